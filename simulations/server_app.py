@@ -77,7 +77,7 @@ def serve(grid: Grid, context: Context, callbacks: Sequence[Callback] = ()) -> P
     )
 
     def defence() -> tuple[Aggregator, State]:
-        return strategy.rule, strategy.state.rule if strategy.state else {}
+        return strategy.rule, strategy.state.models[0].rule if strategy.state else {}
 
     with directory.recording(), deterministic():
         members = experiment.clients.members

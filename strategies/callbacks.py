@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import ArrayRecord
+
+if TYPE_CHECKING:
+    from strategies.state import ServerState
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,9 @@ class Callback:
 
     def on_round(self, record: RoundRecord, arrays: ArrayRecord) -> None:
         """A round is over, ``arrays`` is the global model after it."""
+
+    def on_state(self, state: ServerState, record: RoundRecord) -> None:
+        """After ``on_round`` of all callbacks: what the server carries into the next round."""
 
     def on_end(self, arrays: ArrayRecord) -> None:
         """All rounds are over."""

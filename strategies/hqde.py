@@ -8,35 +8,25 @@ from dataclasses import replace
 from logging import INFO, WARNING
 from typing import final
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
-from torch import Tensor
 
 from hqde_fl.codec import Codec, Identity
 from hqde_fl.codec.request import to_json
-from hqde_fl.errors import BoundError, ConfigError
-from hqde_fl.rules import Aggregate, Aggregator, Cohort, Mean, aggregate
+from hqde_fl.errors import ConfigError
+from hqde_fl.rules import Aggregator, Cohort, Mean
 from hqde_fl.seeding import Seeds
 from hqde_fl.selection import Selector, Uniform
-from hqde_fl.updates import Updates
-from hqde_fl.versions import NONE
-from hqde_fl.wire import (
-    Accepted,
-    Rejected,
-    Screening,
-    merge_buffers,
-    message_bytes,
-    screen,
-    screen_evaluation,
-)
-from strategies.broadcast import Broadcast, Content, address, version_held
+from hqde_fl.wire import Accepted, Rejected, Screening, screen_evaluation
+from strategies.broadcast import Broadcast, Content, address
 from strategies.callbacks import Callback, RoundRecord
 from strategies.ledger import Ledger
+from strategies.merging import Merging
 from strategies.metrics import floats, means
 from strategies.optimizers import SGD, ServerOptimizer
+from strategies.receiving import last_line, receive
 from strategies.roster import Roster
 from strategies.state import ServerState
 
@@ -171,19 +161,25 @@ class HQDEStrategy(FedAvg):
         if self.state is None:
             raise RuntimeError("aggregate_train needs configure_train to be called before it")
         ledger = Ledger(server_round, self._sent, self._roster)
-        accepted = self._screen(replies, ledger)
-        outcome, note = self._merge(accepted, ledger)
+        (model,) = self.state.models
+        received = receive(replies, ledger, model, self.screening, self.arrayrecord_key)
+        accepted = {node: received.accepted[node] for node in self._roster.order(received.accepted)}
+        if model.broadcast is not None:
+            heard = model.broadcast.heard(received.current, received.lost)
+            model = replace(model, broadcast=heard)
+        merged = self._merging.merge(model, list(accepted.values()), self._cohort(accepted, ledger))
         metrics: dict[str, float] = {}
-        if outcome is not None:
-            kept = ledger.settle(list(accepted), outcome)
+        if merged.outcome is not None:
+            kept = ledger.settle(list(accepted), merged.outcome)
             metrics = means([accepted[node].metrics for node in kept])
-            note = self._move(outcome, [accepted[node].buffers for node in kept])
-        if note is not None:
-            log(WARNING, "round %d keeps the model: %s", server_round, note)
-        self.state = replace(self.state, round=server_round)
-        diagnostics = {} if outcome is None else outcome.diagnostics
-        self._record = ledger.close(metrics, diagnostics, note)
-        return (self._arrays if note is None else None), MetricRecord(dict(metrics))
+        if merged.note is not None:
+            log(WARNING, "round %d keeps the model: %s", server_round, merged.note)
+        self.state = ServerState(server_round, (merged.model,))
+        diagnostics = {} if merged.outcome is None else merged.outcome.diagnostics
+        self._record = ledger.close(metrics, diagnostics, merged.note)
+        if merged.note is None:
+            self._arrays = self.state.arrays()
+        return (self._arrays if merged.note is None else None), MetricRecord(dict(metrics))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -204,7 +200,7 @@ class HQDEStrategy(FedAvg):
         for reply in replies:
             node = reply.metadata.src_node_id
             if reply.has_error():
-                log(INFO, "evaluation on node %d failed: %s", node, _short(reply.error.reason))
+                log(INFO, "evaluation on node %d failed: %s", node, last_line(reply.error.reason))
                 continue
             screened = screen_evaluation(reply, self.screening)
             if isinstance(screened, Rejected):
@@ -224,6 +220,7 @@ class HQDEStrategy(FedAvg):
         train_config: ConfigRecord | None = None,
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: EvaluateFn | None = None,
+        resume: ServerState | None = None,
     ) -> Result:
         """Run the rounds.
 
@@ -241,6 +238,9 @@ class HQDEStrategy(FedAvg):
             Sent along with the model.
         evaluate_fn : callable, optional
             (round, model) -> metrics on the server, before the first round and after each.
+        resume : ServerState, optional
+            Where a run of the same configuration was: the round after it is the first one, and its
+            model takes the place of ``initial_arrays``. What is over is not reported again.
 
         Returns
         -------
@@ -248,13 +248,16 @@ class HQDEStrategy(FedAvg):
             Final model and metrics, as Flower's strategies return them.
         """
         deadline = self.deadline if timeout is None else timeout
+        if resume is not None:
+            initial_arrays = resume.arrays()
+        self.state, self._arrays = resume or ServerState.of(initial_arrays), initial_arrays
         result = Result(arrays=initial_arrays)
-        self.state, self._arrays = ServerState.of(initial_arrays), initial_arrays
         self.summary()
         for callback in self.callbacks:
             callback.on_start(initial_arrays, num_rounds)
-        self._finish(RoundRecord(round=0), result, evaluate_fn, time.monotonic())
-        for server_round in range(1, num_rounds + 1):
+        if resume is None:
+            self._finish(RoundRecord(round=0), result, evaluate_fn, time.monotonic())
+        for server_round in range(self.state.round + 1, num_rounds + 1):
             started = time.monotonic()
             config = train_config if train_config is not None else ConfigRecord()
             messages = self.configure_train(server_round, result.arrays, config, grid)
@@ -282,6 +285,10 @@ class HQDEStrategy(FedAvg):
     # --- its parts --------------------------------------------------------------------------------
 
     @property
+    def _merging(self) -> Merging:
+        return Merging(self.rule, self.server_optimizer, self.quorum)
+
+    @property
     def _keys(self) -> tuple[str, str]:
         return self.arrayrecord_key, self.configrecord_key
 
@@ -292,56 +299,15 @@ class HQDEStrategy(FedAvg):
     def _broadcast(self, nodes: Sequence[int], config: ConfigRecord) -> list[Content]:
         """The next version of the clients' model, for each node as small as it can be."""
         assert self.state is not None
-        model = self.state.model()
-        broadcast = self.state.broadcast or Broadcast(self.state.layout, model)
-        broadcast = broadcast.follow(model, self.downlink, self.seeds)
-        self.state = replace(self.state, broadcast=broadcast)
+        (model,) = self.state.models
+        broadcast = model.broadcast or Broadcast(model.layout, model.model())
+        broadcast = broadcast.follow(model.model(), self.downlink, self.seeds)
+        self.state = replace(self.state, models=(replace(model, broadcast=broadcast),))
         return broadcast.contents(nodes, config)
 
-    def _screen(self, replies: Iterable[Message], ledger: Ledger) -> dict[int, Accepted]:
-        """The good replies in the roster's order; the ledger says what is wrong with the others."""
-        assert self.state is not None
-        accepted: dict[int, Accepted] = {}
-        current: set[int] = set()
-        lost: set[int] = set()
-        broadcast = self.state.broadcast
-        model = self.state.flat if broadcast is None else broadcast.flat
-        for reply in replies:
-            node = ledger.source(reply)
-            if node is None:
-                source = reply.metadata.src_node_id
-                log(WARNING, "dropped a reply from node %d, which was not asked", source)
-            elif ledger.answered(node):
-                accepted.pop(node, None)
-                ledger.write(node, reason="rejected: duplicate reply")
-            elif reply.has_error():
-                ledger.write(node, reason=f"failed: {_short(reply.error.reason)}")
-            elif broadcast is not None and version_held(reply) == NONE:
-                size = message_bytes(reply.content)
-                ledger.write(node, bytes_up=size, reason="late: needs the model in full")
-                lost.add(node)
-            else:
-                ledger.write(node, bytes_up=message_bytes(reply.content), reason=None)
-                screened = screen(
-                    reply, self.state.layout, model, self.screening, self.arrayrecord_key
-                )
-                if isinstance(screened, Rejected):
-                    ledger.write(node, reason=f"rejected: {screened.reason}")
-                else:
-                    ledger.write(node, seconds=screened.metrics.get("train-seconds"))
-                    accepted[node] = screened
-                    if broadcast is not None and version_held(reply) == broadcast.version:
-                        current.add(node)
-        if broadcast is not None:
-            self.state = replace(self.state, broadcast=broadcast.heard(current, lost))
-        return {node: accepted[node] for node in self._roster.order(accepted)}
-
-    def _merge(
-        self, accepted: Mapping[int, Accepted], ledger: Ledger
-    ) -> tuple[Aggregate | None, str | None]:
-        """What the rule makes of the good replies, or why it was not asked."""
-        assert self.state is not None
-        cohort = Cohort(
+    def _cohort(self, accepted: Mapping[int, Accepted], ledger: Ledger) -> Cohort:
+        """Who sent the good replies, and what became of the others."""
+        return Cohort(
             ids=tuple(self._roster.identity(node) for node in accepted),
             num_examples=tuple(reply.num_examples for reply in accepted.values()),
             faulty=ledger.count("rejected") + ledger.count("failed"),
@@ -349,31 +315,6 @@ class HQDEStrategy(FedAvg):
             round=ledger.round,
             seed=self.seeds.root,
         )
-        try:
-            cohort.require("quorum" if self.quorum else str(self.rule), self.quorum or 1)
-            updates = Updates([reply.delta for reply in accepted.values()])
-            return aggregate(self.rule, updates, cohort, self.state.rule), None
-        except BoundError as error:
-            if 0 < self.quorum <= cohort.n:  # the user said that this would be enough
-                raise
-            return None, str(error)
-
-    def _move(self, outcome: Aggregate, buffers: Sequence[Mapping[str, Tensor]]) -> str | None:
-        """Move the model by the outcome; why not, if it must not be."""
-        assert self.state is not None
-        step, moments = self.server_optimizer.step(outcome.delta, self.state.moments)
-        flat = self.state.flat + step
-        if not bool(torch.isfinite(flat).all()):
-            return "the aggregated update is not finite"
-        self.state = replace(
-            self.state,
-            flat=flat,
-            buffers=merge_buffers(buffers) if buffers else self.state.buffers,
-            moments=moments,
-            rule=outcome.state,
-        )
-        self._arrays = self.state.arrays()
-        return None
 
     def _finish(
         self, record: RoundRecord, result: Result, evaluate_fn: EvaluateFn | None, started: float
@@ -388,9 +329,6 @@ class HQDEStrategy(FedAvg):
         log(INFO, "round %d: %s", record.round, dict(record.server))
         for callback in self.callbacks:
             callback.on_round(record, result.arrays)
-
-
-def _short(reason: str | None) -> str:
-    """The last line of an error reply's reason, which for an exception is its message."""
-    lines = (reason or "no reason given").strip().splitlines()
-    return lines[-1].strip()[:200] if lines else "no reason given"
+        assert self.state is not None
+        for callback in self.callbacks:
+            callback.on_state(self.state, record)

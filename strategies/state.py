@@ -15,13 +15,11 @@ from strategies.optimizers import Moments
 
 
 @dataclass(frozen=True, eq=False)
-class ServerState:
-    """All that the server carries from one round to the next.
+class ModelState:
+    """All that the server carries from one round to the next for one model.
 
     Parameters
     ----------
-    round : int
-        Rounds done.
     layout : Layout
         How the model lies in ``flat``.
     flat : Tensor
@@ -36,7 +34,6 @@ class ServerState:
         The clients' model, where it is not this one.
     """
 
-    round: int
     layout: Layout
     flat: Tensor
     buffers: Mapping[str, Tensor]
@@ -45,11 +42,16 @@ class ServerState:
     broadcast: Broadcast | None = None
 
     @classmethod
-    def of(cls, arrays: ArrayRecord) -> ServerState:
+    def of(cls, arrays: ArrayRecord) -> ModelState:
         """The state before the first round."""
         layout = Layout.of(arrays)
         flat, buffers = layout.flatten(from_record(arrays))
-        return cls(0, layout, flat, buffers)
+        return cls(layout, flat, buffers)
+
+    @property
+    def origin(self) -> Tensor:
+        """(d,) the model that clients train from."""
+        return self.flat if self.broadcast is None else self.broadcast.flat
 
     def model(self) -> dict[str, Tensor]:
         """The global model as a state dict."""
@@ -58,3 +60,28 @@ class ServerState:
     def arrays(self) -> ArrayRecord:
         """The global model as Flower sends it."""
         return to_record(self.model())
+
+
+@dataclass(frozen=True, eq=False)
+class ServerState:
+    """All that the server carries from one round to the next.
+
+    Parameters
+    ----------
+    round : int
+        Rounds done.
+    models : tuple[ModelState, ...]
+        The members of the ensemble; one in ordinary federated learning.
+    """
+
+    round: int
+    models: tuple[ModelState, ...]
+
+    @classmethod
+    def of(cls, arrays: ArrayRecord) -> ServerState:
+        """The state before the first round."""
+        return cls(0, (ModelState.of(arrays),))
+
+    def arrays(self) -> ArrayRecord:
+        """The global model as Flower sends it."""
+        return self.models[0].arrays()

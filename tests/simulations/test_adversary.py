@@ -341,7 +341,7 @@ def federated(attack=None, *, rule=None, rounds=10, mods=(), plan=CHOSEN, member
     )
     grid = inline(*mods, members=members)
     if attack is not None:
-        defence = lambda: (strategy.rule, strategy.state.rule)  # noqa: E731
+        defence = lambda: (strategy.rule, strategy.state.models[0].rule)  # noqa: E731
         grid = AdversaryGrid(grid, attack, plan, defence=defence)
     state = initial_state(TASK, members, Seeds(SEED))
     result = strategy.start(grid, to_record(state), rounds, evaluate_fn=evaluation(TASK, members))

@@ -91,7 +91,7 @@ def test_the_server_knows_what_the_clients_hold() -> None:
     strategy = strategy_with(Recorder(), downlink=EIGHT)
     run(grid, strategy)
     assert strategy.state is not None
-    broadcast = strategy.state.broadcast
+    broadcast = strategy.state.models[0].broadcast
     assert broadcast is not None
     assert set(broadcast.held.values()) == {6}
     for context in grid.contexts.values():

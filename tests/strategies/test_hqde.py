@@ -17,9 +17,11 @@ from hqde_fl.rules import ByzantineFilter, Median, Tree, TrimmedMean
 from hqde_fl.selection import Uniform
 from hqde_fl.wire import from_record, to_record
 from simulations.engines.inline import InlineGrid
+from strategies.callbacks import RoundRecord
 from strategies.hqde import HQDEStrategy
 from strategies.optimizers import SGD, Adam
 from strategies.presets import byzantine_filter, packing, quantized
+from strategies.state import ServerState
 from tests.strategies.federation import (
     HOSTILE,
     MODEL,
@@ -70,7 +72,7 @@ def test_the_filter_drops_an_attacker_and_says_so() -> None:
     assert sum(client.influence for client in recorder.rounds[-1].clients) == pytest.approx(1)
     torch.testing.assert_close(model["layer.weight"], MODEL["layer.weight"] + 2, atol=0.1, rtol=0)
     assert strategy.state is not None
-    reputation = strategy.state.rule["0"]["reputation"]
+    reputation = strategy.state.models[0].rule["0"]["reputation"]
     assert reputation[str(HOSTILE)] == pytest.approx(0.8)
 
 
@@ -216,6 +218,35 @@ def test_a_tree_too_small_for_its_rule_keeps_the_model_and_says_so() -> None:
     note = recorder.rounds[1].note
     assert note is not None
     assert "needs at least" in note
+
+
+class Keeper(Recorder):
+    """Keeps the server's state of every round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.states: list[ServerState] = []
+
+    def on_state(self, state: ServerState, record: RoundRecord) -> None:
+        assert record is self.rounds[-1]
+        self.states.append(state)
+
+
+def test_a_run_that_goes_on_from_a_state_ends_with_the_same_bits() -> None:
+    options = {"rule": ByzantineFilter(), "server_optimizer": SGD(momentum=0.5), "seed": 5}
+    options["selector"] = Uniform(fraction=0.5)
+    keeper, rest = Keeper(), Keeper()
+    whole = run(strategy_with(keeper, **options), rounds=4)
+    assert [state.round for state in keeper.states] == [0, 1, 2, 3, 4]
+    again = strategy_with(rest, **options).start(
+        federation(None), to_record(MODEL), 4, resume=keeper.states[2]
+    )
+    found = from_record(again.arrays)
+    assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
+    assert [record.round for record in rest.rounds] == [3, 4]
+    assert [c.influence for c in rest.rounds[-1].clients] == [
+        c.influence for c in keeper.rounds[-1].clients
+    ]
 
 
 def test_presets_are_compositions() -> None:

@@ -1,0 +1,99 @@
+"""How the good replies of a round become the next model: rule, then server optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import final
+
+import torch
+
+from hqde_fl.errors import BoundError
+from hqde_fl.rules import Aggregate, Aggregator, Cohort, aggregate
+from hqde_fl.updates import Updates
+from hqde_fl.wire import Accepted, merge_buffers
+from strategies.optimizers import SGD, ServerOptimizer
+from strategies.state import ModelState
+
+
+@dataclass(frozen=True, eq=False)
+class Merged:
+    """What became of one model in one round.
+
+    Parameters
+    ----------
+    model : ModelState
+        The next one.
+    outcome : Aggregate or None
+        What the rule made of the replies, if it was asked.
+    note : str or None
+        Why the model was kept as it was, if it was.
+    """
+
+    model: ModelState
+    outcome: Aggregate | None = None
+    note: str | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Merging:
+    """How the good replies of a round become the next model.
+
+    Parameters
+    ----------
+    rule : Aggregator
+        How the updates are merged.
+    server_optimizer : ServerOptimizer
+        How the aggregated update moves the model.
+    quorum : int
+        With fewer good replies the model is kept. 0: as many as the rule needs.
+    """
+
+    rule: Aggregator
+    server_optimizer: ServerOptimizer = field(default_factory=SGD)
+    quorum: int = 0
+
+    def merge(self, model: ModelState, replies: Sequence[Accepted], cohort: Cohort) -> Merged:
+        """The next state of a model.
+
+        Parameters
+        ----------
+        model : ModelState
+            As the round began.
+        replies : Sequence[Accepted]
+            Those that passed screening.
+        cohort : Cohort
+            Who they come from, in the same order.
+
+        Raises
+        ------
+        BoundError
+            If ``quorum`` was reached but the rule needs more updates.
+        """
+        try:
+            cohort.require("quorum" if self.quorum else str(self.rule), self.quorum or 1)
+            updates = Updates([reply.delta for reply in replies])
+            outcome = aggregate(self.rule, updates, cohort, model.rule)
+        except BoundError as error:
+            if 0 < self.quorum <= cohort.n:  # the user said that this would be enough
+                raise
+            return Merged(model, note=str(error))
+        return self._move(model, replies, outcome)
+
+    def _move(self, model: ModelState, replies: Sequence[Accepted], outcome: Aggregate) -> Merged:
+        """The model moved by the outcome, unless it must not be."""
+        step, moments = self.server_optimizer.step(outcome.delta, model.moments)
+        flat = model.flat + step
+        if not bool(torch.isfinite(flat).all()):
+            return Merged(model, outcome, "the aggregated update is not finite")
+        pairs = zip(replies, outcome.rejected.tolist(), strict=True)
+        buffers = [reply.buffers for reply, rejected in pairs if not rejected]
+        moved = replace(
+            model,
+            flat=flat,
+            buffers=merge_buffers(buffers) if buffers else model.buffers,
+            moments=moments,
+            rule=outcome.state,
+        )
+        return Merged(moved, outcome)
