@@ -21,6 +21,7 @@ from hqde_fl.rules.base import State
 from hqde_fl.wire import from_record, to_record
 from simulations.comparison import Comparison
 from simulations.config import Experiment
+from simulations.engines.guarded import guard
 from simulations.results import Run, RunDirectory
 from strategies.callbacks import Callback
 from strategies.hqde import HQDEStrategy
@@ -82,7 +83,7 @@ def serve(grid: Grid, context: Context, callbacks: Sequence[Callback] = ()) -> P
     with directory.recording(), deterministic():
         members = experiment.clients.members
         strategy.start(
-            experiment.planned.adversary(grid, defence, experiment.screening),
+            experiment.planned.adversary(guard(grid), defence, experiment.screening),
             to_record(initial_state(task, members, experiment.seeds)),
             experiment.rounds,
             evaluate_fn=evaluation(task, members, experiment.planned.backdoor),

@@ -1,0 +1,31 @@
+"""Everything here runs in one worker: it starts servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from simulations.engines import guarded
+from tests.deployment.superlink import Site, superlink
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("deployment"))
+
+
+@pytest.fixture(scope="module")
+def shared_site() -> Iterator[Site]:
+    with superlink() as running:
+        yield running
+
+
+@pytest.fixture
+def site(shared_site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """A SuperLink that is asked often."""
+    monkeypatch.setattr(guarded, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(guarded, "NODES_SECONDS", 0.1)
+    return shared_site

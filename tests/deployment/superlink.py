@@ -1,0 +1,221 @@
+"""A SuperLink in this process with its Grid, and nodes that upload whatever a test wants."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import uvicorn
+from flwr.app import Message, RecordDict
+from flwr.app.message import remove_content_from_message
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesRequest,
+    RegisterNodeFleetRequest,
+)
+from flwr.proto.message_pb2 import ObjectTree, PullObjectRequest, PushObjectRequest
+from flwr.proto.node_pb2 import Node as NodeProto
+from flwr.server.superlink.linkstate import LinkState
+from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_id,
+    get_object_tree,
+    iterate_object_tree,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid import HttpGrid
+from flwr.superlink.main import create_app
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+HEARTBEAT = 30.0
+
+
+@dataclass(frozen=True)
+class Site:
+    """A SuperLink with one run on it."""
+
+    address: str
+    grid: HttpGrid
+    run_id: int
+    state: LinkState
+
+
+@contextmanager
+def superlink() -> Iterator[Site]:
+    """A SuperLink in memory, served from a thread."""
+    app = create_app()
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    address = f"127.0.0.1:{listener.getsockname()[1]}"
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    state = app.state.linkstate_factory.state()
+    run_id = state.create_run(
+        None, None, None, {}, NOOP_FEDERATION_ID, None, None, TaskType.SERVER_APP
+    )
+    run = state.get_run_info(run_ids=[run_id])[0]
+    token = state.claim_task(run.primary_task_id)
+    assert token is not None
+    state.activate_task(run.primary_task_id)
+    TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = run_id, 0, 1
+    grid = HttpGrid(address, insecure=True, token=token)
+    grid.set_run(run)
+    try:
+        yield Site(address, grid, run_id, state)
+    finally:
+        grid.close()
+        server.should_exit = server.force_exit = True
+        thread.join()
+
+
+@dataclass
+class Upload:
+    """What a node hands in: the message, the tree it declares and the objects it pushes."""
+
+    message: Message
+    tree: ObjectTree
+    objects: dict[str, bytes] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, reply: Message) -> Upload:
+        """What an honest node hands in."""
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        objects = {key: part.deflate() for key, part in get_all_nested_objects(reply).items()}
+        return cls(reply, get_object_tree(reply), objects)
+
+    def replaced(self, change: Mapping[str, Callable[[bytes], bytes]]) -> Upload:
+        """The same with objects of some types changed, and every id above them made to fit."""
+        tree, objects = self._changed(self.tree, change)
+        message = self.message
+        message.metadata.__dict__["_message_id"] = tree.object_id
+        return Upload(message, tree, objects)
+
+    def _changed(
+        self, tree: ObjectTree, change: Mapping[str, Callable[[bytes], bytes]]
+    ) -> tuple[ObjectTree, dict[str, bytes]]:
+        content, children, objects = self.objects[tree.object_id], [], dict[str, bytes]()
+        for child in tree.children:
+            changed, below = self._changed(child, change)
+            content = rewritten(content, child.object_id, changed.object_id)
+            children.append(changed)
+            objects |= below
+        kind = content.split(b" ", 1)[0].decode()
+        if kind in change:
+            content = change[kind](content)
+        key = get_object_id(content)
+        return ObjectTree(object_id=key, children=children), {**objects, key: content}
+
+
+def rewritten(content: bytes, old: str, new: str) -> bytes:
+    """An object that refers to another child instead."""
+    return content.replace(old.encode(), new.encode())
+
+
+def sealed(kind: str, children: Sequence[str], body: bytes) -> bytes:
+    """An object with a head that fits."""
+    return f"{kind} {','.join(children)} {len(body)}".encode() + b"\x00" + body
+
+
+class Node:
+    """A SuperNode of few words. It is registered and online from the beginning."""
+
+    def __init__(self, site: Site) -> None:
+        self._run_id = site.run_id
+        private, public = generate_key_pairs()
+        self.client = FleetHttpClient.from_server_address(
+            site.address,
+            True,
+            None,
+            interceptors=[
+                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+                NodeAuthHttpInterceptor(private, public),
+            ],
+        )
+        self._key = public_key_to_bytes(public)
+        self.client.RegisterNode(RegisterNodeFleetRequest(public_key=self._key))
+        self.proto = self.activate()
+        self.id = self.proto.node_id
+
+    def activate(self) -> NodeProto:
+        request = ActivateNodeRequest(public_key=self._key, heartbeat_interval=HEARTBEAT)
+        return NodeProto(node_id=self.client.ActivateNode(request).node_id)
+
+    def deactivate(self) -> None:
+        self.client.DeactivateNode(DeactivateNodeRequest(node_id=self.id))
+
+    def instruction(self) -> Message:
+        """The next message for this node; waits for it."""
+        pause = threading.Event()
+        while not (
+            found := self.client.PullMessages(PullMessagesRequest(node=self.proto))
+        ).ByteSize():
+            pause.wait(0.02)
+        tree = found.message_object_trees[0]
+        contents = {}
+        for part in iterate_object_tree(tree):
+            wanted = PullObjectRequest(
+                node=self.proto, run_id=self._run_id, object_id=part.object_id
+            )
+            while not (answer := self.client.PullObject(wanted)).object_available:
+                pause.wait(0.02)
+            contents[part.object_id] = answer.object_content
+        message = inflate_object_from_contents(tree.object_id, contents)
+        assert isinstance(message, Message)
+        message.metadata.__dict__["_message_id"] = message_from_proto(
+            found.messages_list[0]
+        ).metadata.message_id
+        return message
+
+    def reply(self, content: RecordDict, asked: Message | None = None) -> Upload:
+        """An honest reply to the next message, not yet handed in."""
+        return Upload.of(Message(content, reply_to=asked or self.instruction()))
+
+    def hand_in(self, upload: Upload) -> None:
+        """Announce a reply and push all of its objects."""
+        session = self.announce(upload)
+        for key, content in upload.objects.items():
+            self.push(key, content, session)
+
+    def announce(self, upload: Upload) -> str:
+        """Announce a reply; the id of the session in which its objects may be pushed."""
+        message = upload.message
+        if message.has_content():
+            message = remove_content_from_message(message)
+        response = self.client.PushMessages(
+            PushMessagesRequest(
+                node=self.proto,
+                messages_list=[message_to_proto(message)],
+                message_object_trees=[upload.tree],
+                clientapp_runtime_list=[0.0],
+            )
+        )
+        return str(response.session_id)
+
+    def push(self, key: str, content: bytes, session: str) -> bool:
+        """Push one object."""
+        request = PushObjectRequest(
+            node=self.proto,
+            run_id=self._run_id,
+            object_id=key,
+            object_content=content,
+            session_id=session,
+        )
+        return bool(self.client.PushObject(request).stored)
+
+    def finds(self, key: str) -> bool:
+        """Whether the SuperLink knows of an object."""
+        request = PullObjectRequest(node=self.proto, run_id=self._run_id, object_id=key)
+        return bool(self.client.PullObject(request).object_found)

@@ -1,0 +1,348 @@
+"""The guarded Grid on a real SuperLink, against uploads that Flower's own Grid does not survive."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Error,
+    Message,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.common.constant import ErrorCode
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.run import RunNotRunningException
+
+from hqde_fl.errors import CohortError
+from simulations.engines.guarded import GuardedGrid
+from simulations.engines.inflate import Limits
+from simulations.engines.link import Link
+from tests.deployment.superlink import Node, Site, Upload, sealed
+
+ANSWER_SECONDS = 60.0
+"""Long enough for every answer that comes."""
+MODEL = np.arange(2000, dtype=np.float32)
+SMALL = Limits(max_bytes=200_000, max_objects=32, max_record_bytes=2000)
+
+
+def content(values: np.ndarray = MODEL) -> RecordDict:
+    arrays = ArrayRecord({"weight": Array(values)})
+    return RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 3})})
+
+
+def ask(
+    site: Site, *nodes: Node, timeout: float = ANSWER_SECONDS, limits: Limits | None = SMALL
+) -> Iterator[Message]:
+    grid = GuardedGrid(site.grid, limits=limits)
+    messages = [Message(content(), node.id, "train", group_id="1") for node in nodes]
+    return grid.send_and_receive(messages, timeout=timeout)
+
+
+def body(change: Callable[[dict[str, object]], None]) -> Callable[[bytes], bytes]:
+    """Change what the JSON of an object says."""
+
+    def changed(content: bytes) -> bytes:
+        head, _, text = content.partition(b"\x00")
+        kind, children, _ = head.decode().split(" ")
+        fields = json.loads(text)
+        change(fields)
+        return sealed(kind, children.split(","), json.dumps(fields).encode())
+
+    return changed
+
+
+def with_body(text: bytes) -> Callable[[bytes], bytes]:
+    def changed(content: bytes) -> bytes:
+        kind, children, _ = content.partition(b"\x00")[0].decode().split(" ")
+        return sealed(kind, [children] if children else [], text)
+
+    return changed
+
+
+def forged(content: bytes) -> bytes:
+    """A message that says another node had sent it, in answer to another message."""
+    head, _, text = content.partition(b"\x00")
+    kind, children, _ = head.decode().split(" ")
+    message = ProtoMessage.FromString(text)
+    message.metadata.src_node_id = 4242
+    message.metadata.reply_to_message_id = "0" * 64
+    message.metadata.group_id = "99"
+    return sealed(kind, [children], message.SerializeToString())
+
+
+MALFORMED: Mapping[str, tuple[Mapping[str, Callable[[bytes], bytes]], str]] = {
+    "message that is none": ({"Message": with_body(b"\xff" * 9)}, "malformed reply (DecodeError"),
+    "content that is no JSON": ({"RecordDict": with_body(b"{")}, "malformed reply (JSONDecodeErr"),
+    "content that is a list": ({"RecordDict": with_body(b"[]")}, "malformed reply (AttributeErr"),
+    "JSON without end": ({"ArrayRecord": with_body(b"[" * 90_000)}, "nested too deeply"),
+    "names of nothing": ({"ArrayRecord": with_body(b"{}")}, "malformed reply (ValueError"),
+    "metrics that are none": ({"MetricRecord": with_body(b"\x0a\xff")}, "malformed reply (Decode"),
+    "no chunks": ({"Array": body(lambda f: f.pop("arraychunk_ids"))}, "malformed reply (KeyError"),
+    "chunks out of range": (
+        {"Array": body(lambda f: f.update(arraychunk_ids=[7]))},
+        "malformed reply (IndexError",
+    ),
+    "chunks by name": (
+        {"Array": body(lambda f: f.update(arraychunk_ids="x"))},
+        "malformed reply (TypeError",
+    ),
+    "a dtype that is a number": ({"Array": body(lambda f: f.update(dtype=5))}, "(TypeError"),
+    "a shape of words": ({"Array": body(lambda f: f.update(shape=["x"]))}, "(TypeError"),
+    "one chunk 200 times": (
+        {"Array": body(lambda f: f.update(arraychunk_ids=[0] * 200))},
+        "too large: its arrays take more than 200000 bytes once inflated",
+    ),
+    "a chunk in place of an array": (
+        {"Array": lambda content: sealed("ArrayChunk", [], b"")},
+        "expected Array, found 'ArrayChunk'",
+    ),
+    "a message in a message": (
+        {"RecordDict": lambda content: content.replace(b"RecordDict", b"Message", 1)},
+        "expected RecordDict, found 'Message'",
+    ),
+    "a child from nowhere": (
+        {"ArrayRecord": lambda content: sealed("ArrayRecord", ["0" * 64], b"{}")},
+        "it refers to an object that is not part of it",
+    ),
+    "no content": ({"Message": lambda c: sealed("Message", [], c.partition(b"\x00")[2])}, "0 cont"),
+    "a large record": (
+        {"MetricRecord": lambda content: sealed("MetricRecord", [], b"\x0a\x00" * 1500)},
+        "too large: its metrics and configs take more than 2000 bytes",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_upload_is_an_error_of_the_node_that_sent_it(site: Site, name: str) -> None:
+    change, reason = MALFORMED[name]
+    good, bad = Node(site), Node(site)
+    replies = ask(site, bad, good)
+    bad.hand_in(bad.reply(content()).replaced(change))
+    good.hand_in(good.reply(content()))
+    by_node = {reply.metadata.src_node_id: reply for reply in replies}
+    assert set(by_node) == {good.id, bad.id}
+    assert reason in str(by_node[bad.id].error.reason)
+    assert by_node[good.id].content["arrays"]["weight"] == Array(MODEL)  # type: ignore[index]
+
+
+def test_good_replies_come_as_they_were_sent(site: Site) -> None:
+    nodes = [Node(site) for _ in range(3)]
+    sent = {node.id: content(MODEL * k) for k, node in enumerate(nodes)}
+    sent[nodes[0].id]["config"] = ConfigRecord({"bytes": b"\x00\x01", "names": ["a", "b"]})
+    sent[nodes[1].id]["arrays"] = ArrayRecord({"a": Array(MODEL), "b": Array(MODEL)})
+    sent[nodes[2].id]["arrays"] = ArrayRecord({"empty": Array(np.zeros((0, 3), np.float32))})
+    replies = ask(site, *nodes)
+    for node in reversed(nodes):
+        node.hand_in(node.reply(sent[node.id]))
+    found = {reply.metadata.src_node_id: reply.content for reply in replies}
+    assert found == sent
+
+
+def test_a_reply_is_its_nodes_whatever_it_says_of_itself(site: Site) -> None:
+    node = Node(site)
+    replies = ask(site, node)
+    asked = node.instruction()
+    node.hand_in(node.reply(content(), asked).replaced({"Message": forged}))
+    (reply,) = replies
+    assert reply.metadata.src_node_id == node.id
+    assert reply.metadata.reply_to_message_id == asked.metadata.message_id
+    assert reply.metadata.group_id == "1"
+    assert reply.content == content()
+
+
+def test_a_clients_error_is_passed_on_at_reasonable_length(site: Site) -> None:
+    node = Node(site)
+    replies = ask(site, node)
+    error = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "x" * 50_000 + "\nValueError: no luck")
+    node.hand_in(Upload.of(Message(error, reply_to=node.instruction())))
+    (reply,) = replies
+    assert reply.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+    assert reply.error.reason is not None
+    assert reply.error.reason.endswith("\nValueError: no luck")
+    assert len(reply.error.reason) < 5000
+
+
+def test_too_many_bytes_are_refused_before_they_are_pulled(site: Site) -> None:
+    one, several = Node(site), Node(site)
+    replies = ask(site, one, several)
+    one.hand_in(one.reply(content(np.zeros(10**6, np.float32))))
+    parts = {str(k): Array(MODEL + k) for k in range(30)}
+    several.hand_in(several.reply(RecordDict({"arrays": ArrayRecord(parts)})))
+    reasons = {reply.metadata.src_node_id: str(reply.error.reason) for reply in replies}
+    assert "too large: an object of 4000" in reasons[one.id]
+    assert "too large: more than" in reasons[several.id]
+
+
+def test_too_many_objects_are_refused_before_they_are_pulled(site: Site) -> None:
+    node = Node(site)
+    replies = ask(site, node)
+    parts = {str(k): Array(np.array([k])) for k in range(40)}
+    node.hand_in(node.reply(RecordDict({"arrays": ArrayRecord(parts)})))
+    (reply,) = replies
+    assert reply.error.reason == "too large: more than 32 objects"
+
+
+def test_without_limits_they_grow_with_the_model(site: Site) -> None:
+    node = Node(site)
+    grid = GuardedGrid(site.grid)
+    large = RecordDict({"arrays": ArrayRecord({"weight": Array(np.zeros(6 << 20, np.float32))})})
+    replies = grid.send_and_receive([Message(large, node.id, "train")], timeout=ANSWER_SECONDS)
+    node.hand_in(node.reply(large))
+    (reply,) = replies
+    assert reply.content == large
+
+
+def test_an_instruction_that_a_node_makes_up_is_not_a_reply(site: Site) -> None:
+    node, other = Node(site), Node(site)
+    asked = ask(site, node)
+    made_up = Upload.of(Message(content(), 1, "train"))
+    node.hand_in(made_up)
+    node.hand_in(node.reply(content()))
+    assert [reply.metadata.src_node_id for reply in asked] == [node.id]
+    assert other.id not in [reply.metadata.src_node_id for reply in asked]
+
+
+def test_the_deadline_holds_against_an_upload_that_never_goes_on(site: Site) -> None:
+    good, bad = Node(site), Node(site)
+    replies = ask(site, bad, good, timeout=3.0)
+    upload = bad.reply(content(MODEL + 1))
+    session = bad.announce(upload)
+    good.hand_in(good.reply(content()))
+    key, part = next(iter(upload.objects.items()))
+    assert bad.push(key, part, session)
+    assert [reply.metadata.src_node_id for reply in replies] == [good.id]
+    assert wait_until(lambda: not bad.finds(key))  # the SuperLink has been told to forget it
+
+
+def test_the_deadline_holds_against_one_byte_a_second(site: Site) -> None:
+    good, bad = Node(site), Node(site)
+    begun = time.monotonic()
+    replies = ask(site, bad, good, timeout=4.0)
+    bad.announce(bad.reply(content(MODEL + 2)))
+    over = threading.Event()
+
+    def trickle() -> None:
+        host, port = site.address.split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            head = (
+                "POST /v1/fleet/push-object HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
+            )
+            connection.sendall(head.encode())
+            while not over.wait(1.0):
+                connection.sendall(b"x")
+
+    thread = threading.Thread(target=trickle)
+    thread.start()
+    good.hand_in(good.reply(content()))
+    try:
+        assert [reply.metadata.src_node_id for reply in replies] == [good.id]
+        assert time.monotonic() - begun < 4.0 + 10.0
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_node_that_goes_offline_while_uploading_is_named(site: Site) -> None:
+    good, bad = Node(site), Node(site)
+    replies = ask(site, bad, good)
+    asked, upload = good.instruction(), bad.reply(content(MODEL + 3))
+    session = bad.announce(upload)
+    bad.push(*next(iter(upload.objects.items())), session)
+    assert wait_until(lambda: site.state.num_message_res() == 0)  # the Grid has been told of it
+    bad.deactivate()
+    good.hand_in(good.reply(content(), asked))
+    reasons = {r.metadata.src_node_id: r.error.reason for r in replies if r.has_error()}
+    assert reasons == {bad.id: "went offline while uploading its reply"}
+
+
+def test_a_node_that_restarts_at_work_is_named_and_does_not_hold_the_round(site: Site) -> None:
+    node = Node(site)
+    replies = ask(site, node)
+    node.instruction()
+    node.deactivate()
+    node.activate()
+    (reply,) = replies
+    assert reply.metadata.src_node_id == node.id
+    assert reply.error.reason in (
+        "restarted while it was at work",
+        "Error: Node Unavailable - The destination node is currently unavailable.",
+    )
+
+
+def test_a_node_that_is_away_is_named(site: Site) -> None:
+    node = Node(site)
+    node.deactivate()
+    (reply,) = ask(site, node)
+    assert reply.metadata.src_node_id == node.id
+    assert reply.error.code == ErrorCode.NODE_UNAVAILABLE
+
+
+def test_a_message_for_nobody_is_refused_by_name(site: Site) -> None:
+    stranger = replace_id(Node(site), 4242)
+    (reply,) = ask(site, stranger)
+    assert reply.metadata.src_node_id == 4242
+    assert reply.error.reason == "the SuperLink did not take the message for it"
+
+
+def test_an_instruction_does_not_outlive_its_round_by_much(site: Site) -> None:
+    node = Node(site)
+    replies = ask(site, node, timeout=0.1)
+    assert list(replies) == []
+    assert node.instruction().metadata.ttl < 60
+
+
+def test_waiting_for_nodes_has_an_end(site: Site) -> None:
+    grid = GuardedGrid(site.grid, wait_for_nodes=0.05)
+
+    def for_ever() -> None:
+        while True:
+            grid.get_node_ids()
+
+    with pytest.raises(CohortError, match=r"within wait_for_nodes=0\.05 s, found \d+"):
+        for_ever()
+
+
+def test_a_run_that_is_stopped_ends_the_round(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(link: Link, message_id: str) -> None:
+        raise RunNotRunningException
+
+    monkeypatch.setattr(Link, "reply", stopped)
+    with pytest.raises(RunNotRunningException):
+        list(ask(site, Node(site)))
+
+
+def test_the_tree_may_not_be_what_the_objects_are(site: Site) -> None:
+    """A tree that leaves an object out is found when the object is needed."""
+    node = Node(site)
+    replies = ask(site, node)
+    upload = node.reply(content())
+    bare = ObjectTree(object_id=upload.tree.object_id)
+    node.hand_in(replace(upload, tree=bare))
+    (reply,) = replies
+    assert "it refers to an object that is not part of it" in str(reply.error.reason)
+
+
+def replace_id(node: Node, number: int) -> Node:
+    node.id = number
+    return node
+
+
+def wait_until(holds: Callable[[], bool]) -> bool:
+    until = time.monotonic() + ANSWER_SECONDS
+    while time.monotonic() < until:
+        if holds():
+            return True
+        time.sleep(0.02)
+    return False
