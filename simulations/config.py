@@ -32,6 +32,7 @@ from simulations.engines.resources import Resources
 from simulations.faults import Faults
 from simulations.tasks import TASKS, load_task
 from simulations.tasks.partition import PARTITIONERS
+from strategies.merging import DensityPolicy
 from strategies.optimizers import SERVER_OPTIMIZERS, ServerOptimizer
 
 ENGINES = ("flower", "inline", "ray")
@@ -87,6 +88,9 @@ class StrategySection(Section):
     downlink: Component = Field({"name": "identity"})
     server_optimizer: Component = Field({"name": "sgd"})
     screening: Table = Field({})
+    density: DensityPolicy = "free"
+    held_out: int = Field(0, ge=0)
+    confidence_metric: str = ""
 
 
 class EngineSection(Section):
@@ -285,8 +289,29 @@ class Experiment(Section):
             )
         if self.engine.name not in ENGINES:
             raise UnknownNameError("engine", self.engine.name, ENGINES)
+        self._check_confidence()
         self._check_cohort()
         return self
+
+    def _check_confidence(self) -> None:
+        """Whether the rule gets the confidence that it asks for, and nothing that it ignores."""
+        asked, rule = self.rule.confidence_from, self.rule
+        if (asked == "held-out") != (self.strategy.held_out > 0):
+            raise ConfigError(
+                "strategy.held-out > 0 goes together with a rule whose confidence is 'held-out', "
+                f"found {self.strategy.held_out} and {rule}"
+            )
+        if self.strategy.confidence_metric and asked != "reported":
+            raise ConfigError(
+                "strategy.confidence-metric acts with a rule whose confidence is 'reported', "
+                f"found {rule}"
+            )
+        for table in self.faults:
+            if asked and table["name"] in list(ATTACKS) and ATTACKS[table["name"]].needs_rule:
+                raise ConfigError(
+                    f"attack {table['name']!r} is made for a rule that judges by the updates, "
+                    f"found {rule}"
+                )
 
     def _check_cohort(self) -> None:
         """Whether the numbers of clients go together."""

@@ -22,6 +22,7 @@ from hqde_fl.wire import from_record, to_record
 from simulations.comparison import Comparison
 from simulations.config import Experiment
 from simulations.engines.guarded import guard
+from simulations.held_out import hold_out
 from simulations.results import Run, RunDirectory
 from strategies.callbacks import Callback
 from strategies.hqde import HQDEStrategy
@@ -59,6 +60,9 @@ def serve(grid: Grid, context: Context, callbacks: Sequence[Callback] = ()) -> P
 
     experiment = Experiment.from_run_config(context.run_config)
     task = experiment.load_task()
+    held_out = None
+    if count := experiment.strategy.held_out:
+        task, held_out = hold_out(task, count, experiment.seeds)
     out = Path(str(context.run_config.get("out") or default_directory(experiment.name)))
     directory = RunDirectory(out, experiment)
     strategy = HQDEStrategy(
@@ -70,6 +74,9 @@ def serve(grid: Grid, context: Context, callbacks: Sequence[Callback] = ()) -> P
         screening=experiment.screening,
         deadline=experiment.strategy.deadline,
         quorum=experiment.strategy.quorum,
+        density=experiment.strategy.density,
+        held_out=held_out,
+        confidence_metric=experiment.strategy.confidence_metric,
         callbacks=(directory, *callbacks),
         seed=experiment.seed,
         identify=True,

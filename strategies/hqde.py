@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from logging import INFO, WARNING
-from typing import final
+from typing import final, get_args
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.common.logger import log
@@ -22,8 +22,9 @@ from hqde_fl.selection import Selector, Uniform
 from hqde_fl.wire import Accepted, Rejected, Screening, screen_evaluation
 from strategies.broadcast import Broadcast, Content, address
 from strategies.callbacks import Callback, RoundRecord
+from strategies.confidence import Confidence, HeldOut
 from strategies.ledger import Ledger
-from strategies.merging import Merging
+from strategies.merging import DensityPolicy, Merging
 from strategies.metrics import floats, means
 from strategies.optimizers import SGD, ServerOptimizer
 from strategies.receiving import last_line, receive
@@ -62,6 +63,18 @@ class HQDEStrategy(FedAvg):
         Seconds that a round waits for replies; who comes later is late.
     quorum : int
         A round with fewer good replies keeps the model. 0: as many as the rule needs.
+    density : "free", "always" or "never"
+        When purity, entropy, mean correlation and fidelity to the last round of the updates'
+        density matrix are among a round's diagnostics. ``"free"``: where the rule measures the
+        updates' inner products anyway, for up to 256 clients. ``"always"``: where it does not, by
+        one more pass over the updates, O(n^2 d).
+    held_out : HeldOut
+        (a client's model, as a state dict) -> how good it is on examples that you keep for this, in
+        [0, 1]. For rules with ``confidence="held-out"``, which need it.
+    confidence_metric : str
+        The metric of a client's reply that rules with ``confidence="reported"`` take its word from,
+        clipped to [0, 1]; one that ends in ``loss`` becomes e^(-loss). ``"train-loss"`` if not
+        given.
     callbacks : Sequence[Callback]
         Who listens.
     seed : int
@@ -88,6 +101,9 @@ class HQDEStrategy(FedAvg):
         screening: Screening | None = None,
         deadline: float = 3600.0,
         quorum: int = 0,
+        density: DensityPolicy = "free",
+        held_out: HeldOut | None = None,
+        confidence_metric: str = "",
         callbacks: Sequence[Callback] = (),
         seed: int = 0,
         identify: bool = False,
@@ -106,6 +122,11 @@ class HQDEStrategy(FedAvg):
             raise ConfigError(f"downlink feeds its errors back by itself, found {downlink}")
         self.fraction_evaluate = fraction_evaluate
         self.rule = rule if rule is not None else Mean(weighted=True)
+        if density not in get_args(DensityPolicy):
+            known = ", ".join(get_args(DensityPolicy))
+            raise ConfigError(f"density must be among {known}, found {density!r}")
+        self.density: DensityPolicy = density
+        self.confidence = Confidence.asked_by(self.rule, confidence_metric, held_out)
         self.codec = codec if codec is not None else Identity()
         self.downlink = downlink if downlink is not None else Identity()
         self.selector = selector if selector is not None else Uniform()
@@ -286,7 +307,7 @@ class HQDEStrategy(FedAvg):
 
     @property
     def _merging(self) -> Merging:
-        return Merging(self.rule, self.server_optimizer, self.quorum)
+        return Merging(self.rule, self.server_optimizer, self.quorum, self.confidence, self.density)
 
     @property
     def _keys(self) -> tuple[str, str]:

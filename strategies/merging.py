@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import Literal, final
 
 import torch
 
 from hqde_fl.errors import BoundError
+from hqde_fl.quantum.density import diagnostics
 from hqde_fl.rules import Aggregate, Aggregator, Cohort, aggregate
+from hqde_fl.rules.pipeline import measure_geometry
 from hqde_fl.updates import Updates
 from hqde_fl.wire import Accepted, merge_buffers
+from strategies.confidence import Confidence
 from strategies.optimizers import SGD, ServerOptimizer
 from strategies.state import ModelState
+
+DensityPolicy = Literal["free", "always", "never"]
+"""When the density matrix of the updates is described.
+
+``"free"``: when the rule has measured the updates' inner products anyway, and there are at most 256
+of them. ``"always"``: where it has not, by one more pass over the updates, O(n^2 d).
+"""
+
+MOST_FREE = 256
+"""Most updates whose spectrum, O(n^3), is taken without being asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +61,17 @@ class Merging:
         How the aggregated update moves the model.
     quorum : int
         With fewer good replies the model is kept. 0: as many as the rule needs.
+    confidence : Confidence
+        Where the rule's confidence in the clients comes from, if it asks for any.
+    density : "free", "always" or "never"
+        When to describe the updates' density matrix in the round's diagnostics.
     """
 
     rule: Aggregator
     server_optimizer: ServerOptimizer = field(default_factory=SGD)
     quorum: int = 0
+    confidence: Confidence = field(default_factory=Confidence)
+    density: DensityPolicy = "free"
 
     def merge(self, model: ModelState, replies: Sequence[Accepted], cohort: Cohort) -> Merged:
         """The next state of a model.
@@ -74,12 +93,28 @@ class Merging:
         try:
             cohort.require("quorum" if self.quorum else str(self.rule), self.quorum or 1)
             updates = Updates([reply.delta for reply in replies])
+            cohort = replace(cohort, confidence=self.confidence.of(model, replies))
             outcome = aggregate(self.rule, updates, cohort, model.rule)
         except BoundError as error:
             if 0 < self.quorum <= cohort.n:  # the user said that this would be enough
                 raise
             return Merged(model, note=str(error))
+        model, outcome = self._described(model, updates, cohort, outcome)
         return self._move(model, replies, outcome)
+
+    def _described(
+        self, model: ModelState, updates: Updates, cohort: Cohort, outcome: Aggregate
+    ) -> tuple[ModelState, Aggregate]:
+        """The outcome with the density matrix's diagnostics, and the model that remembers it."""
+        geometry = outcome.geometry
+        if self.density == "always" and geometry is None:
+            geometry = measure_geometry(updates)
+        few = cohort.n <= MOST_FREE or self.density == "always"
+        if geometry is None or not few or self.density == "never":
+            return replace(model, density={}), outcome
+        described, density = diagnostics(geometry.leading(cohort.n), cohort.ids, model.density)
+        outcome = replace(outcome, diagnostics={**outcome.diagnostics, **described})
+        return replace(model, density=density), outcome
 
     def _move(self, model: ModelState, replies: Sequence[Accepted], outcome: Aggregate) -> Merged:
         """The model moved by the outcome, unless it must not be."""

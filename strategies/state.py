@@ -32,6 +32,8 @@ class ModelState:
         What the rule remembers.
     broadcast : Broadcast or None
         The clients' model, where it is not this one.
+    density : Mapping[str, Any]
+        The density matrix of the last round's updates.
     """
 
     layout: Layout
@@ -40,6 +42,7 @@ class ModelState:
     moments: Moments = field(default_factory=dict)
     rule: State = field(default_factory=dict)
     broadcast: Broadcast | None = None
+    density: State = field(default_factory=dict)
 
     @classmethod
     def of(cls, arrays: ArrayRecord) -> ModelState:

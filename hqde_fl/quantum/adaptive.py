@@ -55,6 +55,11 @@ class Adaptive(Rule):
                 f"Adaptive needs 0 <= low <= high <= 1, found low={self.low}, high={self.high}"
             )
 
+    @property
+    def confidence_from(self) -> str | None:
+        """What superposition needs."""
+        return self.superposition.confidence_from
+
     def minimum(self, faulty: int = 0) -> int:
         """One update is enough."""
         return 1

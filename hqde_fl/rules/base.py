@@ -114,6 +114,9 @@ class Aggregate:
         Numbers worth a line in the run's records.
     state : State
         For the next round.
+    geometry : Geometry or None
+        Inner products of the updates (the first n rows, in case that it remembers more), if the
+        rule has measured them.
     """
 
     delta: Tensor
@@ -121,6 +124,7 @@ class Aggregate:
     rejected: Tensor
     diagnostics: Mapping[str, Any]
     state: State
+    geometry: Geometry | None = None
 
 
 class Aggregator(ABC):
@@ -150,6 +154,14 @@ class Aggregator(ABC):
     def feeds(self) -> bool:
         """Whether this is a pre-aggregation: it feeds another rule and cannot be the last."""
         return False
+
+    @property
+    def confidence_from(self) -> str | None:
+        """Where the confidence in a client must come from: ``"reported"`` or ``"held-out"``.
+
+        None: the rule needs nobody's word for it, as most.
+        """
+        return None
 
     def masses(self, cohort: Cohort) -> Tensor:
         """(n,) float64: what each client's update weighs in a mean, before any is taken."""

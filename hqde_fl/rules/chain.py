@@ -47,6 +47,13 @@ class Chain(Aggregator):
                     f"Chain needs pre-aggregations before its last rule, found {step}"
                 )
 
+        *before, last = self.steps
+        if last.confidence_from is not None and any(step.rows(9) != 9 for step in before):
+            raise ConfigError(
+                f"{last} needs every client's confidence: chain it after steps that keep the "
+                f"clients apart, found {self!r}"
+            )
+
     def __repr__(self) -> str:
         return f"Chain({', '.join(map(repr, self.rules))})"
 
@@ -92,6 +99,11 @@ class Chain(Aggregator):
         for step in reversed(before):
             kappa = None if kappa is None or step.rows(n) != n else step.carries(kappa, n, f)
         return kappa
+
+    @property
+    def confidence_from(self) -> str | None:
+        """The last rule's."""
+        return self.steps[-1].confidence_from
 
     def masses(self, cohort: Cohort) -> Tensor:
         """The last rule's."""

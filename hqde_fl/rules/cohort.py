@@ -27,6 +27,9 @@ class Cohort:
         The round, for what a rule draws anew each time.
     seed : int
         Root of whatever a rule draws.
+    confidence : tuple[float, ...] or None
+        How far the server trusts each client, in [0, 1]. Only rules that say so
+        (``confidence_from``) look at it.
     mass : tuple[float, ...] or None
         Inside a tree: the sum of the weights under each row. Only means look at it.
     """
@@ -37,6 +40,7 @@ class Cohort:
     late: int = 0
     round: int = 0
     seed: int = 0
+    confidence: tuple[float, ...] | None = None
     mass: tuple[float, ...] | None = None
 
     @classmethod
@@ -65,7 +69,7 @@ class Cohort:
         """The same round for n rows that no longer stand for one client each."""
         if n == self.n:
             return self
-        return replace(self, ids=tuple(range(n)), num_examples=None, mass=None)
+        return replace(self, ids=tuple(range(n)), num_examples=None, confidence=None, mass=None)
 
     def shuffled(self, purpose: str) -> list[int]:
         """All rows in a random order that depends on the round and the ids, not on the row order.

@@ -141,6 +141,12 @@ class Geometry:
         """Number of updates."""
         return self.gram.shape[0] - 1
 
+    def leading(self, n: int) -> Geometry:
+        """The geometry of the first n updates."""
+        points = torch.tensor([*range(n), self.n])
+        pairs = (points[:, None], points[None, :])
+        return Geometry(self.gram[pairs], self.squared[pairs], self.unit)
+
     def squared_distances(self) -> Tensor:
         """(n, n) squared Euclidean distances in squared units; exact zeros on the diagonal."""
         return self.squared[:-1, :-1]

@@ -20,7 +20,7 @@ from hqde_fl.errors import ConfigError
 from hqde_fl.rules.base import Aggregate, Aggregator, Decision, Measured, Rule, State, linear
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.executor import Executor, default_executor, one_library_thread
-from hqde_fl.rules.geometry import Geometry, choose_pivot
+from hqde_fl.rules.geometry import Geometry, choose_pivot, relative_gram
 from hqde_fl.updates import Columns, Mapped, Stacked
 
 
@@ -72,6 +72,7 @@ def run_steps(
     n = updates.shape[0]
     base, mixing = updates, torch.eye(n, dtype=torch.float64)  # the rows so far are mixing @ base
     geometry: Geometry | None = None
+    first: Geometry | None = None
     rejected = torch.zeros(n, dtype=torch.bool)
     diagnostics: dict[str, Any] = {}
     states: dict[str, Any] = {}
@@ -87,6 +88,7 @@ def run_steps(
         columns = _seen(base, mixing)
         measured = measure_step(step, columns, geometry, executor)
         geometry = measured.geometry
+        first = geometry if index == 0 else first
         decision = step.decide(measured, members, own)
         states[str(index)] = decision.state
         diagnostics |= decision.diagnostics
@@ -99,9 +101,17 @@ def run_steps(
     delta, share = _combined(step, decision, base, mixing, columns, executor)
     states[str(index)] = step.remember(delta, states[str(index)])
     influence = share[:n]
-    return Aggregate(
-        delta, influence / (influence.sum() or 1.0), rejected, diagnostics, _kept(states)
-    )
+    share = influence / (influence.sum() or 1.0)
+    return Aggregate(delta, share, rejected, diagnostics, _kept(states), first)
+
+
+def measure_geometry(updates: Columns, executor: Executor | None = None) -> Geometry:
+    """Inner products and distances of updates, for whoever wants them without a rule."""
+    executor = executor or default_executor(updates)
+    with one_library_thread():
+        pivot = choose_pivot(updates)
+        gram = executor.reduce(partial(relative_gram, pivot=pivot, unit=1.0), updates).cpu()
+        return Geometry.measure(gram, updates, pivot, 1.0, executor)
 
 
 def _combined(

@@ -71,6 +71,8 @@ class Tree(Aggregator):
         for name, rule in (("leaf", self.leaf), ("root", self.root)):
             if rule.feeds:
                 raise ConfigError(f"Tree needs a rule as {name}, found a pre-aggregation: {rule}")
+        if self.root.confidence_from is not None:
+            raise ConfigError(f"Tree needs a root that asks for no confidence, found {self.root}")
 
     def minimum(self, faulty: int = 0) -> int:
         """The smallest n for which every node has enough children.
@@ -95,6 +97,11 @@ class Tree(Aggregator):
             node, count = node[0], count + 1
         return count
 
+    @property
+    def confidence_from(self) -> str | None:
+        """What the leaves need; what is above them knows groups, not clients."""
+        return self.leaf.confidence_from
+
     def masses(self, cohort: Cohort) -> Tensor:
         """The leaves' masses."""
         return self.leaf.masses(cohort)
@@ -111,7 +118,7 @@ class Tree(Aggregator):
             "tree-levels": self.levels(cohort.n),
             "tree-breakdown": self.breakdown(cohort.n),
         }
-        return replace(top, diagnostics=diagnostics, state=walk.states)
+        return replace(top, diagnostics=diagnostics, state=walk.states, geometry=None)
 
     def _suffices(self, node: Node, rule: Aggregator) -> bool:
         if isinstance(node, int):
@@ -148,17 +155,20 @@ class _Walk:
             mass = tuple(self.mass[row] for row in rows)
             influence = torch.eye(n, dtype=torch.float64)[rows]
             columns: Columns = self.updates.select(rows)
+            confidence = self.cohort.confidence
+            if confidence is not None:
+                confidence = tuple(confidence[row] for row in rows)
             rejected = torch.zeros(n, dtype=torch.bool)
         else:
             below = [
                 self.visit(child, f"{path}/{k}", self.tree.leaf) for k, child in enumerate(node)
             ]
-            rows = list(range(len(node)))
+            rows, confidence = list(range(len(node))), None
             ids, mass = tuple(rows), tuple(weight for _, weight in below)
             influence = torch.stack([outcome.influence for outcome, _ in below])
             columns = Updates([outcome.delta for outcome, _ in below])
             rejected = torch.stack([outcome.rejected for outcome, _ in below]).any(dim=0)
-        members = replace(self.cohort, ids=ids, num_examples=None, mass=mass)
+        members = replace(self.cohort, ids=ids, num_examples=None, confidence=confidence, mass=mass)
         own = rule.run(columns, members, self.state.get(path, {}), self.executor)
         if own.state:
             self.states[path] = own.state

@@ -1,0 +1,17 @@
+"""Some of a data set's examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, Subset, TensorDataset
+
+
+def chosen(data: Dataset[Any], places: Sequence[int]) -> Dataset[Any]:
+    """The examples at some places, which may repeat; tensors stay a ``TensorDataset``."""
+    if isinstance(data, TensorDataset):
+        index = torch.as_tensor(places, dtype=torch.int64)
+        return TensorDataset(*(tensor[index] for tensor in data.tensors))
+    return Subset(data, list(places))
