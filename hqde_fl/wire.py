@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
-from flwr.proto.recorddict_pb2 import Array as ProtoArray
 from torch import Tensor
 
 from hqde_fl.errors import CodecError
@@ -36,6 +35,7 @@ __all__ = [
     "from_record",
     "merge_buffers",
     "message_bytes",
+    "printable",
     "screen",
     "screen_evaluation",
     "screen_metrics",
@@ -77,26 +77,44 @@ def from_record(record: ArrayRecord) -> dict[str, Tensor]:
 
 
 def message_bytes(content: RecordDict) -> int:
-    """Bytes of a message's content as Flower serialises it, counted without serialising arrays."""
-    total = 0
-    for name, record in content.items():
-        if isinstance(record, ArrayRecord):
-            size = sum(_field(_field(len(key.encode())) + _array(a)) for key, a in record.items())
-            total += _field(_field(len(name.encode())) + _field(size))
-        else:
-            total += int(recorddict_to_proto(RecordDict({name: record})).ByteSize())
-    return total
+    """Bytes of a message's content as Flower serialises it, counted without serialising arrays.
+
+    Never raises: what no message can hold, like half a character in a name, is counted as well.
+    """
+    return sum(_field(_text(name) + _record(record)) for name, record in content.items())
+
+
+def _record(record: ArrayRecord | MetricRecord | ConfigRecord) -> int:
+    """A record's field in its item."""
+    if isinstance(record, ArrayRecord):
+        return _field(sum(_field(_text(key) + _array(array)) for key, array in record.items()))
+    try:
+        return int(recorddict_to_proto(RecordDict({"": record})).items[0].ByteSize())
+    except Exception:  # numbers of more than 64 bits
+        return _field(sum(_text(str(key)) for key in record))
+
+
+def _text(text: str) -> int:
+    """A field that holds text; protobuf leaves out an empty one."""
+    return _field(len(text.encode("utf-8", "surrogatepass"))) if text else 0
 
 
 def _array(array: Array) -> int:
-    """An ``Array``'s field in its record: the protobuf message without its data, and the data."""
-    rest = ProtoArray(dtype=array.dtype, shape=array.shape, stype=array.stype).ByteSize()
-    return _field(rest + (_field(len(array.data)) if array.data else 0))
+    """An ``Array``'s field in its record, the bytes of its data included."""
+    shape = sum(_varint(size) for size in array.shape)
+    names = _text(array.dtype) + _text(array.stype)
+    data = _field(len(array.data)) if array.data else 0
+    return _field(names + (_field(shape) if array.shape else 0) + data)
+
+
+def _varint(number: int) -> int:
+    """Bytes of an integer; protobuf writes negative ones as if they had 64 bits."""
+    return 10 if number < 0 else max(1, -(-number.bit_length() // 7))
 
 
 def _field(length: int) -> int:
     """Bytes of a protobuf field (numbered below 16) that holds ``length`` bytes."""
-    return 1 + max(1, -(-length.bit_length() // 7)) + length
+    return 1 + _varint(length) + length
 
 
 @dataclass(frozen=True)
@@ -109,12 +127,15 @@ class Screening:
         The largest believable ``num-examples``.
     max_metrics : int
         The most metrics a reply may carry.
+    max_metric_name : int
+        The most characters in a metric's name, which must be printable.
     allow_list_metrics : bool
         Whether a metric may be a list. Lists cannot be averaged; they are dropped when allowed.
     """
 
     max_num_examples: float = 1e9
     max_metrics: int = 64
+    max_metric_name: int = 128
     allow_list_metrics: bool = False
 
 
@@ -188,7 +209,7 @@ def screen(
     except _MalformedError as reason:
         return Rejected(str(reason))
     except Exception as error:  # whatever a client managed to break, it breaks only its own reply
-        return Rejected(f"malformed reply ({type(error).__name__}: {str(error)[:120]})")
+        return Rejected(f"malformed reply ({type(error).__name__}: {printable(str(error), 120)})")
 
 
 def screen_evaluation(reply: Message, limits: Screening) -> Mapping[str, float] | Rejected:
@@ -198,7 +219,7 @@ def screen_evaluation(reply: Message, limits: Screening) -> Mapping[str, float] 
     except _MalformedError as reason:
         return Rejected(str(reason))
     except Exception as error:
-        return Rejected(f"malformed reply ({type(error).__name__}: {str(error)[:120]})")
+        return Rejected(f"malformed reply ({type(error).__name__}: {printable(str(error), 120)})")
 
 
 def screen_metrics(content: RecordDict, limits: Screening) -> tuple[float, dict[str, float]]:
@@ -211,6 +232,9 @@ def screen_metrics(content: RecordDict, limits: Screening) -> tuple[float, dict[
         raise _MalformedError(f"expected at most {limits.max_metrics} metrics, found {len(record)}")
     metrics = {}
     for name, value in record.items():
+        if not (0 < len(name) <= limits.max_metric_name and name.isprintable()):
+            bound = f"1 to {limits.max_metric_name} printable characters"
+            raise _MalformedError(f"metric name {name[:40]!r} is not {bound}")
         if isinstance(value, list) and (not limits.allow_list_metrics or name == NUM_EXAMPLES):
             raise _MalformedError(f"metric {name[:40]!r} is a list, expected a number")
         if isinstance(value, int | float) and math.isfinite(value):
@@ -303,7 +327,7 @@ def _npy_header(array: Array, dtype: np.dtype[Any]) -> tuple[int, bool]:
     shape, descr, fortran = _parse_header(bytes(data[8 + width : start]))
     if shape != tuple(array.shape) or descr != dtype:
         raise _MalformedError(
-            f"the .npy header says {descr} {shape!s:.60}, the message {array.shape}"
+            f"the .npy header says {descr!s:.60} {shape!s:.60}, the message {array.shape}"
         )
     return start, fortran
 
@@ -315,7 +339,12 @@ def _parse_header(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
 
 
 def _list(names: Mapping[str, object]) -> str:
-    return f"{len(names)} ({', '.join(name[:40] for name in list(names)[:4])})"
+    return f"{len(names)} ({', '.join(repr(name[:40]) for name in list(names)[:4])})"
+
+
+def printable(text: str, most: int) -> str:
+    """The first characters of what somebody else wrote, fit for a terminal and a log."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:most])
 
 
 def merge_buffers(replies: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from hqde_fl.errors import ConfigError
 from hqde_fl.rules import Aggregator, Cohort, Mean
 from hqde_fl.seeding import Seeds
 from hqde_fl.selection import Selector, Uniform
-from hqde_fl.wire import Accepted, Rejected, Screening, screen_evaluation
+from hqde_fl.wire import Accepted, Screening
 from strategies.broadcast import Broadcast, Content, address
 from strategies.callbacks import Callback, RoundRecord
 from strategies.confidence import Confidence, HeldOut
@@ -27,7 +27,7 @@ from strategies.ledger import Ledger
 from strategies.merging import DensityPolicy, Merging
 from strategies.metrics import floats, means
 from strategies.optimizers import SGD, ServerOptimizer
-from strategies.receiving import last_line, receive
+from strategies.receiving import receive, receive_reports
 from strategies.roster import Roster
 from strategies.state import ServerState
 
@@ -138,6 +138,7 @@ class HQDEStrategy(FedAvg):
         self._arrays: ArrayRecord | None = None
         self._roster = Roster()
         self._sent: list[Message] = []
+        self._sent_evaluate: list[Message] = []
         self._record = RoundRecord(round=0)
 
     def summary(self) -> None:
@@ -211,23 +212,17 @@ class HQDEStrategy(FedAvg):
         rng = self.seeds.numpy("select", "evaluate", server_round)
         nodes = Uniform(self.fraction_evaluate).select(self._nodes(grid), rng)
         contents = [(arrays, config)] * len(nodes)
-        return address(nodes, contents, self._keys, server_round, MessageType.EVALUATE)
+        self._sent_evaluate = address(
+            nodes, contents, self._keys, server_round, MessageType.EVALUATE
+        )
+        return self._sent_evaluate
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Mean of the clients' metrics, each client counting once."""
-        good = []
-        for reply in replies:
-            node = reply.metadata.src_node_id
-            if reply.has_error():
-                log(INFO, "evaluation on node %d failed: %s", node, last_line(reply.error.reason))
-                continue
-            screened = screen_evaluation(reply, self.screening)
-            if isinstance(screened, Rejected):
-                log(INFO, "evaluation of node %d rejected: %s", node, screened.reason)
-            else:
-                good.append(screened)
+        reports = receive_reports(replies, self._sent_evaluate, self.screening)
+        good = [reports[node] for node in self._roster.order(reports)]
         return MetricRecord(dict(means(good))) if good else None
 
     # --- the whole run ----------------------------------------------------------------------------

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from logging import INFO, WARNING
 from typing import Any
 
 from flwr.app import Message
+from flwr.common.logger import log
 
 from hqde_fl.rules import Aggregate
 from hqde_fl.wire import message_bytes
+from strategies.asked import Asked
 from strategies.callbacks import ClientRecord, RoundRecord
 from strategies.roster import Roster
+
+MOST_NAMED = 20
+"""Nodes in one line of the log."""
 
 
 class Ledger:
@@ -29,7 +35,7 @@ class Ledger:
 
     def __init__(self, server_round: int, sent: Sequence[Message], roster: Roster) -> None:
         self.round = server_round
-        self._asked = {m.metadata.message_id: m.metadata.dst_node_id for m in sent}
+        self.asked = Asked(sent)
         contents = {id(message.content): message.content for message in sent}
         sizes = {key: message_bytes(content) for key, content in contents.items()}
         size = {m.metadata.dst_node_id: sizes[id(m.content)] for m in sent}
@@ -47,14 +53,6 @@ class Ledger:
             )
             for node in (message.metadata.dst_node_id for message in sent)
         }
-
-    def source(self, reply: Message) -> int | None:
-        """The client that a reply comes from; None if it was not asked.
-
-        An error reply for a dead node carries another node's id, but it answers the right message.
-        """
-        node = self._asked.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
-        return node if node in self._clients else None
 
     def answered(self, node: int) -> bool:
         """Whether something has come from this client already."""
@@ -86,6 +84,7 @@ class Ledger:
         clients = tuple(self._clients.values())
         if note is not None:
             clients = tuple(replace(client, kept=False, influence=0.0) for client in clients)
+        self._name(clients)
         return RoundRecord(
             round=self.round,
             clients_train=metrics,
@@ -101,3 +100,23 @@ class Ledger:
             note=note,
             clients=clients,
         )
+
+    def _name(self, clients: Sequence[ClientRecord]) -> None:
+        """Log who was not kept, and why, for whoever has no callback."""
+        for client in clients:
+            if client.reason and ":" in client.reason:
+                log(WARNING, "round %d: node %d %s", self.round, client.node, client.reason)
+        for outcome in ("filtered", "late"):
+            nodes = [client.node for client in clients if client.reason == outcome]
+            if nodes:
+                names = ", ".join(map(str, nodes[:MOST_NAMED])) + ", ..." * (
+                    len(nodes) > MOST_NAMED
+                )
+                log(
+                    INFO,
+                    "round %d: %s: %d clients (nodes %s)",
+                    self.round,
+                    outcome,
+                    len(nodes),
+                    names,
+                )

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from logging import WARNING
+from logging import INFO, WARNING
 
 from flwr.app import Message
 from flwr.common.logger import log
 
 from hqde_fl.versions import NONE
-from hqde_fl.wire import Accepted, Rejected, Screening, message_bytes, screen
+from hqde_fl.wire import (
+    Accepted,
+    Rejected,
+    Screening,
+    message_bytes,
+    printable,
+    screen,
+    screen_evaluation,
+)
+from strategies.asked import Asked
 from strategies.broadcast import version_held
 from strategies.ledger import Ledger
 from strategies.state import ModelState
+
+LONGEST_TAIL = 4096
+"""Of an error's reason so many characters are looked at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,15 +69,19 @@ def receive(
     current: set[int] = set()
     lost: set[int] = set()
     for reply in replies:
-        node = ledger.source(reply)
+        node = ledger.asked.source(reply)
         if node is None:
             source = reply.metadata.src_node_id
-            log(WARNING, "dropped a reply from node %d, which was not asked", source)
+            log(WARNING, "dropped a reply signed by node %d to a message never sent", source)
         elif ledger.answered(node):
             accepted.pop(node, None)
             ledger.write(node, reason="rejected: duplicate reply")
         elif reply.has_error():
             ledger.write(node, reason=f"failed: {last_line(reply.error.reason)}")
+        elif not reply.has_content():
+            ledger.write(node, reason="rejected: neither a content nor an error")
+        elif reason := ledger.asked.forged(reply, node):
+            ledger.write(node, bytes_up=message_bytes(reply.content), reason=f"rejected: {reason}")
         elif model.broadcast is not None and version_held(reply) == NONE:
             size = message_bytes(reply.content)
             ledger.write(node, bytes_up=size, reason="late: needs the model in full")
@@ -83,7 +99,55 @@ def receive(
     return Received(accepted, frozenset(current), frozenset(lost))
 
 
-def last_line(reason: str | None) -> str:
+def receive_reports(
+    replies: Iterable[Message], sent: Sequence[Message], limits: Screening
+) -> dict[int, Mapping[str, float]]:
+    """Screen the replies to a round's evaluation messages.
+
+    Parameters
+    ----------
+    replies : Iterable[Message]
+        Hostile until proven otherwise.
+    sent : Sequence[Message]
+        The messages they answer.
+    limits : Screening
+        What a reply may look like.
+
+    Returns
+    -------
+    dict[int, Mapping[str, float]]
+        Node -> its metrics, where they passed.
+    """
+    asked = Asked(sent)
+    reports: dict[int, Mapping[str, float]] = {}
+    seen: set[int] = set()
+    for reply in replies:
+        node = asked.source(reply)
+        if node is None:
+            source = reply.metadata.src_node_id
+            log(WARNING, "dropped a report signed by node %d to a message never sent", source)
+            continue
+        screened: Mapping[str, float] | Rejected
+        if node in seen:
+            reports.pop(node, None)
+            screened = Rejected("duplicate reply")
+        elif reply.has_error():
+            log(INFO, "evaluation on node %d failed: %s", node, last_line(reply.error.reason))
+            seen.add(node)
+            continue
+        elif reason := asked.forged(reply, node):
+            screened = Rejected(reason)
+        else:
+            screened = screen_evaluation(reply, limits)
+        seen.add(node)
+        if isinstance(screened, Rejected):
+            log(WARNING, "evaluation of node %d rejected: %s", node, screened.reason)
+        else:
+            reports[node] = screened
+    return reports
+
+
+def last_line(reason: object) -> str:
     """The last line of an error reply's reason, which for an exception is its message."""
-    lines = (reason or "no reason given").strip().splitlines()
-    return lines[-1].strip()[:200] if lines else "no reason given"
+    lines = str(reason or "")[-LONGEST_TAIL:].strip().splitlines()
+    return printable(lines[-1].strip(), 200) if lines else "no reason given"
