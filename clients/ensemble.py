@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
+from clients.evaluation import evaluate
 from clients.members import join, split
 from clients.messages import arrays, partition_of, server_round
 from clients.task import Task
-from clients.training import Training, evaluate, reproducible, train
+from clients.training import Training, reproducible, train
 from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
 from hqde_fl.wire import from_record, to_record
@@ -107,7 +108,7 @@ class EnsembleClient:
         for member in range(self.members):
             with reproducible(self.seeds.integer("member", member)):
                 model = self.task.model().to(self.training.placement)
-            built.append((model, self.training.optimizer(model)))
+            built.append((model, self.training.new_optimizer(model)))
         return built
 
     def _load(self, state: dict[str, Tensor]) -> list[tuple[nn.Module, Optimizer]]:

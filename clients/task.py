@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from clients.batches import Collate
 from hqde_fl.errors import ConfigError
 
-Metric = Callable[[Tensor, Tensor], float]
+Metric = Callable[[Any, Any], float]
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> float:
@@ -33,17 +34,25 @@ class Task:
         ``(x, y)``. A ``TensorDataset`` of two tensors is read without a ``DataLoader``.
     test : Callable[[], Dataset]
         The server's test set.
-    loss : Callable[[Tensor, Tensor], Tensor], default=cross_entropy
+    loss : Callable[[Any, Any], Tensor], default=cross_entropy
         (outputs, targets) -> mean loss.
     metrics : Mapping[str, Metric], default={"accuracy": accuracy}
         Kebab-case name -> (outputs, targets) -> mean over the batch. ``loss`` is not a free name.
+    collate : Callable, optional
+        Examples of a data set -> ``(inputs, targets)`` of a batch, for data sets whose examples are
+        not ``(x, y)``, or that torch cannot stack. A model with several inputs takes ``Arguments``.
+    classifier : bool, default=True
+        Whether outputs are scores of classes (n, c), and targets classes (n,): then the members of
+        an ensemble combine their probabilities, otherwise the mean of their outputs is taken.
     """
 
     model: Callable[[], nn.Module]
     partition: Callable[[int, int], Dataset[Any]]
     test: Callable[[], Dataset[Any]]
-    loss: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy
+    loss: Callable[[Any, Any], Tensor] = functional.cross_entropy
     metrics: Mapping[str, Metric] = field(default_factory=lambda: {"accuracy": accuracy})
+    collate: Collate | None = None
+    classifier: bool = True
 
     def __post_init__(self) -> None:
         if "loss" in self.metrics:

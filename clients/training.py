@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.optim import SGD, AdamW, Optimizer
+from torch.utils.data import Dataset
 
+from clients.batches import batches, call, device_of
 from clients.task import Task
-from hqde_fl.errors import ConfigError, DataError
+from hqde_fl.errors import ConfigError, UnknownNameError
 
 # What a fault does *inside* training is set around the call, in the process of the faulty client.
 # Nothing that arrives in a message can set it.
@@ -27,13 +28,15 @@ poison: ContextVar[Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None] = C
 idle: ContextVar[bool] = ContextVar("idle", default=False)
 """While set, ``train`` leaves the model as it is and only reports a loss."""
 
+OPTIMIZERS = ("sgd", "adamw")
+
 # torch's global generator and thread count belong to the process.
 _turn = threading.RLock()
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a client trains: plain SGD, FedProx with ``proximal_mu > 0``.
+    """How a client trains: SGD or AdamW, FedProx with ``proximal_mu > 0``.
 
     Parameters
     ----------
@@ -41,12 +44,14 @@ class Training:
         Passes over the client's data per round, >= 1.
     batch_size : int, default=32
         Examples per step, >= 1.
+    optimizer : {"sgd", "adamw"}, default="sgd"
+        What it remembers is dropped after every round.
     lr : float, default=0.05
         Learning rate, > 0.
     momentum : float, default=0.0
-        In [0, 1). Starts from zero in every round.
+        Of SGD, in [0, 1).
     weight_decay : float, default=0.0
-        L2 penalty, >= 0.
+        L2 penalty, >= 0; AdamW's is decoupled.
     proximal_mu : float, default=0.0
         Weight of FedProx's mu / 2 ||w - w_global||^2 (Li et al. 2020), >= 0.
     threads : int, default=1
@@ -58,6 +63,7 @@ class Training:
 
     epochs: int = 1
     batch_size: int = 32
+    optimizer: str = "sgd"
     lr: float = 0.05
     momentum: float = 0.0
     weight_decay: float = 0.0
@@ -83,6 +89,12 @@ class Training:
             raise ConfigError(f"Training.lr must be finite and > 0, found {self.lr}")
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"Training.momentum must be in [0, 1), found {self.momentum}")
+        if self.optimizer not in OPTIMIZERS:
+            raise UnknownNameError("optimizer", self.optimizer, OPTIMIZERS)
+        if self.optimizer == "adamw" and self.momentum:
+            raise ConfigError(
+                f"Training.momentum must be 0 with optimizer 'adamw', found {self.momentum}"
+            )
 
     @property
     def placement(self) -> str:
@@ -91,8 +103,10 @@ class Training:
             return self.device
         return "cuda" if torch.cuda.is_available() else "cpu"
 
-    def optimizer(self, model: nn.Module) -> Optimizer:
+    def new_optimizer(self, model: nn.Module) -> Optimizer:
         """A fresh optimiser of the model's parameters."""
+        if self.optimizer == "adamw":
+            return AdamW(model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         return SGD(
             model.parameters(),
             lr=self.lr,
@@ -154,7 +168,7 @@ def train(
     generator : torch.Generator
         All randomness comes from it: the order of the examples and whatever the model draws.
     optimizer : Optimizer, optional
-        One that ``training.optimizer(model)`` made, to be used again: what it remembers is dropped.
+        One that ``training.new_optimizer(model)`` made: what it remembers is dropped.
 
     Returns
     -------
@@ -162,7 +176,7 @@ def train(
         The mean loss over all examples seen, without the proximal term.
     """
     if optimizer is None:
-        optimizer = training.optimizer(model)
+        optimizer = training.new_optimizer(model)
     optimizer.state.clear()
     seed = int(torch.randint(2**63 - 1, (), generator=generator))
     with reproducible(seed, training.threads):
@@ -182,101 +196,27 @@ def _descend(
     transform = poison.get()
     mu = training.proximal_mu
     anchors = [(p, p.detach().clone()) for p in model.parameters()] if mu else []
-    total, seen = torch.zeros((), device=_device(model)), 0
+    device = device_of(model)
+    total, seen = torch.zeros((), device=device), 0
     model.train()
     for _ in range(training.epochs):
-        for x, y in _batches(data, training.batch_size, _device(model), generator):
+        for batch in batches(data, training.batch_size, device, generator, task.collate):
+            x, y = batch.inputs, batch.targets
             if transform is not None:
                 x, y = transform(x, y)
             optimizer.zero_grad()
-            loss = task.loss(model(x), y)
+            loss = task.loss(call(model, x), y)
             loss.backward()
             for parameter, anchor in anchors:  # the gradient of the proximal term
                 if parameter.grad is not None:
                     parameter.grad.add_(parameter.detach() - anchor, alpha=mu)
             optimizer.step()
-            total, seen = total + loss.detach() * len(y), seen + len(y)
+            total, seen = total + loss.detach() * batch.size, seen + batch.size
     return float(total) / seen
 
 
 @torch.no_grad()
 def _first_loss(model: nn.Module, data: Dataset[Any], task: Task, training: Training) -> float:
     model.eval()  # in training mode a forward pass alone would move running statistics
-    x, y = next(_batches(data, training.batch_size, _device(model)))
-    return float(task.loss(model(x), y))
-
-
-@torch.no_grad()
-def evaluate(
-    models: Sequence[nn.Module], data: Dataset[Any], task: Task, batch_size: int = 1024
-) -> dict[str, float]:
-    """The loss and the task's metrics of a model, or of the soft vote of several.
-
-    Parameters
-    ----------
-    models : Sequence[nn.Module]
-        One model, or classifiers whose mean class probabilities are the prediction.
-    data : Dataset
-        The examples; not empty.
-    task : Task
-        Says the loss and the metrics.
-    batch_size : int, default=1024
-        Examples per step.
-
-    Returns
-    -------
-    dict[str, float]
-        ``loss`` and one entry per metric, means over the examples.
-    """
-    modes = [model.training for model in models]
-    sums, seen = dict.fromkeys(("loss", *task.metrics), 0.0), 0
-    try:
-        for model in models:
-            model.eval()
-        for x, y in _batches(data, batch_size, _device(models[0])):
-            outputs = _vote([model(x) for model in models])
-            sums["loss"] += float(task.loss(outputs, y)) * len(y)
-            for name, metric in task.metrics.items():
-                sums[name] += metric(outputs, y) * len(y)
-            seen += len(y)
-    finally:
-        for model, mode in zip(models, modes, strict=True):
-            model.train(mode)
-    return {name: value / seen for name, value in sums.items()}
-
-
-def _vote(outputs: list[Tensor]) -> Tensor:
-    """Outputs of one model as they are; of several, the log of their mean probabilities."""
-    if len(outputs) == 1:
-        return outputs[0]
-    return torch.stack(outputs).log_softmax(dim=2).logsumexp(dim=0) - math.log(len(outputs))
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
-
-
-def _batches(
-    data: Dataset[Any], size: int, device: torch.device, generator: torch.Generator | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches on a device; with a generator shuffled, and without a last batch of one.
-
-    A batch of one has no variance, which batch normalisation refuses to train on.
-    """
-    examples = len(cast(Sized, data))
-    if examples == 0:
-        raise DataError("the data set needs at least 1 example, found 0")
-    drop_last = generator is not None and examples > size and examples % size == 1
-    parts: Iterable[tuple[Tensor, Tensor]]
-    if isinstance(data, TensorDataset) and len(data.tensors) == 2:
-        x, y = data.tensors
-        if generator is None:
-            parts = zip(torch.split(x, size), torch.split(y, size), strict=True)
-        else:
-            order = torch.randperm(examples, generator=generator)[: examples - drop_last]
-            parts = ((x[chosen], y[chosen]) for chosen in torch.split(order, size))
-    else:
-        shuffle = generator is not None
-        parts = DataLoader(data, size, shuffle=shuffle, generator=generator, drop_last=drop_last)
-    for inputs, targets in parts:
-        yield inputs.to(device), targets.to(device)
+    batch = next(batches(data, training.batch_size, device_of(model), collate=task.collate))
+    return float(task.loss(call(model, batch.inputs), batch.targets))

@@ -94,6 +94,8 @@ _HOMES = {
     "RunResult": "simulations.run",
     "run_experiment": "simulations.run",
     "EnsemblePredictor": "hqde_fl.quantum.prediction",
+    "HQDESystem": "simulations.system",
+    "create_hqde_system": "simulations.system",
     "RayGrid": "simulations.engines.ray_grid",
     "InlineGrid": "simulations.engines.inline",
     "Resources": "simulations.engines.resources",

@@ -66,6 +66,8 @@ from simulations.engines.ray_grid import RayGrid as RayGrid
 from simulations.engines.resources import Resources as Resources
 from simulations.run import RunResult as RunResult
 from simulations.run import run_experiment as run_experiment
+from simulations.system import HQDESystem as HQDESystem
+from simulations.system import create_hqde_system as create_hqde_system
 from strategies.callbacks import Callback as Callback
 from strategies.callbacks import ClientRecord as ClientRecord
 from strategies.callbacks import RoundRecord as RoundRecord

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
@@ -242,17 +241,15 @@ def _directory(out: Path | None, name: str) -> Path:
 @contextmanager
 def _keeping(directory: Path) -> Iterator[None]:
     """Keep Flower's log to warnings, and after Ctrl-C say what there is."""
-    logger = logging.getLogger("flwr")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    from simulations.progress import quiet_flower
+
     try:
-        yield
+        with quiet_flower():
+            yield
     except KeyboardInterrupt:
         kept = f", kept in {_shown(directory)}" if directory.exists() else ""
         _complain(f"interrupted{kept}")
         raise
-    finally:
-        logger.setLevel(level)
 
 
 def _summary(experiment: Experiment) -> str:

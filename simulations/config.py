@@ -68,6 +68,7 @@ class ClientsSection(Section):
     partition: Component = Field({"name": "iid"})
     epochs: int = Field(1, ge=1)
     batch_size: int = Field(32, ge=1)
+    optimizer: str = "sgd"
     lr: float = Field(0.05, gt=0)
     momentum: float = Field(0.0, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)

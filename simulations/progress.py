@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -86,3 +87,15 @@ def progress(rounds: int, console: Console, title: str = "") -> Iterator[Callabl
             bar.update(task, completed=line["round"])
 
         yield advance
+
+
+@contextmanager
+def quiet_flower() -> Iterator[None]:
+    """While it lasts, Flower's log has warnings only."""
+    logger = logging.getLogger("flwr")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -12,10 +12,11 @@ import torch
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
+from clients.evaluation import evaluate
 from clients.members import initial_state, split
 from clients.mods.backdoor import Backdoor, attack_success
 from clients.task import Task
-from clients.training import evaluate, reproducible
+from clients.training import reproducible
 from hqde_fl.rules import Aggregator
 from hqde_fl.rules.base import State
 from hqde_fl.wire import from_record, to_record

@@ -19,12 +19,13 @@ NAMES = """
     ByzantineFilter CAF Callback CenteredClipping Chain ClientRecord Clipping Codec CodecError
     CodecMod Cohort CohortError ConfigError DataError DnC DownlinkMod EnsembleClient
     EnsemblePredictor Entanglement EntropyCoded ErrorFeedback Experiment GeometricMedian
-    HQDEError HQDEStrategy Identity InlineGrid Krum MDA Meamed Mean Median MoNNA MultiKrum NNM
-    Quantized RayGrid Resources Rotated RoundRecord Rule RunError RunResult SGD Screening Seeds
-    Selector SignGuard Superposition Task TopK Training Tree TrimmedMean Uniform
+    HQDEError HQDEStrategy HQDESystem Identity InlineGrid Krum MDA Meamed Mean Median MoNNA
+    MultiKrum NNM Quantized RayGrid Resources Rotated RoundRecord Rule RunError RunResult SGD
+    Screening Seeds Selector SignGuard Superposition Task TopK Training Tree TrimmedMean Uniform
     UnknownNameError Updates Voting Yogi __version__ adaptive_quantum aggregate byzantine_filter
-    ensemble_app fedadam fedavg fedyogi from_record geometric_median hierarchical median packing
-    quantized quantum_entanglement quantum_superposition run_experiment to_record trimmed_mean
+    create_hqde_system ensemble_app fedadam fedavg fedyogi from_record geometric_median
+    hierarchical median packing quantized quantum_entanglement quantum_superposition
+    run_experiment to_record trimmed_mean
 """
 PUBLIC = NAMES.split()
 

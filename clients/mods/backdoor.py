@@ -13,10 +13,11 @@ from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
+from clients.evaluation import evaluate
 from clients.mods.base import Fault, State, altered
 from clients.mods.scaling import scaled
 from clients.task import Task, accuracy
-from clients.training import evaluate, poison
+from clients.training import poison
 from hqde_fl.errors import ConfigError, DataError
 
 SUCCESS = "attack-success"

@@ -13,8 +13,9 @@ import torch
 from clients import ensemble
 from clients.app import ensemble_app
 from clients.ensemble import EnsembleClient
+from clients.evaluation import evaluate
 from clients.members import initial_state, split
-from clients.training import Training, evaluate
+from clients.training import Training
 from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
 from hqde_fl.wire import from_record
@@ -134,7 +135,8 @@ def test_several_members_travel_in_one_record_and_vote(task, ask, node):
     assert answer["num-examples"] == 21
     assert answer["eval-loss"] == pytest.approx(expected["loss"])
     assert answer["eval-accuracy"] == pytest.approx(expected["accuracy"])
-    assert set(answer) == {"num-examples", "eval-loss", "eval-accuracy"}
+    assert answer["eval-member-accuracy"] == pytest.approx(expected["member-accuracy"])
+    assert set(answer) == {"num-examples", *(f"eval-{name}" for name in expected)}
 
 
 def test_a_node_says_which_partition_it_holds(task, ask, node):

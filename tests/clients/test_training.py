@@ -6,8 +6,9 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import Dataset, TensorDataset
 
+from clients.evaluation import evaluate
 from clients.task import Task
-from clients.training import Training, evaluate, idle, poison, reproducible, train
+from clients.training import Training, idle, poison, reproducible, train
 from hqde_fl.errors import ConfigError, DataError
 
 
@@ -111,7 +112,7 @@ def test_a_used_optimizer_is_as_good_as_a_new_one(task):
     training = Training(epochs=2, momentum=0.9, batch_size=4)
     fresh, _ = trained(task, training)
     model, _ = trained(task, training, seed=9)
-    optimizer = training.optimizer(model)
+    optimizer = training.new_optimizer(model)
     train(model, task.partition(1, 3), task, training, generator(4), optimizer)
     assert optimizer.state
     with reproducible(5):
@@ -127,7 +128,7 @@ def test_the_proximal_term_is_fedprox(task):
     with reproducible(5):
         expected = flat.model()
     start = copy.deepcopy(expected)
-    optimizer = training.optimizer(expected)
+    optimizer = training.new_optimizer(expected)
     for _ in range(4):
         optimizer.zero_grad()
         pairs = zip(expected.parameters(), start.parameters(), strict=True)

@@ -4,10 +4,11 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from clients.app import ensemble_app
+from clients.evaluation import evaluate
 from clients.members import initial_state
 from clients.mods import Backdoor, attack_success
 from clients.task import Task
-from clients.training import Training, evaluate
+from clients.training import Training
 from hqde_fl.errors import ConfigError, DataError
 from hqde_fl.seeding import Seeds
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from clients.training import Training, evaluate, train
+from clients.evaluation import evaluate
+from clients.training import Training, train
 from hqde_fl.errors import ConfigError, DataError
 from simulations.tasks import FashionMnist, load_task
 from simulations.tasks.partition import Iid
