@@ -9,9 +9,10 @@ from typing import cast
 
 from torch import Tensor
 
+from clients.evaluation import evaluate
 from clients.samples import chosen
 from clients.task import Task
-from clients.training import evaluate, reproducible
+from clients.training import reproducible
 from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
 from strategies.confidence import HeldOut
