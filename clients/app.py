@@ -20,6 +20,7 @@ def ensemble_app(
     members: int = 1,
     training: Training | None = None,
     seed: int = 0,
+    bagging: bool = False,
     mods: Sequence[Mod] = (),
 ) -> ClientApp:
     """A ``ClientApp`` that trains, evaluates and says which partition it holds.
@@ -33,16 +34,18 @@ def ensemble_app(
     task : Task
         What is learnt.
     members : int, default=1
-        Ensemble members per client.
+        Members of the ensemble.
     training : Training, optional
         How a client trains.
     seed : int, default=0
         The run's seed.
+    bagging : bool, default=False
+        Whether each member learns from a bootstrap sample of a partition.
     mods : Sequence[Mod], default=()
         Flower mods around every message, the first is outermost; outside of them
         all, models are unpacked and replies packed.
     """
-    client = EnsembleClient(task, members=members, training=training, seed=seed)
+    client = EnsembleClient(task, members=members, training=training, seed=seed, bagging=bagging)
     app = ClientApp(mods=[DownlinkMod(), CodecMod(seed=seed), *mods])
     app.train()(client.train)
     app.evaluate()(client.evaluate)

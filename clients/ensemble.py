@@ -3,24 +3,50 @@
 from __future__ import annotations
 
 import time
-from functools import cached_property
-from typing import Any, final
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, final
 
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, MetricRecordValues, RecordDict
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Message,
+    MetricRecord,
+    MetricRecordValues,
+    RecordDict,
+)
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 from clients.evaluation import evaluate
-from clients.members import join, split
+from clients.members import split
 from clients.messages import arrays, partition_of, server_round
+from clients.samples import chosen
 from clients.task import Task
 from clients.training import Training, reproducible, train
 from hqde_fl.errors import ConfigError
+from hqde_fl.members import TAG, TAGS, config_of, member_name, members_of, named, of_member
 from hqde_fl.seeding import Seeds
 from hqde_fl.wire import from_record, to_record
 
 PARTITIONS_KEPT = 256
+
+V = TypeVar("V")
+
+
+@dataclass(frozen=True)
+class _Share:
+    """One member in a message, and how what becomes of it is named in the reply."""
+
+    member: int
+    state: dict[str, Tensor]
+    several: bool
+    tag: Any = None
+
+    def name(self, values: Mapping[str, V]) -> dict[str, V]:
+        return named(self.member, values) if self.several else dict(values)
 
 
 @final
@@ -33,16 +59,22 @@ class EnsembleClient:
     ``("client", partition, round, member)``. So a reply depends on the message and on the partition
     alone, whatever the process did before.
 
+    A training message may be about some of the members only (see ``hqde_fl.members``); the reply
+    then holds these, each with the tag that came with it.
+
     Parameters
     ----------
     task : Task
         What is learnt.
     members : int, default=1
-        k, the number of models in the message, >= 1.
+        The number of members in the ensemble, >= 1.
     training : Training, optional
         How each member is trained.
     seed : int, default=0
         The run's seed.
+    bagging : bool, default=False
+        Whether each member learns from a bootstrap sample of the partition, as large as it and the
+        same in every round.
     """
 
     def __init__(
@@ -52,35 +84,43 @@ class EnsembleClient:
         members: int = 1,
         training: Training | None = None,
         seed: int = 0,
+        bagging: bool = False,
     ) -> None:
         if members < 1:
             raise ConfigError(f"members must be >= 1, found {members}")
         self.task, self.members = task, members
-        self.training = training or Training()
+        self.training, self.bagging = training or Training(), bagging
         self.seeds = Seeds(seed)
+        self._models: dict[int, tuple[nn.Module, Optimizer]] = {}
         self._partitions: dict[tuple[int, int], Dataset[Any]] = {}
 
     def train(self, message: Message, context: Context) -> Message:
-        """Train every member on the node's partition; the reply holds the full weights."""
+        """Train the message's members on the node's partition; the reply holds full weights."""
         start = time.perf_counter()
         partition, count = partition_of(context)
         data = self._partition(partition, count)
         name, record = arrays(message)
         number = server_round(message)
         with reproducible(self.seeds.integer("client", partition, number)):
-            losses = []
-            for member, (model, optimizer) in enumerate(self._load(from_record(record))):
-                generator = self.seeds.torch("client", partition, number, member)
-                losses.append(train(model, data, self.task, self.training, generator, optimizer))
-            trained = to_record(join([model.state_dict() for model, _ in self._models]))
+            losses, returned, tags = [], ArrayRecord(), ConfigRecord()
+            for share in self._shares(message, from_record(record)):
+                model, optimizer = self._load(share.member, share.state)
+                generator = self.seeds.torch("client", partition, number, share.member)
+                bag = self._bag(data, partition, share.member)
+                losses.append(train(model, bag, self.task, self.training, generator, optimizer))
+                # what belongs to a member is put together here and nowhere else
+                returned.update(share.name(to_record(model.state_dict())))
+                if share.tag is not None:
+                    tags.update(share.name({TAG: share.tag}))
         metrics: dict[str, MetricRecordValues] = {
             "num-examples": len(data),  # type: ignore[arg-type]
             "train-loss": sum(losses) / len(losses),
             "train-seconds": time.perf_counter() - start,
         }
-        return Message(
-            RecordDict({name: trained, "metrics": MetricRecord(metrics)}), reply_to=message
-        )
+        content = RecordDict({name: returned, "metrics": MetricRecord(metrics)})
+        if tags:
+            content[TAGS] = tags
+        return Message(content, reply_to=message)
 
     def evaluate(self, message: Message, context: Context) -> Message:
         """Evaluate the members' soft vote on the node's partition, the data it also trains on."""
@@ -88,7 +128,8 @@ class EnsembleClient:
         data = self._partition(partition, count)
         _, record = arrays(message)
         with reproducible(self.seeds.integer("evaluate", partition), self.training.threads):
-            models = [model for model, _ in self._load(from_record(record))]
+            states = split(from_record(record), self.members)
+            models = [self._load(member, state)[0] for member, state in enumerate(states)]
             found = evaluate(models, data, self.task)
         metrics: dict[str, MetricRecordValues] = {
             "num-examples": len(data)  # type: ignore[arg-type]
@@ -102,20 +143,33 @@ class EnsembleClient:
         identity = ConfigRecord({"partition-id": partition})
         return Message(RecordDict({"identity": identity}), reply_to=message)
 
-    @cached_property
-    def _models(self) -> list[tuple[nn.Module, Optimizer]]:
-        built = []
-        for member in range(self.members):
+    def _shares(self, message: Message, state: dict[str, Tensor]) -> list[_Share]:
+        """The members that a message asks to train."""
+        asked = members_of(message)
+        if asked is None:
+            found = enumerate(split(state, self.members))
+            return [_Share(member, each, self.members > 1) for member, each in found]
+        tags = {member: of_member(member, config_of(message)).get(TAG) for member in asked}
+        return [_Share(m, of_member(m, state), True, tags[m]) for m in asked]
+
+    def _load(self, member: int, state: dict[str, Tensor]) -> tuple[nn.Module, Optimizer]:
+        """A member's model with weights that came in a message, and its optimiser."""
+        if not 0 <= member < self.members:
+            raise ConfigError(f"a client of {self.members} members has no {member_name(member)}")
+        if member not in self._models:
             with reproducible(self.seeds.integer("member", member)):
                 model = self.task.model().to(self.training.placement)
-            built.append((model, self.training.new_optimizer(model)))
-        return built
+            self._models[member] = model, self.training.new_optimizer(model)
+        self._models[member][0].load_state_dict(state)
+        return self._models[member]
 
-    def _load(self, state: dict[str, Tensor]) -> list[tuple[nn.Module, Optimizer]]:
-        """The models, holding the weights of a message."""
-        for (model, _), member_state in zip(self._models, split(state, self.members), strict=True):
-            model.load_state_dict(member_state)
-        return self._models
+    def _bag(self, data: Dataset[Any], partition: int, member: int) -> Dataset[Any]:
+        """What a member learns from: the partition, or its own bootstrap sample of it."""
+        if not self.bagging:
+            return data
+        size = len(data)  # type: ignore[arg-type]
+        rng = self.seeds.numpy("bag", partition, member)
+        return chosen(data, rng.integers(size, size=size).tolist())
 
     def _partition(self, partition: int, count: int) -> Dataset[Any]:
         """The partition's data, from the cache if the process has seen it."""

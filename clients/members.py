@@ -13,6 +13,7 @@ from torch import Tensor
 from clients.task import Task
 from clients.training import reproducible
 from hqde_fl.errors import ConfigError
+from hqde_fl.members import member_name, named
 from hqde_fl.seeding import Seeds
 
 
@@ -41,11 +42,10 @@ def join(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The members' state dicts as the one that travels. Tensors are detached, not copied."""
     if len(states) == 1:
         return {name: tensor.detach() for name, tensor in states[0].items()}
-    return {
-        f"member-{member}/{name}": tensor.detach()
-        for member, state in enumerate(states)
-        for name, tensor in state.items()
-    }
+    joined: dict[str, Tensor] = {}
+    for member, state in enumerate(states):
+        joined |= named(member, {name: tensor.detach() for name, tensor in state.items()})
+    return joined
 
 
 def split(state: Mapping[str, Tensor], members: int) -> list[dict[str, Tensor]]:
@@ -60,7 +60,7 @@ def split(state: Mapping[str, Tensor], members: int) -> list[dict[str, Tensor]]:
         raise ConfigError(f"members must be >= 1, found {members}")
     if members == 1:
         return [dict(state)]
-    states: dict[str, dict[str, Tensor]] = {f"member-{member}": {} for member in range(members)}
+    states: dict[str, dict[str, Tensor]] = {member_name(member): {} for member in range(members)}
     for key, tensor in state.items():
         prefix, _, name = key.partition("/")
         if prefix not in states or not name:

@@ -62,6 +62,7 @@ _HOMES = {
     "Superposition": "hqde_fl.rules",
     "Tree": "hqde_fl.rules",
     "Voting": "hqde_fl.rules",
+    "Ensemble": "hqde_fl.selection",
     "Selector": "hqde_fl.selection",
     "Uniform": "hqde_fl.selection",
     "HQDEStrategy": "strategies.hqde",

@@ -20,16 +20,17 @@ from flwr.supercore.run import Run
 from clients.messages import is_training, server_round
 from clients.mods import Chosen
 from hqde_fl.errors import ConfigError
+from hqde_fl.members import member_name, members_of
 from hqde_fl.rules import Aggregator, Mean
 from hqde_fl.rules.base import State
 from hqde_fl.seeding import Seeds
 from hqde_fl.updates import Updates
-from hqde_fl.wire import Accepted, Rejected, Screening
+from hqde_fl.wire import Accepted, Screening
 from simulations.attacks import Attack, Memory, Scene
 from simulations.attacks.wire import Wire
 
-Defence = Callable[[], tuple[Aggregator, State]]
-"""The rule in use and what it remembers, as of now."""
+Defence = Callable[[int], tuple[Aggregator, State]]
+"""(member) -> the rule in use and what it remembers of this member, as of now."""
 
 
 @final
@@ -39,9 +40,10 @@ class AdversaryGrid(Grid):
     The attackers train honestly; their own replies are used for the metrics that they claim
     (num-examples and the like), and whatever went wrong with them stays wrong. Where the server
     asked for packed updates, the attackers see the honest ones as it will, decoded, and pack their
-    own. Messages that are
-    not for training, and rounds in which nobody is chosen, pass untouched. So do ``push_messages``
-    and ``pull_messages``, which have no round: Strategies use ``send_and_receive``.
+    own. In an ensemble they attack member by member: those who were given a member know the honest
+    updates of it. Messages that are not for training, and rounds in which nobody is chosen, pass
+    untouched. So do ``push_messages`` and ``pull_messages``, which have no round: Strategies use
+    ``send_and_receive``.
 
     Parameters
     ----------
@@ -81,7 +83,7 @@ class AdversaryGrid(Grid):
         self._grid, self._attack = grid, attack
         self._screening, self._seeds = screening or Screening(), Seeds(seed)
         self._chosen = chosen if callable(chosen) else frozenset(chosen)
-        self._defence: Defence = defence if defence is not None else lambda: (Mean(), {})
+        self._defence: Defence = defence if defence is not None else lambda member: (Mean(), {})
         self._partitions: dict[int, int] = {}
         self.memory: Memory = {}
         """What the attackers remember: part of a checkpoint, and to be set on resuming."""
@@ -173,26 +175,48 @@ class AdversaryGrid(Grid):
         self, sent: Sequence[Message], attackers: dict[int, int], replies: Iterable[Message]
     ) -> Iterator[Message]:
         """The honest replies as they come, then the attackers'."""
-        training = next(message for message in sent if is_training(message))
-        wire = Wire.of(training, self._seeds, self._screening)
+        training = {m.metadata.dst_node_id: m for m in sent if is_training(m)}
         asked = {m.metadata.message_id: m.metadata.dst_node_id for m in sent}
-        honest: dict[int, Accepted] = {}
-        waiting: list[tuple[int, Message]] = []
-        excluded = 0
+        wires = self._wires(training.values())
+        honest: dict[int | None, dict[int, Accepted]] = {member: {} for member in wires}
+        excluded = dict.fromkeys(wires, 0)
+        waiting: list[tuple[int, tuple[int | None, ...], Message]] = []
         for reply in replies:
             node = asked.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
+            share = _share(training[node]) if node in training else ()
             if node in attackers and not reply.has_error():
-                waiting.append((attackers[node], reply))
+                waiting.append((attackers[node], share, reply))
                 continue
-            read = Rejected("error") if reply.has_error() else wire.read(reply)
-            if isinstance(read, Accepted):
-                partition = self._partition(node)
-                honest[node if partition is None else partition] = read
-            else:
-                excluded += 1
+            read = {} if reply.has_error() else {m: wires[m].read(reply) for m in share}
+            good = {m: each for m, each in read.items() if isinstance(each, Accepted)}
+            partition = self._partition(node)
+            for member in share:
+                if len(good) == len(share):
+                    honest[member][node if partition is None else partition] = good[member]
+                else:
+                    excluded[member] += 1
             yield reply
-        waiting.sort(key=lambda pair: pair[0])
-        yield from self._forged(wire, honest, waiting, excluded)
+        waiting.sort(key=lambda each: each[0])
+        for member, wire in wires.items():
+            holders = [place for place, (_, share, _) in enumerate(waiting) if member in share]
+            forged = self._forged(
+                wire,
+                honest[member],
+                [(waiting[place][0], waiting[place][2]) for place in holders],
+                excluded[member],
+            )
+            for place, reply in zip(holders, forged, strict=True):
+                waiting[place] = (*waiting[place][:2], reply)
+        yield from (reply for _, _, reply in waiting)
+
+    def _wires(self, training: Iterable[Message]) -> dict[int | None, Wire]:
+        """How the updates of each member travel this round; of the only model under None."""
+        wires: dict[int | None, Wire] = {}
+        for message in training:
+            for member in _share(message):
+                if member not in wires:
+                    wires[member] = Wire.of(message, self._seeds, self._screening, member)
+        return dict(sorted(wires.items(), key=lambda pair: pair[0] or 0))
 
     def _forged(
         self,
@@ -200,15 +224,15 @@ class AdversaryGrid(Grid):
         honest: dict[int, Accepted],
         waiting: Sequence[tuple[int, Message]],
         excluded: int,
-    ) -> Iterator[Message]:
-        """The attackers' replies with what the attack makes of the honest ones."""
+    ) -> Sequence[Message]:
+        """The attackers' replies with what the attack makes of the honest updates of a model."""
         if not honest or not waiting:
-            yield from (reply for _, reply in waiting)
-            return
+            return [reply for _, reply in waiting]
         claims = {client: wire.read(reply) for client, reply in waiting}
         counted = honest | {k: read for k, read in claims.items() if isinstance(read, Accepted)}
         listed = sorted(honest)
-        rule, state = self._defence()
+        rule, state = self._defence(wire.member or 0)
+        own = None if wire.member is None else member_name(wire.member)
         scene = Scene(
             honest=tuple(listed),
             attackers=tuple(client for client, _ in waiting),
@@ -217,12 +241,20 @@ class AdversaryGrid(Grid):
             model=wire.model,
             rule=rule,
             state=state,
-            memory=self.memory,
+            memory=self.memory if own is None else self.memory.get(own, {}),
         )
         rows = Updates([honest[client].delta for client in listed])
-        self.memory = self._attack.learn(rows, scene)
-        scene = replace(scene, memory=self.memory)
-        crafted = self._attack.craft(rows, len(waiting), scene)
+        learnt = self._attack.learn(rows, scene)
+        self.memory = learnt if own is None else {**self.memory, own: learnt}
+        crafted = self._attack.craft(rows, len(waiting), replace(scene, memory=learnt))
         deltas = torch.atleast_2d(crafted).expand(len(waiting), -1)
-        for (client, reply), delta in zip(waiting, deltas, strict=True):
-            yield wire.write(reply, client, delta)
+        return [
+            wire.write(reply, client, delta)
+            for (client, reply), delta in zip(waiting, deltas, strict=True)
+        ]
+
+
+def _share(message: Message) -> tuple[int | None, ...]:
+    """The members that a training message is about; None for the only model there is."""
+    members = members_of(message)
+    return (None,) if members is None else members

@@ -45,5 +45,6 @@ def _built(*values: str) -> ClientApp:
         members=experiment.clients.members,
         training=experiment.training,
         seed=experiment.seed,
+        bagging=experiment.clients.bagging,
         mods=experiment.planned.mods(),
     )

@@ -20,10 +20,11 @@ from clients.task import Task
 from clients.training import Training
 from hqde_fl.catalogue import Catalogue
 from hqde_fl.codec import CODECS, Codec
-from hqde_fl.errors import BoundError, ConfigError, UnknownNameError
-from hqde_fl.rules import RULES, Aggregator, Cohort
+from hqde_fl.errors import ConfigError, UnknownNameError
+from hqde_fl.rules import RULES, Aggregator
 from hqde_fl.seeding import Seeds
-from hqde_fl.selection import SELECTORS, Selector
+from hqde_fl.selection import SELECTORS, Ensemble, Selector
+from hqde_fl.selection.ensemble import Assignment, Mode
 from hqde_fl.wire import Screening
 from simulations.attacks import ATTACKS
 from simulations.complaints import complaint
@@ -65,6 +66,10 @@ class ClientsSection(Section):
 
     count: int = Field(10, ge=1)
     members: int = Field(1, ge=1)
+    assignment: Assignment = "all"
+    members_per_client: int = Field(0, ge=0)
+    mode: Mode = "independent"
+    bagging: bool = False
     partition: Component = Field({"name": "iid"})
     epochs: int = Field(1, ge=1)
     batch_size: int = Field(32, ge=1)
@@ -202,6 +207,12 @@ class Experiment(Section):
         return CODECS.build(self.strategy.downlink)
 
     @property
+    def ensemble(self) -> Ensemble:
+        """The members, and who trains which."""
+        names = [field.name for field in dataclasses.fields(Ensemble)]
+        return Ensemble(**{name: getattr(self.clients, name) for name in names})
+
+    @property
     def selector(self) -> Selector:
         """Who trains in a round."""
         return SELECTORS.build({"name": "uniform", "fraction": self.strategy.fraction_train})
@@ -316,20 +327,27 @@ class Experiment(Section):
 
     def _check_cohort(self) -> None:
         """Whether the numbers of clients go together."""
-        clients, sampled = self.clients.count, self.sampled
+        clients, sampled, ensemble = self.clients.count, self.sampled, self.ensemble
         found = f"{clients} clients"
         if sampled < clients:
             found = (
                 f"{sampled} ({found}, strategy.fraction-train = {self.strategy.fraction_train:g})"
             )
-        if self.strategy.quorum > sampled:
+        cohort, whose = ensemble.cohort(sampled), ""
+        if cohort < sampled:
+            whose = " of each member"
+            found = (
+                f"{cohort} ({found}, clients.members-per-client = {ensemble.each} "
+                f"of clients.members = {ensemble.members})"
+            )
+        if self.strategy.quorum > cohort:
             quorum = self.strategy.quorum
-            raise ConfigError(f"strategy.quorum = {quorum} needs as many clients, found {found}")
-        try:
-            Cohort.of(sampled).require(str(self.rule), self.rule.minimum())
-        except BoundError:
-            needed = f"{self.rule} needs at least {self.rule.minimum()} updates"
-            raise ConfigError(f"{needed}, found {found}") from None
+            raise ConfigError(
+                f"strategy.quorum = {quorum} needs as many clients{whose}, found {found}"
+            )
+        minimum = self.rule.minimum()
+        if cohort < minimum:
+            raise ConfigError(f"{self.rule} needs at least {minimum} updates{whose}, found {found}")
 
 
 def _group(table: Mapping[str, Any]) -> dict[str, Any]:

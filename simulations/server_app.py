@@ -70,6 +70,7 @@ def serve(grid: Grid, context: Context, callbacks: Sequence[Callback] = ()) -> P
         experiment.rule,
         codec=experiment.codec,
         downlink=experiment.downlink,
+        ensemble=experiment.ensemble,
         selector=experiment.selector,
         server_optimizer=experiment.server_optimizer,
         screening=experiment.screening,
@@ -85,8 +86,8 @@ def serve(grid: Grid, context: Context, callbacks: Sequence[Callback] = ()) -> P
         min_available_nodes=experiment.clients.count,
     )
 
-    def defence() -> tuple[Aggregator, State]:
-        return strategy.rule, strategy.state.models[0].rule if strategy.state else {}
+    def defence(member: int) -> tuple[Aggregator, State]:
+        return strategy.rule, strategy.state.models[member].rule if strategy.state else {}
 
     with directory.recording(), deterministic():
         members = experiment.clients.members

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hqde_fl.codec import Codec
 from hqde_fl.layout import Layout
+from hqde_fl.members import member_name
 from hqde_fl.seeding import Seeds
 from hqde_fl.versions import (
     BASE,
@@ -29,6 +30,10 @@ MOST_PAYLOADS = 8
 """A client that is further behind gets the model in full."""
 
 Content = tuple[ArrayRecord, ConfigRecord]
+"""The arrays and the config of a message."""
+
+Offer = tuple[ArrayRecord, Mapping[str, int]]
+"""The arrays of one model, and what the config has to say about them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,19 +81,14 @@ class Broadcast:
         kept = (*self.payloads, payload)[-MOST_PAYLOADS:]
         return replace(self, model=followed, version=version, payloads=kept)
 
-    def contents(self, nodes: Sequence[int], config: ConfigRecord) -> list[Content]:
-        """Arrays and config for each node; nodes that are sent the same share the same objects."""
+    def offer(self, behind: int) -> Offer:
+        """What is sent to a node that is so many payloads behind: arrays, and their config."""
         full = to_record(self.model)
-        config = ConfigRecord({**config, VERSION: self.version, CHECKSUM: checksum(full)})
-        shared = {0: (full, config)}
-        found = []
-        for node in nodes:
-            behind = self._behind(node)
-            if behind not in shared:
-                record = to_differences(self.model, self.layout, self.payloads[-behind:])
-                shared[behind] = record, ConfigRecord({**config, BASE: self.version - behind})
-            found.append(shared[behind])
-        return found
+        config: dict[str, int] = {VERSION: self.version, CHECKSUM: checksum(full)}
+        if behind == 0:
+            return full, config
+        record = to_differences(self.model, self.layout, self.payloads[-behind:])
+        return record, {**config, BASE: self.version - behind}
 
     def heard(self, current: Collection[int], lost: Collection[int]) -> Broadcast:
         """With the word of some nodes that they hold this version, and of some that they hold none.
@@ -98,7 +98,7 @@ class Broadcast:
         held = {node: version for node, version in self.held.items() if node not in lost}
         return replace(self, held=held | dict.fromkeys(current, self.version))
 
-    def _behind(self, node: int) -> int:
+    def behind(self, node: int) -> int:
         """How many payloads a node needs; 0 if it needs the model in full."""
         behind = self.version - self.held.get(node, 0)  # more than there are, if it holds none
         if not 0 < behind <= len(self.payloads):
@@ -107,10 +107,11 @@ class Broadcast:
         return behind if packed < self.flat.nbytes else 0
 
 
-def version_held(reply: Message) -> int | None:
+def version_held(reply: Message, member: int | None = None) -> int | None:
     """The version that a client says it holds, ``NONE`` if it could not follow; None if silent."""
     record = reply.content.config_records.get(HELD)
-    version = None if record is None else record.get("version")
+    key = "version" if member is None else f"{member_name(member)}/version"
+    version = None if record is None else record.get(key)
     return version if isinstance(version, int) and version >= NONE else None
 
 

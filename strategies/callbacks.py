@@ -25,9 +25,10 @@ class ClientRecord:
     partition : int or None
         Its partition id, where known: the same in every run.
     kept : bool
-        Whether its update reached the result.
+        Whether its update reached the result, in an ensemble that of any member.
     influence : float
-        Its share of the result; the shares of a round sum to one.
+        Its share of the result; the shares of a round sum to one. In an ensemble the mean of its
+        shares over the members that moved.
     reason : str or None
         Why it was not kept: ``filtered`` (by the rule), ``rejected: ...`` (by screening),
         ``failed: ...`` (it raised or died) or ``late``.
@@ -35,6 +36,10 @@ class ClientRecord:
         Size of the serialised message to it and of its reply.
     seconds : float or None
         How long it says it trained.
+    members : tuple[int, ...]
+        The members of an ensemble that it was given; empty where there is one model.
+    filtered_from : tuple[int, ...]
+        Those of them that the rule kept its update out of; the reason is ``filtered`` if all are.
     """
 
     round: int
@@ -46,6 +51,8 @@ class ClientRecord:
     bytes_down: int
     bytes_up: int
     seconds: float | None
+    members: tuple[int, ...] = ()
+    filtered_from: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,9 +74,9 @@ class RoundRecord:
     seconds : float
         Wall time of the round.
     diagnostics : Mapping[str, Any]
-        What the rule had to say.
+        What the rule had to say; in an ensemble under the members' names.
     note : str or None
-        Why the round kept the old model, if it did.
+        Why the round kept the old model, if it did; in an ensemble, which members it kept, and why.
     clients : tuple[ClientRecord, ...]
         One record for each client asked.
     """

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import count
 from logging import INFO, WARNING
 from typing import final, get_args
 
@@ -18,18 +19,19 @@ from hqde_fl.codec.request import to_json
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules import Aggregator, Cohort, Mean
 from hqde_fl.seeding import Seeds
-from hqde_fl.selection import Selector, Uniform
-from hqde_fl.wire import Accepted, Screening
-from strategies.broadcast import Broadcast, Content, address
+from hqde_fl.selection import Ensemble, Selector, Uniform
+from hqde_fl.wire import Screening
+from strategies.broadcast import Broadcast, address
 from strategies.callbacks import Callback, RoundRecord
 from strategies.confidence import Confidence, HeldOut
-from strategies.ledger import Ledger
-from strategies.merging import DensityPolicy, Merging
+from strategies.ledger import Ledger, Verdict
+from strategies.merging import DensityPolicy, Merged, Merging, summed_up, united
 from strategies.metrics import floats, means
 from strategies.optimizers import SGD, ServerOptimizer
-from strategies.receiving import receive, receive_reports
+from strategies.receiving import Received, receive, receive_reports
 from strategies.roster import Roster
-from strategies.state import ServerState
+from strategies.sending import contents
+from strategies.state import ModelState, ServerState
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
@@ -53,6 +55,9 @@ class HQDEStrategy(FedAvg):
         How the model's changes are packed for clients that hold an earlier version, as those of
         ``ensemble_app`` and others with a ``DownlinkMod`` say; all clients then train from the
         model as it can be reconstructed. ``Identity`` sends everybody the exact model in full.
+    ensemble : Ensemble
+        The members of an ensemble, and who trains which: each is merged by itself, over the clients
+        that trained it. One model if not given.
     selector : Selector
         Who trains each round.
     server_optimizer : ServerOptimizer
@@ -62,7 +67,8 @@ class HQDEStrategy(FedAvg):
     deadline : float
         Seconds that a round waits for replies; who comes later is late.
     quorum : int
-        A round with fewer good replies keeps the model. 0: as many as the rule needs.
+        A round with fewer good replies keeps the model, and a member that got fewer in an
+        ensemble. 0: as many as the rule needs.
     density : "free", "always" or "never"
         When purity, entropy, mean correlation and fidelity to the last round of the updates'
         density matrix are among a round's diagnostics. ``"free"``: where the rule measures the
@@ -96,6 +102,7 @@ class HQDEStrategy(FedAvg):
         *,
         codec: Codec | None = None,
         downlink: Codec | None = None,
+        ensemble: Ensemble | None = None,
         selector: Selector | None = None,
         server_optimizer: ServerOptimizer | None = None,
         screening: Screening | None = None,
@@ -129,6 +136,7 @@ class HQDEStrategy(FedAvg):
         self.confidence = Confidence.asked_by(self.rule, confidence_metric, held_out)
         self.codec = codec if codec is not None else Identity()
         self.downlink = downlink if downlink is not None else Identity()
+        self.ensemble = ensemble if ensemble is not None else Ensemble()
         self.selector = selector if selector is not None else Uniform()
         self.server_optimizer = server_optimizer if server_optimizer is not None else SGD()
         self.screening = screening if screening is not None else Screening()
@@ -139,11 +147,13 @@ class HQDEStrategy(FedAvg):
         self._roster = Roster()
         self._sent: list[Message] = []
         self._sent_evaluate: list[Message] = []
+        self._shares: dict[int, tuple[int, ...]] = {}
+        self._tags: dict[int, int] = {}
         self._record = RoundRecord(round=0)
 
     def summary(self) -> None:
         """Log what the strategy is made of."""
-        parts = "rule codec downlink selector server_optimizer screening deadline quorum"
+        parts = "rule codec downlink ensemble selector server_optimizer screening deadline quorum"
         for name in parts.split():
             log(INFO, "\t├── %s: %s", name, getattr(self, name))
 
@@ -154,15 +164,22 @@ class HQDEStrategy(FedAvg):
     ) -> list[Message]:
         """Choose the clients and address the global model to them."""
         if self.state is None or arrays is not self._arrays:
-            self.state, self._arrays = ServerState.of(arrays), arrays
+            self.state, self._arrays = self._begin(arrays), arrays
         rng = self.seeds.numpy("select", "train", server_round)
         nodes = self.selector.select(self._nodes(grid), rng)
         if self.codec != Identity():
             config = ConfigRecord({"codec": to_json(self.codec), **config})
-        contents = [(arrays, config)] * len(nodes)
         if self.downlink != Identity():
-            contents = self._broadcast(nodes, config)
-        self._sent = address(nodes, contents, self._keys, server_round, MessageType.TRAIN)
+            models = tuple(map(self._followed, self.state.models, map(self._seeds, count())))
+            self.state = replace(self.state, models=models)
+        self._tags, share = {}, self.ensemble.share
+        if (members := self.ensemble.members) > 1:
+            self._tags = {m: self.seeds.integer("tag", server_round, m) for m in range(members)}
+        self._shares = {
+            node: share(self._roster.identity(node), server_round, self.seeds) for node in nodes
+        }
+        sent = contents(self.state.models, self._shares, config, self._tags)
+        self._sent = address(nodes, sent, self._keys, server_round, MessageType.TRAIN)
         return self._sent
 
     def aggregate_train(
@@ -182,26 +199,33 @@ class HQDEStrategy(FedAvg):
         """
         if self.state is None:
             raise RuntimeError("aggregate_train needs configure_train to be called before it")
-        ledger = Ledger(server_round, self._sent, self._roster)
-        (model,) = self.state.models
-        received = receive(replies, ledger, model, self.screening, self.arrayrecord_key)
-        accepted = {node: received.accepted[node] for node in self._roster.order(received.accepted)}
-        if model.broadcast is not None:
-            heard = model.broadcast.heard(received.current, received.lost)
-            model = replace(model, broadcast=heard)
-        merged = self._merging.merge(model, list(accepted.values()), self._cohort(accepted, ledger))
-        metrics: dict[str, float] = {}
-        if merged.outcome is not None:
-            kept = ledger.settle(list(accepted), merged.outcome)
-            metrics = means([accepted[node].metrics for node in kept])
-        if merged.note is not None:
-            log(WARNING, "round %d keeps the model: %s", server_round, merged.note)
-        self.state = ServerState(server_round, (merged.model,))
-        diagnostics = {} if merged.outcome is None else merged.outcome.diagnostics
-        self._record = ledger.close(metrics, diagnostics, merged.note)
-        if merged.note is None:
+        several = self.ensemble.members > 1
+        ledger = Ledger(server_round, self._sent, self._roster, self._shares if several else None)
+        limits, key = self.screening, self.arrayrecord_key
+        received = receive(replies, ledger, self.state.models, self._tags, limits, key)
+        received = received.ordered(self._roster.order(received.accepted))
+        merged: dict[int, Merged] = {}
+        for member, model in enumerate(self.state.models):
+            merged[member] = self._merge(member, received.heard(member, model), received, ledger)
+        moved = [member for member, each in merged.items() if each.note is None]
+        verdicts = {
+            member: Verdict(list(received.of(member)), each.outcome, member in moved)
+            for member, each in merged.items()
+            if each.outcome is not None
+        }
+        kept = ledger.settle(verdicts)
+        metrics = means([received.metrics(node) for node in received.accepted if node in kept])
+        models = tuple(each.model for each in merged.values())
+        if self.ensemble.mode == "fedavg":
+            models = united(models, moved)
+        self.state = ServerState(server_round, models)
+        note, diagnostics = summed_up(merged)
+        if note is not None:
+            log(WARNING, "round %d keeps the model: %s", server_round, note)
+        self._record = ledger.close(metrics, diagnostics, note)
+        if moved:
             self._arrays = self.state.arrays()
-        return (self._arrays if merged.note is None else None), MetricRecord(dict(metrics))
+        return (self._arrays if moved else None), MetricRecord(dict(metrics))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -264,9 +288,8 @@ class HQDEStrategy(FedAvg):
             Final model and metrics, as Flower's strategies return them.
         """
         deadline = self.deadline if timeout is None else timeout
-        if resume is not None:
-            initial_arrays = resume.arrays()
-        self.state, self._arrays = resume or ServerState.of(initial_arrays), initial_arrays
+        self.state = resume or self._begin(initial_arrays)
+        self._arrays = initial_arrays = self.state.arrays()
         result = Result(arrays=initial_arrays)
         self.summary()
         for callback in self.callbacks:
@@ -312,25 +335,38 @@ class HQDEStrategy(FedAvg):
         patience = self.deadline if self.identify else 0.0
         return self._roster.wait(grid, self.min_available_nodes, self.wait_for_nodes, patience)
 
-    def _broadcast(self, nodes: Sequence[int], config: ConfigRecord) -> list[Content]:
-        """The next version of the clients' model, for each node as small as it can be."""
-        assert self.state is not None
-        (model,) = self.state.models
-        broadcast = model.broadcast or Broadcast(model.layout, model.model())
-        broadcast = broadcast.follow(model.model(), self.downlink, self.seeds)
-        self.state = replace(self.state, models=(replace(model, broadcast=broadcast),))
-        return broadcast.contents(nodes, config)
+    def _seeds(self, member: int) -> Seeds:
+        """What is drawn on the server for a member."""
+        several = self.ensemble.members > 1
+        return Seeds(self.seeds.integer("member", member)) if several else self.seeds
 
-    def _cohort(self, accepted: Mapping[int, Accepted], ledger: Ledger) -> Cohort:
-        """Who sent the good replies, and what became of the others."""
-        return Cohort(
-            ids=tuple(self._roster.identity(node) for node in accepted),
-            num_examples=tuple(reply.num_examples for reply in accepted.values()),
-            faulty=ledger.count("rejected") + ledger.count("failed"),
-            late=ledger.count("late"),
+    def _begin(self, arrays: ArrayRecord) -> ServerState:
+        """The state before the first round."""
+        state = ServerState.of(arrays, self.ensemble.members)
+        if self.ensemble.mode == "fedavg":  # members that will be one model start as one
+            state = replace(state, models=united(state.models, [0]))
+        return state
+
+    def _followed(self, model: ModelState, seeds: Seeds) -> ModelState:
+        """The model with the next version of the clients' model, as near to it as can be packed."""
+        state = model.model()
+        broadcast = model.broadcast or Broadcast(model.layout, state)
+        return replace(model, broadcast=broadcast.follow(state, self.downlink, seeds))
+
+    def _merge(self, member: int, model: ModelState, received: Received, ledger: Ledger) -> Merged:
+        """The next state of a member, merged over the clients that trained it."""
+        if self.ensemble.members > 1 and not ledger.given(member):
+            return Merged(model, note="no client was given it")
+        replies = received.of(member)
+        cohort = Cohort(
+            ids=tuple(self._roster.identity(node) for node in replies),
+            num_examples=tuple(reply.num_examples for reply in replies.values()),
+            faulty=ledger.count("rejected", member) + ledger.count("failed", member),
+            late=ledger.count("late", member),
             round=ledger.round,
-            seed=self.seeds.root,
+            seed=self._seeds(member).root,
         )
+        return self._merging.merge(model, list(replies.values()), cohort)
 
     def _finish(
         self, record: RoundRecord, result: Result, evaluate_fn: EvaluateFn | None, started: float

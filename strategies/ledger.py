@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from logging import INFO, WARNING
 from typing import Any
 
@@ -20,6 +20,25 @@ MOST_NAMED = 20
 """Nodes in one line of the log."""
 
 
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What a rule made of the good replies for one model.
+
+    Parameters
+    ----------
+    nodes : Sequence[int]
+        Whose replies they are, in the order of the outcome's rows.
+    outcome : Aggregate
+        The rule's.
+    moved : bool
+        Whether the model was moved by it.
+    """
+
+    nodes: Sequence[int]
+    outcome: Aggregate
+    moved: bool
+
+
 class Ledger:
     """The clients of one training round. Until a client answers, it is late.
 
@@ -31,10 +50,19 @@ class Ledger:
         The messages, one for each client; those with the same content share it.
     roster : Roster
         Knows the nodes' partition ids.
+    shares : Mapping[int, tuple[int, ...]], optional
+        Node -> the members that it was given; the only model there is if not given.
     """
 
-    def __init__(self, server_round: int, sent: Sequence[Message], roster: Roster) -> None:
+    def __init__(
+        self,
+        server_round: int,
+        sent: Sequence[Message],
+        roster: Roster,
+        shares: Mapping[int, tuple[int, ...]] | None = None,
+    ) -> None:
         self.round = server_round
+        self._shares = shares or {}
         self.asked = Asked(sent)
         contents = {id(message.content): message.content for message in sent}
         sizes = {key: message_bytes(content) for key, content in contents.items()}
@@ -50,6 +78,7 @@ class Ledger:
                 bytes_down=size[node],
                 bytes_up=0,
                 seconds=None,
+                members=self._shares.get(node, ()),
             )
             for node in (message.metadata.dst_node_id for message in sent)
         }
@@ -62,38 +91,64 @@ class Ledger:
         """Change a client's record."""
         self._clients[node] = replace(self._clients[node], **changes)
 
-    def count(self, outcome: str) -> int:
-        """How many clients ended so: ``filtered``, ``rejected``, ``failed`` or ``late``."""
-        return sum((c.reason or "").split(":")[0] == outcome for c in self._clients.values())
+    def count(self, outcome: str, member: int = 0) -> int:
+        """How many clients of a member ended: ``filtered``, ``rejected``, ``failed``, ``late``."""
+        clients = (c for node, c in self._clients.items() if member in self.share(node))
+        return sum(_outcome(client) == outcome for client in clients)
 
-    def settle(self, nodes: Sequence[int], outcome: Aggregate) -> list[int]:
-        """Write down what the rule made of the good replies; the nodes that it kept."""
-        kept = []
-        for node, share, out in zip(
-            nodes, outcome.influence.tolist(), outcome.rejected.tolist(), strict=True
-        ):
-            self.write(node, kept=not out, influence=share, reason="filtered" if out else None)
-            if not out:
-                kept.append(node)
+    def share(self, node: int) -> tuple[int, ...]:
+        """The members that a client was given."""
+        return self._shares.get(node, (0,))
+
+    def given(self, member: int) -> int:
+        """How many clients were given a member."""
+        return sum(member in self.share(node) for node in self._clients)
+
+    def settle(self, merged: Mapping[int, Verdict]) -> set[int]:
+        """Write down what became of the good replies; the nodes that the rule kept.
+
+        Parameters
+        ----------
+        merged : Mapping[int, Verdict]
+            Member -> the rule's verdict on its good replies, where the rule was asked.
+        """
+        moved = sum(verdict.moved for verdict in merged.values())
+        seen: dict[int, list[tuple[int, float, bool]]] = {}
+        for member, verdict in merged.items():
+            shares, out = verdict.outcome.influence.tolist(), verdict.outcome.rejected.tolist()
+            for node, share, rejected in zip(verdict.nodes, shares, out, strict=True):
+                influence = share / moved if verdict.moved else 0.0
+                seen.setdefault(node, []).append((member, influence, rejected))
+        kept = set()
+        for node, verdicts in seen.items():
+            out_of = tuple(member for member, _, rejected in verdicts if rejected)
+            filtered = len(out_of) == len(verdicts)
+            self.write(
+                node,
+                kept=any(merged[member].moved for member, _, out in verdicts if not out),
+                influence=sum(influence for _, influence, _ in verdicts),
+                reason="filtered" if filtered else None,
+                filtered_from=out_of if self._shares else (),
+            )
+            if not filtered:
+                kept.add(node)
         return kept
 
     def close(
         self, metrics: Mapping[str, float], diagnostics: Mapping[str, Any], note: str | None
     ) -> RoundRecord:
-        """The round's record. With a note the model was kept, so no client had influence."""
+        """The round's record."""
         clients = tuple(self._clients.values())
-        if note is not None:
-            clients = tuple(replace(client, kept=False, influence=0.0) for client in clients)
         self._name(clients)
         return RoundRecord(
             round=self.round,
             clients_train=metrics,
             asked=len(clients),
             kept=sum(client.kept for client in clients),
-            filtered=self.count("filtered"),
-            rejected=self.count("rejected"),
-            failed=self.count("failed"),
-            late=self.count("late"),
+            filtered=sum(_outcome(client) == "filtered" for client in clients),
+            rejected=sum(_outcome(client) == "rejected" for client in clients),
+            failed=sum(_outcome(client) == "failed" for client in clients),
+            late=sum(_outcome(client) == "late" for client in clients),
             bytes_down=sum(client.bytes_down for client in clients),
             bytes_up=sum(client.bytes_up for client in clients),
             diagnostics=diagnostics,
@@ -120,3 +175,7 @@ class Ledger:
                     len(nodes),
                     names,
                 )
+
+
+def _outcome(client: ClientRecord) -> str:
+    return (client.reason or "").partition(":")[0]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 
 from hqde_fl.errors import BoundError
+from hqde_fl.members import member_name, named
 from hqde_fl.quantum.density import diagnostics
 from hqde_fl.rules import Aggregate, Aggregator, Cohort, aggregate
 from hqde_fl.rules.pipeline import measure_geometry
@@ -132,3 +133,25 @@ class Merging:
             rule=outcome.state,
         )
         return Merged(moved, outcome)
+
+
+def united(models: Sequence[ModelState], moved: Sequence[int]) -> tuple[ModelState, ...]:
+    """All members with the mean of some of them as their model; unchanged if these are none."""
+    if not moved:
+        return tuple(models)
+    flat = torch.stack([models[member].flat for member in moved]).mean(dim=0)
+    buffers = merge_buffers([models[member].buffers for member in moved])
+    return tuple(replace(model, flat=flat, buffers=buffers) for model in models)
+
+
+def summed_up(merged: Mapping[int, Merged]) -> tuple[str | None, dict[str, Any]]:
+    """What a round has to note, and its diagnostics; those of several members under their names."""
+    if len(merged) == 1:
+        only = merged[0]
+        return only.note, {} if only.outcome is None else dict(only.outcome.diagnostics)
+    notes = [f"{member_name(m)}: {each.note}" for m, each in merged.items() if each.note]
+    diagnostics: dict[str, Any] = {}
+    for member, each in merged.items():
+        if each.outcome is not None:
+            diagnostics |= named(member, each.outcome.diagnostics)
+    return "; ".join(notes) or None, diagnostics

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from logging import INFO, WARNING
 
 from flwr.app import Message
@@ -22,6 +22,8 @@ from hqde_fl.wire import (
 from strategies.asked import Asked
 from strategies.broadcast import version_held
 from strategies.ledger import Ledger
+from strategies.sending import Tags
+from strategies.shares import screen_share
 from strategies.state import ModelState
 
 LONGEST_TAIL = 4096
@@ -34,21 +36,48 @@ class Received:
 
     Parameters
     ----------
-    accepted : Mapping[int, Accepted]
-        Node -> its reply, where it passed screening, in the order of arrival.
-    current : frozenset[int]
-        Nodes that say they hold the clients' model of this round.
-    lost : frozenset[int]
-        Nodes that say they could not follow it.
+    accepted : Mapping[int, Mapping[int, Accepted]]
+        Node -> member -> its update, for replies that passed screening, in the order of arrival.
+    current : frozenset[tuple[int, int]]
+        Node and member: who says it holds the clients' model of this round.
+    lost : frozenset[tuple[int, int]]
+        Node and member: who says it could not follow it.
     """
 
-    accepted: Mapping[int, Accepted]
-    current: frozenset[int]
-    lost: frozenset[int]
+    accepted: Mapping[int, Mapping[int, Accepted]]
+    current: frozenset[tuple[int, int]]
+    lost: frozenset[tuple[int, int]]
+
+    def ordered(self, nodes: Iterable[int]) -> Received:
+        """The same with the replies in another order."""
+        return replace(self, accepted={node: self.accepted[node] for node in nodes})
+
+    def metrics(self, node: int) -> Mapping[str, float]:
+        """What a client reported besides its updates."""
+        return next(iter(self.accepted[node].values())).metrics
+
+    def of(self, member: int) -> dict[int, Accepted]:
+        """Node -> its update of a member."""
+        return {node: share[member] for node, share in self.accepted.items() if member in share}
+
+    def heard(self, member: int, model: ModelState) -> ModelState:
+        """The model with what nodes say they hold of it."""
+        if model.broadcast is None:
+            return model
+        current, lost = (
+            {node for node, which in pairs if which == member}
+            for pairs in (self.current, self.lost)
+        )
+        return replace(model, broadcast=model.broadcast.heard(current, lost))
 
 
 def receive(
-    replies: Iterable[Message], ledger: Ledger, model: ModelState, limits: Screening, key: str
+    replies: Iterable[Message],
+    ledger: Ledger,
+    models: Sequence[ModelState],
+    tags: Tags,
+    limits: Screening,
+    key: str,
 ) -> Received:
     """Screen the replies to a round's training messages as they come.
 
@@ -57,46 +86,65 @@ def receive(
     replies : Iterable[Message]
         Hostile until proven otherwise.
     ledger : Ledger
-        Knows who was asked; is told what was wrong with a reply.
-    model : ModelState
-        What they were asked to train.
+        Knows who was asked for what; is told what was wrong with a reply.
+    models : Sequence[ModelState]
+        What there is to train.
+    tags : Tags
+        Of the members; empty where there is one model.
     limits : Screening
         What a reply may look like.
     key : str
         The name of a reply's one ``ArrayRecord``.
     """
-    accepted: dict[int, Accepted] = {}
-    current: set[int] = set()
-    lost: set[int] = set()
+    accepted: dict[int, Mapping[int, Accepted]] = {}
+    current: set[tuple[int, int]] = set()
+    lost: set[tuple[int, int]] = set()
     for reply in replies:
         node = ledger.asked.source(reply)
         if node is None:
             source = reply.metadata.src_node_id
             log(WARNING, "dropped a reply signed by node %d to a message never sent", source)
-        elif ledger.answered(node):
+            continue
+        if ledger.answered(node):
             accepted.pop(node, None)
             ledger.write(node, reason="rejected: duplicate reply")
-        elif reply.has_error():
+            continue
+        if reply.has_error():
             ledger.write(node, reason=f"failed: {last_line(reply.error.reason)}")
-        elif not reply.has_content():
+            continue
+        if not reply.has_content():
             ledger.write(node, reason="rejected: neither a content nor an error")
-        elif reason := ledger.asked.forged(reply, node):
-            ledger.write(node, bytes_up=message_bytes(reply.content), reason=f"rejected: {reason}")
-        elif model.broadcast is not None and version_held(reply) == NONE:
-            size = message_bytes(reply.content)
-            ledger.write(node, bytes_up=size, reason="late: needs the model in full")
-            lost.add(node)
-        else:
-            ledger.write(node, bytes_up=message_bytes(reply.content), reason=None)
-            screened = screen(reply, model.layout, model.origin, limits, key)
-            if isinstance(screened, Rejected):
-                ledger.write(node, reason=f"rejected: {screened.reason}")
-                continue
-            ledger.write(node, seconds=screened.metrics.get("train-seconds"))
-            accepted[node] = screened
-            if model.broadcast is not None and version_held(reply) == model.broadcast.version:
-                current.add(node)
+            continue
+        size = message_bytes(reply.content)
+        if reason := ledger.asked.forged(reply, node):
+            ledger.write(node, bytes_up=size, reason=f"rejected: {reason}")
+            continue
+        share = ledger.share(node)
+        held = {m: version_held(reply, m if tags else None) for m in share if models[m].broadcast}
+        follows = {m for m, v in held.items() if v == _version(models[m])}
+        ledger.write(node, bytes_up=size, reason=None)
+        if NONE in held.values():
+            ledger.write(node, reason="late: needs the model in full")
+            lost.update((node, member) for member, version in held.items() if version == NONE)
+            current.update((node, member) for member in follows)
+            continue
+        screened = (
+            screen_share(reply, models, share, tags, limits, key)
+            if tags
+            else screen(reply, models[0].layout, models[0].origin, limits, key)
+        )
+        if isinstance(screened, Rejected):
+            ledger.write(node, reason=f"rejected: {screened.reason}")
+            continue
+        accepted[node] = {0: screened} if isinstance(screened, Accepted) else screened
+        seconds = accepted[node][share[0]].metrics.get("train-seconds")
+        ledger.write(node, seconds=seconds)
+        current.update((node, member) for member in follows)
     return Received(accepted, frozenset(current), frozenset(lost))
+
+
+def _version(model: ModelState) -> int | None:
+    return None if model.broadcast is None else model.broadcast.version
 
 
 def receive_reports(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from flwr.app import ArrayRecord
+from flwr.app import Array, ArrayRecord
 from torch import Tensor
 
+from hqde_fl.errors import ConfigError
+from hqde_fl.members import named, of_member, record_of
 from hqde_fl.rules.base import State
 from hqde_fl.wire import Layout, from_record, to_record
 from strategies.broadcast import Broadcast
@@ -60,8 +63,9 @@ class ModelState:
         """The global model as a state dict."""
         return self.layout.restore(self.flat, self.buffers)
 
-    def arrays(self) -> ArrayRecord:
-        """The global model as Flower sends it."""
+    @cached_property
+    def record(self) -> ArrayRecord:
+        """The global model as Flower sends it; not to be written to."""
         return to_record(self.model())
 
 
@@ -81,10 +85,29 @@ class ServerState:
     models: tuple[ModelState, ...]
 
     @classmethod
-    def of(cls, arrays: ArrayRecord) -> ServerState:
-        """The state before the first round."""
-        return cls(0, (ModelState.of(arrays),))
+    def of(cls, arrays: ArrayRecord, members: int = 1) -> ServerState:
+        """The state before the first round.
+
+        Raises
+        ------
+        ConfigError
+            If the arrays are not those of as many members.
+        """
+        if members == 1:
+            return cls(0, (ModelState.of(arrays),))
+        parts = [record_of(of_member(member, arrays)) for member in range(members)]
+        if not all(parts) or sum(map(len, parts)) != len(arrays):
+            raise ConfigError(
+                f"an ensemble of {members} members needs arrays named member-0/... to "
+                f"member-{members - 1}/..., found {', '.join(list(arrays)[:3])}, ..."
+            )
+        return cls(0, tuple(ModelState.of(part) for part in parts))
 
     def arrays(self) -> ArrayRecord:
-        """The global model as Flower sends it."""
-        return self.models[0].arrays()
+        """The global model as Flower sends it: all members, by their names."""
+        if len(self.models) == 1:
+            return self.models[0].record
+        joined: dict[str, Array] = {}
+        for member, model in enumerate(self.models):
+            joined |= named(member, model.record)
+        return record_of(joined)

@@ -18,7 +18,7 @@ NAMES = """
     ARC Adam Adaptive AdaptiveQuantizer Aggregate Aggregator BoundError Bucketing Bulyan
     ByzantineFilter CAF Callback CenteredClipping Chain ClientRecord Clipping Codec CodecError
     CodecMod Cohort CohortError ConfigError DataError DnC DownlinkMod EnsembleClient
-    EnsemblePredictor Entanglement EntropyCoded ErrorFeedback Experiment GeometricMedian
+    Ensemble EnsemblePredictor Entanglement EntropyCoded ErrorFeedback Experiment GeometricMedian
     HQDEError HQDEStrategy HQDESystem Identity InlineGrid Krum MDA Meamed Mean Median MoNNA
     MultiKrum NNM Quantized RayGrid Resources Rotated RoundRecord Rule RunError RunResult SGD
     Screening Seeds Selector SignGuard Superposition Task TopK Training Tree TrimmedMean Uniform

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from hqde_fl.codec import Codec
 from hqde_fl.codec.base import LARGEST
 from hqde_fl.codec.request import from_json, to_json
 from hqde_fl.layout import Layout
+from hqde_fl.members import member_name, members_of, named, of_member, record_of
 from hqde_fl.packed import DELTA, exact, gather, to_packed
 from hqde_fl.seeding import Seeds
 from hqde_fl.wire import from_record, message_bytes, to_record
@@ -22,7 +23,10 @@ from hqde_fl.wire import from_record, message_bytes, to_record
 REQUEST = "codec"
 """The key of the message's config under which a server names a codec."""
 MEMORY = "hqde.codec"
-"""Prefix of the records in the client's state: what the codec remembers, and whose memory it is."""
+"""Prefix of the records in the client's state: what the codec remembers, and whose memory it is.
+
+Each member has its own, with the member's name.
+"""
 BYTES_BEFORE, BYTES_AFTER = "plain-bytes", "packed-bytes"
 
 
@@ -57,21 +61,72 @@ class CodecMod:
         if not is_training(message) or codec is None:
             return call_next(message, context)
         _, start = arrays(message)  # before the app, which might change the message
-        layout, origin = Layout.of(start), from_record(start)
+        layout, parts = Layout.of(start), _parts(message, start)
         reply = call_next(message, context)
-        if (trained := _trained(reply, layout)) is None:
+        if not _fits(reply, layout):
             return reply
-        names = exact(layout)
-        delta = layout.flatten(trained)[0] - layout.flatten(origin)[0]
-        coded = gather(delta, layout, names)
-        if not bool((coded.abs() <= LARGEST).all()):  # nor for NaN
-            return reply
+        _, trained = arrays(reply)
         place = int(context.node_config.get("partition-id", context.node_id))
-        rng = Seeds(self.seed).numpy("codec", place, server_round(message))
-        owner = ConfigRecord({"codec": to_json(codec), "size": len(coded)})
-        payload, memory = codec.encode(coded, _recall(context, owner), rng)
-        _keep(context, owner, memory)
-        return _packed(message, reply, names, payload)
+        number, seeds = server_round(message), Seeds(self.seed)
+        packed, memories = ArrayRecord(), []
+        for part in parts:
+            coded = part.update(trained)
+            if coded is None or not bool((coded.abs() <= LARGEST).all()):  # nor for NaN
+                return reply
+            which = () if part.member is None else (part.member,)
+            rng = seeds.numpy("codec", place, number, *which)
+            owner = ConfigRecord({"codec": to_json(codec), "size": len(coded)})
+            payload, memory = codec.encode(coded, _recall(context, part.memory, owner), rng)
+            memories.append((part.memory, owner, memory))
+            packed.update(part.packed(trained, payload))
+        for where, owner, memory in memories:  # all or nothing
+            _keep(context, where, owner, memory)
+        return _answer(message, reply, packed)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """One model in a message: the only one, or a member among others."""
+
+    member: int | None
+    layout: Layout
+    origin: Mapping[str, Tensor]
+
+    @property
+    def memory(self) -> str:
+        """Where in the client's state the codec's memory of it lies."""
+        return MEMORY if self.member is None else f"{MEMORY}.{member_name(self.member)}"
+
+    def own(self, record: ArrayRecord) -> Mapping[str, Array]:
+        return record if self.member is None else of_member(self.member, record)
+
+    def update(self, record: ArrayRecord) -> Tensor | None:
+        """What training added to the arrays that are packed; None if that cannot be read."""
+        try:
+            trained = from_record(record_of(self.own(record)))
+        except Exception:  # whatever is wrong with the bytes, saying so is the server's part
+            return None
+        delta = self.layout.flatten(trained)[0] - self.layout.flatten(self.origin)[0]
+        return gather(delta, self.layout, exact(self.layout))
+
+    def packed(self, record: ArrayRecord, payload: bytes) -> dict[str, Array]:
+        """Its arrays in the reply, the payload for all but some."""
+        names = exact(self.layout)
+        arrays = {name: array for name, array in self.own(record).items() if name in names}
+        arrays[DELTA] = to_packed(payload)
+        return arrays if self.member is None else named(self.member, arrays)
+
+
+def _parts(message: Message, record: ArrayRecord) -> list[_Part]:
+    """The models in a training message."""
+    members = members_of(message)
+    if members is None:
+        return [_Part(None, Layout.of(record), from_record(record))]
+    records = [record_of(of_member(member, record)) for member in members]
+    return [
+        _Part(member, Layout.of(own), from_record(own))
+        for member, own in zip(members, records, strict=True)
+    ]
 
 
 def _requested(message: Message) -> Codec | None:
@@ -81,51 +136,45 @@ def _requested(message: Message) -> Codec | None:
     return None
 
 
-def _trained(reply: Message, layout: Layout) -> Mapping[str, Tensor] | None:
-    """The reply's arrays, if they are those of the model."""
+def _fits(reply: Message, layout: Layout) -> bool:
+    """Whether the reply's arrays are those of what was sent."""
     if reply.has_error() or len(reply.content.array_records) != 1:
-        return None
+        return False
     _, record = arrays(reply)
     if {entry.name for entry in layout.entries} != set(record):
-        return None
-    for entry in layout.entries:
-        array = record[entry.name]
-        if (tuple(array.shape), array.dtype) != (entry.shape, entry.dtype):
-            return None
-    try:
-        return from_record(record)
-    except Exception:  # whatever is wrong with the bytes, saying so is the server's part
-        return None
+        return False
+    found = ((entry, record[entry.name]) for entry in layout.entries)
+    return all(
+        (tuple(array.shape), array.dtype) == (entry.shape, entry.dtype) for entry, array in found
+    )
 
 
-def _packed(message: Message, reply: Message, names: frozenset[str], payload: bytes) -> Message:
-    """The reply with the payload for all arrays but some."""
+def _answer(message: Message, reply: Message, packed: ArrayRecord) -> Message:
+    """The reply with packed arrays, and what that saved."""
     name, trained = arrays(reply)
-    record = ArrayRecord({key: array for key, array in trained.items() if key in names})
-    record[DELTA] = to_packed(payload)
     content = RecordDict(dict(reply.content))
-    content[name] = record
+    content[name] = packed
     sizes = {
         BYTES_BEFORE: message_bytes(RecordDict({name: trained})),
-        BYTES_AFTER: message_bytes(RecordDict({name: record})),
+        BYTES_AFTER: message_bytes(RecordDict({name: packed})),
     }
     for key, metrics in reply.content.metric_records.items():
         content[key] = MetricRecord({**metrics, **sizes})
     return Message(content, reply_to=message)
 
 
-def _recall(context: Context, owner: ConfigRecord) -> dict[str, Any]:
+def _recall(context: Context, place: str, owner: ConfigRecord) -> dict[str, Any]:
     """What the codec remembers, if it is this codec's and for vectors of this size."""
-    if context.state.config_records.get(MEMORY) != owner:
+    if context.state.config_records.get(place) != owner:
         return {}
-    record = context.state.array_records.get(f"{MEMORY}.memory")
+    record = context.state.array_records.get(f"{place}.memory")
     return {} if record is None else dict(from_record(record))
 
 
-def _keep(context: Context, owner: ConfigRecord, memory: Mapping[str, Tensor]) -> None:
+def _keep(context: Context, place: str, owner: ConfigRecord, memory: Mapping[str, Tensor]) -> None:
     if not memory:
-        context.state.pop(MEMORY, None)
-        context.state.pop(f"{MEMORY}.memory", None)
+        context.state.pop(place, None)
+        context.state.pop(f"{place}.memory", None)
         return
-    context.state[MEMORY] = owner
-    context.state[f"{MEMORY}.memory"] = to_record(memory)
+    context.state[place] = owner
+    context.state[f"{place}.memory"] = to_record(memory)

@@ -2,6 +2,7 @@
 
 from hqde_fl.catalogue import Catalogue
 from hqde_fl.selection.base import Selector
+from hqde_fl.selection.ensemble import Ensemble
 from hqde_fl.selection.uniform import Uniform
 
 SELECTORS: Catalogue[Selector] = Catalogue(
@@ -10,4 +11,4 @@ SELECTORS: Catalogue[Selector] = Catalogue(
     {"uniform": Uniform},
 )
 
-__all__ = ["SELECTORS", "Selector", "Uniform"]
+__all__ = ["SELECTORS", "Ensemble", "Selector", "Uniform"]

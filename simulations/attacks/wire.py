@@ -16,6 +16,7 @@ from hqde_fl.codec import Codec
 from hqde_fl.codec.base import LARGEST
 from hqde_fl.codec.request import from_json
 from hqde_fl.layout import Layout
+from hqde_fl.members import named, of_member, record_of, reply_of
 from hqde_fl.packed import DELTA, exact, gather, to_packed
 from hqde_fl.seeding import Seeds
 from hqde_fl.wire import Accepted, Rejected, Screening, from_record, screen, to_record
@@ -24,10 +25,12 @@ from hqde_fl.wire import Accepted, Rejected, Screening, from_record, screen, to_
 @final
 @dataclass(frozen=True, eq=False)
 class Wire:
-    """The updates in the replies to one round's training message.
+    """The updates of one model in the replies to one round's training messages.
 
     Parameters
     ----------
+    member : int or None
+        Which member of an ensemble; None where there is one model.
     key : str
         The name of the ``ArrayRecord``, in messages and in replies.
     layout : Layout
@@ -46,6 +49,7 @@ class Wire:
         What the server lets pass.
     """
 
+    member: int | None
     key: str
     layout: Layout
     model: Tensor
@@ -56,18 +60,24 @@ class Wire:
     screening: Screening
 
     @classmethod
-    def of(cls, message: Message, seeds: Seeds, screening: Screening) -> Self:
+    def of(
+        cls, message: Message, seeds: Seeds, screening: Screening, member: int | None = None
+    ) -> Self:
         """What a training message says about the replies to it."""
         key, record = arrays(message)
+        if member is not None:
+            record = record_of(of_member(member, record))
         layout = Layout.of(record)
         model, buffers = layout.flatten(from_record(record))
         asked = [config.get(REQUEST) for config in message.content.config_records.values()]
         codec = next((from_json(text) for text in asked if isinstance(text, str)), None)
         number = server_round(message)
-        return cls(key, layout, model, buffers, codec, number, seeds, screening)
+        return cls(member, key, layout, model, buffers, codec, number, seeds, screening)
 
     def read(self, reply: Message) -> Accepted | Rejected:
         """The update in a reply, packed or not, as the server will see it."""
+        if self.member is not None and list(reply.content.array_records) == [self.key]:
+            reply = reply_of(self.member, reply, self.key)
         return screen(reply, self.layout, self.model, self.screening, self.key)
 
     def write(self, reply: Message, client: int, delta: Tensor) -> Message:
@@ -78,8 +88,15 @@ class Wire:
         """
         content = RecordDict(dict(reply.content))
         delta = delta.to(self.model)
-        full = to_record(self.layout.restore(self.model + delta, self.buffers))
-        content[self.key] = full if self.codec is None else self._packed(full, client, delta)
+        own = to_record(self.layout.restore(self.model + delta, self.buffers))
+        if self.codec is not None:
+            own = self._packed(own, client, delta)
+        if self.member is not None:
+            theirs = reply.content.array_records[self.key]
+            mine = of_member(self.member, theirs)
+            rest = {k: v for k, v in theirs.items() if k not in named(self.member, mine)}
+            own = record_of(rest | named(self.member, own))
+        content[self.key] = own
         return make_message(reply.metadata, content=content)
 
     def _packed(self, full: ArrayRecord, client: int, delta: Tensor) -> ArrayRecord:
@@ -88,7 +105,8 @@ class Wire:
         coded = gather(delta, self.layout, names)
         if not bool((coded.abs() <= LARGEST).all()):
             return full
-        rng = self.seeds.numpy("attack", "codec", client, self.round)
+        which = () if self.member is None else (self.member,)
+        rng = self.seeds.numpy("attack", "codec", client, self.round, *which)
         payload, _ = self.codec.encode(coded, {}, rng)
         record = ArrayRecord({name: array for name, array in full.items() if name in names})
         record[DELTA] = to_packed(payload)

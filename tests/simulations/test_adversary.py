@@ -132,7 +132,7 @@ def test_attackers_come_last_and_honest_replies_as_they_are():
 def test_an_attack_is_told_who_is_who():
     inner, spy = inline(), Spy()
     rule, state = Median(), {"0": {"x": 1}}
-    grid = AdversaryGrid(inner, spy, CHOSEN, defence=lambda: (rule, state))
+    grid = AdversaryGrid(inner, spy, CHOSEN, defence=lambda member: (rule, state))
     found = replies_of(grid, inner)
     honest, f, scene = spy.seen[0]
     assert (honest.shape, f) == ((N - F, 4810), F)
@@ -341,7 +341,7 @@ def federated(attack=None, *, rule=None, rounds=10, mods=(), plan=CHOSEN, member
     )
     grid = inline(*mods, members=members)
     if attack is not None:
-        defence = lambda: (strategy.rule, strategy.state.models[0].rule)  # noqa: E731
+        defence = lambda member: (strategy.rule, strategy.state.models[0].rule)  # noqa: E731
         grid = AdversaryGrid(grid, attack, plan, defence=defence)
     state = initial_state(TASK, members, Seeds(SEED))
     result = strategy.start(grid, to_record(state), rounds, evaluate_fn=evaluation(TASK, members))

@@ -20,7 +20,12 @@ from simulations.run import run_experiment
 
 CLIENTS = 3
 EXPERIMENT = Experiment.parse(
-    {"name": "tiny", "seed": 3, "rounds": 2, "clients": {"count": CLIENTS, "lr": 0.1}}
+    {
+        "name": "tiny",
+        "seed": 3,
+        "rounds": 2,
+        "clients": {"count": CLIENTS, "lr": 0.1, "members": 2, "assignment": "round-robin"},
+    }
 )
 
 

@@ -17,7 +17,10 @@ EXPERIMENT = {
     "clients": {
         "count": 6,
         "lr": 0.2,
-        "members": 2,
+        "members": 3,
+        "assignment": "random",
+        "members-per-client": 2,
+        "bagging": True,
         "partition": {"name": "dirichlet", "alpha": 0.5},
     },
     "strategy": {"rule": {"name": "byzantine-filter"}, "fraction-train": 0.8},

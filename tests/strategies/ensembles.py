@@ -1,0 +1,74 @@
+"""Clients that train the members they are given by hand, one of which can misbehave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
+
+from hqde_fl.members import TAG, TAGS, config_of, members_of, named, of_member, record_of
+from hqde_fl.wire import from_record, to_record
+from simulations.engines.inline import InlineGrid
+from strategies.hqde import HQDEStrategy
+from tests.strategies.federation import HOSTILE
+
+D = 600
+Tampering = Callable[[RecordDict], RecordDict]
+
+
+def start(members: int) -> dict[str, torch.Tensor]:
+    """Members far from each other, with an integer buffer."""
+    state: dict[str, torch.Tensor] = {}
+    for member in range(members):
+        generator = torch.Generator().manual_seed(member)
+        weights = {"w": 10 * torch.randn(D, generator=generator), "steps": torch.tensor(0)}
+        state |= named(member, weights)
+    return state
+
+
+def step(partition: int, member: int) -> torch.Tensor:
+    """What a client adds to a member."""
+    return 1 + 0.1 * torch.randn(
+        D, generator=torch.Generator().manual_seed(97 * partition + member)
+    )
+
+
+class Clients(InlineGrid):
+    """Every client adds its step to each member that it is given."""
+
+    def __init__(
+        self, partitions: int = 6, tamper: Tampering | None = None, mods: Sequence[Mod] = ()
+    ) -> None:
+        self.seen: list[tuple[int, int, ArrayRecord]] = []
+        app = ClientApp(mods=list(mods))
+
+        @app.train()
+        def train(message: Message, context: Context) -> Message:
+            partition = int(context.node_config["partition-id"])
+            config, record = config_of(message), message.content.array_records["arrays"]
+            self.seen.append((int(config["server-round"]), partition, record))  # type: ignore[arg-type]
+            members = members_of(message)
+            assert members is not None
+            arrays, tags = ArrayRecord(), ConfigRecord()
+            for member in members:
+                state = from_record(record_of(of_member(member, record)))
+                moved = {"w": state["w"] + step(partition, member), "steps": state["steps"] + 1}
+                arrays.update(named(member, to_record(moved)))
+                tags.update(named(member, {TAG: of_member(member, config)[TAG]}))
+            metrics = MetricRecord({"num-examples": 10, "train-loss": 0.5})
+            content = RecordDict({"arrays": arrays, "metrics": metrics, TAGS: tags})
+            if tamper is not None and partition == HOSTILE:
+                content = tamper(content)
+            return Message(content, reply_to=message)
+
+        super().__init__(app, partitions, {}, seed=1)
+
+
+def run(strategy: HQDEStrategy, clients: Clients, rounds: int = 1) -> list[dict[str, torch.Tensor]]:
+    """The members after some rounds."""
+    members = strategy.ensemble.members
+    state = from_record(strategy.start(clients, to_record(start(members)), rounds).arrays)
+    return [of_member(member, state) for member in range(members)]
