@@ -1,7 +1,7 @@
 # hqde-fl: everything runs in .venv, made by `make install`.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench
+.PHONY: help install demo demo-deploy test test-deployment lint bench
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +16,7 @@ CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python)
 ARGS ?=
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s%s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s%s\n", $$1, $$2 }' Makefile
 	@echo "Options: PYTHON=/path/to/python3.11 for the set-up, ARGS=... for pytest."
 
 install: $(STAMP) ## make .venv and install hqde-fl and its tools in it
@@ -24,8 +24,21 @@ install: $(STAMP) ## make .venv and install hqde-fl and its tools in it
 demo: install ## run the demo: three rules, with and without an attack
 	$(BIN)/hqde-fl sweep experiments/demo.toml
 
-test: install ## run the tests
+# The directory of keys is temporary, and whatever happens, nothing is left running.
+demo-deploy: install ## run a demo on a SuperLink and four SuperNodes, with TLS, on this machine
+	@directory=$$(mktemp -d) || exit 1; \
+	trap '$(BIN)/hqde-fl nodes down "$$directory/federation" --forget; rm -rf "$$directory"' EXIT; \
+	trap 'exit 130' INT TERM; set -e; \
+	$(BIN)/hqde-fl nodes init "$$directory/federation" --count 4; \
+	$(BIN)/hqde-fl nodes up "$$directory/federation"; \
+	$(BIN)/hqde-fl nodes status "$$directory/federation"; \
+	$(BIN)/hqde-fl run experiments/deploy.toml --engine flower --superlink "$$directory/federation"
+
+test: install ## run the tests, but for those on real nodes
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+test-deployment: install ## kill, restart and refuse real nodes (some minutes)
+	$(BIN)/python -m pytest -m deployment $(ARGS)
 
 lint: install ## check style, types and the layers
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from hqde_fl.errors import ConfigError, HQDEError, UnknownNameError
+from simulations.deploy.commands import app as nodes
 
 if TYPE_CHECKING:
     from hqde_fl.catalogue import Catalogue
@@ -50,6 +51,8 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(nodes)
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The experiment, a TOML file.")]
 Set = Annotated[
@@ -89,6 +92,10 @@ def run(
     seed: Seed = None,
     out: Out = None,
     data_dir: DataDir = None,
+    superlink: Annotated[
+        str | None,
+        typer.Option(metavar="DIR|NAME", help="With --engine flower: run on these real nodes."),
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Run one experiment."""
@@ -105,10 +112,13 @@ def run(
         return
     directory = _directory(out, experiment.name)
     with _keeping(directory), progress(experiment.rounds, console, experiment.name) as on_round:
-        result = run_experiment(experiment, directory, on_round=on_round)
+        result = run_experiment(experiment, directory, on_round=on_round, superlink=superlink or "")
     final = ", ".join(
         f"{name} {value:.4f}" for name, value in sorted(result.final.items()) if value is not None
     )
+    if not (directory / REPORT).exists():
+        _say(console, "completed: its run directory is on the SuperLink's host, below runs/")
+        return
     _say(console, f"final: {final or 'no metrics'}\nreport: {_shown(directory / REPORT)}")
 
 

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from json import loads
 from pathlib import Path
 from types import FrameType
@@ -54,6 +55,7 @@ def run_experiment(
     *,
     engine: str | None = None,
     on_round: OnRound | None = None,
+    superlink: str = "",
 ) -> RunResult:
     """Run an experiment.
 
@@ -67,6 +69,9 @@ def run_experiment(
         Where to run it; the experiment's own engine if not given.
     on_round : Callable, optional
         Told about every round.
+    superlink : str, optional
+        For the engine ``flower``: run on real nodes, those of a federation's directory
+        (``hqde-fl nodes``) or of a SuperLink that Flower's configuration names.
 
     Raises
     ------
@@ -84,9 +89,14 @@ def run_experiment(
 
         prepare(experiment.engine.address, experiment.engine.runtime_env)
     experiment.load_task()
-    engines = {"flower": _on_flower, "inline": _inline, "ray": _on_ray}
+    if superlink and experiment.engine.name != "flower":
+        raise ConfigError(f"a SuperLink needs engine flower, found {experiment.engine.name}")
+    flower = partial(_deployed, superlink=superlink) if superlink else _on_flower
+    engines = {"flower": flower, "inline": _inline, "ray": _on_ray}
     with _interruptible(on_round or _ignore) as listener:
         engines[experiment.engine.name](experiment, out, listener)
+    if superlink and not (out / ROUNDS).exists():
+        return RunResult(out, {})  # what the ServerApp wrote is on its own host
     return RunResult(out, Run.load(out).final)
 
 
@@ -157,6 +167,27 @@ def _on_flower(experiment: Experiment, out: Path, on_round: OnRound) -> None:
                 out,
                 cpus_per_client=resources.num_cpus,
                 gpus_per_client=0 if resources.num_gpus == "auto" else resources.num_gpus,
+                on_line=_ignore,
+            )
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        close(out, "interrupted" if interrupted else "failed", None if interrupted else str(error))
+        raise
+
+
+def _deployed(experiment: Experiment, out: Path, on_round: OnRound, superlink: str) -> None:
+    """On real nodes; the SuperLink's processes write the run directory."""
+    from simulations.deploy.target import find
+    from simulations.engines.flower import run_deployed
+
+    target = find(superlink, experiment.clients.count)
+    try:
+        with _followed(out / ROUNDS, on_round):
+            run_deployed(
+                experiment.to_json(),
+                out,
+                target.superlink,
+                connection=target.connection,
                 on_line=_ignore,
             )
     except BaseException as error:

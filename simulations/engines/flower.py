@@ -1,4 +1,6 @@
-"""The ``flower`` engine: stock ``flwr run``, with a private SuperLink and the run's true outcome.
+"""The ``flower`` engine: stock ``flwr run``, and the run's true outcome.
+
+A run goes to a private SuperLink that simulates the nodes, or to one that is up, with real nodes.
 
 The Flower App that is run is generated: a few lines for each component, which import this package's
 own, and a ``pyproject.toml`` that holds the whole experiment. So it works from any directory, with
@@ -14,6 +16,7 @@ import json
 import os
 import re
 import subprocess
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -21,7 +24,6 @@ from contextlib import contextmanager
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from hqde_fl.errors import ConfigError, RunError
 from simulations.engines.superlink import SuperLink, private_superlink
@@ -33,6 +35,8 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _COMPLETED = "finished:completed"
 _PREFIX = "Simulation failed with exception: "
 _TAIL = 8  # lines quoted when Flower itself gives no reason
+_STARTED = re.compile(r"Successfully started run (\d+)")
+_ANSWER_SECONDS = 60.0  # for a SuperLink that is being restarted
 
 _COMPONENT = '''"""One end of a generated Flower App."""
 
@@ -99,23 +103,48 @@ def run_flower(
     """
     federation = _federation(partitions, cpus_per_client, gpus_per_client)
     _check_directory()
-    out = out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
     with private_superlink() as superlink:
-        app = superlink.home / "app"
-        write_app(app, {"experiment": "", "set": "", "config": experiment_json, "out": str(out)})
-        command = superlink.flwr("run", str(app), "--stream", "--federation-config", federation)
-        tail: deque[str] = deque(maxlen=_TAIL)
-        with (out / LOG_FILE).open("w", encoding="utf-8") as log:
-            for line in _lines(command, superlink):
-                print(line, file=log, flush=True)
-                on_line(line)
-                if line.strip():
-                    tail.append(line.strip())
-        status, details = _outcome(superlink)
-    if status != _COMPLETED:
-        reason = details or "\n".join(tail) or "Flower gave no reason"
-        raise RunError(f"flwr run ended {status}: {reason}\n(its log: {out / LOG_FILE})")
+        run = _Run(superlink, superlink.home / "app", out, on_line)
+        run.execute(experiment_json, str(out.resolve()), "--federation-config", federation)
+
+
+def run_deployed(
+    experiment_json: str,
+    out: Path,
+    superlink: SuperLink,
+    *,
+    connection: str = "",
+    on_line: Callable[[str], None],
+) -> None:
+    """Run an experiment on real nodes and wait for its end; stop it if that is interrupted.
+
+    Parameters
+    ----------
+    experiment_json : str
+        The complete experiment.
+    out : Path
+        Gets Flower's log.
+    superlink : SuperLink
+        Where to run it.
+    connection : str, optional
+        Its name in Flower's configuration; that of the default one if empty. A SuperLink that has
+        a name is taken to be on another host: the ServerApp writes the run directory there, below
+        its own working directory.
+    on_line : Callable
+        Called with each line Flower says, as it comes.
+
+    Raises
+    ------
+    RunError
+        If the run did not end ``finished:completed``; the message has the reason.
+    """
+    with tempfile.TemporaryDirectory(prefix="hqde-fl-") as directory:
+        run = _Run(superlink, Path(directory) / "app", out, on_line, connection)
+        try:
+            run.execute(experiment_json, "" if connection else str(out.resolve()))
+        except BaseException:
+            run.stop()
+            raise
 
 
 def write_app(directory: Path, config: dict[str, str]) -> None:
@@ -169,6 +198,80 @@ def _check_directory() -> None:
             )
 
 
+class _Run:
+    """One ``flwr run`` on a SuperLink."""
+
+    def __init__(
+        self,
+        superlink: SuperLink,
+        app: Path,
+        out: Path,
+        on_line: Callable[[str], None],
+        connection: str = "",
+    ) -> None:
+        self._superlink, self._app, self._on_line = superlink, app, on_line
+        self._out = out.resolve()
+        self._names = [connection] if connection else []
+        self._id: str | None = None
+        self._over = False
+
+    def execute(self, experiment_json: str, out: str, *arguments: str) -> None:
+        """Run, log, and raise unless it was completed."""
+        write_app(self._app, {"experiment": "", "set": "", "config": experiment_json, "out": out})
+        self._out.mkdir(parents=True, exist_ok=True)
+        tail: deque[str] = deque(maxlen=_TAIL)
+        command = ["run", str(self._app), *self._names, "--stream", *arguments]
+        with (self._out / LOG_FILE).open("w", encoding="utf-8") as log:
+            for line in _lines(self._superlink.flwr(*command), self._superlink):
+                print(line, file=log, flush=True)
+                if self._id is None and (found := _STARTED.search(line)):
+                    self._id = found[1]
+                self._on_line(line)
+                if line.strip():
+                    tail.append(line.strip())
+        status, details = self._outcome()
+        if status != _COMPLETED:
+            reason = details or "\n".join(tail) or "Flower gave no reason"
+            raise RunError(f"flwr run ended {status}: {reason}\n(its log: {self._out / LOG_FILE})")
+
+    def stop(self) -> None:
+        """Have the SuperLink stop it, if it is not over."""
+        if self._id is not None and not self._over:
+            self._call("stop", self._id, *self._names)
+
+    def _outcome(self) -> tuple[str, str]:
+        """Its status, once that is final, and its details."""
+        if self._id is None:
+            return "before it started", ""
+        until = time.monotonic() + _ANSWER_SECONDS
+        while True:
+            listed = self._call("ls", *self._names, "--run-id", self._id, "--format", "json")
+            try:
+                run = dict(json.loads(listed.stdout)["runs"][0])
+            except (json.JSONDecodeError, KeyError, IndexError) as error:
+                if time.monotonic() > until:
+                    said = (listed.stderr or listed.stdout).strip() or str(listed.returncode)
+                    raise RunError(f"flwr ls does not answer: {said}") from error
+            else:
+                until = time.monotonic() + _ANSWER_SECONDS
+                status = str(run["status"])
+                if status.startswith("finished"):
+                    self._over = True
+                    details = str(run.get("status-details", ""))
+                    return status, "" if details == "N/A" else details.removeprefix(_PREFIX)
+            time.sleep(1.0)  # the stream of the log broke off before the run ended
+
+    def _call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self._superlink.flwr(*arguments),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=dict(self._superlink.environment),
+            text=True,
+            check=False,
+        )
+
+
 def _lines(command: list[str], superlink: SuperLink) -> Iterator[str]:
     """Run a command and yield its lines without colours, as they come."""
     with _process(command, superlink) as process:
@@ -196,34 +299,3 @@ def _process(command: list[str], superlink: SuperLink) -> Iterator[subprocess.Po
     except BaseException:
         process.kill()
         raise
-
-
-def _outcome(superlink: SuperLink) -> tuple[str, str]:
-    """Return the status of the one run of this SuperLink, once it is final, and its details."""
-    while True:
-        run = _run(superlink)
-        if run is None:
-            return "before it started", ""
-        status = str(run["status"])
-        if status.startswith("finished"):
-            details = str(run.get("status-details", ""))
-            return status, "" if details == "N/A" else details.removeprefix(_PREFIX)
-        time.sleep(1.0)  # the stream of the log broke off before the run ended
-
-
-def _run(superlink: SuperLink) -> dict[str, Any] | None:
-    """Return what ``flwr ls`` says of the run; None if there is none."""
-    listed = subprocess.run(
-        superlink.flwr("ls", "--format", "json"),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        env=dict(superlink.environment),
-        text=True,
-        check=False,
-    )
-    try:
-        runs = json.loads(listed.stdout)["runs"]
-    except (json.JSONDecodeError, KeyError) as error:
-        said = (listed.stderr or listed.stdout).strip() or f"exit status {listed.returncode}"
-        raise RunError(f"flwr ls does not answer: {said}") from error
-    return dict(runs[0]) if runs else None

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import uvicorn
+from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_from_proto, message_to_proto
@@ -19,6 +20,7 @@ from flwr.proto.fleet_pb2 import (
     PushMessagesRequest,
     RegisterNodeFleetRequest,
 )
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import ObjectTree, PullObjectRequest, PushObjectRequest
 from flwr.proto.node_pb2 import Node as NodeProto
 from flwr.server.superlink.linkstate import LinkState
@@ -47,7 +49,6 @@ class Site:
 
     address: str
     grid: HttpGrid
-    run_id: int
     state: LinkState
 
 
@@ -74,7 +75,7 @@ def superlink() -> Iterator[Site]:
     grid = HttpGrid(address, insecure=True, token=token)
     grid.set_run(run)
     try:
-        yield Site(address, grid, run_id, state)
+        yield Site(address, grid, state)
     finally:
         grid.close()
         server.should_exit = server.force_exit = True
@@ -130,28 +131,39 @@ def sealed(kind: str, children: Sequence[str], body: bytes) -> bytes:
 
 
 class Node:
-    """A SuperNode of few words. It is registered and online from the beginning."""
+    """A SuperNode of few words, online from the beginning.
 
-    def __init__(self, site: Site) -> None:
-        self._run_id = site.run_id
-        private, public = generate_key_pairs()
+    Without a key it makes one and registers it, as nodes may where they need not be known.
+    """
+
+    def __init__(
+        self, address: str, key: ec.EllipticCurvePrivateKey | None = None, root: bytes | None = None
+    ) -> None:
+        private = generate_key_pairs()[0] if key is None else key
         self.client = FleetHttpClient.from_server_address(
-            site.address,
-            True,
-            None,
+            address,
+            root is None,
+            root,
             interceptors=[
                 RuntimeVersionHttpInterceptor(component_name="SuperNode"),
-                NodeAuthHttpInterceptor(private, public),
+                NodeAuthHttpInterceptor(private, private.public_key()),
             ],
         )
-        self._key = public_key_to_bytes(public)
-        self.client.RegisterNode(RegisterNodeFleetRequest(public_key=self._key))
+        self._key = public_key_to_bytes(private.public_key())
+        if key is None:
+            self.client.RegisterNode(RegisterNodeFleetRequest(public_key=self._key))
         self.proto = self.activate()
         self.id = self.proto.node_id
+        self._run_id = 0
 
     def activate(self) -> NodeProto:
         request = ActivateNodeRequest(public_key=self._key, heartbeat_interval=HEARTBEAT)
         return NodeProto(node_id=self.client.ActivateNode(request).node_id)
+
+    def beat(self) -> None:
+        """Say that this node is still there: good for another minute."""
+        request = SendNodeHeartbeatRequest(node=self.proto, heartbeat_interval=HEARTBEAT)
+        self.client.SendNodeHeartbeat(request)
 
     def deactivate(self) -> None:
         self.client.DeactivateNode(DeactivateNodeRequest(node_id=self.id))
@@ -164,6 +176,7 @@ class Node:
         ).ByteSize():
             pause.wait(0.02)
         tree = found.message_object_trees[0]
+        self._run_id = found.messages_list[0].metadata.run_id
         contents = {}
         for part in iterate_object_tree(tree):
             wanted = PullObjectRequest(

@@ -3,8 +3,11 @@ import random
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
+from flwr_datasets.partitioner import IidPartitioner
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.seeding import Seeds
 from simulations.tasks.partition import PARTITIONERS, Dirichlet, Iid, Pathological, Shard
 
 LABELS = np.random.default_rng(0).permutation(np.arange(600) % 10)
@@ -40,6 +43,15 @@ def test_iid_partitions_are_alike_even_if_the_data_are_sorted():
     parts = Iid().split(np.sort(LABELS), 10, 0)
     assert {len(part) for part in parts} == {60}
     assert all(len(set(np.sort(LABELS)[part])) >= 8 for part in parts)
+
+
+@pytest.mark.parametrize("count", [1, 7, 40])
+def test_iid_is_what_flwr_datasets_does(count):
+    order = Seeds(5).numpy("partition", "order").permutation(len(LABELS))
+    theirs = IidPartitioner(count)
+    theirs.dataset = Dataset.from_dict({"index": order})
+    for number, part in enumerate(Iid().split(LABELS, count, 5)):
+        assert part.tolist() == sorted(theirs.load_partition(number)["index"])
 
 
 def test_small_alpha_is_more_heterogeneous():

@@ -1,0 +1,1 @@
+"""Federations of real processes: keys and certificates, SuperLink, SuperNodes."""

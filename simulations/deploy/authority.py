@@ -1,0 +1,169 @@
+"""A certificate authority of one's own, the SuperLink's certificate, and the nodes' keys."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from hqde_fl.errors import ConfigError
+
+AUTHORITY_DAYS = 3650
+SERVER_DAYS = 397
+"""The longest that common verifiers accept."""
+_LEEWAY = timedelta(days=1)  # clocks of other hosts
+
+
+def make_authority(certificate: Path, key: Path) -> None:
+    """Write a new authority's certificate and private key.
+
+    Parameters
+    ----------
+    certificate, key : Path
+        Where to; neither may exist.
+    """
+    private = ec.generate_private_key(ec.SECP384R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hqde-fl federation")])
+    identifier = x509.SubjectKeyIdentifier.from_public_key(private.public_key())
+    signed = (
+        _builder(name, private.public_key(), AUTHORITY_DAYS)
+        .issuer_name(name)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs_certificates=True), critical=True)
+        .add_extension(identifier, critical=False)
+        .sign(private, hashes.SHA384())
+    )
+    write_private(key, _pem(private))
+    certificate.write_bytes(signed.public_bytes(Encoding.PEM))
+
+
+def issue_server(
+    authority: tuple[Path, Path],
+    certificate: Path,
+    key: Path,
+    hosts: Sequence[str],
+    days: int = SERVER_DAYS,
+) -> None:
+    """Write a server's certificate, signed by the authority, and its private key.
+
+    Parameters
+    ----------
+    authority : tuple of Path
+        The authority's certificate and private key.
+    certificate, key : Path
+        Where to; what is there is replaced.
+    hosts : Sequence of str
+        Names and IP addresses by which clients reach the server.
+    days : int, optional
+        How long it is valid.
+
+    Raises
+    ------
+    ConfigError
+        If the authority's key is not here, or ``days`` is out of range.
+    """
+    if not 1 <= days <= AUTHORITY_DAYS:
+        raise ConfigError(f"days must be in [1, {AUTHORITY_DAYS}], found {days}")
+    try:
+        issuer = x509.load_pem_x509_certificate(authority[0].read_bytes())
+        signer = load_pem_private_key(authority[1].read_bytes(), None)
+    except OSError as error:
+        raise ConfigError(f"the authority's certificate and key are needed: {error}") from error
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    private = ec.generate_private_key(ec.SECP384R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])])
+    above = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+    identifier = x509.SubjectKeyIdentifier.from_public_key(private.public_key())
+    signed = (
+        _builder(name, private.public_key(), days)
+        .issuer_name(issuer.subject)
+        .add_extension(x509.SubjectAlternativeName([_alternative(h) for h in hosts]), False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(above, critical=False)
+        .add_extension(identifier, critical=False)
+        .sign(signer, hashes.SHA384())
+    )
+    key.unlink(missing_ok=True)
+    write_private(key, _pem(private))
+    certificate.write_bytes(signed.public_bytes(Encoding.PEM))
+
+
+def make_node_key(private: Path, public: Path) -> None:
+    """Write a node's key pair, as ``ssh-keygen -t ecdsa -b 384`` does.
+
+    Parameters
+    ----------
+    private, public : Path
+        Where to; neither may exist.
+    """
+    key = ec.generate_private_key(ec.SECP384R1())
+    content = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    write_private(private, content)
+    public.write_bytes(key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a new file that nobody else may read, at no time."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+
+
+def valid_until(certificate: Path) -> datetime:
+    """When a certificate ends."""
+    return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+
+
+def _builder(
+    name: x509.Name, public: ec.EllipticCurvePublicKey, days: int
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _LEEWAY)
+        .not_valid_after(now + timedelta(days=days))
+    )
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _alternative(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

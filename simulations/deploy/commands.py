@@ -1,0 +1,143 @@
+"""The commands ``hqde-fl nodes ...``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hqde_fl.errors import ConfigError
+
+app = typer.Typer(
+    name="nodes",
+    help="A federation of real processes, with TLS and authenticated nodes.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The federation's directory.")]
+
+
+@app.command()
+def init(
+    directory: Directory,
+    count: Annotated[int, typer.Option(help="How many nodes get a key.")] = 4,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Name or address of the SuperLink; may be repeated."),
+    ] = None,
+    port: Annotated[int, typer.Option(help="Its port on other hosts.")] = 9092,
+) -> None:
+    """Make an authority, the SuperLink's certificate and the nodes' keys."""
+    from simulations.deploy.federation import Federation
+
+    federation = Federation.create(directory, count, host or (), port)
+    typer.echo(
+        f"{federation.path}: an authority, a certificate for {', '.join(federation.hosts)} "
+        f"and {count} node keys"
+    )
+
+
+@app.command()
+def up(
+    directory: Directory,
+    count: Annotated[int | None, typer.Option(help="How many nodes; default all.")] = None,
+    port: Annotated[int, typer.Option(help="The SuperLink's port; 0 for a free one.")] = 0,
+) -> None:
+    """Start a SuperLink and nodes on this machine, and keep them running until ``down``."""
+    from simulations.deploy.federation import Federation
+    from simulations.deploy.nodes import up
+
+    found = up(Federation.load(directory), count, port=port, on_step=typer.echo)
+    typer.echo(f"up: SuperLink at {found.address}, {len(found.ids)} nodes online")
+
+
+@app.command()
+def down(
+    directory: Directory,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Delete the database and the logs too.")
+    ] = False,
+) -> None:
+    """End everything that ``up`` started."""
+    from simulations.deploy.federation import Federation
+    from simulations.deploy.nodes import down
+
+    was_up = down(Federation.load(directory), keep=not forget)
+    typer.echo("down" if was_up else "was not up")
+
+
+@app.command()
+def status(directory: Directory) -> None:
+    """Say which processes run, and which nodes the SuperLink sees; exit status 1 if any is not."""
+    from simulations.deploy.federation import Federation
+    from simulations.deploy.nodes import connected, online
+    from simulations.deploy.nodes import status as read
+
+    federation = Federation.load(directory)
+    found = read(federation)
+    if found is None or not found.running:
+        typer.echo("not up")
+        raise typer.Exit(1)
+    seen = online(connected(federation))
+    table = Table(box=None)
+    for title in ("process", "pid", "restarts", "last exit", "node id", "SuperLink says"):
+        table.add_column(title, no_wrap=True)
+    well = True
+    for report in found.processes:
+        node = found.ids.get(report.name)
+        said = "" if node is None else seen.get(node, "unknown")
+        well = well and report.pid is not None and said in ("", "online")
+        table.add_row(
+            report.name,
+            "waiting" if report.pid is None else str(report.pid),
+            str(report.restarts),
+            "" if report.exit_code is None else str(report.exit_code),
+            "" if node is None else str(node),
+            said,
+        )
+    typer.echo(f"SuperLink at {found.address}")
+    Console().print(table)
+    if not well:
+        raise typer.Exit(1)
+
+
+@app.command()
+def logs(
+    directory: Directory,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="superlink, node-0, ...; default all.")
+    ] = None,
+    lines: Annotated[int, typer.Option(help="How many of the last lines.")] = 20,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on, until Ctrl-C.")] = False,
+) -> None:
+    """Show what the processes have said."""
+    from simulations.deploy import nodes
+    from simulations.deploy.federation import Federation
+
+    found = nodes.logs(Federation.load(directory), name)
+    if follow and len(found) != 1:
+        raise ConfigError(f"--follow needs the NAME of one process, one of {', '.join(found)}")
+    for title, path in found.items():
+        if name is None:
+            typer.echo(f"== {title}: {path}")
+        for line in nodes.tail(path, lines):
+            typer.echo(line)
+        if follow:
+            for line in nodes.follow(path):
+                typer.echo(line)
+
+
+@app.command()
+def renew(directory: Directory) -> None:
+    """Issue a new certificate for the SuperLink, valid from now; it is read when it starts."""
+    from simulations.deploy.authority import valid_until
+    from simulations.deploy.federation import Federation
+
+    federation = Federation.load(directory)
+    federation.renew()
+    until = valid_until(federation.superlink / "server.crt")
+    typer.echo(f"{federation.superlink / 'server.crt'}: valid until {until:%Y-%m-%d}")

@@ -1,0 +1,171 @@
+"""A federation's directory: what each host needs, one folder for each, and what runs from it.
+
+::
+
+    DIR/federation.toml     how many nodes, by which names the SuperLink is reached
+    DIR/ca.crt, ca.key      the authority; its key is needed to renew certificates, and nowhere else
+    DIR/superlink/          for the SuperLink's host: certificate, key, the nodes' public keys
+    DIR/node-0/ ...         for a node's host: its key, the authority's certificate
+    DIR/state/              of ``nodes up`` on this machine: database, logs, FLWR_HOME, ports
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hqde_fl.errors import ConfigError
+from simulations.deploy.authority import issue_server, make_authority, make_node_key
+from simulations.deploy.units import node_unit, superlink_unit
+from simulations.engines.superlink import SuperLink, environment_for
+
+PORT = 9092
+LOOPBACK = ("localhost", "127.0.0.1")
+CONNECTION = "deployment"
+"""The name of the SuperLink in the private ``config.toml``."""
+
+_DESCRIPTION = "federation.toml"
+_CONFIG = """[superlink]
+default = "{name}"
+
+[superlink.{name}]
+address = {address}
+root-certificates = {root}
+"""
+
+
+@dataclass(frozen=True)
+class Federation:
+    """A federation's directory.
+
+    Parameters
+    ----------
+    path : Path
+        The directory, absolute.
+    count : int
+        How many nodes it has keys for.
+    hosts : tuple of str
+        Names and addresses in the SuperLink's certificate.
+    port : int
+        Of the SuperLink, on other hosts; ``nodes up`` takes free ports unless told otherwise.
+    """
+
+    path: Path
+    count: int
+    hosts: tuple[str, ...]
+    port: int = PORT
+
+    @classmethod
+    def create(
+        cls, path: Path, count: int, hosts: Sequence[str] = (), port: int = PORT
+    ) -> Federation:
+        """Make an authority, a server certificate and the nodes' keys in a new directory.
+
+        Raises
+        ------
+        ConfigError
+            If the directory is not empty or a number is out of range.
+        """
+        if count < 1:
+            raise ConfigError(f"count must be >= 1, found {count}")
+        if not 1 <= port <= 65535:
+            raise ConfigError(f"port must be in [1, 65535], found {port}")
+        path = path.resolve()
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ConfigError(f"{path} exists and is not an empty directory")
+        names = tuple(dict.fromkeys([*hosts, *LOOPBACK]))
+        federation = cls(path, count, names, port)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.chmod(0o700)
+        make_authority(federation.authority[0], federation.authority[1])
+        federation._fill()
+        description = f"count = {count}\nhosts = {json.dumps(names)}\nport = {port}\n"
+        (path / _DESCRIPTION).write_text(description, encoding="utf-8")
+        return federation
+
+    @classmethod
+    def load(cls, path: Path) -> Federation:
+        """Read a federation's directory.
+
+        Raises
+        ------
+        ConfigError
+            If it is none.
+        """
+        path = path.resolve()
+        try:
+            found = tomllib.loads((path / _DESCRIPTION).read_text(encoding="utf-8"))
+            return cls(path, int(found["count"]), tuple(found["hosts"]), int(found["port"]))
+        except OSError:
+            raise ConfigError(
+                f"{path} is no federation: make one with `hqde-fl nodes init {path}`"
+            ) from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"{path / _DESCRIPTION} is malformed: {error}") from error
+
+    @property
+    def authority(self) -> tuple[Path, Path]:
+        """The authority's certificate and private key."""
+        return self.path / "ca.crt", self.path / "ca.key"
+
+    @property
+    def superlink(self) -> Path:
+        """What the SuperLink's host needs."""
+        return self.path / "superlink"
+
+    @property
+    def state(self) -> Path:
+        """What ``nodes up`` writes."""
+        return self.path / "state"
+
+    @property
+    def home(self) -> Path:
+        """``FLWR_HOME`` of everything that runs from here; it marks the processes."""
+        return self.state / "flwr"
+
+    @property
+    def nodes(self) -> list[str]:
+        """The nodes' names."""
+        return [f"node-{number}" for number in range(self.count)]
+
+    def renew(self) -> None:
+        """Issue a new server certificate. The SuperLink reads it when it starts."""
+        issue_server(
+            self.authority,
+            self.superlink / "server.crt",
+            self.superlink / "server.key",
+            self.hosts,
+        )
+
+    def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The environment of everything that runs from here."""
+        return environment_for(self.home, os.environ if base is None else base)
+
+    def connect(self, address: str) -> SuperLink:
+        """The SuperLink at an address, for ``flwr``."""
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        root = json.dumps(str(self.superlink / "ca.crt"))
+        text = _CONFIG.format(name=CONNECTION, address=json.dumps(address), root=root)
+        (self.home / "config.toml").write_text(text, encoding="utf-8")
+        return SuperLink(self.home, self.environment())
+
+    def _fill(self) -> None:
+        """One folder for each host."""
+        self.superlink.mkdir(mode=0o700)
+        shutil.copyfile(self.authority[0], self.superlink / "ca.crt")
+        self.renew()
+        unit = superlink_unit(self.port)
+        (self.superlink / "hqde-fl-superlink.service").write_text(unit, encoding="utf-8")
+        for number, name in enumerate(self.nodes):
+            folder = self.path / name
+            folder.mkdir(mode=0o700)
+            make_node_key(folder / "node.key", folder / "node.pub")
+            shutil.copyfile(folder / "node.pub", self.superlink / f"{name}.pub")
+            shutil.copyfile(self.authority[0], folder / "ca.crt")
+            unit = node_unit(f"{self.hosts[0]}:{self.port}", number, self.count)
+            (folder / "hqde-fl-supernode.service").write_text(unit, encoding="utf-8")

@@ -1,0 +1,210 @@
+"""The process behind ``nodes up``: starts the SuperLink and the SuperNodes and keeps them running.
+
+It is run as a process of its own, detached, until ``nodes down`` ends it::
+
+    python -m simulations.deploy.supervisor DIR COUNT
+
+What it knows it writes to ``DIR/state/status.json``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from hqde_fl.errors import RunError
+from simulations.deploy.federation import CONNECTION, Federation
+from simulations.deploy.retire import retire
+from simulations.deploy.supervised import Supervised
+from simulations.deploy.units import node_command, superlink_command
+from simulations.engines.guard import end_all
+from simulations.engines.superlink import SuperLink, program
+
+STATUS = "status.json"
+PORTS = "ports.json"
+"""The SuperLink's port, then one for each node: the same whenever this federation is up."""
+
+_POLL = 0.2
+_STARTUP = 60.0
+_ENDING = 10.0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run until told to end."""
+    federation, count = Federation.load(Path(arguments[0])), int(arguments[1])
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGINT, leave)
+    supervisor = Supervisor(federation, count)
+    try:
+        supervisor.run()
+    except RunError as error:
+        supervisor.write(str(error))
+        return 1
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nothing may cut the clean-up short
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        supervisor.stop()
+    return 0
+
+
+class Supervisor:
+    """The processes of one federation on this machine."""
+
+    def __init__(self, federation: Federation, count: int) -> None:
+        self._federation = federation
+        environment = federation.environment()
+        ports = json.loads((federation.state / PORTS).read_text(encoding="utf-8"))
+        self._address = f"127.0.0.1:{ports[0]}"
+        logs = federation.state / "logs"
+        logs.mkdir(mode=0o700, exist_ok=True)
+
+        def supervised(name: str, command: list[str]) -> Supervised:
+            path = program(command[0], environment)
+            return Supervised(name, [path, *command[1:]], environment, logs / f"{name}.log")
+
+        database = federation.state / "superlink.db"
+        self._link = supervised(
+            "superlink",
+            superlink_command(federation.superlink, database, "127.0.0.1", ports[0]),
+        )
+        self._nodes = [
+            supervised(
+                name, node_command(federation.path / name, self._address, port, number, count)
+            )
+            for number, (name, port) in enumerate(
+                zip(federation.nodes[:count], ports[1:], strict=False)
+            )
+        ]
+        self._ids: dict[str, int] = {}
+
+    def run(self) -> None:
+        """Start everything, then restart what ends."""
+        self._link.start()
+        self.write()
+        self._wait_for_link()
+        self._ids = register(self._federation, [node.name for node in self._nodes], self._address)
+        for node in self._nodes:
+            node.start()
+        self.write()
+        while True:
+            time.sleep(_POLL)
+            if any([self._tend(process) for process in (self._link, *self._nodes)]):
+                self.write()
+
+    def stop(self) -> None:
+        """End the nodes, which say goodbye, then the SuperLink, then whatever is left."""
+        for process in (*self._nodes, self._link):
+            process.stop(_ENDING)
+        end_all(str(self._federation.home))
+        if not (self._federation.state / STATUS).exists():
+            return
+        self.write(self._failure())
+
+    def write(self, error: str | None = None) -> None:
+        """Write what there is, in one piece."""
+        reports = [process.report for process in (self._link, *self._nodes)]
+        status = {
+            "supervisor": os.getpid(),
+            "address": self._address,
+            "processes": [dataclasses.asdict(report) for report in reports],
+            "ids": self._ids,
+            "error": error,
+        }
+        path = self._federation.state / STATUS
+        draft = path.with_suffix(".new")
+        draft.write_text(json.dumps(status, indent=1), encoding="utf-8")
+        draft.replace(path)
+
+    def _failure(self) -> str | None:
+        status = json.loads((self._federation.state / STATUS).read_text(encoding="utf-8"))
+        error = status.get("error")
+        return None if error is None else str(error)
+
+    def _tend(self, process: Supervised) -> bool:
+        """Notice the end of a process and start it again when it is due; whether anything was."""
+        if process.ended():
+            if process.name in self._ids:
+                folder = self._federation.path / process.name
+                retire(self._address, folder, self._ids[process.name])
+            return True
+        return process.start_if_due()
+
+    def _wait_for_link(self) -> None:
+        until = time.monotonic() + _STARTUP
+        while not healthy(self._address, self._federation.superlink / "ca.crt"):
+            if self._link.ended() or time.monotonic() > until:
+                raise RunError(f"the SuperLink did not start: see {self._link.log}")
+            time.sleep(_POLL)
+
+
+def healthy(address: str, root: Path) -> bool:
+    """Whether a SuperLink answers there, with a certificate that the authority has signed."""
+    context = ssl.create_default_context(cafile=str(root))
+    opener = urllib.request.build_opener(
+        urllib.request.HTTPSHandler(context=context), urllib.request.ProxyHandler({})
+    )
+    try:
+        with opener.open(f"https://{address}/health", timeout=2.0) as response:
+            return bool(response.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def register(federation: Federation, names: Sequence[str], address: str) -> dict[str, int]:
+    """Register the nodes' public keys; their node ids. A key is registered once in a database.
+
+    Raises
+    ------
+    RunError
+        If the SuperLink refuses one.
+    """
+    path = federation.state / "nodes.json"
+    known: dict[str, int] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    link = federation.connect(address)
+    calls = {name: _registering(link, federation, name) for name in names if name not in known}
+    for name, call in calls.items():
+        said, wrong = call.communicate()
+        try:
+            known[name] = int(json.loads(said)["node-id"])
+        except (ValueError, KeyError) as error:
+            found = (wrong or said).strip() or f"exit status {call.returncode}"
+            raise RunError(f"the SuperLink did not register {name}: {found}") from error
+    path.write_text(json.dumps(known), encoding="utf-8")
+    return {name: known[name] for name in names}
+
+
+def _registering(link: SuperLink, federation: Federation, name: str) -> subprocess.Popen[str]:
+    public = str(federation.superlink / f"{name}.pub")
+    return subprocess.Popen(
+        link.flwr("supernode", "register", public, CONNECTION, "--format", "json"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=dict(link.environment),
+        text=True,
+    )
+
+
+def forget(federation: Federation) -> None:
+    """Delete what earlier runs left: the database with its registrations, logs, installed apps."""
+    shutil.rmtree(federation.state, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,92 @@
+"""What is run on each host: command lines, and systemd units that keep them running."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+INSTALLED = "/opt/hqde-fl"
+"""Where the units expect the virtual environment, in ``venv``."""
+SETTINGS = "/etc/hqde-fl"
+"""Where they expect the host's folder."""
+STATE = "/var/lib/hqde-fl"
+
+_UNIT = """[Unit]
+Description={description}
+Wants=network-online.target
+After=network-online.target
+StartLimitIntervalSec=0
+
+[Service]
+User=hqde-fl
+StateDirectory=hqde-fl
+WorkingDirectory={state}
+Environment=PATH={installed}/venv/bin:/usr/bin:/bin
+Environment=FLWR_HOME={state}/flwr
+Environment=FLWR_TELEMETRY_ENABLED=0
+Environment=FLWR_DISABLE_UPDATE_CHECK=1
+Environment=FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1
+ExecStart={installed}/venv/bin/{command}
+Restart=always
+RestartSec=5
+RestartSteps=4
+RestartMaxDelaySec=30
+KillSignal=SIGTERM
+TimeoutStopSec=30
+NoNewPrivileges=yes
+PrivateTmp=yes
+ProtectSystem=strict
+ProtectHome=yes
+ReadWritePaths={state}
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def superlink_command(folder: Path, database: Path, host: str, port: int) -> list[str]:
+    """The command line of a SuperLink with TLS, authentication of nodes and a database."""
+    return [
+        "flower-superlink",
+        *("--ssl-ca-certfile", str(folder / "ca.crt")),
+        *("--ssl-certfile", str(folder / "server.crt")),
+        *("--ssl-keyfile", str(folder / "server.key")),
+        "--enable-supernode-auth",
+        *("--isolation", "subprocess"),
+        *("--database", str(database)),
+        *("--host", host),
+        *("--port", str(port)),
+    ]
+
+
+def node_command(
+    folder: Path, superlink: str, port: int, partition: int, partitions: int
+) -> list[str]:
+    """The command line of a SuperNode; ``port`` is for its own processes, on loopback."""
+    return [
+        "flower-supernode",
+        *("--superlink", superlink),
+        *("--root-certificates", str(folder / "ca.crt")),
+        *("--auth-supernode-private-key", str(folder / "node.key")),
+        *("--host", "127.0.0.1"),
+        *("--port", str(port)),
+        *("--node-config", f"partition-id={partition} num-partitions={partitions}"),
+    ]
+
+
+def superlink_unit(port: int) -> str:
+    """The systemd unit of a SuperLink."""
+    folder, database = Path(SETTINGS), Path(STATE) / "superlink.db"
+    return _unit("SuperLink of hqde-fl", superlink_command(folder, database, "0.0.0.0", port))
+
+
+def node_unit(superlink: str, partition: int, partitions: int) -> str:
+    """The systemd unit of a SuperNode."""
+    command = node_command(Path(SETTINGS), superlink, 9095, partition, partitions)
+    return _unit(f"SuperNode {partition} of hqde-fl", command)
+
+
+def _unit(description: str, command: list[str]) -> str:
+    words = [f'"{word}"' if " " in word else word for word in command]
+    return _UNIT.format(
+        description=description, installed=INSTALLED, state=STATE, command=" ".join(words)
+    )

@@ -1,0 +1,294 @@
+"""Fault drills on real processes: a SuperLink and SuperNodes with TLS and authentication.
+
+``make test-deployment`` runs them; they take minutes, most of it SuperNodes starting Python.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hqde_fl.errors import RunError
+from simulations.config import Experiment
+from simulations.deploy import nodes
+from simulations.deploy.authority import make_authority, make_node_key
+from simulations.deploy.federation import Federation
+from simulations.deploy.nodes import connected, online, status
+from simulations.deploy.supervised import Report
+from simulations.deploy.supervisor import register
+from simulations.engines.flower import LOG_FILE, run_deployed
+from simulations.engines.superlink import program
+from simulations.run import run_experiment
+
+pytestmark = pytest.mark.deployment
+
+PATIENCE = 1800.0
+"""Seconds; for everything that happens sooner or later."""
+EXPERIMENT = Experiment.parse(
+    {
+        "name": "drill",
+        "seed": 5,
+        "rounds": 4,
+        "clients": {"count": 4, "epochs": 5, "lr": 0.2},
+        "strategy": {"rule": {"name": "geometric-median"}, "deadline": 600.0},
+        "faults": [{"name": "sign-flip", "count": 1, "scale": 4.0}],
+        "engine": {"name": "flower"},
+    }
+)
+SHORT = {"rounds": 2, "faults": []}
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    """Four of six nodes are up; one key is registered besides, and one is not."""
+    made = Federation.create(tmp_path_factory.mktemp("deployment") / "federation", 6)
+    with nodes.federation_up(made, 4) as found:
+        register(made, ["node-4"], found.address)
+        yield made
+    left = [process.pid for process in processes_of(made)]
+    assert left == []
+
+
+@dataclass
+class Going:
+    """A run in a thread."""
+
+    federation: Federation
+    out: Path
+    changes: dict[str, object] = field(default_factory=dict)
+    error: BaseException | None = None
+
+    def __post_init__(self) -> None:
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        table = {**EXPERIMENT.to_table(), **self.changes}
+        link = connected(self.federation)
+        try:
+            run_deployed(
+                Experiment.parse(table).to_json(), self.out, link, on_line=lambda line: None
+            )
+        except BaseException as error:
+            self.error = error
+
+    def end(self) -> None:
+        self.thread.join(PATIENCE)
+        assert not self.thread.is_alive()
+        if self.error is not None:
+            raise self.error
+
+    @property
+    def rounds(self) -> list[dict[str, object]]:
+        path = self.out / "rounds.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.rounds[-1]["server"]["accuracy"])  # type: ignore[index]
+
+    def reasons(self, node: int) -> list[str | None]:
+        """Why a node was not kept, round after round."""
+        lines = (self.out / "clients.jsonl").read_text().splitlines()
+        return [line["reason"] for line in map(json.loads, lines) if line["node"] == node]
+
+
+def wait_until(holds: Callable[[], object], what: str) -> None:
+    until = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < until, what
+        time.sleep(0.05)
+
+
+def report(federation: Federation, name: str) -> Report:
+    found = status(federation)
+    assert found is not None
+    return next(process for process in found.processes if process.name == name)
+
+
+def processes_of(federation: Federation) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("FLWR_HOME") == str(federation.home):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def training(federation: Federation, name: str) -> list[psutil.Process]:
+    """The ClientApp processes below a SuperNode."""
+    pid = report(federation, name).pid
+    if pid is None:
+        return []
+    try:
+        children = psutil.Process(pid).children(recursive=True)
+        return [child for child in children if "flwr-clientapp" in " ".join(child.cmdline())]
+    except psutil.Error:
+        return []
+
+
+def kill(federation: Federation, name: str) -> int:
+    """``kill -9`` a supervised process; how often it had been restarted before."""
+    before = report(federation, name)
+    assert before.pid is not None
+    os.kill(before.pid, signal.SIGKILL)
+    return before.restarts
+
+
+def all_online(federation: Federation) -> bool:
+    found = status(federation)
+    assert found is not None
+    said = online(connected(federation))
+    return all(said[node] == "online" for node in found.ids.values())
+
+
+def node_id(federation: Federation, name: str) -> int:
+    found: dict[str, int] = json.loads((federation.state / "nodes.json").read_text())
+    return found[name]
+
+
+def test_one_hostile_node_and_one_killed_in_training(
+    federation: Federation, tmp_path: Path
+) -> None:
+    """The run completes, and its model is as good as the simulation's."""
+    going = Going(federation, tmp_path / "run")
+    wait_until(lambda: len(going.rounds) >= 2 or going.error, "the first round")
+    wait_until(lambda: training(federation, "node-1") or going.error, "node-1 at work")
+    restarts = kill(federation, "node-1")
+    going.end()
+    assert len(going.rounds) == 5
+    inline = run_experiment(EXPERIMENT, tmp_path / "inline", engine="inline")
+    assert inline.final["accuracy"] is not None
+    assert abs(going.accuracy - inline.final["accuracy"]) <= 0.03
+    assert report(federation, "node-1").restarts > restarts
+    lost = [reason for reason in going.reasons(node_id(federation, "node-1")) if reason]
+    assert any("node" in r.lower() or "restarted" in r or r == "late" for r in lost)
+    wait_until(lambda: all_online(federation), "node-1 is online again")
+
+
+def test_a_node_killed_while_uploading(federation: Federation, tmp_path: Path) -> None:
+    found = status(federation)
+    assert found is not None
+    folder = str(federation.path / "node-4")
+    dying = subprocess.Popen(
+        [sys.executable, "-m", "tests.deployment.dying_node", found.address, folder, "9"],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert dying.stdout is not None
+    assert dying.stdout.readline() == "connected\n"
+    going = Going(federation, tmp_path / "run", SHORT)
+    try:
+        going.end()
+    finally:
+        dying.kill()
+        dying.communicate()
+    assert dying.returncode == -signal.SIGKILL
+    assert going.reasons(node_id(federation, "node-4"))[0] in (
+        "late",
+        "failed: went offline while uploading its reply",
+    )
+    assert [line["kept"] for line in going.rounds[1:]] == [4, 4]
+
+
+def test_a_superlink_that_is_killed_keeps_its_nodes_and_takes_new_runs(
+    federation: Federation, tmp_path: Path
+) -> None:
+    going = Going(federation, tmp_path / "broken", {"rounds": 50, "faults": []})
+    wait_until(lambda: len(going.rounds) >= 2 or going.error, "the first round")
+    restarts = kill(federation, "superlink")
+    with pytest.raises(RunError, match="finished:failed"):
+        going.end()
+    assert report(federation, "superlink").restarts == restarts + 1
+    wait_until(lambda: all_online(federation), "the nodes are online again")
+    again = Going(federation, tmp_path / "again", SHORT)
+    again.end()
+    assert [line["kept"] for line in again.rounds[1:]] == [4, 4]
+
+
+def supernode(
+    federation: Federation, key: Path, root: Path | None, *options: str
+) -> subprocess.CompletedProcess[str]:
+    """A SuperNode on a port of its own, which is expected to give up."""
+    found = status(federation)
+    assert found is not None
+    environment = federation.environment()
+    command = [program("flower-supernode", environment), "--superlink", found.address]
+    command += ["--port", str(free_port()), "--max-retries", "1", *options]
+    if root is not None:
+        command += ["--root-certificates", str(root), "--auth-supernode-private-key", str(key)]
+    return subprocess.run(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_who_is_not_registered_or_not_who_they_say_is_refused(
+    federation: Federation, tmp_path: Path
+) -> None:
+    """An unregistered key, another authority, plain text, and a key that is in use."""
+    root = federation.path / "ca.crt"
+    make_node_key(tmp_path / "stranger.key", tmp_path / "stranger.pub")
+    make_authority(tmp_path / "other.crt", tmp_path / "other.key")
+    unknown = supernode(federation, tmp_path / "stranger.key", root)
+    assert unknown.returncode != 0
+    assert "Failed to initialize the connection" in unknown.stdout
+    wrong = supernode(federation, federation.path / "node-5" / "node.key", tmp_path / "other.crt")
+    assert wrong.returncode != 0
+    assert "CERTIFICATE_VERIFY_FAILED" in wrong.stdout
+    plain = supernode(federation, tmp_path / "stranger.key", None, "--insecure")
+    assert plain.returncode != 0
+    twice = supernode(federation, federation.path / "node-0" / "node.key", root)
+    assert twice.returncode != 0
+    assert "Failed to initialize the connection" in twice.stdout
+    found = status(federation)
+    assert found is not None
+    said = online(connected(federation))
+    assert sorted(said[node] for node in found.ids.values()) == ["online"] * 4
+
+
+def test_the_engine_says_how_a_deployed_run_ended(federation: Federation, tmp_path: Path) -> None:
+    """What the command line does: the true outcome, and a directory as any run has it."""
+    file = tmp_path / "good.toml"
+    file.write_text('name = "good"\nrounds = 1\n[clients]\ncount = 4\n')
+    command = [program("hqde-fl", federation.environment()), "run", str(file)]
+    command += ["--engine", "flower", "--superlink", str(federation.path)]
+
+    def called(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+
+    done = called("--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert (tmp_path / "out" / LOG_FILE).is_file()
+    refused = called("--out", str(tmp_path / "few"), "--set", "clients.count=3")
+    assert refused.returncode == 2
+    assert "clients.count = 3" in refused.stderr
