@@ -15,11 +15,13 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
 from torch import Tensor
 
+from hqde_fl.arrived import Sent
 from hqde_fl.errors import CodecError
 from hqde_fl.layout import Entry, Layout
 from hqde_fl.packed import DELTA, is_packed, unpack
@@ -145,8 +147,8 @@ class Accepted:
 
     Parameters
     ----------
-    delta : Tensor
-        (d,) the client's model minus the global one.
+    update : Tensor or Sent
+        (d,) the client's model minus the global one, or the model as it was sent.
     buffers : Mapping[str, Tensor]
         Its integer and boolean buffers.
     num_examples : float
@@ -155,10 +157,15 @@ class Accepted:
         Its other metrics, the finite ones.
     """
 
-    delta: Tensor
+    update: Tensor | Sent
     buffers: Mapping[str, Tensor]
     num_examples: float
     metrics: Mapping[str, float]
+
+    @property
+    def delta(self) -> Tensor:
+        """(d,) the client's model minus the global one."""
+        return self.update.delta() if isinstance(self.update, Sent) else self.update
 
 
 @dataclass(frozen=True)
@@ -201,11 +208,8 @@ def screen(
             raise _MalformedError(
                 f"expected one ArrayRecord {arrays_key!r}, found {_list(records)}"
             )
-        delta, buffers = _screen_arrays(records[arrays_key], layout, model)
-        # a finite sum proves every number finite, and is much cheaper than looking at each
-        if not bool(torch.isfinite(delta.sum()) or torch.isfinite(delta).all()):
-            raise _MalformedError("non-finite update")
-        return Accepted(delta, buffers, num_examples, metrics)
+        update, buffers = _screen_arrays(records[arrays_key], layout, model)
+        return Accepted(_finite(update), buffers, num_examples, metrics)
     except _MalformedError as reason:
         return Rejected(str(reason))
     except Exception as error:  # whatever a client managed to break, it breaks only its own reply
@@ -249,10 +253,24 @@ def screen_metrics(content: RecordDict, limits: Screening) -> tuple[float, dict[
     return count, metrics
 
 
+def _finite(update: Tensor | Sent) -> Tensor | Sent:
+    """The update if all its numbers are finite."""
+    if isinstance(update, Sent):
+        # finite sums of squares prove every number finite, and small enough for any difference
+        with np.errstate(over="ignore", invalid="ignore"):
+            if all(np.isfinite(np.dot(part, part)) for part in update.parts):
+                return update
+        update = update.delta()
+    # a finite sum proves every number finite, and is much cheaper than looking at each
+    if not bool(torch.isfinite(update.sum()) or torch.isfinite(update).all()):
+        raise _MalformedError("non-finite update")
+    return update
+
+
 def _screen_arrays(
     record: ArrayRecord, layout: Layout, model: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The delta (d,) and the buffers, checked against the layout before anything is read."""
+) -> tuple[Tensor | Sent, dict[str, Tensor]]:
+    """The update and the buffers, checked against the layout before anything is read."""
     present, packed = dict(record), None
     if any(is_packed(array) for array in present.values()):
         packed = present.pop(DELTA, None)
@@ -270,6 +288,8 @@ def _screen_arrays(
         coded = torch.empty(0) if packed is None else unpack(packed, absent, layout)
     except CodecError as error:
         raise _MalformedError(f"packed update: {error}") from None
+    if packed is None and (sent := _as_sent(present, layout, model)) is not None:
+        return sent, {e.name: _decode(present[e.name]) for e in layout.entries if e.offset is None}
     parts = coded.split([entry.size for entry in absent])
     state = {name: _decode(array) for name, array in present.items()}
     flat, buffers = layout.flatten(
@@ -280,6 +300,19 @@ def _screen_arrays(
             where = slice(entry.offset, entry.offset + entry.size)
             flat[where] -= model[where]
     return flat, buffers
+
+
+def _as_sent(arrays: Mapping[str, Array], layout: Layout, model: Tensor) -> Sent | None:
+    """The model without copying its bytes, if they are float32 numbers as NumPy reads them."""
+    floating = [arrays[entry.name] for entry in layout.entries if entry.offset is not None]
+    if model.device.type != "cpu" or {array.dtype for array in floating} != {"float32"}:
+        return None
+    if any(array.stype != NUMPY for array in floating):
+        return None
+    parts = [_view(array) for array in floating]
+    if any(not part.flags.c_contiguous or not part.dtype.isnative for part in parts):
+        return None
+    return Sent(tuple(part.reshape(-1) for part in parts), model)
 
 
 def _check(entry: Entry, array: Array) -> None:
@@ -294,13 +327,20 @@ def _check(entry: Entry, array: Array) -> None:
 
 
 def _decode(array: Array) -> Tensor:
-    """The values of an array, without copying its bytes, once its header and length are right."""
+    """The values of an array, in memory of their own."""
     size = math.prod(array.shape)
     if array.stype == BFLOAT16 and array.dtype == "bfloat16":
         if len(array.data) != 2 * size:
             raise _MalformedError(f"{len(array.data)} bytes for {size} bfloat16 numbers")
         raw = torch.from_numpy(np.frombuffer(array.data, dtype="<i2").copy())
         return raw.view(torch.bfloat16).reshape(tuple(array.shape))
+    values = _view(array)
+    return torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("="), order="C"))
+
+
+def _view(array: Array) -> npt.NDArray[Any]:
+    """A view of an array's bytes, once its header and length are right."""
+    size = math.prod(array.shape)
     if array.stype != NUMPY:
         raise _MalformedError(f"unknown serialisation type {array.stype[:40]!r}")
     dtype = np.dtype(array.dtype)
@@ -310,9 +350,7 @@ def _decode(array: Array) -> Tensor:
     if len(array.data) - start != size * dtype.itemsize:
         raise _MalformedError(f"{len(array.data) - start} bytes for {size} numbers of {dtype}")
     values = np.frombuffer(array.data, dtype=dtype, offset=start)
-    values = values.reshape(array.shape, order="F" if fortran else "C")
-    # torch wants writable memory in native byte order; only what needs it is copied
-    return torch.from_numpy(np.array(values, dtype=dtype.newbyteorder("="), order="C"))
+    return values.reshape(array.shape, order="F" if fortran else "C")
 
 
 def _npy_header(array: Array, dtype: np.dtype[Any]) -> tuple[int, bool]:

@@ -19,12 +19,12 @@ from flwr.supercore.run import Run
 
 from clients.messages import is_training, server_round
 from clients.mods import Chosen
+from hqde_fl.arrived import gathered
 from hqde_fl.errors import ConfigError
 from hqde_fl.members import member_name, members_of
 from hqde_fl.rules import Aggregator, Mean
 from hqde_fl.rules.base import State
 from hqde_fl.seeding import Seeds
-from hqde_fl.updates import Updates
 from hqde_fl.wire import Accepted, Screening
 from simulations.attacks import Attack, Memory, Scene
 from simulations.attacks.wire import Wire
@@ -243,7 +243,7 @@ class AdversaryGrid(Grid):
             state=state,
             memory=self.memory if own is None else self.memory.get(own, {}),
         )
-        rows = Updates([honest[client].delta for client in listed])
+        rows = gathered([honest[client].update for client in listed])
         learnt = self._attack.learn(rows, scene)
         self.memory = learnt if own is None else {**self.memory, own: learnt}
         crafted = self._attack.craft(rows, len(waiting), replace(scene, memory=learnt))

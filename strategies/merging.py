@@ -8,12 +8,13 @@ from typing import Any, Literal, final
 
 import torch
 
+from hqde_fl.arrived import gathered
 from hqde_fl.errors import BoundError
 from hqde_fl.members import member_name, named
 from hqde_fl.quantum.density import diagnostics
 from hqde_fl.rules import Aggregate, Aggregator, Cohort, aggregate
 from hqde_fl.rules.pipeline import measure_geometry
-from hqde_fl.updates import Updates
+from hqde_fl.updates import Columns
 from hqde_fl.wire import Accepted, merge_buffers
 from strategies.confidence import Confidence
 from strategies.optimizers import SGD, ServerOptimizer
@@ -93,7 +94,7 @@ class Merging:
         """
         try:
             cohort.require("quorum" if self.quorum else str(self.rule), self.quorum or 1)
-            updates = Updates([reply.delta for reply in replies])
+            updates = gathered([reply.update for reply in replies])
             cohort = replace(cohort, confidence=self.confidence.of(model, replies))
             outcome = aggregate(self.rule, updates, cohort, model.rule)
         except BoundError as error:
@@ -104,7 +105,7 @@ class Merging:
         return self._move(model, replies, outcome)
 
     def _described(
-        self, model: ModelState, updates: Updates, cohort: Cohort, outcome: Aggregate
+        self, model: ModelState, updates: Columns, cohort: Cohort, outcome: Aggregate
     ) -> tuple[ModelState, Aggregate]:
         """The outcome with the density matrix's diagnostics, and the model that remembers it."""
         geometry = outcome.geometry

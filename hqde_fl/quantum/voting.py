@@ -83,9 +83,7 @@ class Voting(Rule):
         )
 
     def combine(self, tile: Tensor, decision: Decision) -> tuple[Tensor, Tensor | None]:
-        """The weighted sum, or the outcome of the votes on the tile's coordinates."""
-        if decision.mixing is not None:
-            return super().combine(tile, decision)
+        """The outcome of the votes on the tile's coordinates."""
         n = tile.shape[0]
         ayes, counts, sizes = _votes_and_sizes(tile)
         ahead = counts.to(tile)

@@ -27,6 +27,7 @@ from hqde_fl.updates import Columns
 
 if TYPE_CHECKING:
     from hqde_fl.rules.executor import Executor
+    from hqde_fl.rules.narrow import Rough
 
 State = Mapping[str, Any]
 """What a rule remembers: tensors, numbers, strings, lists and mappings of them."""
@@ -172,10 +173,12 @@ class Rule(Aggregator):
     """An aggregation rule, or a pre-aggregation that feeds one.
 
     Concrete rules are final frozen dataclasses. They set ``gram`` if ``decide`` needs distances,
-    and ``scored`` if it needs the sum of their own ``score``.
+    ``rough`` if it can often do with their first digits, and ``scored`` if it needs the sum of its
+    own ``score``.
     """
 
     gram: ClassVar[bool] = False
+    rough: ClassVar[bool] = False
 
     @property
     def scored(self) -> bool:
@@ -209,14 +212,17 @@ class Rule(Aggregator):
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
         """Settle what each update counts for; ``measured`` knows the anchors too."""
 
-    def combine(self, tile: Tensor, decision: Decision) -> tuple[Tensor, Tensor | None]:
-        """The result's columns (c,) of a tile, and what each update counted for, if not linear.
+    def decide_roughly(self, rough: Rough, cohort: Cohort, state: State) -> Decision | None:
+        """What ``decide`` would settle, if distances with an error leave no doubt about it."""
+        return None
 
-        The counts are (1, n) float64, summed over the tile's columns; None for a linear rule, whose
-        influence is its mixing.
+    def combine(self, tile: Tensor, decision: Decision) -> tuple[Tensor, Tensor | None]:
+        """The result's columns (c,) of a tile, and what each update counted for.
+
+        The counts are (1, n) float64, summed over the tile's columns. Only asked where the decision
+        has no mixing: a linear rule's result and influence are its mixing's.
         """
-        assert decision.mixing is not None
-        return linear(decision.mixing, tile)[0], None
+        raise NotImplementedError(f"{type(self).__name__} is linear")
 
     def remember(self, delta: Tensor, state: State) -> State:
         """The state to keep once the result is known; only asked of a chain's last rule."""

@@ -146,9 +146,7 @@ class ByzantineFilter(Rule):
         )
 
     def combine(self, tile: Tensor, decision: Decision) -> tuple[Tensor, Tensor | None]:
-        """The weighted sum, or the coordinate-wise median of what is left."""
-        if decision.mixing is not None:
-            return super().combine(tile, decision)
+        """The coordinate-wise median of what is left."""
         kept = decision.plan.to(tile.device)
         middle, hits = median_of(tile[kept])
         counts = torch.zeros(1, tile.shape[0], dtype=torch.float64, device=tile.device)

@@ -136,6 +136,12 @@ class Geometry:
                 uncertain[pairs] &= _uncertain(_squared(block), block)
         return cls(points, squared, unit)
 
+    @classmethod
+    def of(cls, gram: Tensor, pivot: int) -> Geometry:
+        """What ``relative_gram`` alone says, right to a fraction of the distances to the pivot."""
+        points = _with_origin(gram, pivot)
+        return cls(points, _squared(points))
+
     @property
     def n(self) -> int:
         """Number of updates."""

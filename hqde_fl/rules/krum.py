@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules.base import Decision, Measured, Rule, State, check_f
 from hqde_fl.rules.cohort import Cohort
+from hqde_fl.rules.narrow import Rough
 
 
 def krum_scores(squared: Tensor, f: int) -> Tensor:
@@ -36,7 +37,22 @@ def by_score(scores: Tensor, squared: Tensor) -> Tensor:
 def _decide(measured: Measured, cohort: Cohort, f: int, m: int) -> Decision:
     assert measured.geometry is not None
     squared = measured.geometry.squared_distances()
-    chosen = by_score(krum_scores(squared, f), squared)[:m]
+    return _average(by_score(krum_scores(squared, f), squared)[:m], cohort)
+
+
+def _decide_roughly(rough: Rough, cohort: Cohort, f: int, m: int) -> Decision | None:
+    """The same decision, if the m best scores are the best whatever the distances exactly are."""
+    squared = rough.geometry.squared_distances()
+    least, most = krum_scores(squared - rough.error, f), krum_scores(squared + rough.error, f)
+    order = krum_scores(squared, f).argsort()
+    chosen, others = order[:m], order[m:]
+    if len(others) and not bool(most[chosen].max() < least[others].min()):
+        return None
+    return _average(chosen, cohort)
+
+
+def _average(chosen: Tensor, cohort: Cohort) -> Decision:
+    m = len(chosen)
     mixing = torch.zeros(1, cohort.n, dtype=torch.float64)
     mixing[0, chosen] = 1 / m
     names = sorted(cohort.ids[row] for row in chosen.tolist())
@@ -58,7 +74,7 @@ class Krum(Rule):
         Faulty clients to tolerate.
     """
 
-    gram = True
+    gram = rough = True
 
     f: int
 
@@ -81,6 +97,10 @@ class Krum(Rule):
         """The one with the least score."""
         return _decide(measured, cohort, cohort.remaining(self.f), 1)
 
+    def decide_roughly(self, rough: Rough, cohort: Cohort, state: State) -> Decision | None:
+        """The same one, where it is beyond doubt."""
+        return _decide_roughly(rough, cohort, cohort.remaining(self.f), 1)
+
 
 @dataclass(frozen=True)
 class MultiKrum(Rule):
@@ -98,7 +118,7 @@ class MultiKrum(Rule):
         Updates to average; 0 for n - f.
     """
 
-    gram = True
+    gram = rough = True
 
     f: int
     m: int = 0
@@ -120,12 +140,16 @@ class MultiKrum(Rule):
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
         """The m with the least scores."""
         f = cohort.remaining(self.f)
-        decision = _decide(measured, cohort, f, self.m or cohort.n - f)
+        return self._judged(_decide(measured, cohort, f, self.m or cohort.n - f))
+
+    def decide_roughly(self, rough: Rough, cohort: Cohort, state: State) -> Decision | None:
+        """The same ones, where they are beyond doubt."""
+        f = cohort.remaining(self.f)
+        decision = _decide_roughly(rough, cohort, f, self.m or cohort.n - f)
+        return None if decision is None else self._judged(decision)
+
+    def _judged(self, decision: Decision) -> Decision:
         if self.m:
             return decision
         assert decision.mixing is not None
-        return Decision(
-            mixing=decision.mixing,
-            rejected=decision.mixing[0] == 0,
-            diagnostics=decision.diagnostics,
-        )
+        return replace(decision, rejected=decision.mixing[0] == 0)

@@ -9,7 +9,6 @@ geometry, makes another pass, over Y's columns computed tile by tile.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +20,7 @@ from hqde_fl.rules.base import Aggregate, Aggregator, Decision, Measured, Rule, 
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.executor import Executor, default_executor, one_library_thread
 from hqde_fl.rules.geometry import Geometry, choose_pivot, relative_gram
+from hqde_fl.rules.narrow import measure_roughly
 from hqde_fl.updates import Columns, Mapped, Stacked
 
 
@@ -86,10 +86,16 @@ def run_steps(
             mixing = torch.block_diag(mixing, torch.eye(len(below), dtype=torch.float64))
             geometry = None
         columns = _seen(base, mixing)
-        measured = measure_step(step, columns, geometry, executor)
-        geometry = measured.geometry
+        roughly = step.rough and geometry is None and index + 1 == len(steps)
+        rough = measure_roughly(columns, executor) if roughly else None
+        settled = None if rough is None else step.decide_roughly(rough, members, own)
+        if rough is not None and settled is not None:
+            geometry, decision = rough.geometry, settled
+        else:
+            measured = measure_step(step, columns, geometry, executor)
+            geometry = measured.geometry
+            decision = step.decide(measured, members, own)
         first = geometry if index == 0 else first
-        decision = step.decide(measured, members, own)
         states[str(index)] = decision.state
         diagnostics |= decision.diagnostics
         if rows == n and decision.rejected is not None:
@@ -127,9 +133,12 @@ def _combined(
         delta, counts = executor.combine(partial(step.combine, decision=decision), columns)
         assert counts is not None
         return delta, (counts @ mixing.abs())[0]
-    whole = decision.mixing @ mixing
-    flat = partial(step.combine, decision=replace(decision, mixing=whole))
-    return executor.combine(flat, base)[0], whole.abs()[0]
+    whole = (decision.mixing @ mixing)[0]
+    counted = whole.nonzero().flatten()
+    if 0 < len(counted) < len(whole):  # what does not count is not read
+        base = base.select(counted.tolist())
+        return executor.mix(base, whole[counted]), whole.abs()
+    return executor.mix(base, whole), whole.abs()
 
 
 def _seen(base: Columns, mixing: Tensor) -> Columns:

@@ -140,7 +140,7 @@ def test_an_attack_is_told_who_is_who():
     assert scene.honest == tuple(sorted(set(range(N)) - CHOSEN))
     assert all(
         torch.equal(row, delta_of(found[partition]))
-        for row, partition in zip(honest.rows, scene.honest, strict=True)
+        for row, partition in zip(honest.tile(0, 4810), scene.honest, strict=True)
     )
     examples = {p: found[p].content["metrics"]["num-examples"] for p in range(N)}
     assert scene.num_examples == examples

@@ -1,0 +1,136 @@
+"""Updates that are never written out: the clients' new weights, where they arrived.
+
+A client sends its whole model; its update is the difference to the model it was sent. Rules read
+updates tile by tile, so the difference is taken in the tile: what n clients sent is in memory once.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hqde_fl.updates import PIECE, Columns, Updates
+
+Flat = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Sent:
+    """What one client sent: a model in float32.
+
+    Parameters
+    ----------
+    parts : tuple[NDArray, ...]
+        Flat float32 arrays that are the d numbers, one after the other. Never written to.
+    base : Tensor
+        (d,) float32 on the CPU: the model that the client was sent.
+    """
+
+    parts: tuple[Flat, ...]
+    base: Tensor
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Where each part starts, and d."""
+        return [0, *accumulate(len(part) for part in self.parts)]
+
+    def cut(self, start: int, stop: int) -> list[Flat]:
+        """The numbers ``start:stop``, as slices of the parts."""
+        pieces = []
+        index = bisect_right(self.starts, start) - 1
+        while start < stop:
+            first = self.starts[index]
+            pieces.append(self.parts[index][start - first : stop - first])
+            index += 1
+            start = self.starts[index]
+        return pieces
+
+    def delta(self) -> Tensor:
+        """(d,) the update."""
+        return torch.from_numpy(np.concatenate(self.parts) - self.base.numpy())
+
+
+@dataclass(frozen=True, eq=False)
+class Arrived:
+    """``Columns`` of the clients' updates, some of them as what was ``Sent``.
+
+    Parameters
+    ----------
+    rows : Sequence[Tensor or Sent]
+        One for each client: an update (d,), or a model that was sent.
+    base : Tensor
+        (d,) float32 on the CPU: the base of all that were sent.
+    """
+
+    rows: Sequence[Tensor | Sent]
+    base: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, d)."""
+        return len(self.rows), len(self.base)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """float32."""
+        return torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return self.base.device
+
+    @cached_property
+    def _sent(self) -> list[int]:
+        return [index for index, row in enumerate(self.rows) if isinstance(row, Sent)]
+
+    def _cut(self, index: int, start: int, stop: int) -> list[Flat]:
+        row = self.rows[index]
+        return row.cut(start, stop) if isinstance(row, Sent) else [row[start:stop].numpy()]
+
+    def tile(self, start: int, stop: int) -> Tensor:
+        """Columns ``start:stop`` of all rows."""
+        n = len(self.rows)
+        tile = np.empty((n, stop - start), dtype=np.float32)
+        pieces = [piece for index in range(n) for piece in self._cut(index, start, stop)]
+        np.concatenate(pieces, out=tile.reshape(-1))
+        if len(self._sent) == n:
+            np.subtract(tile, self.base[start:stop].numpy(), out=tile)
+        else:
+            tile[self._sent] -= self.base[start:stop].numpy()
+        return torch.from_numpy(tile)
+
+    def select(self, rows: Sequence[int]) -> Arrived:
+        """Some of the rows; nothing is copied."""
+        return Arrived([self.rows[i] for i in rows], self.base)
+
+    def mix(self, weights: Tensor, start: int, stop: int) -> Tensor:
+        """``weights @ updates`` on the columns ``start:stop``."""
+        out = torch.zeros(stop - start)
+        scratch = torch.empty(min(PIECE, stop - start))
+        factors = weights.tolist()
+        for left in range(start, stop, PIECE):
+            right = min(left + PIECE, stop)
+            target, piece = out[left - start : right - start], scratch[: right - left]
+            for index, factor in enumerate(factors):
+                np.concatenate(self._cut(index, left, right), out=piece.numpy())
+                if isinstance(self.rows[index], Sent):
+                    piece -= self.base[left:right]
+                target.add_(piece, alpha=factor)
+        return out
+
+
+def gathered(rows: Sequence[Tensor | Sent]) -> Columns:
+    """The updates of a round as ``Columns``, whether they were sent as models or as updates."""
+    bases = {id(row.base): row.base for row in rows if isinstance(row, Sent)}
+    if len(bases) == 1:
+        return Arrived(rows, *bases.values())
+    return Updates([row.delta() if isinstance(row, Sent) else row for row in rows])
