@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hqde_fl.updates import PIECE, Columns, Updates
+from hqde_fl.updates import Columns, Updates
 
 Flat = npt.NDArray[np.float32]
 
@@ -111,21 +111,6 @@ class Arrived:
     def select(self, rows: Sequence[int]) -> Arrived:
         """Some of the rows; nothing is copied."""
         return Arrived([self.rows[i] for i in rows], self.base)
-
-    def mix(self, weights: Tensor, start: int, stop: int) -> Tensor:
-        """``weights @ updates`` on the columns ``start:stop``."""
-        out = torch.zeros(stop - start)
-        scratch = torch.empty(min(PIECE, stop - start))
-        factors = weights.tolist()
-        for left in range(start, stop, PIECE):
-            right = min(left + PIECE, stop)
-            target, piece = out[left - start : right - start], scratch[: right - left]
-            for index, factor in enumerate(factors):
-                np.concatenate(self._cut(index, left, right), out=piece.numpy())
-                if isinstance(self.rows[index], Sent):
-                    piece -= self.base[left:right]
-                target.add_(piece, alpha=factor)
-        return out
 
 
 def gathered(rows: Sequence[Tensor | Sent]) -> Columns:

@@ -20,9 +20,6 @@ from torch import Tensor
 TILE_BYTES = 1 << 21
 """Bytes of one float64 tile: with what is made of it, it stays in a core's share of the cache."""
 
-PIECE = 1 << 14
-"""Columns that are added up at a time: a sum and a summand stay in the smallest cache."""
-
 NARROWEST = 256
 """Columns a tile has at least: n x n work for each tile must not outweigh the tile itself."""
 
@@ -51,10 +48,6 @@ class Columns(Protocol):
 
     def select(self, rows: Sequence[int]) -> Columns:
         """Some of the rows, in the given order."""
-        ...
-
-    def mix(self, weights: Tensor, start: int, stop: int) -> Tensor:
-        """``weights @ rows`` on the columns ``start:stop``, (stop - start,); weights is (n,)."""
         ...
 
 
@@ -122,19 +115,6 @@ class Updates:
         """Some of the rows; nothing is copied."""
         return Updates([self.rows[i] for i in rows])
 
-    def mix(self, weights: Tensor, start: int, stop: int) -> Tensor:
-        """``weights @ rows`` on the columns ``start:stop``."""
-        if isinstance(self.rows, Tensor):
-            tile = self.tile(start, stop)
-            return weights.to(tile) @ tile
-        out = torch.zeros(stop - start, dtype=self.dtype, device=self.device)
-        factors = weights.tolist()
-        for left in range(start, stop, PIECE):
-            right = min(left + PIECE, stop)
-            for row, factor in zip(self.rows, factors, strict=True):
-                out[left - start : right - start].add_(row[left:right], alpha=factor)
-        return out
-
 
 @dataclass(frozen=True, eq=False)
 class Mapped:
@@ -172,11 +152,6 @@ class Mapped:
     def tile(self, start: int, stop: int) -> Tensor:
         """The function of the source's tile."""
         return self.function(self.source.tile(start, stop))
-
-    def mix(self, weights: Tensor, start: int, stop: int) -> Tensor:
-        """``weights @ rows`` on the columns ``start:stop``."""
-        tile = self.tile(start, stop)
-        return weights.to(tile) @ tile
 
     def select(self, rows: Sequence[int]) -> Columns:
         """Some of the m rows."""
@@ -218,11 +193,6 @@ class Stacked:
         """The source's tile with the vectors' columns below it."""
         top = self.source.tile(start, stop)
         return torch.cat([top, *(row[start:stop].to(top)[None] for row in self.below)])
-
-    def mix(self, weights: Tensor, start: int, stop: int) -> Tensor:
-        """``weights @ rows`` on the columns ``start:stop``."""
-        tile = self.tile(start, stop)
-        return weights.to(tile) @ tile
 
     def select(self, rows: Sequence[int]) -> Columns:
         """Some of the rows."""

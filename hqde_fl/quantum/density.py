@@ -23,28 +23,11 @@ States = Literal["unit", "raw", "centred"]
 """What the states are: directions of the updates, the updates, or the updates minus their mean."""
 
 
-def inner_products_of(geometry: Geometry) -> Tensor:
-    """(n, n) inner products of the updates, in squared units, however much their lengths differ.
-
-    An inner product follows from three squared lengths, or from inner products relative to the
-    geometry's pivot. The first forgets a short update beside a long one, the second a pair that is
-    far from the pivot; each entry is taken from where it loses less.
-    """
-    gram = geometry.gram
-    rows, origin = gram[:-1, :-1], gram[-1, :-1]
-    relative = rows - origin[:, None] - origin[None, :] + gram[-1, -1]
-    reach = rows.diagonal().clamp(min=0).sqrt() + float(gram[-1, -1].clamp(min=0).sqrt())
-    squares = geometry.squared[-1, :-1]
-    magnitude = squares[:, None] + squares[None, :] + geometry.squared_distances()
-    better = reach[:, None] * reach[None, :] < magnitude
-    return torch.where(better, relative, geometry.products())
-
-
 def cosines(geometry: Geometry) -> Tensor:
     """(n, n) cosines between the updates; zero for an update that is zero."""
     norms = geometry.norms()
     inverse = torch.where(norms > 0, 1 / norms, 0)
-    found = (inner_products_of(geometry) * inverse[:, None] * inverse[None, :]).clamp(-1, 1)
+    found = (geometry.products() * inverse[:, None] * inverse[None, :]).clamp(-1, 1)
     diagonal = (norms > 0).to(torch.float64)
     return found.fill_diagonal_(0) + diagonal.diag()
 
@@ -69,7 +52,7 @@ def density(geometry: Geometry, states: States = "unit") -> Tensor:
     if states == "unit":
         gram = cosines(geometry)
     elif states == "raw":
-        gram = inner_products_of(geometry)
+        gram = geometry.products()
     else:
         gram = geometry.about(torch.full((n,), 1 / n, dtype=torch.float64))
     largest = float(gram.diagonal().max())

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.quantum.bounded import bounded, check_longest, effective
-from hqde_fl.quantum.density import inner_products_of
 from hqde_fl.rules.base import Decision, Measured, Rule, State
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.geometric_median import GeometricMedian
@@ -97,7 +96,7 @@ class Superposition(Rule):
 
 def agreement(geometry: Geometry, weights: Tensor) -> Tensor:
     """(n,) cosines between each update and ``weights @ updates``; 0 where either is zero."""
-    inner = inner_products_of(geometry) @ weights
+    inner = geometry.products() @ weights
     size = (weights @ inner).clamp(min=0).sqrt()
     norms = geometry.norms() * size
     return torch.where(norms > 0, inner / norms, 0).clamp(-1, 1)

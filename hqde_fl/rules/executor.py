@@ -1,8 +1,7 @@
 """Where the tiles are walked.
 
-An executor has three verbs: ``reduce`` sums a function of the tile over all tiles, ``combine``
-writes a function of the tile into the result's columns, and ``mix`` a weighted sum of the rows,
-which needs no tile. Every rule runs on every executor.
+An executor has two verbs: ``reduce`` sums a function of the tile over all tiles, ``combine`` writes
+a function of the tile into the result's columns. Every rule runs on every executor.
 
 Tiles are summed in stripes of a fixed number of tiles, and the stripes in their order, whoever
 computes them; linear algebra runs on one thread for each tile. So one thread and many give the same
@@ -63,10 +62,6 @@ class Executor(ABC):
     def combine(self, function: Callable[[Tensor], Combined], columns: Columns) -> Combined:
         """``function(tile)``'s columns of all tiles side by side (d,), and its counts' sum."""
 
-    @abstractmethod
-    def mix(self, columns: Columns, weights: Tensor) -> Tensor:
-        """(d,) ``weights @ columns``; weights is (n,)."""
-
 
 @dataclass(frozen=True)
 class SerialExecutor(Executor):
@@ -86,11 +81,7 @@ class SerialExecutor(Executor):
 
     def combine(self, function: Callable[[Tensor], Combined], columns: Columns) -> Combined:
         """The (d,) result and its counts."""
-        return _combine(_piece(function, columns, None), columns, self.tile_bytes, 1)
-
-    def mix(self, columns: Columns, weights: Tensor) -> Tensor:
-        """The (d,) weighted sum."""
-        return _combine(_mixed(columns, weights), columns, self.tile_bytes, 1)[0]
+        return _combine(function, columns, self.tile_bytes, 1, None)
 
 
 @dataclass(frozen=True)
@@ -118,11 +109,7 @@ class ThreadedExecutor(Executor):
 
     def combine(self, function: Callable[[Tensor], Combined], columns: Columns) -> Combined:
         """The (d,) result and its counts."""
-        return _combine(_piece(function, columns, None), columns, self.tile_bytes, self._count)
-
-    def mix(self, columns: Columns, weights: Tensor) -> Tensor:
-        """The (d,) weighted sum."""
-        return _combine(_mixed(columns, weights), columns, self.tile_bytes, self._count)[0]
+        return _combine(function, columns, self.tile_bytes, self._count, None)
 
     @property
     def _count(self) -> int:
@@ -150,16 +137,7 @@ class TorchDevice(Executor):
 
     def combine(self, function: Callable[[Tensor], Combined], columns: Columns) -> Combined:
         """The (d,) result, back where the updates live, and its counts."""
-        piece = _piece(function, columns, torch.device(self.device))
-        return _combine(piece, columns, self.tile_bytes, 1)
-
-    def mix(self, columns: Columns, weights: Tensor) -> Tensor:
-        """The (d,) weighted sum, back where the updates live."""
-
-        def weighted(tile: Tensor) -> Combined:
-            return weights.to(tile) @ tile, None
-
-        return self.combine(weighted, columns)[0]
+        return _combine(function, columns, self.tile_bytes, 1, torch.device(self.device))
 
 
 def default_executor(columns: Columns) -> Executor:
@@ -181,17 +159,20 @@ def _reduce(
     return reduce(add, _ordered(stripe, _stripes(columns, tile_bytes), threads))
 
 
-Piece = Callable[[int, int], Combined]
-"""The result's columns from one to another, and their counts."""
-
-
-def _combine(piece: Piece, columns: Columns, tile_bytes: int, threads: int) -> Combined:
+def _combine(
+    function: Callable[[Tensor], Combined],
+    columns: Columns,
+    tile_bytes: int,
+    threads: int,
+    device: torch.device | None,
+) -> Combined:
     result = torch.empty(columns.shape[1], dtype=columns.dtype, device=columns.device)
 
     def stripe(tiles: list[tuple[int, int]]) -> Tensor | None:
         total: Tensor | None = None
         for span in tiles:
-            result[slice(*span)], counted = piece(*span)
+            piece, counted = function(_fetch(columns, span, device))
+            result[slice(*span)] = piece
             if counted is not None:
                 total = counted if total is None else total + counted
         return total
@@ -199,16 +180,6 @@ def _combine(piece: Piece, columns: Columns, tile_bytes: int, threads: int) -> C
     counts = list(_ordered(stripe, _stripes(columns, tile_bytes), threads))
     counted = [count for count in counts if count is not None]
     return result, reduce(add, counted).cpu() if counted else None
-
-
-def _piece(
-    function: Callable[[Tensor], Combined], columns: Columns, device: torch.device | None
-) -> Piece:
-    return lambda start, stop: function(_fetch(columns, (start, stop), device))
-
-
-def _mixed(columns: Columns, weights: Tensor) -> Piece:
-    return lambda start, stop: (columns.mix(weights, start, stop), None)
 
 
 def _fetch(columns: Columns, span: tuple[int, int], device: torch.device | None) -> Tensor:

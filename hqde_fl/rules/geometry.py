@@ -162,9 +162,20 @@ class Geometry:
         return self.squared[-1, :-1].sqrt()
 
     def products(self) -> Tensor:
-        """(n, n) inner products of the updates themselves, in squared units."""
-        norms = self.squared[-1, :-1]
-        return (norms[:, None] + norms[None, :] - self.squared_distances()) / 2
+        """(n, n) inner products of the updates themselves, in squared units.
+
+        An inner product follows from three squared lengths, or from inner products relative to the
+        pivot. The first forgets a short update beside a long one, the second a pair that is far
+        from the pivot; each entry is taken from where it loses less.
+        """
+        rows, origin = self.gram[:-1, :-1], self.gram[-1, :-1]
+        relative = rows - origin[:, None] - origin[None, :] + self.gram[-1, -1]
+        reach = rows.diagonal().clamp(min=0).sqrt() + float(self.gram[-1, -1].clamp(min=0).sqrt())
+        lengths = self.squared[-1, :-1]
+        summed = lengths[:, None] + lengths[None, :]
+        polar = (summed - self.squared_distances()) / 2
+        better = reach[:, None] * reach[None, :] < summed + self.squared_distances()
+        return torch.where(better, relative, polar)
 
     def about(self, weights: Tensor) -> Tensor:
         """(n, n) inner products of the updates minus ``weights @ updates``, in squared units."""

@@ -26,7 +26,7 @@ from hqde_fl.rules.executor import SMALL, Executor
 from hqde_fl.rules.geometry import CERTAIN, Geometry, choose_pivot
 from hqde_fl.updates import Columns
 
-BLOCK = 2048
+BLOCK = 1024
 LAMBDA = 8.0
 TINY = 2.0**-126
 """What a float32 product below the normal range may lose."""

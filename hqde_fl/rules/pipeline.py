@@ -133,12 +133,12 @@ def _combined(
         delta, counts = executor.combine(partial(step.combine, decision=decision), columns)
         assert counts is not None
         return delta, (counts @ mixing.abs())[0]
-    whole = (decision.mixing @ mixing)[0]
-    counted = whole.nonzero().flatten()
-    if 0 < len(counted) < len(whole):  # what does not count is not read
-        base = base.select(counted.tolist())
-        return executor.mix(base, whole[counted]), whole.abs()
-    return executor.mix(base, whole), whole.abs()
+    whole = decision.mixing @ mixing
+    part, counted = whole, whole[0].nonzero().flatten()
+    if 0 < len(counted) < whole.shape[1]:  # what does not count is not read
+        base, part = base.select(counted.tolist()), whole[:, counted]
+    delta, _ = executor.combine(lambda tile: (linear(part, tile)[0], None), base)
+    return delta, whole.abs()[0]
 
 
 def _seen(base: Columns, mixing: Tensor) -> Columns:

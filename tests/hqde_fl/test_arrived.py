@@ -37,9 +37,6 @@ def test_a_tile_is_cut_from_the_differences(rows, cut) -> None:  # type: ignore[
     assert torch.equal(arrived.tile(start, stop), expected[:, start:stop])
     some = arrived.select([7, 1])
     assert torch.equal(some.tile(start, stop), expected[[7, 1], start:stop])
-    weights = torch.arange(10, dtype=torch.float64) / 45
-    mixed = arrived.mix(weights, start, stop)
-    torch.testing.assert_close(mixed, weights.float() @ expected[:, start:stop])
 
 
 @pytest.mark.parametrize("rule", [Krum(2), Median(), ByzantineFilter()], ids=str)

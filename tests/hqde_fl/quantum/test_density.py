@@ -15,7 +15,6 @@ from hqde_fl.quantum.density import (
     diagnostics,
     entropy,
     fidelity,
-    inner_products_of,
     purity,
     spectrum,
 )
@@ -115,7 +114,7 @@ def test_inner_products_far_from_the_pivot() -> None:
     updates = draw(9, 20)
     updates[:7] = 1e9 * draw(1, 20, seed=3) + 1e-3 * updates[:7]
     expected = updates @ updates.T
-    found = inner_products_of(geometry_of(updates))
+    found = geometry_of(updates).products()
     torch.testing.assert_close(found[7:, 7:], expected[7:, 7:], rtol=1e-6, atol=0)
 
 
