@@ -303,6 +303,9 @@ def page(about: dict[str, Any], rows: list[dict[str, Any]], verdicts: list[dict[
         "",
         *(part.replace("\n", " ") for part in (__doc__ or "").split("\n\n")[1:2]),
         "",
+        "What the figures that fall short come from is in [rules.md](rules.md#speed); the engines' "
+        "figures are in [engines.md](engines.md), the codecs' in [codecs.md](codecs.md).",
+        "",
         "## What is promised",
         "",
         "| claim | found | bound | holds |",
