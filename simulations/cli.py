@@ -132,33 +132,26 @@ def sweep(
     out: Out = None,
     data_dir: DataDir = None,
     dry_run: DryRun = False,
+    jobs: Annotated[
+        int, typer.Option(metavar="N", help="Cells at once, in processes (engine inline).")
+    ] = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on in --out, or in the newest run of this name.")
+    ] = False,
 ) -> None:
     """Run every combination of what a file's [sweep] table lists."""
-    from simulations.progress import progress
-    from simulations.results import REPORT
-    from simulations.results_table import results_table
-    from simulations.sweep import Cell, Sweep
+    from simulations.sweep import Sweep
+    from simulations.sweep.command import carry_out, dry, newest
 
     chosen = Sweep.load(file, _overrides(set_, engine, ray_address, seed, data_dir))
     console = Console()
     if dry_run:
-        for cell in chosen.cells:
-            _say(console, cell.label)
+        with _keeping(out or Path()):
+            dry(chosen, console, out, jobs=jobs, resume=resume)
         return
-    directory = _directory(out, chosen.name)
-    rounds = max(cell.experiment.rounds for cell in chosen.cells)
-
-    def announce(cell: Cell) -> None:
-        number = chosen.cells.index(cell) + 1
-        _say(console, f"[{number}/{len(chosen.cells)}] {cell.label}")
-
-    with _keeping(directory), progress(rounds, console, chosen.name) as on_round:
-        comparison = chosen.run(directory, on_cell=announce, on_round=on_round)
-    console.print(results_table(comparison))
-    for row in comparison.rows:
-        if row.error:
-            _complain(f"failed: {', '.join(row.labels)}: {row.error}")
-    _say(console, f"report: {_shown(directory / REPORT)}")
+    directory = newest(chosen.name) if resume and out is None else _directory(out, chosen.name)
+    with _keeping(directory):
+        comparison = carry_out(chosen, directory, console, jobs=jobs, resume=resume)
     if any(row.error for row in comparison.rows):
         raise typer.Exit(1)
 

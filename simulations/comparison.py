@@ -2,19 +2,66 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from statistics import fmean
+from typing import Any, Protocol, Self
 
 from hqde_fl.errors import ConfigError
+from simulations.detection import Detection
 from simulations.labels import component_label, faults_label
-from simulations.results import MANIFEST, Run
+from simulations.results import MANIFEST, Run, replace_file
 
-INDEX, RESULTS = "sweep.json", "results.csv"
+INDEX = "sweep.json"
+SEED = "seed"
+"""The axis over which results are averaged."""
+
+
+class AxisLike(Protocol):
+    """Something that varies: its name, what its values are called, and as plain values."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What its values are called."""
+
+    @property
+    def texts(self) -> tuple[Any, ...]:
+        """Its values: plain, or else their labels."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An axis as a table shows it.
+
+    Parameters
+    ----------
+    name : str
+        What it is called.
+    labels : tuple[str, ...]
+        What its values are called.
+    texts : tuple[Any, ...]
+        The values: plain, or else their labels.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    texts: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, axis: AxisLike) -> Self:
+        """What is shown of an axis."""
+        return cls(axis.name, tuple(axis.labels), tuple(axis.texts))
+
+    def text(self, label: str) -> Any:
+        """The value with a label."""
+        return self.texts[self.labels.index(label)]
 
 
 @dataclass(frozen=True)
@@ -38,19 +85,10 @@ class Row:
     run: Run | None
     error: str | None = None
 
-    @classmethod
-    def read(
-        cls, base: Path, labels: Sequence[str], directory: str, error: str | None = None
-    ) -> Self:
-        """The row of a run directory below ``base``, whether or not anything is there."""
-        path = base / directory
-        run = Run.load(path) if (path / MANIFEST).exists() else None
-        return cls(tuple(labels), directory, run, error)
-
     @property
     def accuracy(self) -> float | None:
-        """The final accuracy of a run that did not fail."""
-        return None if self.run is None or self.error else self.run.accuracy
+        """The final accuracy of a run that finished."""
+        return self.run.accuracy if self.run is not None and self.status == "finished" else None
 
     @property
     def status(self) -> str:
@@ -61,6 +99,64 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Group:
+    """The cells of a sweep that differ in their seed only.
+
+    Parameters
+    ----------
+    labels : tuple[str, ...]
+        What they are called on the other axes.
+    rows : tuple[Row, ...]
+        One for each seed, at least one.
+    """
+
+    labels: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def accuracies(self) -> tuple[float, ...]:
+        """Of the seeds that finished."""
+        return tuple(row.accuracy for row in self.rows if row.accuracy is not None)
+
+    @property
+    def accuracy(self) -> float | None:
+        """The mean over the seeds; None unless all of them finished."""
+        return fmean(self.accuracies) if len(self.accuracies) == len(self.rows) else None
+
+    @property
+    def spread(self) -> float | None:
+        """Half the distance between the best and the worst seed; None if there is only one."""
+        found = self.accuracies
+        return (max(found) - min(found)) / 2 if len(found) > 1 else None
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """The runs that began."""
+        return tuple(row.run for row in self.rows if row.run is not None)
+
+    @property
+    def error(self) -> str | None:
+        """Why a seed failed, if one did."""
+        return next((row.error for row in self.rows if row.error), None)
+
+    @property
+    def status(self) -> str:
+        """How the worst of its runs ended."""
+        found = [row.status for row in self.rows]
+        return next((status for status in found if status != "finished"), found[0])
+
+    @cached_property
+    def detection(self) -> Detection:
+        """How well faulty clients were told from honest ones, over all seeds."""
+        return Detection.total(run.detection for run in self.runs)
+
+    @property
+    def faulty(self) -> bool:
+        """Whether anybody was."""
+        return any(run.faulty for run in self.runs)
+
+
+@dataclass(frozen=True)
 class Comparison:
     """The runs of a sweep; one run alone is a comparison without axes.
 
@@ -68,15 +164,39 @@ class Comparison:
     ----------
     title : str
         What was run.
-    axes : tuple[str, ...]
-        The dotted keys that vary. The first makes the rows of a table, the others its columns.
+    axes : tuple[Shown, ...]
+        What varies. The first that is not the seed makes the rows of a table, the others its
+        columns.
     rows : tuple[Row, ...]
         The cells; the first is what the others are measured against.
     """
 
     title: str
-    axes: tuple[str, ...]
+    axes: tuple[Shown, ...]
     rows: tuple[Row, ...]
+
+    @classmethod
+    def read(
+        cls,
+        base: Path,
+        title: str,
+        axes: Iterable[AxisLike],
+        cells: Iterable[tuple[Sequence[str], str, str | None]],
+    ) -> Self:
+        """The cells of a sweep (labels, directory, error), whether or not they have begun.
+
+        Cells that share a directory share its run.
+        """
+        runs: dict[str, Run | None] = {}
+        rows = []
+        for labels, directory, error in cells:
+            if directory not in runs:
+                path = base / directory
+                runs[directory] = Run.load(path) if (path / MANIFEST).exists() else None
+            run = runs[directory]
+            error = error or (None if run is None else run.manifest["error"])
+            rows.append(Row(tuple(labels), directory, run, error))
+        return cls(title, tuple(map(Shown.of, axes)), tuple(rows))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -93,11 +213,9 @@ class Comparison:
                 raise ConfigError(f"{path} is no run directory: no {MANIFEST}, no {INDEX}")
             return cls.of(Run.load(path))
         index = json.loads((path / INDEX).read_text(encoding="utf-8"))
-        rows = tuple(
-            Row.read(path, cell["labels"], cell["directory"], cell["error"])
-            for cell in index["cells"]
-        )
-        return cls(index["name"], tuple(index["axes"]), rows)
+        axes = [Shown(a["name"], tuple(a["labels"]), tuple(a["values"])) for a in index["axes"]]
+        cells = [(cell["labels"], cell["directory"], cell["error"]) for cell in index["cells"]]
+        return cls.read(path, index["name"], axes, cells)
 
     @classmethod
     def of(cls, run: Run) -> Self:
@@ -109,66 +227,58 @@ class Comparison:
         return cls(str(run.manifest["name"]), (), (row,))
 
     def save(self, path: Path) -> None:
-        """Write what ``load`` reads, and ``results.csv``."""
+        """Write what ``load`` reads."""
         cells = [
             {"labels": row.labels, "directory": row.directory, "error": row.error}
             for row in self.rows
         ]
-        index = {"name": self.title, "axes": self.axes, "cells": cells}
-        (path / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        records = [self._record(row) for row in self.rows]
-        with (path / RESULTS).open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(records[0]))
-            writer.writeheader()
-            writer.writerows(records)
+        axes = [{"name": a.name, "labels": a.labels, "values": a.texts} for a in self.axes]
+        index = {"name": self.title, "axes": axes, "cells": cells}
+        replace_file(path / INDEX, (json.dumps(index, indent=1) + "\n").encode())
 
-    @property
+    @cached_property
+    def compared(self) -> tuple[Shown, ...]:
+        """The axes that are not averaged over."""
+        return tuple(axis for axis in self.axes if axis.name != SEED)
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """The cells, those that differ in their seed together."""
+        keep = [place for place, axis in enumerate(self.axes) if axis.name != SEED]
+        found: dict[tuple[str, ...], list[Row]] = {}
+        for row in self.rows:
+            labels = tuple(row.labels[place] for place in keep) if self.axes else row.labels
+            found.setdefault(labels or (self.title,), []).append(row)
+        return tuple(Group(labels, tuple(rows)) for labels, rows in found.items())
+
+    @cached_property
     def lines(self) -> tuple[str, ...]:
         """Labels of the first axis: a table's rows."""
-        return tuple(dict.fromkeys(row.labels[0] for row in self.rows))
+        return tuple(dict.fromkeys(group.labels[0] for group in self.groups))
 
-    @property
+    @cached_property
     def columns(self) -> tuple[tuple[str, ...], ...]:
         """Labels on the other axes: a table's columns."""
-        return tuple(dict.fromkeys(row.labels[1:] for row in self.rows))
+        return tuple(dict.fromkeys(group.labels[1:] for group in self.groups))
 
-    def at(self, line: str, column: tuple[str, ...]) -> Row:
-        """The row with these labels."""
+    def at(self, line: str, column: tuple[str, ...]) -> Group:
+        """The group with these labels."""
         return self._by_labels[line, *column]
 
     @cached_property
-    def _by_labels(self) -> dict[tuple[str, ...], Row]:
-        return {row.labels: row for row in self.rows}
+    def _by_labels(self) -> dict[tuple[str, ...], Group]:
+        return {group.labels: group for group in self.groups}
 
     @property
-    def baseline(self) -> Row:
+    def baseline(self) -> Group:
         """What the others are measured against."""
-        return self.rows[0]
+        return self.groups[0]
 
-    def difference(self, row: Row) -> float | None:
+    def difference(self, group: Group) -> float | None:
         """Final accuracy minus the baseline's."""
-        if row.accuracy is None or self.baseline.accuracy is None:
+        if group.accuracy is None or self.baseline.accuracy is None:
             return None
-        return row.accuracy - self.baseline.accuracy
-
-    def _record(self, row: Row) -> dict[str, Any]:
-        """A line of ``results.csv``."""
-        run, found = row.run, None if row.run is None else row.run.detection
-        megabytes = None if run is None else sum(line["bytes-up"] for line in run.rounds) / 1e6
-        return {
-            **dict(zip(self.axes, row.labels, strict=False)),
-            "status": row.status,
-            "accuracy": row.accuracy,
-            "difference": self.difference(row),
-            "loss": None if run is None else run.final.get("loss"),
-            "precision": found and found.precision,
-            "recall": found and found.recall,
-            "false-alarms": found and found.false_alarms,
-            "megabytes-up": megabytes,
-            "seconds": None if run is None else round(run.seconds, 3),
-            "directory": row.directory,
-            "error": row.error,
-        }
+        return group.accuracy - self.baseline.accuracy
 
 
 def fixed(value: float | None, digits: int = 3) -> str:

@@ -48,6 +48,12 @@ class Detection:
         good = [is_flagged(each) for each in known if not each["fault"]]
         return cls(len(bad), len(good), sum(bad), sum(good))
 
+    @classmethod
+    def total(cls, parts: Iterable[Detection]) -> Self:
+        """The counts of several runs together."""
+        counts = [(each.faulty, each.honest, each.caught, each.false_alarms) for each in parts]
+        return cls(*(sum(column) for column in zip((0, 0, 0, 0), *counts, strict=True)))
+
     @property
     def precision(self) -> float | None:
         """Share of the excluded that were faulty; None if nobody was excluded."""
@@ -58,3 +64,14 @@ class Detection:
     def recall(self) -> float | None:
         """Share of the faulty that were excluded; None if nobody is faulty."""
         return self.caught / self.faulty if self.faulty else None
+
+    @property
+    def f1(self) -> float | None:
+        """Harmonic mean of precision and recall; None if nobody is faulty or was excluded."""
+        everybody = self.faulty + self.caught + self.false_alarms
+        return 2 * self.caught / everybody if everybody else None
+
+    @property
+    def alarm_rate(self) -> float | None:
+        """Share of the honest that were excluded; None if nobody is honest."""
+        return self.false_alarms / self.honest if self.honest else None

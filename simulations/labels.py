@@ -22,6 +22,8 @@ def value_label(key: str, value: Any, *, brief: bool = False) -> str:
         Leave the parameters of faults out.
     """
     leaf = key.rpartition(".")[2]
+    if key == "attack":
+        return attack_label(value, brief=brief)
     if leaf == "faults" and isinstance(value, list | tuple):
         return faults_label(value, brief=brief)
     if isinstance(value, Mapping) and "name" in value:
@@ -50,6 +52,16 @@ def faults_label(faults: Sequence[Mapping[str, Any]], *, brief: bool = False) ->
             who = f"{number}" if "count" in fault else f"{number:.0%}"
             labels.append(f"{who} {fault['name'] if brief else name}")
     return " + ".join(labels) or "no faults"
+
+
+def attack_label(value: Any, *, brief: bool = False) -> str:
+    """``sign-flip (scale=4)`` of a name, a table or a list of them: how many does not matter."""
+    labels = []
+    for each in value if isinstance(value, list | tuple) else [value]:
+        table = {"name": each} if isinstance(each, str) else each
+        label = component_label(table, drop=["count", "fraction"])
+        labels.append(str(table["name"]) if brief else label)
+    return " + ".join(labels)
 
 
 def axis_labels(key: str, values: Sequence[Any]) -> list[str]:

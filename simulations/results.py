@@ -107,7 +107,7 @@ class RunDirectory(Callback):
     def on_end(self, arrays: ArrayRecord) -> None:
         """Save the final model."""
         state = {name: tensor.contiguous() for name, tensor in from_record(arrays).items()}
-        _replace(self.path / MODEL, save(state))
+        replace_file(self.path / MODEL, save(state))
 
 
 @dataclass(frozen=True)
@@ -259,10 +259,10 @@ def _lines(path: Path) -> tuple[Mapping[str, Any], ...]:
 
 def _write(path: Path, manifest: Mapping[str, Any]) -> None:
     text = json.dumps(strict(manifest), indent=2, allow_nan=False) + "\n"
-    _replace(path / MANIFEST, text.encode())
+    replace_file(path / MANIFEST, text.encode())
 
 
-def _replace(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes) -> None:
     """Write a file at once: a reader sees the old one or the new one, whole."""
     new = path.with_name(f".{path.name}.new")
     new.write_bytes(data)

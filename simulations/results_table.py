@@ -6,14 +6,23 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from simulations.comparison import Comparison, Row, fixed, signed
+from simulations.comparison import Comparison, Group, fixed, signed
+from simulations.report.study import Study
+
+MOST_COLUMNS = 4
+"""Conditions for which a terminal has room."""
 
 BAD = -0.05
 """A difference in accuracy worth a colour."""
 
 
 def results_table(comparison: Comparison) -> Table:
-    """Final accuracy, difference to the first run, precision and recall of the filter."""
+    """Final accuracy, difference to the first run, precision and recall of the filter.
+
+    Of many conditions only the worst has room, and the mean.
+    """
+    if len(comparison.columns) > MOST_COLUMNS:
+        return ranking_table(comparison)
     baseline = ", ".join(comparison.baseline.labels)
     table = Table(
         title="Final accuracy",
@@ -25,7 +34,9 @@ def results_table(comparison: Comparison) -> Table:
         box=SIMPLE_HEAD,
         padding=(0, 1),
     )
-    table.add_column(f"\n{comparison.axes[0].rpartition('.')[2]}", no_wrap=True)
+    table.add_column(
+        f"\n{comparison.compared[0].name if comparison.compared else ''}", no_wrap=True
+    )
     filtered = {column: _has_faults(comparison, column) for column in comparison.columns}
     for column in comparison.columns:
         table.add_column(f"{', '.join(column) or 'all'}\naccuracy", justify="right")
@@ -43,21 +54,49 @@ def results_table(comparison: Comparison) -> Table:
     return table
 
 
+def ranking_table(comparison: Comparison) -> Table:
+    """The lines of a comparison, best worst case first."""
+    table = Table(
+        title="Ranked by the worst case",
+        title_justify="left",
+        title_style="bold",
+        caption="precision, recall: of what was excluded, over clients and rounds with faults",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+    )
+    table.add_column(comparison.compared[0].name, no_wrap=True)
+    for name in ("worst", "mean", "no faults", "precision", "recall"):
+        table.add_column(name, justify="right")
+    table.add_column("worst under")
+    for score in Study(comparison).scores:
+        worst = score.worst
+        table.add_row(
+            score.line,
+            fixed(None if worst is None else worst.accuracy),
+            fixed(score.mean),
+            fixed(score.clean),
+            fixed(score.detection.precision, 2),
+            fixed(score.detection.recall, 2),
+            f"{score.missing} failed or not run"
+            if score.missing
+            else ", ".join(worst.labels[1:] if worst else ()),
+        )
+    return table
+
+
 def _has_faults(comparison: Comparison, column: tuple[str, ...]) -> bool:
-    rows = (comparison.at(line, column) for line in comparison.lines)
-    return any(row.run is not None and row.run.faulty for row in rows)
+    return any(comparison.at(line, column).faulty for line in comparison.lines)
 
 
-def _cells(comparison: Comparison, row: Row) -> list[Text | str]:
-    if row.run is None or row.error:
-        return [Text(row.status, style="red"), ""]
-    difference = comparison.difference(row)
+def _cells(comparison: Comparison, group: Group) -> list[Text | str]:
+    if group.accuracy is None:
+        return [Text(group.status, style="red"), ""]
+    difference = comparison.difference(group)
     bad = difference is not None and difference < BAD
-    return [fixed(row.accuracy), Text(signed(difference), style="red" if bad else "dim")]
+    return [fixed(group.accuracy), Text(signed(difference), style="red" if bad else "dim")]
 
 
-def _filtered(row: Row) -> str:
-    if row.run is None:
-        return ""
-    found = row.run.detection
+def _filtered(group: Group) -> str:
+    found = group.detection
     return f"{fixed(found.precision, 2)} / {fixed(found.recall, 2)}"

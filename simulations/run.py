@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import ArrayRecord, Context, RecordDict
 
 from hqde_fl.errors import ConfigError
+from simulations.comparison import Comparison
 from simulations.config import Experiment
 from simulations.document import with_value
 from simulations.results import ROUNDS, Run, close, note, round_line
@@ -56,6 +57,7 @@ def run_experiment(
     engine: str | None = None,
     on_round: OnRound | None = None,
     superlink: str = "",
+    report: bool = True,
 ) -> RunResult:
     """Run an experiment.
 
@@ -72,6 +74,8 @@ def run_experiment(
     superlink : str, optional
         For the engine ``flower``: run on real nodes, those of a federation's directory
         (``hqde-fl nodes``) or of a SuperLink that Flower's configuration names.
+    report : bool, default=True
+        Whether to draw ``report.html``; engine flower always does.
 
     Raises
     ------
@@ -97,6 +101,10 @@ def run_experiment(
         engines[experiment.engine.name](experiment, out, listener)
     if superlink and not (out / ROUNDS).exists():
         return RunResult(out, {})  # what the ServerApp wrote is on its own host
+    if report and experiment.engine.name != "flower":
+        from simulations.report import write_report
+
+        write_report(Comparison.of(Run.load(out)), out)
     return RunResult(out, Run.load(out).final)
 
 

@@ -37,11 +37,14 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the experiment, record it, draw its report."""
-    serve(grid, context)
+    from simulations.report import write_report
+
+    out = serve(grid, context)
+    write_report(Comparison.of(Run.load(out)), out)
 
 
 def serve(grid: Grid, context: Context, callbacks: Sequence[Callback] = ()) -> Path:
-    """What ``main`` does, with more listeners.
+    """Run the experiment and record it.
 
     Parameters
     ----------
@@ -57,8 +60,6 @@ def serve(grid: Grid, context: Context, callbacks: Sequence[Callback] = ()) -> P
     Path
         The run directory.
     """
-    from simulations.report import write_report
-
     experiment = Experiment.from_run_config(context.run_config)
     task = experiment.load_task()
     held_out = None
@@ -97,7 +98,6 @@ def serve(grid: Grid, context: Context, callbacks: Sequence[Callback] = ()) -> P
             experiment.rounds,
             evaluate_fn=evaluation(task, members, experiment.planned.backdoor),
         )
-    write_report(Comparison.of(Run.load(out)), out)
     return out
 
 

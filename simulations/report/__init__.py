@@ -89,11 +89,7 @@ def render(comparison: Comparison) -> str:
         colours=COLOURS,
         grids=_grids(began),
         has_faults={
-            column: any(
-                row.run is not None and row.run.faulty
-                for row in comparison.rows
-                if row.labels[1:] == column
-            )
+            column: any(g.faulty for g in comparison.groups if g.labels[1:] == column)
             for column in comparison.columns
         },
     )
@@ -139,8 +135,8 @@ def _compared(comparison: Comparison) -> list[Panel]:
     panels = []
     for name, limits in (("accuracy", (0.0, 1.0)), ("loss", None)):
         for column in comparison.columns:
-            rows = [row for row in comparison.rows if row.labels[1:] == column and row.run]
-            series = {row.labels[0]: _points(row.run, name) for row in rows if row.run}
+            groups = [g for g in comparison.groups if g.labels[1:] == column and g.runs]
+            series = {g.labels[0]: _points(g.runs[0], name) for g in groups}
             values = [y for points in series.values() for _, y in points if y is not None]
             if not values:
                 continue

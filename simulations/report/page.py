@@ -162,7 +162,7 @@ _TABLE = """
     <th class="group" colspan="{{ 4 if has_faults[column] else 2 }}">{{ column | join(", ") }}</th>
     {% endfor %}</tr>
   {% endif %}
-  <tr><th>{{ comparison.axes[0].split(".")[-1] if comparison.axes else "" }}</th>
+  <tr><th>{{ comparison.compared[0].name if comparison.compared else "" }}</th>
     {% for column in comparison.columns %}
     <th class="group">accuracy</th><th>difference</th>
     {% if has_faults[column] %}<th>precision</th><th>recall</th>{% endif %}
@@ -175,8 +175,8 @@ _TABLE = """
     {% set row = comparison.at(line, column) %}
     <td class="group">{{ accuracy(row) }}</td><td>{{ difference(row) }}</td>
     {% if has_faults[column] %}
-    <td>{{ (row.run.detection.precision if row.run else none) | fixed(2) }}</td>
-    <td>{{ (row.run.detection.recall if row.run else none) | fixed(2) }}</td>
+    <td>{{ row.detection.precision | fixed(2) }}</td>
+    <td>{{ row.detection.recall | fixed(2) }}</td>
     {% endif %}
     {% endfor %}</tr>
   {% endfor %}

@@ -79,18 +79,33 @@ def test_run_sweep_and_report(invoke, tiny_file, tmp_path):
     study.write_text(tiny_file.read_text() + '[sweep]\nstrategy.rule = ["mean", "median"]\n')
     result = invoke("sweep", study, "--out", "study", "--set", "rounds=1")
     assert result.exit_code == 0, result.output
-    assert "[2/2] median" in result.stdout
+    assert "[2/2] median: accuracy" in result.stdout
     assert "Final accuracy" in result.stdout
     assert "report: study/report.html" in result.stdout
-    assert (tmp_path / "study" / "02-median" / "report.html").exists()
+    (cell, _) = (tmp_path / "study" / "cells").iterdir()
+    assert not (cell / "report.html").exists()
+    assert invoke("report", cell).exit_code == 0
+    assert (cell / "report.html").exists()
+    again = invoke("sweep", study, "--out", "study", "--set", "rounds=1", "--resume", "--dry-run")
+    assert "2 cells, 2 of them different, 0 to run" in again.stdout
+    again = invoke("sweep", study, "--out", "study", "--set", "rounds=1", "--resume")
+    assert "2 cells have finished before, 0 to go" in again.stdout
+    assert invoke("sweep", study, "--resume").exit_code == 2
 
 
 def test_a_dry_run_checks_and_writes_nothing(invoke, tiny_file, tmp_path):
     before = sorted(tmp_path.iterdir())
     assert "faults: 1 sign-flip, clients" in invoke("run", tiny_file, "--dry-run").stdout
     study = tmp_path / "study.toml"
-    study.write_text("[sweep]\nseed = [1, 2]\n")
-    assert invoke("sweep", study, "--dry-run").stdout == "seed=1\nseed=2\n"
+    study.write_text(tiny_file.read_text() + "[sweep]\nseeds = [1, 2]\nfaults = [[], []]\n")
+    lines = invoke("sweep", study, "--dry-run").stdout.splitlines()
+    assert [line.split("  ")[1] for line in lines[:2]] == [
+        "seed=1, no faults #1",
+        "seed=1, no faults #2",
+    ]
+    assert lines[1].endswith("same as seed=1, no faults #1")
+    assert lines[-1].startswith("4 cells, 2 of them different, 2 to run; about ")
+    assert lines[-1].endswith("on as many free cores (3 rounds of 2 cells were timed)")
     assert sorted(tmp_path.iterdir()) == sorted([*before, study])
 
 

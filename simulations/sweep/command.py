@@ -1,0 +1,90 @@
+"""What ``hqde-fl sweep`` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from hqde_fl.errors import ConfigError
+from simulations.comparison import INDEX, Comparison
+from simulations.results import REPORT
+from simulations.results_table import results_table
+from simulations.sweep.carry import is_finished
+from simulations.sweep.cells import Cell, Sweep
+from simulations.sweep.estimate import from_finished, from_probes, spoken
+from simulations.sweep.progress import SweepProgress
+from simulations.sweep.runner import check_jobs, run_sweep
+
+RUNS = Path("runs")
+
+
+def newest(name: str) -> Path:
+    """The directory of the newest sweep of a name.
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+    """
+    found = sorted(path.parent for path in RUNS.glob(f"{name}-*/{INDEX}"))
+    if not found:
+        raise ConfigError(f"there is no sweep to resume in {RUNS}/{name}-*: name it with --out")
+    return found[-1]
+
+
+def carry_out(
+    sweep: Sweep, out: Path, console: Console, *, jobs: int = 1, resume: bool = False
+) -> Comparison:
+    """Run a sweep, show its progress and its results."""
+    with SweepProgress(console, sweep.name) as watch:
+        comparison = run_sweep(sweep, out, jobs=jobs, resume=resume, watch=watch)
+    console.print(results_table(comparison))
+    failed = [row for row in comparison.rows if row.error]
+    for row in failed:
+        _say(console, f"failed: {', '.join(row.labels)}: {row.error}")
+    if failed:
+        _say(console, f"{len(failed)} of {len(comparison.rows)} cells failed")
+    _say(console, f"report: {_shown(out / REPORT)}")
+    return comparison
+
+
+def dry(
+    sweep: Sweep, console: Console, out: Path | None, *, jobs: int = 1, resume: bool = False
+) -> None:
+    """Show the cells and how long they will take; nothing stays behind."""
+    check_jobs(sweep, jobs)
+    if resume and out is None:
+        out = newest(sweep.name)
+    first: dict[str, Cell] = {}
+    missing = []
+    for cell in sweep.cells:
+        note = ""
+        if cell.key in first:
+            note = f"  same as {first[cell.key].label}"
+        elif resume and out is not None and is_finished(out / cell.directory, cell.experiment):
+            note = "  finished"
+        else:
+            missing.append(cell)
+        first.setdefault(cell.key, cell)
+        _say(console, f"{cell.key}  {cell.label}{note}")
+    text = f"{len(sweep.cells)} cells, {len(first)} of them different, {len(missing)} to run"
+    if missing:
+        finished = from_finished(sweep.distinct, missing, out) if resume and out else None
+        estimate = finished or from_probes(missing)
+        if estimate is None:
+            text += "; how long it takes cannot be told: cells fail"
+        else:
+            text += f"; about {spoken(estimate.seconds / jobs)} with --jobs {jobs}"
+            text += f" on as many free cores ({estimate.how})"
+    _say(console, text)
+
+
+def _shown(path: Path) -> str:
+    """Relative to where the user is, if it is below."""
+    path = path.resolve()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,102 @@
+"""A sweep as tidy tables: one row for each cell and seed.
+
+``results.csv`` and ``results.parquet`` hold nothing that differs between two runs of one seed, so
+that the results of a sweep that was killed and resumed can be compared byte by byte with those of
+one that was not. What it took is in ``timings.csv``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from simulations.comparison import Comparison, Row
+from simulations.results import replace_file
+
+RESULTS, PARQUET, TIMINGS = "results.csv", "results.parquet", "timings.csv"
+
+MEGABYTE = 1e6
+
+
+def write_tables(comparison: Comparison, out: Path) -> None:
+    """Write all three tables."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    records = [_result(comparison, row) for row in comparison.rows]
+    replace_file(out / RESULTS, _csv(records))
+    columns = {name: _typed([record[name] for record in records]) for name in records[0]}
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer)
+    replace_file(out / PARQUET, buffer.getvalue())
+    replace_file(out / TIMINGS, _csv([_timing(comparison, row) for row in comparison.rows]))
+
+
+def _place(comparison: Comparison, row: Row) -> dict[str, Any]:
+    pairs = zip(comparison.axes, row.labels, strict=False)
+    return {axis.name: axis.text(label) for axis, label in pairs}
+
+
+def _result(comparison: Comparison, row: Row) -> dict[str, Any]:
+    """A line of ``results.csv``. Numbers of a run that did not finish would depend on when."""
+    run = row.run if row.status == "finished" else None
+    found = None if run is None else run.detection
+    final = {} if run is None else run.final
+    return {
+        **_place(comparison, row),
+        "status": row.status,
+        "accuracy": final.get("accuracy"),
+        "loss": final.get("loss"),
+        "attack-success": final.get("attack-success"),
+        "faulty": found and found.faulty,
+        "honest": found and found.honest,
+        "caught": found and found.caught,
+        "false-alarms": found and found.false_alarms,
+        "precision": found and found.precision,
+        "recall": found and found.recall,
+        "f1": found and found.f1,
+        "megabytes-up": None if run is None else _megabytes(run.rounds, "bytes-up"),
+        "megabytes-down": None if run is None else _megabytes(run.rounds, "bytes-down"),
+        "rounds": None if run is None else len(run.rounds) - 1,
+        "cell": row.directory.rpartition("/")[2],
+        "error": row.error,
+    }
+
+
+def _timing(comparison: Comparison, row: Row) -> dict[str, Any]:
+    manifest: Mapping[str, Any] = {} if row.run is None else row.run.manifest
+    return {
+        **_place(comparison, row),
+        "cell": row.directory.rpartition("/")[2],
+        "seconds": manifest.get("wall-seconds"),
+        "round-seconds": None if row.run is None else round(row.run.seconds, 3),
+        "memory-mib": manifest.get("memory-mib"),
+        "ended": manifest.get("ended"),
+    }
+
+
+def _megabytes(rounds: Sequence[Mapping[str, Any]], key: str) -> float:
+    return sum(line[key] for line in rounds) / MEGABYTE
+
+
+def _csv(records: Sequence[Mapping[str, Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _plain(value) for key, value in each.items()} for each in records)
+    return text.getvalue().encode()
+
+
+def _plain(value: Any) -> Any:
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _typed(values: list[Any]) -> list[Any]:
+    """Values of one type, as a column needs them."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float} or len(kinds) <= 1:
+        return [float(v) if v is not None and float in kinds else v for v in values]
+    return [None if value is None else str(value) for value in values]

@@ -1,0 +1,114 @@
+import pytest
+
+from hqde_fl.errors import ConfigError
+from simulations.config import Experiment
+from simulations.sweep import Sweep
+from simulations.sweep.cells import key_of
+
+from .conftest import ROBUST
+
+
+def test_the_cells_are_the_product_of_the_axes(file):
+    sweep = Sweep.load(file(), ["rounds=3"])
+    assert [axis.name for axis in sweep.axes] == ["rule", "partition", "faults"]
+    assert len(sweep.cells) == len(sweep.distinct) == 8
+    assert sweep.cells[0].label == "mean, iid, no faults"
+    last = sweep.cells[-1]
+    assert last.labels == ("trimmed-mean (f=1)", "dirichlet (alpha=0.5)", "1 sign-flip")
+    assert last.experiment.rounds == 3
+    assert last.experiment.strategy.rule == {"name": "trimmed-mean", "f": 1}
+    assert len(last.experiment.faulty) == 1
+
+
+def test_variables_reach_rules_and_attacks_and_cells_without_faults_collapse(file):
+    sweep = Sweep.load(file(ROBUST))
+    assert [axis.name for axis in sweep.axes] == ["rule", "attack", "f", "seed"]
+    assert sweep.axes[0].labels == ("mean", "trimmed-mean")
+    assert sweep.axes[1].labels == ("sign-flip", "poison")
+    assert sweep.axes[2].texts == (0, 1)
+    assert len(sweep.cells) == 16
+    found = {cell.labels: cell for cell in sweep.cells}
+    attacked = found["trimmed-mean", "poison", "f=1", "seed=2"].experiment
+    assert attacked.strategy.rule == {"name": "trimmed-mean", "f": 1}
+    assert attacked.faults == ({"name": "label-flip", "count": 1},)
+    assert attacked.seed == 2
+    clean = [found["mean", attack, "f=0", "seed=1"] for attack in ("sign-flip", "poison")]
+    assert clean[0].experiment.faults == ()
+    assert clean[0].key == clean[1].key
+    assert len(sweep.distinct) == 12
+    assert sweep.distinct[0] is sweep.cells[0]
+
+
+def test_a_variable_can_stand_in_the_file_and_an_attack_can_be_none_or_several(file):
+    text = """
+    [strategy]
+    rule = { name = "trimmed-mean", f = "$declared" }
+    [sweep]
+    declared = [1, 2]
+    attack = ["none", [{ name = "crash", count = 1 }, { name = "nan", fraction = 0.1 }]]
+    """
+    sweep = Sweep.load(file(text))
+    assert [cell.label for cell in sweep.cells] == [
+        "declared=1, none",
+        "declared=1, crash + nan",
+        "declared=2, none",
+        "declared=2, crash + nan",
+    ]
+    assert sweep.cells[0].experiment.faults == ()
+    assert [fault["name"] for fault in sweep.cells[3].experiment.faults] == ["crash", "nan"]
+    assert sweep.cells[2].experiment.strategy.rule["f"] == 2
+
+
+def test_a_key_tells_apart_what_comes_out_differently_and_nothing_else():
+    base = Experiment.parse({"name": "a", "seed": 1})
+    same = ["name=b", "engine.address='10.0.0.1:6379'", "strategy.rule.weighted=true"]
+    for override in same:
+        assert key_of(Experiment.parse({"name": "a", "seed": 1}, [override])) == key_of(base)
+    for override in ("seed=2", "rounds=11", "strategy.rule=median", "engine.name=inline"):
+        assert key_of(Experiment.parse({"name": "a", "seed": 1}, [override])) != key_of(base)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rounds = 2\n", "has no [sweep] table: run it with `hqde-fl run"),
+        ("[sweep]\n", "needs at least one key with a list of values"),
+        ("[sweep]\nseed = 3\n", "[sweep] seed needs to be a list of values, found 3"),
+        ("[sweep]\nseed = []\n", "[sweep] seed needs to be a list of values, found []"),
+        ("[sweep]\nsede = [1]\n", "cell sede=1: unknown key 'sede': did you mean 'seed'?"),
+        (
+            '[sweep]\n"strategy.rule" = ["mean", { name = "trimmed-mean", f = 9 }]\n',
+            "cell trimmed-mean (f=9): TrimmedMean(f=9) needs at least 19 updates, found 10 clients",
+        ),
+        ("rul = 3\n[sweep]\nseed = [1]\n", "unknown key 'rul'"),
+        ("[sweep]\nseed = [1]\nseeds = [2]\n", "[sweep] seeds and seed are the same axis"),
+        (
+            '[sweep]\nrule = [{ name = "krum", f = "$g" }]\nf = [1]\nattack = ["zero"]\n',
+            "cell krum, f=1, zero: unknown variable of the sweep 'g': known: f",
+        ),
+        (
+            '[sweep]\nattack = ["zero"]\n',
+            "[sweep] attack 'zero' needs count, fraction, or a list f",
+        ),
+        ('[sweep]\nf = [0]\nattack = ["zeroo"]\n', "did you mean 'zero'?"),
+        (
+            '[sweep]\nrule = [{ label = "a", name = "mean" }, { label = "a", name = "median" }]\n',
+            "[sweep] rule has two values called 'a'",
+        ),
+        ('[sweep]\nrule = [{ label = 1, name = "mean" }]\n', "label needs to be a string, found 1"),
+    ],
+)
+def test_a_wrong_sweep_is_refused_before_anything_starts(file, text, message):
+    with pytest.raises(ConfigError) as caught:
+        Sweep.load(file(text))
+    assert message in str(caught.value)
+
+
+def test_an_override_reaches_the_axes_but_never_vanishes_behind_them(file):
+    sweep = Sweep.load(file(ROBUST), ["sweep.f=[1]", "sweep.seeds=[5]"])
+    assert {cell.experiment.seed for cell in sweep.cells} == {5}
+    assert len(sweep.cells) == 4
+    with pytest.raises(ConfigError, match=r"seed varies in this sweep: .*'sweep.seeds=\[...\]'"):
+        Sweep.load(file(ROBUST), ["seed=3"])
+    with pytest.raises(ConfigError, match=r"strategy.rule.f varies in this sweep"):
+        Sweep.load(file(ROBUST), ["strategy.rule.f=3"])
