@@ -1,6 +1,7 @@
-"""The report's charts: matplotlib's SVG with its colours replaced by the page's CSS variables.
+"""The report's charts, drawn by matplotlib: for the page and, in other colours, for paper.
 
-So a chart follows the page into dark mode, and its text is text, in the page's own font.
+On the page they are SVG with its colours replaced by the page's CSS variables, so that a chart
+follows the page into dark mode, and its text is text, in the page's own font.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 Series = Mapping[str, Sequence[tuple[int, float | None]]]
 """Name -> (round, value) points."""
 
+Bands = Mapping[str, Sequence[tuple[int, float, float]]]
+"""Name -> (round, least, greatest value) of several seeds."""
+
 COLOURS = 8
 """Different lines that the page has colours for."""
 
@@ -27,20 +31,22 @@ _VARIABLES = {_INK: "var(--muted)", _GRID: "var(--rule)"} | {
     colour: f"var(--c{index})" for index, colour in enumerate(_LINE)
 }
 
-_STYLE: dict[str, Any] = {
-    "axes.edgecolor": _GRID,
-    "axes.grid": True,
-    "axes.labelcolor": _INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "font.size": 9,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.6,
-    "svg.fonttype": "none",
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-}
+
+def style(ink: str, rule: str) -> dict[str, Any]:
+    """Matplotlib's parameters for text and lines in two colours."""
+    return {
+        "axes.edgecolor": rule,
+        "axes.grid": True,
+        "axes.labelcolor": ink,
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "font.size": 9,
+        "grid.color": rule,
+        "grid.linewidth": 0.6,
+        "text.color": ink,
+        "xtick.color": ink,
+        "ytick.color": ink,
+    }
 
 
 def curves(
@@ -50,6 +56,7 @@ def curves(
     limits: tuple[float, float] | None = None,
     log: bool = False,
     fixed: Sequence[str] = (),
+    bands: Bands | None = None,
 ) -> str:
     """Lines over the rounds.
 
@@ -65,21 +72,12 @@ def curves(
         Logarithmic values.
     fixed : Sequence[str]
         All lines of a family of charts, so that one line has one colour in all of them.
+    bands : Mapping[str, Sequence[tuple[int, float, float]]], optional
+        Drawn faintly around the lines.
     """
 
     def draw(axes: Axes) -> None:
-        for index, (label, points) in enumerate(series.items()):
-            place = list(fixed).index(label) if label in fixed else index
-            axes.plot(
-                [x for x, _ in points],
-                [nan if y is None else y for _, y in points],
-                color=_LINE[place % COLOURS],
-                linestyle=("-", "--", ":")[place // COLOURS % 3],
-                marker="o" if len(points) <= 30 else "",
-                markersize=2.6,
-                linewidth=1.7,
-                clip_on=False,
-            )
+        draw_curves(axes, series, _LINE, fixed=fixed, bands=bands or {})
         if limits is not None:
             axes.set_ylim(*limits)
         if log:
@@ -87,6 +85,35 @@ def curves(
             axes.minorticks_off()
 
     return _figure(draw, name)
+
+
+def draw_curves(
+    axes: Axes,
+    series: Series,
+    colours: Sequence[str],
+    *,
+    fixed: Sequence[str] = (),
+    bands: Bands | None = None,
+) -> None:
+    """Draw lines into axes, the same line in the same colour as in all charts of its family."""
+    few = len(series) <= 3
+    for index, (label, points) in enumerate(series.items()):
+        place = list(fixed).index(label) if label in fixed else index
+        colour = colours[place % len(colours)]
+        axes.plot(
+            [x for x, _ in points],
+            [nan if y is None else y for _, y in points],
+            color=colour,
+            linestyle=("-", "--", ":")[place // len(colours) % 3],
+            marker="o" if few and len(points) <= 30 else "",
+            markersize=2.6,
+            linewidth=1.7 if few else 1.3,
+            clip_on=False,
+            label=label,
+        )
+        if band := (bands or {}).get(label):
+            rounds, low, high = zip(*band, strict=True)
+            axes.fill_between(rounds, low, high, color=colour, alpha=0.13, linewidth=0)
 
 
 def bars(series: Series, name: str) -> str:
@@ -112,8 +139,8 @@ def _figure(draw: Callable[[Axes], None], name: str) -> str:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    style: Any = {**_STYLE, "svg.hashsalt": name}
-    with matplotlib.rc_context(style):
+    parameters: Any = {**style(_INK, _GRID), "svg.fonttype": "none", "svg.hashsalt": name}
+    with matplotlib.rc_context(parameters):
         figure = Figure(figsize=(4.6, 2.5), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.subplots()

@@ -150,13 +150,38 @@ class Study:
             maps.append(self._map(title, columns))
         return tuple(maps)
 
-    def detections(self, line: str) -> dict[str, Detection]:
+    def detection_maps(self) -> tuple[HeatMap, ...]:
+        """Precision, recall and F1 of the filters, by the second axis."""
+        if not self.filters or not any(group.faulty for group in self.comparison.groups):
+            return ()
+        found = {line: self._detections(line) for line in self.filters}
+        columns = tuple(next(iter(found.values())))
+        return tuple(
+            HeatMap(
+                title,
+                name,
+                self.filters,
+                columns,
+                tuple(
+                    tuple(_judged(found[line][column], name) for column in columns)
+                    for line in self.filters
+                ),
+            )
+            for title, name in (("F1", "f1"), ("Precision", "precision"), ("Recall", "recall"))
+        )
+
+    def _detections(self, line: str) -> dict[str, Detection]:
         """Label on the second axis -> how well a line told faulty from honest clients there."""
         if len(self.comparison.compared) < 2:
             return {"all": self._score(line).detection}
-        return {
-            label: Detection.total(group.detection for group in _faulty(self._groups(line, label)))
+        found = {
+            label: _faulty(self._groups(line, label))
             for label in self.comparison.compared[1].labels
+        }
+        return {
+            label: Detection.total(group.detection for group in groups)
+            for label, groups in found.items()
+            if groups
         }
 
     def _map(self, title: str, columns: dict[str, list[tuple[str, ...]]]) -> HeatMap:
@@ -166,7 +191,7 @@ class Study:
         }
         same = {_directories(found) for found in groups.values()}
         if len(groups) > 1 and len(same) == 1:  # nobody is faulty: whatever the attack
-            groups = {"all alike": next(iter(groups.values()))}
+            groups = {f"any {self.comparison.compared[1].name}": next(iter(groups.values()))}
         lines = self.comparison.lines
         spots = [
             tuple(_spot(groups[name][place]) for name in groups) for place in range(len(lines))
@@ -238,6 +263,14 @@ def _spot(group: Group) -> Spot:
     seeds = ", ".join(f"{accuracy:.3f}" for accuracy in group.accuracies)
     what = group.error or (f"seeds: {seeds}" if seeds else group.status)
     return Spot(group.accuracy, group.spread, f"{', '.join(group.labels)}: {what}")
+
+
+def _judged(detection: Detection, name: str) -> Spot:
+    counts = (
+        f"{detection.caught} of {detection.faulty} faulty updates excluded, "
+        f"{detection.false_alarms} of {detection.honest} honest ones"
+    )
+    return Spot(getattr(detection, name), None, counts)
 
 
 def _mean(values: Sequence[float]) -> float | None:

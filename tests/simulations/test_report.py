@@ -1,12 +1,19 @@
 import re
+from dataclasses import replace
 
 import pytest
 
 from hqde_fl.errors import RunError
 from simulations.comparison import Comparison, Row, Shown
+from simulations.detection import Detection
 from simulations.report import write_report
+from simulations.report.conditions import conditions
 from simulations.report.figures import curves
 from simulations.report.grid import grid
+from simulations.report.shades import scale, shade
+from simulations.report.strips import strips_of
+from simulations.report.study import Study
+from simulations.sweep import Sweep
 from strategies.callbacks import ClientRecord, RoundRecord
 
 EXTERNAL = re.compile(r"""(src|href)\s*=\s*["'](https?:)?//|url\(\s*["']?http|@import""")
@@ -47,6 +54,98 @@ def test_the_report_of_a_sweep_compares(tmp_path, tiny, record):
     assert [row.labels for row in again.rows] == [row.labels for row in rows]
     assert again.rows[1].error == "RunError: it <broke>"
     assert again.rows[3].run is None
+
+
+ROBUST = """
+rounds = 2
+clients.count = 4
+engine.name = "inline"
+[sweep]
+rule = ["mean", "median", { label = "<trim>", name = "trimmed-mean", f = "$f" }]
+attack = ["sign-flip", "label-flip", "zero"]
+f = [0, 1]
+seeds = [1, 2]
+"""
+
+
+@pytest.fixture
+def robust(tmp_path, record):
+    """A sweep whose records say that the faulty were caught in the first of two rounds."""
+    path = tmp_path / "robust.toml"
+    path.write_text(ROBUST)
+    sweep = Sweep.load(path)
+    for cell in sweep.distinct:
+        record(tmp_path / cell.directory, cell.experiment)
+    cells = [(cell.labels, cell.directory, None) for cell in sweep.cells]
+    return Comparison.read(tmp_path, sweep.name, sweep.axes, cells)
+
+
+def test_many_conditions_make_heat_maps_and_a_ranking(tmp_path, robust):
+    study = Study(robust)
+    assert [(m.title, len(m.lines), m.columns) for m in study.heat_maps()] == [
+        ("rule by attack, f=0", 3, ("any attack",)),
+        ("rule by attack, f=1", 3, ("sign-flip", "label-flip", "zero")),
+        ("rule by f, worst over the rest", 3, ("f=0", "f=1")),
+    ]
+    (spot, *_) = study.heat_maps()[1].spots[0]
+    assert spot.value == pytest.approx(0.7)
+    assert spot.spread == 0
+    score = study.scores[0]
+    assert (score.worst.accuracy, score.missing) == (pytest.approx(0.7), 0)
+    assert score.detection == Detection(faulty=12, honest=36, caught=6, false_alarms=0)
+    f1, precision, recall = study.detection_maps()
+    assert [heat.spots[0][0].value for heat in (f1, precision, recall)] == [
+        pytest.approx(2 / 3),
+        1.0,
+        0.5,
+    ]
+    assert [c.title for c in conditions(robust)] == [
+        "f=0",
+        "sign-flip, f=1",
+        "label-flip, f=1",
+        "zero, f=1",
+    ]
+    (strip, *_) = strips_of(robust, study.filters)
+    assert strip.strips[0].rounds == ((1, 1.0, 0.0), (2, 0.0, 0.0))
+    page = write_report(robust, tmp_path).read_text()
+    assert not EXTERNAL.search(page)
+    assert "#0000" not in page
+    assert page.count('<table class="heat">') == 6
+    assert page.count('<svg class="strips"') == 3
+    assert page.count('<svg class="grid"') == 3
+    assert page.count('<svg class="chart"') == 4
+    assert "&lt;trim&gt;" in page
+    assert "<trim>" not in page
+    figures = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert figures == [
+        f"{name}.{kind}"
+        for name in ("accuracy", "rule-by-attack-f=0", "rule-by-attack-f=1", WORST)
+        for kind in ("pdf", "png")
+    ]
+    assert (tmp_path / "figures" / f"{WORST}.pdf").read_bytes().startswith(b"%PDF")
+    before = {path: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
+    write_report(robust, tmp_path)
+    assert {path: path.read_bytes() for path in (tmp_path / "figures").iterdir()} == before
+
+
+WORST = "rule-by-f-worst-over-the-rest"
+
+
+def test_a_group_is_worth_the_mean_of_its_seeds_and_needs_all_of_them(robust):
+    group = robust.at("mean", ("zero", "f=1"))
+    assert [row.labels[3] for row in group.rows] == ["seed=1", "seed=2"]
+    assert group.accuracy == pytest.approx(0.7)
+    broken = replace(group, rows=(group.rows[0], replace(group.rows[1], error="gone")))
+    assert broken.accuracy is None
+    assert broken.status == "failed"
+    assert broken.accuracies == (pytest.approx(0.7),)
+
+
+def test_the_colours_of_heat_maps_keep_to_one_scale():
+    assert shade(-1.0) == shade(0.0)
+    assert shade(0.0)[1] == "#ffffff"
+    assert shade(1.0)[1] == "#111418"
+    assert len(set(scale())) == 11
 
 
 def test_a_run_without_a_round_still_has_a_report(tmp_path, tiny, record):

@@ -1,0 +1,120 @@
+"""A sweep's figures as files for a paper: PDF with its text as text, and PNG."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simulations.comparison import Comparison
+from simulations.report.conditions import Condition, conditions
+from simulations.report.figures import draw_curves, style
+from simulations.report.shades import SCALE, shade
+from simulations.report.study import HeatMap, Study
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FIGURES = "figures"
+"""Their directory, in the sweep's."""
+
+DPI = 200
+COLOURS = ("#2a6fdb", "#d9730d", "#18916a", "#8250df", "#cf222e", "#0e8a9c", "#9a6700", "#6e7781")
+_STYLE: dict[str, Any] = {**style("#1b1f24", "#d5dae0"), "pdf.fonttype": 42}
+
+
+def write_figures(comparison: Comparison, out: Path) -> list[Path]:
+    """Draw the heat maps and the curves of a sweep; figures of an earlier time are removed.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        The sweep.
+    out : Path
+        Its directory; the files go to ``figures/``.
+
+    Returns
+    -------
+    list[Path]
+        The files.
+    """
+    directory = out / FIGURES
+    if directory.exists():
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True)
+    written = []
+    for heat in Study(comparison).heat_maps():
+        with _figure(max(3.2, 1.9 + 0.62 * len(heat.columns)), 0.9 + 0.3 * len(heat.lines)) as f:
+            _draw_heat(f, heat)
+            written += _save(f, directory / heat.slug)
+    shown = [c for c in conditions(comparison) if c.series("accuracy")]
+    if shown:
+        across = min(4, len(shown))
+        down = -(-len(shown) // across)
+        with _figure(2.4 * across, 1.7 * down + 0.5) as f:
+            _draw_curves(f, shown, comparison, down, across)
+            written += _save(f, directory / "accuracy")
+    return written
+
+
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[Figure]:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+def _draw_heat(figure: Figure, heat: HeatMap) -> None:
+    axes = figure.subplots()
+    values = [[float("nan") if s.value is None else s.value for s in row] for row in heat.spots]
+    image = axes.imshow(values, cmap=SCALE, vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(heat.columns)), heat.columns, rotation=35, ha="right")
+    axes.set_yticks(range(len(heat.lines)), heat.lines)
+    axes.tick_params(length=0)
+    axes.grid(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_visible(False)
+    for y, row in enumerate(heat.spots):
+        for x, spot in enumerate(row):
+            ink = "#000000" if spot.value is None else shade(spot.value)[1]
+            text = "\N{EN DASH}" if spot.value is None else f"{spot.value:.2f}"
+            if spot.spread is not None:
+                text += f"\n\N{PLUS-MINUS SIGN}{spot.spread:.2f}"
+            axes.text(x, y, text, ha="center", va="center", color=ink, size=6.5, linespacing=0.95)
+    figure.colorbar(image, ax=axes, label="final accuracy", pad=0.02).outline.set_visible(False)
+    axes.set_title(heat.title, size=9, loc="left")
+
+
+def _draw_curves(
+    figure: Figure, shown: list[Condition], comparison: Comparison, down: int, across: int
+) -> None:
+    grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    places = [axes for row in grid for axes in row]
+    for axes, condition in zip(places, shown, strict=False):
+        draw_curves(
+            axes,
+            condition.series("accuracy"),
+            COLOURS,
+            fixed=comparison.lines,
+            bands=condition.bands("accuracy"),
+        )
+        axes.set_title(condition.title, size=8, loc="left")
+        axes.set_ylim(0, 1)
+        axes.tick_params(length=0)
+    for axes in places[len(shown) :]:
+        axes.set_visible(False)
+    for axes in grid[-1]:
+        axes.set_xlabel("round")
+    handles, labels = places[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+
+
+def _save(figure: Figure, path: Path) -> list[Path]:
+    pdf, png = path.with_name(f"{path.name}.pdf"), path.with_name(f"{path.name}.png")
+    figure.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    figure.savefig(png, dpi=DPI, metadata={"Software": None})
+    return [pdf, png]

@@ -1,0 +1,63 @@
+"""What the page of one run shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from simulations.report.figures import Series, bars, curves
+from simulations.results import Run
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A chart.
+
+    Parameters
+    ----------
+    title : str
+        Its heading.
+    svg : str
+        The drawing.
+    legend : tuple[str, ...]
+        Names of its lines, in the order of the page's colours; empty where the page has them.
+    """
+
+    title: str
+    svg: str
+    legend: tuple[str, ...] = ()
+
+
+def run_panels(run: Run) -> list[Panel]:
+    """The charts of one run."""
+    trained = [line for line in run.rounds if line["round"] > 0]
+    names = list(dict.fromkeys(name for line in run.rounds for name in line["server"]))
+    panels = []
+    for name in sorted(names, key=lambda name: (name != "accuracy", name)):
+        limits = (0.0, 1.0) if name == "accuracy" else None
+        svg = curves({name: _points(run, name)}, f"{name} on the server's test set", limits=limits)
+        panels.append(Panel(f"{name.capitalize()} on the test set", svg))
+    for name in ("train-loss", "eval-accuracy"):
+        key = "clients-train" if name.startswith("train") else "clients-evaluate"
+        points = [(line["round"], line[key].get(name)) for line in trained]
+        if any(value is not None for _, value in points):
+            panels.append(Panel(f"Mean {name} of the clients", curves({name: points}, name)))
+    traffic: Series = {
+        "to the clients": [(line["round"], line["bytes-down"] / 1e6) for line in trained],
+        "from the clients": [(line["round"], line["bytes-up"] / 1e6) for line in trained],
+    }
+    if trained:
+        panels.append(Panel("Traffic, MB a round", bars(traffic, "traffic"), tuple(traffic)))
+        seconds: Series = {"seconds": [(line["round"], line["seconds"]) for line in trained]}
+        panels.append(Panel("Seconds a round", bars(seconds, "seconds a round")))
+    return panels
+
+
+def _points(run: Run, name: str) -> list[tuple[int, float | None]]:
+    return [(line["round"], _metric(line, name)) for line in run.rounds]
+
+
+def _metric(line: Mapping[str, Any], name: str) -> float | None:
+    value = line["server"].get(name)
+    return None if value is None else float(value)
