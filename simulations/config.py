@@ -108,6 +108,12 @@ class EngineSection(Section):
     resources: tuple[Table, ...] = Field((), strict=False)
 
 
+class MetricsSection(Section):
+    """``[metrics]``: what is measured beyond what every run records."""
+
+    honest_mean: bool = False
+
+
 class Experiment(Section):
     """Everything that decides how a run comes out."""
 
@@ -119,6 +125,7 @@ class Experiment(Section):
     strategy: StrategySection = StrategySection()
     faults: tuple[Component, ...] = Field((), strict=False)
     engine: EngineSection = EngineSection()
+    metrics: MetricsSection = MetricsSection()
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
@@ -289,6 +296,11 @@ class Experiment(Section):
             raise ConfigError(
                 "strategy.downlink needs to be 'identity' under an attack by colluding clients, "
                 f"who read the model in the messages, found {downlink!r}"
+            )
+        if downlink != "identity" and self.metrics.honest_mean:
+            raise ConfigError(
+                "strategy.downlink needs to be 'identity' for metrics.honest-mean, "
+                f"which reads the model in the messages, found {downlink!r}"
             )
         for place, table in enumerate(self.engine.resources):
             check_component(RESOURCES, _group(table), f"engine.resources.{place}")

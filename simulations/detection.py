@@ -75,3 +75,14 @@ class Detection:
     def alarm_rate(self) -> float | None:
         """Share of the honest that were excluded; None if nobody is honest."""
         return self.false_alarms / self.honest if self.honest else None
+
+    def to_line(self) -> dict[str, int | float | None]:
+        """What a line of ``rounds.jsonl`` says of it."""
+        return {
+            "faulty": self.faulty,
+            "honest": self.honest,
+            "caught": self.caught,
+            "false-alarms": self.false_alarms,
+            "precision": self.precision,
+            "recall": self.recall,
+        }

@@ -1,7 +1,7 @@
 """How far each round went from where the honest clients alone would have gone.
 
-Only a simulation knows who is honest. ``HonestMean`` listens twice: to the replies of a round, through
-a Grid around the run's own, and to the model that the round led to.
+Only a simulation knows who is honest. ``HonestMean`` listens twice: to the replies of a round,
+through a Grid around the run's own, and to the model that the round led to.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +34,9 @@ from strategies.callbacks import Callback, ClientRecord, RoundRecord
 MANIFEST, ROUNDS, CLIENTS = "manifest.json", "rounds.jsonl", "clients.jsonl"
 MODEL, REPORT = "model.safetensors", "report.html"
 
+Measure = Callable[[RoundRecord, ArrayRecord], Mapping[str, Any]]
+"""(round, model after it) -> what to say of it."""
+
 PACKAGES = ("hqde-fl", "torch", "flwr", "ray", "numpy")
 
 
@@ -46,6 +49,8 @@ class RunDirectory(Callback):
         The directory; made if need be.
     experiment : Experiment
         What is run.
+    measures : Mapping[str, Measure], optional
+        More to say in every line of ``rounds.jsonl``, by the name under which it is said.
 
     Raises
     ------
@@ -53,11 +58,13 @@ class RunDirectory(Callback):
         If there is a run in the directory already.
     """
 
-    def __init__(self, path: Path, experiment: Experiment) -> None:
+    def __init__(
+        self, path: Path, experiment: Experiment, measures: Mapping[str, Measure] | None = None
+    ) -> None:
         if (path / MANIFEST).exists():
             raise ConfigError(f"{path} holds another run: choose a directory that does not")
         self.path = path
-        self._experiment = experiment
+        self._experiment, self._measures = experiment, dict(measures or {})
         self._final: Mapping[str, float] = {}
 
     @contextmanager
@@ -102,7 +109,9 @@ class RunDirectory(Callback):
             for each in record.clients
         ]
         _append(self.path / CLIENTS, lines)
-        _append(self.path / ROUNDS, [round_line(record)])
+        more = {name: measure(record, arrays) for name, measure in self._measures.items()}
+        found = {"exclusion": Detection.of(lines).to_line(), **more}
+        _append(self.path / ROUNDS, [round_line(record) | strict(found)])
 
     def on_end(self, arrays: ArrayRecord) -> None:
         """Save the final model."""

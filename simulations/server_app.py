@@ -24,6 +24,7 @@ from simulations.comparison import Comparison
 from simulations.config import Experiment
 from simulations.engines.guarded import guard
 from simulations.held_out import hold_out
+from simulations.honest_mean import HonestMean
 from simulations.results import Run, RunDirectory
 from strategies.callbacks import Callback
 from strategies.hqde import HQDEStrategy
@@ -66,7 +67,9 @@ def serve(grid: Grid, context: Context, callbacks: Sequence[Callback] = ()) -> P
     if count := experiment.strategy.held_out:
         task, held_out = hold_out(task, count, experiment.seeds)
     out = Path(str(context.run_config.get("out") or default_directory(experiment.name)))
-    directory = RunDirectory(out, experiment)
+    measured = HonestMean(experiment.planned.in_round, experiment.screening)
+    wanted = experiment.metrics.honest_mean
+    directory = RunDirectory(out, experiment, {"honest-mean": measured} if wanted else None)
     strategy = HQDEStrategy(
         experiment.rule,
         codec=experiment.codec,
@@ -92,8 +95,9 @@ def serve(grid: Grid, context: Context, callbacks: Sequence[Callback] = ()) -> P
 
     with directory.recording(), deterministic():
         members = experiment.clients.members
+        seen = experiment.planned.adversary(guard(grid), defence, experiment.screening)
         strategy.start(
-            experiment.planned.adversary(guard(grid), defence, experiment.screening),
+            measured.grid(seen) if wanted else seen,
             to_record(initial_state(task, members, experiment.seeds)),
             experiment.rounds,
             evaluate_fn=evaluation(task, members, experiment.planned.backdoor),

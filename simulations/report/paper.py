@@ -22,7 +22,7 @@ FIGURES = "figures"
 
 DPI = 200
 COLOURS = ("#2a6fdb", "#d9730d", "#18916a", "#8250df", "#cf222e", "#0e8a9c", "#9a6700", "#6e7781")
-_STYLE: dict[str, Any] = {**style("#1b1f24", "#d5dae0"), "pdf.fonttype": 42}
+_STYLE: Any = {**style("#1b1f24", "#d5dae0"), "pdf.fonttype": 42}
 
 
 def write_figures(comparison: Comparison, out: Path) -> list[Path]:

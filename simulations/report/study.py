@@ -155,7 +155,7 @@ class Study:
         if not self.filters or not any(group.faulty for group in self.comparison.groups):
             return ()
         found = {line: self._detections(line) for line in self.filters}
-        columns = tuple(next(iter(found.values())))
+        columns = tuple(dict.fromkeys(label for line in found.values() for label in line))
         return tuple(
             HeatMap(
                 title,
@@ -163,7 +163,7 @@ class Study:
                 self.filters,
                 columns,
                 tuple(
-                    tuple(_judged(found[line][column], name) for column in columns)
+                    tuple(_judged(found[line].get(column), name) for column in columns)
                     for line in self.filters
                 ),
             )
@@ -265,7 +265,9 @@ def _spot(group: Group) -> Spot:
     return Spot(group.accuracy, group.spread, f"{', '.join(group.labels)}: {what}")
 
 
-def _judged(detection: Detection, name: str) -> Spot:
+def _judged(detection: Detection | None, name: str) -> Spot:
+    if detection is None:
+        return Spot(None, None, "not run")
     counts = (
         f"{detection.caught} of {detection.faulty} faulty updates excluded, "
         f"{detection.false_alarms} of {detection.honest} honest ones"

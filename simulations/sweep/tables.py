@@ -79,7 +79,7 @@ def _timing(comparison: Comparison, row: Row) -> dict[str, Any]:
 
 
 def _megabytes(rounds: Sequence[Mapping[str, Any]], key: str) -> float:
-    return sum(line[key] for line in rounds) / MEGABYTE
+    return float(sum(line[key] for line in rounds)) / MEGABYTE
 
 
 def _csv(records: Sequence[Mapping[str, Any]]) -> bytes:

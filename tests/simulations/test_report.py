@@ -113,7 +113,7 @@ def test_many_conditions_make_heat_maps_and_a_ranking(tmp_path, robust):
     assert page.count('<table class="heat">') == 6
     assert page.count('<svg class="strips"') == 3
     assert page.count('<svg class="grid"') == 3
-    assert page.count('<svg class="chart"') == 4
+    assert page.count('<svg class="chart"') == 8  # accuracy and loss under four conditions
     assert "&lt;trim&gt;" in page
     assert "<trim>" not in page
     figures = sorted(path.name for path in (tmp_path / "figures").iterdir())

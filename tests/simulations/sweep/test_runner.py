@@ -83,14 +83,14 @@ def test_what_has_finished_is_not_run_again_and_what_has_not_is(file, recorded, 
     sweep, out = Sweep.load(file()), tmp_path / "out"
     recorded[3] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(sweep, out)
+        run_sweep(sweep, out, report=False)
     assert [row.status for row in Comparison.load(out).rows] == ["finished"] * 2 + ["not run"] * 6
     with pytest.raises(ConfigError, match="holds a sweep: go on with --resume"):
         run_sweep(sweep, out)
     rounds = out / sweep.cells[1].directory / "rounds.jsonl"  # cut short, as by a kill
     rounds.write_text("".join(rounds.read_text().splitlines(keepends=True)[:-1]))
     watch = Noted()
-    comparison = run_sweep(sweep, out, resume=True, watch=watch)
+    comparison = run_sweep(sweep, out, resume=True, watch=watch, report=False)
     assert watch.heard[0] == (7, 1)
     assert recorded["calls"].count(sweep.cells[0].key) == 1
     assert recorded["calls"].count(sweep.cells[1].key) == 2
@@ -141,7 +141,7 @@ count = 4
 name = "inline"
 [sweep]
 rule = ["mean", "median"]
-attack = ["sign-flip", "alie"]
+attack = ["sign-flip", "ipm"]
 f = [0, 1]
 seeds = [1, 2]
 """
