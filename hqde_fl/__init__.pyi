@@ -46,6 +46,7 @@ from hqde_fl.rules import Mean as Mean
 from hqde_fl.rules import Median as Median
 from hqde_fl.rules import MoNNA as MoNNA
 from hqde_fl.rules import MultiKrum as MultiKrum
+from hqde_fl.rules import Robust as Robust
 from hqde_fl.rules import Rule as Rule
 from hqde_fl.rules import SignGuard as SignGuard
 from hqde_fl.rules import Superposition as Superposition
@@ -88,6 +89,7 @@ from strategies.presets import packing as packing
 from strategies.presets import quantized as quantized
 from strategies.presets import quantum_entanglement as quantum_entanglement
 from strategies.presets import quantum_superposition as quantum_superposition
+from strategies.presets import robust as robust
 from strategies.presets import trimmed_mean as trimmed_mean
 
 __version__: str

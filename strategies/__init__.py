@@ -12,6 +12,7 @@ from strategies.presets import (
     quantized,
     quantum_entanglement,
     quantum_superposition,
+    robust,
     trimmed_mean,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "quantized",
     "quantum_entanglement",
     "quantum_superposition",
+    "robust",
     "trimmed_mean",
 ]

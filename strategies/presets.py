@@ -17,6 +17,7 @@ from hqde_fl.rules import (
     GeometricMedian,
     Mean,
     Median,
+    Robust,
     Superposition,
     Tree,
     TrimmedMean,
@@ -58,6 +59,11 @@ def geometric_median(**options: Any) -> HQDEStrategy:
 def byzantine_filter(fraction: float = 1 / 3, **options: Any) -> HQDEStrategy:
     """HQDE's filter: at most ``fraction`` dropped as outliers, geometric median of the rest."""
     return HQDEStrategy(ByzantineFilter(fraction=fraction), **options)
+
+
+def robust(**options: Any) -> HQDEStrategy:
+    """The default for somebody who does not know how many clients are faulty; see ``Robust``."""
+    return HQDEStrategy(Robust(), **options)
 
 
 def hierarchical(

@@ -25,6 +25,7 @@ from hqde_fl.rules.median import Median
 from hqde_fl.rules.monna import MoNNA
 from hqde_fl.rules.nnm import NNM
 from hqde_fl.rules.pipeline import aggregate
+from hqde_fl.rules.robust import Robust
 from hqde_fl.rules.sign_guard import SignGuard
 from hqde_fl.rules.tree import Tree
 from hqde_fl.rules.trimmed_mean import TrimmedMean
@@ -53,6 +54,7 @@ RULES: Catalogue[Aggregator] = Catalogue(
         "monna": MoNNA,
         "multi-krum": MultiKrum,
         "nnm": NNM,
+        "robust": Robust,
         "sign-guard": SignGuard,
         "superposition": Superposition,
         "tree": Tree,
@@ -89,6 +91,7 @@ __all__ = [
     "Median",
     "MoNNA",
     "MultiKrum",
+    "Robust",
     "Rule",
     "SerialExecutor",
     "SignGuard",

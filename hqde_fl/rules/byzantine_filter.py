@@ -8,7 +8,10 @@ that number is an outlier among the clients' numbers:
 * ``mad``: total distance from the coordinate-wise median over the total MAD,
   s_i = sum_j |x_ij - med_j| / sum_j MAD_j, so no single coordinate can blow it up;
 * ``cosine``: 1 - cos(x_i, z), where z is the geometric median of all updates;
-* ``euclidean``: ||x_i - z|| over the median of these distances.
+* ``euclidean``: ||x_i - z|| over the median of these distances;
+* ``twins``: infinite for a client whose update is all but a copy of another's (see
+  ``hqde_fl.rules.twins``), nothing for the others. It finds attackers who send one update made for
+  the cohort, however well that hides; and the honest client that they copy, if they copy one.
 """
 
 from __future__ import annotations
@@ -26,11 +29,15 @@ from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.geometric_median import GeometricMedian
 from hqde_fl.rules.geometry import Geometry
 from hqde_fl.rules.order import median_of, middle_of, ordered
+from hqde_fl.rules.twins import twins
 
 NORMAL = 1.4826
 """MAD times this estimates the standard deviation of normally distributed numbers."""
 
-Detector = Literal["mad", "cosine", "euclidean"]
+CLOSENESS = 0.1
+"""Updates nearer than this fraction of the typical distance are twins."""
+
+Detector = Literal["mad", "cosine", "euclidean", "twins"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ class ByzantineFilter(Rule):
     gate : float
         A client whose reputation is below this is excluded, outlier or not, until it has recovered;
         within the same ``fraction``. 0 never excludes.
-    detectors : tuple of "mad", "cosine", "euclidean"
+    detectors : tuple of "mad", "cosine", "euclidean", "twins"
         Which scores are looked at; one that sees an outlier is enough.
     median : GeometricMedian
         How the rest is merged. With fewer than three left it is the coordinate-wise median, and
@@ -162,6 +169,9 @@ class ByzantineFilter(Rule):
             found["cosine"] = _cosine_distance(geometry, weights)
             distances = geometry.squared_distances_to(weights).sqrt()
             found["euclidean"] = _over(distances, distances.median())
+        if "twins" in self.detectors:
+            twin = twins(geometry.squared_distances(), CLOSENESS)
+            found["twins"] = torch.where(twin, torch.inf, torch.zeros(twin.shape[0]).double())
         if measured.score is not None:
             found["mad"] = _over(measured.score[:-1], measured.score[-1])
         return {name: found[name] for name in self.detectors}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Self, final
+from typing import Any, Literal, Self, final, get_args
 
 import numpy as np
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from hqde_fl.errors import ConfigError, DataError
+from hqde_fl.seeding import Seeds
 from simulations.tasks.base import BuiltinTask
 from simulations.tasks.idx import read_idx
-from simulations.tasks.models import cnn, mlp
+from simulations.tasks.models import Augmented, cnn, deep_mlp, mlp, wide_cnn
 
 ENVIRONMENT = "HQDE_FL_DATA"
 FILES = {
@@ -30,6 +32,8 @@ SOURCE = (
     f"dataset-fashion-mnist; name their directory by data-dir or {ENVIRONMENT}."
 )
 
+Model = Literal["cnn", "mlp", "wide-cnn", "deep-mlp"]
+
 
 @final
 @dataclass(frozen=True)
@@ -41,16 +45,42 @@ class FashionMnist(BuiltinTask):
     data_dir : str, default=""
         The directory with the four files, gzipped or not, or the one that holds it as
         ``fashion-mnist``. Empty: the environment variable ``HQDE_FL_DATA``.
-    model : {"cnn", "mlp"}, default="cnn"
-        Two convolutions and 128 units, or a perceptron with 128 hidden units.
+    model : {"cnn", "mlp", "wide-cnn", "deep-mlp"}, default="cnn"
+        Two 3x3 convolutions (16, 32) and 128 units; a perceptron with 128 hidden units; two 5x5
+        convolutions (16, 32) without padding and 128 units; a perceptron with 256, 128 and 64
+        hidden units and dropout.
+    mean, std : float, default=0.0, 1.0
+        What is subtracted from the values in [0, 1], and what they are divided by, > 0.
+    augment : bool, default=False
+        Whether training images are moved by up to 4 pixels and mirrored at random; not for a
+        perceptron.
+    share : float, default=1.0
+        The share of its examples that a client trains on, in (0, 1]; published experiments often
+        set some aside for a validation of their own.
     """
 
     data_dir: str = ""
-    model: Literal["cnn", "mlp"] = "cnn"
+    model: Model = "cnn"
+    mean: float = 0.0
+    std: float = 1.0
+    augment: bool = False
+    share: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.model not in ("cnn", "mlp"):
-            raise ConfigError(f"FashionMnist.model must be 'cnn' or 'mlp', found {self.model!r}")
+        known = get_args(Model)
+        if self.model not in known:
+            raise ConfigError(
+                f"FashionMnist.model must be one of {', '.join(known)}, found {self.model!r}"
+            )
+        if self.augment and self.model.endswith("mlp"):
+            raise ConfigError(f"FashionMnist.augment needs a CNN, found model {self.model!r}")
+        if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
+            raise ConfigError(
+                "FashionMnist needs a finite mean and a finite std > 0, "
+                f"found mean={self.mean}, std={self.std}"
+            )
+        if not 0 < self.share <= 1:
+            raise ConfigError(f"FashionMnist.share must be in (0, 1], found {self.share}")
 
     def locate(self) -> Self:
         """The task with the absolute path of the directory that holds all four files."""
@@ -68,27 +98,41 @@ class FashionMnist(BuiltinTask):
 
     def network(self) -> nn.Module:
         """A new CNN or perceptron."""
-        return cnn(10) if self.model == "cnn" else mlp(28 * 28, 128, 10)
+        if self.model == "mlp":
+            return mlp(28 * 28, 128, 10)
+        if self.model == "deep-mlp":
+            return deep_mlp(28 * 28, 10)
+        model = cnn(10) if self.model == "cnn" else wide_cnn(10)
+        return Augmented(model, -self.mean / self.std) if self.augment else model
 
     def labels(self) -> NDArray[Any]:
         """The training labels."""
         return np.asarray(_read(self.data_dir, "train")[1])
 
     def examples(self, indices: Tensor) -> TensorDataset:
-        """Some of the training images, values in [0, 1]."""
+        """Some of the training images."""
         images, labels = _read(self.data_dir, "train")
+        if self.share < 1:
+            order = Seeds(0).numpy("fashion-mnist", "share", len(indices)).permutation(len(indices))
+            kept = torch.from_numpy(order)[: max(1, round(self.share * len(indices)))]
+            indices = indices[kept.sort().values]
         # The bytes are kept, floats are four times as many.
-        return TensorDataset(images[indices].float() / 255, labels[indices])
+        return TensorDataset(_scaled(images[indices], self.mean, self.std), labels[indices])
 
     def test(self) -> TensorDataset:
-        """The test images, values in [0, 1]."""
-        return _test(self.data_dir)
+        """The test images."""
+        return _test(self.data_dir, self.mean, self.std)
 
 
 @lru_cache(maxsize=2)
-def _test(directory: str) -> TensorDataset:
+def _test(directory: str, mean: float, std: float) -> TensorDataset:
     images, labels = _read(directory, "test")
-    return TensorDataset(images.float() / 255, labels)
+    return TensorDataset(_scaled(images, mean, std), labels)
+
+
+def _scaled(images: Tensor, mean: float, std: float) -> Tensor:
+    """Bytes as numbers in [0, 1], less the mean, over the standard deviation."""
+    return (images.float() / 255 - mean) / std
 
 
 @lru_cache(maxsize=4)

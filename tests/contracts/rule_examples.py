@@ -27,6 +27,7 @@ from hqde_fl.rules import (
     Median,
     MoNNA,
     MultiKrum,
+    Robust,
     SignGuard,
     Superposition,
     Tree,
@@ -75,6 +76,7 @@ EXAMPLES: dict[str, Example] = {
     "monna": Example(lambda f: MoNNA(f, trusted=4)),
     "multi-krum": Example(MultiKrum),
     "nnm": Example(lambda f: Chain(NNM(f), TrimmedMean(f))),
+    "robust": Example(lambda f: Robust(), translates=False),
     "sign-guard": Example(lambda f: SignGuard(), translates=False),
     "superposition": Example(lambda f: Superposition(), translates=False),
     "tree": Example(lambda f: Tree(Median(), GeometricMedian(), fanout=3)),
@@ -90,6 +92,7 @@ MORE: dict[str, Example] = {
     "byzantine-filter, all detectors": Example(
         lambda f: ByzantineFilter(detectors=("mad", "cosine", "euclidean")), translates=False
     ),
+    "byzantine-filter, twins": Example(lambda f: ByzantineFilter(detectors=("mad", "twins"))),
     "centered-clipping, absolute": Example(
         lambda f: CenteredClipping(tau=2.0, relative=False), translates=False, scales=False
     ),

@@ -13,14 +13,14 @@ import strategies
 from clients.mods.codec import CodecMod
 from hqde_fl.codec import EntropyCoded, ErrorFeedback, Identity, Quantized
 from hqde_fl.errors import CohortError, ConfigError
-from hqde_fl.rules import ByzantineFilter, Median, Tree, TrimmedMean
+from hqde_fl.rules import ByzantineFilter, Median, Robust, Tree, TrimmedMean
 from hqde_fl.selection import Uniform
 from hqde_fl.wire import from_record, to_record
 from simulations.engines.inline import InlineGrid
 from strategies.callbacks import RoundRecord
 from strategies.hqde import HQDEStrategy
 from strategies.optimizers import SGD, Adam
-from strategies.presets import byzantine_filter, packing, quantized
+from strategies.presets import byzantine_filter, packing, quantized, robust
 from strategies.state import ServerState
 from tests.strategies.federation import (
     HOSTILE,
@@ -253,6 +253,8 @@ def test_presets_are_compositions() -> None:
     strategy = byzantine_filter(fraction=0.2, quorum=3)
     assert strategy.rule == ByzantineFilter(fraction=0.2)
     assert strategy.quorum == 3
+    assert robust(quorum=4).rule == Robust()
+    assert robust(quorum=4).quorum == 4
     assert quantized(2, ByzantineFilter()).codec == byzantine_filter(codec=packing(2)).codec
     assert quantized().codec == ErrorFeedback(Quantized(4, unbiased=False))
     assert quantized(2).codec == ErrorFeedback(EntropyCoded(2))

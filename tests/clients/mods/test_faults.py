@@ -198,7 +198,12 @@ def test_a_sign_flip_reverses_and_scales_the_update(reply, state):
 
 def test_flipped_labels_are_reversed_or_constant(task, reply, ask, node, state):
     x, y = task.partition(0, 3).tensors
-    for fault, labels in ((LabelFlip(3), 2 - y), (LabelFlip(3, to=1), torch.ones_like(y))):
+    spared = torch.where(y == 2, 2, torch.ones_like(y))
+    for fault, labels in (
+        (LabelFlip(3), 2 - y),
+        (LabelFlip(3, to=1), torch.ones_like(y)),
+        (LabelFlip(3, to=1, keep=(2,)), spared),
+    ):
         data = torch.utils.data.TensorDataset(x, labels)
         wrong = replace(task, partition=lambda i, n, d=data: d)
         expected = ensemble_app(wrong, training=TRAINING)(ask(state), node())
@@ -209,6 +214,8 @@ def test_flipped_labels_are_reversed_or_constant(task, reply, ask, node, state):
 def test_labels_beyond_the_classes_are_an_error(reply):
     with pytest.raises(ConfigError, match="LabelFlip\\(classes=2\\) needs labels below 2, found 2"):
         reply(LabelFlip(classes=2))
+    with pytest.raises(ConfigError, match=r"keep must hold labels in \[0, 3\), found 3"):
+        LabelFlip(3, keep=(3,))
 
 
 def test_no_message_can_poison_a_client(task, ask, node, state):

@@ -9,6 +9,7 @@ from clients.evaluation import evaluate
 from clients.training import Training, train
 from hqde_fl.errors import ConfigError, DataError
 from simulations.tasks import FashionMnist, load_task
+from simulations.tasks.models import moved_and_mirrored
 from simulations.tasks.partition import Iid
 
 TRAIN, TEST = 40, 20
@@ -72,9 +73,23 @@ def test_a_task_once_built_keeps_its_directory(directory, monkeypatch):
     assert len(task.partition(0, 2)) == 20
 
 
-@pytest.mark.parametrize(("model", "size"), [("cnn", 206922), ("mlp", 101770)])
-def test_both_models_learn(directory, model, size):
-    table = {"name": "fashion-mnist", "data-dir": str(directory), "model": model}
+@pytest.mark.parametrize(
+    ("model", "size", "augment"),
+    [
+        ("cnn", 206922, False),
+        ("mlp", 101770, False),
+        ("wide-cnn", 80202, False),
+        ("wide-cnn", 80202, True),
+        ("deep-mlp", 242762, False),
+    ],
+)
+def test_all_models_learn(directory, model, size, augment):
+    table = {
+        "name": "fashion-mnist",
+        "data-dir": str(directory),
+        "model": model,
+        "augment": augment,
+    }
     task = load_task(table, {"name": "iid"}, 1, 0)
     torch.manual_seed(0)
     network = task.model()
@@ -83,6 +98,56 @@ def test_both_models_learn(directory, model, size):
     training = Training(epochs=3, batch_size=8, lr=0.01)
     train(network, task.partition(0, 1), task, training, torch.Generator().manual_seed(0))
     assert evaluate([network], task.test(), task)["loss"] < before
+
+
+def test_values_are_standardised_alike_in_training_and_test(directory):
+    raw = FashionMnist(str(directory)).build(Iid(), 0)
+    scaled = FashionMnist(str(directory), mean=0.25, std=0.5).build(Iid(), 0)
+    for plain, found in (
+        (raw.partition(1, 4), scaled.partition(1, 4)),
+        (raw.test(), scaled.test()),
+    ):
+        torch.testing.assert_close(found.tensors[0], (plain.tensors[0] - 0.25) / 0.5)
+        assert torch.equal(found.tensors[1], plain.tensors[1])
+
+
+def test_a_share_of_the_examples_is_trained_on(directory):
+    whole = FashionMnist(str(directory)).build(Iid(), 0).partition(1, 2)
+    part = FashionMnist(str(directory), share=0.8).build(Iid(), 0).partition(1, 2)
+    assert len(part) == 16
+    kept, left = part.tensors[1].tolist(), whole.tensors[1].tolist()
+    assert all(kept.count(label) <= left.count(label) for label in range(10))
+
+
+def test_augmentation_moves_and_mirrors_what_is_trained_on_only():
+    task = FashionMnist(model="wide-cnn", mean=0.5, std=0.25, augment=True)
+    model, plain = task.network(), FashionMnist(model="wide-cnn").network()
+    plain.load_state_dict(model.state_dict())
+    image = torch.zeros(1, 1, 28, 28)
+    image[0, 0, 3, 6] = 1.0
+    many = image.expand(500, -1, -1, -1)
+    assert torch.equal(model.eval()(image), plain(image))
+    torch.manual_seed(0)
+    moved = moved_and_mirrored(many, fill=-2.0)
+    assert moved.shape == many.shape
+    rows, columns = (moved[:, 0] == 1.0).nonzero()[:, 1:].unbind(1)
+    assert set(rows.tolist()) == set(range(0, 8))
+    assert set(columns.tolist()) == set(range(2, 11)) | set(range(17, 26))
+    assert set(moved.unique().tolist()) == {-2.0, 0.0, 1.0}
+    assert not torch.equal(model.train()(many)[0], plain(many)[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"augment": True, "model": "mlp"}, "augment needs a CNN, found model 'mlp'"),
+        ({"std": 0.0}, "std > 0, found mean=0.0, std=0.0"),
+        ({"share": 0.0}, r"share must be in \(0, 1\], found 0.0"),
+    ],
+)
+def test_impossible_options_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        FashionMnist(**options)
 
 
 def test_missing_data_say_where_they_come_from(directory, monkeypatch, tmp_path):
@@ -117,7 +182,7 @@ def test_files_that_do_not_fit_are_named(directory, name, array, message):
 
 
 def test_an_unknown_model_is_refused():
-    with pytest.raises(ConfigError, match="must be 'cnn' or 'mlp', found 'gpt'"):
+    with pytest.raises(ConfigError, match=r"must be one of cnn, .*, found 'gpt'"):
         FashionMnist(model="gpt")
     with pytest.raises(ConfigError, match=r"fashion-mnist\.model"):
         load_task({"name": "fashion-mnist", "model": "gpt"}, {"name": "iid"}, 2, 0)
