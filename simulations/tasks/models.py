@@ -22,7 +22,7 @@ def mlp(inputs: int, hidden: int, classes: int) -> nn.Module:
     )
 
 
-def cnn(classes: int) -> nn.Module:
+def cnn(classes: int) -> nn.Sequential:
     """Two 3x3 convolutions (16, 32), each max-pooled, and 128 units, for 28x28 grey images."""
     return nn.Sequential(
         OrderedDict(
@@ -40,7 +40,7 @@ def cnn(classes: int) -> nn.Module:
     )
 
 
-def wide_cnn(classes: int) -> nn.Module:
+def wide_cnn(classes: int) -> nn.Sequential:
     """Two unpadded 5x5 convolutions (16, 32), each max-pooled, and 128 units, for 28x28 images.
 
     Its weights lie with the channels last, in which a processor convolves faster.
@@ -95,8 +95,9 @@ class Augmented(nn.Sequential):
     def forward(self, input: Tensor) -> Tensor:
         """The model's outputs."""
         seen = moved_and_mirrored(input, self.fill) if self.training else input
-        outputs: Tensor = super().forward(seen)
-        return outputs
+        for layer in self:
+            seen = layer(seen)
+        return seen
 
 
 def moved_and_mirrored(images: Tensor, fill: float, reach: int = 4) -> Tensor:

@@ -18,7 +18,8 @@ def honest(n: int, d: int = 400, common: float = 0.5, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     shared = torch.randn(d, generator=generator, dtype=torch.float64)
     own = torch.randn(n, d, generator=generator, dtype=torch.float64)
-    return (common * shared + (1 - common**2) ** 0.5 * own) / d**0.5
+    rows: Tensor = (common * shared + (1 - common**2) ** 0.5 * own) / d**0.5
+    return rows
 
 
 def run(rows: Tensor, rule: Robust | ByzantineFilter | Mean | None = None) -> Aggregate:
