@@ -10,6 +10,7 @@
     ├── CodecError            bytes that are no payload of the size expected
     ├── CohortError           too few nodes came, or came back, for the round to go on
     └── RunError              an engine failed underneath a run (exit status 1)
+        └── CheckpointError   a checkpoint that cannot be written, or one that is not as written
 
 What a *client* sends never raises: ``wire.screen`` turns it into a ``Rejected``.
 """
@@ -69,3 +70,7 @@ class CohortError(HQDEError, RuntimeError):
 
 class RunError(HQDEError, RuntimeError):
     """The engine underneath a run failed."""
+
+
+class CheckpointError(RunError):
+    """A checkpoint that cannot be written, or none that can be read; it names the file."""

@@ -70,6 +70,14 @@ Out = Annotated[
     typer.Option(metavar="DIR", help="A new or empty directory; default runs/NAME-TIME."),
 ]
 DataDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the task's files are.")]
+MaybeFile = Annotated[
+    Path | None,
+    typer.Argument(metavar="FILE", help="The experiment, a TOML file; not needed to resume."),
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Go on with this run, or begin it if the directory is empty."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, run nothing.")]
 
 
@@ -85,12 +93,13 @@ def options(
 
 @app.command()
 def run(
-    file: File,
+    file: MaybeFile = None,
     set_: Set = None,
     engine: Engine = None,
     ray_address: RayAddress = None,
     seed: Seed = None,
     out: Out = None,
+    resume: Resume = None,
     data_dir: DataDir = None,
     superlink: Annotated[
         str | None,
@@ -99,20 +108,27 @@ def run(
     dry_run: DryRun = False,
 ) -> None:
     """Run one experiment."""
-    from simulations.config import Experiment
+    from simulations.checkpoint.resume import given_or_stored
     from simulations.progress import progress
     from simulations.results import REPORT
     from simulations.run import run_experiment
 
-    experiment = Experiment.load(file, _overrides(set_, engine, ray_address, seed, data_dir))
+    overrides = _overrides(set_, engine, ray_address, seed, data_dir)
+    experiment = given_or_stored(file, out, resume, overrides)
     console = Console()
     _say(console, _summary(experiment))
     if dry_run:
         experiment.load_task()
         return
-    directory = _directory(out, experiment.name)
+    directory = resume or _directory(out, experiment.name)
     with _keeping(directory), progress(experiment.rounds, console, experiment.name) as on_round:
-        result = run_experiment(experiment, directory, on_round=on_round, superlink=superlink or "")
+        result = run_experiment(
+            experiment,
+            directory,
+            on_round=on_round,
+            superlink=superlink or "",
+            resume=resume is not None,
+        )
     final = ", ".join(
         f"{name} {value:.4f}" for name, value in sorted(result.final.items()) if value is not None
     )

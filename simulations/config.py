@@ -114,6 +114,13 @@ class MetricsSection(Section):
     honest_mean: bool = False
 
 
+class CheckpointSection(Section):
+    """``[checkpoint]``: after how many rounds there is one, and how many of them are kept."""
+
+    every: int = Field(1, ge=0)
+    keep: int = Field(3, ge=1)
+
+
 class Experiment(Section):
     """Everything that decides how a run comes out."""
 
@@ -125,6 +132,7 @@ class Experiment(Section):
     strategy: StrategySection = StrategySection()
     faults: tuple[Component, ...] = Field((), strict=False)
     engine: EngineSection = EngineSection()
+    checkpoint: CheckpointSection = CheckpointSection()
     metrics: MetricsSection = MetricsSection()
 
     @classmethod

@@ -13,19 +13,21 @@ import math
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from logging import WARNING
 from pathlib import Path
 from typing import Any, Self
 
 import psutil
 from flwr.app import ArrayRecord
+from flwr.common.logger import log
 from safetensors.torch import save
 
-from hqde_fl.errors import ConfigError
+from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.wire import from_record
 from simulations.config import Experiment
 from simulations.detection import Detection
@@ -51,6 +53,8 @@ class RunDirectory(Callback):
         What is run.
     measures : Mapping[str, Measure], optional
         More to say in every line of ``rounds.jsonl``, by the name under which it is said.
+    resumed : Mapping[str, Any], optional
+        About the resumption, for the manifest, of the run that is in the directory and goes on.
 
     Raises
     ------
@@ -59,25 +63,36 @@ class RunDirectory(Callback):
     """
 
     def __init__(
-        self, path: Path, experiment: Experiment, measures: Mapping[str, Measure] | None = None
+        self,
+        path: Path,
+        experiment: Experiment,
+        measures: Mapping[str, Measure] | None = None,
+        resumed: Mapping[str, Any] | None = None,
     ) -> None:
-        if (path / MANIFEST).exists():
+        if resumed is None and (path / MANIFEST).exists():
             raise ConfigError(f"{path} holds another run: choose a directory that does not")
         self.path = path
         self._experiment, self._measures = experiment, dict(measures or {})
-        self._final: Mapping[str, float] = {}
+        self._resumed = resumed
+        self._final: Mapping[str, float | None] = {}
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Keep the manifest: the run is running, and then finished, interrupted or failed."""
         self.path.mkdir(parents=True, exist_ok=True)
-        experiment = self._experiment
+        experiment, began, resumptions = self._experiment, _now(), []
+        if self._resumed is not None:
+            before = Run.load(self.path)
+            self._final, began = before.final, before.manifest["started"]
+            now = {"at": _now(), "engine": experiment.engine.name, **self._resumed}
+            resumptions = [*before.manifest.get("resumed", ()), now]
         manifest = {
             "name": experiment.name,
             "status": "running",
             "error": None,
-            "started": _now(),
+            "started": began,
             "ended": None,
+            "resumed": resumptions,
             "seed": experiment.seed,
             "engine": experiment.engine.name,
             "final": {},
@@ -92,11 +107,12 @@ class RunDirectory(Callback):
             (self.path / name).touch()
         try:
             yield
-        except KeyboardInterrupt:
-            close(self.path, "interrupted")
-            raise
         except BaseException as error:
-            close(self.path, "failed", f"{type(error).__name__}: {error}")
+            with suppress(RunError):  # the disk may be full, and the error about just that
+                if isinstance(error, KeyboardInterrupt):
+                    close(self.path, "interrupted")
+                else:
+                    close(self.path, "failed", f"{type(error).__name__}: {error}")
             raise
         close(self.path, "finished", final=self._final)
 
@@ -189,7 +205,10 @@ def round_line(record: RoundRecord) -> dict[str, Any]:
 
 
 def close(
-    path: Path, status: str, error: str | None = None, final: Mapping[str, float] | None = None
+    path: Path,
+    status: str,
+    error: str | None = None,
+    final: Mapping[str, float | None] | None = None,
 ) -> None:
     """Write into a manifest how its run ended, unless it says so already."""
     try:
@@ -201,12 +220,15 @@ def close(
 
 
 def note(path: Path, facts: Mapping[str, Any]) -> None:
-    """Add facts to a manifest."""
+    """Add facts to a manifest, as long as it can be written."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return  # the run ended before it began
-    _write(path, manifest | _kebab(facts))
+    try:
+        _write(path, manifest | _kebab(facts))
+    except RunError as error:  # what they are about is more important
+        log(WARNING, "%s: not noted: %s", error, dict(facts))
 
 
 def versions() -> dict[str, str | None]:
@@ -253,9 +275,12 @@ def _partition(client: ClientRecord) -> int:
 
 
 def _append(path: Path, lines: list[dict[str, Any]]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        for line in lines:
-            file.write(json.dumps(line, sort_keys=True, allow_nan=False) + "\n")
+    text = "".join(json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in lines)
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _lines(path: Path) -> tuple[Mapping[str, Any], ...]:
@@ -274,8 +299,11 @@ def _write(path: Path, manifest: Mapping[str, Any]) -> None:
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file at once: a reader sees the old one or the new one, whole."""
     new = path.with_name(f".{path.name}.new")
-    new.write_bytes(data)
-    os.replace(new, path)
+    try:
+        new.write_bytes(data)
+        os.replace(new, path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _now() -> str:

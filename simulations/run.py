@@ -6,11 +6,10 @@ import dataclasses
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from json import loads
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -18,20 +17,20 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import ArrayRecord, Context, RecordDict
 
 from hqde_fl.errors import ConfigError
+from simulations.checkpoint.resume import require_same, stored_experiment
 from simulations.comparison import Comparison
 from simulations.config import Experiment
 from simulations.document import with_value
-from simulations.results import ROUNDS, Run, close, note, round_line
+from simulations.follow import OnRound, followed
+from simulations.results import MANIFEST, REPORT, ROUNDS, Run, close, note, round_line
 from strategies.callbacks import Callback, RoundRecord
 
 if TYPE_CHECKING:
     from simulations.engines.inline import InlineGrid
     from simulations.engines.ray_grid import RayGrid
 
-OnRound = Callable[[Mapping[str, Any]], None]
-"""Called with every line of ``rounds.jsonl`` as it is written."""
-
-POLL_SECONDS = 0.2
+LEFTOVERS = (f".{MANIFEST}.new", "flower.log")
+"""What a run that died before its manifest was written may leave."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,7 @@ def run_experiment(
     on_round: OnRound | None = None,
     superlink: str = "",
     report: bool = True,
+    resume: bool = False,
 ) -> RunResult:
     """Run an experiment.
 
@@ -66,7 +66,8 @@ def run_experiment(
     experiment : Experiment
         What to run.
     out : Path
-        The run directory: new or empty. Nothing is written unless the experiment can start.
+        The run directory: new or empty, unless what is in it is to be resumed. Nothing is written
+        unless the experiment can start.
     engine : str, optional
         Where to run it; the experiment's own engine if not given.
     on_round : Callable, optional
@@ -76,18 +77,28 @@ def run_experiment(
         (``hqde-fl nodes``) or of a SuperLink that Flower's configuration names.
     report : bool, default=True
         Whether to draw ``report.html``; engine flower always does.
+    resume : bool, default=False
+        Go on with the run in ``out`` after its last checkpoint, whatever ended it. It has to be a
+        run of this experiment; only ``rounds`` may have grown, and the engine may be another one.
+        Without a run in it, ``out`` gets one; a run that is complete is left alone.
 
     Raises
     ------
     ConfigError
-        If the experiment's data is missing or ``out`` is not empty.
+        If the experiment's data is missing, ``out`` is not empty, or what is to be resumed is
+        another experiment: which key differs.
+    CheckpointError
+        If there are checkpoints to resume from, but none of them is usable.
     RunError
         If the engine failed. What was recorded is kept, as it is when the user interrupts.
     """
     if engine is not None:
         experiment = Experiment.parse(with_value(experiment.to_table(), "engine.name", engine, {}))
     out = out.resolve()
-    require_empty(out)
+    if not (resume and _resumable(out, experiment)):
+        require_empty(out, leftovers=LEFTOVERS if resume else ())
+    elif _complete(out, experiment, report):
+        return RunResult(out, Run.load(out).final)
     if experiment.engine.name == "ray":
         from simulations.engines.ray_pool import prepare
 
@@ -98,7 +109,7 @@ def run_experiment(
     flower = partial(_deployed, superlink=superlink) if superlink else _on_flower
     engines = {"flower": flower, "inline": _inline, "ray": _on_ray}
     with _interruptible(on_round or _ignore) as listener:
-        engines[experiment.engine.name](experiment, out, listener)
+        engines[experiment.engine.name](experiment, _run_config(experiment, out, resume), listener)
     if superlink and not (out / ROUNDS).exists():
         return RunResult(out, {})  # what the ServerApp wrote is on its own host
     if report and experiment.engine.name != "flower":
@@ -108,28 +119,60 @@ def run_experiment(
     return RunResult(out, Run.load(out).final)
 
 
-def require_empty(out: Path) -> None:
-    """Raise ``ConfigError`` unless a run may write into the directory."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+def require_empty(out: Path, leftovers: Collection[str] = ()) -> None:
+    """Raise ``ConfigError`` unless a run may write into the directory.
+
+    Parameters
+    ----------
+    out : Path
+        The directory.
+    leftovers : Collection[str]
+        Names that may be in it.
+    """
+    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {*leftovers}):
         raise ConfigError(f"{out} exists and is not an empty directory: choose another --out")
 
 
-def _inline(experiment: Experiment, out: Path, on_round: OnRound) -> None:
+def _run_config(experiment: Experiment, out: Path, resume: bool) -> dict[str, Any]:
+    config = {"config": experiment.to_json(), "out": str(out)}
+    return config | {"resume": str(out)} if resume else config
+
+
+def _resumable(out: Path, experiment: Experiment) -> bool:
+    """Whether there is a run in the directory; it has to be one of this experiment."""
+    if not (out / MANIFEST).exists():
+        return False
+    require_same(out, stored_experiment(out), experiment)
+    return True
+
+
+def _complete(out: Path, experiment: Experiment, report: bool) -> bool:
+    """Whether nothing is left to do but perhaps to draw the report."""
+    run = Run.load(out)
+    done = run.manifest["experiment"]["rounds"] >= experiment.rounds
+    if run.manifest["status"] != "finished" or not done:
+        return False
+    if report and not (out / REPORT).exists():
+        from simulations.report import write_report
+
+        write_report(Comparison.of(run), out)
+    return True
+
+
+def _inline(experiment: Experiment, config: dict[str, Any], on_round: OnRound) -> None:
     """In this process."""
     from simulations import client_app
     from simulations.engines.inline import InlineGrid
 
-    config = _run_config(experiment, out)
     grid = InlineGrid(client_app.app, experiment.clients.count, config, experiment.seed)
     _serve(grid, config, on_round)
 
 
-def _on_ray(experiment: Experiment, out: Path, on_round: OnRound) -> None:
+def _on_ray(experiment: Experiment, config: dict[str, Any], on_round: OnRound) -> None:
     """In worker processes on this machine or a cluster."""
     from simulations import client_app
     from simulations.engines.ray_grid import RayGrid
 
-    config = _run_config(experiment, out)
     grid = RayGrid(
         client_app.app,
         experiment.clients.count,
@@ -144,11 +187,7 @@ def _on_ray(experiment: Experiment, out: Path, on_round: OnRound) -> None:
     try:
         _serve(grid, config, on_round)
     finally:
-        note(out, {"ray": dataclasses.asdict(grid.counters)})
-
-
-def _run_config(experiment: Experiment, out: Path) -> dict[str, Any]:
-    return {"config": experiment.to_json(), "out": str(out)}
+        note(Path(config["out"]), {"ray": dataclasses.asdict(grid.counters)})
 
 
 def _serve(grid: InlineGrid | RayGrid, config: dict[str, Any], on_round: OnRound) -> None:
@@ -159,22 +198,23 @@ def _serve(grid: InlineGrid | RayGrid, config: dict[str, Any], on_round: OnRound
     server_app.serve(grid, context, [_Listener(on_round)])
 
 
-def _on_flower(experiment: Experiment, out: Path, on_round: OnRound) -> None:
+def _on_flower(experiment: Experiment, config: dict[str, Any], on_round: OnRound) -> None:
     """In the processes that ``flwr run`` starts; they write the run directory."""
     from simulations.engines.flower import run_flower
 
     groups = experiment.resources
     if len(groups) > 1 or groups[0].partitions:
         raise ConfigError("engine flower gives every client the same: one group without partitions")
-    resources = groups[0]
+    resources, out, resuming = groups[0], Path(config["out"]), "resume" in config
     try:
-        with _followed(out / ROUNDS, on_round):
+        with followed(out, on_round, resuming):
             run_flower(
                 experiment.to_json(),
                 experiment.clients.count,
                 out,
                 cpus_per_client=resources.num_cpus,
                 gpus_per_client=0 if resources.num_gpus == "auto" else resources.num_gpus,
+                resume=resuming,
                 on_line=_ignore,
             )
     except BaseException as error:
@@ -183,19 +223,23 @@ def _on_flower(experiment: Experiment, out: Path, on_round: OnRound) -> None:
         raise
 
 
-def _deployed(experiment: Experiment, out: Path, on_round: OnRound, superlink: str) -> None:
+def _deployed(
+    experiment: Experiment, config: dict[str, Any], on_round: OnRound, superlink: str
+) -> None:
     """On real nodes; the SuperLink's processes write the run directory."""
     from simulations.deploy.target import find
     from simulations.engines.flower import run_deployed
 
     target = find(superlink, experiment.clients.count)
+    out, resuming = Path(config["out"]), "resume" in config
     try:
-        with _followed(out / ROUNDS, on_round):
+        with followed(out, on_round, resuming):
             run_deployed(
                 experiment.to_json(),
                 out,
                 target.superlink,
                 connection=target.connection,
+                resume=resuming,
                 on_line=_ignore,
             )
     except BaseException as error:
@@ -242,33 +286,6 @@ class _Listener(Callback):
     def on_round(self, record: RoundRecord, arrays: ArrayRecord) -> None:
         """Pass the round on."""
         self._on_round(round_line(record))
-
-
-@contextmanager
-def _followed(path: Path, on_round: OnRound) -> Iterator[None]:
-    """While it lasts, and once more at its end, pass on lines that another process appends."""
-    over, seen = threading.Event(), 0
-
-    def read() -> None:
-        nonlocal seen
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        lines = text[: text.rfind("\n") + 1].splitlines()
-        for line in lines[seen:]:
-            on_round(loads(line))
-        seen = len(lines)
-
-    def follow() -> None:
-        while not over.wait(POLL_SECONDS):
-            read()
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-        read()
 
 
 def _ignore(line: object) -> None:

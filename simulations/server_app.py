@@ -20,13 +20,16 @@ from clients.training import reproducible
 from hqde_fl.rules import Aggregator
 from hqde_fl.rules.base import State
 from hqde_fl.wire import from_record, to_record
+from simulations.checkpoint.callback import Checkpoints
+from simulations.checkpoint.resume import Point, exclusive, reopen
 from simulations.comparison import Comparison
 from simulations.config import Experiment
 from simulations.engines.guarded import guard
 from simulations.held_out import hold_out
 from simulations.honest_mean import HonestMean
-from simulations.results import Run, RunDirectory
+from simulations.results import MANIFEST, Run, RunDirectory
 from strategies.callbacks import Callback
+from strategies.confidence import HeldOut
 from strategies.hqde import HQDEStrategy
 
 EVALUATION_THREADS = 4
@@ -52,7 +55,8 @@ def serve(grid: Grid, context: Context, callbacks: Sequence[Callback] = ()) -> P
     grid : Grid
         The clients.
     context : Context
-        Of the ServerApp: its ``run_config`` names the experiment and, as ``out``, the directory.
+        Of the ServerApp: its ``run_config`` names the experiment and, as ``out``, the directory;
+        as ``resume`` a directory whose run is to go on, or to begin if there is none in it.
     callbacks : Sequence[Callback]
         Who else wants to hear of the rounds.
 
@@ -66,10 +70,35 @@ def serve(grid: Grid, context: Context, callbacks: Sequence[Callback] = ()) -> P
     held_out = None
     if count := experiment.strategy.held_out:
         task, held_out = hold_out(task, count, experiment.seeds)
-    out = Path(str(context.run_config.get("out") or default_directory(experiment.name)))
+    resume = str(context.run_config.get("resume") or "")
+    out = Path(resume or str(context.run_config.get("out") or default_directory(experiment.name)))
+    with exclusive(out):
+        point = reopen(out, experiment) if resume and (out / MANIFEST).exists() else None
+        _run(guard(grid), experiment, (task, held_out), out, point, callbacks)
+    return out
+
+
+def _run(
+    grid: Grid,
+    experiment: Experiment,
+    data: tuple[Task, HeldOut | None],
+    out: Path,
+    point: Point | None,
+    callbacks: Sequence[Callback],
+) -> None:
+    """Run the rounds, from the first one or from a point on."""
+    task, held_out = data
+
+    def defence(member: int) -> tuple[Aggregator, State]:
+        return strategy.rule, strategy.state.models[member].rule if strategy.state else {}
+
     measured = HonestMean(experiment.planned.in_round, experiment.screening)
     wanted = experiment.metrics.honest_mean
-    directory = RunDirectory(out, experiment, {"honest-mean": measured} if wanted else None)
+    resumed = None if point is None else {"round": point.round, "refused": point.refused}
+    measures = {"honest-mean": measured} if wanted else None
+    directory = RunDirectory(out, experiment, measures, resumed)
+    seen = experiment.planned.adversary(grid, defence, experiment.screening)
+    checkpoints = Checkpoints(out, experiment, seen, point)
     strategy = HQDEStrategy(
         experiment.rule,
         codec=experiment.codec,
@@ -83,26 +112,22 @@ def serve(grid: Grid, context: Context, callbacks: Sequence[Callback] = ()) -> P
         density=experiment.strategy.density,
         held_out=held_out,
         confidence_metric=experiment.strategy.confidence_metric,
-        callbacks=(directory, *callbacks),
+        callbacks=(directory, checkpoints, *callbacks),
         seed=experiment.seed,
         identify=True,
         fraction_evaluate=experiment.strategy.fraction_evaluate,
         min_available_nodes=experiment.clients.count,
     )
 
-    def defence(member: int) -> tuple[Aggregator, State]:
-        return strategy.rule, strategy.state.models[member].rule if strategy.state else {}
-
-    with directory.recording(), deterministic():
+    with directory.recording(), checkpoints.writing(), deterministic():
         members = experiment.clients.members
-        seen = experiment.planned.adversary(guard(grid), defence, experiment.screening)
         strategy.start(
             measured.grid(seen) if wanted else seen,
             to_record(initial_state(task, members, experiment.seeds)),
             experiment.rounds,
             evaluate_fn=evaluation(task, members, experiment.planned.backdoor),
+            resume=None if point is None else point.state,
         )
-    return out
 
 
 def default_directory(name: str) -> Path:

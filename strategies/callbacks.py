@@ -40,6 +40,8 @@ class ClientRecord:
         The members of an ensemble that it was given; empty where there is one model.
     filtered_from : tuple[int, ...]
         Those of them that the rule kept its update out of; the reason is ``filtered`` if all are.
+    feedback_lost : bool
+        Whether it no longer had an error that it should have fed back.
     """
 
     round: int
@@ -53,6 +55,7 @@ class ClientRecord:
     seconds: float | None
     members: tuple[int, ...] = ()
     filtered_from: tuple[int, ...] = ()
+    feedback_lost: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class RoundRecord:
         Means of the metrics that the clients reported.
     asked, kept, filtered, rejected, failed, late : int
         Clients: asked to train, and what became of them.
+    feedback_lost : int
+        Clients that had lost their error feedback, as a restarted node has.
     bytes_down, bytes_up : int
         Total size of the serialised training messages.
     seconds : float
@@ -91,6 +96,7 @@ class RoundRecord:
     rejected: int = 0
     failed: int = 0
     late: int = 0
+    feedback_lost: int = 0
     bytes_down: int = 0
     bytes_up: int = 0
     seconds: float = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from logging import INFO, WARNING
@@ -218,7 +218,8 @@ class HQDEStrategy(FedAvg):
         models = tuple(each.model for each in merged.values())
         if self.ensemble.mode == "fedavg":
             models = united(models, moved)
-        self.state = ServerState(server_round, models)
+        feedback = self._feedback(received.feedback, ledger)
+        self.state = ServerState(server_round, models, feedback)
         note, diagnostics = summed_up(merged)
         if note is not None:
             log(WARNING, "round %d keeps the model: %s", server_round, note)
@@ -367,6 +368,19 @@ class HQDEStrategy(FedAvg):
             seed=self._seeds(member).root,
         )
         return self._merging.merge(model, list(replies.values()), cohort)
+
+    def _feedback(
+        self, heard: Mapping[tuple[int, int], int], ledger: Ledger
+    ) -> dict[tuple[int, int], int]:
+        """Who has kept an error to feed back, and when; who should have had one is counted."""
+        kept = dict(self.state.feedback if self.state is not None else {})
+        for (node, member), since in heard.items():
+            client = self._roster.identity(node)
+            if since < kept.get((client, member), 0):
+                ledger.write(node, feedback_lost=True)
+                log(WARNING, "node %d (client %d) has lost its error feedback", node, client)
+            kept[client, member] = ledger.round
+        return kept
 
     def _finish(
         self, record: RoundRecord, result: Result, evaluate_fn: EvaluateFn | None, started: float

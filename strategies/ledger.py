@@ -149,6 +149,7 @@ class Ledger:
             rejected=sum(_outcome(client) == "rejected" for client in clients),
             failed=sum(_outcome(client) == "failed" for client in clients),
             late=sum(_outcome(client) == "late" for client in clients),
+            feedback_lost=sum(client.feedback_lost for client in clients),
             bytes_down=sum(client.bytes_down for client in clients),
             bytes_up=sum(client.bytes_up for client in clients),
             diagnostics=diagnostics,

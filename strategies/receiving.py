@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from logging import INFO, WARNING
 
-from flwr.app import Message
+from flwr.app import ConfigRecord, Message
 from flwr.common.logger import log
 
+from hqde_fl.packed import FEEDBACK
 from hqde_fl.versions import NONE
 from hqde_fl.wire import (
     Accepted,
@@ -42,11 +43,14 @@ class Received:
         Node and member: who says it holds the clients' model of this round.
     lost : frozenset[tuple[int, int]]
         Node and member: who says it could not follow it.
+    feedback : Mapping[tuple[int, int], int]
+        Node and member -> the round whose error the update is said to make up for; 0 for none.
     """
 
     accepted: Mapping[int, Mapping[int, Accepted]]
     current: frozenset[tuple[int, int]]
     lost: frozenset[tuple[int, int]]
+    feedback: Mapping[tuple[int, int], int]
 
     def ordered(self, nodes: Iterable[int]) -> Received:
         """The same with the replies in another order."""
@@ -99,6 +103,7 @@ def receive(
     accepted: dict[int, Mapping[int, Accepted]] = {}
     current: set[tuple[int, int]] = set()
     lost: set[tuple[int, int]] = set()
+    feedback: dict[tuple[int, int], int] = {}
     for reply in replies:
         node = ledger.asked.source(reply)
         if node is None:
@@ -140,7 +145,11 @@ def receive(
         seconds = accepted[node][share[0]].metrics.get("train-seconds")
         ledger.write(node, seconds=seconds)
         current.update((node, member) for member in follows)
-    return Received(accepted, frozenset(current), frozenset(lost))
+        fed_back = reply.content.config_records.get(FEEDBACK, ConfigRecord())
+        for member in share:
+            if isinstance(since := fed_back.get(str(member)), int):
+                feedback[node, member] = since
+    return Received(accepted, frozenset(current), frozenset(lost), feedback)
 
 
 def _version(model: ModelState) -> int | None:

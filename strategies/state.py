@@ -79,10 +79,13 @@ class ServerState:
         Rounds done.
     models : tuple[ModelState, ...]
         The members of the ensemble; one in ordinary federated learning.
+    feedback : Mapping[tuple[int, int], int]
+        Client (as rules know it) and member -> the last round that left it an error to feed back.
     """
 
     round: int
     models: tuple[ModelState, ...]
+    feedback: Mapping[tuple[int, int], int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, arrays: ArrayRecord, members: int = 1) -> ServerState:

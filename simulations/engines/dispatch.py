@@ -92,12 +92,17 @@ class Dispatcher:
         Names the app to the workers.
     app : ObjectRef
         The app, its run config and run id.
+    states : dict[int, ObjectRef]
+        Node -> what its client remembers.
+    changed : set[int]
+        Nodes are added to it as their clients have run.
     """
 
     pool: Pool
     app_key: str
     app: Any
     states: dict[int, Any] = field(default_factory=dict)
+    changed: set[int] = field(default_factory=set)
     counters: Counters = field(default_factory=Counters)
     _queues: dict[tuple[Share, Any], deque[Task]] = field(default_factory=dict)
     _alone: deque[Task] = field(default_factory=deque)
@@ -217,6 +222,7 @@ class Dispatcher:
             return self._died(batch, str(error).strip().splitlines()[0])
         batch.slot.busy = False
         for task, done, state in zip(batch.tasks, outcomes, batch.states, strict=True):
+            self.changed.add(task.job.node)
             if done.error is None:  # a client that raised keeps the state it had
                 self.states.pop(task.job.node, None)
                 if done.stateful:

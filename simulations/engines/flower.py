@@ -74,6 +74,7 @@ def run_flower(
     *,
     cpus_per_client: float = 1,
     gpus_per_client: float = 0,
+    resume: bool = False,
     on_line: Callable[[str], None],
 ) -> None:
     """Run an experiment with ``flwr run`` and wait for its end.
@@ -90,6 +91,8 @@ def run_flower(
         Whole number of CPUs that one client at work occupies.
     gpus_per_client : float, optional
         GPUs, or the fraction of one, that one client at work occupies.
+    resume : bool, optional
+        Whether the run in ``out`` is to go on.
     on_line : Callable
         Called with each line Flower says, as it comes.
 
@@ -104,7 +107,7 @@ def run_flower(
     federation = _federation(partitions, cpus_per_client, gpus_per_client)
     _check_directory()
     with private_superlink() as superlink:
-        run = _Run(superlink, superlink.home / "app", out, on_line)
+        run = _Run(superlink, superlink.home / "app", out, on_line, resume=resume)
         run.execute(experiment_json, str(out.resolve()), "--federation-config", federation)
 
 
@@ -114,6 +117,7 @@ def run_deployed(
     superlink: SuperLink,
     *,
     connection: str = "",
+    resume: bool = False,
     on_line: Callable[[str], None],
 ) -> None:
     """Run an experiment on real nodes and wait for its end; stop it if that is interrupted.
@@ -130,6 +134,8 @@ def run_deployed(
         Its name in Flower's configuration; that of the default one if empty. A SuperLink that has
         a name is taken to be on another host: the ServerApp writes the run directory there, below
         its own working directory.
+    resume : bool, optional
+        Whether the run in ``out`` is to go on.
     on_line : Callable
         Called with each line Flower says, as it comes.
 
@@ -139,7 +145,7 @@ def run_deployed(
         If the run did not end ``finished:completed``; the message has the reason.
     """
     with tempfile.TemporaryDirectory(prefix="hqde-fl-") as directory:
-        run = _Run(superlink, Path(directory) / "app", out, on_line, connection)
+        run = _Run(superlink, Path(directory) / "app", out, on_line, connection, resume)
         try:
             run.execute(experiment_json, "" if connection else str(out.resolve()))
         except BaseException:
@@ -208,20 +214,22 @@ class _Run:
         out: Path,
         on_line: Callable[[str], None],
         connection: str = "",
+        resume: bool = False,
     ) -> None:
         self._superlink, self._app, self._on_line = superlink, app, on_line
-        self._out = out.resolve()
+        self._out, self._resume = out.resolve(), resume
         self._names = [connection] if connection else []
         self._id: str | None = None
         self._over = False
 
     def execute(self, experiment_json: str, out: str, *arguments: str) -> None:
         """Run, log, and raise unless it was completed."""
-        write_app(self._app, {"experiment": "", "set": "", "config": experiment_json, "out": out})
+        config = {"experiment": "", "set": "", "config": experiment_json, "out": out}
+        write_app(self._app, config | {"resume": out if self._resume else ""})
         self._out.mkdir(parents=True, exist_ok=True)
         tail: deque[str] = deque(maxlen=_TAIL)
         command = ["run", str(self._app), *self._names, "--stream", *arguments]
-        with (self._out / LOG_FILE).open("w", encoding="utf-8") as log:
+        with (self._out / LOG_FILE).open("a" if self._resume else "w", encoding="utf-8") as log:
             for line in _lines(self._superlink.flwr(*command), self._superlink):
                 print(line, file=log, flush=True)
                 if self._id is None and (found := _STARTED.search(line)):

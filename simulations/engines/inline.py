@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import final
 
 from flwr.app import Context, Error, Message, RecordDict, UserConfig
@@ -20,6 +20,7 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 
 from simulations.engines.local import SERVER_NODE, LocalGrid
+from simulations.engines.packing import pack, unpack
 
 
 @final
@@ -54,6 +55,20 @@ class InlineGrid(LocalGrid):
             for node, partition in self._partitions.items()
         }
 
+    def contexts(self, partitions: Iterable[int]) -> dict[int, RecordDict]:
+        """What clients remember between messages; records of their own, which share the arrays."""
+        states = {each: self._contexts[self._nodes[each]].state for each in partitions}
+        return {each: unpack(pack(state)) for each, state in states.items() if state}
+
+    def set_contexts(self, contexts: Mapping[int, RecordDict]) -> None:
+        """Have clients remember what they did when an earlier run of theirs ended."""
+        for partition, state in contexts.items():
+            own = unpack(pack(state))
+            for record in own.array_records.values():
+                for array in record.values():
+                    array.data = bytes(array.data)  # another engine's may be views of its memory
+            self._contexts[self._nodes[partition]].state = own
+
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Run the clients; their replies wait to be pulled."""
         return [self._push(message) for message in messages]
@@ -82,6 +97,7 @@ class InlineGrid(LocalGrid):
     def _run_client(self, message: Message) -> Message:
         node = message.metadata.dst_node_id
         context = self._contexts[node]
+        self._changed.add(node)
         received = make_message(message.metadata, content=_copied(message.content))
         TaskIdentity.node_id = node
         try:

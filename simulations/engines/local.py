@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -32,6 +32,7 @@ class LocalGrid(Grid):
         self._nodes = node_ids(seed, partitions)
         self._partitions = {node: partition for partition, node in enumerate(self._nodes)}
         self._replies: dict[str, Message] = {}
+        self._changed: set[int] = set()
         self._sent = 0
         TaskIdentity.run_id, TaskIdentity.task_id = self._run.run_id, 0
         TaskIdentity.node_id = SERVER_NODE
@@ -63,6 +64,20 @@ class LocalGrid(Grid):
     def partition_of(self, node: int) -> int:
         """The partition id of a node."""
         return self._partitions[node]
+
+    def changed_contexts(self) -> frozenset[int]:
+        """Partitions whose clients have run since this was last asked."""
+        changed = frozenset(self._partitions[node] for node in self._changed)
+        self._changed.clear()
+        return changed
+
+    @abstractmethod
+    def contexts(self, partitions: Iterable[int]) -> dict[int, RecordDict]:
+        """What clients remember between messages, for those that remember anything."""
+
+    @abstractmethod
+    def set_contexts(self, contexts: Mapping[int, RecordDict]) -> None:
+        """Have clients remember what they did when an earlier run of theirs ended."""
 
     @abstractmethod
     def push_messages(self, messages: Iterable[Message]) -> list[str]:

@@ -9,7 +9,7 @@ nobody else. Any Flower Strategy runs on it unchanged.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, final
 
 import ray
@@ -20,7 +20,7 @@ from flwr.common.constant import ErrorCode
 from hqde_fl.errors import ConfigError
 from simulations.engines.dispatch import Counters, Dispatcher, Task
 from simulations.engines.local import LocalGrid
-from simulations.engines.packing import pack, unpack
+from simulations.engines.packing import Packed, pack, unpack
 from simulations.engines.ray_pool import POOL, Pool, connect
 from simulations.engines.ray_worker import Done, Job
 from simulations.engines.resources import Resources, Share
@@ -77,13 +77,32 @@ class RayGrid(LocalGrid):
         self.dashboard = connect(address, runtime_env)
         self._shares = _Shares(resources, pool)
         app = ray.put((client_app, dict(run_config), self._run.run_id))
-        self._dispatcher = Dispatcher(pool, app.hex(), app)
+        self._dispatcher = Dispatcher(pool, app.hex(), app, changed=self._changed)
         self._asked: dict[str, Message] = {}
 
     @property
     def counters(self) -> Counters:
         """What happened underneath the rounds: deaths, reruns, lost states, cancellations."""
         return self._dispatcher.counters
+
+    def contexts(self, partitions: Iterable[int]) -> dict[int, RecordDict]:
+        """What clients remember between messages, fetched from the object store.
+
+        What was lost with a node of the cluster is not there.
+        """
+        nodes = {self._nodes[each]: each for each in partitions}
+        states = self._dispatcher.states
+        held = {each: states[node] for node, each in nodes.items() if node in states}
+        try:
+            fetched = dict(zip(held, ray.get(list(held.values())), strict=True))
+        except ray.exceptions.RayError:  # one of them is lost: which?
+            fetched = {each: found for each, ref in held.items() if (found := _fetched(ref))}
+        return {each: unpack(packed) for each, packed in fetched.items()}
+
+    def set_contexts(self, contexts: Mapping[int, RecordDict]) -> None:
+        """Have clients remember what they did when an earlier run of theirs ended."""
+        for partition, state in contexts.items():
+            self._dispatcher.states[self._nodes[partition]] = ray.put(pack(state))
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Queue clients; what they share is put into the object store once."""
@@ -185,6 +204,13 @@ class _Shares:
     def of(self, partition: int) -> Share:
         """What a client is given."""
         return self._named.get(partition, self._rest)
+
+
+def _fetched(reference: Any) -> Packed | None:
+    try:
+        return ray.get(reference)  # type: ignore[no-any-return]
+    except ray.exceptions.RayError:
+        return None
 
 
 def _reply(asked: Message, done: Done) -> Message:

@@ -12,8 +12,9 @@ import psutil
 
 from hqde_fl.errors import HQDEError
 from simulations.config import Experiment
+from simulations.follow import OnRound
 from simulations.results import Run, note
-from simulations.run import OnRound, run_experiment
+from simulations.run import run_experiment
 
 MEBIBYTE = 2**20
 

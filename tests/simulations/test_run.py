@@ -4,7 +4,7 @@ import pytest
 
 from clients.task import Task
 from hqde_fl.errors import ConfigError, DataError, RunError
-from simulations import run as run_module
+from simulations import follow
 from simulations.config import Experiment
 from simulations.results import Run
 from simulations.run import run_experiment
@@ -99,7 +99,7 @@ def flower(monkeypatch, record):
                 raise failure
 
         monkeypatch.setattr(engine, "run_flower", run_flower)
-        monkeypatch.setattr(run_module, "POLL_SECONDS", 0.01)
+        monkeypatch.setattr(follow, "POLL_SECONDS", 0.01)
 
     return set_up
 

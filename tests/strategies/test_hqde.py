@@ -289,3 +289,21 @@ def test_identity_asks_for_nothing_and_changes_nothing() -> None:
     exact = strategy_with(Recorder()).start(grid, to_record(MODEL), 2).arrays
     plain = strategy_with(Recorder()).start(federation(None), to_record(MODEL), 2).arrays
     assert all(torch.equal(a, from_record(plain)[name]) for name, a in from_record(exact).items())
+
+
+def test_a_client_that_lost_its_error_feedback_is_named_and_counted() -> None:
+    """As a restarted node has: its context is empty. One that never kept an error has lost none."""
+    recorder = Recorder()
+
+    def forgetful(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        if context.node_config["partition-id"] == HOSTILE and message.metadata.group_id == "3":
+            context.state.clear()
+        return call_next(message, context)
+
+    codec = ErrorFeedback(Quantized(4, unbiased=False))
+    strategy = strategy_with(recorder, codec=codec)
+    strategy.start(federation(None, mods=[forgetful, even]), to_record(MODEL), 4)
+    assert [record.feedback_lost for record in recorder.rounds] == [0, 0, 0, 1, 0]
+    assert [c.partition for c in recorder.rounds[3].clients if c.feedback_lost] == [HOSTILE]
+    assert strategy.state is not None
+    assert strategy.state.feedback == {(client, 0): 4 for client in (0, 2, 4, 6, 8)}

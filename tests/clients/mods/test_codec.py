@@ -160,3 +160,12 @@ def test_the_same_round_draws_the_same_numbers(train):
     one, other = (train(CodecMod(Quantized(2), seed=5)).content["arrays"] for _ in range(2))
     assert one == other
     assert train(CodecMod(Quantized(2), seed=6)).content["arrays"] != one
+
+
+def test_the_reply_says_whose_error_it_makes_up_for(train, node):
+    context, mod = node(), CodecMod(FEEDBACK)
+    said = [train(mod, number=n, context=context).content["hqde.feedback"] for n in (3, 5)]
+    assert [record["0"] for record in said] == [0, 3]
+    context.state.clear()
+    assert train(mod, number=6, context=context).content["hqde.feedback"]["0"] == 0
+    assert "hqde.feedback" not in train(CodecMod(Quantized(4))).content

@@ -1,0 +1,103 @@
+"""Listens to a run and writes its checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from logging import WARNING
+from pathlib import Path
+from typing import Any, cast
+
+from flwr.app import ArrayRecord, RecordDict
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+
+from hqde_fl.errors import CheckpointError
+from simulations.adversary import AdversaryGrid
+from simulations.checkpoint.resume import Point
+from simulations.checkpoint.store import Snapshot, Store
+from simulations.config import Experiment
+from simulations.results import CLIENTS, ROUNDS, note
+from strategies.callbacks import Callback, RoundRecord
+from strategies.state import ServerState
+
+
+class Checkpoints(Callback):
+    """Writes a checkpoint after every so many rounds and after the last one.
+
+    It has to come after the callback that writes ``rounds.jsonl`` and ``clients.jsonl``, which it
+    reckons to be complete.
+
+    Parameters
+    ----------
+    run : Path
+        The run directory.
+    experiment : Experiment
+        What is run; its ``[checkpoint]`` table says how often.
+    grid : Grid
+        The clients. A grid that keeps their contexts (``contexts``) has them written, too.
+    point : Point, optional
+        Where the run goes on: the grid is brought to what it was.
+    """
+
+    def __init__(
+        self, run: Path, experiment: Experiment, grid: Grid, point: Point | None = None
+    ) -> None:
+        self._run, self._experiment, self._grid = run, experiment, grid
+        self._every = experiment.checkpoint.every
+        self._store = Store(run, experiment.checkpoint.keep) if point is None else point.store
+        self._keeper: Any = None
+        if hasattr(grid, "contexts"):
+            self._keeper = cast(Any, grid)
+        self._rounds, self._seconds = 0, 0.0
+        if self._keeper is None:
+            self._store.forget_clients()
+        elif point is not None:
+            self._keeper.set_contexts(point.contexts)
+        if point is not None and isinstance(grid, AdversaryGrid):
+            grid.memory = point.attack
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """While a run lasts; afterwards the last checkpoint is complete."""
+        try:
+            yield
+        except BaseException:
+            try:
+                self._end()
+            except CheckpointError as error:  # not the first thing that went wrong
+                log(WARNING, "%s", error)
+            raise
+        self._end()
+
+    def on_start(self, arrays: ArrayRecord, rounds: int) -> None:
+        """Take note of which round is the last."""
+        self._rounds = rounds
+
+    def on_state(self, state: ServerState, record: RoundRecord) -> None:
+        """Write a checkpoint if it is time for one."""
+        if not self._every or (state.round % self._every and state.round != self._rounds):
+            return
+        started = time.monotonic()
+        memory: Mapping[str, Any] = {}
+        if isinstance(self._grid, AdversaryGrid):
+            memory = self._grid.memory
+        history = {name: (self._run / name).stat().st_size for name in (ROUNDS, CLIENTS)}
+        snapshot = Snapshot(self._experiment.to_json(), state, memory, history)
+        changed = () if self._keeper is None else self._keeper.changed_contexts()
+        self._store.save(snapshot, changed, self._contexts)
+        self._seconds += time.monotonic() - started
+
+    def _end(self) -> None:
+        started = time.monotonic()
+        try:
+            self._store.close()
+        finally:
+            self._seconds += time.monotonic() - started
+            facts = {"written": self._store.saved, "bytes": self._store.bytes}
+            note(self._run, {"checkpoints": {**facts, "waited-seconds": self._seconds}})
+
+    def _contexts(self, partitions: Collection[int]) -> Mapping[int, RecordDict]:
+        found: Mapping[int, RecordDict] = self._keeper.contexts(partitions)
+        return found

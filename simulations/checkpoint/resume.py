@@ -1,0 +1,210 @@
+"""A run directory opened again, so that its run can go on."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from logging import WARNING
+from pathlib import Path
+from typing import Any
+
+from flwr.app import RecordDict
+from flwr.common.logger import log
+
+from hqde_fl.errors import CheckpointError, ConfigError
+from simulations.checkpoint.store import Snapshot, Store
+from simulations.config import Experiment
+from simulations.results import CLIENTS, ROUNDS, Run
+from strategies.state import ServerState
+
+FREE = ("engine", "checkpoint")
+"""Tables of an experiment that may be others when its run goes on."""
+
+_POLL_SECONDS = 0.1
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """Where a run goes on.
+
+    Parameters
+    ----------
+    store : Store
+        Its checkpoints.
+    state : ServerState or None
+        What the server carried; None if the run has to begin again.
+    attack : Mapping[str, Any]
+        What colluding attackers remembered.
+    contexts : Mapping[int, RecordDict]
+        Partition -> what its client remembered.
+    refused : Mapping[str, str]
+        Files that are not as they were written, and why.
+    """
+
+    store: Store
+    state: ServerState | None = None
+    attack: Mapping[str, Any] = field(default_factory=dict)
+    contexts: Mapping[int, RecordDict] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def round(self) -> int | None:
+        """The last round that is over; None if the run has to begin again."""
+        return None if self.state is None else self.state.round
+
+
+def reopen(run: Path, experiment: Experiment) -> Point:
+    """Find the newest usable checkpoint, and cut off whatever was recorded after it.
+
+    Parameters
+    ----------
+    run : Path
+        The run directory.
+    experiment : Experiment
+        What is to go on: what was run, but for its engine, its checkpoints and more rounds.
+
+    Raises
+    ------
+    ConfigError
+        If the directory holds the run of another experiment; it names the key that differs.
+    CheckpointError
+        If there are checkpoints, but none that can be used.
+    """
+    store = Store(run, experiment.checkpoint.keep)
+    found, refused = store.latest(lambda snapshot: _check_history(run, snapshot))
+    for name, reason in refused.items():
+        log(WARNING, "checkpoint %s refused: %s", name, reason)
+    if found is None:
+        require_same(run, stored_experiment(run), experiment)
+        log(WARNING, "%s has no checkpoint yet: the run begins again", run)
+        _cut(run, {ROUNDS: 0, CLIENTS: 0})
+        return Point(store)
+    snapshot = found.snapshot
+    require_same(run, json.loads(snapshot.experiment), experiment)
+    _cut(run, snapshot.history)
+    return Point(store, snapshot.state, snapshot.attack, found.contexts, refused)
+
+
+def stored_experiment(run: Path) -> Mapping[str, Any]:
+    """The experiment of a run directory, as its manifest has it.
+
+    Raises
+    ------
+    ConfigError
+        If there is no run in the directory.
+    """
+    return dict(Run.load(run).manifest["experiment"])
+
+
+def given_or_stored(
+    file: Path | None, out: Path | None, resume: Path | None, overrides: Sequence[str]
+) -> Experiment:
+    """The experiment of a file, or that of the run which is to go on, with overrides applied.
+
+    Raises
+    ------
+    ConfigError
+        If there is neither, or two directories are named.
+    """
+    if out is not None and resume is not None:
+        raise ConfigError("--resume goes on in its own directory: leave out --out")
+    if file is not None:
+        return Experiment.load(file, overrides)
+    if resume is None:
+        raise ConfigError("FILE is missing: the experiment to run, or --resume DIR to go on")
+    return Experiment.parse(stored_experiment(resume), overrides)
+
+
+def require_same(run: Path, stored: Mapping[str, Any], experiment: Experiment) -> None:
+    """Raise ``ConfigError`` if this is not the experiment that was run, with as many rounds."""
+    before = _flat(Experiment.parse(stored).to_table())  # with the keys that were not there yet
+    now = _flat(experiment.to_table())
+    for key in sorted(before.keys() | now.keys()):
+        if key.partition(".")[0] in FREE or before.get(key) == now.get(key):
+            continue
+        if key == "rounds" and now[key] > before[key]:
+            continue
+        raise ConfigError(
+            f"{run} was run with {key} = {_shown(before, key)}, found {_shown(now, key)}: "
+            "to go on, only rounds may grow, and [engine] and [checkpoint] change"
+        )
+
+
+@contextmanager
+def exclusive(run: Path, wait: float = 60.0) -> Iterator[None]:
+    """Be the only process that writes into a run directory, which is made if need be.
+
+    The operating system ends this with the process, however that ends.
+
+    Parameters
+    ----------
+    run : Path
+        The directory.
+    wait : float
+        Seconds to wait for another process, for instance one that is being ended.
+
+    Raises
+    ------
+    ConfigError
+        If another process is still at it then.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(run, os.O_RDONLY)
+    end = time.monotonic() + wait
+    try:
+        while not _locked(descriptor):
+            if time.monotonic() > end:
+                raise ConfigError(f"{run} is in use: another process is writing into it")
+            time.sleep(_POLL_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:  # a file system without locks: nothing to be had
+            raise
+    return True
+
+
+def _check_history(run: Path, snapshot: Snapshot) -> None:
+    """Raise ``CheckpointError`` if the files that go with a snapshot have lost lines."""
+    if set(snapshot.history) != {ROUNDS, CLIENTS}:
+        raise CheckpointError(f"goes with {sorted(snapshot.history)}, needs {[ROUNDS, CLIENTS]}")
+    for name, size in snapshot.history.items():
+        data = (run / name).read_bytes() if (run / name).exists() else b""
+        if len(data) < size or (size and data[size - 1 : size] != b"\n"):
+            raise CheckpointError(f"{name} has {len(data)} bytes, needs the {size} of then")
+
+
+def _cut(run: Path, sizes: Mapping[str, int]) -> None:
+    for name, size in sizes.items():
+        if (run / name).exists() and (run / name).stat().st_size > size:
+            os.truncate(run / name, size)
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and values; lists stay as they are."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def _shown(flat: Mapping[str, Any], key: str) -> str:
+    return json.dumps(flat[key]) if key in flat else "nothing"

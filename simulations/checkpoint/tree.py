@@ -1,0 +1,235 @@
+"""Nested values as one line of JSON and named arrays, exactly, and without ever running code.
+
+What can be kept: None, booleans, numbers of any size (nan and infinities too), strings, bytes,
+lists, tuples, mappings with keys of any of these, tensors, arrays, NumPy's scalars, and those
+dataclasses that a ``Tree`` was told of. Everything comes back with its type; a mapping comes back
+as a dict, a tensor on the CPU. Nothing that a file says makes anything else out of it: an unknown
+class or kind is an error, which is why this is no pickle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pickle
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hqde_fl.errors import CheckpointError
+
+DEEPEST = 64
+"""Levels of nesting."""
+
+PLAIN = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "uint16": "U16",
+    "uint32": "U32",
+    "uint64": "U64",
+    "int8": "I8",
+    "int16": "I16",
+    "int32": "I32",
+    "int64": "I64",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float32": "F32",
+    "float64": "F64",
+}
+"""Number types that safetensors has; others are kept as bytes."""
+
+NUMBERS = frozenset(
+    name for name, value in vars(torch).items() if isinstance(value, torch.dtype)
+) - {"quint8", "qint8", "qint32", "quint4x2", "quint2x4"}
+KINDS = "biufcmMSU"
+"""Kinds of NumPy's dtypes that hold values and no objects."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """An array as a file has it.
+
+    Parameters
+    ----------
+    dtype : str
+        Its number type, as safetensors spells it.
+    shape : tuple[int, ...]
+        Its shape.
+    data : memoryview
+        Its bytes.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: memoryview
+
+
+@final
+class Tree:
+    """Writes and reads nested values.
+
+    Parameters
+    ----------
+    *classes : type
+        The dataclasses that may be among them; a file knows them by their names.
+    """
+
+    def __init__(self, *classes: type) -> None:
+        self._classes = {each.__name__: each for each in classes}
+
+    def dump(self, value: Any) -> tuple[str, dict[str, Stored]]:
+        """The skeleton as JSON, and the arrays by name, which share the value's memory.
+
+        Raises
+        ------
+        CheckpointError
+            If something in it cannot be kept: where it is, and of which type.
+        """
+        writer = _Writer(self._classes, {})
+        skeleton = writer.write(value, "state", 0)
+        return json.dumps(skeleton, allow_nan=False, separators=(",", ":")), writer.arrays
+
+    def load(self, text: str, arrays: Mapping[str, Stored]) -> Any:
+        """The inverse of ``dump``; arrays get memory of their own.
+
+        Raises
+        ------
+        CheckpointError
+            If this is not what ``dump`` has written.
+        """
+        try:
+            return _Reader(self._classes, arrays).read(json.loads(text))
+        except CheckpointError:
+            raise
+        except Exception as error:  # whatever a file gets wrong, it is this file that is refused
+            raise CheckpointError(f"malformed content ({type(error).__name__}: {error})") from None
+
+
+@dataclass(frozen=True, eq=False)
+class _Writer:
+    classes: Mapping[str, type]
+    arrays: dict[str, Stored]
+
+    def write(self, value: Any, path: str, depth: int) -> Any:
+        if depth > DEEPEST:
+            raise CheckpointError(f"{path} is nested more than {DEEPEST} deep")
+        below = depth + 1
+        if value is None or type(value) in (bool, str):
+            return value
+        if type(value) is int:
+            return value if abs(value) < 1 << 53 else {"int": hex(value)}
+        if type(value) is float:
+            return value if math.isfinite(value) else {"float": struct.pack(">d", value).hex()}
+        if isinstance(value, bytes | bytearray | memoryview | pickle.PickleBuffer):
+            data = memoryview(value)
+            data = data.cast("B") if data.nbytes else memoryview(b"")
+            return {"bytes": self._store(path, Stored("U8", (data.nbytes,), data))}
+        if isinstance(value, Tensor):
+            return {"tensor": self._tensor(value, path)}
+        if isinstance(value, np.ndarray):
+            return {"array": self._array(value, path)}
+        if isinstance(value, np.generic):
+            return {"scalar": self._array(np.asarray(value), path)}
+        if type(value) in (list, tuple, torch.Size):
+            items = [self.write(v, f"{path}/{i}", below) for i, v in enumerate(value)]
+            return items if type(value) is list else {"tuple": items}
+        if isinstance(value, Mapping):
+            keys = [self.write(key, f"{path}/key", below) for key in value]
+            items = [self.write(v, f"{path}/{str(k)[:80]}", below) for k, v in value.items()]
+            return {"map": [list(pair) for pair in zip(keys, items, strict=True)]}
+        name = type(value).__name__
+        if self.classes.get(name) is type(value):
+            fields = [each.name for each in dataclasses.fields(self.classes[name]) if each.init]
+            parts = {f: self.write(getattr(value, f), f"{path}/{f}", below) for f in fields}
+            return {"object": [name, parts]}
+        raise CheckpointError(f"{path} cannot be kept in a checkpoint: it is a {name}")
+
+    def _tensor(self, tensor: Tensor, path: str) -> list[Any]:
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        if tensor.layout != torch.strided or dtype not in NUMBERS:
+            found = f"a tensor of {dtype}, {tensor.layout}"
+            raise CheckpointError(f"{path} cannot be kept in a checkpoint: it is {found}")
+        tensor = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        raw = memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        return [self._store(path, _stored(dtype, tuple(tensor.shape), raw)), dtype, [*tensor.shape]]
+
+    def _array(self, array: np.ndarray[Any, Any], path: str) -> list[Any]:
+        dtype = array.dtype
+        if dtype.kind not in KINDS:
+            raise CheckpointError(f"{path} cannot be kept in a checkpoint: an array of {dtype}")
+        raw = memoryview(array.tobytes())
+        name = dtype.name if dtype.isnative else ""
+        return [self._store(path, _stored(name, array.shape, raw)), dtype.str, [*array.shape]]
+
+    def _store(self, path: str, stored: Stored) -> str:
+        base = path.encode("ascii", "backslashreplace").decode()
+        name, again = base, 1
+        while name in self.arrays:  # keys may look alike: "1" and 1
+            again += 1
+            name = f"{base}#{again}"
+        self.arrays[name] = stored
+        return name
+
+
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    classes: Mapping[str, type]
+    arrays: Mapping[str, Stored]
+
+    def read(self, node: Any) -> Any:
+        if isinstance(node, list):
+            return [self.read(each) for each in node]
+        if not isinstance(node, dict):
+            return node
+        ((kind, content),) = node.items()
+        match kind:
+            case "int":
+                return int(content, 16)
+            case "float":
+                return struct.unpack(">d", bytes.fromhex(content))[0]
+            case "bytes":
+                return bytes(self.arrays[content].data)
+            case "tensor":
+                return self._tensor(*content)
+            case "array":
+                return self._array(*content)
+            case "scalar":
+                return self._array(*content)[()]
+            case "tuple":
+                return tuple(self.read(each) for each in content)
+            case "map":
+                return {self.read(key): self.read(value) for key, value in content}
+            case "object":
+                name, parts = content
+                return self.classes[name](**{key: self.read(each) for key, each in parts.items()})
+        raise CheckpointError(f"unknown kind {kind[:40]!r} of value")
+
+    def _tensor(self, name: str, dtype: str, shape: list[int]) -> Tensor:
+        if dtype not in NUMBERS:
+            raise CheckpointError(f"unknown dtype {dtype[:40]!r}")
+        data = self.arrays[name].data
+        flat = torch.empty(len(data), dtype=torch.uint8)  # torch's own, aligned as it likes it
+        flat.numpy()[:] = data
+        return flat.view(getattr(torch, dtype)).reshape(shape)
+
+    def _array(self, name: str, dtype: str, shape: list[int]) -> np.ndarray[Any, Any]:
+        found = np.dtype(dtype)
+        if found.kind not in KINDS:
+            raise CheckpointError(f"unknown dtype {dtype[:40]!r}")
+        data = bytearray(self.arrays[name].data)
+        if len(data) != math.prod(shape) * found.itemsize:
+            raise CheckpointError(f"{len(data)} bytes for an array of shape {shape} and {dtype}")
+        return np.ndarray(tuple(shape), found, buffer=data)
+
+
+def _stored(dtype: str, shape: tuple[int, ...], raw: memoryview) -> Stored:
+    """Under its own number type if the format has that one, else as bytes."""
+    if dtype in PLAIN:
+        return Stored(PLAIN[dtype], shape, raw)
+    return Stored("U8", (raw.nbytes,), raw)
