@@ -13,6 +13,7 @@ from hqde_fl.errors import BoundError
 from hqde_fl.members import member_name, named
 from hqde_fl.quantum.density import diagnostics
 from hqde_fl.rules import Aggregate, Aggregator, Cohort, aggregate
+from hqde_fl.rules.executor import one_library_thread
 from hqde_fl.rules.pipeline import measure_geometry
 from hqde_fl.updates import Columns
 from hqde_fl.wire import Accepted, merge_buffers
@@ -114,7 +115,8 @@ class Merging:
         few = cohort.n <= MOST_FREE or self.density == "always"
         if geometry is None or not few or self.density == "never":
             return replace(model, density={}), outcome
-        described, density = diagnostics(geometry.leading(cohort.n), cohort.ids, model.density)
+        with one_library_thread():  # many threads on small matrices are in each other's way
+            described, density = diagnostics(geometry.leading(cohort.n), cohort.ids, model.density)
         outcome = replace(outcome, diagnostics={**outcome.diagnostics, **described})
         return replace(model, density=density), outcome
 

@@ -117,7 +117,7 @@ class Aggregate:
         For the next round.
     geometry : Geometry or None
         Inner products of the updates (the first n rows, in case that it remembers more), if the
-        rule has measured them.
+        rule has measured them; their first digits, where it needed no more.
     """
 
     delta: Tensor
