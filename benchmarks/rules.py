@@ -297,7 +297,9 @@ def page(about: dict[str, Any], rows: list[dict[str, Any]], verdicts: list[dict[
     lines = [
         "# Benchmarks",
         "",
-        "Made by `python benchmarks/rules.py --markdown docs/benchmarks.md` on: "
+        "Made by `python benchmarks/rules.py "
+        + ("--quick " if about["quick"] else "")
+        + "--markdown docs/benchmarks.md` on: "
         + ", ".join(f"{key} {value}" for key, value in about.items())
         + ".",
         "",
@@ -342,7 +344,7 @@ def main() -> int:
     if options.memory is not None:
         print(json.dumps(measure_memory(100, 10**6, json.loads(options.memory))))
         return 0
-    about = machine()
+    about = machine() | {"quick": options.quick}
     print(", ".join(f"{key}: {value}" for key, value in about.items()))
     if not about["byzfl"]:
         print("byzfl is not installed (pip install --no-deps byzfl): nothing is compared with it")
