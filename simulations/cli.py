@@ -224,6 +224,38 @@ def report(
     _say(Console(), f"report: {_shown(path)}")
 
 
+@app.command()
+def audit(
+    strategies: Annotated[
+        list[str],
+        typer.Argument(metavar="STRATEGY...", help="A preset, a stock strategy or module:name."),
+    ],
+    rows: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Only such rows (* and ?); may be repeated."),
+    ] = None,
+    json_: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all findings.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    seconds: Annotated[float, typer.Option(help="What one row may take.")] = 60.0,
+    memory: Annotated[int, typer.Option(metavar="MIB", help="What one row may allocate.")] = 4096,
+) -> None:
+    """Try a catalogue of bad replies on strategies; exit status 1 if one does harm."""
+    from simulations.audit.command import run_audit
+
+    passed = run_audit(
+        strategies,
+        rows or (),
+        seconds=seconds,
+        megabytes=memory,
+        json_file=json_,
+        markdown=markdown,
+    )
+    if not passed:
+        raise typer.Exit(1)
+
+
 def _version() -> str:
     try:
         return metadata.version("hqde-fl")

@@ -112,7 +112,9 @@ def version_held(reply: Message, member: int | None = None) -> int | None:
     record = reply.content.config_records.get(HELD)
     key = "version" if member is None else f"{member_name(member)}/version"
     version = None if record is None else record.get(key)
-    return version if isinstance(version, int) and version >= NONE else None
+    if isinstance(version, bool) or not isinstance(version, int):
+        return None
+    return version if version >= NONE else None
 
 
 def address(

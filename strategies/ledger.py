@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from logging import INFO, WARNING
+from logging import INFO
 from typing import Any
 
 from flwr.app import Message
@@ -161,7 +161,7 @@ class Ledger:
         """Log who was not kept, and why, for whoever has no callback."""
         for client in clients:
             if client.reason and ":" in client.reason:
-                log(WARNING, "round %d: node %d %s", self.round, client.node, client.reason)
+                log(INFO, "round %d: node %d %s", self.round, client.node, client.reason)
         for outcome in ("filtered", "late"):
             nodes = [client.node for client in clients if client.reason == outcome]
             if nodes:

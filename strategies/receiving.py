@@ -198,7 +198,7 @@ def receive_reports(
             screened = screen_evaluation(reply, limits)
         seen.add(node)
         if isinstance(screened, Rejected):
-            log(WARNING, "evaluation of node %d rejected: %s", node, screened.reason)
+            log(INFO, "evaluation of node %d rejected: %s", node, screened.reason)
         else:
             reports[node] = screened
     return reports

@@ -14,6 +14,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from hqde_fl.errors import CohortError
+from strategies.asked import Asked
 
 POLL_SECONDS = 0.2
 
@@ -86,11 +87,13 @@ class Roster:
             return
         question = RecordDict({"config": ConfigRecord()})
         messages = [Message(question, node, "query.identity") for node in new]
-        for reply in grid.send_and_receive(messages, timeout=seconds):
-            node = reply.metadata.src_node_id
-            if node not in new or not reply.has_content():
+        replies, asked = grid.send_and_receive(messages, timeout=seconds), Asked(messages)
+        for reply in replies:
+            node = asked.source(reply)
+            if node is None or not reply.has_content() or asked.forged(reply, node):
                 continue
             answer = reply.content.config_records.get("identity", ConfigRecord())
             claimed = answer.get("partition-id")
-            if isinstance(claimed, int) and claimed not in self._partitions.values():
+            known = isinstance(claimed, bool) or claimed in self._partitions.values()
+            if isinstance(claimed, int) and not known:
                 self._partitions[node] = claimed

@@ -81,6 +81,7 @@ def test_what_no_message_can_hold_is_counted() -> None:
 
 def test_who_was_not_kept_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     recorder = Recorder()
+    caplog.set_level(logging.INFO, "flwr")
     logging.getLogger("flwr").addHandler(caplog.handler)
     try:
         run(strategy_with(recorder), weight(np.ones(1, np.float32)), rounds=1)

@@ -1,0 +1,34 @@
+"""The catalogue of bad replies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from simulations.audit.row import Row
+from simulations.audit.rows import (
+    arrays,
+    envelopes,
+    evaluation,
+    files,
+    metrics,
+    objects,
+    packed,
+    records,
+    values,
+)
+
+GROUPS: Mapping[str, tuple[Row, ...]] = {
+    "arrays": arrays.ROWS,
+    "files": files.ROWS,
+    "values": values.ROWS,
+    "metrics": metrics.ROWS,
+    "records": records.ROWS,
+    "envelopes": envelopes.ROWS,
+    "objects": objects.ROWS,
+    "packed": packed.ROWS,
+    "evaluation": evaluation.ROWS,
+}
+"""Theme -> its rows."""
+
+HOSTILE: Mapping[str, Row] = {row.name: row for rows in GROUPS.values() for row in rows}
+"""Name -> row."""

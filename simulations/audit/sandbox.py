@@ -1,0 +1,141 @@
+"""A function whose calls can be ended: in a process of its own, with limits on time and memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar, final
+
+import psutil
+
+T = TypeVar("T")
+
+START_SECONDS = 600.0
+"""What a process may take to load the function's module."""
+
+
+class EndedError(Exception):
+    """The process was ended, or ended itself, before it had a result."""
+
+
+@final
+class Sandbox(Generic[T]):
+    """Calls a function in another process, which a call that goes wrong takes with it.
+
+    The next call then has a new one. A context: on the way out the process is ended.
+
+    Parameters
+    ----------
+    function : Callable[..., T]
+        A function of a module.
+    seconds : float
+        What a call may take.
+    megabytes : int
+        What the process may allocate, beyond what it has when it starts. Where the platform cannot
+        limit it (macOS), it is not limited.
+    """
+
+    def __init__(
+        self, function: Callable[..., T], seconds: float = 60.0, megabytes: int = 4096
+    ) -> None:
+        self._function, self._seconds, self._megabytes = function, seconds, megabytes
+        self._process: BaseProcess | None = None
+        self._line: Connection | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    def __call__(self, *arguments: Any) -> T:
+        """Call the function.
+
+        Raises
+        ------
+        EndedError
+            If there is no result: it says why.
+        """
+        if self._line is None:
+            self._line = self._start()
+        try:
+            self._line.send(arguments)
+            result = self._answer(self._line, self._seconds)
+        except EndedError:
+            self._end()
+            raise
+        if isinstance(result, BaseException):
+            raise result
+        answer: T = result
+        return answer
+
+    def _start(self) -> Connection:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, self._megabytes, self._function), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        try:
+            self._answer(ours, START_SECONDS)
+        except EndedError:
+            self._end()
+            raise
+        return ours
+
+    def _answer(self, line: Connection, seconds: float) -> Any:
+        assert self._process is not None
+        try:
+            if not line.poll(seconds):
+                raise EndedError(f"killed after {seconds:g} s")
+            return line.recv()
+        except (EOFError, ConnectionError):
+            self._process.join()
+            raise EndedError(_death(self._process.exitcode)) from None
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+        if self._line is not None:
+            self._line.close()
+        self._process = self._line = None
+
+
+def _serve(line: Connection, megabytes: int, function: Callable[..., Any]) -> None:
+    """Answer calls in this process, quietly and within the limit."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+    with suppress(ImportError, ValueError, OSError):  # not everywhere
+        import resource
+
+        most = psutil.Process().memory_info().vms + megabytes * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    line.send(None)
+    with suppress(EOFError):
+        while True:
+            arguments = line.recv()
+            try:
+                result = function(*arguments)
+            except Exception as error:
+                result = error
+            line.send(result)
+
+
+def _death(status: int | None) -> str:
+    if status is not None and status < 0:
+        return f"its process died of {signal.Signals(-status).name}"
+    return f"its process ended with status {status}"

@@ -1,0 +1,100 @@
+"""The strategies that can be audited: by name, or as module:attribute."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from flwr.serverapp.strategy import (
+    Bulyan,
+    FedAvg,
+    FedMedian,
+    FedTrimmedAvg,
+    Krum,
+    MultiKrum,
+    Strategy,
+)
+
+from hqde_fl.errors import ConfigError, UnknownNameError
+from strategies import presets
+from strategies.hqde import HQDEStrategy
+
+Factory = Callable[[], Strategy]
+
+NAMED: Mapping[str, Factory] = {
+    "fedavg": presets.fedavg,
+    "median": presets.median,
+    "trimmed-mean": lambda: presets.trimmed_mean(f=1),
+    "geometric-median": presets.geometric_median,
+    "byzantine-filter": presets.byzantine_filter,
+    "hierarchical": presets.hierarchical,
+    "quantum-superposition": presets.quantum_superposition,
+    "quantum-entanglement": presets.quantum_entanglement,
+    "adaptive-quantum": presets.adaptive_quantum,
+    "quantized": presets.quantized,
+    "FedAvg": FedAvg,
+    "FedMedian": FedMedian,
+    "FedTrimmedAvg": FedTrimmedAvg,
+    "Krum": lambda: Krum(num_malicious_nodes=1),
+    "MultiKrum": lambda: MultiKrum(num_malicious_nodes=1, num_nodes_to_select=5),
+    "Bulyan": lambda: Bulyan(num_malicious_nodes=1),
+}
+"""Our presets, and Flower's own strategies (in capitals) told of one malicious node."""
+
+
+def build(name: str) -> Strategy:
+    """A new strategy.
+
+    Parameters
+    ----------
+    name : str
+        A name above, or ``package.module:attribute``: a Strategy, or what returns one when it is
+        called without arguments. An instance is copied. The current directory is looked in as well.
+
+    Raises
+    ------
+    ConfigError
+        If there is none of that name.
+    """
+    if ":" not in name:
+        if name not in NAMED:
+            raise UnknownNameError("strategy", name, [*NAMED, "package.module:attribute"])
+        return NAMED[name]()
+    found = _attribute(name)
+    if not isinstance(found, Strategy):
+        if not callable(found):
+            raise ConfigError(f"{name!r} must be a Strategy or return one, found {found!r}")
+        try:
+            found = found()
+        except TypeError as error:
+            raise ConfigError(f"{name!r} cannot be called without arguments: {error}") from error
+    if not isinstance(found, Strategy):
+        raise ConfigError(f"{name!r} must return a Strategy, found {found!r}")
+    return copy.deepcopy(found)
+
+
+def ours(strategy: Strategy) -> bool:
+    """Whether it is one of hqde-fl's: it knows packed updates, and says who misbehaved."""
+    return isinstance(strategy, HQDEStrategy)
+
+
+def _attribute(name: str) -> Any:
+    module_name, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
+        raise ConfigError(f"strategy {name!r} must read package.module:attribute")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name and not module_name.startswith(f"{error.name}."):
+            raise
+        raise ConfigError(f"strategy {name!r}: there is no module {module_name!r}") from error
+    if not hasattr(module, attribute):
+        raise ConfigError(f"strategy {name!r}: module {module_name!r} has no {attribute!r}")
+    return getattr(module, attribute)

@@ -1,0 +1,26 @@
+"""A message as the objects that travel in a deployment, and back as Flower's own Grid does it."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from flwr.app import Message
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+
+from simulations.audit.row import Wire
+
+
+def to_wire(message: Message) -> Wire:
+    """Take a message apart."""
+    with no_object_id_recompute():
+        objects = {key: each.deflate() for key, each in get_all_nested_objects(message).items()}
+        return Wire(message.object_id, objects)
+
+
+def from_wire(wire: Wire) -> Message:
+    """Put a message together, as trusting as Flower."""
+    return cast(Message, inflate_object_from_contents(wire.root, dict(wire.objects)))

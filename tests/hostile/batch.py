@@ -1,0 +1,76 @@
+"""Many rows at once: each in a client of its own, beside three honest ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flwr.app import ArrayRecord, Context, Message
+from flwr.clientapp import ClientApp
+
+from hqde_fl.rules import Mean
+from simulations.audit import HOSTILE, Case, Row, Wire
+from simulations.audit.catalogue import GROUPS
+from simulations.audit.federation import deviation, honest
+from simulations.audit.trial import TOLERANCE
+from strategies.callbacks import Callback, RoundRecord
+from strategies.hqde import HQDEStrategy
+
+HONEST = 3
+
+
+def rejected(*groups: str) -> list[Row]:
+    """The rows of some groups that a strategy must catch by itself, whatever its rule."""
+    rows = [row for group in groups for row in GROUPS[group]]
+    return [row for row in rows if row.expected.startswith(("rejected", "failed"))]
+
+
+def batch_app(names: Sequence[str]) -> ClientApp:
+    """Client p does what the p-th row says; those beyond are honest."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        partition = int(context.node_config["partition-id"])
+        content = honest(message, partition)
+        if partition >= len(names):
+            return Message(content, reply_to=message)
+        (reply,) = HOSTILE[names[partition]].replies(Case(message, content, context, None, 0))
+        assert not isinstance(reply, Wire)
+        return reply
+
+    return app
+
+
+class Rounds(Callback):
+    """Keeps the records and the model."""
+
+    def __init__(self) -> None:
+        self.rounds: list[RoundRecord] = []
+        self.arrays = ArrayRecord()
+
+    def on_round(self, record: RoundRecord, arrays: ArrayRecord) -> None:
+        self.rounds.append(record)
+        self.arrays = arrays
+
+
+def strategy(rounds: Rounds) -> HQDEStrategy:
+    """Screening alone, without a robust rule."""
+    return HQDEStrategy(Mean(), callbacks=[rounds], identify=True, fraction_evaluate=0.0)
+
+
+def check(rounds: Rounds, rows: Sequence[Row], *, alternative: str = "rejected") -> None:
+    """Every culprit was named in every round, and the model is the honest mean.
+
+    ``alternative``: how else a reason may begin, where an engine stops a reply before the strategy.
+    """
+    for record in rounds.rounds[1:]:
+        assert record.kept == HONEST
+        for client in record.clients:
+            assert client.partition is not None
+            if client.partition >= len(rows):
+                assert client.kept
+                continue
+            row, reason = rows[client.partition], client.reason or ""
+            assert reason.startswith((row.expected, alternative)), (row.name, reason)
+            assert client.influence == 0
+    assert deviation(rounds.arrays, len(rounds.rounds) - 1) < TOLERANCE

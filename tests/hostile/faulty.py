@@ -1,0 +1,54 @@
+"""What an audit has to survive."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from typing import Never
+
+from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.serverapp.strategy import FedAvg
+
+from simulations.audit.federation import CLIENTS
+
+
+class Picky(FedAvg):
+    """Hangs, dies or takes all memory when a reply is not as it should be."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self._how = how
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        found = list(replies)
+        if sum(reply.has_content() for reply in found) == CLIENTS:
+            return super().aggregate_train(server_round, found)
+        if self._how == "dies":
+            os.abort()
+        if self._how == "takes all memory":
+            bytearray(1 << 40)
+        time.sleep(3600)
+        return None, None
+
+
+def dies() -> Picky:
+    return Picky("dies")
+
+
+def takes() -> Picky:
+    return Picky("takes all memory")
+
+
+def hangs() -> Picky:
+    return Picky("hangs")
+
+
+def never() -> Never:
+    raise ValueError("no strategy today")
+
+
+instance = FedAvg()
+number = 3

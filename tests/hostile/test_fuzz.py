@@ -1,0 +1,55 @@
+"""Replies changed at random: nothing raises, and honest clients are kept."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from flwr.app import ConfigRecord, Message
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hqde_fl.codec import Codec, Quantized
+from hqde_fl.rules import TrimmedMean
+from simulations.audit import canary
+from simulations.audit.federation import CULPRIT, deviation, honest, start
+from simulations.audit.grid import AuditGrid
+from simulations.audit.trial import TOLERANCE
+from strategies.hqde import HQDEStrategy
+from tests.hostile.batch import Rounds
+from tests.hostile.mutations import mutated
+
+EXAMPLES = int(os.environ.get("HQDE_FL_FUZZ_EXAMPLES", "60"))
+"""For a long run: HQDE_FL_FUZZ_EXAMPLES=100000 pytest tests/hostile/test_fuzz.py"""
+
+
+@pytest.mark.parametrize("downlink", [None, Quantized(8, unbiased=False)], ids=["full", "downlink"])
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_a_reply_changed_at_random_does_no_harm(
+    downlink: Codec | None, data: st.DataObject
+) -> None:
+    grid = AuditGrid(None)
+    rounds = Rounds()
+    hqde = HQDEStrategy(
+        TrimmedMean(f=1), downlink=downlink, callbacks=[rounds], identify=True, fraction_evaluate=0
+    )
+    arrays = start()
+    for number in (1, 2):
+        messages = hqde.configure_train(number, arrays, ConfigRecord(), grid)
+        replies = []
+        for partition, message in enumerate(messages):
+            message.metadata.__dict__["_message_id"] = f"{number}-{partition}"
+            if partition == CULPRIT:
+                content = honest(messages[0], partition)  # which has the model in full
+                replies.append(mutated(data.draw, content, message))
+            else:
+                replies.append(Message(honest(message, partition), reply_to=message))
+        changed, _ = hqde.aggregate_train(number, replies)
+        assert changed is not None
+        arrays = changed
+        record = hqde._record
+        assert record.note is None
+        assert all(client.kept for client in record.clients if client.partition != CULPRIT)
+    assert deviation(arrays, 2) <= TOLERANCE
+    assert not canary.heard()
