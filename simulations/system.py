@@ -33,10 +33,11 @@ from hqde_fl.codec import Codec
 from hqde_fl.errors import ConfigError, DataError, UnknownNameError
 from hqde_fl.quantum.prediction import Prediction
 from hqde_fl.seeding import Seeds
+from hqde_fl.selection import Ensemble
 from hqde_fl.wire import from_record, to_record
 from simulations.loaders import Portions, Reading, Source
 from simulations.progress import progress, quiet_flower
-from simulations.system_federation import Epochs, Federation, task_of
+from simulations.system_federation import Epochs, Federation, check_alike, task_of
 from simulations.system_settings import Config, Settings
 from strategies.hqde import HQDEStrategy
 from strategies.state import ServerState
@@ -211,6 +212,7 @@ class HQDESystem:
             self._strategy = HQDEStrategy(
                 self.settings.rule,
                 codec=self.settings.codec,
+                ensemble=Ensemble(self.settings.members),
                 server_optimizer=self.settings.server_optimizer,
                 deadline=DEADLINE,
                 callbacks=(epochs,),
@@ -367,16 +369,11 @@ class HQDESystem:
         except (OSError, SafetensorError) as error:
             raise DataError(f"{path} cannot be loaded: {error}") from None
         expected = from_record(self._arrays)
-        for name in expected.keys() | state.keys():
-            here, there = expected.get(name), state.get(name)
-            if _described(here) != _described(there):
-                raise DataError(
-                    f"{path} holds other models: {name!r} is {_described(there)}, "
-                    f"expected {_described(here)}"
-                )
+        check_alike(path, expected, state)
         self._arrays = to_record({name: state[name] for name in expected})
         self.epochs = int(about.get("epochs", 0))
-        self._state = replace(ServerState.of(self._arrays), round=self.epochs)
+        begun = ServerState.of(self._arrays, self.settings.members)
+        self._state = replace(begun, round=self.epochs)
 
     def cleanup(self) -> None:
         """End the workers, and a Ray if this process has it for systems like this one only.
@@ -398,7 +395,3 @@ class HQDESystem:
         trace: TracebackType | None,
     ) -> None:
         self.cleanup()
-
-
-def _described(tensor: Tensor | None) -> str:
-    return "missing" if tensor is None else f"{tuple(tensor.shape)} {tensor.dtype}"

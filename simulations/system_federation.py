@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from flwr.app import ArrayRecord
@@ -14,7 +15,7 @@ from torch.nn import functional
 
 from clients.batches import logits
 from clients.task import Task, accuracy
-from hqde_fl.errors import RunError
+from hqde_fl.errors import DataError, RunError
 from simulations.loaders import Source
 from simulations.results import round_line
 from strategies.callbacks import Callback, RoundRecord
@@ -59,6 +60,20 @@ def _accuracy(outputs: Any, targets: Tensor) -> float:
 
 def _no_data(*_: Any) -> Any:
     raise RuntimeError("the data come with the loader")
+
+
+def check_alike(
+    path: str | Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
+) -> None:
+    """Raise ``DataError`` unless a file's weights fit the models."""
+    for name in sorted(expected.keys() | found.keys()):
+        here, there = _described(expected.get(name)), _described(found.get(name))
+        if here != there:
+            raise DataError(f"{path} holds other models: {name!r} is {there}, expected {here}")
+
+
+def _described(tensor: Tensor | None) -> str:
+    return "missing" if tensor is None else f"{tuple(tensor.shape)} {tensor.dtype}"
 
 
 @dataclass(eq=False)
