@@ -67,6 +67,7 @@ class Going:
     federation: Federation
     out: Path
     changes: dict[str, object] = field(default_factory=dict)
+    resume: bool = False
     error: BaseException | None = None
 
     def __post_init__(self) -> None:
@@ -78,7 +79,11 @@ class Going:
         link = connected(self.federation)
         try:
             run_deployed(
-                Experiment.parse(table).to_json(), self.out, link, on_line=lambda line: None
+                Experiment.parse(table).to_json(),
+                self.out,
+                link,
+                resume=self.resume,
+                on_line=lambda line: None,
             )
         except BaseException as error:
             self.error = error
@@ -206,19 +211,21 @@ def test_a_node_killed_while_uploading(federation: Federation, tmp_path: Path) -
     assert [line["kept"] for line in going.rounds[1:]] == [4, 4]
 
 
-def test_a_superlink_that_is_killed_keeps_its_nodes_and_takes_new_runs(
+def test_a_superlink_that_is_killed_keeps_its_nodes_and_the_run_is_resumed(
     federation: Federation, tmp_path: Path
 ) -> None:
-    going = Going(federation, tmp_path / "broken", {"rounds": 50, "faults": []})
+    out, plan = tmp_path / "run", {**SHORT, "rounds": 3}
+    going = Going(federation, out, plan)
     wait_until(lambda: len(going.rounds) >= 2 or going.error, "the first round")
     restarts = kill(federation, "superlink")
     with pytest.raises(RunError, match="finished:failed"):
         going.end()
     assert report(federation, "superlink").restarts == restarts + 1
     wait_until(lambda: all_online(federation), "the nodes are online again")
-    again = Going(federation, tmp_path / "again", SHORT)
+    again = Going(federation, out, plan, resume=True)
     again.end()
-    assert [line["kept"] for line in again.rounds[1:]] == [4, 4]
+    assert [line["round"] for line in again.rounds] == [0, 1, 2, 3]
+    assert [line["kept"] for line in again.rounds[1:]] == [4, 4, 4]
 
 
 def supernode(
