@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -230,8 +232,12 @@ def test_a_superlink_that_is_killed_keeps_its_nodes_and_the_run_is_resumed(
 
 def supernode(
     federation: Federation, key: Path, root: Path | None, *options: str
-) -> subprocess.CompletedProcess[str]:
-    """A SuperNode on a port of its own, which is expected to give up."""
+) -> tuple[int, str]:
+    """A SuperNode on a port of its own, which is expected to give up: exit status and output.
+
+    The output goes through a file: its SuperExec, which would hold the other end of a pipe, lives
+    until the SuperNode is no zombie any more.
+    """
     found = status(federation)
     assert found is not None
     environment = federation.environment()
@@ -239,20 +245,20 @@ def supernode(
     command += ["--port", str(free_port()), "--max-retries", "1", *options]
     if root is not None:
         command += ["--root-certificates", str(root), "--auth-supernode-private-key", str(key)]
-    return subprocess.run(
-        command,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    with tempfile.TemporaryFile("w+") as output:
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            timeout=PATIENCE,
+            check=False,
+        )
+        output.seek(0)
+        return done.returncode, output.read()
 
 
 def free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -265,17 +271,18 @@ def test_who_is_not_registered_or_not_who_they_say_is_refused(
     root = federation.path / "ca.crt"
     make_node_key(tmp_path / "stranger.key", tmp_path / "stranger.pub")
     make_authority(tmp_path / "other.crt", tmp_path / "other.key")
-    unknown = supernode(federation, tmp_path / "stranger.key", root)
-    assert unknown.returncode != 0
-    assert "Failed to initialize the connection" in unknown.stdout
-    wrong = supernode(federation, federation.path / "node-5" / "node.key", tmp_path / "other.crt")
-    assert wrong.returncode != 0
-    assert "CERTIFICATE_VERIFY_FAILED" in wrong.stdout
-    plain = supernode(federation, tmp_path / "stranger.key", None, "--insecure")
-    assert plain.returncode != 0
-    twice = supernode(federation, federation.path / "node-0" / "node.key", root)
-    assert twice.returncode != 0
-    assert "Failed to initialize the connection" in twice.stdout
+    code, output = supernode(federation, tmp_path / "stranger.key", root)
+    assert code != 0
+    assert "Failed to initialize the connection" in output
+    key = federation.path / "node-5" / "node.key"
+    code, output = supernode(federation, key, tmp_path / "other.crt")
+    assert code != 0
+    assert "CERTIFICATE_VERIFY_FAILED" in output
+    code, output = supernode(federation, key, None, "--insecure")
+    assert code != 0
+    code, output = supernode(federation, federation.path / "node-0" / "node.key", root)
+    assert code != 0
+    assert "Failed to initialize the connection" in output
     found = status(federation)
     assert found is not None
     said = online(connected(federation))
