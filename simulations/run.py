@@ -232,6 +232,11 @@ def _deployed(
 
     target = find(superlink, experiment.clients.count)
     out, resuming = Path(config["out"]), "resume" in config
+    if resuming and target.connection:
+        raise ConfigError(
+            f"{superlink} keeps its run directories on its own host: resume there, with "
+            "`flwr run` and --run-config 'resume=\"DIR\"'"
+        )
     try:
         with followed(out, on_round, resuming):
             run_deployed(

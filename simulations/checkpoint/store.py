@@ -173,7 +173,7 @@ class Store:
         kept = sorted(self._needs, key=_age)[-self.keep :]
         self._needs = {name: self._needs[name] for name in kept}
         needed = {*kept}.union(*self._needs.values())
-        for path in self.path.glob(f"*{SUFFIX}"):
+        for path in (*self.path.glob(f"*{SUFFIX}"), *self.path.glob(".*.new")):  # torn by a kill
             if path.name not in needed:
                 path.unlink(missing_ok=True)
 
@@ -186,7 +186,7 @@ class Store:
     def latest(self, accept: Callable[[Snapshot], None]) -> tuple[Found | None, dict[str, str]]:
         """The newest checkpoint that is as it was written, and why others were refused.
 
-        Refused files are set aside under another name.
+        Refused files are set aside under another name, if there is one to go on from.
 
         Parameters
         ----------
@@ -211,11 +211,12 @@ class Store:
                 self._needs[path.name] = frozenset(snapshot.shelf.checksums)
             except CheckpointError as error:
                 refused[path.name] = str(error)
-                with suppress(OSError):
-                    path.replace(path.with_name(path.name + REFUSED))
         if refused and found is None:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
             raise CheckpointError(f"no usable checkpoint in {self.path}: {reasons}")
+        for name in refused:
+            with suppress(OSError):
+                (self.path / name).replace(self.path / f"{name}{REFUSED}")
         return found, refused
 
     def _contexts(self, shelf: Shelf) -> dict[int, RecordDict]:

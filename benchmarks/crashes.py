@@ -1,0 +1,230 @@
+"""Kill -9 a run at random moments, resume it every time, and compare it with an undisturbed one.
+
+Every run is a process of its own (``hqde-fl run FILE --resume DIR``), killed as the operating
+system kills: at a random time into a round, or at a random time while it starts. What has to come
+out: the same final model to the bit, and the same records but for seconds.
+
+    python benchmarks/crashes.py [--quick] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simulations.config import Experiment
+from simulations.document import to_toml
+
+FEEDBACK = {
+    "codec": {
+        "name": "error-feedback",
+        "inner": {"name": "quantized", "bits": 4, "unbiased": False},
+    },
+    "downlink": {"name": "quantized", "bits": 4, "unbiased": False},
+}
+VARIANTS: dict[str, dict[str, Any]] = {"plain": {}, "error feedback, downlink": FEEDBACK}
+TASK = {
+    "seed": 5,
+    "task": {"name": "digits", "hidden": 16},
+    "clients": {"count": 6, "lr": 0.1, "momentum": 0.5},
+}
+RULE = {
+    "rule": {"name": "byzantine-filter"},
+    "server-optimizer": {"name": "adam"},
+    "fraction-train": 0.7,
+}
+_PATIENCE = 600.0  # seconds for a round, on a machine that is busy with other things
+
+
+@dataclass(frozen=True)
+class Drill:
+    """What became of the run that was killed again and again.
+
+    Parameters
+    ----------
+    kills : int
+        How often it was killed.
+    rounds : tuple[int, ...]
+        The last round on record each time; -1 for none.
+    resumed : tuple[int | None, ...]
+        The rounds after which it went on, as its manifest has them.
+    same_model, same_records : bool
+        Whether it ended as the undisturbed run did.
+    seconds : float
+        How long it all took.
+    """
+
+    kills: int
+    rounds: tuple[int, ...]
+    resumed: tuple[int | None, ...]
+    same_model: bool
+    same_records: bool
+    seconds: float
+
+
+def drill(directory: Path, experiment: Experiment, kills: int, seed: int = 0) -> Drill:
+    """Run an experiment undisturbed, and once more with kills.
+
+    Parameters
+    ----------
+    directory : Path
+        Where to.
+    experiment : Experiment
+        What is run.
+    kills : int
+        How often it is killed: every second time while it starts.
+    seed : int
+        Of the moments.
+    """
+    file, whole, broken = (directory / name for name in ("drill.toml", "whole", "broken"))
+    file.write_text(to_toml(experiment.to_table()))
+    started = time.monotonic()
+    assert _start(file, whole).wait() == 0, "the undisturbed run failed"
+    seconds = time.monotonic() - started
+    chance = random.Random(seed)
+    found = []
+    for kill in range(kills):
+        process = _start(file, broken)
+        due = 1 + kill * (experiment.rounds - 3) // max(1, kills - 1)
+        if kill % 2:  # from the first import on, but before the last round
+            _await_round(broken, experiment.rounds - 2, process, chance.uniform(0.0, seconds))
+        else:
+            _await_round(broken, due, process)
+            time.sleep(chance.uniform(0.0, 0.1))
+        process.kill()
+        if process.wait() == 0:
+            break  # it was over before that
+        found.append(last_round(broken))
+    assert _start(file, broken).wait() == 0, "the last resumption failed"
+    manifest = json.loads((broken / "manifest.json").read_text())
+    records = ("rounds.jsonl", "clients.jsonl")
+    return Drill(
+        len(found),
+        tuple(found),
+        tuple(each["round"] for each in manifest["resumed"]),
+        _bytes(whole) == _bytes(broken),
+        all(comparable(whole / name) == comparable(broken / name) for name in records),
+        time.monotonic() - started,
+    )
+
+
+def last_round(run: Path) -> int:
+    """The last round on record; -1 if there is none."""
+    lines = comparable(run / "rounds.jsonl")
+    return int(lines[-1]["round"]) if lines else -1
+
+
+def comparable(path: Path) -> list[Any]:
+    """The complete lines of a file without what may differ between two runs: seconds."""
+    text = path.read_text() if path.exists() else ""
+    return [_timeless(json.loads(line)) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _timeless(v) for k, v in value.items() if not k.endswith("seconds")}
+    return [_timeless(each) for each in value] if isinstance(value, list) else value
+
+
+def _bytes(run: Path) -> bytes:
+    return (run / "model.safetensors").read_bytes()
+
+
+def _start(file: Path, run: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "simulations.cli", "run", str(file), "--resume", str(run)]
+    with (run.parent / f"{run.name}.log").open("ab") as log:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+
+def _await_round(
+    run: Path, number: int, process: subprocess.Popen[bytes], patience: float = _PATIENCE
+) -> None:
+    """Wait until the process has recorded a round, this one or a later one, or has ended."""
+    end, before = time.monotonic() + patience, _resumptions(run)
+    while process.poll() is None and time.monotonic() < end:
+        begun = before is None or (_resumptions(run) or 0) > before  # old lines are cut by then
+        if begun and last_round(run) >= number:
+            return
+        time.sleep(0.005)
+
+
+def _resumptions(run: Path) -> int | None:
+    try:
+        return len(json.loads((run / "manifest.json").read_text())["resumed"])
+    except FileNotFoundError:
+        return None
+
+
+def checks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What has to hold for every row."""
+    found = []
+    for row in rows:
+        name = f"{row['engine']}, {row['variant']}"
+        for key, what in (("same_model", "the final model"), ("same_records", "the records")):
+            holds = bool(row[key])
+            claim = f"{name}: {what} as without {row['kills']} kills"
+            found.append({"claim": claim, "value": int(holds), "bound": 1, "holds": holds})
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on."""
+    return {
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }
+
+
+def main() -> None:
+    """Run the drills, print the table, write the JSON file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--quick", action="store_true", help="4 kills, error feedback only")
+    parser.add_argument("--engine", choices=("inline", "ray"), help="only this one")
+    parser.add_argument("--variant", choices=tuple(VARIANTS), help="only this one")
+    parser.add_argument("--kills", type=int, default=20)
+    options = parser.parse_args()
+    kills = 4 if options.quick else options.kills
+    rows: list[dict[str, Any]] = []
+    print(f"{'engine':<8}{'variant':<26}{'kills':>6}  {'model':<10}{'records':<10}{'seconds':>8}")
+    for engine in (options.engine,) if options.engine else ("inline", "ray"):
+        for variant, strategy in VARIANTS.items():
+            if (options.quick and not strategy) or options.variant not in (None, variant):
+                continue
+            table = {"name": "drill", "rounds": 10, "strategy": {**RULE, **strategy}, **TASK}
+            experiment = Experiment.parse({**table, "engine": {"name": engine}})
+            with tempfile.TemporaryDirectory() as directory:
+                result = drill(Path(directory), experiment, kills)
+            rows.append({"engine": engine, "variant": variant, **vars(result)})
+            verdicts = [
+                "same" if each else "DIFFERS" for each in (result.same_model, result.same_records)
+            ]
+            print(
+                f"{engine:<8}{variant:<26}{result.kills:>6}  {verdicts[0]:<10}{verdicts[1]:<10}"
+                f"{result.seconds:>8.1f}\n        killed in round {list(result.rounds)}\n"
+                f"        went on after {list(result.resumed)}",
+                flush=True,
+            )
+    found = checks(rows)
+    for each in found:
+        print(f"{each['claim']}: {'holds' if each['holds'] else 'DOES NOT HOLD'}")
+    if options.json:
+        report = {"machine": machine(), "rows": rows, "checks": found}
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    if not all(each["holds"] for each in found):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
