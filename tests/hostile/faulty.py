@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from typing import Never
 
 from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp.strategy import FedAvg
@@ -44,10 +43,6 @@ def takes() -> Picky:
 
 def hangs() -> Picky:
     return Picky("hangs")
-
-
-def never() -> Never:
-    raise ValueError("no strategy today")
 
 
 instance = FedAvg()

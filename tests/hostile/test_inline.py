@@ -49,7 +49,7 @@ def test_a_bad_reply_is_named_and_honest_progress_kept(name: str) -> None:
         assert finding.named
         assert culprit.kept[-1] == 10
     else:
-        assert last.reason in (None, "filtered")
+        assert last.reason in (None, "filtered", "late: needs the model in full")
 
 
 def test_honest_clients_pass() -> None:

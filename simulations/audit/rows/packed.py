@@ -162,7 +162,7 @@ ROWS = (
     Row(
         "holds-nothing",
         "says in every round that it could not follow",
-        "late: needs the model in full",
+        "",
         record(HELD, ConfigRecord({"version": -1})),
         codec=True,
     ),

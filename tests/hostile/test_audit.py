@@ -1,0 +1,111 @@
+"""The audit: of strategies that hold, and of some that do not."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from hqde_fl.errors import ConfigError, UnknownNameError
+from simulations.audit import HOSTILE
+from simulations.audit.audit import audit, chosen
+from simulations.audit.catalogue import GROUPS
+from simulations.audit.command import cell, to_markdown
+from simulations.audit.subjects import build
+from simulations.cli import app
+
+FAULTY = "tests.hostile.faulty:"
+
+
+def test_names_are_unique_and_speak_for_themselves() -> None:
+    assert len(HOSTILE) == sum(map(len, GROUPS.values()))
+    assert all(re.fullmatch(r"[\w.^-]+", name) for name in HOSTILE)
+    assert all(row.does and row.does[0].islower() for row in HOSTILE.values())
+
+
+def test_the_page_has_every_row() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "hostile.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([^`]+)`", page, re.MULTILINE) == list(HOSTILE)
+
+
+def test_rows_are_chosen_by_pattern() -> None:
+    assert [row.name for row in chosen(["header-*", "one-nan"])][-1] == "one-nan"
+    assert len(chosen([])) == len(HOSTILE)
+    with pytest.raises(UnknownNameError, match=r"unknown row 'one-nam': did you mean 'one-nan'\?"):
+        chosen(["one-nam"])
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("FedAvgg", "did you mean 'FedAvg'"),
+        ("no.module:x", "there is no module 'no.module'"),
+        (f"{FAULTY}nothing", "has no 'nothing'"),
+        (f"{FAULTY}number", "must be a Strategy or return one, found 3"),
+        (f"{FAULTY}Picky", "cannot be called without arguments"),
+        ("a b:c", "must read package.module:attribute"),
+    ],
+)
+def test_what_is_no_strategy_is_refused(name: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(complaint)):
+        build(name)
+
+
+def test_rows_end_in_a_word() -> None:
+    expected = {
+        "one-nan": "not finite",
+        "count-of-1e18": "poisoned (0.41)",
+        "tiny-count": "ok",
+        "1e30": "poisoned (1.6e+29)",
+        "missing-array": "run ends",
+        "error": "ok",
+        "evaluation-count-of-1e18": "evaluation -1",
+    }
+    rows = chosen(list(expected))
+    subject = audit("FedAvg", rows)
+    assert {row.name: cell(subject, row) for row in rows} == expected
+    assert set(subject.failures) == {name for name, word in expected.items() if word != "ok"}
+    assert "| `one-nan` | sends one NaN | not finite |" in list(to_markdown([subject], rows))
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("dies", "process dies"), ("takes", "memory"), ("hangs", "hangs")]
+)
+def test_a_row_cannot_take_the_audit_with_it(name: str, found: str) -> None:
+    rows = chosen(["error"])
+    subject = audit(FAULTY + name, rows, seconds=3.0 if name == "hangs" else 120.0)
+    assert cell(subject, rows[0]) == found, subject.findings
+    assert subject.failures == [rows[0].name]
+
+
+def test_the_command_prints_a_table_and_tells_by_its_status(tmp_path: Path) -> None:
+    file = tmp_path / "audit.json"
+    done = CliRunner().invoke(
+        app,
+        [
+            "audit",
+            "median",
+            "FedAvg",
+            "--rows",
+            "one-nan",
+            "--rows",
+            "packed-cut",
+            "--json",
+            str(file),
+        ],
+    )
+    assert done.exit_code == 1
+    assert "median: passed 2 of 2 rows" in done.output
+    assert "FedAvg: passed 0 of 1 rows" in done.output
+    found = json.loads(file.read_text())["strategies"]
+    assert found["median"]["rows"][0]["named"] is True
+    assert found["FedAvg"]["rows"][0]["named"] is None  # no way to tell
+    assert found["FedAvg"]["rows"][0]["model"] == "not finite"
+
+
+def test_an_instance_is_copied_for_each_row() -> None:
+    name = f"{FAULTY}instance"
+    assert build(name) is not build(name)
