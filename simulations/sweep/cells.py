@@ -18,6 +18,9 @@ from simulations.sweep.grammar import Axis, axes_of, place, without_idle
 CELLS = "cells"
 """Where the run directories of a sweep are."""
 
+RECORDS = ("name", "checkpoint")
+"""Of an experiment, what only says how it is kept."""
+
 ELSEWHERE = ("address", "runtime-env")
 """What an engine is told that no result depends on."""
 
@@ -122,7 +125,8 @@ class Sweep:
 def key_of(experiment: Experiment) -> str:
     """A hash of everything that decides how an experiment comes out."""
     table: dict[str, Any] = experiment.to_table()
-    del table["name"]
+    for name in RECORDS:
+        table.pop(name, None)
     table["engine"] = {k: v for k, v in table["engine"].items() if k not in ELSEWHERE}
     text = json.dumps(table, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,55 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from hqde_fl.errors import ConfigError, RunError
+from simulations.results import note
+from simulations.sweep import Sweep, command, estimate, run_sweep
+from simulations.sweep.progress import SweepProgress
+
+from .conftest import ROBUST
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5339, "89 min"), (7500, "2 h 5 min")],
+)
+def test_times_as_people_say_them(seconds, text):
+    assert estimate.spoken(seconds) == text
+
+
+def test_a_sweep_says_how_it_goes_and_how_long_it_will_take(file, recorded, tmp_path):
+    sweep, text = Sweep.load(file(ROBUST)), io.StringIO()
+    recorded[3] = RunError("gone")
+    with SweepProgress(Console(file=text, width=200), "study") as watch:
+        run_sweep(sweep, tmp_path / "out", watch=watch, report=False)
+    lines = text.getvalue().splitlines()
+    assert len(lines) == 12
+    assert lines[0].startswith("[ 1/12] mean, sign-flip, f=0, seed=1: accuracy 0.700, 0.")
+    assert lines[0].endswith(" s left")
+    assert "f=1, seed=1: failed: gone" in lines[2]
+    assert lines[11].startswith("[12/12]")
+
+
+def test_what_finished_cells_took_says_how_long_the_others_will(file, recorded, tmp_path):
+    sweep, out = Sweep.load(file(ROBUST)), tmp_path / "out"
+    run_sweep(sweep, out, report=False)
+    for cell in sweep.distinct[:2]:
+        note(out / cell.directory, {"wall-seconds": 4.0})
+    missing = sweep.distinct[2:]
+    found = estimate.from_finished(sweep.distinct, missing, out)
+    assert found.seconds == pytest.approx(4.0 * len(missing))
+    assert found.how == "from 2 finished cells"
+    assert estimate.from_finished(missing, missing, out) is None
+
+
+def test_the_newest_sweep_of_a_name_is_resumed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="no sweep to resume in runs/study-"):
+        command.newest("study")
+    for name in ("study-20260101-000000", "study-20260102-000000", "study-20260103-000000"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        if "03" not in name:
+            (tmp_path / "runs" / name / "sweep.json").touch()
+    assert command.newest("study").name == "study-20260102-000000"
