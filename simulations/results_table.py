@@ -69,15 +69,16 @@ def ranking_table(comparison: Comparison) -> Table:
     for name in ("worst", "mean", "no faults", "precision", "recall"):
         table.add_column(name, justify="right")
     table.add_column("worst under")
-    for score in Study(comparison).scores:
+    study = Study(comparison)
+    for score in study.scores:
         worst = score.worst
         table.add_row(
             score.line,
             fixed(None if worst is None else worst.accuracy),
             fixed(score.mean),
             fixed(score.clean),
-            fixed(score.detection.precision, 2),
-            fixed(score.detection.recall, 2),
+            fixed(score.detection.precision if score.line in study.filters else None, 2),
+            fixed(score.detection.recall if score.line in study.filters else None, 2),
             f"{score.missing} failed or not run"
             if score.missing
             else ", ".join(worst.labels[1:] if worst else ()),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FIGURES = "figures"
 """Their directory, in the sweep's."""
 
+MISSING = "#eceff2"
 DPI = 200
 COLOURS = ("#2a6fdb", "#d9730d", "#18916a", "#8250df", "#cf222e", "#0e8a9c", "#9a6700", "#6e7781")
 _STYLE: Any = {**style("#1b1f24", "#d5dae0"), "pdf.fonttype": 42}
@@ -72,6 +73,7 @@ def _draw_heat(figure: Figure, heat: HeatMap) -> None:
     axes = figure.subplots()
     values = [[float("nan") if s.value is None else s.value for s in row] for row in heat.spots]
     image = axes.imshow(values, cmap=SCALE, vmin=0, vmax=1, aspect="auto")
+    axes.set_facecolor(MISSING)
     axes.set_xticks(range(len(heat.columns)), heat.columns, rotation=35, ha="right")
     axes.set_yticks(range(len(heat.lines)), heat.lines)
     axes.tick_params(length=0)
@@ -107,10 +109,14 @@ def _draw_curves(
         axes.tick_params(length=0)
     for axes in places[len(shown) :]:
         axes.set_visible(False)
-    for axes in grid[-1]:
+    for axes in places[max(0, len(shown) - across) : len(shown)]:  # the lowest of each column
+        axes.tick_params(labelbottom=True)
         axes.set_xlabel("round")
-    handles, labels = places[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    drawn = [axes.get_legend_handles_labels() for axes in places]
+    lines = {name: line for found, names in drawn for line, name in zip(found, names, strict=True)}
+    ordered = [name for name in comparison.lines if name in lines]
+    handles = [lines[name] for name in ordered]
+    figure.legend(handles, ordered, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
 
 
 def _save(figure: Figure, path: Path) -> list[Path]:

@@ -104,9 +104,10 @@ footer { margin-top: 40px; color: var(--muted); font-size: 13px; }
 .heat th { padding: 3px 8px; font-size: 12px; }
 .heat tbody th { font-size: 13px; font-weight: 500; text-align: left; }
 .heat thead th { border: 0; text-align: left; vertical-align: bottom; white-space: normal;
-  min-width: 58px; max-width: 76px; line-height: 1.2; padding: 0 4px 4px; overflow-wrap: anywhere; }
+  min-width: 66px; max-width: 92px; line-height: 1.2; padding: 0 4px 4px; }
 .heat td { padding: 4px 6px; border: 0 !important; text-align: center; border-radius: 4px;
-  min-width: 58px; font-size: 13.5px; line-height: 1.15; }
+  min-width: 66px; font-size: 13.5px; line-height: 1.15; }
+.wide { grid-column: 1 / -1; }
 .heat tr > * { border-top: 0 !important; }
 .heat td small { display: block; font-size: 10.5px; opacity: 0.85; }
 .heat td.none { background: var(--track); color: var(--muted); }
@@ -124,9 +125,10 @@ footer { margin-top: 40px; color: var(--muted); font-size: 13px; }
 .caught { background: var(--good); } .alarm { background: var(--filtered); }
 summary h2 { display: inline-block; margin: 34px 0 12px; }
 @media (max-width: 560px) {
-  .heat td { min-width: 46px; padding: 4px 3px; font-size: 12.5px; }
-  .heat thead th { min-width: 46px; font-size: 10.5px; }
-  .heat tbody th { font-size: 11.5px; max-width: 104px; white-space: normal; padding: 3px 4px; }
+  .heat td { min-width: 50px; padding: 4px 3px; font-size: 12.5px; }
+  .heat thead th { min-width: 50px; font-size: 10px; padding: 0 1px 4px; }
+  .heat tbody th { font-size: 11.5px; max-width: 110px; min-width: 84px;
+    white-space: normal; padding: 3px 4px; }
   .heat { border-spacing: 1px; }
   .rank td:first-child { max-width: 130px; white-space: normal; }
 }

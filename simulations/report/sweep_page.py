@@ -120,9 +120,10 @@ were faulty. Recall: share of the faulty updates that were excluded.</p>
     </td>
     <td>{{ score.mean | fixed }}</td>
     {% if faulty %}<td>{{ score.clean | fixed }}</td>
-    <td>{{ score.detection.precision | fixed(2) }}</td>
-    <td>{{ score.detection.recall | fixed(2) }}</td>
-    <td>{{ score.detection.f1 | fixed(2) }}</td>{% endif %}</tr>
+    {% set filters = score.line in study.filters %}
+    <td>{{ (score.detection.precision if filters else none) | fixed(2) }}</td>
+    <td>{{ (score.detection.recall if filters else none) | fixed(2) }}</td>
+    <td>{{ (score.detection.f1 if filters else none) | fixed(2) }}</td>{% endif %}</tr>
   {% endfor %}
   </tbody>
 </table></div>
@@ -135,7 +136,7 @@ _HEAT = """
   {%- endfor %}</span> 1</div>
 <div class="panels pairs">
 {% for map in maps %}
-<section class="card"><h3>{{ map.title }}</h3>
+<section class="card{{ " wide" if map.columns | length > 5 }}"><h3>{{ map.title }}</h3>
   <div class="scroll">{{ heat_map(map) }}</div></section>
 {% endfor %}
 </div>
@@ -148,7 +149,7 @@ the excluded that were faulty. Recall: share of the faulty that were excluded. F
 mean. Lines that never exclude anybody are left out.</p>
 <div class="panels pairs">
 {% for map in found %}
-<section class="card"><h3>{{ map.title }}</h3>
+<section class="card{{ " wide" if map.columns | length > 5 }}"><h3>{{ map.title }}</h3>
   <div class="scroll">{{ heat_map(map) }}</div></section>
 {% endfor %}
 </div>
