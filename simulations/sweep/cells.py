@@ -94,6 +94,7 @@ class Sweep:
         defaults = Experiment.defaults()
         document = with_overrides({"name": Path(path).stem, **document}, overrides, defaults)
         table = document.pop("sweep")
+        document.setdefault("checkpoint", {"every": 0})  # a cell that is cut short begins anew
         axes = axes_of(table, document)
         if not axes:
             raise ConfigError(f"{path}: [sweep] needs at least one key with a list of values")

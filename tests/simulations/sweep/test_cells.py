@@ -37,6 +37,10 @@ def test_variables_reach_rules_and_attacks_and_cells_without_faults_collapse(fil
     assert clean[0].key == clean[1].key
     assert len(sweep.distinct) == 12
     assert sweep.distinct[0] is sweep.cells[0]
+    assert attacked.checkpoint.every == 0
+    assert (
+        Sweep.load(file(ROBUST), ["checkpoint.every=2"]).cells[0].experiment.checkpoint.every == 2
+    )
 
 
 def test_a_variable_can_stand_in_the_file_and_an_attack_can_be_none_or_several(file):
@@ -61,7 +65,12 @@ def test_a_variable_can_stand_in_the_file_and_an_attack_can_be_none_or_several(f
 
 def test_a_key_tells_apart_what_comes_out_differently_and_nothing_else():
     base = Experiment.parse({"name": "a", "seed": 1})
-    same = ["name=b", "engine.address='10.0.0.1:6379'", "strategy.rule.weighted=true"]
+    same = [
+        "name=b",
+        "checkpoint.every=5",
+        "engine.address='10.0.0.1:6379'",
+        "strategy.rule.weighted=true",
+    ]
     for override in same:
         assert key_of(Experiment.parse({"name": "a", "seed": 1}, [override])) == key_of(base)
     for override in ("seed=2", "rounds=11", "strategy.rule=median", "engine.name=inline"):
