@@ -15,7 +15,7 @@ from simulations.report.page import PAGE
 from simulations.report.run_view import run_panels
 from simulations.report.style import STYLE
 from simulations.report.sweep_page import SWEEP_PAGE
-from simulations.report.sweep_view import sweep_view
+from simulations.report.sweep_view import NARROW, sweep_view
 from simulations.results import REPORT
 
 MAX_SQUARES = 30_000
@@ -67,6 +67,7 @@ def render(comparison: Comparison) -> str:
         "experiment": first.manifest["experiment"],
         "faults_label": faults_label,
         "manifest": first.manifest,
+        "narrow": NARROW,
         "style": STYLE,
     }
     if not comparison.axes:

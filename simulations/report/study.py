@@ -117,9 +117,9 @@ class Study:
 
     @cached_property
     def scores(self) -> tuple[Score, ...]:
-        """The lines, best worst case first."""
+        """The lines, best worst case first; those of which something is missing last."""
         found = [self._score(line) for line in self.comparison.lines]
-        return tuple(sorted(found, key=lambda score: -score.rank))
+        return tuple(sorted(found, key=lambda score: (score.missing > 0, -score.rank)))
 
     @cached_property
     def filters(self) -> tuple[str, ...]:

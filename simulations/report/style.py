@@ -103,7 +103,7 @@ footer { margin-top: 40px; color: var(--muted); font-size: 13px; }
 .heat { width: auto; border-collapse: separate; border-spacing: 2px; }
 .heat th { padding: 3px 8px; font-size: 12px; }
 .heat tbody th { font-size: 13px; font-weight: 500; text-align: left; }
-.heat thead th { border: 0; text-align: left; vertical-align: bottom; white-space: normal;
+.heat thead th { border: 0; text-align: center; vertical-align: bottom; white-space: normal;
   min-width: 66px; max-width: 92px; line-height: 1.2; padding: 0 4px 4px; }
 .heat td { padding: 4px 6px; border: 0 !important; text-align: center; border-radius: 4px;
   min-width: 66px; font-size: 13.5px; line-height: 1.15; }

@@ -136,7 +136,7 @@ _HEAT = """
   {%- endfor %}</span> 1</div>
 <div class="panels pairs">
 {% for map in maps %}
-<section class="card{{ " wide" if map.columns | length > 5 }}"><h3>{{ map.title }}</h3>
+<section class="card{{ " wide" if map.columns | length > narrow }}"><h3>{{ map.title }}</h3>
   <div class="scroll">{{ heat_map(map) }}</div></section>
 {% endfor %}
 </div>
@@ -149,7 +149,7 @@ the excluded that were faulty. Recall: share of the faulty that were excluded. F
 mean. Lines that never exclude anybody are left out.</p>
 <div class="panels pairs">
 {% for map in found %}
-<section class="card{{ " wide" if map.columns | length > 5 }}"><h3>{{ map.title }}</h3>
+<section class="card{{ " wide" if map.columns | length > narrow }}"><h3>{{ map.title }}</h3>
   <div class="scroll">{{ heat_map(map) }}</div></section>
 {% endfor %}
 </div>

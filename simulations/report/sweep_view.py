@@ -15,6 +15,9 @@ from simulations.report.study import Study
 MOST_COLUMNS = 4
 """Conditions that one table shows as columns; more make heat maps."""
 
+NARROW = 5
+"""Columns of a heat map that takes half a page."""
+
 MOST_RUNS = 12
 """Runs of which all clients are shown; of more, only the worst run of each line."""
 
@@ -32,7 +35,7 @@ def sweep_view(comparison: Comparison) -> dict[str, Any]:
         "conditions": len(met),
         "faulty": any(group.faulty for group in comparison.groups),
         "small": len(comparison.columns) <= MOST_COLUMNS,
-        "maps": study.heat_maps(),
+        "maps": sorted(study.heat_maps(), key=lambda heat: len(heat.columns) <= NARROW),
         "scale": scale(),
         "shade": shade,
         "panels": _panels(comparison, met),
