@@ -60,28 +60,31 @@ def ranking_table(comparison: Comparison) -> Table:
         title="Ranked by the worst case",
         title_justify="left",
         title_style="bold",
-        caption="precision, recall: of what was excluded, over clients and rounds with faults",
+        caption="filtered: precision / recall, over clients and rounds with faults",
         caption_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1),
     )
     table.add_column(comparison.compared[0].name, no_wrap=True)
-    for name in ("worst", "mean", "no faults", "precision", "recall"):
-        table.add_column(name, justify="right")
-    table.add_column("worst under")
+    table.add_column("worst", justify="right", no_wrap=True)
+    table.add_column("under", no_wrap=True)
+    for name in ("mean", "clean", "filtered"):
+        table.add_column(name, justify="right", no_wrap=True)
     study = Study(comparison)
     for score in study.scores:
         worst = score.worst
+        filters = score.line in study.filters
         table.add_row(
             score.line,
             fixed(None if worst is None else worst.accuracy),
-            fixed(score.mean),
-            fixed(score.clean),
-            fixed(score.detection.precision if score.line in study.filters else None, 2),
-            fixed(score.detection.recall if score.line in study.filters else None, 2),
             f"{score.missing} failed or not run"
             if score.missing
             else ", ".join(worst.labels[1:] if worst else ()),
+            fixed(score.mean),
+            fixed(score.clean),
+            f"{fixed(score.detection.precision, 2)} / {fixed(score.detection.recall, 2)}"
+            if filters
+            else "",
         )
     return table
 
