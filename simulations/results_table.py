@@ -63,11 +63,11 @@ def ranking_table(comparison: Comparison) -> Table:
         caption="filtered: precision / recall, over clients and rounds with faults",
         caption_justify="left",
         box=SIMPLE_HEAD,
-        padding=(0, 1),
+        padding=(0, 1, 0, 0),
     )
     table.add_column(comparison.compared[0].name, no_wrap=True)
     table.add_column("worst", justify="right", no_wrap=True)
-    table.add_column("under", no_wrap=True)
+    table.add_column("under")
     for name in ("mean", "clean", "filtered"):
         table.add_column(name, justify="right", no_wrap=True)
     study = Study(comparison)
