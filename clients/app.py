@@ -12,6 +12,7 @@ from clients.mods.codec import CodecMod
 from clients.mods.downlink import DownlinkMod
 from clients.task import Task
 from clients.training import Training
+from hqde_fl.quantum.prediction import EnsemblePredictor
 
 
 def ensemble_app(
@@ -21,6 +22,7 @@ def ensemble_app(
     training: Training | None = None,
     seed: int = 0,
     bagging: bool = False,
+    predictor: EnsemblePredictor | None = None,
     mods: Sequence[Mod] = (),
 ) -> ClientApp:
     """A ``ClientApp`` that trains, evaluates and says which partition it holds.
@@ -41,11 +43,20 @@ def ensemble_app(
         The run's seed.
     bagging : bool, default=False
         Whether each member learns from a bootstrap sample of a partition.
+    predictor : EnsemblePredictor, optional
+        How several members predict together when they are evaluated.
     mods : Sequence[Mod], default=()
         Flower mods around every message, the first is outermost; outside of them
         all, models are unpacked and replies packed.
     """
-    client = EnsembleClient(task, members=members, training=training, seed=seed, bagging=bagging)
+    client = EnsembleClient(
+        task,
+        members=members,
+        training=training,
+        seed=seed,
+        bagging=bagging,
+        predictor=predictor,
+    )
     app = ClientApp(mods=[DownlinkMod(), CodecMod(seed=seed), *mods])
     app.train()(client.train)
     app.evaluate()(client.evaluate)

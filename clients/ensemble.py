@@ -28,6 +28,7 @@ from clients.task import Task
 from clients.training import Training, reproducible, train
 from hqde_fl.errors import ConfigError
 from hqde_fl.members import TAG, TAGS, config_of, member_name, members_of, named, of_member
+from hqde_fl.quantum.prediction import EnsemblePredictor
 from hqde_fl.seeding import Seeds
 from hqde_fl.wire import from_record, to_record
 
@@ -75,6 +76,8 @@ class EnsembleClient:
     bagging : bool, default=False
         Whether each member learns from a bootstrap sample of the partition, as large as it and the
         same in every round.
+    predictor : EnsemblePredictor, optional
+        How several members predict together when they are evaluated; by soft vote if not given.
     """
 
     def __init__(
@@ -85,12 +88,13 @@ class EnsembleClient:
         training: Training | None = None,
         seed: int = 0,
         bagging: bool = False,
+        predictor: EnsemblePredictor | None = None,
     ) -> None:
         if members < 1:
             raise ConfigError(f"members must be >= 1, found {members}")
         self.task, self.members = task, members
         self.training, self.bagging = training or Training(), bagging
-        self.seeds = Seeds(seed)
+        self.seeds, self.predictor = Seeds(seed), predictor
         self._models: dict[int, tuple[nn.Module, Optimizer]] = {}
         self._partitions: dict[tuple[int, int], Dataset[Any]] = {}
 
@@ -123,14 +127,14 @@ class EnsembleClient:
         return Message(content, reply_to=message)
 
     def evaluate(self, message: Message, context: Context) -> Message:
-        """Evaluate the members' soft vote on the node's partition, the data it also trains on."""
+        """Evaluate the ensemble on the node's partition, the data it also trains on."""
         partition, count = partition_of(context)
         data = self._partition(partition, count)
         _, record = arrays(message)
         with reproducible(self.seeds.integer("evaluate", partition), self.training.threads):
             states = split(from_record(record), self.members)
             models = [self._load(member, state)[0] for member, state in enumerate(states)]
-            found = evaluate(models, data, self.task)
+            found = evaluate(models, data, self.task, predictor=self.predictor)
         metrics: dict[str, MetricRecordValues] = {
             "num-examples": len(data)  # type: ignore[arg-type]
         }

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from clients.batches import batches, call, device_of
 from clients.task import Task
 from hqde_fl.errors import ConfigError, UnknownNameError
+from hqde_fl.quantum.noise import RegularizationNoise
 
 # What a fault does *inside* training is set around the call, in the process of the faulty client.
 # Nothing that arrives in a message can set it.
@@ -59,6 +60,8 @@ class Training:
         configuration because sums are ordered by it: with another number the last bits differ.
     device : str, default="auto"
         Where to train, in torch's spelling. ``auto``: on a GPU if the process may use one.
+    regularization_noise : RegularizationNoise, optional
+        Noise on the gradients, less of it from step to step of a round.
     """
 
     epochs: int = 1
@@ -70,6 +73,7 @@ class Training:
     proximal_mu: float = 0.0
     threads: int = 1
     device: str = "auto"
+    regularization_noise: RegularizationNoise | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -196,7 +200,7 @@ def _descend(
     transform = poison.get()
     mu = training.proximal_mu
     anchors = [(p, p.detach().clone()) for p in model.parameters()] if mu else []
-    device = device_of(model)
+    device, noise, step = device_of(model), training.regularization_noise, 0
     total, seen = torch.zeros((), device=device), 0
     model.train()
     for _ in range(training.epochs):
@@ -210,7 +214,11 @@ def _descend(
             for parameter, anchor in anchors:  # the gradient of the proximal term
                 if parameter.grad is not None:
                     parameter.grad.add_(parameter.detach() - anchor, alpha=mu)
+            if noise is not None:
+                for gradient in (p.grad for p in model.parameters() if p.grad is not None):
+                    gradient.add_(noise.drawn(gradient, step, generator))
             optimizer.step()
+            step += 1
             total, seen = total + loss.detach() * batch.size, seen + batch.size
     return float(total) / seen
 

@@ -46,5 +46,6 @@ def _built(*values: str) -> ClientApp:
         training=experiment.training,
         seed=experiment.seed,
         bagging=experiment.clients.bagging,
-        mods=experiment.planned.mods(),
+        predictor=experiment.predictor,
+        mods=experiment.client_mods,
     )

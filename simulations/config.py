@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+from flwr.clientapp.typing import Mod
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from clients.task import Task
@@ -21,6 +22,7 @@ from clients.training import Training
 from hqde_fl.catalogue import Catalogue
 from hqde_fl.codec import CODECS, Codec
 from hqde_fl.errors import ConfigError, UnknownNameError
+from hqde_fl.quantum.prediction import VOTES, EnsemblePredictor
 from hqde_fl.rules import RULES, Aggregator
 from hqde_fl.seeding import Seeds
 from hqde_fl.selection import SELECTORS, Ensemble, Selector
@@ -31,6 +33,7 @@ from simulations.complaints import complaint
 from simulations.document import Component, Table, check_component, read_toml, with_overrides
 from simulations.engines.resources import Resources
 from simulations.faults import Faults
+from simulations.noises import Noises
 from simulations.tasks import TASKS, load_task
 from simulations.tasks.partition import PARTITIONERS
 from strategies.merging import DensityPolicy
@@ -80,6 +83,9 @@ class ClientsSection(Section):
     proximal_mu: float = Field(0.0, ge=0)
     threads: int = Field(1, ge=0)
     device: str = "auto"
+    regularization_noise: Table = Field({})
+    entanglement_noise: Table = Field({})
+    vote: Component = Field({"name": "soft-vote"})
 
 
 class StrategySection(Section):
@@ -93,6 +99,7 @@ class StrategySection(Section):
     codec: Component = Field({"name": "identity"})
     downlink: Component = Field({"name": "identity"})
     server_optimizer: Component = Field({"name": "sgd"})
+    exploration_noise: Table = Field({})
     screening: Table = Field({})
     density: DensityPolicy = "free"
     held_out: int = Field(0, ge=0)
@@ -235,7 +242,7 @@ class Experiment(Section):
     @property
     def server_optimizer(self) -> ServerOptimizer:
         """How the aggregated update moves the model."""
-        return SERVER_OPTIMIZERS.build(self.strategy.server_optimizer)
+        return self._noises.around(SERVER_OPTIMIZERS.build(self.strategy.server_optimizer))
 
     @property
     def screening(self) -> Screening:
@@ -254,7 +261,22 @@ class Experiment(Section):
     def training(self) -> Training:
         """How a client trains."""
         names = [field.name for field in dataclasses.fields(Training)]
-        return Training(**{name: getattr(self.clients, name) for name in names})
+        found = {name: getattr(self.clients, name) for name in names}
+        return Training(**found | {"regularization_noise": self._noises.on_gradients()})
+
+    @property
+    def _noises(self) -> Noises:
+        return Noises.of(self.strategy, self.clients, self.seed)
+
+    @property
+    def client_mods(self) -> list[Mod]:
+        """What changes the clients' replies: faults, and inside of them noise that cancels."""
+        return [*self.planned.mods(), *self._noises.mods()]
+
+    @property
+    def predictor(self) -> EnsemblePredictor:
+        """How the members of an ensemble predict together."""
+        return EnsemblePredictor(self.clients.vote)
 
     @property
     def sampled(self) -> int:
@@ -298,6 +320,8 @@ class Experiment(Section):
         optimizer = self.strategy.server_optimizer
         check_component(SERVER_OPTIMIZERS, optimizer, "strategy.server-optimizer")
         check_component(SCREENING, self._screening_table(), "strategy.screening")
+        check_component(VOTES, self.clients.vote, "clients.vote")
+        self._noises.check(self.sampled, self.clients.count, self.ensemble)
         self.planned.check(self.engine.name)
         downlink = self.strategy.downlink["name"]
         if downlink != "identity" and any(table["name"] in list(ATTACKS) for table in self.faults):

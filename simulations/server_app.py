@@ -17,6 +17,7 @@ from clients.members import initial_state, split
 from clients.mods.backdoor import Backdoor, attack_success
 from clients.task import Task
 from clients.training import reproducible
+from hqde_fl.quantum.prediction import EnsemblePredictor
 from hqde_fl.rules import Aggregator
 from hqde_fl.rules.base import State
 from hqde_fl.wire import from_record, to_record
@@ -125,7 +126,9 @@ def _run(
             measured.grid(seen) if wanted else seen,
             to_record(initial_state(task, members, experiment.seeds)),
             experiment.rounds,
-            evaluate_fn=evaluation(task, members, experiment.planned.backdoor),
+            evaluate_fn=evaluation(
+                task, members, experiment.planned.backdoor, experiment.predictor
+            ),
             resume=None if point is None else point.state,
         )
 
@@ -136,9 +139,12 @@ def default_directory(name: str) -> Path:
 
 
 def evaluation(
-    task: Task, members: int, backdoor: Backdoor | None = None
+    task: Task,
+    members: int,
+    backdoor: Backdoor | None = None,
+    predictor: EnsemblePredictor | None = None,
 ) -> Callable[[int, ArrayRecord], MetricRecord]:
-    """The function that measures the global model, all its members voting, on the test set."""
+    """The function that measures the global model on the test set: together, and each member."""
     threads = min(EVALUATION_THREADS, os.cpu_count() or 1)
     data = task.test()
     with reproducible(0):  # building a model draws numbers that nobody else should miss
@@ -148,9 +154,9 @@ def evaluation(
         for model, state in zip(models, split(from_record(arrays), members), strict=True):
             model.load_state_dict(state)
         with reproducible(0, threads):
-            found = dict(evaluate(models, data, task))
+            found = dict(evaluate(models, data, task, predictor=predictor))
             if backdoor is not None:
-                found["attack-success"] = attack_success(models, data, task, backdoor)
+                found["attack-success"] = attack_success(models, data, task, backdoor, predictor)
             return MetricRecord(dict(found))
 
     return measure

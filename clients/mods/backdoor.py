@@ -19,6 +19,7 @@ from clients.mods.scaling import scaled
 from clients.task import Task, accuracy
 from clients.training import poison
 from hqde_fl.errors import ConfigError, DataError
+from hqde_fl.quantum.prediction import EnsemblePredictor
 
 SUCCESS = "attack-success"
 """The metric that ``attack_success`` measures."""
@@ -136,7 +137,11 @@ class Backdoor(Fault):
 
 
 def attack_success(
-    models: Sequence[nn.Module], data: Dataset[Any], task: Task, backdoor: Backdoor
+    models: Sequence[nn.Module],
+    data: Dataset[Any],
+    task: Task,
+    backdoor: Backdoor,
+    predictor: EnsemblePredictor | None = None,
 ) -> float:
     """How often a model, or the vote of several, falls for the trigger.
 
@@ -153,6 +158,8 @@ def attack_success(
         Says the loss.
     backdoor : Backdoor
         The trigger and the target.
+    predictor : EnsemblePredictor, optional
+        How several vote.
     """
     asked = replace(task, metrics={SUCCESS: accuracy})
-    return evaluate(models, backdoor.triggered(data), asked)[SUCCESS]
+    return evaluate(models, backdoor.triggered(data), asked, predictor=predictor)[SUCCESS]

@@ -235,3 +235,32 @@ def test_several_models_vote_with_their_mean_probabilities(task):
 def test_impossible_training_is_refused_by_name(name, value):
     with pytest.raises(ConfigError, match=rf"Training\.{name} must be .* found {value}"):
         Training(**{name: value})
+
+
+def test_regularization_noise_perturbs_the_gradients_and_dies_down(task):
+    from hqde_fl.quantum.noise import RegularizationNoise
+
+    plain, _ = trained(task, Training(lr=0.1))
+    silent, _ = trained(task, Training(lr=0.1, regularization_noise=RegularizationNoise(0.0)))
+    # it draws as many numbers whatever the scale, after the order of the examples was drawn
+    assert same(plain, silent)
+    steady, fading = (RegularizationNoise(0.5, decay=decay) for decay in (0.0, 20.0))
+    noisy = Training(lr=0.1, batch_size=4, regularization_noise=steady)
+    assert not same(trained(task, Training(lr=0.1, batch_size=4))[0], trained(task, noisy)[0])
+    assert same(trained(task, noisy)[0], trained(task, noisy)[0])
+    dying = Training(lr=0.1, batch_size=4, regularization_noise=fading)
+    assert not same(trained(task, noisy)[0], trained(task, dying)[0])
+    first, only = (Training(lr=0.1, regularization_noise=each) for each in (steady, fading))
+    assert same(trained(task, first)[0], trained(task, only)[0])  # the first step has it all
+
+
+def test_adamw_trains_and_forgets_between_rounds(task):
+    training = Training(optimizer="adamw", lr=0.05, epochs=3)
+    model, loss = trained(task, training)
+    assert evaluate([model], task.partition(0, 3), task)["loss"] < loss
+    optimizer = training.new_optimizer(model)
+    train(model, task.partition(0, 3), task, training, generator(), optimizer)
+    with reproducible(5):
+        model.load_state_dict(task.model().state_dict())
+    train(model, task.partition(0, 3), task, training, generator(), optimizer)
+    assert same(model, trained(task, training)[0])

@@ -1,0 +1,1 @@
+"""What benchmarks/quantum.py learns with."""

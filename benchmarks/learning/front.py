@@ -1,0 +1,100 @@
+"""HQDE's front on 6,000 Fashion-MNIST images, beside the same model trained in one place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from benchmarks.learning.data import fashion
+from clients.evaluation import evaluate
+from clients.task import Task
+from clients.training import Training, reproducible, train
+from hqde_fl import Seeds, create_hqde_system
+
+EXAMPLES = 6000
+WORKERS, EPOCHS, BATCH, LR = 4, 3, 32, 3e-3
+LEAST = 0.70
+
+
+class SmallCNN(nn.Module):
+    """Conv 32, pool, conv 64, adaptive pool, linear.
+
+    Parameters
+    ----------
+    pooled : int
+        The adaptive pool's output is pooled x pooled.
+    """
+
+    def __init__(self, pooled: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 3, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(pooled),
+            nn.Flatten(),
+            nn.Linear(64 * pooled**2, 10),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores of the ten classes."""
+        return self.layers(x)  # type: ignore[no-any-return]
+
+
+def compare(quick: bool) -> list[dict[str, Any]]:
+    """One row for each size of the adaptive pool."""
+    data, test = fashion("train", EXAMPLES), fashion("test", 10_000)
+    rows = []
+    print(f"\ncreate_hqde_system, {EXAMPLES} Fashion-MNIST images, {EPOCHS} epochs, accuracy")
+    head = f"{WORKERS} workers"
+    print(f"{'adaptive pool':16s}{head:>12s}{'centrally':>12s}{'ahead':>8s}{'MB up':>8s}")
+    for pooled in (4,) if quick else (4, 1):
+        with create_hqde_system(
+            SmallCNN,
+            {"pooled": pooled},
+            WORKERS,
+            training_config={"learning_rate": LR},
+            show_progress=False,
+        ) as system:
+            history = system.train(DataLoader(data, BATCH), EPOCHS)
+        federated = system.evaluate(DataLoader(test, 500))["accuracy"]
+        with reproducible(Seeds(0).integer("member", 0)):
+            model = SmallCNN(pooled)
+        task = Task(model=nn.Identity, partition=lambda i, n: data, test=lambda: test)
+        training = Training(epochs=EPOCHS, batch_size=BATCH, optimizer="adamw", lr=LR)
+        train(model, data, task, training, torch.Generator().manual_seed(0))
+        central = evaluate([model], test, task)["accuracy"]
+        row = {
+            "part": "front",
+            "adaptive pool": f"{pooled} x {pooled}",
+            "federated": federated,
+            "central": central,
+            "ahead": central - federated,
+            "megabytes up": sum(each["bytes-up"] for each in history) / 1e6,
+        }
+        rows.append(row)
+        print(
+            f"{row['adaptive pool']:16s}{federated:12.3f}{central:12.3f}{row['ahead']:8.3f}"
+            f"{row['megabytes up']:8.2f}",
+            flush=True,
+        )
+    return rows
+
+
+def checks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the front is meant to reach."""
+    value = rows[0]["federated"]
+    return [
+        {
+            "claim": f"create_hqde_system, small CNN, {EXAMPLES} Fashion-MNIST images, {WORKERS} "
+            f"workers, {EPOCHS} epochs: accuracy above",
+            "value": round(value, 4),
+            "bound": LEAST,
+            "holds": value > LEAST,
+        }
+    ]

@@ -1,0 +1,41 @@
+"""What must be so of every quantum-inspired rule, whatever is learnt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from benchmarks.learning.rules import ALONE, TWINS
+from hqde_fl.quantum import Entanglement
+from hqde_fl.rules import aggregate
+from hqde_fl.updates import Updates
+
+UNCHANGED = 1e-6
+SIZE = 1000
+
+
+def checks() -> list[dict[str, Any]]:
+    """Identical clients come back unchanged, shares sum to one, an opponent gets nothing."""
+    generator = torch.Generator().manual_seed(0)
+    update = torch.randn(SIZE, generator=generator)
+    found = []
+    for name in TWINS:
+        worst = excess = 0.0
+        for n in range(1, 101):
+            outcome = aggregate(ALONE[name], Updates(update.repeat(n, 1)))
+            worst = max(worst, float((outcome.delta - update).norm() / update.norm()))
+            excess = max(excess, abs(float(outcome.influence.sum()) - 1))
+        found.append(_check(f"{name}: n = 1..100 identical clients, relative change", worst))
+        found.append(_check(f"{name}: n = 1..100 identical clients, shares' sum - 1", excess))
+    worst = 0.0
+    for n in range(3, 101):
+        honest = update + 0.1 * torch.randn(n - 1, SIZE, generator=generator)
+        outcome = aggregate(Entanglement(), Updates(torch.cat([honest, -honest[:1]])))
+        worst = max(worst, float(outcome.influence[-1]))
+    found.append(_check("entanglement: weight of an exact opposite, n = 3..100", worst, 0.0))
+    return found
+
+
+def _check(claim: str, value: float, bound: float = UNCHANGED) -> dict[str, Any]:
+    return {"claim": claim, "value": value, "bound": bound, "holds": value <= bound}

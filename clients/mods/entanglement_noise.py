@@ -1,0 +1,57 @@
+"""Entanglement noise: every client's part of a noise that cancels in the cohort's mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from flwr.app import Context, Message
+from flwr.clientapp.typing import ClientAppCallable
+from torch import Tensor
+
+from clients.messages import is_training, partition_of, server_round
+from clients.mods.base import State, altered
+from hqde_fl.quantum.noise import EntanglementNoise
+from hqde_fl.seeding import Seeds
+
+
+@final
+@dataclass(frozen=True)
+class EntanglementNoiseMod:
+    """A Flower mod that adds a client's part of the noise to the weights it sends.
+
+    The cohort is all clients there are: where one of them is not asked, fails, is filtered out or
+    weighs more than another, the noise does not cancel. Integer buffers are left alone.
+
+    Parameters
+    ----------
+    noise : EntanglementNoise
+        Which noise.
+    seed : int
+        The run's seed, the same for all clients.
+    """
+
+    noise: EntanglementNoise
+    seed: int = 0
+
+    def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        """Add noise to the reply to a training message; hand on any other."""
+        reply = call_next(message, context)
+        if not is_training(message):
+            return reply
+        partition, count = partition_of(context)
+        turn = server_round(message)
+
+        def change(start: State, trained: State) -> State:
+            floats = {name: t for name, t in trained.items() if t.is_floating_point()}
+            size = sum(tensor.numel() for tensor in floats.values())
+            share = self.noise.share(partition, range(count), size, turn, Seeds(self.seed))
+            parts = share.split([tensor.numel() for tensor in floats.values()])
+            noisy: dict[str, Tensor] = {
+                name: (tensor.to(torch.float64) + part.reshape(tensor.shape)).to(tensor.dtype)
+                for (name, tensor), part in zip(floats.items(), parts, strict=True)
+            }
+            return {**trained, **noisy}
+
+        return altered(message, reply, change)
