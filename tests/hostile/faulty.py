@@ -13,7 +13,7 @@ from simulations.audit.federation import CLIENTS
 
 
 class Picky(FedAvg):
-    """Hangs, dies or takes all memory when a reply is not as it should be."""
+    """Hangs or dies when a reply is not as it should be."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -27,18 +27,12 @@ class Picky(FedAvg):
             return super().aggregate_train(server_round, found)
         if self._how == "dies":
             os.abort()
-        if self._how == "takes all memory":
-            bytearray(1 << 40)
         time.sleep(3600)
         return None, None
 
 
 def dies() -> Picky:
     return Picky("dies")
-
-
-def takes() -> Picky:
-    return Picky("takes all memory")
 
 
 def hangs() -> Picky:
