@@ -67,7 +67,8 @@ def _connect(address: str, runtime_env: Mapping[str, Any] | None) -> str:
         environment["py_modules"] = [*environment.get("py_modules", []), *code]
         options["address"] = address
     else:
-        options["include_dashboard"] = False
+        # not whatever Ray somebody else happens to run here, which ray.init would join by itself
+        options |= {"address": "local", "include_dashboard": False}
     try:
         with warnings.catch_warnings():  # Ray announces a change that does not concern us
             warnings.simplefilter("ignore", FutureWarning)

@@ -174,7 +174,8 @@ def test_json_and_toml_round_trips_are_exact():
 def test_the_defaults_of_training_are_said_once():
     section = ClientsSection()
     for field in dataclasses.fields(Training):
-        assert getattr(section, field.name) == field.default
+        written = getattr(section, field.name)  # a table that is empty stands for nothing
+        assert written == (field.default if field.default is not None else {})
     assert Experiment().training == Training()
 
 

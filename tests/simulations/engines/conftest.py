@@ -16,7 +16,7 @@ def one_ray() -> Iterator[None]:
     from simulations.engines.ray_pool import POOL
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(num_cpus=3, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=3, num_gpus=2, include_dashboard=False, log_to_driver=False)
     yield
     POOL.close()
     ray.shutdown()
