@@ -1,4 +1,7 @@
-"""The ray engine on a cluster of three nodes, one of which goes away in the middle of a round."""
+"""The ray engine on a cluster of three nodes, one of which goes away in the middle of a round.
+
+This module comes before those that share one Ray: no process has two.
+"""
 
 from __future__ import annotations
 
