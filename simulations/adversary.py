@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, final
+from typing import final
 
 import torch
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
 from clients.messages import is_training, server_round
 from clients.mods import Chosen
@@ -28,13 +27,14 @@ from hqde_fl.seeding import Seeds
 from hqde_fl.wire import Accepted, Screening
 from simulations.attacks import Attack, Memory, Scene
 from simulations.attacks.wire import Wire
+from simulations.wrapped import WrappedGrid
 
 Defence = Callable[[int], tuple[Aggregator, State]]
 """(member) -> the rule in use and what it remembers of this member, as of now."""
 
 
 @final
-class AdversaryGrid(Grid):
+class AdversaryGrid(WrappedGrid):
     """A Grid some of whose clients collude.
 
     The attackers train honestly; their own replies are used for the metrics that they claim
@@ -80,50 +80,14 @@ class AdversaryGrid(Grid):
     ) -> None:
         if attack.needs_rule and defence is None:
             raise ConfigError(f"{attack} needs a defence that tells the rule in use, found none")
-        self._grid, self._attack = grid, attack
+        super().__init__(grid)
+        self._attack = attack
         self._screening, self._seeds = screening or Screening(), Seeds(seed)
         self._chosen = chosen if callable(chosen) else frozenset(chosen)
         self._defence: Defence = defence if defence is not None else lambda member: (Mean(), {})
         self._partitions: dict[int, int] = {}
         self.memory: Memory = {}
         """What the attackers remember: part of a checkpoint, and to be set on resuming."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._grid, name)
-
-    def set_run(self, run: Run) -> None:
-        """Set the run."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        """The run."""
-        return self._grid.run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message to a node."""
-        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """The nodes."""
-        return self._grid.get_node_ids()
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Send messages, whose replies nobody will rewrite."""
-        return self._grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies as they are."""
-        return self._grid.pull_messages(message_ids)
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

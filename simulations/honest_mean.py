@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, final
+from typing import final
 
 import torch
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 from torch import Tensor
 
 from clients.messages import is_training
 from hqde_fl.seeding import Seeds
 from hqde_fl.wire import Accepted, Screening, from_record
 from simulations.attacks.wire import Wire
+from simulations.wrapped import WrappedGrid
 from strategies.callbacks import RoundRecord
 
 FaultsOf = Callable[[int], Mapping[int, str]]
@@ -96,42 +96,12 @@ class HonestMean:
         return {"distance": distance, "spread": spread, "ratio": ratio}
 
 
-class _OverheardGrid(Grid):
+class _OverheardGrid(WrappedGrid):
     """A Grid whose training replies somebody hears; all else passes untouched."""
 
     def __init__(self, grid: Grid, listener: HonestMean) -> None:
-        self._grid, self._listener = grid, listener
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._grid, name)
-
-    def set_run(self, run: Run) -> None:
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        return self._grid.run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
-
-    def get_node_ids(self) -> Iterable[int]:
-        return self._grid.get_node_ids()
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        return self._grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        return self._grid.pull_messages(message_ids)
+        super().__init__(grid)
+        self._listener = listener
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

@@ -206,21 +206,16 @@ def _on_flower(experiment: Experiment, config: dict[str, Any], on_round: OnRound
     if len(groups) > 1 or groups[0].partitions:
         raise ConfigError("engine flower gives every client the same: one group without partitions")
     resources, out, resuming = groups[0], Path(config["out"]), "resume" in config
-    try:
-        with followed(out, on_round, resuming):
-            run_flower(
-                experiment.to_json(),
-                experiment.clients.count,
-                out,
-                cpus_per_client=resources.num_cpus,
-                gpus_per_client=0 if resources.num_gpus == "auto" else resources.num_gpus,
-                resume=resuming,
-                on_line=_ignore,
-            )
-    except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        close(out, "interrupted" if interrupted else "failed", None if interrupted else str(error))
-        raise
+    with _closed_on_failure(out), followed(out, on_round, resuming):
+        run_flower(
+            experiment.to_json(),
+            experiment.clients.count,
+            out,
+            cpus_per_client=resources.num_cpus,
+            gpus_per_client=0 if resources.num_gpus == "auto" else resources.num_gpus,
+            resume=resuming,
+            on_line=_ignore,
+        )
 
 
 def _deployed(
@@ -237,16 +232,22 @@ def _deployed(
             f"{superlink} keeps its run directories on its own host: resume there, with "
             "`flwr run` and --run-config 'resume=\"DIR\"'"
         )
+    with _closed_on_failure(out), followed(out, on_round, resuming):
+        run_deployed(
+            experiment.to_json(),
+            out,
+            target.superlink,
+            connection=target.connection,
+            resume=resuming,
+            on_line=_ignore,
+        )
+
+
+@contextmanager
+def _closed_on_failure(out: Path) -> Iterator[None]:
+    """See to it that the manifest says how a run ended that another process wrote, if it failed."""
     try:
-        with followed(out, on_round, resuming):
-            run_deployed(
-                experiment.to_json(),
-                out,
-                target.superlink,
-                connection=target.connection,
-                resume=resuming,
-                on_line=_ignore,
-            )
+        yield
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         close(out, "interrupted" if interrupted else "failed", None if interrupted else str(error))
