@@ -19,7 +19,8 @@ BAD = -0.05
 def results_table(comparison: Comparison) -> Table:
     """Final accuracy, difference to the first run, precision and recall of the filter.
 
-    Of many conditions only the worst has room, and the mean.
+    Of many conditions only the worst has room, and the mean. Labels are ``Text``: rich would take
+    ``[mad, twins]`` in a string for markup, and leave it out.
     """
     if len(comparison.columns) > MOST_COLUMNS:
         return ranking_table(comparison)
@@ -28,23 +29,23 @@ def results_table(comparison: Comparison) -> Table:
         title="Final accuracy",
         title_justify="left",
         title_style="bold",
-        caption=f"Δ: difference to “{baseline}”\n"
-        "filtered: precision / recall, over clients and rounds",
+        caption=Text(
+            f"Δ: difference to “{baseline}”\nfiltered: precision / recall, over clients and rounds"
+        ),
         caption_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1),
     )
-    table.add_column(
-        f"\n{comparison.compared[0].name if comparison.compared else ''}", no_wrap=True
-    )
+    varied = comparison.compared[0].name if comparison.compared else ""
+    table.add_column(Text(f"\n{varied}"), no_wrap=True)
     filtered = {column: _has_faults(comparison, column) for column in comparison.columns}
     for column in comparison.columns:
-        table.add_column(f"{', '.join(column) or 'all'}\naccuracy", justify="right")
+        table.add_column(Text(f"{', '.join(column) or 'all'}\naccuracy"), justify="right")
         table.add_column("\nΔ", justify="right")
         if filtered[column]:
             table.add_column("\nfiltered", justify="right")
     for line in comparison.lines:
-        cells: list[Text | str] = [line]
+        cells: list[Text | str] = [Text(line)]
         for column in comparison.columns:
             row = comparison.at(line, column)
             cells += _cells(comparison, row)
@@ -65,7 +66,7 @@ def ranking_table(comparison: Comparison) -> Table:
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    table.add_column(comparison.compared[0].name, no_wrap=True)
+    table.add_column(Text(comparison.compared[0].name), no_wrap=True)
     table.add_column("worst", justify="right", no_wrap=True)
     table.add_column("under")
     for name in ("mean", "clean", "filtered"):
@@ -75,11 +76,11 @@ def ranking_table(comparison: Comparison) -> Table:
         worst = score.worst
         filters = score.line in study.filters
         table.add_row(
-            score.line,
+            Text(score.line),
             fixed(None if worst is None else worst.accuracy),
             f"{score.missing} failed or not run"
             if score.missing
-            else ", ".join(worst.labels[1:] if worst else ()),
+            else Text(", ".join(worst.labels[1:] if worst else ())),
             fixed(score.mean),
             fixed(score.clean),
             f"{fixed(score.detection.precision, 2)} / {fixed(score.detection.recall, 2)}"

@@ -1,7 +1,9 @@
 import re
 from dataclasses import replace
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
 from hqde_fl.errors import RunError
 from simulations.comparison import Comparison, Row, Shown
@@ -13,6 +15,7 @@ from simulations.report.grid import grid
 from simulations.report.shades import scale, shade
 from simulations.report.strips import strips_of
 from simulations.report.study import Study
+from simulations.results_table import results_table
 from simulations.sweep import Sweep
 from strategies.callbacks import ClientRecord, RoundRecord
 
@@ -54,6 +57,20 @@ def test_the_report_of_a_sweep_compares(tmp_path, tiny, record):
     assert [row.labels for row in again.rows] == [row.labels for row in rows]
     assert again.rows[1].error == "RunError: it <broke>"
     assert again.rows[3].run is None
+
+
+@pytest.mark.parametrize("conditions", [1, 5])  # all of them, and only the worst
+def test_brackets_in_a_label_are_no_markup(tmp_path, tiny, record, conditions):
+    run, rule = record(tmp_path / "run", tiny), "filter (detectors=[mad, twins])"
+    faults = tuple(f"[bold]{number}" for number in range(conditions))
+    rows = tuple(Row((rule, each), "run", run) for each in faults)
+    axes = (Shown("[rule]", (rule,), (rule,)), Shown("faults", faults, faults))
+    console = Console(file=StringIO(), width=120)
+    console.print(results_table(Comparison("many", axes, rows)))
+    printed = console.file.getvalue()
+    assert rule in printed
+    assert "[rule]" in printed
+    assert "[bold]0" in printed
 
 
 ROBUST = """
