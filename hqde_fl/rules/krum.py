@@ -107,8 +107,8 @@ class MultiKrum(Rule):
     """Mean of the m updates with the least Krum scores; n >= 2f + 3.
 
     Tolerates its f, as long as m <= n - f: the default is n - f. Costs what Krum costs and one
-    weighted sum. ``rejected`` are the updates left out when m is the default; with a smaller m
-    being left out says nothing about a client.
+    weighted sum. ``rejected`` are the updates left out when m is n - f; with a smaller m being left
+    out says nothing about a client.
 
     Parameters
     ----------
@@ -140,16 +140,16 @@ class MultiKrum(Rule):
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
         """The m with the least scores."""
         f = cohort.remaining(self.f)
-        return self._judged(_decide(measured, cohort, f, self.m or cohort.n - f))
+        return self._judged(_decide(measured, cohort, f, self.m or cohort.n - f), cohort.n - f)
 
     def decide_roughly(self, rough: Rough, cohort: Cohort, state: State) -> Decision | None:
         """The same ones, where they are beyond doubt."""
         f = cohort.remaining(self.f)
         decision = _decide_roughly(rough, cohort, f, self.m or cohort.n - f)
-        return None if decision is None else self._judged(decision)
+        return None if decision is None else self._judged(decision, cohort.n - f)
 
-    def _judged(self, decision: Decision) -> Decision:
-        if self.m:
+    def _judged(self, decision: Decision, most: int) -> Decision:
+        if 0 < self.m < most:
             return decision
         assert decision.mixing is not None
         return replace(decision, rejected=decision.mixing[0] == 0)

@@ -216,6 +216,14 @@ def test_buckets_depend_on_the_round_and_the_seed() -> None:
     assert not torch.equal(run(round=1), run(round=1, seed=1))
 
 
+@pytest.mark.parametrize(("m", "rejected"), [(0, 3), (7, 3), (6, 0)])
+def test_multi_krum_accuses_whom_it_leaves_out_only_if_it_takes_as_many_as_it_may(
+    m: int, rejected: int
+) -> None:
+    outcome = aggregate(MultiKrum(3, m), Updates(honest(10)))
+    assert int(outcome.rejected.sum()) == rejected
+
+
 def test_bounds_of_chains() -> None:
     chain = Chain(Bucketing(2), MultiKrum(1))
     assert chain.minimum() == 9  # five buckets

@@ -49,6 +49,19 @@ def test_members_differ_and_every_client_trains_its_own(dealt, tmp_path):
     assert run.rounds[-1]["server"]["accuracy"] > run.rounds[0]["server"]["accuracy"] + 0.1
 
 
+def test_independent_members_are_models_of_runs_of_their_own(dealt, tmp_path):
+    """An ensemble of M is M times ordinary federated learning: the first is a run's with M = 1."""
+    states = []
+    for members in (1, 3):
+        clients = {"count": 4, "lr": 0.1, "members": members}
+        run_experiment(Experiment.parse({**dealt, "clients": clients}), tmp_path / str(members))
+        states.append(load_file(tmp_path / str(members) / "model.safetensors"))
+    one, three = states
+    first = of_member(0, three)
+    assert one.keys() == first.keys()
+    assert all(torch.equal(one[name], first[name]) for name in one)
+
+
 def test_fedavg_mode_ends_with_one_model(dealt, tmp_path):
     run_experiment(Experiment.parse(dealt, ["clients.mode=fedavg"]), tmp_path / "run")
     state = load_file(tmp_path / "run" / "model.safetensors")
