@@ -90,7 +90,7 @@ def setting(data: str, division: dict[str, Any], seed: int, rounds: int) -> Sett
     )
     if data == "digits":
         task = Digits().build(PARTITIONERS.build(division), seed)
-        return Setting(name, task, Training(epochs=2, lr=0.1), rounds)
+        return Setting(name, task, Training(epochs=3, lr=0.2), rounds)
     train = fashion("train", EXAMPLES)
     labels = np.asarray(train.tensors[1])
     parts = PARTITIONERS.build(division).split(labels, CLIENTS, seed)
@@ -99,7 +99,7 @@ def setting(data: str, division: dict[str, Any], seed: int, rounds: int) -> Sett
         partition=partial(_portion, train, parts),
         test=partial(fashion, "test", TEST_EXAMPLES),
     )
-    return Setting(name, task, Training(lr=0.05), rounds)
+    return Setting(name, task, Training(lr=0.1), rounds)
 
 
 def _portion(data: TensorDataset, parts: Sequence[Any], number: int, count: int) -> TensorDataset:

@@ -1,4 +1,9 @@
-"""One model against five, trained by a federation for as many client updates per member."""
+"""One model against five, trained by a federation for as many client updates per member.
+
+Members do not know of each other: what a client teaches one comes out the same whichever others
+there are (tests/simulations/test_members.py). Each of five is therefore the model of a run with
+one, and "one model" is the mean over five such runs.
+"""
 
 from __future__ import annotations
 
@@ -16,32 +21,38 @@ from clients.members import initial_state, split
 from hqde_fl.rules import Mean
 from hqde_fl.seeding import Seeds
 from hqde_fl.selection import Ensemble
+from hqde_fl.selection.ensemble import Assignment
 from hqde_fl.wire import from_record, to_record
 from simulations.engines.inline import InlineGrid
 from strategies.hqde import HQDEStrategy
 
 MEMBERS = 5
 DIVERSE = 0.01
-SHOWN = ("accuracy", "nll", "ece", "member-accuracy", "member-nll", "member-ece", "disagreement")
+SHOWN = ("accuracy", "nll", "ece", "disagreement")
+ASSIGNMENTS: tuple[Assignment, ...] = ("all", "round-robin")
 
 Row = dict[str, Any]
 
 
-def trained(where: Setting, members: int, seed: int) -> dict[str, float]:
-    """How good an ensemble is of which every client trains every member in every round."""
-    app = ensemble_app(where.task, members=members, training=where.training, seed=seed)
+def trained(where: Setting, assignment: Assignment, seed: int) -> dict[str, float]:
+    """How good an ensemble is of which all clients train all members, or a fifth of them each.
+
+    With shares it takes five times the rounds until a member has had as many client updates.
+    """
+    app = ensemble_app(where.task, members=MEMBERS, training=where.training, seed=seed)
     strategy = HQDEStrategy(
         Mean(weighted=True),
-        ensemble=Ensemble(members=members),
+        ensemble=Ensemble(MEMBERS, assignment),
         seed=seed,
         identify=True,
         fraction_evaluate=0.0,
         min_available_nodes=CLIENTS,
     )
-    start = to_record(initial_state(where.task, members, Seeds(seed)))
-    result = strategy.start(InlineGrid(app, CLIENTS, {}, seed), start, where.rounds)
+    start = to_record(initial_state(where.task, MEMBERS, Seeds(seed)))
+    rounds = where.rounds if assignment == "all" else where.rounds * MEMBERS
+    result = strategy.start(InlineGrid(app, CLIENTS, {}, seed), start, rounds)
     models = []
-    for state in split(from_record(result.arrays), members):
+    for state in split(from_record(result.arrays), MEMBERS):
         models.append(where.task.model())
         models[-1].load_state_dict(state)
     test = batches(where.task.test(), 500, torch.device("cpu"))
@@ -49,30 +60,38 @@ def trained(where: Setting, members: int, seed: int) -> dict[str, float]:
 
 
 def compare(quick: bool) -> list[Row]:
-    """One row for each data set and number of members, means over the seeds."""
+    """Two rows for each data set and assignment: one model, five members."""
     names = ["digits", "fashion-mnist"] if have_fashion() else ["digits"]
     seeds = [0] if quick else [0, 1, 2]
     rows = []
-    print(f"\nensembles, Dirichlet 0.3, {ROUNDS} rounds, means over {len(seeds)} seeds")
-    print(f"{'data':16s}{'members':>8s}" + "".join(f"{name:>16s}" for name in SHOWN))
+    print(
+        f"\nensembles, Dirichlet 0.3, {ROUNDS * CLIENTS} client updates a member, "
+        f"means over {len(seeds)} seeds"
+    )
+    head = f"{'data':16s}{'assignment':>12s}{'members':>8s}"
+    print(head + "".join(f"{name:>14s}" for name in SHOWN))
     for data in names:
-        for members in (1, MEMBERS):
+        for assignment in ASSIGNMENTS:
             found = [
-                trained(setting(data, DIRICHLET, seed, ROUNDS), members, seed) for seed in seeds
+                trained(setting(data, DIRICHLET, seed, ROUNDS), assignment, seed) for seed in seeds
             ]
-            row: Row = {"part": "ensembles", "data": data, "members": members}
-            row |= {name: statistics.mean(each[name] for each in found) for name in found[0]}
-            rows.append(row)
-            cells = (f"{row[name]:16.4f}" if name in row else f"{'':>16s}" for name in SHOWN)
-            print(f"{data:16s}{members:8d}" + "".join(cells), flush=True)
+            means = {name: statistics.mean(each[name] for each in found) for name in found[0]}
+            about = {"part": "ensembles", "data": data, "assignment": assignment}
+            one = {name: means[f"member-{name}"] for name in ("accuracy", "nll", "ece")}
+            five = {name: means[name] for name in SHOWN}
+            for row in (about | {"members": 1} | one, about | {"members": MEMBERS} | five):
+                rows.append(row)
+                cells = (f"{row[name]:14.4f}" if name in row else "" for name in SHOWN)
+                print(
+                    f"{data:16s}{assignment:>12s}{row['members']:8d}" + "".join(cells), flush=True
+                )
     return rows
 
 
 def checks(rows: list[Row]) -> list[Row]:
     """What five members are meant to be better at."""
     found = []
-    for data in dict.fromkeys(row["data"] for row in rows):
-        one, five = (row for row in rows if row["data"] == data)
+    for one, five in zip(rows[::2], rows[1::2], strict=True):
         for claim, value, bound, holds in (
             ("NLL below that of one", five["nll"], one["nll"], five["nll"] < one["nll"]),
             (
@@ -90,7 +109,7 @@ def checks(rows: list[Row]) -> list[Row]:
         ):
             found.append(
                 {
-                    "claim": f"{MEMBERS} members, {data}: {claim}",
+                    "claim": f"{MEMBERS} members, {five['assignment']}, {five['data']}: {claim}",
                     "value": round(value, 4),
                     "bound": round(bound, 4),
                     "holds": holds,

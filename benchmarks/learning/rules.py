@@ -29,7 +29,7 @@ TWINS = {
 }
 """The classical rule that each has to be compared with."""
 
-ROUNDS = 15
+ROUNDS = 30
 DIRICHLET = {"name": "dirichlet", "alpha": 0.3}
 DIVISIONS: tuple[dict[str, Any], ...] = (
     {"name": "iid"},
