@@ -74,9 +74,19 @@ def superlink() -> Iterator[Site]:
     TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = run_id, 0, 1
     grid = HttpGrid(address, insecure=True, token=token)
     grid.set_run(run)
+    over = threading.Event()
+
+    def beat() -> None:  # or the token is worth nothing after a minute
+        while not over.wait(10.0):
+            state.acknowledge_task_heartbeat(run.primary_task_id)
+
+    beating = threading.Thread(target=beat)
+    beating.start()
     try:
         yield Site(address, grid, state)
     finally:
+        over.set()
+        beating.join()
         grid.close()
         server.should_exit = server.force_exit = True
         thread.join()

@@ -1,0 +1,81 @@
+"""The hostile catalogue on a real SuperLink, through the guarded Grid."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import pytest
+from flwr.app import Context, RecordDict
+from flwr.proto.message_pb2 import ObjectTree
+
+from simulations.audit import Case, Wire
+from simulations.audit.federation import honest, start
+from simulations.audit.wire import to_wire
+from simulations.engines.guarded import GuardedGrid
+from tests.deployment.superlink import Node, Site, Upload
+from tests.hostile.batch import HONEST, Rounds, check, rejected, strategy
+
+pytestmark = pytest.mark.deployment
+
+SIGNED_BY_THE_SUPERLINK = {
+    "another-type",
+    "another-run",
+    "another-group",
+    "stranger",
+    "stolen-name",
+    "node-id-0",
+    "duplicate",
+    "many-replies",
+    "error-and-reply",
+}
+"""Lies on the envelope, and second replies: there is no way to tell them to a SuperLink."""
+LONG = {"deep-records"}
+"""Thousands of uploads."""
+ROWS = [
+    row
+    for row in rejected("objects", "arrays", "files", "metrics", "records", "envelopes")
+    if row.name not in SIGNED_BY_THE_SUPERLINK | LONG
+]
+
+
+def answer(node: Node, partition: int) -> None:
+    """What a node does: what its row says, or what is right."""
+    message = node.instruction()
+    content = honest(message, partition)
+    if partition >= len(ROWS):
+        node.hand_in(node.reply(content, message))
+        return
+    context = Context(message.metadata.run_id, node.id, {}, RecordDict(), {})
+    (reply,) = ROWS[partition].replies(Case(message, content, context, None, 4242))
+    wire = reply if isinstance(reply, Wire) else to_wire(reply)
+    upload = node.reply(content, message)
+    upload.message.metadata.__dict__["_message_id"] = wire.root
+    children = [ObjectTree(object_id=key) for key in wire.objects if key != wire.root]
+    tree = ObjectTree(object_id=wire.root, children=children)
+    node.hand_in(Upload(upload.message, tree, dict(wire.objects)))
+
+
+def test_every_culprit_is_named_and_the_honest_mean_kept(site: Site) -> None:
+    nodes = [Node(site.address) for _ in range(len(ROWS) + HONEST)]
+    for node in nodes:
+        site.state.acknowledge_node_heartbeat(node.id, 3600.0)  # until its turn has come
+    partitions = {node.id: partition for partition, node in enumerate(nodes)}
+    rounds = Rounds()
+    hqde = strategy(rounds)
+    hqde.identify = False  # these nodes answer one message
+
+    def work() -> None:
+        for partition, node in enumerate(nodes):
+            answer(node, partition)
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    hqde.start(GuardedGrid(site.grid), start(), num_rounds=1, timeout=600.0)
+    worker.join()
+    for node in nodes:
+        node.deactivate()
+    record = rounds.rounds[1]
+    clients = [replace(each, partition=partitions[each.node]) for each in record.clients]
+    rounds.rounds[1] = replace(record, clients=tuple(clients))
+    check(rounds, ROWS, alternative="failed: too large")
