@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -16,16 +17,68 @@ BAD = -0.05
 """A difference in accuracy worth a colour."""
 
 
-def results_table(comparison: Comparison) -> Table:
+def results_table(comparison: Comparison, width: int = 80) -> Table:
     """Final accuracy, difference to the first run, precision and recall of the filter.
 
-    Of many conditions only the worst has room, and the mean. Labels are ``Text``: rich would take
-    ``[mad, twins]`` in a string for markup, and leave it out.
+    The first axis makes the rows and the others the columns, or where so wide a table has no room
+    all make rows. Of many conditions only the worst has room, and the mean. Labels are ``Text``:
+    rich would take ``[mad, twins]`` in a string for markup, and leave it out.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        The runs.
+    width : int
+        Characters of a line.
     """
     if len(comparison.columns) > MOST_COLUMNS:
         return ranking_table(comparison)
+    table = _side_by_side(comparison)
+    fits = Console(width=10 * width).measure(table).maximum <= width
+    return table if fits else _one_below_the_other(comparison)
+
+
+def _side_by_side(comparison: Comparison) -> Table:
+    """A row for each label of the first axis, columns for every condition."""
+    table = _accuracies(comparison)
+    varied = comparison.compared[0].name if comparison.compared else ""
+    table.add_column(Text(f"\n{varied}"), no_wrap=True)
+    filtered = {column: _has_faults(comparison, column) for column in comparison.columns}
+    for column in comparison.columns:
+        head = Text(f"{', '.join(column) or 'all'}\naccuracy")
+        table.add_column(head, justify="right", no_wrap=True)
+        table.add_column("\nΔ", justify="right", no_wrap=True)
+        if filtered[column]:
+            table.add_column("\nfiltered", justify="right", no_wrap=True)
+    for line in comparison.lines:
+        cells: list[Text | str] = [Text(line)]
+        for column in comparison.columns:
+            row = comparison.at(line, column)
+            cells += _cells(comparison, row)
+            if filtered[column]:
+                cells.append(_filtered(row))
+        table.add_row(*cells)
+    return table
+
+
+def _one_below_the_other(comparison: Comparison) -> Table:
+    """A row for each label of the first axis under each condition."""
+    table = _accuracies(comparison)
+    for axis in comparison.compared:
+        table.add_column(Text(axis.name))
+    for name in ("accuracy", "Δ", "filtered"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for line in comparison.lines:
+        for column in comparison.columns:
+            row = comparison.at(line, column)
+            filtered = _filtered(row) if row.faulty else ""
+            table.add_row(*map(Text, (line, *column)), *_cells(comparison, row), filtered)
+    return table
+
+
+def _accuracies(comparison: Comparison) -> Table:
     baseline = ", ".join(comparison.baseline.labels)
-    table = Table(
+    return Table(
         title="Final accuracy",
         title_justify="left",
         title_style="bold",
@@ -36,23 +89,6 @@ def results_table(comparison: Comparison) -> Table:
         box=SIMPLE_HEAD,
         padding=(0, 1),
     )
-    varied = comparison.compared[0].name if comparison.compared else ""
-    table.add_column(Text(f"\n{varied}"), no_wrap=True)
-    filtered = {column: _has_faults(comparison, column) for column in comparison.columns}
-    for column in comparison.columns:
-        table.add_column(Text(f"{', '.join(column) or 'all'}\naccuracy"), justify="right")
-        table.add_column("\nΔ", justify="right")
-        if filtered[column]:
-            table.add_column("\nfiltered", justify="right")
-    for line in comparison.lines:
-        cells: list[Text | str] = [Text(line)]
-        for column in comparison.columns:
-            row = comparison.at(line, column)
-            cells += _cells(comparison, row)
-            if filtered[column]:
-                cells.append(_filtered(row))
-        table.add_row(*cells)
-    return table
 
 
 def ranking_table(comparison: Comparison) -> Table:

@@ -39,7 +39,7 @@ def carry_out(
     """Run a sweep, show its progress and its results."""
     with SweepProgress(console, sweep.name) as watch:
         comparison = run_sweep(sweep, out, jobs=jobs, resume=resume, watch=watch)
-    console.print(results_table(comparison))
+    console.print(results_table(comparison, console.width))
     failed = [row for row in comparison.rows if row.error]
     for row in failed:
         _say(console, f"failed: {', '.join(row.labels)}: {row.error}")

@@ -59,18 +59,28 @@ def test_the_report_of_a_sweep_compares(tmp_path, tiny, record):
     assert again.rows[3].run is None
 
 
-@pytest.mark.parametrize("conditions", [1, 5])  # all of them, and only the worst
-def test_brackets_in_a_label_are_no_markup(tmp_path, tiny, record, conditions):
+@pytest.mark.parametrize(
+    ("conditions", "width", "heads"),
+    [
+        (2, 120, ["[rule] accuracy", "[bold]1"]),
+        (2, 60, ["[rule] faults accuracy"]),
+        (5, 120, ["[rule] worst under"]),
+    ],
+    ids=["side by side", "too narrow", "only the worst"],
+)
+def test_a_table_in_the_terminal(tmp_path, tiny, record, conditions, width, heads):
+    """Numbers are never cut off, and brackets in a label are no markup."""
     run, rule = record(tmp_path / "run", tiny), "filter (detectors=[mad, twins])"
     faults = tuple(f"[bold]{number}" for number in range(conditions))
     rows = tuple(Row((rule, each), "run", run) for each in faults)
     axes = (Shown("[rule]", (rule,), (rule,)), Shown("faults", faults, faults))
-    console = Console(file=StringIO(), width=120)
-    console.print(results_table(Comparison("many", axes, rows)))
+    console = Console(file=StringIO(), width=width)
+    console.print(results_table(Comparison("many", axes, rows), width))
     printed = console.file.getvalue()
-    assert rule in printed
-    assert "[rule]" in printed
-    assert "[bold]0" in printed
+    words = " ".join(printed.split())
+    assert "\N{HORIZONTAL ELLIPSIS}" not in printed
+    assert "0.700" in printed
+    assert all(part in words for part in ("filter", "(detectors=[mad, twins])", "[bold]0", *heads))
 
 
 ROBUST = """
