@@ -80,7 +80,9 @@ def test_a_table_in_the_terminal(tmp_path, tiny, record, conditions, width, head
     words = " ".join(printed.split())
     assert "\N{HORIZONTAL ELLIPSIS}" not in printed
     assert "0.700" in printed
-    assert all(part in words for part in ("filter", "(detectors=[mad, twins])", "[bold]0", *heads))
+    assert all(
+        part in words for part in ("filter", "(detectors=[mad,", "twins])", "[bold]0", *heads)
+    )
 
 
 ROBUST = """
