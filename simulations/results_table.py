@@ -65,7 +65,7 @@ def _one_below_the_other(comparison: Comparison) -> Table:
     """A row for each label of the first axis under each condition."""
     table = _accuracies(comparison)
     for axis in comparison.compared:
-        table.add_column(Text(axis.name))
+        table.add_column(Text(axis.name), overflow="fold")
     for name in ("accuracy", "Δ", "filtered"):
         table.add_column(name, justify="right", no_wrap=True)
     for line in comparison.lines:

@@ -63,7 +63,7 @@ def test_the_report_of_a_sweep_compares(tmp_path, tiny, record):
     ("conditions", "width", "heads"),
     [
         (2, 120, ["[rule] accuracy", "[bold]1"]),
-        (2, 60, ["[rule] faults accuracy"]),
+        (2, 80, ["[rule] faults accuracy"]),
         (5, 120, ["[rule] worst under"]),
     ],
     ids=["side by side", "too narrow", "only the worst"],
