@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python)
 
-# More options for pytest: make test ARGS="tests/hqde_fl -k median"
+# More options for pytest: make test ARGS="tests/rules -k median"
 ARGS ?=
 
 help: ## show this list
