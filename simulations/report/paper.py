@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from simulations.comparison import Comparison
@@ -22,6 +23,8 @@ FIGURES = "figures"
 
 MISSING = "#eceff2"
 DPI = 200
+WRAP = 28
+"""Characters of a label's line."""
 COLOURS = ("#2a6fdb", "#d9730d", "#18916a", "#8250df", "#cf222e", "#0e8a9c", "#9a6700", "#6e7781")
 _STYLE: Any = {**style("#1b1f24", "#d5dae0"), "pdf.fonttype": 42}
 
@@ -47,7 +50,7 @@ def write_figures(comparison: Comparison, out: Path) -> list[Path]:
     directory.mkdir(parents=True)
     written = []
     for heat in Study(comparison).heat_maps():
-        with _figure(max(3.2, 1.9 + 0.62 * len(heat.columns)), 0.9 + 0.3 * len(heat.lines)) as f:
+        with _figure(*_room(heat)) as f:
             _draw_heat(f, heat)
             written += _save(f, directory / heat.slug)
     shown = [c for c in conditions(comparison) if c.series("accuracy")]
@@ -69,13 +72,21 @@ def _figure(width: float, height: float) -> Iterator[Figure]:
         yield Figure(figsize=(width, height), layout="constrained")
 
 
+def _room(heat: HeatMap) -> tuple[float, float]:
+    """Inches, for the spots and for the longest labels beside and, at an angle, below them."""
+    beside, below = (max(len(each) for each in names) for names in (heat.lines, heat.columns))
+    width = 1.3 + 0.06 * min(beside, WRAP) + 0.62 * len(heat.columns)
+    return max(3.2, width), 0.6 + 0.04 * min(below, WRAP) + 0.3 * len(heat.lines)
+
+
 def _draw_heat(figure: Figure, heat: HeatMap) -> None:
     axes = figure.subplots()
     values = [[float("nan") if s.value is None else s.value for s in row] for row in heat.spots]
     image = axes.imshow(values, cmap=SCALE, vmin=0, vmax=1, aspect="auto")
     axes.set_facecolor(MISSING)
-    axes.set_xticks(range(len(heat.columns)), heat.columns, rotation=35, ha="right")
-    axes.set_yticks(range(len(heat.lines)), heat.lines)
+    lines, columns = ([fill(each, WRAP) for each in names] for names in (heat.lines, heat.columns))
+    axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right")
+    axes.set_yticks(range(len(lines)), lines)
     axes.tick_params(length=0)
     axes.grid(False)
     for side in ("left", "bottom"):
