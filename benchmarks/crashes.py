@@ -1,8 +1,8 @@
 """Kill -9 a run at random moments, resume it every time, and compare it with an undisturbed one.
 
 Every run is a process of its own (``hqde-fl run FILE --resume DIR``), killed as the operating
-system kills: at a random time into a round, or at a random time while it starts. What has to come
-out: the same final model to the bit, and the same records but for seconds.
+system kills: at random moments from the first round to the last, and every fourth time while it
+starts. What has to come out: the same final model to the bit, and the same records but for seconds.
 
     python benchmarks/crashes.py [--quick] [--json FILE]
 """
@@ -36,7 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {"plain": {}, "error feedback, downlink": 
 TASK = {
     "seed": 5,
     "task": {"name": "digits", "hidden": 16},
-    "clients": {"count": 6, "lr": 0.1, "momentum": 0.5},
+    "clients": {"count": 6, "epochs": 40, "lr": 0.1, "momentum": 0.5},  # rounds that last a while
 }
 RULE = {
     "rule": {"name": "byzantine-filter"},
@@ -82,25 +82,28 @@ def drill(directory: Path, experiment: Experiment, kills: int, seed: int = 0) ->
     experiment : Experiment
         What is run.
     kills : int
-        How often it is killed: every second time while it starts.
+        How often it is killed.
     seed : int
         Of the moments.
     """
     file, whole, broken = (directory / name for name in ("drill.toml", "whole", "broken"))
     file.write_text(to_toml(experiment.to_table()))
     started = time.monotonic()
-    assert _start(file, whole).wait() == 0, "the undisturbed run failed"
-    seconds = time.monotonic() - started
+    undisturbed = _start(file, whole)
+    _await_round(whole, 1, undisturbed)
+    start = time.monotonic() - started
+    assert undisturbed.wait() == 0, "the undisturbed run failed"
+    seconds = (time.monotonic() - started - start) / (experiment.rounds - 1)  # of a round
     chance = random.Random(seed)
+    moments = sorted(chance.uniform(0.0, experiment.rounds - 2) for _ in range(kills))
     found = []
-    for kill in range(kills):
+    for kill, moment in enumerate(moments):
         process = _start(file, broken)
-        due = 1 + kill * (experiment.rounds - 3) // max(1, kills - 1)
-        if kill % 2:  # from the first import on, but before the last round
-            _await_round(broken, experiment.rounds - 2, process, chance.uniform(0.0, seconds))
+        if kill % 4 == 3:
+            _await_round(broken, experiment.rounds, process, chance.uniform(0.0, start))
         else:
-            _await_round(broken, due, process)
-            time.sleep(chance.uniform(0.0, 0.1))
+            _await_round(broken, int(moment), process)
+            time.sleep(moment % 1 * seconds)
         process.kill()
         if process.wait() == 0:
             break  # it was over before that
