@@ -11,7 +11,8 @@ no pair of clients gain more by agreeing than honest pairs do:
 3. trust t, the fixed point of t = max(0, A t) up to scale, from all alike: whom the trusted agree
    with, remembered from round to round;
 4. a client counts in full from a fraction of the median trust on, less below, not at all at zero;
-5. no update is longer than a multiple of the median length.
+5. no update is longer than a multiple of the median length, and one that was far longer counts the
+   less, the longer it was: its direction may be that of one coordinate alone.
 
 FoolsGold (Fung, Yoon and Beschastnikh, 2020, arXiv:1808.04866) lowers the weight of those who agree
 too well in the same spirit; the trusted direction is that of ``Entanglement``.
@@ -57,6 +58,9 @@ class Robust(Rule):
         The share of the last rounds in a client's trust; in [0, 1).
     longest : float
         An update's greatest length, in median lengths; at least 1.
+    far : float
+        The length, in median lengths, from which on an update counts for less, in proportion; at
+        least ``longest``.
     """
 
     gram = True
@@ -66,6 +70,7 @@ class Robust(Rule):
     full: float = 0.5
     memory: float = 0.5
     longest: float = 1.0
+    far: float = 4.0
 
     def __post_init__(self) -> None:
         for name in ("closeness", "memory"):
@@ -76,6 +81,8 @@ class Robust(Rule):
                 raise ConfigError(f"Robust needs {name} in (0, 1], found {getattr(self, name)}")
         if not self.longest >= 1:
             raise ConfigError(f"Robust needs longest >= 1, found {self.longest}")
+        if not self.far >= self.longest:
+            raise ConfigError(f"Robust needs far >= longest = {self.longest}, found {self.far}")
 
     def minimum(self, faulty: int = 0) -> int:
         """One update is enough."""
@@ -100,15 +107,16 @@ class Robust(Rule):
         )
         now = trust(self._agreement(cosines.clamp(-1, 1)))
         earned, kept = self._remembered(now @ (voters > 0).double(), cohort, state)
-        shares = self._shares(voters @ earned)
-        usual = self.longest * float(geometry.norms().median())
-        shrink = torch.where(lengths > usual, usual / lengths, 1.0)
+        excess = lengths / float(geometry.norms().median())
+        shrink = (self.longest / excess).clamp(max=1).nan_to_num(1.0)
+        trusted = self._shares(voters @ earned)
+        shares = trusted * (self.far / excess).clamp(max=1).nan_to_num(1.0)
         return Decision(
             mixing=(shares * shrink / shares.sum() @ voters)[None, :],
-            rejected=(shares == 0).double() @ voters > 0,
+            rejected=(trusted == 0).double() @ voters > 0,
             diagnostics={
                 "trust": dict(zip(map(str, cohort.ids), earned.tolist(), strict=True)),
-                "outliers": cohort.n - int((shares > 0).sum()),
+                "outliers": cohort.n - int((trusted > 0).sum()),
             },
             state={"trust": kept},
         )

@@ -31,6 +31,7 @@ NAMED: Mapping[str, Factory] = {
     "trimmed-mean": lambda: presets.trimmed_mean(f=1),
     "geometric-median": presets.geometric_median,
     "byzantine-filter": presets.byzantine_filter,
+    "robust": presets.robust,
     "hierarchical": presets.hierarchical,
     "quantum-superposition": presets.quantum_superposition,
     "quantum-entanglement": presets.quantum_entanglement,

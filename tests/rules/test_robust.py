@@ -75,6 +75,16 @@ def test_nobody_is_longer_than_usual() -> None:
     assert run(rows, Robust(longest=3.0)).delta.norm() > found.delta.norm()
 
 
+def test_who_is_far_longer_than_usual_counts_for_next_to_nothing() -> None:
+    """In few dimensions a huge error in one of them still points a little where all others do."""
+    rows = torch.ones(11, 50, dtype=torch.float64) + honest(11, d=50) / 100
+    rows[3, 7] += 1e6
+    found = run(rows)
+    assert float((found.delta - 1).abs().max()) < 0.05
+    assert 0 < float(found.influence[3]) < 1e-4
+    assert float(run(rows, Robust(far=1e9)).delta[7]) > 1.1
+
+
 def test_copies_count_once() -> None:
     rows = honest(8)
     copied = torch.cat([rows, rows[2].expand(3, -1)])
@@ -152,6 +162,7 @@ def test_the_filter_finds_colluders_that_hide_in_the_crowd() -> None:
         ({"saturation": 0.0}, r"saturation in \(0, 1\], found 0.0"),
         ({"full": 1.5}, r"full in \(0, 1\], found 1.5"),
         ({"longest": 0.5}, "longest >= 1, found 0.5"),
+        ({"far": 0.5}, "far >= longest = 1.0, found 0.5"),
     ],
 )
 def test_impossible_parameters_are_refused(options: dict[str, float], message: str) -> None:
