@@ -5,8 +5,8 @@ and the smallest float arrays: see ``exact``), and one more, ``hqde.delta``: the
 for the update of all other float arrays, one after the other in the model's order. Which those are
 needs no telling: they are the ones that are missing.
 
-A client with error feedback also says whose error the update makes up for (``FEEDBACK``), so that
-a server notices when a client has lost what it remembered.
+A client with error feedback also says when it has no error to feed back (``FEEDBACK``): the first
+time, and whenever it has lost what it remembered, so that a server notices.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ PACKED = "hqde.codec"
 """Serialisation type of a payload."""
 DELTA = "hqde.delta"
 """The name of the array that holds it."""
-FEEDBACK = "hqde.feedback"
-"""Name of the reply's ConfigRecord: member ("0" for the only model) -> round whose error was fed
-back, 0 for none."""
+FEEDBACK, NO_ERROR = "hqde.feedback", "none"
+"""Name of the reply's ConfigRecord, and its key: members (0 for the only model) whose update makes
+up for no error."""
 
 EXACT_SHARE = 512
 """At most one number in so many travels exact: a sixteenth of a bit for each number."""

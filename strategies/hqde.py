@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from itertools import count
 from logging import INFO, WARNING
@@ -218,7 +218,7 @@ class HQDEStrategy(FedAvg):
         models = tuple(each.model for each in merged.values())
         if self.ensemble.mode == "fedavg":
             models = united(models, moved)
-        feedback = self._feedback(received.feedback, ledger)
+        feedback = self._feedback(received.anew, ledger)
         self.state = ServerState(server_round, models, feedback)
         note, diagnostics = summed_up(merged)
         if note is not None:
@@ -370,13 +370,13 @@ class HQDEStrategy(FedAvg):
         return self._merging.merge(model, list(replies.values()), cohort)
 
     def _feedback(
-        self, heard: Mapping[tuple[int, int], int], ledger: Ledger
+        self, anew: Collection[tuple[int, int]], ledger: Ledger
     ) -> dict[tuple[int, int], int]:
-        """Who has kept an error to feed back, and when; who should have had one is counted."""
+        """Who has kept an error to feed back, since when; who had one and has not is counted."""
         kept = dict(self.state.feedback if self.state is not None else {})
-        for (node, member), since in heard.items():
+        for node, member in sorted(anew):
             client = self._roster.identity(node)
-            if since < kept.get((client, member), 0):
+            if (client, member) in kept:
                 ledger.write(node, feedback_lost=True)
                 log(WARNING, "node %d (client %d) has lost its error feedback", node, client)
             kept[client, member] = ledger.round

@@ -9,7 +9,7 @@ from logging import INFO, WARNING
 from flwr.app import ConfigRecord, Message
 from flwr.common.logger import log
 
-from hqde_fl.packed import FEEDBACK
+from hqde_fl.packed import FEEDBACK, NO_ERROR
 from hqde_fl.versions import NONE
 from hqde_fl.wire import (
     Accepted,
@@ -43,14 +43,14 @@ class Received:
         Node and member: who says it holds the clients' model of this round.
     lost : frozenset[tuple[int, int]]
         Node and member: who says it could not follow it.
-    feedback : Mapping[tuple[int, int], int]
-        Node and member -> the round whose error the update is said to make up for; 0 for none.
+    anew : frozenset[tuple[int, int]]
+        Node and member: who says it had no error to feed back.
     """
 
     accepted: Mapping[int, Mapping[int, Accepted]]
     current: frozenset[tuple[int, int]]
     lost: frozenset[tuple[int, int]]
-    feedback: Mapping[tuple[int, int], int]
+    anew: frozenset[tuple[int, int]]
 
     def ordered(self, nodes: Iterable[int]) -> Received:
         """The same with the replies in another order."""
@@ -103,7 +103,7 @@ def receive(
     accepted: dict[int, Mapping[int, Accepted]] = {}
     current: set[tuple[int, int]] = set()
     lost: set[tuple[int, int]] = set()
-    feedback: dict[tuple[int, int], int] = {}
+    anew: set[tuple[int, int]] = set()
     for reply in replies:
         node = ledger.asked.source(reply)
         if node is None:
@@ -145,11 +145,9 @@ def receive(
         seconds = accepted[node][share[0]].metrics.get("train-seconds")
         ledger.write(node, seconds=seconds)
         current.update((node, member) for member in follows)
-        fed_back = reply.content.config_records.get(FEEDBACK, ConfigRecord())
-        for member in share:
-            if isinstance(since := fed_back.get(str(member)), int):
-                feedback[node, member] = since
-    return Received(accepted, frozenset(current), frozenset(lost), feedback)
+        said = reply.content.config_records.get(FEEDBACK, ConfigRecord()).get(NO_ERROR)
+        anew.update((node, m) for m in share if isinstance(said, list) and m in said)
+    return Received(accepted, frozenset(current), frozenset(lost), frozenset(anew))
 
 
 def _version(model: ModelState) -> int | None:

@@ -16,7 +16,7 @@ from hqde_fl.codec.base import LARGEST
 from hqde_fl.codec.request import from_json, to_json
 from hqde_fl.layout import Layout
 from hqde_fl.members import member_name, members_of, named, of_member, record_of
-from hqde_fl.packed import DELTA, FEEDBACK, exact, gather, to_packed
+from hqde_fl.packed import DELTA, FEEDBACK, NO_ERROR, exact, gather, to_packed
 from hqde_fl.seeding import Seeds
 from hqde_fl.wire import from_record, message_bytes, to_record
 
@@ -41,7 +41,7 @@ class CodecMod:
     memory lies in ``Context.state``; it starts anew when the codec or the model's size changes.
 
     The reply gains the metrics ``plain-bytes`` and ``packed-bytes``: the size of its arrays before
-    and after. With error feedback it also says of which round the error was that it made up for.
+    and after. With error feedback it also names the models for which it had no error to feed back.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class CodecMod:
         _, trained = arrays(reply)
         place = int(context.node_config.get("partition-id", context.node_id))
         number, seeds = server_round(message), Seeds(self.seed)
-        packed, memories, fed_back = ArrayRecord(), [], {}
+        packed, memories, anew = ArrayRecord(), [], list[int]()
         for part in parts:
             coded = part.update(trained)
             if coded is None or not bool((coded.abs() <= LARGEST).all()):  # nor for NaN
@@ -76,14 +76,15 @@ class CodecMod:
             which = () if part.member is None else (part.member,)
             rng = seeds.numpy("codec", place, number, *which)
             owner = ConfigRecord({"codec": to_json(codec), "size": len(coded)})
-            remembered, since = _recall(context, part.memory, owner)
+            remembered = _recall(context, part.memory, owner)
             payload, memory = codec.encode(coded, remembered, rng)
             memories.append((part.memory, owner, memory))
-            fed_back[str(part.member or 0)] = since
+            if codec.stateful and not remembered:
+                anew.append(part.member or 0)
             packed.update(part.packed(trained, payload))
         for where, owner, memory in memories:  # all or nothing
-            _keep(context, where, owner, memory, number)
-        return _answer(message, reply, packed, fed_back if codec.stateful else {})
+            _keep(context, where, owner, memory)
+        return _answer(message, reply, packed, anew)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,10 +152,8 @@ def _fits(reply: Message, layout: Layout) -> bool:
     )
 
 
-def _answer(
-    message: Message, reply: Message, packed: ArrayRecord, fed_back: Mapping[str, int]
-) -> Message:
-    """The reply with packed arrays, what that saved, and the rounds of the errors fed back."""
+def _answer(message: Message, reply: Message, packed: ArrayRecord, anew: list[int]) -> Message:
+    """The reply with packed arrays, what that saved, and the models without an error fed back."""
     name, trained = arrays(reply)
     content = RecordDict(dict(reply.content))
     content[name] = packed
@@ -164,29 +163,23 @@ def _answer(
     }
     for key, metrics in reply.content.metric_records.items():
         content[key] = MetricRecord({**metrics, **sizes})
-    if fed_back:
-        content[FEEDBACK] = ConfigRecord(dict(fed_back))
+    if anew:
+        content[FEEDBACK] = ConfigRecord({NO_ERROR: anew})
     return Message(content, reply_to=message)
 
 
-def _recall(context: Context, place: str, owner: ConfigRecord) -> tuple[dict[str, Any], int]:
-    """What the codec remembers, if it is this codec's and for vectors of this size; since when."""
-    if context.state.config_records.get(place) != owner:
-        return {}, 0
+def _recall(context: Context, place: str, owner: ConfigRecord) -> dict[str, Any]:
+    """What the codec remembers, if it is this codec's and for vectors of this size."""
     record = context.state.array_records.get(f"{place}.memory")
-    since = context.state.config_records.get(f"{place}.since", ConfigRecord()).get("round")
-    if record is None or not isinstance(since, int):
-        return {}, 0
-    return dict(from_record(record)), since
+    if record is None or context.state.config_records.get(place) != owner:
+        return {}
+    return dict(from_record(record))
 
 
-def _keep(
-    context: Context, place: str, owner: ConfigRecord, memory: Mapping[str, Tensor], number: int
-) -> None:
+def _keep(context: Context, place: str, owner: ConfigRecord, memory: Mapping[str, Tensor]) -> None:
     if not memory:
-        for name in (place, f"{place}.memory", f"{place}.since"):
+        for name in (place, f"{place}.memory"):
             context.state.pop(name, None)
         return
     context.state[place] = owner
     context.state[f"{place}.memory"] = to_record(memory)
-    context.state[f"{place}.since"] = ConfigRecord({"round": number})

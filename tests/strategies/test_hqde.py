@@ -306,4 +306,5 @@ def test_a_client_that_lost_its_error_feedback_is_named_and_counted() -> None:
     assert [record.feedback_lost for record in recorder.rounds] == [0, 0, 0, 1, 0]
     assert [c.partition for c in recorder.rounds[3].clients if c.feedback_lost] == [HOSTILE]
     assert strategy.state is not None
-    assert strategy.state.feedback == {(client, 0): 4 for client in (0, 2, 4, 6, 8)}
+    since = {client: 3 if client == HOSTILE else 1 for client in (0, 2, 4, 6, 8)}
+    assert strategy.state.feedback == {(client, 0): number for client, number in since.items()}
