@@ -37,7 +37,7 @@ demo-deploy: install ## run a demo on a SuperLink and four SuperNodes, with TLS,
 test: install ## run the tests, but for those on real nodes
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
-test-deployment: install ## kill, restart and refuse real nodes (some minutes)
+test-deployment: install ## kill, restart, refuse and abuse real nodes (some minutes)
 	$(BIN)/python -m pytest -m deployment $(ARGS)
 
 lint: install ## check style, types and the layers

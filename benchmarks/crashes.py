@@ -1,7 +1,7 @@
 """Kill -9 a run at random moments, resume it every time, and compare it with an undisturbed one.
 
 Every run is a process of its own (``hqde-fl run FILE --resume DIR``), killed as the operating
-system kills: at random moments from the first round to the last, and every fourth time while it
+system kills: at random moments up to the last round but one, and every fourth time while it
 starts. What has to come out: the same final model to the bit, and the same records but for seconds.
 
     python benchmarks/crashes.py [--quick] [--json FILE]
@@ -99,7 +99,7 @@ def drill(directory: Path, experiment: Experiment, kills: int, seed: int = 0) ->
     found = []
     for kill, moment in enumerate(moments):
         process = _start(file, broken)
-        if kill % 4 == 3:
+        if kill % 4 == 1:
             _await_round(broken, experiment.rounds, process, chance.uniform(0.0, start))
         else:
             _await_round(broken, int(moment), process)

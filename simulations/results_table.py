@@ -102,9 +102,9 @@ def ranking_table(comparison: Comparison) -> Table:
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    table.add_column(Text(comparison.compared[0].name), no_wrap=True)
+    table.add_column(Text(comparison.compared[0].name), overflow="fold")
     table.add_column("worst", justify="right", no_wrap=True)
-    table.add_column("under")
+    table.add_column("under", overflow="fold")
     for name in ("mean", "clean", "filtered"):
         table.add_column(name, justify="right", no_wrap=True)
     study = Study(comparison)

@@ -125,6 +125,8 @@ def receive(
             ledger.write(node, bytes_up=size, reason=f"rejected: {reason}")
             continue
         share = ledger.share(node)
+        said = reply.content.config_records.get(FEEDBACK, ConfigRecord()).get(NO_ERROR)
+        anew.update((node, m) for m in share if isinstance(said, list) and m in said)
         held = {m: version_held(reply, m if tags else None) for m in share if models[m].broadcast}
         follows = {m for m, v in held.items() if v == _version(models[m])}
         ledger.write(node, bytes_up=size, reason=None)
@@ -145,8 +147,6 @@ def receive(
         seconds = accepted[node][share[0]].metrics.get("train-seconds")
         ledger.write(node, seconds=seconds)
         current.update((node, member) for member in follows)
-        said = reply.content.config_records.get(FEEDBACK, ConfigRecord()).get(NO_ERROR)
-        anew.update((node, m) for m in share if isinstance(said, list) and m in said)
     return Received(accepted, frozenset(current), frozenset(lost), frozenset(anew))
 
 

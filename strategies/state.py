@@ -80,7 +80,8 @@ class ServerState:
     models : tuple[ModelState, ...]
         The members of the ensemble; one in ordinary federated learning.
     feedback : Mapping[tuple[int, int], int]
-        Client (as rules know it) and member -> the round since which it has an error to feed back.
+        Client (as rules know it) and member -> the round since which it has an error to feed
+        back; for the record, that it has one is what counts.
     """
 
     round: int

@@ -1,8 +1,8 @@
 """One model against five, trained by a federation for as many client updates per member.
 
 Members do not know of each other: what a client teaches one comes out the same whichever others
-there are (tests/simulations/test_members.py). Each of five is therefore the model of a run with
-one, and "one model" is the mean over five such runs.
+there are. Where all clients train all members, each is therefore the model of a run with one
+(tests/simulations/test_members.py); "one model" is the mean over the five.
 """
 
 from __future__ import annotations

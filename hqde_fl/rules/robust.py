@@ -107,10 +107,10 @@ class Robust(Rule):
         )
         now = trust(self._agreement(cosines.clamp(-1, 1)))
         earned, kept = self._remembered(now @ (voters > 0).double(), cohort, state)
-        excess = lengths / float(geometry.norms().median())
-        shrink = (self.longest / excess).clamp(max=1).nan_to_num(1.0)
+        usual = float(geometry.norms().median())
+        shrink = _shortening(lengths, self.longest * usual)
         trusted = self._shares(voters @ earned)
-        shares = trusted * (self.far / excess).clamp(max=1).nan_to_num(1.0)
+        shares = trusted * _shortening(lengths, self.far * usual) if usual > 0 else trusted
         return Decision(
             mixing=(shares * shrink / shares.sum() @ voters)[None, :],
             rejected=(trusted == 0).double() @ voters > 0,
@@ -148,6 +148,11 @@ class Robust(Rule):
         if usual > 0:
             return (earned / (self.full * usual)).clamp(max=1)
         return torch.ones_like(earned)
+
+
+def _shortening(lengths: Tensor, most: float) -> Tensor:
+    """What each length has to be multiplied by to be no more than ``most``."""
+    return torch.where(lengths > most, most / lengths, 1.0)
 
 
 def trust(agreement: Tensor) -> Tensor:

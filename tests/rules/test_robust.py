@@ -85,6 +85,15 @@ def test_who_is_far_longer_than_usual_counts_for_next_to_nothing() -> None:
     assert float(run(rows, Robust(far=1e9)).delta[7]) > 1.1
 
 
+@pytest.mark.parametrize("n", [4, 6, 8])
+def test_where_half_of_the_clients_do_not_move_neither_does_the_model(n: int) -> None:
+    rows = honest(n)
+    rows[: n // 2] = 0
+    found = run(rows)
+    assert not found.delta.any()
+    assert found.influence.isfinite().all()
+
+
 def test_copies_count_once() -> None:
     rows = honest(8)
     copied = torch.cat([rows, rows[2].expand(3, -1)])

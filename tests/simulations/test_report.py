@@ -65,8 +65,9 @@ def test_the_report_of_a_sweep_compares(tmp_path, tiny, record):
         (2, 120, ["[rule] accuracy", "[bold]1"]),
         (2, 80, ["[rule] faults accuracy"]),
         (5, 120, ["[rule] worst under"]),
+        (5, 64, ["[rule] worst under"]),
     ],
-    ids=["side by side", "too narrow", "only the worst"],
+    ids=["side by side", "too narrow", "only the worst", "only the worst, narrow"],
 )
 def test_a_table_in_the_terminal(tmp_path, tiny, record, conditions, width, heads):
     """Numbers are never cut off, and brackets in a label are no markup."""
