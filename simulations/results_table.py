@@ -17,7 +17,7 @@ BAD = -0.05
 """A difference in accuracy worth a colour."""
 
 
-def results_table(comparison: Comparison, width: int = 80) -> Table:
+def results_table(comparison: Comparison, width: int) -> Table:
     """Final accuracy, difference to the first run, precision and recall of the filter.
 
     The first axis makes the rows and the others the columns, or where so wide a table has no room

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.rules.clipping import shortening
 from hqde_fl.rules.geometric_median import GeometricMedian
 from hqde_fl.rules.geometry import Geometry
 
@@ -33,10 +34,9 @@ def bounded(
     """
     lengths = geometry.norms()
     limit = longest * float(lengths.median())
-    far = lengths > limit
-    if longest == 0 or not bool(far.any()):
+    if longest == 0 or not bool((lengths > limit).any()):
         return weights
-    kept = weights * torch.where(far, limit / lengths, 1.0)
+    kept = weights * shortening(lengths, limit)
     if median is None:
         median = GeometricMedian().weights(geometry)[0]
     return kept + (1 - kept.sum()) * median

@@ -12,10 +12,14 @@ from hqde_fl.rules.base import Decision, Measured, Rule, State, check_f
 from hqde_fl.rules.cohort import Cohort
 
 
+def shortening(norms: Tensor, longest: float) -> Tensor:
+    """(n,) what each update has to be multiplied by to be no longer than ``longest``."""
+    return torch.where(norms > longest, longest / norms, 1.0)
+
+
 def _clip(norms: Tensor, longest: float) -> Decision:
-    shrink = torch.where(norms > longest, longest / norms, 1.0)
     return Decision(
-        mixing=torch.diag(shrink),
+        mixing=torch.diag(shortening(norms, longest)),
         diagnostics={"clipped": int((norms > longest).sum())},
     )
 

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules.base import Decision, Measured, Rule, State
+from hqde_fl.rules.clipping import shortening
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.twins import twin_groups
 
@@ -108,9 +109,9 @@ class Robust(Rule):
         now = trust(self._agreement(cosines.clamp(-1, 1)))
         earned, kept = self._remembered(now @ (voters > 0).double(), cohort, state)
         usual = float(geometry.norms().median())
-        shrink = _shortening(lengths, self.longest * usual)
+        shrink = shortening(lengths, self.longest * usual)
         trusted = self._shares(voters @ earned)
-        shares = trusted * _shortening(lengths, self.far * usual) if usual > 0 else trusted
+        shares = trusted * shortening(lengths, self.far * usual) if usual > 0 else trusted
         return Decision(
             mixing=(shares * shrink / shares.sum() @ voters)[None, :],
             rejected=(trusted == 0).double() @ voters > 0,
@@ -148,11 +149,6 @@ class Robust(Rule):
         if usual > 0:
             return (earned / (self.full * usual)).clamp(max=1)
         return torch.ones_like(earned)
-
-
-def _shortening(lengths: Tensor, most: float) -> Tensor:
-    """What each length has to be multiplied by to be no more than ``most``."""
-    return torch.where(lengths > most, most / lengths, 1.0)
 
 
 def trust(agreement: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules.base import Decision, Measured, Rule, State
+from hqde_fl.rules.clipping import shortening
 from hqde_fl.rules.cohort import Cohort
 
 
@@ -71,8 +72,7 @@ class SignGuard(Rule):
         kept = by_norm & by_sign
         if not kept.any():  # the two disagree about everybody: lengths are harder to forge
             kept = by_norm
-        shrink = torch.where(norms > middle, middle / norms, 1.0)
-        weights = torch.where(kept, shrink, 0.0) / kept.sum()
+        weights = torch.where(kept, shortening(norms, middle), 0.0) / kept.sum()
         return Decision(
             mixing=weights[None, :],
             rejected=~kept,
