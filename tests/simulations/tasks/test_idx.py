@@ -23,16 +23,18 @@ def test_plain_and_gzipped_files_are_read(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a", b"", "is not an IDX file .* found nothing"),
-        ("a", b"\x89PNG....", "must begin with 000008, found 89504e"),
-        ("a", b"\0\0\x0d\x01\0\0\0\0", "found 00000d"),
-        ("a", b"\0\0\x08\0", "1 to 4 dimensions and their sizes, found 0"),
-        ("a", b"\0\0\x08\x02\0\0\0\1", "found 2 in 8 bytes"),
-        ("a", GOOD[:-1], r"6 bytes for its shape \(2, 3\), found 5"),
-        ("a", GOOD + b"\0", "found 7"),
-        ("a", struct.pack(">BBBB4I", 0, 0, 8, 4, *[2**32 - 1] * 4), "found 0"),
-        ("a.gz", GOOD, "cannot read .*a.gz"),
-        ("a.gz", gzip.compress(GOOD)[:-9], "cannot read .*a.gz"),
+        pytest.param("a", b"", "is not an IDX file .* found nothing", id="empty"),
+        pytest.param("a", b"\x89PNG....", "must begin with 000008, found 89504e", id="picture"),
+        pytest.param("a", b"\0\0\x0d\x01\0\0\0\0", "found 00000d", id="floats"),
+        pytest.param("a", b"\0\0\x08\0", "1 to 4 dimensions and their sizes, found 0", id="scalar"),
+        pytest.param("a", b"\0\0\x08\x02\0\0\0\1", "found 2 in 8 bytes", id="sizes-cut"),
+        pytest.param("a", GOOD[:-1], r"6 bytes for its shape \(2, 3\), found 5", id="byte-missing"),
+        pytest.param("a", GOOD + b"\0", "found 7", id="byte-too-many"),
+        pytest.param(
+            "a", struct.pack(">BBBB4I", 0, 0, 8, 4, *[2**32 - 1] * 4), "found 0", id="huge"
+        ),
+        pytest.param("a.gz", GOOD, "cannot read .*a.gz", id="not-gzipped"),
+        pytest.param("a.gz", gzip.compress(GOOD)[:-9], "cannot read .*a.gz", id="gzip-cut"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, name, content, message):
