@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 
 from clients.mods import FAULTS, FaultPlan, Schedule, only_for, share
 from clients.mods.backdoor import Backdoor
+from clients.mods.choose import Who, size
 from hqde_fl.catalogue import Catalogue
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.seeding import Seeds
@@ -19,8 +20,8 @@ from hqde_fl.wire import Screening
 from simulations.adversary import AdversaryGrid, Defence
 from simulations.attacks import ATTACKS
 from simulations.document import check_component
+from simulations.labels import WHO
 
-WHO = ("count", "fraction")
 WHEN = ("start", "stop", "resample")
 
 
@@ -32,8 +33,8 @@ class Faults:
     Parameters
     ----------
     tables : Sequence[Mapping[str, Any]]
-        As the file has them: a name and its parameters, ``count`` or ``fraction`` of the clients,
-        and ``start``, ``stop``, ``resample``.
+        As the file has them: a name and its parameters, ``count`` or ``fraction`` of the clients
+        or their ids (``clients``), and ``start``, ``stop``, ``resample``.
     clients : int
         How many clients there are.
     seed : int
@@ -48,10 +49,14 @@ class Faults:
         """Raise ``ConfigError`` unless these faults can act in such a run on such an engine."""
         for place, table in enumerate(self.tables):
             key = f"faults.{place}"
-            if "count" in table and "fraction" in table:
-                raise ConfigError(f"{key} needs count or fraction, found both")
+            if len(given := [each for each in WHO if each in table]) > 1:
+                raise ConfigError(
+                    f"{key} needs one of {', '.join(WHO)}, found {' and '.join(given)}"
+                )
+            if "clients" in table:
+                _check_ids(f"{key}.clients", table["clients"])
             count = table.get("count")
-            if "fraction" not in table and (type(count) is not int or count < 0):
+            if given in ([], ["count"]) and (type(count) is not int or count < 0):
                 raise ConfigError(f"{key}.count needs to be an integer >= 0, found {count!r}")
             check_component(_catalogue(table), _own(table), key, known=(*WHO, *WHEN))
         if sum(self.counts) > self.clients:
@@ -71,12 +76,21 @@ class Faults:
         _ = self.plan
 
     @property
-    def counts(self) -> tuple[int, ...]:
-        """How many clients each fault has."""
+    def who(self) -> tuple[Who, ...]:
+        """How many clients each fault has, or which."""
         return tuple(
-            table["count"] if "count" in table else share(table["fraction"], self.clients)
+            frozenset(table["clients"])
+            if "clients" in table
+            else table["count"]
+            if "count" in table
+            else share(table["fraction"], self.clients)
             for table in self.tables
         )
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many clients each fault has."""
+        return tuple(map(size, self.who))
 
     @cached_property
     def plan(self) -> FaultPlan:
@@ -84,7 +98,7 @@ class Faults:
         schedules = tuple(
             Schedule(**{key: table[key] for key in WHEN if key in table}) for table in self.tables
         )
-        return FaultPlan(self.clients, Seeds(self.seed), self.counts, schedules)
+        return FaultPlan(self.clients, Seeds(self.seed), self.who, schedules)
 
     def in_round(self, server_round: int) -> dict[int, str]:
         """Partition id -> name of its fault, for every client that is faulty in a round."""
@@ -130,6 +144,13 @@ def _catalogue(table: Mapping[str, Any]) -> Catalogue[Any]:
     if isinstance(name, str) and name not in (*FAULTS, *ATTACKS):
         raise UnknownNameError("fault", name, (*FAULTS, *ATTACKS))
     return ATTACKS if name in list(ATTACKS) else FAULTS
+
+
+def _check_ids(key: str, found: Any) -> None:
+    """Raise ``ConfigError`` unless these are different ids of clients."""
+    ids = found if isinstance(found, list | tuple) else [None]
+    if any(type(each) is not int for each in ids) or len(set(ids)) < len(ids):
+        raise ConfigError(f"{key} needs to be a list of different integers, found {found!r}")
 
 
 def _own(table: Mapping[str, Any]) -> dict[str, Any]:

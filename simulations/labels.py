@@ -8,6 +8,9 @@ from typing import Any
 PARTS = ("rule", "codec", "downlink", "task", "partition", "server-optimizer")
 """Keys whose value is a component: its name says enough without the key."""
 
+WHO = ("clients", "count", "fraction")
+"""Keys of a fault that say who has it; one of them."""
+
 
 def value_label(key: str, value: Any, *, brief: bool = False) -> str:
     """The value of a key: ``trimmed-mean (f=3)``, ``3 sign-flip``, ``no faults``, ``alpha=0.5``.
@@ -47,11 +50,18 @@ def faults_label(faults: Sequence[Mapping[str, Any]], *, brief: bool = False) ->
     """``3 sign-flip (scale=4) + 1 crash``, or ``no faults``."""
     labels = []
     for fault in faults:
-        if number := fault.get("count", fault.get("fraction")):
+        if number := how_many(fault):
             name = component_label(fault, drop=["count", "fraction"])
-            who = f"{number}" if "count" in fault else f"{number:.0%}"
+            who = f"{number:.0%}" if "fraction" in fault else f"{number}"
             labels.append(f"{who} {fault['name'] if brief else name}")
     return " + ".join(labels) or "no faults"
+
+
+def how_many(fault: Mapping[str, Any]) -> Any:
+    """A fault's count or fraction of the clients, or the number of those it names."""
+    if isinstance(clients := fault.get("clients"), list | tuple):
+        return len(clients)
+    return fault.get("count", fault.get("fraction"))
 
 
 def attack_label(value: Any, *, brief: bool = False) -> str:
@@ -59,7 +69,7 @@ def attack_label(value: Any, *, brief: bool = False) -> str:
     labels = []
     for each in value if isinstance(value, list | tuple) else [value]:
         table = {"name": each} if isinstance(each, str) else each
-        label = component_label(table, drop=["count", "fraction"])
+        label = component_label(table, drop=WHO)
         labels.append(str(table["name"]) if brief else label)
     return " + ".join(labels)
 

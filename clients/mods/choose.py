@@ -15,6 +15,9 @@ from clients.mods.base import Fault
 from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
 
+Who = int | frozenset[int]
+"""How many partitions, or which."""
+
 Chosen = Collection[int] | Callable[[int], Collection[int]]
 """Partition ids that are always chosen, or (round) -> those of a round."""
 
@@ -51,6 +54,11 @@ class Schedule:
         return self.start <= server_round and (self.stop == 0 or server_round <= self.stop)
 
 
+def size(who: Who) -> int:
+    """How many partitions they are."""
+    return who if isinstance(who, int) else len(who)
+
+
 def share(fraction: float, partitions: int) -> int:
     """How many clients a fraction of them is, rounded down.
 
@@ -64,15 +72,16 @@ def share(fraction: float, partitions: int) -> int:
     return int(fraction * partitions + 1e-9)
 
 
-def choose(counts: Sequence[int], partitions: int, seeds: Seeds) -> list[frozenset[int]]:
+def choose(who: Sequence[Who], partitions: int, seeds: Seeds) -> list[frozenset[int]]:
     """Disjoint sets of faulty partitions, one for each fault of a run.
 
-    All come from one seeded permutation: changing the last count moves none of the earlier sets.
+    Those that are only counted come from one seeded permutation, without those that are named:
+    changing the last count moves none of the earlier sets.
 
     Parameters
     ----------
-    counts : Sequence[int]
-        How many partitions each fault gets, each >= 0.
+    who : Sequence[Who]
+        For each fault how many partitions it gets, >= 0, or which.
     partitions : int
         The number of partitions.
     seeds : Seeds
@@ -81,17 +90,30 @@ def choose(counts: Sequence[int], partitions: int, seeds: Seeds) -> list[frozens
     Raises
     ------
     ConfigError
-        If there are more faulty clients than clients.
+        If there are more faulty clients than clients, or one that is named is not there or is
+        named twice.
     """
-    for count in counts:
-        if count < 0:
-            raise ConfigError(f"the count of a fault must be >= 0, found {count}")
-    if sum(counts) > partitions:
-        raise ConfigError(
-            f"the faults need {sum(counts)} different clients, found {partitions} clients"
-        )
-    order = iter(seeds.numpy("faulty").permutation(partitions).tolist())
-    return [frozenset(next(order) for _ in range(count)) for count in counts]
+    named: set[int] = set()
+    for each in who:
+        if isinstance(each, int):
+            if each < 0:
+                raise ConfigError(f"the count of a fault must be >= 0, found {each}")
+            continue
+        if unknown := sorted(each - set(range(partitions))):
+            raise ConfigError(
+                f"the clients of a fault must be in [0, {partitions - 1}], found {unknown[0]}"
+            )
+        if twice := sorted(each & named):
+            raise ConfigError(f"a client can have one fault, found two of client {twice[0]}")
+        named |= each
+    if (needed := sum(map(size, who))) > partitions:
+        raise ConfigError(f"the faults need {needed} different clients, found {partitions} clients")
+    drawn = seeds.numpy("faulty").permutation(partitions).tolist()
+    order = iter([client for client in drawn if client not in named])
+    return [
+        frozenset(next(order) for _ in range(each)) if isinstance(each, int) else each
+        for each in who
+    ]
 
 
 @final
@@ -99,7 +121,7 @@ def choose(counts: Sequence[int], partitions: int, seeds: Seeds) -> list[frozens
 class FaultPlan:
     """Who is faulty in which round: known to the clients, and to whoever reports on them.
 
-    Faults that keep their clients are dealt them by ``choose``; those that resample share, anew in
+    Faults that keep their clients have them from ``choose``; those that resample share, anew in
     every round, the clients that are left. So no client ever has two faults at once, and a fault
     that resamples moves none that does not.
 
@@ -109,29 +131,35 @@ class FaultPlan:
         The number of partitions.
     seeds : Seeds
         The run's seeds.
-    counts : tuple[int, ...]
-        How many partitions each fault gets, each >= 0.
+    who : tuple[Who, ...]
+        For each fault how many partitions it gets, >= 0, or which.
     schedules : tuple[Schedule, ...]
         When each fault acts.
 
     Raises
     ------
     ConfigError
-        If there are more faulty clients than clients.
+        As ``choose``, or if a fault has named clients and resamples.
     """
 
     partitions: int
     seeds: Seeds
-    counts: tuple[int, ...]
+    who: tuple[Who, ...]
     schedules: tuple[Schedule, ...]
 
     def __post_init__(self) -> None:
-        if len(self.counts) != len(self.schedules):
+        if len(self.who) != len(self.schedules):
             raise ConfigError(
-                f"FaultPlan needs a schedule for each of {len(self.counts)} counts, "
+                f"FaultPlan needs a schedule for each of {len(self.who)} faults, "
                 f"found {len(self.schedules)}"
             )
-        choose(self.counts, self.partitions, self.seeds)
+        for who, schedule in zip(self.who, self.schedules, strict=True):
+            if schedule.resample and not isinstance(who, int):
+                raise ConfigError(
+                    "Schedule.resample draws other clients in every round: the fault needs count "
+                    f"or fraction, found clients {sorted(who)}"
+                )
+        choose(self.who, self.partitions, self.seeds)
 
     def faulty(self, server_round: int) -> list[frozenset[int]]:
         """The partitions that each fault has in a round; none where it does not act."""
@@ -151,13 +179,13 @@ def _at(plan: FaultPlan, place: int, server_round: int) -> frozenset[int]:
 @lru_cache(maxsize=64)
 def _drawn(plan: FaultPlan, server_round: int) -> tuple[frozenset[int], ...]:
     """What each fault has been dealt, whether it acts or not."""
-    pairs = list(zip(plan.counts, plan.schedules, strict=True))
-    kept = choose([0 if s.resample else c for c, s in pairs], plan.partitions, plan.seeds)
+    pairs = list(zip(plan.who, plan.schedules, strict=True))
+    kept = choose([0 if s.resample else who for who, s in pairs], plan.partitions, plan.seeds)
     left = sorted(set(range(plan.partitions)).difference(*kept))
     order = iter(plan.seeds.numpy("faulty", server_round).permutation(left).tolist())
     return tuple(
-        frozenset(next(order) for _ in range(count)) if schedule.resample else fixed
-        for (count, schedule), fixed in zip(pairs, kept, strict=True)
+        frozenset(next(order) for _ in range(size(who))) if schedule.resample else fixed
+        for (who, schedule), fixed in zip(pairs, kept, strict=True)
     )
 
 

@@ -2,7 +2,7 @@
 
 Every key of the table lists values. A key is one of the experiment's, dotted, or one of the short
 names in ``SHORT``; any other name is a variable of the sweep: wherever the file says ``"$f"``, the
-value of ``f`` stands instead. A value that is a table may carry a ``label``.
+value of ``f`` stands instead. ``"$seeds"`` is the seed, which is set as well. A value that is a table may carry a ``label``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from hqde_fl.errors import ConfigError, UnknownNameError
 from simulations.document import with_value
-from simulations.labels import axis_labels
+from simulations.labels import WHO, axis_labels, how_many
 
 SHORT = {
     "attack": "faults",
@@ -76,7 +76,8 @@ def axes_of(table: Mapping[str, Any], document: Mapping[str, Any]) -> tuple[Axis
         If a key has no list of values, or two keys are the same.
     """
     lists = dict(_lists(table, ""))
-    variables = {name for name in _references([*lists.values(), document]) if name in lists}
+    named = _references([*lists.values(), document])
+    variables = {name for name in named if name in lists and name not in SHORT}
     if "attack" in lists and "f" in lists:
         variables.add("f")
     axes: dict[str, Axis] = {}
@@ -118,9 +119,9 @@ def place(
     changed = copy.deepcopy(dict(document))
     variables = {}
     for axis, value in zip(axes, values, strict=True):
-        if axis.variable:
-            variables[axis.key] = value
-        else:
+        if axis.variable or axis.written == "seeds":
+            variables[axis.written] = value
+        if not axis.variable:
             changed = with_value(changed, axis.key, value, defaults)
     found = _substituted(changed, variables)
     assert isinstance(found, dict)
@@ -130,7 +131,7 @@ def place(
 def without_idle(document: Mapping[str, Any]) -> dict[str, Any]:
     """A document without the faults that nobody has."""
     faults = document.get("faults", [])
-    busy = [fault for fault in faults if fault.get("count", fault.get("fraction")) != 0]
+    busy = [fault for fault in faults if how_many(fault) != 0]
     return dict(document) if len(busy) == len(faults) else {**document, "faults": busy}
 
 
@@ -175,10 +176,10 @@ def _faults(value: Any, counted: bool) -> list[Any]:
     faults = []
     for each in value if isinstance(value, list) else [value]:
         fault = {"name": each} if isinstance(each, str) else each
-        if isinstance(fault, Mapping) and not {"count", "fraction"} & set(fault):
+        if isinstance(fault, Mapping) and not {*WHO} & set(fault):
             if not counted:
                 raise ConfigError(
-                    f"[sweep] attack {fault.get('name')!r} needs count, fraction, "
+                    f"[sweep] attack {fault.get('name')!r} needs {', '.join(WHO)}, "
                     "or a list f of counts beside it"
                 )
             fault = {**fault, "count": COUNT}

@@ -8,7 +8,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -50,31 +50,39 @@ class Partitioner(ABC):
                 f"partitions must be in [1, {len(labels)}], the number of examples, "
                 f"found {partitions}"
             )
-        seeds = Seeds(seed)
-        # IidPartitioner cuts the data as they lie, so they must lie in random order.
-        order = seeds.numpy("partition", "order").permutation(len(labels))
-        parts = self._divide(labels[order], order, partitions, seeds)
+        parts = self._divide(labels, partitions, Seeds(seed))
         return _without_empty([np.sort(np.asarray(part, np.int64)) for part in parts])
 
     @abstractmethod
     def _divide(
-        self, labels: NDArray[Any], order: NDArray[np.int64], partitions: int, seeds: Seeds
+        self, labels: NDArray[Any], partitions: int, seeds: Seeds
     ) -> list[NDArray[np.int64]]:
-        """What of ``order`` each partition gets."""
+        """The indices that each partition gets, in any order."""
 
 
+@dataclass(frozen=True)
 class _Flowers(Partitioner):
     """As a partitioner of flwr-datasets does it."""
 
+    seed: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.seed is not None and self.seed < 0:
+            raise ConfigError(f"{type(self).__name__}.seed must be >= 0, found {self.seed}")
+
     @final
     def _divide(
-        self, labels: NDArray[Any], order: NDArray[np.int64], partitions: int, seeds: Seeds
+        self, labels: NDArray[Any], partitions: int, seeds: Seeds
     ) -> list[NDArray[np.int64]]:
+        if self.seed is None:
+            order, seed = _shuffled(len(labels), seeds), seeds.integer("partition", "assign")
+        else:
+            order, seed = np.arange(len(labels)), self.seed
         with _quiet():
             from datasets import Dataset  # slow to import, so not before it is needed
 
-            inner = self._build(len(labels), partitions, seeds.integer("partition", "assign"))
-            inner.dataset = Dataset.from_dict({LABEL: labels, INDEX: order})
+            inner = self._build(len(labels), partitions, seed)
+            inner.dataset = Dataset.from_dict({LABEL: labels[order], INDEX: order})
             try:
                 return [
                     np.asarray(inner.load_partition(i)[INDEX], np.int64) for i in range(partitions)
@@ -97,9 +105,9 @@ class Iid(Partitioner):
     """
 
     def _divide(
-        self, labels: NDArray[Any], order: NDArray[np.int64], partitions: int, seeds: Seeds
+        self, labels: NDArray[Any], partitions: int, seeds: Seeds
     ) -> list[NDArray[np.int64]]:
-        return np.array_split(order, partitions)
+        return np.array_split(_shuffled(len(labels), seeds), partitions)
 
 
 @final
@@ -113,11 +121,15 @@ class Dirichlet(_Flowers):
     ----------
     alpha : float, default=0.5
         Concentration, > 0: small is heterogeneous, large is iid.
+    seed : int, optional
+        >= 0: the division that flwr-datasets makes with this seed, whatever the seed of the run.
+        By default the run's seed decides.
     """
 
     alpha: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (math.isfinite(self.alpha) and self.alpha > 0):
             raise ConfigError(f"Dirichlet.alpha must be finite and > 0, found {self.alpha}")
 
@@ -141,11 +153,14 @@ class Pathological(_Flowers):
     ----------
     classes_per_client : int, default=2
         In [1, number of classes].
+    seed : int, optional
+        As ``Dirichlet.seed``.
     """
 
     classes_per_client: int = 2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.classes_per_client < 1:
             raise ConfigError(
                 f"Pathological.classes_per_client must be >= 1, found {self.classes_per_client}"
@@ -174,11 +189,14 @@ class Shard(_Flowers):
     ----------
     shards_per_client : int, default=2
         At least 1, and at least one example for each shard.
+    seed : int, optional
+        As ``Dirichlet.seed``.
     """
 
     shards_per_client: int = 2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.shards_per_client < 1:
             raise ConfigError(
                 f"Shard.shards_per_client must be >= 1, found {self.shards_per_client}"
@@ -199,6 +217,11 @@ PARTITIONERS: Catalogue[Partitioner] = Catalogue(
     Partitioner,  # type: ignore[type-abstract]
     {"dirichlet": Dirichlet, "iid": Iid, "pathological": Pathological, "shard": Shard},
 )
+
+
+def _shuffled(examples: int, seeds: Seeds) -> NDArray[np.int64]:
+    """All indices in random order: some partitioners cut the data as they lie."""
+    return seeds.numpy("partition", "order").permutation(examples)
 
 
 def _without_empty(parts: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:

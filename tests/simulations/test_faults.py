@@ -16,7 +16,15 @@ from simulations.run import run_experiment
     ("faults", "message"),
     [
         ([{"name": "alei", "count": 2}], "unknown fault 'alei': did you mean 'alie'?"),
-        ([{"name": "zero", "count": 1, "fraction": 0.1}], "needs count or fraction, found both"),
+        (
+            [{"name": "zero", "count": 1, "fraction": 0.1}],
+            "faults.0 needs one of clients, count, fraction, found count and fraction",
+        ),
+        ([{"name": "zero"}], "faults.0.count needs to be an integer >= 0, found None"),
+        ([{"name": "zero", "clients": [1, 1]}], r"different integers, found \[1, 1\]"),
+        ([{"name": "zero", "clients": 1}], "faults.0.clients needs to be a list .* found 1"),
+        ([{"name": "zero", "clients": [10]}], r"must be in \[0, 9\], found 10"),
+        ([{"name": "zero", "clients": [1], "resample": True}], r"found clients \[1\]"),
         ([{"name": "zero", "fraction": 1.5}], r"fraction of a fault must be in \[0, 1\]"),
         ([{"name": "zero", "count": 1, "start": 0}], "start must be >= 1, found 0"),
         ([{"name": "zero", "count": 1, "strat": 2}], "parameter 'strat' does not belong to fault"),
@@ -49,6 +57,15 @@ def test_clients_are_faulty_when_the_file_says_so(tmp_path, tiny):
     assert rejected["reason"] == "rejected: non-finite update"
     assert run.detection.faulty == 4
     assert (run.path / "report.html").exists()
+
+
+def test_faulty_clients_can_be_named(tmp_path, tiny):
+    faults = [{"name": "crash", "count": 1}, {"name": "nan", "clients": [2, 0]}]
+    experiment = Experiment.parse(tiny.to_table() | {"faults": faults, "rounds": 1})
+    assert {who for who, name in experiment.faulty.items() if name == "nan"} == {0, 2}
+    run_experiment(experiment, tmp_path / "run")
+    run = Run.load(tmp_path / "run")
+    assert {each["partition"] for each in run.clients if each["fault"] == "nan"} == {0, 2}
 
 
 def test_a_backdoor_is_measured_by_its_success(tmp_path, tiny):

@@ -1,6 +1,6 @@
 import pytest
 
-from simulations.labels import axis_labels, component_label, faults_label
+from simulations.labels import attack_label, axis_labels, component_label, faults_label
 
 FLIP = {"name": "sign-flip", "count": 3, "scale": 4.0}
 
@@ -26,6 +26,10 @@ def test_faults():
     assert faults_label([]) == "no faults"
     assert faults_label([FLIP | {"count": 0}]) == "no faults"
     assert faults_label([FLIP]) == "3 sign-flip (scale=4)"
+    assert faults_label([{"name": "zero", "fraction": 0.2}]) == "20% zero"
+    named = {"name": "zero", "clients": [3, 5]}
+    assert faults_label([named, named | {"clients": []}]) == "2 zero (clients=[3, 5])"
+    assert attack_label([FLIP, named]) == "sign-flip (scale=4) + zero"
     assert faults_label([FLIP, {"name": "crash", "count": 1}], brief=True) == (
         "3 sign-flip + 1 crash"
     )

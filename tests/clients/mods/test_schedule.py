@@ -74,7 +74,7 @@ def test_a_fraction_is_rounded_down():
         (lambda: Schedule(start=5, stop=4), r"0 \(never\) or >= start = 5, found 4"),
         (lambda: share(1.1, 10), r"fraction of a fault must be in \[0, 1\], found 1.1"),
         (lambda: plan([6, 5], ALWAYS, ANEW), "need 11 different clients, found 10 clients"),
-        (lambda: plan([6, 5], ALWAYS), "a schedule for each of 2 counts, found 1"),
+        (lambda: plan([6, 5], ALWAYS), "a schedule for each of 2 faults, found 1"),
         (lambda: plan([-1], ANEW), "must be >= 0, found -1"),
     ],
 )

@@ -43,6 +43,19 @@ def test_variables_reach_rules_and_attacks_and_cells_without_faults_collapse(fil
     )
 
 
+def test_the_seed_is_set_and_can_stand_elsewhere_as_well(file):
+    text = """
+    [clients]
+    partition = { name = "dirichlet", seed = "$seeds" }
+    [sweep]
+    seeds = [3, 4]
+    """
+    sweep = Sweep.load(file(text))
+    assert [axis.name for axis in sweep.axes] == ["seed"]
+    assert [cell.experiment.seed for cell in sweep.cells] == [3, 4]
+    assert [cell.experiment.clients.partition["seed"] for cell in sweep.cells] == [3, 4]
+
+
 def test_a_variable_can_stand_in_the_file_and_an_attack_can_be_none_or_several(file):
     text = """
     [strategy]
@@ -97,7 +110,7 @@ def test_a_key_tells_apart_what_comes_out_differently_and_nothing_else():
         ),
         (
             '[sweep]\nattack = ["zero"]\n',
-            "[sweep] attack 'zero' needs count, fraction, or a list f",
+            "[sweep] attack 'zero' needs clients, count, fraction, or a list f",
         ),
         ('[sweep]\nf = [0]\nattack = ["zeroo"]\n', "did you mean 'zero'?"),
         (

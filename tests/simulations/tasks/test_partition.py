@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from flwr_datasets.partitioner import IidPartitioner
+from flwr_datasets.partitioner import (
+    DirichletPartitioner,
+    IidPartitioner,
+    PathologicalPartitioner,
+    ShardPartitioner,
+)
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
@@ -12,6 +17,13 @@ from simulations.tasks.partition import PARTITIONERS, Dirichlet, Iid, Pathologic
 
 LABELS = np.random.default_rng(0).permutation(np.arange(600) % 10)
 ALL = [Iid(), Dirichlet(0.5), Dirichlet(0.01), Pathological(2), Shard(2)]
+SEEDED = {
+    Dirichlet(0.5, seed=7): DirichletPartitioner(10, "label", 0.5, seed=7),
+    Pathological(3, seed=7): PathologicalPartitioner(
+        10, "label", 3, class_assignment_mode="first-deterministic", seed=7
+    ),
+    Shard(2, seed=7): ShardPartitioner(10, "label", 2, seed=7),
+}
 
 
 @pytest.mark.parametrize("partitioner", ALL, ids=str)
@@ -52,6 +64,15 @@ def test_iid_is_what_flwr_datasets_does(count):
     theirs.dataset = Dataset.from_dict({"index": order})
     for number, part in enumerate(Iid().split(LABELS, count, 5)):
         assert part.tolist() == sorted(theirs.load_partition(number)["index"])
+
+
+@pytest.mark.parametrize("ours", SEEDED, ids=str)
+def test_a_seed_of_its_own_gives_the_division_of_flwr_datasets(ours):
+    theirs = SEEDED[ours]
+    theirs.dataset = Dataset.from_dict({"label": LABELS, "index": np.arange(len(LABELS))})
+    for seed in (0, 1):
+        for number, part in enumerate(ours.split(LABELS, 10, seed)):
+            assert part.tolist() == sorted(theirs.load_partition(number)["index"])
 
 
 def test_small_alpha_is_more_heterogeneous():
@@ -100,7 +121,7 @@ def test_nothing_is_printed_or_warned(capfd, recwarn):
     [
         (Iid(), 0, r"partitions must be in \[1, 600\].* found 0"),
         (Iid(), 601, "found 601"),
-        (Pathological(11), 5, r"Pathological\(classes_per_client=11\) cannot make 5 partitions"),
+        (Pathological(11), 5, r"classes_per_client=11\) cannot make 5 partitions"),
         (Pathological(10), 500, "cannot make 500 partitions"),
         (Shard(7), 100, r"needs 700 examples .* found 600"),
     ],
@@ -116,6 +137,7 @@ def test_impossible_divisions_are_refused(partitioner, count, message):
         ({"name": "dirichlet", "alpha": 0}, "Dirichlet.alpha must be finite and > 0, found 0.0"),
         ({"name": "pathological", "classes-per-client": 0}, "must be >= 1, found 0"),
         ({"name": "shard", "shards-per-client": 0}, "must be >= 1, found 0"),
+        ({"name": "dirichlet", "seed": -1}, "Dirichlet.seed must be >= 0, found -1"),
         ({"name": "dirichlet", "alhpa": 1.0}, "did you mean 'alpha'"),
         ({"name": "idd"}, "did you mean 'iid'"),
     ],
