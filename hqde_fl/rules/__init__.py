@@ -5,7 +5,7 @@ from hqde_fl.quantum.adaptive import Adaptive
 from hqde_fl.quantum.entanglement import Entanglement
 from hqde_fl.quantum.superposition import Superposition
 from hqde_fl.quantum.voting import Voting
-from hqde_fl.rules.base import Aggregate, Aggregator, Decision, Measured, Rule, Statistic
+from hqde_fl.rules.base import Aggregate, Aggregator, Decision, Measured, Rule, Statistic, Tolerant
 from hqde_fl.rules.bucketing import Bucketing
 from hqde_fl.rules.bulyan import Bulyan
 from hqde_fl.rules.byzantine_filter import ByzantineFilter
@@ -98,6 +98,7 @@ __all__ = [
     "Statistic",
     "Superposition",
     "ThreadedExecutor",
+    "Tolerant",
     "TorchDevice",
     "Tree",
     "TrimmedMean",

@@ -235,12 +235,33 @@ class Rule(Aggregator):
         return run_steps((self,), updates, cohort, state, executor)
 
 
+@dataclass(frozen=True)
+class Tolerant(Rule):
+    """A rule that is told how many faulty clients it has to tolerate.
+
+    It needs 2f + 1 updates, unless it says otherwise.
+
+    Parameters
+    ----------
+    f : int
+        Faulty clients to tolerate, >= 0.
+    """
+
+    f: int
+
+    def __post_init__(self) -> None:
+        if self.f < 0:
+            raise ConfigError(f"{type(self).__name__} needs f >= 0, found {self.f}")
+
+    def minimum(self, faulty: int = 0) -> int:
+        """2f + 1."""
+        return 2 * max(0, self.f - faulty) + 1
+
+    def breakdown(self, n: int) -> int:
+        """The declared f."""
+        return self.f if n >= self.minimum() else 0
+
+
 def linear(mixing: Tensor, tile: Tensor) -> Tensor:
     """``mixing @ tile`` in the tile's precision."""
     return mixing.to(tile) @ tile
-
-
-def check_f(rule: Rule, f: int) -> None:
-    """Raise ``ConfigError`` unless f counts clients."""
-    if f < 0:
-        raise ConfigError(f"{type(rule).__name__} needs f >= 0, found {f}")

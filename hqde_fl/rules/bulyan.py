@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hqde_fl.rules.base import Decision, Measured, Rule, State, check_f
+from hqde_fl.rules.base import Decision, Measured, State, Tolerant
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.order import mean_around_median_of
 
@@ -40,7 +40,7 @@ def select_by_krum(squared: Tensor, f: int, count: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Bulyan(Rule):
+class Bulyan(Tolerant):
     """Mean around the median of updates that Krum chose one by one; n >= 4f + 3.
 
     theta = n - 2f updates are chosen by Krum, each among those that are left; every coordinate is
@@ -56,18 +56,9 @@ class Bulyan(Rule):
 
     gram = True
 
-    f: int
-
-    def __post_init__(self) -> None:
-        check_f(self, self.f)
-
     def minimum(self, faulty: int = 0) -> int:
         """4f + 3."""
         return 4 * max(0, self.f - faulty) + 3
-
-    def breakdown(self, n: int) -> int:
-        """The declared f."""
-        return self.f if n >= self.minimum() else 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
         """Choose theta updates."""

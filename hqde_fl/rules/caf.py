@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hqde_fl.rules.base import Decision, Measured, Rule, State, check_f
+from hqde_fl.rules.base import Decision, Measured, State, Tolerant
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.geometry import Geometry
 from hqde_fl.rules.spectrum import top_eigenvector
 
 
 @dataclass(frozen=True)
-class CAF(Rule):
+class CAF(Tolerant):
     """Weights lowered along the direction of largest variance, as long as that helps; n > 2f.
 
     All weights start at one. While they sum to more than n - 2f: take the direction v of largest
@@ -33,19 +33,6 @@ class CAF(Rule):
     """
 
     gram = True
-
-    f: int
-
-    def __post_init__(self) -> None:
-        check_f(self, self.f)
-
-    def minimum(self, faulty: int = 0) -> int:
-        """2f + 1."""
-        return 2 * max(0, self.f - faulty) + 1
-
-    def breakdown(self, n: int) -> int:
-        """The declared f."""
-        return self.f if n >= self.minimum() else 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
         """The weights whose mean had the least variance in its worst direction."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.rules.base import Decision, Measured, Rule, State, check_f
+from hqde_fl.rules.base import Decision, Measured, Rule, State, Tolerant
 from hqde_fl.rules.cohort import Cohort
 
 
@@ -69,7 +69,7 @@ class Clipping(Rule):
 
 
 @dataclass(frozen=True)
-class ARC(Rule):
+class ARC(Tolerant):
     """Pre-aggregation: the k = floor(2 (f / n) (n - f)) longest updates clipped to the next norm.
 
     Makes a (f, kappa)-robust rule (f, kappa + 2 f / (n - 2f))-robust, where static clipping keeps
@@ -84,15 +84,6 @@ class ARC(Rule):
 
     gram = True
 
-    f: int
-
-    def __post_init__(self) -> None:
-        check_f(self, self.f)
-
-    def minimum(self, faulty: int = 0) -> int:
-        """2f + 1."""
-        return 2 * max(0, self.f - faulty) + 1
-
     def rows(self, n: int) -> int:
         """As many as there were."""
         return n
@@ -101,10 +92,6 @@ class ARC(Rule):
     def feeds(self) -> bool:
         """Always."""
         return True
-
-    def breakdown(self, n: int) -> int:
-        """The declared f."""
-        return self.f if n >= self.minimum() else 0
 
     def carries(self, kappa: float, n: int, f: int) -> float | None:
         """Kappa + 2 f / (n - 2f)."""

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.rules.base import Decision, Measured, Rule, State, check_f
+from hqde_fl.rules.base import Decision, Measured, State, Tolerant
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.spectrum import top_eigenvector
 
 
 @dataclass(frozen=True)
-class DnC(Rule):
+class DnC(Tolerant):
     """Mean without the c f updates that stick out along the direction of largest variance; n > 2f.
 
     An update's outlier score is its squared projection, centred on the mean of all, on the top
@@ -33,17 +33,12 @@ class DnC(Rule):
 
     gram = True
 
-    f: int
     removal: float = 1.0
 
     def __post_init__(self) -> None:
-        check_f(self, self.f)
+        super().__post_init__()
         if not self.removal > 0:
             raise ConfigError(f"DnC needs removal > 0, found {self.removal}")
-
-    def minimum(self, faulty: int = 0) -> int:
-        """2f + 1."""
-        return 2 * max(0, self.f - faulty) + 1
 
     def breakdown(self, n: int) -> int:
         """One if f is: the mean's own direction is all that it looks at."""

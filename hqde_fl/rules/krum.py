@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.rules.base import Decision, Measured, Rule, State, check_f
+from hqde_fl.rules.base import Decision, Measured, State, Tolerant
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.narrow import Rough
 
@@ -60,7 +60,7 @@ def _average(chosen: Tensor, cohort: Cohort) -> Decision:
 
 
 @dataclass(frozen=True)
-class Krum(Rule):
+class Krum(Tolerant):
     """The update with the least sum of squared distances to its n - f - 2 nearest; n >= 2f + 3.
 
     Of equal sums the one with the least sum of squared distances to all is taken.
@@ -76,18 +76,9 @@ class Krum(Rule):
 
     gram = rough = True
 
-    f: int
-
-    def __post_init__(self) -> None:
-        check_f(self, self.f)
-
     def minimum(self, faulty: int = 0) -> int:
         """2f + 3."""
         return 2 * max(0, self.f - faulty) + 3
-
-    def breakdown(self, n: int) -> int:
-        """The declared f."""
-        return self.f if n >= self.minimum() else 0
 
     def kappa(self, n: int, f: int) -> float | None:
         """6 (1 + r)."""
@@ -103,7 +94,7 @@ class Krum(Rule):
 
 
 @dataclass(frozen=True)
-class MultiKrum(Rule):
+class MultiKrum(Tolerant):
     """Mean of the m updates with the least Krum scores; n >= 2f + 3.
 
     Tolerates its f, as long as m <= n - f: the default is n - f. Costs what Krum costs and one
@@ -120,11 +111,10 @@ class MultiKrum(Rule):
 
     gram = rough = True
 
-    f: int
     m: int = 0
 
     def __post_init__(self) -> None:
-        check_f(self, self.f)
+        super().__post_init__()
         if self.m < 0:
             raise ConfigError(f"MultiKrum needs m >= 0 (0 for n - f), found {self.m}")
 
@@ -132,10 +122,6 @@ class MultiKrum(Rule):
         """2f + 3, and m + f."""
         f = max(0, self.f - faulty)
         return max(2 * f + 3, self.m + f)
-
-    def breakdown(self, n: int) -> int:
-        """The declared f."""
-        return self.f if n >= self.minimum() else 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
         """The m with the least scores."""

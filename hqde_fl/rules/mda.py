@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hqde_fl.errors import BoundError, ConfigError
-from hqde_fl.rules.base import Decision, Measured, Rule, State, check_f
+from hqde_fl.rules.base import Decision, Measured, State, Tolerant
 from hqde_fl.rules.cohort import Cohort
 
 
@@ -79,7 +79,7 @@ def _far(squared: Tensor, level: Tensor) -> list[int]:
 
 
 @dataclass(frozen=True)
-class MDA(Rule):
+class MDA(Tolerant):
     """Mean of the n - f updates with the least diameter (largest distance among them); n > 2f.
 
     Tolerates its f. The subset is exact, found as the smallest set of clients that touches every
@@ -96,21 +96,12 @@ class MDA(Rule):
 
     gram = True
 
-    f: int
     limit: int = 1 << 12
 
     def __post_init__(self) -> None:
-        check_f(self, self.f)
+        super().__post_init__()
         if self.limit < 1:
             raise ConfigError(f"MDA needs limit >= 1, found {self.limit}")
-
-    def minimum(self, faulty: int = 0) -> int:
-        """2f + 1."""
-        return 2 * max(0, self.f - faulty) + 1
-
-    def breakdown(self, n: int) -> int:
-        """The declared f."""
-        return self.f if n >= self.minimum() else 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
         """The subset."""

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hqde_fl.rules.base import Decision, Measured, Rule, State, check_f
+from hqde_fl.rules.base import Decision, Measured, State, Tolerant
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.order import mean_around_median_of
 
 
 @dataclass(frozen=True)
-class Meamed(Rule):
+class Meamed(Tolerant):
     """Mean of the n - f values of every coordinate that are closest to its median; n > 2f.
 
     Values that tie for the last place all count. Tolerates its f. Two sorts of every coordinate:
@@ -23,19 +23,6 @@ class Meamed(Rule):
     f : int
         Faulty clients to tolerate.
     """
-
-    f: int
-
-    def __post_init__(self) -> None:
-        check_f(self, self.f)
-
-    def minimum(self, faulty: int = 0) -> int:
-        """2f + 1."""
-        return 2 * max(0, self.f - faulty) + 1
-
-    def breakdown(self, n: int) -> int:
-        """The declared f."""
-        return self.f if n >= self.minimum() else 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
         """How many values to keep."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 
 from hqde_fl.errors import BoundError
-from hqde_fl.rules.base import Decision, Measured, Rule, State, check_f
+from hqde_fl.rules.base import Decision, Measured, State, Tolerant
 from hqde_fl.rules.cohort import Cohort
 
 
 @dataclass(frozen=True)
-class MoNNA(Rule):
+class MoNNA(Tolerant):
     """Mean of the n - f updates nearest to a trusted client's, its own among them; n > 2f.
 
     Tolerates its f as long as the trusted client is honest and takes part. O(n d) would do for its
@@ -28,19 +28,7 @@ class MoNNA(Rule):
 
     gram = True
 
-    f: int
     trusted: int = 0
-
-    def __post_init__(self) -> None:
-        check_f(self, self.f)
-
-    def minimum(self, faulty: int = 0) -> int:
-        """2f + 1."""
-        return 2 * max(0, self.f - faulty) + 1
-
-    def breakdown(self, n: int) -> int:
-        """The declared f."""
-        return self.f if n >= self.minimum() else 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
         """The neighbours."""

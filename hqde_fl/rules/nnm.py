@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from hqde_fl.rules.base import Decision, Measured, Rule, State, check_f
+from hqde_fl.rules.base import Decision, Measured, State, Tolerant
 from hqde_fl.rules.cohort import Cohort
 
 
 @dataclass(frozen=True)
-class NNM(Rule):
+class NNM(Tolerant):
     """Pre-aggregation: every update becomes the mean of the n - f nearest to it; n > 2f.
 
     Makes a (f, kappa)-robust rule (f, 8 f / (n - f) (kappa + 1))-robust: of the best possible
@@ -26,15 +26,6 @@ class NNM(Rule):
 
     gram = True
 
-    f: int
-
-    def __post_init__(self) -> None:
-        check_f(self, self.f)
-
-    def minimum(self, faulty: int = 0) -> int:
-        """2f + 1."""
-        return 2 * max(0, self.f - faulty) + 1
-
     def rows(self, n: int) -> int:
         """As many as there were."""
         return n
@@ -43,10 +34,6 @@ class NNM(Rule):
     def feeds(self) -> bool:
         """Always."""
         return True
-
-    def breakdown(self, n: int) -> int:
-        """The declared f."""
-        return self.f if n >= self.minimum() else 0
 
     def carries(self, kappa: float, n: int, f: int) -> float | None:
         """8 f / (n - f) (kappa + 1)."""

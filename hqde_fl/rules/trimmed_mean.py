@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hqde_fl.rules.base import Decision, Measured, Rule, State, check_f
+from hqde_fl.rules.base import Decision, Measured, State, Tolerant
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.order import trimmed_mean_of
 
 
 @dataclass(frozen=True)
-class TrimmedMean(Rule):
+class TrimmedMean(Tolerant):
     """Mean of every coordinate without its f largest and f smallest values; n > 2f.
 
     Tolerates its f. With r = f / (n - 2f) it is (f, 6 r (1 + r))-robust (Allouah et al., 2023,
@@ -24,19 +24,6 @@ class TrimmedMean(Rule):
     f : int
         Faulty clients to tolerate.
     """
-
-    f: int
-
-    def __post_init__(self) -> None:
-        check_f(self, self.f)
-
-    def minimum(self, faulty: int = 0) -> int:
-        """2f + 1."""
-        return 2 * max(0, self.f - faulty) + 1
-
-    def breakdown(self, n: int) -> int:
-        """The declared f."""
-        return self.f if n >= self.minimum() else 0
 
     def kappa(self, n: int, f: int) -> float | None:
         """6 r (1 + r)."""

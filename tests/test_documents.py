@@ -1,0 +1,59 @@
+"""The code in the documents: what a reader copies runs, and prints what stands there."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hqde_fl.rules import Rule, aggregate
+from hqde_fl.updates import Updates
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def blocks(document: str) -> list[tuple[str, str]]:
+    """Language and content of a document's blocks of code."""
+    return BLOCK.findall((ROOT / document).read_text())
+
+
+def names_of(code: str) -> dict[str, Any]:
+    """What is there after the code has run."""
+    names: dict[str, Any] = {"__name__": "example"}
+    exec(compile(code, "example", "exec"), names)
+    return names
+
+
+def test_the_first_lines_of_the_readme_print_what_it_says() -> None:
+    found = blocks("README.md")
+    first = next(place for place, (language, _) in enumerate(found) if language == "python")
+    code, shown = found[first][1], found[first + 1][1]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        names_of(code)
+    assert printed.getvalue() == shown
+
+
+@pytest.mark.parametrize("document", ["CONTRIBUTING.md", "docs/rules.md"])
+def test_a_rule_of_ones_own_is_a_rule(document: str) -> None:
+    codes = [code for language, code in blocks(document) if "(Rule)" in code]
+    (rule,) = (
+        value
+        for value in names_of(codes[0]).values()
+        if isinstance(value, type) and issubclass(value, Rule) and value is not Rule
+    )
+    outcome = aggregate(rule(), Updates(torch.randn(5, 20, generator=torch.manual_seed(0))))
+    assert outcome.delta.shape == (20,)
+    assert float(outcome.influence.sum()) == pytest.approx(1)
+    assert rule().breakdown(5) == 0
+
+
+def test_the_example_of_the_rules_runs() -> None:
+    names = names_of(blocks("docs/rules.md")[0][1])
+    assert names["result"].delta.shape == (1000,)
