@@ -47,10 +47,11 @@ lint: install ## check style, types and the layers
 	$(BIN)/lint-imports
 
 bench: install ## run every benchmark, in its quick form
-	@for file in benchmarks/*.py; do \
-		[ -e "$$file" ] || { echo "no benchmarks yet"; exit 0; }; \
-		echo "== $$file"; $(BIN)/python "$$file" --quick || exit 1; \
-	done
+	@trap 'exit 130' INT TERM; failed=; \
+	for file in benchmarks/*.py; do \
+		echo "== $$file"; $(BIN)/python "$$file" --quick || failed="$$failed $$file"; \
+	done; \
+	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
 # A command on the PATH proves little (pyenv leaves shims that only print an error), so every
 # candidate in every directory of the PATH is run and asked.

@@ -13,11 +13,10 @@ its files are (``--data-dir`` or HQDE_FL_DATA), of Fashion-MNIST (perceptron).
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
-import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -50,6 +49,11 @@ from hqde_fl.wire import from_record, to_record
 from simulations.config import Experiment
 from simulations.engines.inline import InlineGrid
 from strategies.hqde import HQDEStrategy
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.reporting import check, conclude, machine  # noqa: E402
 
 SEEDS = Seeds(5)
 SIZE = 1 << 20
@@ -234,27 +238,7 @@ def checks(rows: list[dict[str, Any]], quick: bool) -> Iterator[dict[str, Any]]:
     yield check("quantized 4: decode MB/s", four["decode"], 400)
 
 
-def check(claim: str, value: float, bound: float, *, most: bool = False) -> dict[str, Any]:
-    """A figure and whether it keeps its bound."""
-    holds = value <= bound if most else value >= bound
-    return {"claim": claim, "value": value, "bound": bound, "most": most, "holds": holds}
-
-
-def machine() -> dict[str, Any]:
-    """What it ran on."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line for line in lines if line.startswith("model name")]
-    packages = {name: version(name) for name in ("numpy", "torch", "constriction")}
-    return {
-        "processor": names[0].split(":")[1].strip() if names else platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **packages,
-    }
-
-
-def main() -> None:
+def main() -> int:
     """Measure every codec on every source, print the table, write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="where to write the figures")
@@ -273,16 +257,9 @@ def main() -> None:
             row = measure(source, name, codec, delta, published, 5 if options.quick else 15)
             rows.append(row)
             print(shown(row), flush=True)
-    print()
-    found = list(checks(rows, options.quick))
-    for each in found:
-        sign = "<=" if each["most"] else ">="
-        verdict = "holds" if each["holds"] else "DOES NOT HOLD"
-        print(f"{each['claim']}: {each['value']:.3g} {sign} {each['bound']}: {verdict}")
-    if options.json:
-        report = {"machine": machine(), "rows": rows, "checks": found}
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    about = machine() | {"constriction": version("constriction")}
+    return conclude(rows, checks(rows, options.quick), options.json, about)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,11 @@ from hqde_fl.codec.request import to_json
 from simulations.config import Experiment
 from simulations.run import run_experiment
 from strategies.presets import packing
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.reporting import check, conclude, machine  # noqa: E402
 
 CLIENTS = {"count": 10, "partition": {"name": "dirichlet", "alpha": 0.5}}
 DEMO = {"rounds": 15, "clients": {**CLIENTS, "epochs": 3, "lr": 0.2}}
@@ -83,13 +89,7 @@ def checks(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield check(f"{where}: fewer bytes up", row["smaller"], LEAST_SMALLER[row["bits"]])
 
 
-def check(claim: str, value: float, bound: float, *, most: bool = False) -> dict[str, Any]:
-    """A figure and whether it keeps its bound."""
-    holds = value <= bound if most else value >= bound
-    return {"claim": claim, "value": value, "bound": bound, "most": most, "holds": holds}
-
-
-def main() -> None:
+def main() -> int:
     """Run every experiment with every codec, print the table, write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="where to write the figures")
@@ -130,15 +130,8 @@ def main() -> None:
                 f"{row['all smaller']:9.2f}{row['seconds']:9.1f}",
                 flush=True,
             )
-    print()
-    found = list(checks(rows))
-    for each in found:
-        sign = "<=" if each["most"] else ">="
-        verdict = "holds" if each["holds"] else "DOES NOT HOLD"
-        print(f"{each['claim']}: {each['value']:.4g} {sign} {each['bound']}: {verdict}")
-    if options.json:
-        options.json.write_text(json.dumps({"rows": rows, "checks": found}, indent=1) + "\n")
+    return conclude(rows, checks(rows), options.json, machine())
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
 import subprocess
 import sys
@@ -24,6 +22,11 @@ from typing import Any
 
 from simulations.config import Experiment
 from simulations.document import to_toml
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.reporting import check, conclude, machine  # noqa: E402
 
 FEEDBACK = {
     "codec": {
@@ -174,22 +177,12 @@ def checks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         name = f"{row['engine']}, {row['variant']}"
         for key, what in (("same_model", "the final model"), ("same_records", "the records")):
-            holds = bool(row[key])
             claim = f"{name}: {what} as without {row['kills']} kills"
-            found.append({"claim": claim, "value": int(holds), "bound": 1, "holds": holds})
+            found.append(check(claim, int(row[key]), 1))
     return found
 
 
-def machine() -> dict[str, Any]:
-    """What it ran on."""
-    return {
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "system": platform.system(),
-    }
-
-
-def main() -> None:
+def main() -> int:
     """Run the drills, print the table, write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="where to write the figures")
@@ -219,15 +212,8 @@ def main() -> None:
                 f"        went on after {list(result.resumed)}",
                 flush=True,
             )
-    found = checks(rows)
-    for each in found:
-        print(f"{each['claim']}: {'holds' if each['holds'] else 'DOES NOT HOLD'}")
-    if options.json:
-        report = {"machine": machine(), "rows": rows, "checks": found}
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
-    if not all(each["holds"] for each in found):
-        sys.exit(1)
+    return conclude(rows, checks(rows), options.json, machine())
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

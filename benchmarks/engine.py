@@ -14,7 +14,6 @@ import argparse
 import json
 import logging
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.reporting import check, conclude, machine  # noqa: E402
+
 CASES = {
     # name: (population, cohort, parameters, what a client is)
     "100 tiny clients": (100, 100, 1_000, "tiny"),
@@ -185,25 +188,7 @@ def median_of(runs: list[dict[str, float]]) -> dict[str, float]:
     return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
 
 
-def machine() -> dict[str, Any]:
-    """What it ran on."""
-    import flwr
-    import psutil
-    import ray
-
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line for line in lines if line.startswith("model name")]
-    return {
-        "processor": names[0].split(":")[1].strip() if names else platform.machine(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30),
-        "python": platform.python_version(),
-        "flwr": flwr.__version__,
-        "ray": ray.__version__,
-    }
-
-
-def main() -> None:
+def main() -> int:
     """Run every case on both engines, print the table, write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="where to write the figures")
@@ -213,7 +198,7 @@ def main() -> None:
     if options.measure:
         engine, name, rounds = options.measure
         print(json.dumps(measure(engine, {**CASES, **SCALING}[name], int(rounds))))
-        return
+        return 0
     repeats, rounds = (1, 4) if options.quick else (3, 7)
     rows: list[dict[str, Any]] = []
     found: dict[tuple[str, str], dict[str, float]] = {}
@@ -259,21 +244,8 @@ def main() -> None:
         check(f"{digits}: ray / stock, start", 1 / ratio(digits, "start"), 0.7, most=True),
         check("cohort 100: population 100000 / 100, warm round", many / few, 1.3, most=True),
     ]
-    print()
-    for each in checks:
-        sign = "<=" if each["most"] else ">="
-        verdict = "holds" if each["holds"] else "DOES NOT HOLD"
-        print(f"{each['claim']}: {each['value']:.2f} {sign} {each['bound']}: {verdict}")
-    if options.json:
-        report = {"machine": machine(), "rows": rows, "checks": checks}
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
-
-
-def check(claim: str, value: float, bound: float, *, most: bool = False) -> dict[str, Any]:
-    """A figure and whether it keeps its bound."""
-    holds = value <= bound if most else value >= bound
-    return {"claim": claim, "value": value, "bound": bound, "most": most, "holds": holds}
+    return conclude(rows, checks, options.json, machine())
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -16,9 +16,6 @@ Fashion-MNIST takes part where HQDE_FL_DATA says where its files are.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import sys
 import time
@@ -33,6 +30,7 @@ import torch  # noqa: E402
 
 from benchmarks.learning import ensembles, front, laws, rules  # noqa: E402
 from benchmarks.learning.data import have_fashion  # noqa: E402
+from benchmarks.reporting import check, conclude, machine  # noqa: E402
 from hqde_fl.quantum import Adaptive, Entanglement, Superposition, Voting  # noqa: E402
 from hqde_fl.rules import Aggregator, GeometricMedian, aggregate  # noqa: E402
 from hqde_fl.updates import Updates  # noqa: E402
@@ -75,27 +73,12 @@ def cost(n: int, d: int, repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
-def machine() -> dict[str, Any]:
-    """What it ran on, in words that name no machine."""
-    return {
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torch-threads": torch.get_num_threads(),
-    }
-
-
 def cost_checks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What the rules may cost."""
     return [
-        {
-            "claim": f"{row['rule']}, n=100, d=1e6: at most {BOUND} x {TWIN}",
-            "value": round(row["ratio"], 3),
-            "bound": BOUND,
-            "holds": row["ratio"] <= BOUND,
-        }
+        check(
+            f"{row['rule']}, n=100, d=1e6: at most {BOUND} x {TWIN}", row["ratio"], BOUND, most=True
+        )
         for row in rows
         if (row["n"], row["d"]) == (100, 10**6) and row["rule"] != TWIN
     ]
@@ -129,7 +112,7 @@ def measured(part: str, quick: bool) -> tuple[list[dict[str, Any]], list[dict[st
 PARTS = ("cost", "laws", "sign-flip", "rules", "ensembles", "front")
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -145,14 +128,8 @@ def main() -> None:
     for part in options.part or PARTS:
         more, found = measured(part, options.quick)
         rows, checks = rows + more, checks + found
-    print()
-    for check in checks:
-        verdict = "holds" if check["holds"] else "FAILS"
-        print(f"{verdict}  {check['claim']}: {check['value']:.4g} (bound {check['bound']:g})")
-    if options.json:
-        content = {"machine": about, "rows": rows, "checks": checks}
-        options.json.write_text(json.dumps(content, indent=2) + "\n")
+    return conclude(rows, checks, options.json, about)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -21,25 +21,23 @@ import ctypes
 import gc
 import importlib.util
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402
 import psutil  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from benchmarks.reporting import check, conclude, machine  # noqa: E402
 from benchmarks.rivals.byzfl import byzfl_rules  # noqa: E402
 from benchmarks.rivals.flower import flower_runs  # noqa: E402
 from hqde_fl import rules as ours  # noqa: E402
@@ -221,44 +219,41 @@ def measure_memory(n: int, d: int, only: list[str]) -> dict[str, float]:
     return found
 
 
-def checks(rows: list[dict[str, Any]], memory: dict[str, float]) -> list[dict[str, Any]]:
+def checks(rows: list[dict[str, Any]], memory: dict[str, float]) -> Iterator[dict[str, Any]]:
     """The figures that are promised."""
     table = {(row["rule"], row["n"], row["d"]): row for row in rows}
-    found: list[dict[str, Any]] = []
 
-    def check(claim: str, value: float, bound: float, at_most: bool) -> None:
-        holds = value <= bound if at_most else value >= bound
-        found.append(
-            {"claim": claim, "value": round(value, 3), "bound": bound, "holds": bool(holds)}
-        )
-
-    def ratio(claim: str, rule: str, n: int, over: str, bound: float, mine: str = "ours") -> None:
+    def ratio(
+        claim: str, rule: str, n: int, over: str, bound: float, mine: str = "ours"
+    ) -> Iterator[dict[str, Any]]:
         row = table[rule, n, 10**6]
         if over in row:
-            check(claim, row[over] / row[mine], bound, False)
+            yield check(claim, row[over] / row[mine], bound)
 
     for rule in ON_DISTANCES:
         row = table[rule, 100, 10**6]
         claim = f"{rule}, n=100, d=1e6: at most 1.5 x its floor"
-        check(claim, row["ours"] / row["floor"], 1.5, True)
+        yield check(claim, row["ours"] / row["floor"], 1.5, most=True)
     for rule, bound in (("GeometricMedian", 4.0), ("Krum", 2.0)):
         claim = f"{rule}, n=100, d=1e6: at least {bound:.0f} x faster than byzfl's"
-        ratio(claim, rule, 100, "byzfl", bound)
+        yield from ratio(claim, rule, 100, "byzfl", bound)
     for rule in ("Krum", "MultiKrum", "Median", "TrimmedMean"):
         claim = f"{rule}, n=50, d=1e6: at least 5 x faster than Flower's"
-        ratio(f"{claim}, arithmetic alone", rule, 50, "flower-bare", 5.0, "rows")
-        ratio(f"{claim}, aggregate_train whole", rule, 50, "flower", 5.0, "whole")
+        yield from ratio(f"{claim}, arithmetic alone", rule, 50, "flower-bare", 5.0, "rows")
+        yield from ratio(f"{claim}, aggregate_train whole", rule, 50, "flower", 5.0, "whole")
     for rule in BY_COORDINATE:
         claim = f"{rule}, n=50, d=1e6: at least 5 x faster than byzfl's"
-        ratio(claim, rule, 50, "byzfl", 5.0)
+        yield from ratio(claim, rule, 50, "byzfl", 5.0)
     meamed, median = table["Meamed", 50, 10**6], table["Median", 50, 10**6]
     claim = "Meamed, n=50, d=1e6: at least 5 x faster than Flower's FedMedian, which it refines"
-    check(claim, median["flower"] / meamed["ours"], 5.0, False)
+    yield check(claim, median["flower"] / meamed["ours"], 5.0)
     for rule, share in memory.items():
-        check(f"{rule}, n=100, d=1e6: peak extra memory at most 0.25 x updates", share, 0.25, True)
+        claim = f"{rule}, n=100, d=1e6: peak extra memory at most 0.25 x updates"
+        yield check(claim, share, 0.25, most=True)
     for row in rows:
         if row["n"] == 1000:
-            check(f"{row['rule']}, n=1000, d=1e5: under 10 s", row["ours"], 10.0, True)
+            claim = f"{row['rule']}, n=1000, d=1e5: under 10 s"
+            yield check(claim, row["ours"], 10.0, most=True)
     for rule in (ours.MDA(200), ours.Bulyan(250)):
         try:
             ours.aggregate(rule, Updates(torch.zeros(1000, 10)))
@@ -266,28 +261,7 @@ def checks(rows: list[dict[str, Any]], memory: dict[str, float]) -> list[dict[st
         except BoundError as error:
             message = str(error)
         stated = "limit is" in message or "needs at least 1003" in message
-        check(f"{rule}, n=1000: an error that states the limit", float(stated), 1.0, False)
-    return found
-
-
-def machine() -> dict[str, Any]:
-    """What it ran on, in words that name no machine."""
-    model = platform.processor()
-    if sys.platform == "linux":
-        text = Path("/proc/cpuinfo").read_text()
-        model = next((x.split(":")[1].strip() for x in text.splitlines() if "model name" in x), "")
-    return {
-        "cpu": model,
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "memory-gib": round(psutil.virtual_memory().total / 2**30),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "torch-threads": torch.get_num_threads(),
-        "byzfl": importlib.util.find_spec("byzfl") is not None,
-    }
+        yield check(f"{rule}, n=1000: an error that states the limit", float(stated), 1.0)
 
 
 def page(about: dict[str, Any], rows: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> str:
@@ -313,7 +287,8 @@ def page(about: dict[str, Any], rows: list[dict[str, Any]], verdicts: list[dict[
         "| claim | found | bound | holds |",
         "|---|---:|---:|---|",
         *(
-            f"| {v['claim']} | {v['value']} | {v['bound']} | {'yes' if v['holds'] else '**no**'} |"
+            f"| {v['claim']} | {v['value']:.4g} | {v['bound']} "
+            f"| {'yes' if v['holds'] else '**no**'} |"
             for v in verdicts
         ),
         "",
@@ -344,9 +319,10 @@ def main() -> int:
     if options.memory is not None:
         print(json.dumps(measure_memory(100, 10**6, json.loads(options.memory))))
         return 0
-    about = machine() | {"quick": options.quick}
+    byzfl = importlib.util.find_spec("byzfl") is not None
+    about = machine() | {"byzfl": byzfl, "quick": options.quick}
     print(", ".join(f"{key}: {value}" for key, value in about.items()))
-    if not about["byzfl"]:
+    if not byzfl:
         print("byzfl is not installed (pip install --no-deps byzfl): nothing is compared with it")
     print("seconds, medians; x: times as long as ours\n" + HEADER, flush=True)
     rows: list[dict[str, Any]] = []
@@ -362,20 +338,14 @@ def main() -> int:
     command = [sys.executable, __file__, "--memory", json.dumps(some)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     memory = json.loads(output.splitlines()[-1])
-    verdicts = checks(rows, memory)
-    print()
-    for verdict in verdicts:
-        sign = "holds" if verdict["holds"] else "FAILS"
-        print(f"{sign}  {verdict['claim']}: {verdict['value']}")
+    verdicts = list(checks(rows, memory))
     for row in rows:
         if (row["n"], row["d"]) == (100, 10**6) and row["rule"] in memory:
             row["peak-extra"] = memory[row["rule"]]
-    if options.json:
-        content = {"machine": about, "rows": rows, "checks": verdicts}
-        options.json.write_text(json.dumps(content, indent=2) + "\n")
+    status = conclude(rows, verdicts, options.json, about)
     if options.markdown:
         options.markdown.write_text(page(about, rows, verdicts))
-    return 0 if all(verdict["holds"] for verdict in verdicts) else 1
+    return status
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.learning.data import CLIENTS, Setting, have_fashion, setting
 from benchmarks.learning.rules import DIRICHLET, ROUNDS
+from benchmarks.reporting import check
 from clients.app import ensemble_app
 from clients.batches import batches
 from clients.evaluation import evaluate_batches
@@ -92,27 +93,13 @@ def checks(rows: list[Row]) -> list[Row]:
     """What five members are meant to be better at."""
     found = []
     for one, five in zip(rows[::2], rows[1::2], strict=True):
-        for claim, value, bound, holds in (
-            ("NLL below that of one", five["nll"], one["nll"], five["nll"] < one["nll"]),
-            (
-                "accuracy no worse than that of one",
-                five["accuracy"],
-                one["accuracy"],
-                five["accuracy"] >= one["accuracy"],
-            ),
-            (
-                "disagreement of the members above",
-                five["disagreement"],
-                DIVERSE,
-                five["disagreement"] > DIVERSE,
-            ),
-        ):
-            found.append(
-                {
-                    "claim": f"{MEMBERS} members, {five['assignment']}, {five['data']}: {claim}",
-                    "value": round(value, 4),
-                    "bound": round(bound, 4),
-                    "holds": holds,
-                }
-            )
+        who = f"{MEMBERS} members, {five['assignment']}, {five['data']}"
+        nll = f"{who}: NLL below that of one"
+        accuracy = f"{who}: accuracy no worse than that of one"
+        apart = f"{who}: disagreement of the members above"
+        found += [
+            check(nll, five["nll"], one["nll"], most=True, strict=True),
+            check(accuracy, five["accuracy"], one["accuracy"]),
+            check(apart, five["disagreement"], DIVERSE, strict=True),
+        ]
     return found

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from benchmarks.learning.data import fashion
+from benchmarks.reporting import check
 from clients.evaluation import evaluate
 from clients.task import Task
 from clients.training import Training, reproducible, train
@@ -88,13 +89,8 @@ def compare(quick: bool) -> list[dict[str, Any]]:
 
 def checks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What the front is meant to reach."""
-    value = rows[0]["federated"]
-    return [
-        {
-            "claim": f"create_hqde_system, small CNN, {EXAMPLES} Fashion-MNIST images, {WORKERS} "
-            f"workers, {EPOCHS} epochs: accuracy above",
-            "value": round(value, 4),
-            "bound": LEAST,
-            "holds": value > LEAST,
-        }
-    ]
+    claim = (
+        f"create_hqde_system, small CNN, {EXAMPLES} Fashion-MNIST images, {WORKERS} workers, "
+        f"{EPOCHS} epochs: accuracy above"
+    )
+    return [check(claim, rows[0]["federated"], LEAST, strict=True)]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from benchmarks.learning.rules import ALONE, TWINS
+from benchmarks.reporting import check
 from hqde_fl.quantum import Entanglement
 from hqde_fl.rules import aggregate
 from hqde_fl.updates import Updates
@@ -26,16 +27,13 @@ def checks() -> list[dict[str, Any]]:
             outcome = aggregate(ALONE[name], Updates(update.repeat(n, 1)))
             worst = max(worst, float((outcome.delta - update).norm() / update.norm()))
             excess = max(excess, abs(float(outcome.influence.sum()) - 1))
-        found.append(_check(f"{name}: n = 1..100 identical clients, relative change", worst))
-        found.append(_check(f"{name}: n = 1..100 identical clients, shares' sum - 1", excess))
+        claim = f"{name}: n = 1..100 identical clients, "
+        found.append(check(claim + "relative change", worst, UNCHANGED, most=True))
+        found.append(check(claim + "shares' sum - 1", excess, UNCHANGED, most=True))
     worst = 0.0
     for n in range(3, 101):
         honest = update + 0.1 * torch.randn(n - 1, SIZE, generator=generator)
         outcome = aggregate(Entanglement(), Updates(torch.cat([honest, -honest[:1]])))
         worst = max(worst, float(outcome.influence[-1]))
-    found.append(_check("entanglement: weight of an exact opposite, n = 3..100", worst, 0.0))
-    return found
-
-
-def _check(claim: str, value: float, bound: float = UNCHANGED) -> dict[str, Any]:
-    return {"claim": claim, "value": value, "bound": bound, "holds": value <= bound}
+    claim = "entanglement: weight of an exact opposite, n = 3..100"
+    return [*found, check(claim, worst, 0.0, most=True)]

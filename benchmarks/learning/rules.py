@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.learning.data import have_fashion, setting
 from benchmarks.learning.federation import ATTACKED, FAULTY, Attack, accuracy_after
+from benchmarks.reporting import check
 from hqde_fl.quantum import Adaptive, Entanglement, Superposition, Voting
 from hqde_fl.rules import NNM, Aggregator, Chain, GeometricMedian, Mean, Median
 
@@ -132,13 +133,9 @@ def checks(flips: list[Row]) -> list[Row]:
     found = []
     for row in flips:
         lead = row["mean of all, clean"] - row["entanglement, 3 sign-flip"]
-        found.append(
-            {
-                "claim": f"Entanglement, 3 of 10 sign-flip, digits, {row['division']}: accuracy "
-                "behind the clean mean",
-                "value": round(lead, 4),
-                "bound": CLOSE,
-                "holds": lead <= CLOSE,
-            }
+        claim = (
+            f"Entanglement, 3 of 10 sign-flip, digits, {row['division']}: accuracy "
+            "behind the clean mean"
         )
+        found.append(check(claim, lead, CLOSE, most=True))
     return found
