@@ -2,7 +2,8 @@
 
 Every key of the table lists values. A key is one of the experiment's, dotted, or one of the short
 names in ``SHORT``; any other name is a variable of the sweep: wherever the file says ``"$f"``, the
-value of ``f`` stands instead. ``"$seeds"`` is the seed, which is set as well. A value that is a table may carry a ``label``.
+value of ``f`` stands instead. ``"$seeds"`` is the seed, which is set as well. A value that is a
+table may carry a ``label``.
 """
 
 from __future__ import annotations
