@@ -115,7 +115,7 @@ def batches(
         raise DataError("the data set needs at least 1 example, found 0")
     drop_last = generator is not None and examples > size and examples % size == 1
     parts: Iterable[tuple[Any, Any]]
-    if isinstance(data, TensorDataset) and len(data.tensors) == 2 and collate is None:
+    if type(data) is TensorDataset and len(data.tensors) == 2 and collate is None:
         x, y = data.tensors
         if generator is None:
             parts = zip(torch.split(x, size), torch.split(y, size), strict=True)

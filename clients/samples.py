@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 def chosen(data: Dataset[Any], places: Sequence[int]) -> Dataset[Any]:
     """The examples at some places, which may repeat; tensors stay a ``TensorDataset``."""
-    if isinstance(data, TensorDataset):
+    if type(data) is TensorDataset:  # a subclass may have its own __getitem__
         index = torch.as_tensor(places, dtype=torch.int64)
         return TensorDataset(*(tensor[index] for tensor in data.tensors))
     return Subset(data, list(places))

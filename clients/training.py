@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
@@ -31,7 +33,7 @@ idle: ContextVar[bool] = ContextVar("idle", default=False)
 
 OPTIMIZERS = ("sgd", "adamw")
 
-# torch's global generator and thread count belong to the process.
+# The global generators and torch's thread count belong to the process.
 _turn = threading.RLock()
 
 
@@ -121,14 +123,15 @@ class Training:
 
 @contextmanager
 def reproducible(seed: int, threads: int = 0) -> Iterator[None]:
-    """Run code with torch's global generator seeded, and put everything back after it.
+    """Run code with the process's global generators seeded, and put everything back after it.
 
-    Only one thread of the process is inside at a time.
+    They are torch's, and NumPy's and Python's, of which a data set may draw its augmentation. Only
+    one thread of the process is inside at a time.
 
     Parameters
     ----------
     seed : int
-        The seed of torch's global generator inside.
+        The seed of the global generators inside.
     threads : int, default=0
         The number of torch threads inside; 0 leaves it alone.
     """
@@ -137,7 +140,10 @@ def reproducible(seed: int, threads: int = 0) -> Iterator[None]:
     gpus = list(range(torch.cuda.device_count())) if started else []
     with _turn, torch.random.fork_rng(devices=gpus):
         before = torch.get_num_threads()
+        states = random.getstate(), np.random.get_state()
         torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
         if gpus:
             torch.cuda.manual_seed_all(seed)
         if threads:
@@ -145,6 +151,8 @@ def reproducible(seed: int, threads: int = 0) -> Iterator[None]:
         try:
             yield
         finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
             if threads:
                 torch.set_num_threads(before)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self, final
 
 import torch
-from flwr.app import ArrayRecord, MetricRecord
+from flwr.app import ArrayRecord
 from rich.console import Console
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -38,7 +38,7 @@ from hqde_fl.wire import from_record, to_record
 from simulations.loaders import Portions, Reading, Source
 from simulations.progress import progress, quiet_flower
 from simulations.system_federation import Epochs, Federation, check_alike, task_of
-from simulations.system_settings import Config, Settings
+from simulations.system_settings import Config, Settings, check_device, table, whole
 from strategies.hqde import HQDEStrategy
 from strategies.state import ServerState
 
@@ -98,8 +98,13 @@ def create_hqde_system(
     ConfigError
         For a key that does not exist or a value that cannot be, before anything is started.
     """
+    if isinstance(model_class, nn.Module) or not callable(model_class):
+        raise ConfigError(
+            "model_class needs to be a class or a function that builds a module, "
+            f"found {type(model_class).__name__} {model_class!r:.60}"
+        )
     return HQDESystem(
-        partial(model_class, **dict(model_kwargs or {})),
+        partial(model_class, **table("model_kwargs", model_kwargs)),
         num_workers,
         Settings.of(quantization_config, aggregation_config, training_config, seed),
         loss_fn=loss_fn,
@@ -144,8 +149,9 @@ class HQDESystem:
         engine: str = "auto",
         show_progress: bool = True,
     ) -> None:
-        if num_workers < 1:
-            raise ConfigError(f"num_workers must be >= 1, found {num_workers}")
+        num_workers, seed = whole("num_workers", num_workers, 1), whole("seed", seed, 0)
+        if loss_fn is not None and not callable(loss_fn):
+            raise ConfigError(f"loss_fn needs to be a function, found {loss_fn!r}")
         if engine not in ENGINES:
             raise UnknownNameError("engine", engine, ENGINES)
         self.settings = settings or Settings()
@@ -158,6 +164,7 @@ class HQDESystem:
             engine = "ray" if importlib.util.find_spec("ray") else "inline"
         self.engine = engine
         self.epochs = 0
+        check_device(self.settings.training.placement)
         self._task = task_of(model, loss_fn)
         initial = initial_state(self._task, self.settings.members, Seeds(seed))
         self._arrays = to_record(initial)
@@ -202,13 +209,13 @@ class HQDESystem:
         RunError
             If an epoch fails on all workers; the message has what a worker raised.
         """
-        if num_epochs < 1:
-            raise ConfigError(f"num_epochs must be >= 1, found {num_epochs}")
+        num_epochs = whole("num_epochs", num_epochs, 1)
         source = Source.of(loader, self.num_workers)
         federation = self._federation_for(source)
         last = self.epochs + num_epochs
         with quiet_flower(), self._shown(last) as show:
-            epochs = Epochs(show, self._learn)
+            validate = None if validation_loader is None else partial(self._on, validation_loader)
+            epochs = Epochs(show, self._learn, validate)
             self._strategy = HQDEStrategy(
                 self.settings.rule,
                 codec=self.settings.codec,
@@ -221,15 +228,7 @@ class HQDESystem:
                 fraction_evaluate=0.0,
                 min_available_nodes=self.num_workers,
             )
-            self._strategy.start(
-                federation.grid,
-                self._arrays,
-                last,
-                evaluate_fn=None
-                if validation_loader is None
-                else partial(self._validate, validation_loader),
-                resume=self._state,
-            )
+            self._strategy.start(federation.grid, self._arrays, last, resume=self._state)
         return epochs.found
 
     def _federation_for(self, source: Source) -> Federation:
@@ -264,13 +263,6 @@ class HQDESystem:
         with progress(epochs, Console(), "hqde") as show:
             yield show
 
-    def _validate(
-        self, loader: Iterable[Any], epoch: int, arrays: ArrayRecord
-    ) -> MetricRecord | None:
-        if epoch == 0:  # before any training
-            return None
-        return MetricRecord(dict(self._evaluated(self._holding(arrays), loader)))
-
     # --- what it has learnt -----------------------------------------------------------------------
 
     def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
@@ -283,7 +275,7 @@ class HQDESystem:
             ``ece`` (expected calibration error); of several also a ``member``'s alone, and their
             ``diversity`` and ``disagreement``.
         """
-        return self._evaluated(self._holding(self._arrays), loader)
+        return self._on(loader, self._arrays)
 
     def predict(self, loader: Iterable[Any]) -> Tensor:
         """Classes (n,), in the loader's order; with a loss of your own the mean outputs.
@@ -292,7 +284,7 @@ class HQDESystem:
         """
         if self._task.classifier:
             return self.predict_proba(loader).label
-        return torch.cat(list(self._outputs(loader))).mean(dim=1)
+        return self._voices(loader).mean(dim=1)
 
     def predict_proba(self, loader: Iterable[Any]) -> Prediction:
         """Class probabilities (n, c) in the loader's order, and how uncertain they are.
@@ -304,20 +296,27 @@ class HQDESystem:
         """
         if not self._task.classifier:
             raise ConfigError("predict_proba needs classifiers: loss_fn is not torch's")
-        votes = torch.cat(list(self._outputs(loader)))
-        return self.settings.predictor.predict(votes.transpose(0, 1))
+        return self.settings.predictor.predict(self._voices(loader).transpose(0, 1))
 
     def state_dicts(self) -> list[dict[str, Tensor]]:
         """The members' weights, as ``model.load_state_dict`` takes them."""
         return split(from_record(self._arrays), self.settings.members)
 
-    def _evaluated(self, models: Sequence[nn.Module], loader: Iterable[Any]) -> dict[str, float]:
+    def _on(self, loader: Iterable[Any], arrays: ArrayRecord) -> dict[str, float]:
+        """How good models with these weights are on labelled batches."""
+        models = self._holding(arrays)
         device = torch.device(self.settings.training.placement)
         with reproducible(0, self.settings.training.threads):
             found = Reading.of(models[0]).batches(loader, device)
             return evaluate_batches(
                 models, found, self._task, self.settings.predictor, calibrated=True
             )
+
+    def _voices(self, loader: Iterable[Any]) -> Tensor:
+        """(n, members, ...) what each member says of every example."""
+        if not (found := list(self._outputs(loader))):
+            raise DataError("the loader needs at least 1 batch, found 0")
+        return torch.cat(found)
 
     @torch.no_grad()
     def _outputs(self, loader: Iterable[Any]) -> Iterator[Tensor]:
@@ -347,10 +346,19 @@ class HQDESystem:
     # --- files and processes ----------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Save the members' weights and the number of epochs, as a safetensors file."""
+        """Save the members' weights and the number of epochs, as a safetensors file.
+
+        Raises
+        ------
+        DataError
+            If the file cannot be written.
+        """
         about = {"epochs": str(self.epochs), "members": str(self.settings.members)}
         state = {name: tensor.contiguous() for name, tensor in from_record(self._arrays).items()}
-        save_file(state, path, metadata={"hqde-fl": json.dumps(about)})
+        try:
+            save_file(state, path, metadata={"hqde-fl": json.dumps(about)})
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"{path} cannot be written: {error}") from None
 
     def load(self, path: str | Path) -> None:
         """Take the weights that a system of the same models has saved, and train on from there.

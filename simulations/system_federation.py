@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from clients.batches import logits
 from clients.task import Task, accuracy
-from hqde_fl.errors import DataError, RunError
+from hqde_fl.errors import ConfigError, DataError, RunError
 from simulations.loaders import Source
 from simulations.results import round_line
 from strategies.callbacks import Callback, RoundRecord
@@ -41,13 +41,19 @@ def task_of(model: Callable[[], nn.Module], loss_fn: LossFn | None) -> Task:
     usual = loss_fn is None or loss_fn is functional.cross_entropy
     classifier = usual or isinstance(loss_fn, nn.CrossEntropyLoss)
     return Task(
-        model=model,
+        model=partial(_module, model),
         partition=_no_data,
         test=_no_data,
         loss=partial(_loss, loss_fn or functional.cross_entropy, classifier),
         metrics={"accuracy": _accuracy} if classifier else {},
         classifier=classifier,
     )
+
+
+def _module(model: Callable[[], nn.Module]) -> nn.Module:
+    if not isinstance(built := model(), nn.Module):
+        raise ConfigError(f"model_class needs to build a torch module, found {built!r:.60}")
+    return built
 
 
 def _loss(loss_fn: LossFn, classifier: bool, outputs: Any, targets: Any) -> Tensor:
@@ -130,23 +136,28 @@ class Epochs(Callback):
         Shown every round, as a line of ``rounds.jsonl``.
     learn : Callable[[int, ArrayRecord], None]
         Given every epoch and the model after it.
+    validate : Callable[[ArrayRecord], Mapping[str, float]], optional
+        What the model after an epoch is worth.
     """
 
     def __init__(
         self,
         show: Callable[[Mapping[str, Any]], None],
         learn: Callable[[int, ArrayRecord], None],
+        validate: Callable[[ArrayRecord], Mapping[str, float]] | None = None,
     ) -> None:
         self.found: list[dict[str, Any]] = []
-        self._show, self._learn = show, learn
+        self._show, self._learn, self._validate = show, learn, validate
 
     def on_round(self, record: RoundRecord, arrays: ArrayRecord) -> None:
-        """Pass the model on, unless nobody could train."""
+        """Pass the model on, unless nothing was learnt from anybody."""
         if record.round == 0:
             return
-        if record.kept == 0 and record.failed:
-            reason = next(each.reason for each in record.clients if each.reason)
+        if record.kept == 0:
+            reason = next((each.reason for each in record.clients if each.reason), "no reply")
             raise RunError(f"epoch {record.round}: no worker could train: {reason}")
+        if self._validate is not None:
+            record = replace(record, server=self._validate(arrays))
         self._show(round_line(record))
         self._learn(record.round, arrays)
         self.found.append(

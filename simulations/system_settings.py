@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Self
+
+import torch
 
 from clients.training import Training
 from hqde_fl.catalogue import Catalogue
 from hqde_fl.codec import CODECS, AdaptiveQuantizer, Codec
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.quantum.noise import ExplorationNoise
-from hqde_fl.quantum.prediction import EnsemblePredictor
+from hqde_fl.quantum.prediction import VOTES, EnsemblePredictor
 from hqde_fl.rules import RULES, Aggregator, Superposition
 from strategies.exploration import Exploring
 from strategies.optimizers import SERVER_OPTIMIZERS, SGD, ServerOptimizer
@@ -79,15 +82,40 @@ class Settings:
         """
         return cls(
             codec=_codec(quantization),
-            **_aggregation(dict(aggregation or {}), seed),
-            **_training(dict(training or {})),
+            **_aggregation(table("aggregation_config", aggregation), seed),
+            **_training(table("training_config", training)),
         )
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """The value of a parameter, once it is a whole number that is large enough."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ConfigError(f"{name} must be a whole number >= {least}, found {value!r}")
+    return int(value)
+
+
+def table(name: str, config: Any) -> dict[str, Any]:
+    """A configuration as a dictionary of its own; none is an empty one."""
+    if config is not None and not isinstance(config, Mapping):
+        raise ConfigError(f"{name} must be a dictionary, found {config!r}")
+    return dict(config or {})
+
+
+def check_device(device: str) -> None:
+    """Raise ``ConfigError`` unless torch can use a device in this process."""
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"training_config['device'] {device!r} cannot be used: {reason}"
+        ) from None
 
 
 def _codec(config: Config | Codec | None) -> Codec:
     if isinstance(config, Codec):
         return config
-    found = dict(config or {})
+    found = table("quantization_config", config)
     if "name" not in found:
         _require_known("quantization_config", found, _fields(AdaptiveQuantizer))
         found["name"] = "adaptive-quantizer"
@@ -120,16 +148,15 @@ def _training(config: dict[str, Any]) -> dict[str, Any]:
     own = [name for name in _fields(Training) if name not in SAID_ELSEWHERE]
     known = (*own, "learning_rate", "members", "prediction_aggregation")
     _require_known("training_config", config, known)
-    table = {"optimizer": "adamw"} | {key: config[key] for key in own if key in config}
-    usual = LEARNING_RATES.get(table["optimizer"], 0.05)
-    table["lr"] = _number("training_config", config, "learning_rate", usual)
-    members = config.get("members", 1)
-    if isinstance(members, bool) or not isinstance(members, int) or members < 1:
-        raise ConfigError(f"training_config['members'] must be a number >= 1, found {members!r}")
+    found = {"optimizer": "adamw"} | {key: config[key] for key in own if key in config}
+    usual = LEARNING_RATES.get(str(found["optimizer"]), 0.05)
+    found["lr"] = _number("training_config", config, "learning_rate", usual)
     return {
-        "training": TRAINING.build({"name": "training", **_kebab(table)}),
-        "members": members,
-        "predictor": EnsemblePredictor(_kebab(config.get("prediction_aggregation", "soft-vote"))),
+        "training": TRAINING.build({"name": "training", **_kebab(found)}),
+        "members": whole("training_config['members']", config.get("members", 1), 1),
+        "predictor": EnsemblePredictor(
+            _built(VOTES, config.get("prediction_aggregation", "soft-vote"))
+        ),
     }
 
 

@@ -46,7 +46,7 @@ class Exploring(ServerOptimizer):
         """One step of the inner optimiser."""
         turn = int(moments[TURN]) if TURN in moments else 0
         # The members of an ensemble are moved one by one, and only their updates tell them apart.
-        own = zlib.crc32(delta.detach().cpu().contiguous().numpy().data)
+        own = zlib.crc32(delta.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         seeds = Seeds(Seeds(self.seed).integer("exploration-noise", own))
         noisy = self.noise.perturbed(delta, turn, seeds)
         rest = {name: value for name, value in moments.items() if name != TURN}

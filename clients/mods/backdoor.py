@@ -118,7 +118,7 @@ class Backdoor(Fault):
         DataError
             If every example has the target's label already.
         """
-        if isinstance(data, TensorDataset):
+        if type(data) is TensorDataset:
             x, y = data.tensors
         else:
             pairs = [data[index] for index in range(len(cast(Sized, data)))]

@@ -76,7 +76,8 @@ class Superposition(Rule):
         assert measured.geometry is not None
         median = GeometricMedian().weights(measured.geometry)[0]
         confidence = self._confidence(measured.geometry, median, cohort)
-        amplitudes = (confidence / self.temperature).softmax(0).sqrt()
+        # the softmax of confidence / T, which overflows where T is tiny
+        amplitudes = ((confidence - confidence.max()) / self.temperature).softmax(0).sqrt()
         weights = amplitudes**2
         weights = bounded(weights / weights.sum(), measured.geometry, self.longest, median)
         return Decision(

@@ -24,8 +24,9 @@ class Mean(Rule):
         Weigh each update by the number of examples its client *says* it has (FedAvg), instead of
         equally.
     cap : float
-        With ``weighted``: no weight exceeds ``cap`` times the median weight, so that a lie about
-        the number of examples has a bounded effect. At least 1; ``inf`` trusts every word.
+        With ``weighted``: no weight exceeds ``cap`` times the median of those above zero, so that a
+        lie about the number of examples has a bounded effect. At least 1; ``inf`` trusts every
+        word.
     """
 
     weighted: bool = False
@@ -50,7 +51,10 @@ class Mean(Rule):
         if cohort.num_examples is None:
             raise ConfigError("Mean(weighted=True) needs num_examples for every row")
         weights = torch.tensor(cohort.num_examples, dtype=torch.float64)
-        return weights.clamp(max=self.cap * float(weights.median()))
+        some = weights[weights > 0]
+        if not len(some):
+            return super().masses(cohort)
+        return weights.clamp(max=self.cap * float(some.median()))
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
         """Weights in proportion to the masses."""

@@ -36,6 +36,9 @@ STEPS = 100
 
 SETTLED = 1e-10
 
+TIED = 1e-9
+"""Support beyond opposition, in units of the largest agreement, that is rounding alone."""
+
 
 @dataclass(frozen=True)
 class Robust(Rule):
@@ -154,6 +157,10 @@ class Robust(Rule):
 def trust(agreement: Tensor) -> Tensor:
     """(m,) t >= 0, the largest 1, with t proportional to max(0, A t); zero if nobody agrees."""
     found = torch.ones(agreement.shape[0], dtype=torch.float64)
+    if float((agreement @ found).max()) <= TIED * float(agreement.abs().max()):
+        # Everybody is opposed as much as supported: begin with those who are supported most.
+        found = agreement.clamp(min=0).sum(dim=1)
+        found = found / found.max().clamp(min=torch.finfo(found.dtype).tiny)
     for _ in range(STEPS):
         support = (agreement @ found).clamp(min=0)
         most = float(support.max())

@@ -17,7 +17,8 @@ _started = False
 class RayLease:
     """Makes sure that there is a Ray for as long as it is held.
 
-    A Ray that is there already, the host program's own for instance, is used and left alone.
+    A Ray that is there already, the host program's own for instance, is used and left alone; only
+    the workers end that nobody needs any more, which would keep its CPUs.
     """
 
     def __init__(self) -> None:
@@ -41,12 +42,13 @@ class RayLease:
             if id(self) not in _users:
                 return
             _users.discard(id(self))
-            if _users or not _started:
+            if _users:
                 return
-            _started = False
+            ours, _started = _started, False
             if ray.is_initialized():
-                POOL.close()
-                ray.shutdown()
+                POOL.close(idle_only=not ours)
+                if ours:
+                    ray.shutdown()
 
 
 def _connect() -> None:

@@ -180,10 +180,11 @@ class Pool:
             self.slots.remove(slot)
         ray.kill(slot.actor)
 
-    def close(self) -> None:
-        """End all workers; the Ray stays."""
+    def close(self, *, idle_only: bool = False) -> None:
+        """End all workers, or those that run nothing; the Ray stays."""
         for slot in list(self.slots):
-            self.bury(slot)
+            if not (idle_only and slot.busy):
+                self.bury(slot)
 
     def _count(self, share: Share) -> int:
         return sum(slot.share == share for slot in self.slots)

@@ -1,12 +1,16 @@
 import copy
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import Dataset, TensorDataset
 
+from clients.batches import batches
 from clients.evaluation import evaluate
+from clients.samples import chosen
 from clients.task import Task
 from clients.training import Training, idle, poison, reproducible, train
 from hqde_fl.errors import ConfigError, DataError
@@ -41,6 +45,38 @@ class Examples(Dataset):
     def __getitem__(self, index):
         x, y = self.data[index]
         return x, int(y)
+
+
+class Constant(TensorDataset):
+    """Tensors behind a ``__getitem__`` of its own."""
+
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        return torch.full_like(x, 7), y
+
+
+def test_a_tensor_data_set_of_ones_own_is_read_by_its_own_getitem():
+    data = Constant(torch.randn(6, 2), torch.arange(6))
+    for found in (data, chosen(data, [0, 3])):
+        (batch,) = batches(found, 6, torch.device("cpu"))
+        assert batch.inputs.unique().tolist() == [7]
+
+
+class Augmented(Examples):
+    """Draws from the global generators of NumPy and Python."""
+
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        return x + np.random.randn() + random.random(), y
+
+
+def test_what_a_data_set_draws_is_reproducible_and_missed_by_nobody(task):
+    data = Augmented(task.partition(0, 3))
+    states = random.getstate(), np.random.get_state()[1].tolist()
+    one = trained(task, Training(), data=data)[0]
+    assert states == (random.getstate(), np.random.get_state()[1].tolist())
+    random.random(), np.random.randn()
+    assert same(one, trained(task, Training(), data=data)[0])
 
 
 def test_training_lowers_the_loss(task):

@@ -175,5 +175,12 @@ def test_weighted_mean_is_capped() -> None:
     torch.testing.assert_close(result.delta, weights @ updates / weights.sum())
 
 
+def test_clients_without_examples_do_not_decide_the_cap() -> None:
+    updates = Updates(draw(3, 4, seed=0))
+    for examples, weights in (((0, 0, 5.0), [0.0, 0, 1]), ((0, 0, 0), [1 / 3] * 3)):
+        found = aggregate(Mean(weighted=True), updates, Cohort((0, 1, 2), num_examples=examples))
+        assert found.influence.tolist() == pytest.approx(weights)
+
+
 def test_every_step_of_a_rule_of_one_row_is_a_rule() -> None:
     assert all(isinstance(step, Rule) for step in Chain(NNM(1), Chain(ARC(1), Median())).steps)

@@ -1,6 +1,7 @@
 """The rule that is not told f: who counts, for how much, and what it remembers."""
 
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 import torch
@@ -177,3 +178,18 @@ def test_the_filter_finds_colluders_that_hide_in_the_crowd() -> None:
 def test_impossible_parameters_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Robust(**options)
+
+
+@pytest.mark.parametrize("scales", [(1.0, 2.0, -1.0), (1.0, 1.1, 1.2, -1.0, -1.3)], ids=str)
+def test_the_larger_party_is_trusted_where_opposition_is_as_strong(
+    scales: tuple[float, ...],
+) -> None:
+    """One more supporter than opponents: every client's cosines sum to zero or less."""
+    update = honest(1)[0]
+    kept = [scale for scale in scales if scale > 0]
+    for order in permutations(scales):
+        found = run(torch.stack([scale * update for scale in order]))
+        assert [scale < 0 for scale in order] == found.rejected.tolist()
+        assert min(kept) <= float(found.delta @ update / (update @ update)) <= max(kept)
+    alone = torch.tensor([[0.0, 1, -1], [1, 0, -1], [-1, -1, 0]], dtype=torch.float64)
+    assert trust(alone).tolist() == [1, 1, 0]

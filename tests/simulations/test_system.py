@@ -334,6 +334,12 @@ def test_configurations_become_parts():
         ({}, {}, {"threads": "two"}, "threads.*found 'two'"),
         ({}, {}, {"members": 0}, "members.*>= 1, found 0"),
         ({}, {}, {"prediction_aggregation": "mean"}, "unknown vote 'mean'"),
+        ({}, {}, {"prediction_aggregation": None}, "a vote is one, its name or a table"),
+        ({}, {}, {"optimizer": ["sgd"]}, "optimizer.*found"),
+        ({}, {}, {"device": "cuda:99"}, "'cuda:99' cannot be used"),
+        ("identity", {}, {}, "quantization_config must be a dictionary, found 'identity'"),
+        ({}, "median", {}, "aggregation_config must be a dictionary, found 'median'"),
+        ({}, {}, [1], r"training_config must be a dictionary, found \[1\]"),
     ],
 )
 def test_nonsense_is_refused_before_anything_starts(quantization, aggregation, training, message):
@@ -342,13 +348,31 @@ def test_nonsense_is_refused_before_anything_starts(quantization, aggregation, t
 
 
 def test_a_system_that_cannot_be_is_refused():
-    with pytest.raises(ConfigError, match="num_workers must be >= 1, found 0"):
+    with pytest.raises(ConfigError, match="num_workers must be a whole number >= 1, found 0"):
         system_of(workers=0)
+    for workers in ("4", 2.5, True):
+        with pytest.raises(ConfigError, match=f"whole number >= 1, found {workers!r}"):
+            system_of(workers=workers)
+    for seed in (None, -1, 1.5):
+        with pytest.raises(ConfigError, match=f"seed must be a whole number >= 0, found {seed}"):
+            system_of(seed=seed)
+    with pytest.raises(ConfigError, match="loss_fn needs to be a function, found 'mse'"):
+        system_of(loss_fn="mse")
+    with pytest.raises(ConfigError, match=r"model_class needs to be a class.*found Flat"):
+        system_of(Flat())
+    with pytest.raises(ConfigError, match="needs to build a torch module"):
+        system_of(dict)
+    with pytest.raises(ConfigError, match=r"model_kwargs must be a dictionary, found \[1\]"):
+        system_of(kwargs=[1])
+    with pytest.raises(DataError, match="cannot be written"):
+        system_of().save("/dev/null/model")
+    with pytest.raises(DataError, match="at least 1 batch, found 0"):
+        system_of().predict([])
     with pytest.raises(UnknownNameError, match="unknown engine 'rai'"):
         system_of(engine="rai")
     with pytest.raises(ConfigError, match="num_workers >= 5, found 2"):
         system_of(aggregation_config={"rule": {"name": "krum", "f": 1}})
-    with pytest.raises(ConfigError, match="num_epochs must be >= 1, found 0"):
+    with pytest.raises(ConfigError, match="num_epochs must be a whole number >= 1, found 0"):
         system_of().train(DataLoader(blobs(), 8), 0)
 
 
@@ -398,6 +422,23 @@ def test_a_model_that_raises_says_so_and_leaves_what_was_learnt():
         system.train(DataLoader(blobs(), 8), 2)
     assert all(torch.equal(before[0][name], each) for name, each in system.state_dicts()[0].items())
     assert system.epochs == 0
+
+
+@pytest.mark.parametrize("validated", [False, True])
+def test_an_epoch_from_which_nothing_is_kept_is_an_error(validated):
+    class Endless(Flat):
+        def forward(self, x):
+            return super().forward(x) * 1e39
+
+    system, loader = system_of(Endless), DataLoader(blobs(), 8)
+    with pytest.raises(RunError, match=r"epoch 1: no worker could train.*"):
+        system.train(loader, 2, loader if validated else None)
+
+
+def test_the_workers_error_comes_before_that_of_the_validation():
+    system = system_of(loss_fn=nn.CrossEntropyLoss(reduction="none"))
+    with pytest.raises(RunError, match=r"epoch 1: no worker could train"):
+        system.train(DataLoader(blobs(), 8), 1, DataLoader(blobs(), 8))
 
 
 def test_progress_is_a_line_an_epoch(capsys):

@@ -49,3 +49,10 @@ def test_the_input_stays_as_it_is():
     before = DELTA.clone()
     steps(Exploring(ExplorationNoise(scale=1.0)), 1)
     assert torch.equal(DELTA, before)
+
+
+def test_numbers_that_numpy_does_not_have_are_moved_as_well():
+    noise = Exploring(ExplorationNoise(scale=0.5, schedule="constant"))
+    (step,) = steps(noise, 1, DELTA.bfloat16())
+    assert step.dtype == torch.bfloat16
+    assert not torch.equal(step, DELTA.bfloat16())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -42,8 +43,8 @@ class EntanglementVote(Vote):
             raise ConfigError(
                 f"EntanglementVote needs coupling among measured, random: {self.coupling!r}"
             )
-        if not self.strength >= 0:
-            raise ConfigError(f"EntanglementVote needs strength >= 0, found {self.strength}")
+        if not 0 <= self.strength < math.inf:
+            raise ConfigError(f"EntanglementVote needs finite strength >= 0, found {self.strength}")
 
     def combine(self, probabilities: Tensor) -> Tensor:
         """The weighted sum."""

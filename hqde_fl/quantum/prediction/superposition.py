@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -33,9 +34,9 @@ class SuperpositionVote(Vote):
         ``"raw"`` is HQDE's original, sum a_i p_i + N(0, noise_scale^2): it sums to sqrt(m) for m
         equal members, and comes out as it is unless ``renormalised``. For comparison.
     renormalised : bool
-        Scale the raw sum back to a distribution.
+        Make a distribution of the raw sum: without what is negative, scaled to sum to one.
     noise_scale : float
-        Standard deviation of the raw sum's noise.
+        Standard deviation of the raw sum's noise, finite.
     seed : int
         Of that noise.
     """
@@ -51,8 +52,17 @@ class SuperpositionVote(Vote):
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ConfigError(f"SuperpositionVote needs temperature > 0, found {self.temperature}")
-        if not self.noise_scale >= 0:
-            raise ConfigError(f"SuperpositionVote needs noise_scale >= 0, found {self.noise_scale}")
+        if not 0 <= self.noise_scale < math.inf:
+            raise ConfigError(
+                f"SuperpositionVote needs finite noise_scale >= 0, found {self.noise_scale}"
+            )
+        if not all(map(math.isfinite, self.scores)):
+            raise ConfigError(f"SuperpositionVote needs finite scores, found {self.scores}")
+        if self.amplitudes == "born" and (self.renormalised or self.noise_scale):
+            raise ConfigError(
+                "SuperpositionVote's renormalised and noise_scale need amplitudes = 'raw', "
+                "found 'born'"
+            )
         for name, known in (
             ("confidence", ("agreement", "certainty")),
             ("amplitudes", ("born", "raw")),
@@ -65,7 +75,9 @@ class SuperpositionVote(Vote):
 
     def combine(self, probabilities: Tensor) -> Tensor:
         """The weighted sum."""
-        squared = (self._confidence(probabilities) / self.temperature).softmax(dim=0)
+        confidence = self._confidence(probabilities)
+        # the softmax of confidence / T, which overflows where T is tiny
+        squared = ((confidence - confidence.amax(dim=0)) / self.temperature).softmax(dim=0)
         if self.amplitudes == "born":
             return weighted(squared, probabilities)
         total = weighted(squared.sqrt(), probabilities)
@@ -73,7 +85,11 @@ class SuperpositionVote(Vote):
             generator = Seeds(self.seed).torch("superposition", *total.shape)
             noise = torch.randn(total.shape, generator=generator) * self.noise_scale
             total = total + noise.to(total)
-        return total / total.sum(dim=1, keepdim=True) if self.renormalised else total
+        if not self.renormalised:
+            return total
+        positive = total.clamp(min=0)
+        whole = positive.sum(dim=1, keepdim=True)
+        return torch.where(whole > 0, positive / whole, 1 / total.shape[1])
 
     def _confidence(self, probabilities: Tensor) -> Tensor:
         """(m, n)."""

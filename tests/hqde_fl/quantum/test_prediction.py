@@ -135,6 +135,31 @@ class TestSuperposition:
                 raw = np.exp(np.array(confidence) / 0.5)
                 np.testing.assert_allclose(result[example], (raw / raw.sum()) @ np.array(p))
 
+    def test_a_noisy_sum_renormalised_is_a_distribution(self) -> None:
+        vote = SuperpositionVote(amplitudes="raw", renormalised=True, noise_scale=1.0)
+        found = vote.combine(draw())
+        assert float(found.min()) >= 0
+        torch.testing.assert_close(found.sum(dim=1), torch.ones(20, dtype=torch.float64))
+
+    def test_a_tiny_temperature_leaves_the_most_confident(self) -> None:
+        probabilities = draw(3).float()
+        found = SuperpositionVote(1e-40, scores=(0.1, 0.3, 0.2)).combine(probabilities)
+        torch.testing.assert_close(found, probabilities[1])
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"noise_scale": 0.1}, "need amplitudes = 'raw'"),
+            ({"renormalised": True}, "need amplitudes = 'raw'"),
+            ({"amplitudes": "raw", "noise_scale": math.inf}, "finite noise_scale >= 0, found inf"),
+            ({"scores": (1.0, math.nan)}, "finite scores"),
+        ],
+        ids=["noise", "renormalised", "infinite", "nan"],
+    )
+    def test_what_does_not_act_or_cannot_be(self, options: dict[str, object], message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            SuperpositionVote(**options)
+
     def test_scores_of_another_ensemble(self) -> None:
         with pytest.raises(ConfigError, match="one score for each of 5 members, found 2"):
             SuperpositionVote(scores=(1.0, 2.0)).combine(draw())

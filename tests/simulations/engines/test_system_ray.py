@@ -69,6 +69,8 @@ def test_the_data_reach_the_workers_once_and_the_hosts_ray_stays(tmp_path: Path)
     assert len(list(tmp_path.glob("pickled-*"))) == 1
     assert 1 <= len(list(tmp_path.glob("unpickled-*"))) <= 4
     assert ray.get(host) == "the host's own"
+    everything = ray.remote(num_cpus=3)(lambda: "a task of the host's own")
+    assert ray.get(everything.remote(), timeout=120).startswith("a task")  # no worker keeps a CPU
     inline = create_hqde_system(
         nn.Linear, {"in_features": 3, "out_features": 3}, engine="inline", **options
     )
