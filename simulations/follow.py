@@ -12,7 +12,8 @@ from typing import Any
 
 from flwr.common.logger import log
 
-from simulations.results import MANIFEST, ROUNDS, Run
+from hqde_fl.errors import ConfigError
+from simulations.results import MANIFEST, ROUNDS, manifest_of
 
 OnRound = Callable[[Mapping[str, Any]], None]
 """Called with every line of ``rounds.jsonl`` as it is written."""
@@ -69,4 +70,9 @@ def followed(out: Path, on_round: OnRound, resuming: bool) -> Iterator[None]:
 
 def _resumptions(out: Path) -> list[Mapping[str, Any]] | None:
     """What the manifest says of the times that its run went on; None if there is no run."""
-    return list(Run.load(out).manifest.get("resumed", ())) if (out / MANIFEST).exists() else None
+    if not (out / MANIFEST).exists():
+        return None
+    try:
+        return list(manifest_of(out).get("resumed", ()))
+    except ConfigError:  # the next one is written from the checkpoints
+        return []

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -31,6 +30,7 @@ from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.wire import from_record
 from simulations.config import Experiment
 from simulations.detection import Detection
+from simulations.disk import replace_file
 from strategies.callbacks import Callback, ClientRecord, RoundRecord
 
 MANIFEST, ROUNDS, CLIENTS = "manifest.json", "rounds.jsonl", "clients.jsonl"
@@ -38,6 +38,9 @@ MODEL, REPORT = "model.safetensors", "report.html"
 
 Measure = Callable[[RoundRecord, ArrayRecord], Mapping[str, Any]]
 """(round, model after it) -> what to say of it."""
+
+_NEEDED = {"error", "experiment", "faulty", "name", "started", "status"}
+"""Keys without which a file is no manifest."""
 
 PACKAGES = ("hqde-fl", "torch", "flwr", "ray", "numpy")
 
@@ -82,10 +85,13 @@ class RunDirectory(Callback):
         self.path.mkdir(parents=True, exist_ok=True)
         experiment, began, resumptions = self._experiment, _now(), []
         if self._resumed is not None:
-            before = Run.load(self.path)
-            self._final, began = before.final, before.manifest["started"]
+            before: Mapping[str, Any] = {}
+            with suppress(ConfigError):  # the checkpoints are enough to go on
+                before = manifest_of(self.path)
+            self._final = Run(self.path, before, _lines(self.path / ROUNDS), ()).final
+            began = before.get("started", began)
             now = {"at": _now(), "engine": experiment.engine.name, **self._resumed}
-            resumptions = [*before.manifest.get("resumed", ()), now]
+            resumptions = [*before.get("resumed", ()), now]
         manifest = {
             "name": experiment.name,
             "status": "running",
@@ -161,14 +167,10 @@ class Run:
         Raises
         ------
         ConfigError
-            If there is no run in it.
+                If there is no run in it, or a line that is no record: which.
         """
         path = Path(path)
-        try:
-            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise ConfigError(f"{path} is no run directory: no readable {MANIFEST}") from None
-        return cls(path, manifest, _lines(path / ROUNDS), _lines(path / CLIENTS))
+        return cls(path, manifest_of(path), _lines(path / ROUNDS), _lines(path / CLIENTS))
 
     @property
     def final(self) -> Mapping[str, float | None]:
@@ -196,6 +198,22 @@ class Run:
         return Detection.of(self.clients)
 
 
+def manifest_of(path: Path) -> dict[str, Any]:
+    """The manifest of a run directory; its other files may be damaged.
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+    """
+    found = None
+    with suppress(OSError):
+        found = _json((path / MANIFEST).read_bytes())
+    if not isinstance(found, dict) or not _NEEDED <= found.keys():
+        raise ConfigError(f"{path} is no run directory: no readable {MANIFEST}")
+    return found
+
+
 def round_line(record: RoundRecord) -> dict[str, Any]:
     """A round as a line of ``rounds.jsonl``: everything but its clients' records."""
     fields = dataclasses.fields(record)
@@ -212,8 +230,8 @@ def close(
 ) -> None:
     """Write into a manifest how its run ended, unless it says so already."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = manifest_of(path)
+    except ConfigError:
         return  # it ended before it began
     if manifest["status"] == "running":
         _write(path, manifest | {"status": status, "error": error, "ended": _now(), "final": final})
@@ -222,8 +240,8 @@ def close(
 def note(path: Path, facts: Mapping[str, Any]) -> None:
     """Add facts to a manifest, as long as it can be written."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = manifest_of(path)
+    except ConfigError:
         return  # the run ended before it began
     try:
         _write(path, manifest | _kebab(facts))
@@ -286,24 +304,27 @@ def _append(path: Path, lines: list[dict[str, Any]]) -> None:
 def _lines(path: Path) -> tuple[Mapping[str, Any], ...]:
     if not path.exists():
         return ()
-    text = path.read_text(encoding="utf-8")
+    data, found = path.read_bytes(), []
     # a line without its end was being written when the run was killed
-    return tuple(json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines())
+    for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), start=1):
+        record = _json(line)
+        if not isinstance(record, dict):
+            raise ConfigError(f"{path}, line {number}: damaged, no record of a run")
+        found.append(record)
+    return tuple(found)
+
+
+def _json(data: bytes) -> Any:
+    """What JSON says; None for what is none."""
+    try:
+        return json.loads(data.decode())
+    except ValueError:
+        return None
 
 
 def _write(path: Path, manifest: Mapping[str, Any]) -> None:
     text = json.dumps(strict(manifest), indent=2, allow_nan=False) + "\n"
     replace_file(path / MANIFEST, text.encode())
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file at once: a reader sees the old one or the new one, whole."""
-    new = path.with_name(f".{path.name}.new")
-    try:
-        new.write_bytes(data)
-        os.replace(new, path)
-    except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _now() -> str:

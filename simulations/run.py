@@ -22,7 +22,16 @@ from simulations.comparison import Comparison
 from simulations.config import Experiment
 from simulations.document import with_value
 from simulations.follow import OnRound, followed
-from simulations.results import MANIFEST, REPORT, ROUNDS, Run, close, note, round_line
+from simulations.results import (
+    MANIFEST,
+    REPORT,
+    ROUNDS,
+    Run,
+    close,
+    manifest_of,
+    note,
+    round_line,
+)
 from strategies.callbacks import Callback, RoundRecord
 
 if TYPE_CHECKING:
@@ -98,7 +107,7 @@ def run_experiment(
     if not (resume and _resumable(out, experiment)):
         require_empty(out, leftovers=LEFTOVERS if resume else ())
     elif _complete(out, experiment, report):
-        return RunResult(out, Run.load(out).final)
+        return RunResult(out, manifest_of(out).get("final") or {})
     if experiment.engine.name == "ray":
         from simulations.engines.ray_pool import prepare
 
@@ -148,14 +157,16 @@ def _resumable(out: Path, experiment: Experiment) -> bool:
 
 def _complete(out: Path, experiment: Experiment, report: bool) -> bool:
     """Whether nothing is left to do but perhaps to draw the report."""
-    run = Run.load(out)
-    done = run.manifest["experiment"]["rounds"] >= experiment.rounds
-    if run.manifest["status"] != "finished" or not done:
+    try:
+        manifest = manifest_of(out)
+    except ConfigError:  # its checkpoints have the run
+        return False
+    if manifest["status"] != "finished" or manifest["experiment"]["rounds"] < experiment.rounds:
         return False
     if report and not (out / REPORT).exists():
         from simulations.report import write_report
 
-        write_report(Comparison.of(run), out)
+        write_report(Comparison.of(Run.load(out)), out)
     return True
 
 

@@ -11,14 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hqde_fl.errors import CheckpointError
+from hqde_fl.errors import CheckpointError, RunError
 from simulations.checkpoint.tree import Stored, Tree
+from simulations.disk import replace_file
 
 VERSION = 1
 """Of the format; a reader reads its own."""
@@ -49,7 +48,10 @@ def write(path: Path, tree: Tree, value: Any) -> str:
     pieces: list[bytes | memoryview] = [head, *(stored.data for _, stored in ordered)]
     checksum = _checksum(pieces)
     pieces[0] = head[: _PLACE.start] + checksum.encode() + head[_PLACE.stop :]
-    _replace(path, pieces)
+    try:
+        replace_file(path, *pieces)
+    except RunError as error:
+        raise CheckpointError(str(error)) from error
     return checksum
 
 
@@ -85,15 +87,6 @@ def read(path: Path, tree: Tree, checksum: str | None = None) -> Any:
     if checksum not in (None, found.decode()):
         raise CheckpointError("not the file that belongs to this checkpoint: another checksum")
     return _parse(data[_LENGTH:head], body, tree)
-
-
-def sync(path: Path) -> None:
-    """Wait until the disk has a file or a directory as it is now."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _header(text: str, arrays: Sequence[tuple[str, Stored]]) -> bytes:
@@ -148,20 +141,3 @@ def _checksum(pieces: Iterable[bytes | memoryview]) -> str:
     for piece in pieces:
         digest.update(piece)
     return digest.hexdigest()
-
-
-def _replace(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
-    """Write a file, wait until the disk has it, and only then give it its name."""
-    new = path.with_name(f".{path.name}.new")
-    try:
-        with new.open("wb") as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
-        sync(path.parent)  # the name is in the directory, not in the file
-    except OSError as error:
-        with suppress(OSError):
-            new.unlink(missing_ok=True)
-        raise CheckpointError(f"{path} cannot be written: {error.strerror}") from error

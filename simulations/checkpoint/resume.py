@@ -20,7 +20,7 @@ from flwr.common.logger import log
 from hqde_fl.errors import CheckpointError, ConfigError
 from simulations.checkpoint.store import Snapshot, Store
 from simulations.config import Experiment
-from simulations.results import CLIENTS, ROUNDS, Run
+from simulations.results import CLIENTS, MANIFEST, ROUNDS, manifest_of
 from strategies.state import ServerState
 
 FREE = ("engine", "checkpoint")
@@ -93,14 +93,21 @@ def reopen(run: Path, experiment: Experiment) -> Point:
 
 
 def stored_experiment(run: Path) -> Mapping[str, Any]:
-    """The experiment of a run directory, as its manifest has it.
+    """The experiment of a run directory, as its manifest has it, or else its newest checkpoint.
 
     Raises
     ------
     ConfigError
         If there is no run in the directory.
     """
-    return dict(Run.load(run).manifest["experiment"])
+    try:
+        return dict(manifest_of(run)["experiment"])
+    except ConfigError:
+        snapshot = Store(run).newest() if (run / MANIFEST).exists() else None
+        if snapshot is None:
+            raise
+    log(WARNING, "%s has no readable %s: its newest checkpoint is asked", run, MANIFEST)
+    return dict(json.loads(snapshot.experiment))
 
 
 def given_or_stored(

@@ -16,6 +16,7 @@ from hqde_fl.layout import Entry, Layout
 from simulations.checkpoint import container
 from simulations.checkpoint.shelf import Shelf
 from simulations.checkpoint.tree import Tree
+from simulations.disk import sync
 from simulations.engines.packing import pack, unpack
 from strategies.broadcast import Broadcast
 from strategies.state import ModelState, ServerState
@@ -154,7 +155,7 @@ class Store:
             if contexts:
                 shelf = shelf.signed(clients, self._put(clients, contexts))
             for each in snapshot.history:
-                container.sync(self.run / each)
+                sync(self.run / each)
             self._put(name, replace(snapshot, shelf=shelf))
         except OSError as error:
             raise CheckpointError(f"{self.path / name} cannot be written: {error}") from error
@@ -200,8 +201,7 @@ class Store:
         """
         refused: dict[str, str] = {}
         found = None
-        files = self.path.glob(f"round-*{SUFFIX}")
-        for path in sorted(files, key=lambda path: _age(path.name), reverse=True):
+        for path in self._newest_first():
             try:
                 snapshot = _snapshot(path)
                 if found is None:
@@ -218,6 +218,17 @@ class Store:
             with suppress(OSError):
                 (self.path / name).replace(self.path / f"{name}{REFUSED}")
         return found, refused
+
+    def newest(self) -> Snapshot | None:
+        """The newest snapshot that is as it was written, whether or not the rest fits it."""
+        for path in self._newest_first():
+            with suppress(CheckpointError):
+                return _snapshot(path)
+        return None
+
+    def _newest_first(self) -> list[Path]:
+        files = self.path.glob(f"round-*{SUFFIX}")
+        return sorted(files, key=lambda path: _age(path.name), reverse=True)
 
     def _contexts(self, shelf: Shelf) -> dict[int, RecordDict]:
         contexts: dict[int, RecordDict] = {}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from simulations.comparison import Comparison, Row
-from simulations.results import replace_file
+from simulations.disk import replace_file
 
 RESULTS, PARQUET, TIMINGS = "results.csv", "results.parquet", "timings.csv"
 

@@ -102,6 +102,17 @@ def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path, tiny, record):
     assert len(Run.load(tmp_path / "run").rounds) == 3
 
 
+@pytest.mark.parametrize(
+    "line", [b"\0" * 300, b'{"torn', b'{"round": \xff}', b"3"], ids=["zeros", "torn", "byte", "3"]
+)
+def test_a_damaged_line_is_named(tmp_path, tiny, record, line):
+    record(tmp_path / "run", tiny)
+    with (tmp_path / "run" / "rounds.jsonl").open("ab") as file:
+        file.write(line + b"\n")
+    with pytest.raises(ConfigError, match=r"rounds\.jsonl, line 4: damaged"):
+        Run.load(tmp_path / "run")
+
+
 def test_a_directory_holds_one_run(tmp_path, tiny, record):
     record(tmp_path / "run", tiny)
     with pytest.raises(ConfigError, match="holds another run"):

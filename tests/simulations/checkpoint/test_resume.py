@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 
 from benchmarks.crashes import FEEDBACK, comparable, drill
 from hqde_fl.errors import CheckpointError, ConfigError, RunError
-from simulations.checkpoint.resume import exclusive
+from simulations.checkpoint.resume import exclusive, stored_experiment
 from simulations.checkpoint.store import DIRECTORY, REFUSED
 from simulations.config import Experiment
 from simulations.document import to_toml
@@ -98,6 +99,38 @@ def test_what_was_recorded_after_the_checkpoint_is_cut(
     run_experiment(experiment(), tmp_path / "whole", report=False)
     run_experiment(experiment(), interrupted(), report=False, resume=True)
     assert same(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("file", "tail"),
+    [("rounds.jsonl", b"\0" * 300 + b"\n"), ("clients.jsonl", b'{"torn\n\xff\n')],
+    ids=["zeros", "torn"],
+)
+def test_what_is_cut_need_not_be_readable(tmp_path: Path, file: str, tail: bytes) -> None:
+    run_experiment(experiment(rounds=2), tmp_path / "whole", report=False)
+    run_experiment(experiment(rounds=1), tmp_path / "run", report=False)
+    with (tmp_path / "run" / file).open("ab") as lines:
+        lines.write(tail)
+    run_experiment(experiment(rounds=2), tmp_path / "run", report=False, resume=True)
+    assert same(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}"], ids=["empty", "list", "table"])
+def test_without_a_manifest_the_newest_checkpoint_has_the_experiment(
+    tmp_path: Path, interrupted: Callable[..., Path], text: str
+) -> None:
+    run_experiment(experiment(), tmp_path / "whole", report=False)
+    out = interrupted()
+    (out / "manifest.json").write_text(text)
+    damage(out / DIRECTORY / "round-000003.safetensors", "torn")
+    assert stored_experiment(out) == experiment(rounds=3).to_table()
+    run_experiment(experiment(), out, report=False, resume=True)
+    assert same(tmp_path / "whole", out)
+    assert [each["round"] for each in Run.load(out).manifest["resumed"]] == [2]
+    shutil.rmtree(out / DIRECTORY)
+    (out / "manifest.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"is no run directory: no readable manifest\.json"):
+        run_experiment(experiment(), out, resume=True)
 
 
 def damage(path: Path, how: str) -> None:
@@ -283,7 +316,7 @@ def test_the_command_line(tmp_path: Path, interrupted: Callable[..., Path]) -> N
 
 
 def test_a_full_disk_names_the_records_too(tmp_path: Path) -> None:
-    from simulations.results import replace_file
+    from simulations.disk import replace_file
 
     with pytest.raises(RunError, match=r"absent/file cannot be written: No such file"):
         replace_file(tmp_path / "absent" / "file", b"")
