@@ -12,8 +12,8 @@ from typing import Any, Protocol, Self
 
 from hqde_fl.errors import ConfigError
 from simulations.detection import Detection
-from simulations.labels import component_label, faults_label
 from simulations.disk import replace_file
+from simulations.labels import component_label, faults_label
 from simulations.results import MANIFEST, Run
 
 INDEX = "sweep.json"

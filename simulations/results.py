@@ -115,7 +115,9 @@ class RunDirectory(Callback):
             yield
         except BaseException as error:
             with suppress(RunError):  # the disk may be full, and the error about just that
-                if isinstance(error, KeyboardInterrupt):
+                if isinstance(
+                    error, KeyboardInterrupt | SystemExit
+                ):  # Flower ends a run by SIGTERM
                     close(self.path, "interrupted")
                 else:
                     close(self.path, "failed", f"{type(error).__name__}: {error}")
@@ -209,9 +211,18 @@ def manifest_of(path: Path) -> dict[str, Any]:
     found = None
     with suppress(OSError):
         found = _json((path / MANIFEST).read_bytes())
-    if not isinstance(found, dict) or not _NEEDED <= found.keys():
+    if not isinstance(found, dict) or not found.keys() >= _NEEDED:
         raise ConfigError(f"{path} is no run directory: no readable {MANIFEST}")
     return found
+
+
+def attempt(path: Path) -> tuple[str, int] | None:
+    """Which attempt at a run a manifest is about: when it began, how often it has gone on."""
+    try:
+        manifest = manifest_of(path)
+    except ConfigError:
+        return None
+    return str(manifest["started"]), len(manifest.get("resumed", ()))
 
 
 def round_line(record: RoundRecord) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import dataclasses
 import signal
 import sys
 import threading
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.app import ArrayRecord, Context, RecordDict
 
-from hqde_fl.errors import ConfigError
-from simulations.checkpoint.resume import require_same, stored_experiment
+from hqde_fl.errors import ConfigError, RunError
+from simulations.checkpoint.resume import exclusive, require_same, stored_experiment
 from simulations.comparison import Comparison
 from simulations.config import Experiment
 from simulations.document import with_value
@@ -27,6 +27,7 @@ from simulations.results import (
     REPORT,
     ROUNDS,
     Run,
+    attempt,
     close,
     manifest_of,
     note,
@@ -37,6 +38,9 @@ from strategies.callbacks import Callback, RoundRecord
 if TYPE_CHECKING:
     from simulations.engines.inline import InlineGrid
     from simulations.engines.ray_grid import RayGrid
+
+STOP_SECONDS = 10.0
+"""What the process that writes a run directory may take to end after its run."""
 
 LEFTOVERS = (f".{MANIFEST}.new", "flower.log")
 """What a run that died before its manifest was written may leave."""
@@ -195,10 +199,13 @@ def _on_ray(experiment: Experiment, config: dict[str, Any], on_round: OnRound) -
     )
     if grid.dashboard:
         print(f"Ray dashboard: http://{grid.dashboard}", file=sys.stderr)
+    out = Path(config["out"])
+    before = attempt(out)
     try:
         _serve(grid, config, on_round)
     finally:
-        note(Path(config["out"]), {"ray": dataclasses.asdict(grid.counters)})
+        facts = {"ray": dataclasses.asdict(grid.counters)}
+        _change_own(out, before, partial(note, out, facts))
 
 
 def _serve(grid: InlineGrid | RayGrid, config: dict[str, Any], on_round: OnRound) -> None:
@@ -257,12 +264,22 @@ def _deployed(
 @contextmanager
 def _closed_on_failure(out: Path) -> Iterator[None]:
     """See to it that the manifest says how a run ended that another process wrote, if it failed."""
+    before = attempt(out)
     try:
         yield
-    except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        close(out, "interrupted" if interrupted else "failed", None if interrupted else str(error))
+    except KeyboardInterrupt:
+        _change_own(out, before, partial(close, out, "interrupted"))
         raise
+    except BaseException as error:
+        _change_own(out, before, partial(close, out, "failed", str(error)))
+        raise
+
+
+def _change_own(out: Path, before: tuple[str, int] | None, change: Callable[[], None]) -> None:
+    """Change a manifest, unless it is the one from before or another process still writes there."""
+    if attempt(out) not in (None, before):
+        with suppress(ConfigError, RunError), exclusive(out, STOP_SECONDS):
+            change()
 
 
 @contextmanager
@@ -284,7 +301,7 @@ def _interruptible(on_round: OnRound) -> Iterator[OnRound]:
 
     def listener(line: Mapping[str, Any]) -> None:
         on_round(line)
-        if pressed:
+        if pressed and threading.current_thread() is threading.main_thread():
             raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, press)

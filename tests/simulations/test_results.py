@@ -73,6 +73,7 @@ def test_the_model_is_saved_without_anything_that_changes(tmp_path, tiny):
     ("error", "status", "text"),
     [
         (KeyboardInterrupt(), "interrupted", None),
+        (SystemExit(0), "interrupted", None),
         (ValueError("broken"), "failed", "ValueError: broken"),
     ],
 )

@@ -1,12 +1,16 @@
+import signal
+import threading
 import types
+from contextlib import ExitStack
 
 import pytest
 
 from clients.task import Task
 from hqde_fl.errors import ConfigError, DataError, RunError
-from simulations import follow
+from simulations import follow, run
+from simulations.checkpoint.resume import exclusive
 from simulations.config import Experiment
-from simulations.results import Run
+from simulations.results import Run, RunDirectory
 from simulations.run import run_experiment
 from simulations.tasks import load_task
 
@@ -21,11 +25,11 @@ def test_same_seed_twice_gives_the_same_bits(tmp_path, tiny, comparable):
     assert models[0] == models[1]
 
     assert [line["round"] for line in heard] == [0, 1, 2]
-    run = Run.load(tmp_path / "a")
-    assert run.manifest["status"] == "finished"
-    assert result.final == run.final
-    assert set(run.final) == {"accuracy", "loss"}
-    assert sorted(each["partition"] for each in run.clients) == [0, 0, 1, 1, 2, 2, 3, 3]
+    loaded = Run.load(tmp_path / "a")
+    assert loaded.manifest["status"] == "finished"
+    assert result.final == loaded.final
+    assert set(loaded.final) == {"accuracy", "loss"}
+    assert sorted(each["partition"] for each in loaded.clients) == [0, 0, 1, 1, 2, 2, 3, 3]
     assert (tmp_path / "a" / "report.html").stat().st_size > 10_000
 
 
@@ -117,6 +121,78 @@ def test_a_flower_engine_that_fails_before_it_begins(tmp_path, tiny, flower):
     flower(RunError("no SuperLink"))
     with pytest.raises(RunError, match="no SuperLink"):
         run_experiment(tiny, tmp_path / "run", engine="flower")
+
+
+@pytest.mark.parametrize("whose", ["earlier", "meanwhile", "own"])
+@pytest.mark.parametrize(
+    ("failure", "status", "text"),
+    [(KeyboardInterrupt(), "interrupted", None), (RunError("is in use"), "failed", "is in use")],
+    ids=["interrupted", "failed"],
+)
+def test_only_the_manifest_of_the_own_attempt_is_closed(
+    tmp_path, tiny, monkeypatch, whose, failure, status, text
+):
+    from simulations.engines import flower
+
+    out = tmp_path / "run"
+    monkeypatch.setattr(run, "STOP_SECONDS", 0.0)
+    with ExitStack() as other:
+
+        def begin():
+            if whose != "own":
+                other.enter_context(exclusive(out))
+            recording = RunDirectory(out, tiny).recording()
+            recording.__enter__()
+            return recording  # which is never left, as if it went on
+
+        def run_flower(*_args, **_options):
+            kept.append(begin() if whose != "earlier" else None)
+            raise failure
+
+        kept = [begin()] if whose == "earlier" else []
+        monkeypatch.setattr(flower, "run_flower", run_flower)
+        with pytest.raises(type(failure)):
+            run_experiment(tiny, out, engine="flower", resume=True)
+        manifest = Run.load(out).manifest
+    expected = (status, text) if whose == "own" else ("running", None)
+    assert (manifest["status"], manifest["error"]) == expected
+
+
+def test_an_attempt_on_ray_that_never_began_notes_nothing(tmp_path, tiny, record, monkeypatch):
+    from simulations.engines import ray_grid
+
+    def refuse(*_):
+        raise ConfigError("is in use")
+
+    out = tmp_path / "run"
+    grid = types.SimpleNamespace(dashboard="", counters=run.RunResult(out, {}))
+    before = record(out, tiny).manifest
+    monkeypatch.setattr(ray_grid, "RayGrid", lambda *_, **__: grid)
+    monkeypatch.setattr(run, "_serve", refuse)
+    with pytest.raises(ConfigError, match="is in use"):
+        run._on_ray(tiny, {"out": str(out)}, print)
+    assert Run.load(out).manifest == before
+
+
+def test_ctrl_c_is_raised_once_more_on_the_main_thread_only():
+    heard, raised = [], []
+    with run._interruptible(heard.append) as listener:
+
+        def listen():
+            try:
+                listener({"round": 0})
+            except KeyboardInterrupt:
+                raised.append(0)
+
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        thread = threading.Thread(target=listen)
+        thread.start()
+        thread.join()
+        with pytest.raises(KeyboardInterrupt):
+            listener({"round": 1})
+    assert heard == [{"round": 0}, {"round": 1}]
+    assert not raised
 
 
 def test_an_unknown_engine(tmp_path, tiny):
