@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,12 @@ class Commands(TyperGroup):
         except HQDEError as error:
             _complain(f"error: {' '.join(str(error).split())}")
             raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever read stdout has seen enough
+                raise
+            about = "" if error.filename is None else f"{error.filename}: "
+            _complain(f"error: {about}{error.strerror or error!r}")
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
 

@@ -12,8 +12,10 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from threading import TIMEOUT_MAX
 from typing import Any, Self
 
+import torch
 from flwr.clientapp.typing import Mod
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -94,7 +96,7 @@ class StrategySection(Section):
     fraction_train: float = Field(1.0, gt=0, le=1)
     fraction_evaluate: float = Field(0.0, ge=0, le=1)
     quorum: int = Field(0, ge=0)
-    deadline: float = Field(600.0, gt=0)
+    deadline: float = Field(600.0, gt=0, le=TIMEOUT_MAX)
     rule: Component = Field({"name": "mean", "weighted": True})
     codec: Component = Field({"name": "identity"})
     downlink: Component = Field({"name": "identity"})
@@ -321,6 +323,7 @@ class Experiment(Section):
         check_component(SERVER_OPTIMIZERS, optimizer, "strategy.server-optimizer")
         check_component(SCREENING, self._screening_table(), "strategy.screening")
         check_component(VOTES, self.clients.vote, "clients.vote")
+        self.predictor.predict(torch.full((self.clients.members, 1, 2), 0.5))  # it has its weights
         self._noises.check(self.sampled, self.clients.count, self.ensemble)
         self.planned.check(self.engine.name)
         downlink = self.strategy.downlink["name"]

@@ -115,9 +115,8 @@ class RunDirectory(Callback):
             yield
         except BaseException as error:
             with suppress(RunError):  # the disk may be full, and the error about just that
-                if isinstance(
-                    error, KeyboardInterrupt | SystemExit
-                ):  # Flower ends a run by SIGTERM
+                # SystemExit is what Flower makes of the SIGTERM that stops a run
+                if isinstance(error, KeyboardInterrupt | SystemExit):
                     close(self.path, "interrupted")
                 else:
                     close(self.path, "failed", f"{type(error).__name__}: {error}")

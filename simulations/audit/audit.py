@@ -14,6 +14,11 @@ from simulations.audit.sandbox import EndedError, Sandbox
 from simulations.audit.subjects import build, ours
 from simulations.audit.trial import Finding, trial
 
+MOST_SECONDS = 1e6
+"""A process is waited for in milliseconds, which have 31 bits."""
+MOST_MEGABYTES = 2**40
+"""What a process may allocate is said in bytes, which have 63 bits."""
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -92,8 +97,10 @@ def audit(
     ConfigError
         If there is no such strategy, or it does not get anywhere with honest clients only.
     """
-    if seconds <= 0 or megabytes < 1:
-        raise ConfigError(f"seconds must be > 0 and memory >= 1, found {seconds:g} and {megabytes}")
+    if not 0 < seconds <= MOST_SECONDS:
+        raise ConfigError(f"seconds must be in (0, {MOST_SECONDS:g}], found {seconds:g}")
+    if not 1 <= megabytes <= MOST_MEGABYTES:
+        raise ConfigError(f"memory must be in [1, {MOST_MEGABYTES}] MiB, found {megabytes}")
     with Sandbox(attempt, seconds, megabytes) as sandbox:
         try:
             baseline, mine = sandbox(name, None, None)

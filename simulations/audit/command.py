@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from hqde_fl.errors import ConfigError
 from simulations.audit.audit import Subject, audit, chosen
 from simulations.audit.catalogue import GROUPS, HOSTILE
 from simulations.audit.row import Row
@@ -50,21 +51,25 @@ def run_audit(
         Whether all of them passed every row.
     """
     rows = chosen(patterns)
+    if json_file is not None:
+        try:
+            json_file.open("a").close()  # rather now than when all is done
+        except OSError as error:
+            raise ConfigError(f"--json {json_file} cannot be written: {error.strerror}") from None
     console = Console()
     subjects = []
     for name in names:
-        with console.status(f"{name}: without a hostile client") as status:
+        shown = escape(name)
+        with console.status(f"{shown}: without a hostile client") as status:
             subjects.append(
                 audit(
                     name,
                     rows,
                     seconds=seconds,
                     megabytes=megabytes,
-                    on_row=lambda finding, name=name: status.update(f"{name}: {finding.row}"),  # type: ignore[misc]
+                    on_row=lambda finding, shown=shown: status.update(f"{shown}: {finding.row}"),  # type: ignore[misc]
                 )
             )
-    if json_file is not None:
-        json_file.write_text(json.dumps(strict(report(subjects)), indent=1) + "\n")
     if markdown:
         print("\n".join(to_markdown(subjects, rows)))
     else:
@@ -73,6 +78,8 @@ def run_audit(
         )
         for subject in subjects:
             console.print(escape(verdict(subject)))
+    if json_file is not None:
+        json_file.write_text(json.dumps(strict(report(subjects)), indent=1) + "\n")
     return not any(subject.failures for subject in subjects)
 
 

@@ -59,7 +59,7 @@ def build(name: str) -> Strategy:
     Raises
     ------
     ConfigError
-        If there is none of that name.
+        If there is none of that name, or it cannot be made.
     """
     if ":" not in name:
         if name not in NAMED:
@@ -73,6 +73,8 @@ def build(name: str) -> Strategy:
             found = found()
         except TypeError as error:
             raise ConfigError(f"{name!r} cannot be called without arguments: {error}") from error
+        except Exception as error:
+            raise ConfigError(f"{name!r} raised {type(error).__name__}: {error}") from error
     if not isinstance(found, Strategy):
         raise ConfigError(f"{name!r} must return a Strategy, found {found!r}")
     return copy.deepcopy(found)
@@ -92,10 +94,12 @@ def _attribute(name: str) -> Any:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name != module_name and not module_name.startswith(f"{error.name}."):
-            raise
-        raise ConfigError(f"strategy {name!r}: there is no module {module_name!r}") from error
+    except Exception as error:
+        what = f"module {module_name!r} raised {type(error).__name__}: {error}"
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{module_name}.".startswith(f"{missing}."):
+            what = f"there is no module {module_name!r}"
+        raise ConfigError(f"strategy {name!r}: {what}") from error
     if not hasattr(module, attribute):
         raise ConfigError(f"strategy {name!r}: module {module_name!r} has no {attribute!r}")
     return getattr(module, attribute)

@@ -7,7 +7,9 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from hqde_fl.errors import ConfigError
+from flwr.cli.flower_config import read_flower_config
+
+from hqde_fl.errors import ConfigError, UnknownNameError
 from simulations.deploy.federation import Federation
 from simulations.deploy.nodes import connected, status
 from simulations.engines.superlink import SuperLink
@@ -42,7 +44,7 @@ def find(name: str, clients: int) -> Target:
     Raises
     ------
     ConfigError
-        If the federation is not up or has not as many nodes.
+        If the federation is not up or has not as many nodes, or there is no such name.
     """
     path = Path(name)
     if path.is_dir():
@@ -64,5 +66,7 @@ def find(name: str, clients: int) -> Target:
         "PATH": os.pathsep.join([programs, os.environ.get("PATH", os.defpath)]),
         "PYTHONUNBUFFERED": "1",
     }
-    home = Path(os.environ.get("FLWR_HOME", Path.home() / ".flwr"))
-    return Target(SuperLink(home, environment), name)
+    known, file = read_flower_config()
+    if name not in (connections := known.get("superlink", {})) or name == "default":
+        raise UnknownNameError(f"SuperLink in {file}", name, {*connections} - {"default"})
+    return Target(SuperLink(file.parent, environment), name)

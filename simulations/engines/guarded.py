@@ -213,7 +213,7 @@ class _Collection(threading.Thread):
             try:
                 left = end - time.monotonic()
                 found = self._found.get(
-                    block=left > 0, timeout=None if left == inf else max(left, 0)
+                    block=left > 0, timeout=min(max(left, 0), threading.TIMEOUT_MAX)
                 )
             except queue.Empty:
                 return

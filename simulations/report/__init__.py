@@ -7,6 +7,7 @@ from typing import Any
 
 from hqde_fl.errors import RunError
 from simulations.comparison import Comparison, Row, fixed, signed
+from simulations.disk import replace_file
 from simulations.document import to_toml
 from simulations.labels import component_label, faults_label
 from simulations.report.figures import COLOURS
@@ -38,7 +39,7 @@ def write_report(comparison: Comparison, out: Path) -> Path:
         The page.
     """
     path = out / REPORT
-    path.write_text(render(comparison), encoding="utf-8")
+    replace_file(path, render(comparison).encode())
     if comparison.axes:
         from simulations.report.paper import write_figures
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 import threading
 import time
@@ -303,6 +304,13 @@ def test_an_instruction_does_not_outlive_its_round_by_much(site: Site) -> None:
     replies = ask(site, node, timeout=0.1)
     assert list(replies) == []
     assert node.instruction().metadata.ttl < 60
+
+
+@pytest.mark.parametrize("seconds", [1e10, math.inf])
+def test_a_deadline_may_be_longer_than_a_thread_can_wait(seconds: float) -> None:
+    collection = guarded._Collection(None, None, {}, {}, SMALL)
+    collection.run()
+    assert list(collection.until(time.monotonic() + seconds)) == []
 
 
 def test_waiting_for_nodes_has_an_end(site: Site) -> None:

@@ -39,5 +39,9 @@ def hangs() -> Picky:
     return Picky("hangs")
 
 
+def raises() -> FedAvg:
+    raise ValueError("not today")
+
+
 instance = FedAvg()
 number = 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,12 +47,59 @@ def test_rows_are_chosen_by_pattern() -> None:
         (f"{FAULTY}nothing", "has no 'nothing'"),
         (f"{FAULTY}number", "must be a Strategy or return one, found 3"),
         (f"{FAULTY}Picky", "cannot be called without arguments"),
+        (f"{FAULTY}raises", "'tests.hostile.faulty:raises' raised ValueError: not today"),
         ("a b:c", "must read package.module:attribute"),
     ],
 )
 def test_what_is_no_strategy_is_refused(name: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(complaint)):
         build(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("def (\n", "module 'of_mine' raised SyntaxError: "),
+        ("import not_there\n", "module 'of_mine' raised ModuleNotFoundError: "),
+        ("1 / 0\n", "module 'of_mine' raised ZeroDivisionError: "),
+    ],
+    ids=["syntax", "import", "code"],
+)
+def test_a_module_that_cannot_be_imported_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, complaint: str
+) -> None:
+    (tmp_path / "of_mine.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=re.escape(f"strategy 'of_mine:x': {complaint}")):
+        build("of_mine:x")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["FedAvg", "--json", "/nonexistent/x.json"], "--json /nonexistent/x.json cannot be"),
+        (["FedAvg", "--json", "/"], "--json / cannot be written: Is a directory"),
+        (["FedAvg", "--seconds", "nan"], "seconds must be in (0, 1e+06], found nan"),
+        (["FedAvg", "--seconds", "inf"], "seconds must be in (0, 1e+06], found inf"),
+        (["FedAvg", "--memory", "99999999999999999"], "memory must be in [1, 1099511627776] MiB"),
+        (["[/x]"], "unknown strategy '[/x]'"),
+    ],
+    ids=["file", "directory", "nan", "inf", "memory", "markup"],
+)
+def test_a_wrong_command_is_one_line_before_any_row_is_tried(
+    arguments: list[str], complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unused:
+        def __init__(self, *_: object) -> None: ...
+        def __enter__(self) -> Callable[..., object]:
+            return lambda name, *_: build(name)
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr("simulations.audit.audit.Sandbox", Unused)
+    done = CliRunner().invoke(app, ["audit", *arguments])
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert complaint in done.stderr
 
 
 def test_rows_end_in_a_word() -> None:

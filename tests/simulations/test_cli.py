@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -125,6 +126,39 @@ def test_a_failed_run_exits_1_with_one_line(invoke, tiny_file, monkeypatch):
     monkeypatch.setattr(run, "run_experiment", fail)
     result = invoke("run", tiny_file)
     assert (result.exit_code, result.stderr) == (1, "error: the engine broke\n")
+
+
+@pytest.mark.parametrize("place", ["file/x", "n" * 300], ids=["below-a-file", "long"])
+@pytest.mark.parametrize(
+    "command",
+    [["run", "--out"], ["run", "--resume"], ["sweep", "--out"], ["nodes", "init"]],
+    ids=lambda command: "-".join(command),
+)
+def test_a_path_that_cannot_be_written_is_one_line(invoke, tiny_file, tmp_path, command, place):
+    (tmp_path / "file").touch()
+    name, option = command
+    file = [tiny_file] if name != "nodes" else []
+    if name == "sweep":
+        tiny_file.write_text(tiny_file.read_text() + "[sweep]\nseed = [1]\n")
+    result = invoke(name, *file, option, place)
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith(f"error: {tmp_path / place}")
+
+
+def test_a_report_is_written_whole_or_not_at_all(invoke, tiny, record, tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    record(tmp_path / "run", tiny)
+    monkeypatch.setattr("simulations.disk.os.fsync", full)
+    result = invoke("report", "run")
+    page = "run/report.html"
+    assert (result.exit_code, result.stderr) == (
+        1,
+        f"error: {page} cannot be written: No space left on device\n",
+    )
+    assert not (tmp_path / page).exists()
 
 
 def test_list(invoke):

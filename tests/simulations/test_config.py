@@ -71,6 +71,7 @@ def test_unknown_names_are_refused_with_the_nearest_right_one(document, message)
         ({"clients": {"lr": 0}}, "clients.lr needs to be > 0, found 0"),
         ({"clients": 3}, "clients needs to be a table, found 3"),
         ({"clients": {"device": "gpux"}}, "device"),
+        ({"strategy": {"deadline": 1e10}}, "strategy.deadline needs to be <= 9.22337e+09, found"),
         ({"name": "a b"}, "name needs to be letters, digits"),
         ({"faults": {"name": "crash"}}, "faults needs to be a list of tables"),
         ({"faults": [{"name": "crash"}]}, "faults.0.count needs to be an integer >= 0, found None"),
@@ -106,6 +107,10 @@ def test_wrong_values_name_the_key_the_bound_and_the_find(document, message):
         (
             {"strategy": {"quorum": 11}},
             "strategy.quorum = 11 needs as many clients, found 10 clients",
+        ),
+        (
+            {"clients": {"members": 3, "vote": {"name": "voting", "weights": [1, 2]}}},
+            "CircularVote needs one weight for each of 3 members, found 2",
         ),
         (
             {"faults": [{"name": "crash", "count": 6}, {"name": "nan", "count": 5}]},

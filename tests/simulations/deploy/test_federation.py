@@ -113,8 +113,17 @@ def test_a_stale_supervisor_is_not_taken_for_a_running_one(federation: Federatio
     assert not found.running
 
 
-def test_a_name_that_is_no_directory_is_flowers(tmp_path: Path) -> None:
-    assert find("production", 4).connection == "production"
+def test_a_name_that_is_no_directory_is_flowers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    connections = '[superlink]\ndefault = "production"\n[superlink.production]\n'
+    (tmp_path / "config.toml").write_text(f'{connections}address = "host:9093"\n')
+    target = find("production", 4)
+    assert (target.connection, target.superlink.home) == ("production", tmp_path)
+    for wrong in ("prodution", "default"):
+        with pytest.raises(UnknownNameError, match=rf"unknown SuperLink in .*toml '{wrong}'"):
+            find(wrong, 4)
     with pytest.raises(ConfigError, match="is no directory"):
         find(str(tmp_path / "nothing"), 4)
 
