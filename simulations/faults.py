@@ -49,6 +49,7 @@ class Faults:
         """Raise ``ConfigError`` unless these faults can act in such a run on such an engine."""
         for place, table in enumerate(self.tables):
             key = f"faults.{place}"
+            check_component(_catalogue(table), _own(table), key, known=(*WHO, *WHEN))
             if len(given := [each for each in WHO if each in table]) > 1:
                 raise ConfigError(
                     f"{key} needs one of {', '.join(WHO)}, found {' and '.join(given)}"
@@ -58,7 +59,6 @@ class Faults:
             count = table.get("count")
             if given in ([], ["count"]) and (type(count) is not int or count < 0):
                 raise ConfigError(f"{key}.count needs to be an integer >= 0, found {count!r}")
-            check_component(_catalogue(table), _own(table), key, known=(*WHO, *WHEN))
         if sum(self.counts) > self.clients:
             raise ConfigError(
                 f"faults need {sum(self.counts)} clients in all, "

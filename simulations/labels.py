@@ -25,9 +25,9 @@ def value_label(key: str, value: Any, *, brief: bool = False) -> str:
         Leave the parameters of faults out.
     """
     leaf = key.rpartition(".")[2]
-    if key == "attack":
+    if key == "attack" and _are_faults(value, str):
         return attack_label(value, brief=brief)
-    if leaf == "faults" and isinstance(value, list | tuple):
+    if leaf == "faults" and isinstance(value, list | tuple) and _are_faults(value):
         return faults_label(value, brief=brief)
     if isinstance(value, Mapping) and "name" in value:
         return component_label(value)
@@ -65,13 +65,12 @@ def how_many(fault: Mapping[str, Any]) -> Any:
 
 
 def attack_label(value: Any, *, brief: bool = False) -> str:
-    """``sign-flip (scale=4)`` of a name, a table or a list of them: how many does not matter."""
+    """``sign-flip (scale=4)`` of a name, a table or a list of them."""
     labels = []
     for each in value if isinstance(value, list | tuple) else [value]:
         table = {"name": each} if isinstance(each, str) else each
-        label = component_label(table, drop=WHO)
-        labels.append(str(table["name"]) if brief else label)
-    return " + ".join(labels)
+        labels.append(str(table["name"]) if brief else component_label(table))
+    return " + ".join(labels) or "no faults"
 
 
 def axis_labels(key: str, values: Sequence[Any]) -> list[str]:
@@ -83,6 +82,14 @@ def axis_labels(key: str, values: Sequence[Any]) -> list[str]:
         label if labels.count(label) == 1 else f"{label} #{labels[: place + 1].count(label)}"
         for place, label in enumerate(labels)
     ]
+
+
+def _are_faults(value: Any, *also: type) -> bool:
+    """Whether it is a fault or a list of them: what is none is for the experiment to refuse."""
+    return all(
+        isinstance(each, also) or (isinstance(each, Mapping) and "name" in each)
+        for each in (value if isinstance(value, list | tuple) else [value])
+    )
 
 
 def _show(value: Any) -> str:

@@ -55,6 +55,10 @@ def test_names_and_summaries_can_be_listed() -> None:
     assert RULES.name_of(Median()) == "median"
 
 
+def test_where_nothing_is_known_nothing_is_suggested() -> None:
+    assert str(UnknownNameError("rule", "krun", [])) == "unknown rule 'krun'"
+
+
 def test_errors_survive_pickling() -> None:
     error = UnknownNameError("rule", "krun", ["krum"])
     again = pickle.loads(pickle.dumps(error))

@@ -28,6 +28,7 @@ from simulations.run import run_experiment
         ([{"name": "zero", "fraction": 1.5}], r"fraction of a fault must be in \[0, 1\]"),
         ([{"name": "zero", "count": 1, "start": 0}], "start must be >= 1, found 0"),
         ([{"name": "zero", "count": 1, "strat": 2}], "parameter 'strat' does not belong to fault"),
+        ([{"name": "zero", "cleints": [1]}], "'cleints' does not .*: did you mean 'clients'"),
         (
             [{"name": "ipm", "count": 1}, {"name": "mimic", "count": 1}],
             "one attack by colluding clients, found ipm and mimic",

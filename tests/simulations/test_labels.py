@@ -29,7 +29,9 @@ def test_faults():
     assert faults_label([{"name": "zero", "fraction": 0.2}]) == "20% zero"
     named = {"name": "zero", "clients": [3, 5]}
     assert faults_label([named, named | {"clients": []}]) == "2 zero (clients=[3, 5])"
-    assert attack_label([FLIP, named]) == "sign-flip (scale=4) + zero"
+    assert attack_label([FLIP, named], brief=True) == "sign-flip + zero"
+    assert attack_label([{"name": "ipm", "epsilon": 2.0}, "alie"]) == "ipm (epsilon=2) + alie"
+    assert attack_label([]) == "no faults"
     assert faults_label([FLIP, {"name": "crash", "count": 1}], brief=True) == (
         "3 sign-flip + 1 crash"
     )
@@ -41,6 +43,8 @@ def test_labels_of_an_axis_are_brief_where_that_tells_them_apart():
         "3 sign-flip (scale=4)",
         "3 sign-flip (scale=2)",
     ]
+    named = [{"name": "zero", "clients": [client]} for client in (1, 2)]
+    assert axis_labels("attack", named) == ["zero (clients=[1])", "zero (clients=[2])"]
     assert axis_labels("strategy.rule", ["median", {"name": "mean"}]) == ["median", "mean"]
     assert axis_labels("clients.partition.alpha", [0.1, 1]) == ["alpha=0.1", "alpha=1"]
     assert axis_labels("seed", [1, 1]) == ["seed=1 #1", "seed=1 #2"]
