@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -213,10 +214,21 @@ class Comparison:
             if not (path / MANIFEST).exists():
                 raise ConfigError(f"{path} is no run directory: no {MANIFEST}, no {INDEX}")
             return cls.of(Run.load(path))
-        index = json.loads((path / INDEX).read_text(encoding="utf-8"))
-        axes = [Shown(a["name"], tuple(a["labels"]), tuple(a["values"])) for a in index["axes"]]
-        cells = [(cell["labels"], cell["directory"], cell["error"]) for cell in index["cells"]]
-        return cls.read(path, index["name"], axes, cells)
+        try:
+            index = json.loads((path / INDEX).read_text(encoding="utf-8"))
+            name = index["name"]
+            axes = [Shown(a["name"], tuple(a["labels"]), tuple(a["values"])) for a in index["axes"]]
+            cells = [
+                (cell["labels"], os.fspath(cell["directory"]), cell["error"])
+                for cell in index["cells"]
+            ]
+            for labels, _, _ in cells:
+                for axis, label in zip(axes, labels, strict=True):
+                    axis.text(label)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"{path / INDEX} is damaged: {what}") from None
+        return cls.read(path, name, axes, cells)
 
     @classmethod
     def of(cls, run: Run) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ DPI = 200
 WRAP = 28
 """Characters of a label's line."""
 COLOURS = ("#2a6fdb", "#d9730d", "#18916a", "#8250df", "#cf222e", "#0e8a9c", "#9a6700", "#6e7781")
-_STYLE: Any = {**style("#1b1f24", "#d5dae0"), "pdf.fonttype": 42}
+_STYLE: Any = {**style("#1b1f24", "#d5dae0"), "pdf.fonttype": 42, "text.parse_math": False}
 
 
 def write_figures(comparison: Comparison, out: Path) -> list[Path]:
@@ -132,6 +133,8 @@ def _draw_curves(
 
 def _save(figure: Figure, path: Path) -> list[Path]:
     pdf, png = path.with_name(f"{path.name}.pdf"), path.with_name(f"{path.name}.png")
-    figure.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
-    figure.savefig(png, dpi=DPI, metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a box stands for it
+        figure.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
+        figure.savefig(png, dpi=DPI, metadata={"Software": None})
     return [pdf, png]

@@ -5,16 +5,20 @@ The first axis is what is compared (a rule, mostly), all others are the conditio
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
+from itertools import chain, count, product
 from statistics import fmean
 
 from simulations.comparison import Comparison, Group
 from simulations.detection import Detection
 
 MEGABYTE = 1e6
+
+LONGEST = 60
+"""Characters of a file's name, each of up to four bytes."""
 
 
 @dataclass(frozen=True)
@@ -143,12 +147,12 @@ class Study:
                 label: [(line, label, *rest) for line in self.comparison.lines]
                 for label in labels[1]
             }
-            maps.append(self._map(title, columns))
+            maps.append(self._map(title, columns, names[1]))
         for place in range(2, len(names)):
             title = f"{names[0]} by {names[place]}, worst over the rest"
             columns = {label: self._worst_at(place, label) for label in labels[place]}
-            maps.append(self._map(title, columns))
-        return tuple(maps)
+            maps.append(self._map(title, columns, names[place]))
+        return _told_apart(maps)
 
     def detection_maps(self) -> tuple[HeatMap, ...]:
         """Precision, recall and F1 of the filters, by the second axis."""
@@ -184,19 +188,19 @@ class Study:
             if groups
         }
 
-    def _map(self, title: str, columns: dict[str, list[tuple[str, ...]]]) -> HeatMap:
+    def _map(self, title: str, columns: dict[str, list[tuple[str, ...]]], axis: str) -> HeatMap:
         groups = {
             name: [self.comparison.at(labels[0], labels[1:]) for labels in places]
             for name, places in columns.items()
         }
         same = {_directories(found) for found in groups.values()}
         if len(groups) > 1 and len(same) == 1:  # nobody is faulty: whatever the attack
-            groups = {f"any {self.comparison.compared[1].name}": next(iter(groups.values()))}
+            groups = {f"any {axis}": next(iter(groups.values()))}
         lines = self.comparison.lines
         spots = [
             tuple(_spot(groups[name][place]) for name in groups) for place in range(len(lines))
         ]
-        slug = "-".join(title.replace(",", "").split())
+        slug = re.sub(r"[^\w.=-]+", "-", title)[:LONGEST].strip("-")
         return HeatMap(title, slug, lines, tuple(groups), tuple(spots))
 
     def _worst_at(self, place: int, label: str) -> list[tuple[str, ...]]:
@@ -237,6 +241,16 @@ class Study:
             seconds=_mean([run.manifest.get("wall-seconds") or run.seconds for run in runs]),
             memory=max((each for each in memory if each is not None), default=None),
         )
+
+
+def _told_apart(maps: Iterable[HeatMap]) -> tuple[HeatMap, ...]:
+    """Maps, with numbers in their names as files where those would be the same."""
+    found: dict[str, HeatMap] = {}
+    for heat in maps:
+        names = chain([heat.slug], (f"{heat.slug}-{number}" for number in count(2)))
+        slug = next(name for name in names if name.casefold() not in found)
+        found[slug.casefold()] = replace(heat, slug=slug)
+    return tuple(found.values())
 
 
 def _different(groups: Iterable[Group]) -> list[Group]:

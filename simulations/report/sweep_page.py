@@ -72,7 +72,7 @@ _TABLE = """
     <th class="group" colspan="{{ 4 if has_faults[column] else 2 }}">{{ column | join(", ") }}</th>
     {% endfor %}</tr>
   {% endif %}
-  <tr><th>{{ comparison.compared[0].name if comparison.compared else "" }}</th>
+  <tr><th>{{ varied }}</th>
     {% for column in comparison.columns %}
     <th class="group">accuracy</th><th>difference</th>
     {% if has_faults[column] %}<th>precision</th><th>recall</th>{% endif %}
@@ -101,7 +101,7 @@ _RANKING = """
 seed). Worst: over all {{ conditions }} conditions. Precision: share of the excluded updates that
 were faulty. Recall: share of the faulty updates that were excluded.</p>
 <div class="card scroll"><table class="rank">
-  <thead><tr><th>{{ comparison.compared[0].name }}</th><th>worst</th><th></th>
+  <thead><tr><th>{{ varied }}</th><th>worst</th><th></th>
     <th class="left">worst under</th>
     <th>mean{{ " with faults" if faulty }}</th>{% if faulty %}<th>no faults</th><th>precision</th>
     <th>recall</th><th>F1</th>{% endif %}</tr></thead>
@@ -171,7 +171,7 @@ excluded (should be full), and below it the share of the honest ones (should be 
 _COST = """
 <h2>What it cost</h2>
 <div class="card scroll"><table>
-  <thead><tr><th>{{ comparison.compared[0].name }}</th><th>MB from the clients</th>
+  <thead><tr><th>{{ varied }}</th><th>MB from the clients</th>
     <th>MB to the clients</th><th>seconds a run</th><th>peak memory, MiB</th></tr></thead>
   <tbody>
   {% for score in study.scores %}

@@ -32,6 +32,7 @@ def sweep_view(comparison: Comparison) -> dict[str, Any]:
     return {
         "study": study,
         "seeds": max(len(group.rows) for group in comparison.groups),
+        "varied": comparison.compared[0].name if comparison.compared else "",
         "conditions": len(met),
         "faulty": any(group.faulty for group in comparison.groups),
         "small": len(comparison.columns) <= MOST_COLUMNS,

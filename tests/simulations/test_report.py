@@ -5,7 +5,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from hqde_fl.errors import RunError
+from hqde_fl.errors import ConfigError, RunError
 from simulations.comparison import Comparison, Row, Shown
 from simulations.detection import Detection
 from simulations.report import write_report
@@ -99,15 +99,93 @@ seeds = [1, 2]
 
 
 @pytest.fixture
-def robust(tmp_path, record):
-    """A sweep whose records say that the faulty were caught in the first of two rounds."""
-    path = tmp_path / "robust.toml"
-    path.write_text(ROBUST)
-    sweep = Sweep.load(path)
-    for cell in sweep.distinct:
-        record(tmp_path / cell.directory, cell.experiment)
-    cells = [(cell.labels, cell.directory, None) for cell in sweep.cells]
-    return Comparison.read(tmp_path, sweep.name, sweep.axes, cells)
+def swept(tmp_path, record):
+    """The function that makes a sweep from the text of a file.
+
+    Its records say that the faulty were caught in the first of two rounds.
+    """
+
+    def swept(text):
+        path = tmp_path / "robust.toml"
+        path.write_text(text)
+        sweep = Sweep.load(path)
+        for cell in sweep.distinct:
+            record(tmp_path / cell.directory, cell.experiment)
+        cells = [(cell.labels, cell.directory, None) for cell in sweep.cells]
+        return Comparison.read(tmp_path, sweep.name, sweep.axes, cells)
+
+    return swept
+
+
+@pytest.fixture
+def robust(swept):
+    return swept(ROBUST)
+
+
+SETUP = ROBUST.partition("[sweep]")[0]
+
+
+def test_a_sweep_over_seeds_alone_is_one_line(tmp_path, swept):
+    page = write_report(swept(SETUP + "[sweep]\nseeds = [1, 2]\n"), tmp_path).read_text()
+    assert page.count("<tr><th>robust</th>") == 2  # its accuracy and what it cost
+    assert "mean over 2 seeds" in page
+
+
+def labelled(*labels):
+    partitions = ", ".join(f'{{ label = "{label}", name = "iid" }}' for label in labels)
+    return f"""{SETUP}
+    [sweep]
+    rule = ["mean", {{ label = '$\\bad$', name = "median" }}]
+    attack = ["none", {{ name = "zero", count = 1 }}]
+    partition = [{partitions}]
+    """
+
+
+@pytest.mark.filterwarnings("error:Glyph")
+def test_whatever_labels_say_they_can_be_drawn(tmp_path, swept):
+    write_report(swept(labelled("1/2 split", "\u65e5\u672c\u8a9e $")), tmp_path)
+    assert sorted(path.stem for path in (tmp_path / "figures").glob("*.pdf")) == [
+        "accuracy",
+        "rule-by-attack-1-2-split",
+        "rule-by-attack-\u65e5\u672c\u8a9e",
+        "rule-by-partition-worst-over-the-rest",
+    ]
+
+
+def test_every_figure_is_a_file_of_its_own(swept):
+    comparison = swept(labelled("a, b", "a b", "A B", "a b 2", "long " * 80))
+    first, *others, _ = (heat.slug for heat in Study(comparison).heat_maps())
+    assert first == "rule-by-attack-a-b"
+    assert others[:3] == [f"{first}-2", "rule-by-attack-A-B-3", f"{first}-2-2"]
+    assert len(others[3]) <= 60
+
+
+def test_conditions_that_are_all_the_same_are_called_by_their_own_axis(swept):
+    comparison = swept(
+        SETUP + "[sweep]\nrule = ['mean', 'median']\nattack = ['none', 'zero']\nf = [0]\n"
+        "partition = [{ label = 'a', name = 'iid' }, { label = 'b', name = 'iid' }]\n"
+    )
+    found = {heat.title: heat.columns for heat in Study(comparison).heat_maps()}
+    assert found["rule by partition, worst over the rest"] == ("any partition",)
+    assert found["rule by attack, f=0, a"] == ("any attack",)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"name": "x", "axes": 3, "cells": []}',
+        '{"name": "x", "axes": [], "cells": [{"labels": [], "directory": 3, "error": null}]}',
+        '{"name": "x", "axes": [], "cells": [{"labels": ["a"], "directory": "", "error": null}]}',
+    ],
+    ids=["empty", "list", "no axes", "wrong axes", "wrong directory", "label without axis"],
+)
+def test_a_damaged_index_is_one_clear_line(tmp_path, damage):
+    (tmp_path / "sweep.json").write_text(damage)
+    with pytest.raises(ConfigError, match=r"sweep\.json is damaged: \w+Error: "):
+        Comparison.load(tmp_path)
 
 
 def test_many_conditions_make_heat_maps_and_a_ranking(tmp_path, robust):
