@@ -13,7 +13,7 @@ from typing import Any, Self
 from hqde_fl.errors import ConfigError
 from simulations.config import Experiment
 from simulations.document import read_toml, with_overrides
-from simulations.sweep.grammar import Axis, axes_of, place, without_idle
+from simulations.sweep.grammar import Axis, axes_of, place
 
 CELLS = "cells"
 """Where the run directories of a sweep are."""
@@ -95,7 +95,7 @@ class Sweep:
         document = with_overrides({"name": Path(path).stem, **document}, overrides, defaults)
         table = document.pop("sweep")
         document.setdefault("checkpoint", {"every": 0})  # a cell that is cut short begins anew
-        axes = axes_of(table, document)
+        axes = axes_of(table, document, defaults)
         if not axes:
             raise ConfigError(f"{path}: [sweep] needs at least one key with a list of values")
         _refuse_swept(overrides, axes)
@@ -105,10 +105,7 @@ class Sweep:
             labels = tuple(label for _, label in chosen)
             try:
                 changed = place(document, axes, [value for value, _ in chosen], defaults)
-                experiment = Experiment.parse(changed)
-                table = experiment.to_table()
-                busy = without_idle(table)
-                experiment = experiment if busy == table else Experiment.parse(busy)
+                experiment = _without_idle(Experiment.parse(changed))
             except ConfigError as error:
                 raise ConfigError(f"{path}: cell {', '.join(labels)}: {error}") from None
             cells.append(Cell(labels, experiment, key_of(experiment)))
@@ -131,6 +128,16 @@ def key_of(experiment: Experiment) -> str:
     table["engine"] = {k: v for k, v in table["engine"].items() if k not in ELSEWHERE}
     text = json.dumps(table, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _without_idle(experiment: Experiment) -> Experiment:
+    """An experiment without the faults that nobody has."""
+    counts = experiment.planned.counts
+    if all(counts):
+        return experiment
+    table = experiment.to_table()
+    pairs = zip(table["faults"], counts, strict=True)
+    return Experiment.parse({**table, "faults": [fault for fault, count in pairs if count]})
 
 
 def _refuse_swept(overrides: Sequence[str], axes: Sequence[Axis]) -> None:

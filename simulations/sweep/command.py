@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from rich.console import Console
@@ -27,9 +28,12 @@ def newest(name: str) -> Path:
     ConfigError
         If there is none.
     """
-    found = sorted(path.parent for path in RUNS.glob(f"{name}-*/{INDEX}"))
+    form = re.compile(rf"{re.escape(name)}-\d{{8}}-\d{{6}}")  # not NAME-OTHER-TIME
+    found = sorted(
+        path.parent for path in RUNS.glob(f"*/{INDEX}") if form.fullmatch(path.parent.name)
+    )
     if not found:
-        raise ConfigError(f"there is no sweep to resume in {RUNS}/{name}-*: name it with --out")
+        raise ConfigError(f"there is no sweep to resume in {RUNS}/{name}-TIME: name it with --out")
     return found[-1]
 
 

@@ -2,8 +2,8 @@
 
 Every key of the table lists values. A key is one of the experiment's, dotted, or one of the short
 names in ``SHORT``; any other name is a variable of the sweep: wherever the file says ``"$f"``, the
-value of ``f`` stands instead. ``"$seeds"`` is the seed, which is set as well. A value that is a
-table may carry a ``label``.
+value of ``f`` stands instead. ``"$rounds"`` and ``"$seeds"`` stand for a key that is set as well. A
+value that is a table may carry a ``label``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 
 from hqde_fl.errors import ConfigError, UnknownNameError
 from simulations.document import with_value
-from simulations.labels import WHO, axis_labels, how_many
+from simulations.labels import WHO, axis_labels
+from simulations.sweep.tables import columns
 
 SHORT = {
     "attack": "faults",
@@ -68,32 +69,54 @@ class Axis:
         return self.labels
 
 
-def axes_of(table: Mapping[str, Any], document: Mapping[str, Any]) -> tuple[Axis, ...]:
+def axes_of(
+    table: Mapping[str, Any], document: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> tuple[Axis, ...]:
     """The axes of a ``[sweep]`` table in a document.
+
+    Parameters
+    ----------
+    table : Mapping[str, Any]
+        What varies.
+    document : Mapping[str, Any]
+        The file without it.
+    defaults : Mapping[str, Any]
+        A complete document: its keys are the experiment's.
 
     Raises
     ------
     ConfigError
-        If a key has no list of values, or two keys are the same.
+        If a key has no list of values, two keys are the same, a seed is listed twice, or a variable
+        is called as a column of the tables.
     """
     lists = dict(_lists(table, ""))
     named = _references([*lists.values(), document])
-    variables = {name for name in named if name in lists and name not in SHORT}
+    known = {*SHORT, *defaults}
+    variables = {name for name in named if name in lists and name.partition(".")[0] not in known}
     if "attack" in lists and "f" in lists:
         variables.add("f")
     axes: dict[str, Axis] = {}
+    taken = columns()
     for written, values in lists.items():
         key = written if written in variables else SHORT.get(written, written)
         if key in axes:
             raise ConfigError(f"[sweep] {written} and {axes[key].name} are the same axis")
         name = key.rpartition(".")[2] if written not in SHORT or written == "seeds" else written
+        if key in variables and key in taken:
+            raise ConfigError(
+                f"[sweep] {key} is the name of a column of the tables: choose another"
+            )
+        if key == "seed" and len({*map(repr, values)}) < len(values):
+            raise ConfigError(f"[sweep] {written} needs different seeds, found {values}")
         labels, plain = _labelled(written, values)
         if written == "attack":
             plain = [_faults(value, "f" in lists) for value in plain]
         axes[key] = Axis(key, name, tuple(plain), tuple(labels), written, key in variables)
     names = [axis.name for axis in axes.values()]
     return tuple(
-        axis if names.count(axis.name) == 1 else replace(axis, name=axis.key)
+        axis
+        if names.count(axis.name) == 1 and axis.name not in taken
+        else replace(axis, name=axis.key)
         for axis in axes.values()
     )
 
@@ -120,20 +143,13 @@ def place(
     changed = copy.deepcopy(dict(document))
     variables = {}
     for axis, value in zip(axes, values, strict=True):
-        if axis.variable or axis.written == "seeds":
+        if axis.written not in SHORT or axis.written == "seeds":
             variables[axis.written] = value
         if not axis.variable:
             changed = with_value(changed, axis.key, value, defaults)
     found = _substituted(changed, variables)
     assert isinstance(found, dict)
     return found
-
-
-def without_idle(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A document without the faults that nobody has."""
-    faults = document.get("faults", [])
-    busy = [fault for fault in faults if how_many(fault) != 0]
-    return dict(document) if len(busy) == len(faults) else {**document, "faults": busy}
 
 
 def _lists(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, list[Any]]]:

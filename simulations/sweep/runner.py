@@ -15,6 +15,7 @@ from typing import Any
 
 from hqde_fl.errors import ConfigError
 from simulations.comparison import INDEX, Comparison
+from simulations.results import close
 from simulations.run import require_empty
 from simulations.sweep.carry import carry_out, is_finished
 from simulations.sweep.cells import CELLS, Cell, Sweep
@@ -103,6 +104,9 @@ def run_sweep(
             else:
                 _run_in_processes(missing, out, min(jobs, len(missing)), lock, watch, errors)
         finally:  # what there is, if the user interrupts
+            for cell in missing:  # a process that was ended could not say so
+                error = errors.get(cell.key)
+                close(out / cell.directory, "failed" if error else "interrupted", error)
             comparison = state()
             comparison.save(out)
             write_tables(comparison, out)

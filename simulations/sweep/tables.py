@@ -35,6 +35,12 @@ def write_tables(comparison: Comparison, out: Path) -> None:
     replace_file(out / TIMINGS, _csv([_timing(comparison, row) for row in comparison.rows]))
 
 
+def columns() -> frozenset[str]:
+    """The names of all columns but those of the axes."""
+    nothing, row = Comparison("", (), ()), Row((), "", None)
+    return frozenset(_result(nothing, row)) | frozenset(_timing(nothing, row))
+
+
 def _place(comparison: Comparison, row: Row) -> dict[str, Any]:
     pairs = zip(comparison.axes, row.labels, strict=False)
     return {axis.name: axis.text(label) for axis, label in pairs}
@@ -45,8 +51,7 @@ def _result(comparison: Comparison, row: Row) -> dict[str, Any]:
     run = row.run if row.status == "finished" else None
     found = None if run is None else run.detection
     final = {} if run is None else run.final
-    return {
-        **_place(comparison, row),
+    line = {
         "status": row.status,
         "accuracy": final.get("accuracy"),
         "loss": final.get("loss"),
@@ -64,6 +69,9 @@ def _result(comparison: Comparison, row: Row) -> dict[str, Any]:
         "cell": row.directory.rpartition("/")[2],
         "error": row.error,
     }
+    # an axis ``rounds`` says how many were asked for: as many as there are, if the run finished
+    place = _place(comparison, row)
+    return place | {name: value for name, value in line.items() if name not in place}
 
 
 def _timing(comparison: Comparison, row: Row) -> dict[str, Any]:

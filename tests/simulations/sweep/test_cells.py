@@ -43,17 +43,41 @@ def test_variables_reach_rules_and_attacks_and_cells_without_faults_collapse(fil
     )
 
 
-def test_the_seed_is_set_and_can_stand_elsewhere_as_well(file):
-    text = """
+@pytest.mark.parametrize("name", ["seed", "seeds"])
+def test_the_seed_is_set_and_can_stand_elsewhere_as_well(file, name):
+    text = f"""
     [clients]
-    partition = { name = "dirichlet", seed = "$seeds" }
+    partition = {{ name = "dirichlet", seed = "${name}" }}
     [sweep]
-    seeds = [3, 4]
+    {name} = [3, 4]
     """
     sweep = Sweep.load(file(text))
     assert [axis.name for axis in sweep.axes] == ["seed"]
     assert [cell.experiment.seed for cell in sweep.cells] == [3, 4]
     assert [cell.experiment.clients.partition["seed"] for cell in sweep.cells] == [3, 4]
+
+
+def test_any_key_is_set_and_can_stand_elsewhere_as_well(file):
+    text = """
+    [clients]
+    epochs = "$rounds"
+    momentum = "$clients.lr"
+    [sweep]
+    rounds = [3, 4]
+    clients.lr = [0.1]
+    """
+    sweep = Sweep.load(file(text))
+    for cell, rounds in zip(sweep.cells, (3, 4), strict=True):
+        assert (cell.experiment.rounds, cell.experiment.clients.epochs) == (rounds, rounds)
+        assert (cell.experiment.clients.lr, cell.experiment.clients.momentum) == (0.1, 0.1)
+    with pytest.raises(ConfigError, match="rounds varies in this sweep"):
+        Sweep.load(file(text), ["rounds=5"])
+
+
+def test_a_fraction_that_is_nobody_is_no_attack(file):
+    sweep = Sweep.load(file("[sweep]\nattack = ['none', { name = 'zero', fraction = 0.01 }]\n"))
+    assert [cell.label for cell in sweep.cells] == ["none", "zero"]
+    assert len(sweep.distinct) == 1
 
 
 def test_a_variable_can_stand_in_the_file_and_an_attack_can_be_none_or_several(file):
@@ -118,6 +142,14 @@ def test_a_key_tells_apart_what_comes_out_differently_and_nothing_else():
             "[sweep] rule has two values called 'a'",
         ),
         ('[sweep]\nrule = [{ label = 1, name = "mean" }]\n', "label needs to be a string, found 1"),
+        ("[sweep]\nseeds = [1, 2, 1]\n", "[sweep] seeds needs different seeds, found [1, 2, 1]"),
+        (
+            'clients.lr = "$loss"\n[sweep]\nloss = [1, 2]\n',
+            "[sweep] loss is the name of a column of the tables: choose another",
+        ),
+        ("[sweep]\nattack = [3]\n", "cell attack=3: faults.0 needs to be a table, found 3"),
+        ("[sweep]\nattack = [{ count = 1 }]\n", "cell attack={count=1}: faults.0 needs a name"),
+        ("[sweep]\nfaults = [[3]]\n", "cell faults=[3]: faults.0 needs to be a table, found 3"),
     ],
 )
 def test_a_wrong_sweep_is_refused_before_anything_starts(file, text, message):

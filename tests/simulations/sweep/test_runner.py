@@ -11,6 +11,7 @@ import pytest
 from hqde_fl.errors import ConfigError
 from simulations.comparison import Comparison
 from simulations.config import APP_ROOT
+from simulations.results import note
 from simulations.sweep import Sweep, Watch, run_sweep
 from simulations.sweep.lock import locked
 
@@ -97,6 +98,27 @@ def test_what_has_finished_is_not_run_again_and_what_has_not_is(file, recorded, 
     assert {row.status for row in comparison.rows} == {"finished"}
     with pytest.raises(ConfigError, match="holds no sweep to resume"):
         run_sweep(sweep, tmp_path / "nothing", resume=True)
+
+
+def test_a_cell_that_could_not_say_that_it_was_cut_short_is_interrupted(file, recorded, tmp_path):
+    sweep, out = Sweep.load(file()), tmp_path / "out"
+    run_sweep(sweep, out, report=False)
+    for cell in sweep.cells[:2]:
+        note(out / cell.directory, {"status": "running"})  # as its process leaves it when killed
+    recorded[len(recorded["calls"]) + 1] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(sweep, out, resume=True, report=False)
+    expected = ["not run", "interrupted"] + ["finished"] * 6
+    assert [row["status"] for row in rows_of(out)] == expected
+    assert [row.status for row in Comparison.load(out).rows] == expected
+
+
+def test_an_axis_keeps_its_values_beside_results_of_the_same_name(file, recorded, tmp_path):
+    text = "task = { name = 'digits', hidden = 8 }\n[sweep]\nrounds = [2, 3]\n"
+    recorded[2] = ValueError("boom")
+    run_sweep(Sweep.load(file(text)), tmp_path / "out", report=False)
+    found = [(row["rounds"], row["status"]) for row in rows_of(tmp_path / "out")]
+    assert found == [("2", "finished"), ("3", "failed")]
 
 
 def test_a_directory_has_one_sweep_at_a_time(tmp_path):
