@@ -8,7 +8,7 @@ of its own::
     python -P guard.py HOME COMMAND [ARGUMENT ...]
 
 It starts ``COMMAND`` and waits until its standard input, a pipe that the caller holds, is closed,
-for whatever reason. Then it ends every process whose environment says ``FLWR_HOME=HOME``, with its
+for whatever reason. Then it ends every process whose environment says `MARK` ``=HOME``, with its
 descendants, and removes ``HOME``. Standard library and psutil only: it starts in a moment.
 """
 
@@ -27,6 +27,9 @@ from types import FrameType
 
 import psutil
 
+MARK = "HQDE_FL_PROCESS_OF"
+"""The variable that marks processes: one that nobody sets by hand, as they may ``FLWR_HOME``."""
+
 _ROUNDS = 5
 _PATIENCE = 3.0  # seconds between asking a process to end and ending it
 
@@ -37,7 +40,7 @@ def end_all(home: str) -> None:
     Parameters
     ----------
     home : str
-        The value of ``FLWR_HOME`` that marks the processes; the caller's own process is spared.
+        The value of `MARK` in their environment; the caller's own process is spared.
     """
     for _ in range(_ROUNDS):
         processes = _started_under(home)
@@ -58,7 +61,7 @@ def _started_under(home: str) -> list[psutil.Process]:
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         try:
-            if process.environ().get("FLWR_HOME") == home and _lives(process):
+            if process.environ().get(MARK) == home and _lives(process):
                 found[process.pid] = process
                 found.update((child.pid, child) for child in process.children(recursive=True))
         except (psutil.Error, OSError):

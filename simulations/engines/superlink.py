@@ -100,6 +100,7 @@ def environment_for(home: Path, base: Mapping[str, str]) -> dict[str, str]:
     return {
         **base,
         "FLWR_HOME": str(home),
+        guard.MARK: str(home),
         # Otherwise uv installs the app's dependencies anew for every run.
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_TELEMETRY_ENABLED": "0",

@@ -59,7 +59,7 @@ def started(home: Path) -> list[int]:
 
 def test_all_ends_when_the_caller_closes_the_pipe(home: Path) -> None:
     with subprocess.Popen(
-        command(home), stdin=subprocess.PIPE, env={**os.environ, "FLWR_HOME": str(home)}
+        command(home), stdin=subprocess.PIPE, env={**os.environ, guard.MARK: str(home)}
     ) as process:
         pids = started(home)
         assert process.stdin is not None
@@ -73,7 +73,7 @@ def test_all_ends_when_the_caller_is_killed(home: Path) -> None:
     code = "import subprocess, sys; subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE).wait()"
     with subprocess.Popen(
         [sys.executable, "-c", code, *command(home)],
-        env={**os.environ, "FLWR_HOME": str(home)},
+        env={**os.environ, guard.MARK: str(home)},
     ) as caller:
         pids = started(home)
         # The caller carries the mark as well here; the guard must end it all without its help.
@@ -92,8 +92,10 @@ def test_the_exit_status_is_that_of_the_command(home: Path) -> None:
 
 
 def test_processes_of_other_homes_are_left_alone(home: Path) -> None:
+    """Nor is one taken that someone started with the same ``FLWR_HOME``, as a shell may have it."""
     sleep = [sys.executable, "-c", "import time; time.sleep(100)"]
-    with subprocess.Popen(sleep, env={**os.environ, "FLWR_HOME": f"{home}-other"}) as other:
+    marks = {"FLWR_HOME": str(home), guard.MARK: f"{home}-other"}
+    with subprocess.Popen(sleep, env={**os.environ, **marks}) as other:
         guard.end_all(str(home))
         assert other.poll() is None
         guard.end_all(f"{home}-other")
