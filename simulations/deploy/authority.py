@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -20,12 +23,38 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from hqde_fl.errors import ConfigError
+from hqde_fl.errors import ConfigError, RunError
 
 AUTHORITY_DAYS = 3650
 SERVER_DAYS = 397
 """The longest that common verifiers accept."""
 _LEEWAY = timedelta(days=1)  # clocks of other hosts
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?", re.IGNORECASE | re.ASCII)
+
+
+def check_host(host: str) -> None:
+    """Make sure that certificates and addresses can hold a host's name.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither the name of a host nor an IP address.
+    """
+    labels = host.split(".")
+    named = len(host) <= 253 and all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdigit()
+    if not (named or address_of(host)):
+        raise ConfigError(
+            "host must be a name (xn--... if it is not ASCII) or an IP address, "
+            f"without scheme and port, found {host!r}"
+        )
+
+
+def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The IP address that a host is given by, if it is; one of a single link counts as none."""
+    try:
+        return None if "%" in host else ipaddress.ip_address(host)
+    except ValueError:
+        return None
 
 
 def make_authority(certificate: Path, key: Path) -> None:
@@ -74,7 +103,9 @@ def issue_server(
     Raises
     ------
     ConfigError
-        If the authority's key is not here, or ``days`` is out of range.
+        If the authority's key is not here or damaged, or ``days`` is out of range.
+    RunError
+        If they cannot be written.
     """
     if not 1 <= days <= AUTHORITY_DAYS:
         raise ConfigError(f"days must be in [1, {AUTHORITY_DAYS}], found {days}")
@@ -83,9 +114,14 @@ def issue_server(
         signer = load_pem_private_key(authority[1].read_bytes(), None)
     except OSError as error:
         raise ConfigError(f"the authority's certificate and key are needed: {error}") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        said = f"{authority[0]} or {authority[1]} is damaged: {error}"
+        raise ConfigError(said) from error
+    if signer.public_key() != issuer.public_key():
+        raise ConfigError(f"{authority[1]} is not the key of {authority[0]}")
     assert isinstance(signer, ec.EllipticCurvePrivateKey)
     private = ec.generate_private_key(ec.SECP384R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hqde-fl SuperLink")])
     above = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
     identifier = x509.SubjectKeyIdentifier.from_public_key(private.public_key())
     signed = (
@@ -99,9 +135,18 @@ def issue_server(
         .add_extension(identifier, critical=False)
         .sign(signer, hashes.SHA384())
     )
-    key.unlink(missing_ok=True)
-    write_private(key, _pem(private))
-    certificate.write_bytes(signed.public_bytes(Encoding.PEM))
+    new = [path.with_name(f".{path.name}.new") for path in (key, certificate)]
+    try:
+        new[0].unlink(missing_ok=True)
+        write_private(new[0], _pem(private))
+        new[1].write_bytes(signed.public_bytes(Encoding.PEM))
+        for draft, path in zip(new, (key, certificate), strict=True):
+            draft.replace(path)
+    except OSError as error:
+        for draft in new:
+            with suppress(OSError):
+                draft.unlink()
+        raise RunError(f"{certificate} cannot be written: {error.strerror}") from error
 
 
 def make_node_key(private: Path, public: Path) -> None:
@@ -159,10 +204,8 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 
 def _alternative(host: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        return x509.DNSName(host)
+    address = address_of(host)
+    return x509.DNSName(host) if address is None else x509.IPAddress(address)
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -16,11 +16,18 @@ import os
 import shutil
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from hqde_fl.errors import ConfigError
-from simulations.deploy.authority import issue_server, make_authority, make_node_key
+from hqde_fl.errors import ConfigError, RunError
+from simulations.deploy.authority import (
+    address_of,
+    check_host,
+    issue_server,
+    make_authority,
+    make_node_key,
+)
 from simulations.deploy.units import node_unit, superlink_unit
 from simulations.engines.superlink import SuperLink, environment_for
 
@@ -69,23 +76,27 @@ class Federation:
         Raises
         ------
         ConfigError
-            If the directory is not empty or a number is out of range.
+            If the directory is not empty, a number is out of range, or a host is none.
+        RunError
+            If it cannot be written; nothing is left of it then.
         """
-        if count < 1:
-            raise ConfigError(f"count must be >= 1, found {count}")
-        if not 1 <= port <= 65535:
-            raise ConfigError(f"port must be in [1, 65535], found {port}")
-        path = path.resolve()
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ConfigError(f"{path} exists and is not an empty directory")
         names = tuple(dict.fromkeys([*hosts, *LOOPBACK]))
-        federation = cls(path, count, names, port)
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.chmod(0o700)
-        make_authority(federation.authority[0], federation.authority[1])
-        federation._fill()
-        description = f"count = {count}\nhosts = {json.dumps(names)}\nport = {port}\n"
-        (path / _DESCRIPTION).write_text(description, encoding="utf-8")
+        for name in names:
+            check_host(name)
+        federation = cls(path.resolve(), count, names, port)
+        federation._check()
+        path = federation.path
+        try:
+            existed = path.exists()
+            if existed and (not path.is_dir() or any(path.iterdir())):
+                raise ConfigError(f"{path} exists and is not an empty directory")
+            try:
+                federation._fill()
+            except BaseException:
+                _remove(list(path.iterdir()) if existed else [path])
+                raise
+        except OSError as error:
+            raise RunError(f"{path} cannot be written: {error.strerror}") from error
         return federation
 
     @classmethod
@@ -100,13 +111,23 @@ class Federation:
         path = path.resolve()
         try:
             found = tomllib.loads((path / _DESCRIPTION).read_text(encoding="utf-8"))
-            return cls(path, int(found["count"]), tuple(found["hosts"]), int(found["port"]))
+            federation = cls(
+                path, int(found["count"]), tuple(map(str, found["hosts"])), int(found["port"])
+            )
+            federation._check()
         except OSError:
             raise ConfigError(
                 f"{path} is no federation: make one with `hqde-fl nodes init {path}`"
             ) from None
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"{path / _DESCRIPTION} is malformed: {error}") from error
+        return federation
+
+    def _check(self) -> None:
+        if self.count < 1:
+            raise ConfigError(f"count must be >= 1, found {self.count}")
+        if not 1 <= self.port <= 65535:
+            raise ConfigError(f"port must be in [1, 65535], found {self.port}")
 
     @property
     def authority(self) -> tuple[Path, Path]:
@@ -151,15 +172,21 @@ class Federation:
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         root = json.dumps(str(self.superlink / "ca.crt"))
         text = _CONFIG.format(name=CONNECTION, address=json.dumps(address), root=root)
-        (self.home / "config.toml").write_text(text, encoding="utf-8")
+        write(self.home / "config.toml", text)
         return SuperLink(self.home, self.environment())
 
     def _fill(self) -> None:
-        """One folder for each host."""
+        """The authority, one folder for each host, and last what makes it a federation."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path.chmod(0o700)
+        make_authority(self.authority[0], self.authority[1])
         self.superlink.mkdir(mode=0o700)
         shutil.copyfile(self.authority[0], self.superlink / "ca.crt")
         self.renew()
-        unit = superlink_unit(self.port)
+        address = address_of(self.hosts[0])
+        sixth = address is not None and address.version == 6
+        host = f"[{address}]" if sixth else self.hosts[0]
+        unit = superlink_unit(self.port, "::" if sixth else "0.0.0.0")
         (self.superlink / "hqde-fl-superlink.service").write_text(unit, encoding="utf-8")
         for number, name in enumerate(self.nodes):
             folder = self.path / name
@@ -167,5 +194,26 @@ class Federation:
             make_node_key(folder / "node.key", folder / "node.pub")
             shutil.copyfile(folder / "node.pub", self.superlink / f"{name}.pub")
             shutil.copyfile(self.authority[0], folder / "ca.crt")
-            unit = node_unit(f"{self.hosts[0]}:{self.port}", number, self.count)
+            unit = node_unit(f"{host}:{self.port}", number, self.count)
             (folder / "hqde-fl-supernode.service").write_text(unit, encoding="utf-8")
+        text = f"count = {self.count}\nhosts = {json.dumps(self.hosts)}\nport = {self.port}\n"
+        (self.path / _DESCRIPTION).write_text(text, encoding="utf-8")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file at once: who reads it finds the old one or the new one, whole."""
+    draft = path.with_name(f".{path.name}.new")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            draft.unlink()
+        raise RunError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        shutil.rmtree(path, ignore_errors=True)  # which a file is not
+        with suppress(OSError):
+            path.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -20,10 +21,10 @@ import psutil
 
 from hqde_fl.errors import ConfigError, RunError, UnknownNameError
 from simulations.deploy import supervisor
-from simulations.deploy.federation import CONNECTION, Federation
+from simulations.deploy.federation import CONNECTION, Federation, write
 from simulations.deploy.supervised import Report
 from simulations.deploy.supervisor import PORTS, STATUS
-from simulations.engines.guard import end_all
+from simulations.engines.guard import MARK, end_all
 from simulations.engines.superlink import SuperLink
 
 UP_SECONDS = 180.0
@@ -64,7 +65,7 @@ def status(federation: Federation) -> Status | None:
     """What the supervisor wrote last; None if it never ran."""
     try:
         found = json.loads((federation.state / STATUS).read_text(encoding="utf-8"))
-    except OSError:
+    except (OSError, ValueError):
         return None
     return Status(
         running=_supervises(found["supervisor"], federation),
@@ -102,25 +103,32 @@ def up(
     Raises
     ------
     ConfigError
-        If it is up already, or has fewer keys.
+        If it is up already, has fewer keys, or the port is out of range.
     RunError
-        If the nodes do not connect; nothing is left running then.
+        If the nodes do not connect; nothing is left running then. If another process is at work
+        in the directory, or it cannot be written.
     """
     count = federation.count if count is None else count
     if not 1 <= count <= federation.count:
         raise ConfigError(f"count must be in [1, {federation.count}] (the keys), found {count}")
-    if (found := status(federation)) is not None and found.running:
-        raise ConfigError(f"{federation.path} is up already, at {found.address}")
-    federation.state.mkdir(mode=0o700, exist_ok=True)
-    (federation.state / STATUS).unlink(missing_ok=True)
-    _choose_ports(federation, count, port)
-    try:
-        _start(federation, count)
-        on_step("SuperLink and SuperNodes started; waiting for them to connect")
-        return _wait(federation, count, time.monotonic() + seconds)
-    except BaseException:
-        down(federation)
-        raise
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"port must be in [0, 65535], 0 for any, found {port}")
+    with _alone(federation):
+        if (found := status(federation)) is not None and found.running:
+            raise ConfigError(f"{federation.path} is up already, at {found.address}")
+        try:
+            federation.state.mkdir(mode=0o700, exist_ok=True)
+            (federation.state / STATUS).unlink(missing_ok=True)
+            _choose_ports(federation, count, port)
+            try:
+                process = _start(federation, count)
+                on_step("SuperLink and SuperNodes started; waiting for them to connect")
+                return _wait(federation, count, process, time.monotonic() + seconds)
+            except BaseException:
+                _end(federation)
+                raise
+        except OSError as error:
+            raise RunError(f"{federation.state} cannot be written: {error.strerror}") from error
 
 
 def down(federation: Federation, *, keep: bool = True) -> bool:
@@ -132,7 +140,20 @@ def down(federation: Federation, *, keep: bool = True) -> bool:
         Which.
     keep : bool, optional
         Keep the database and the logs.
+
+    Raises
+    ------
+    RunError
+        If another process is at work in the directory.
     """
+    with _alone(federation):
+        running = _end(federation)
+        if not keep:
+            supervisor.forget(federation)
+    return running
+
+
+def _end(federation: Federation) -> bool:
     found = status(federation)
     running = found is not None and found.running
     if found is not None and running:
@@ -142,9 +163,25 @@ def down(federation: Federation, *, keep: bool = True) -> bool:
             time.sleep(_POLL)
     end_all(str(federation.home))  # in case the supervisor itself was killed
     (federation.state / STATUS).unlink(missing_ok=True)
-    if not keep:
-        supervisor.forget(federation)
     return running
+
+
+@contextmanager
+def _alone(federation: Federation) -> Iterator[None]:
+    """Hold the directory: who starts processes in it and who ends them must not meet."""
+    descriptor = os.open(federation.path, os.O_RDONLY)  # not in ``state``, which ``down`` deletes
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"another `nodes up` or `nodes down` is at work in {federation.path}"
+            ) from None
+        except OSError:
+            pass  # a file system without locks: nothing to be had
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def connected(federation: Federation) -> SuperLink:
@@ -188,6 +225,8 @@ def online(link: SuperLink) -> dict[int, str]:
 def logs(federation: Federation, name: str | None = None) -> dict[str, Path]:
     """The log files, by the process's name; of one process if ``name`` is given."""
     found = {path.stem: path for path in sorted((federation.state / "logs").glob("*.log"))}
+    if not found:
+        raise ConfigError(f"no logs yet: `hqde-fl nodes up {federation.path}`")
     if name is None:
         return found
     if name not in found:
@@ -196,7 +235,15 @@ def logs(federation: Federation, name: str | None = None) -> dict[str, Path]:
 
 
 def tail(path: Path, lines: int) -> list[str]:
-    """The last lines of a log, without colours."""
+    """The last lines of a log, without colours.
+
+    Raises
+    ------
+    ConfigError
+        If their number is negative.
+    """
+    if lines < 0:
+        raise ConfigError(f"lines must be >= 0, found {lines}")
     text = _COLOUR.sub("", path.read_text(encoding="utf-8", errors="replace"))
     return text.splitlines()[-lines:] if lines else []
 
@@ -228,7 +275,7 @@ def _supervises(pid: int, federation: Federation) -> bool:
     """Whether a process is this federation's, and not one that was given the same number."""
     try:
         process = psutil.Process(pid)
-        marked = process.environ().get("FLWR_HOME") == str(federation.home)
+        marked = process.environ().get(MARK) == str(federation.home)
         return bool(marked and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
@@ -236,8 +283,13 @@ def _supervises(pid: int, federation: Federation) -> bool:
 
 def _choose_ports(federation: Federation, count: int, port: int) -> None:
     path = federation.state / PORTS
-    ports: list[int] = json.loads(path.read_text("utf-8")) if path.exists() else []
-    ports = [known if _free(known) else 0 for known in ports]
+    try:
+        ports = [
+            known if known != port and _free(known) else 0
+            for known in json.loads(path.read_bytes())
+        ]
+    except (OSError, ValueError, TypeError):  # there is none, or it is damaged
+        ports = []
     ports = (ports + [0] * (count + 1 - len(ports)))[: count + 1]
     if port:
         ports[0] = port
@@ -248,7 +300,7 @@ def _choose_ports(federation: Federation, count: int, port: int) -> None:
             ports[number] = held.getsockname()[1]
     for held in sockets:
         held.close()
-    path.write_text(json.dumps(ports), encoding="utf-8")
+    write(path, json.dumps(ports))
 
 
 def _free(port: int) -> bool:
@@ -256,15 +308,15 @@ def _free(port: int) -> bool:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
-        except OSError:
+        except (OSError, OverflowError):
             return False
     return True
 
 
-def _start(federation: Federation, count: int) -> None:
+def _start(federation: Federation, count: int) -> subprocess.Popen[bytes]:
     federation.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (federation.state / "supervisor.log").open("ab") as log:
-        subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", supervisor.__name__, str(federation.path), str(count)],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -274,12 +326,17 @@ def _start(federation: Federation, count: int) -> None:
         )
 
 
-def _wait(federation: Federation, count: int, until: float) -> Status:
+def _wait(
+    federation: Federation, count: int, process: subprocess.Popen[bytes], until: float
+) -> Status:
     """Wait until all nodes are online."""
     while time.monotonic() < until:
+        ended = process.poll() is not None  # asked first: it may still write why
         found = status(federation)
-        if found is not None and (found.error is not None or not found.running):
-            raise RunError(found.error or f"the supervisor ended: {_last(federation)}")
+        if found is not None and found.error is not None:
+            raise RunError(found.error)
+        if ended:
+            raise RunError(f"the supervisor ended: {_last(federation)}")
         if found is not None and found.ids:
             said = online(federation.connect(found.address))
             if sum(said.get(node) == "online" for node in found.ids.values()) == count:

@@ -25,7 +25,8 @@ from pathlib import Path
 from types import FrameType
 
 from hqde_fl.errors import RunError
-from simulations.deploy.federation import CONNECTION, Federation
+from simulations.deploy.federation import CONNECTION, Federation, write
+from simulations.deploy.registered import public_key, registered
 from simulations.deploy.retire import retire
 from simulations.deploy.supervised import Supervised
 from simulations.deploy.units import node_command, superlink_command
@@ -126,10 +127,7 @@ class Supervisor:
             "ids": self._ids,
             "error": error,
         }
-        path = self._federation.state / STATUS
-        draft = path.with_suffix(".new")
-        draft.write_text(json.dumps(status, indent=1), encoding="utf-8")
-        draft.replace(path)
+        write(self._federation.state / STATUS, json.dumps(status, indent=1))
 
     def _failure(self) -> str | None:
         status = json.loads((self._federation.state / STATUS).read_text(encoding="utf-8"))
@@ -167,15 +165,16 @@ def healthy(address: str, root: Path) -> bool:
 
 
 def register(federation: Federation, names: Sequence[str], address: str) -> dict[str, int]:
-    """Register the nodes' public keys; their node ids. A key is registered once in a database.
+    """Register those of the nodes' public keys that the SuperLink's database has not; the node ids.
 
     Raises
     ------
     RunError
-        If the SuperLink refuses one.
+        If the SuperLink refuses one, or does not answer.
     """
-    path = federation.state / "nodes.json"
-    known: dict[str, int] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    there = registered(address, federation.superlink / "ca.crt")
+    keys = {name: public_key(federation.superlink / f"{name}.pub") for name in names}
+    known = {name: there[key] for name, key in keys.items() if key in there}
     link = federation.connect(address)
     calls = {name: _registering(link, federation, name) for name in names if name not in known}
     for name, call in calls.items():
@@ -185,7 +184,6 @@ def register(federation: Federation, names: Sequence[str], address: str) -> dict
         except (ValueError, KeyError) as error:
             found = (wrong or said).strip() or f"exit status {call.returncode}"
             raise RunError(f"the SuperLink did not register {name}: {found}") from error
-    path.write_text(json.dumps(known), encoding="utf-8")
     return {name: known[name] for name in names}
 
 

@@ -73,10 +73,10 @@ def node_command(
     ]
 
 
-def superlink_unit(port: int) -> str:
-    """The systemd unit of a SuperLink."""
+def superlink_unit(port: int, host: str = "0.0.0.0") -> str:
+    """The systemd unit of a SuperLink, which listens on ``host``."""
     folder, database = Path(SETTINGS), Path(STATE) / "superlink.db"
-    return _unit("SuperLink of hqde-fl", superlink_command(folder, database, "0.0.0.0", port))
+    return _unit("SuperLink of hqde-fl", superlink_command(folder, database, host, port))
 
 
 def node_unit(superlink: str, partition: int, partitions: int) -> str:

@@ -164,8 +164,10 @@ def all_online(federation: Federation) -> bool:
 
 
 def node_id(federation: Federation, name: str) -> int:
-    found: dict[str, int] = json.loads((federation.state / "nodes.json").read_text())
-    return found[name]
+    """Of a key that is registered, and is found again."""
+    found = status(federation)
+    assert found is not None
+    return register(federation, [name], found.address)[name]
 
 
 def test_one_hostile_node_and_one_killed_in_training(

@@ -14,8 +14,11 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key, l
 from flwr.cli.supernode.register import try_load_public_key
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
-from hqde_fl.errors import ConfigError
+from hqde_fl.errors import ConfigError, RunError
 from simulations.deploy.authority import issue_server, make_authority, make_node_key, valid_until
+
+LONG = ".".join(["a" * 40, "b" * 40, "example"])
+"""Longer than a common name may be."""
 
 
 @pytest.fixture
@@ -55,11 +58,11 @@ def handshake(certificate: Path, key: Path, root: Path, name: str) -> str | None
         thread.join()
 
 
-@pytest.mark.parametrize("name", ["fl.example.org", "127.0.0.1", "::1"])
+@pytest.mark.parametrize("name", ["fl.example.org", "127.0.0.1", "::1", LONG])
 def test_the_certificate_holds_for_every_name(
     tmp_path: Path, authority: tuple[Path, Path], name: str
 ) -> None:
-    made = server(tmp_path, authority, "fl.example.org", "127.0.0.1", "::1")
+    made = server(tmp_path, authority, LONG, "fl.example.org", "127.0.0.1", "::1")
     assert handshake(*made, authority[0], name) == "TLSv1.3"
 
 
@@ -109,3 +112,25 @@ def test_days_have_bounds(tmp_path: Path, authority: tuple[Path, Path], days: in
 def test_without_the_authoritys_key_nothing_is_issued(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the authority's certificate and key are needed"):
         issue_server((tmp_path / "a", tmp_path / "b"), tmp_path / "c", tmp_path / "k", ["x"])
+
+
+def test_a_damaged_or_another_authoritys_key_issues_nothing(
+    tmp_path: Path, authority: tuple[Path, Path]
+) -> None:
+    make_authority(tmp_path / "other.crt", tmp_path / "other.key")
+    with pytest.raises(ConfigError, match=r"other\.key is not the key of .*ca\.crt"):
+        server(tmp_path, (authority[0], tmp_path / "other.key"), "localhost")
+    authority[1].write_text("damaged")
+    with pytest.raises(ConfigError, match=r"ca\.key is damaged: "):
+        server(tmp_path, authority, "localhost")
+    assert not (tmp_path / "server.key").exists()
+
+
+def test_a_certificate_that_cannot_be_written_leaves_the_old_key(
+    tmp_path: Path, authority: tuple[Path, Path]
+) -> None:
+    made = server(tmp_path, authority, "localhost")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(RunError, match=r"server\.crt cannot be written: No such file"):
+        issue_server(authority, tmp_path / "none" / "server.crt", made[1], ["localhost"])
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

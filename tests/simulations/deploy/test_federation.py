@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from hqde_fl.errors import ConfigError, UnknownNameError
+from hqde_fl.errors import ConfigError, RunError, UnknownNameError
 from simulations.cli import app
+from simulations.deploy import federation as module
 from simulations.deploy import nodes
 from simulations.deploy.federation import Federation
 from simulations.deploy.target import find
@@ -54,7 +57,60 @@ def test_units_name_the_host_the_key_and_the_partition(federation: Federation) -
     assert "Restart=always" in unit
     unit = (federation.superlink / "hqde-fl-superlink.service").read_text()
     assert "--enable-supernode-auth" in unit
-    assert "--port 9443" in unit
+    assert "--host 0.0.0.0 --port 9443" in unit
+
+
+def test_units_put_an_ipv6_address_in_brackets(tmp_path: Path) -> None:
+    made = Federation.create(tmp_path / "fed", 1, ["::1"])
+    unit = (made.path / "node-0" / "hqde-fl-supernode.service").read_text()
+    assert "--superlink [::1]:9092 " in unit
+    unit = (made.superlink / "hqde-fl-superlink.service").read_text()
+    assert "--host :: --port 9092" in unit
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("https://x.org", id="scheme"),
+        pytest.param("x.org:9092", id="port"),
+        pytest.param("[::1]", id="brackets"),
+        pytest.param("m\u00fcnchen.example", id="not-ascii"),
+        pytest.param("a" * 64, id="label-too-long"),
+        pytest.param(".".join(["a" * 60] * 5), id="name-too-long"),
+        pytest.param("x..org", id="empty-label"),
+        pytest.param("999.0.0.1", id="no-address"),
+        pytest.param("fe80::1%eth0", id="scoped"),
+        pytest.param("x.org\n", id="newline"),
+    ],
+)
+def test_hosts_are_names_or_addresses(tmp_path: Path, host: str) -> None:
+    with pytest.raises(ConfigError, match=r"host must be a name .* found ") as caught:
+        Federation.create(tmp_path / "fed", 1, [host])
+    assert repr(host) in str(caught.value)
+    assert not (tmp_path / "fed").exists()
+
+
+@pytest.mark.parametrize("existed", [False, True], ids=["new", "empty"])
+def test_what_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existed: bool
+) -> None:
+    def full(*paths: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "make_node_key", full)
+    path = tmp_path / "fed"
+    if existed:
+        path.mkdir()
+    with pytest.raises(RunError, match=r"fed cannot be written: No space left on device"):
+        Federation.create(path, 1)
+    assert list(tmp_path.rglob("*")) == [path] * existed
+
+
+def test_a_directory_below_a_file_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"fed cannot be written: Not a directory"):
+        Federation.create(tmp_path / "file" / "fed", 1)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +133,9 @@ def test_a_directory_that_is_none_says_how_to_make_one(tmp_path: Path) -> None:
         Federation.load(tmp_path)
     (tmp_path / "federation.toml").write_text("count = 'x'")
     with pytest.raises(ConfigError, match="is malformed"):
+        Federation.load(tmp_path)
+    (tmp_path / "federation.toml").write_text("count = -1\nhosts = ['x']\nport = 1")
+    with pytest.raises(ConfigError, match="is malformed: count must be >= 1, found -1"):
         Federation.load(tmp_path)
 
 
@@ -102,6 +161,49 @@ def test_only_as_many_nodes_as_keys(federation: Federation, count: int) -> None:
         ConfigError, match=rf"count must be in \[1, 2\] \(the keys\), found {count}"
     ):
         nodes.up(federation, count)
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_port_out_of_range_changes_nothing(federation: Federation, port: int) -> None:
+    with pytest.raises(ConfigError, match=rf"port must be in \[0, 65535\], .* found {port}"):
+        nodes.up(federation, port=port)
+    assert not federation.state.exists()
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("[4242", id="torn"),
+        pytest.param("null", id="no-list"),
+        pytest.param('["x", 1]', id="no-number"),
+        pytest.param("[99999, -1]", id="out-of-range"),
+    ],
+)
+def test_damaged_ports_are_chosen_anew(federation: Federation, stored: str) -> None:
+    federation.state.mkdir()
+    path = federation.state / "ports.json"
+    path.write_text(stored)
+    nodes._choose_ports(federation, 2, 0)
+    ports = json.loads(path.read_text())
+    assert len(set(ports)) == 3
+    assert all(1 <= port <= 65535 for port in ports)
+
+
+def test_a_state_that_cannot_be_written(federation: Federation) -> None:
+    federation.state.touch()
+    with pytest.raises(RunError, match="state cannot be written: File exists"):
+        nodes.up(federation)
+
+
+@pytest.mark.parametrize("command", [nodes.up, nodes.down], ids=["up", "down"])
+def test_one_at_a_time(federation: Federation, command: Callable[[Federation], object]) -> None:
+    with (
+        nodes._alone(federation),
+        pytest.raises(RunError, match=r"another `nodes up` or `nodes down` is at work in .*fed"),
+    ):
+        command(federation)
+    assert not nodes.down(federation)
 
 
 def test_a_stale_supervisor_is_not_taken_for_a_running_one(federation: Federation) -> None:
@@ -130,9 +232,14 @@ def test_a_name_that_is_no_directory_is_flowers(
 
 def test_logs_are_found_by_name(federation: Federation) -> None:
     folder = federation.state / "logs"
+    for name in (None, "superlink"):
+        with pytest.raises(ConfigError, match="no logs yet: `hqde-fl nodes up "):
+            nodes.logs(federation, name)
     folder.mkdir(parents=True)
     (folder / "node-0.log").write_text("one\n\x1b[92mtwo\x1b[0m\n")
     assert nodes.tail(nodes.logs(federation)["node-0"], 1) == ["two"]
+    with pytest.raises(ConfigError, match="lines must be >= 0, found -3"):
+        nodes.tail(nodes.logs(federation)["node-0"], -3)
     with pytest.raises(UnknownNameError, match=r"unknown process 'node-1': did you mean 'node-0'"):
         nodes.logs(federation, "node-1")
     shown = CliRunner().invoke(app, ["nodes", "logs", str(federation.path)]).stdout

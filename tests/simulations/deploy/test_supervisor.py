@@ -1,0 +1,34 @@
+"""The supervisor: which keys it registers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from simulations.deploy import supervisor
+from simulations.deploy.federation import Federation
+from simulations.deploy.registered import public_key
+from simulations.engines.superlink import SuperLink
+
+
+def test_keys_that_an_interrupted_start_registered_are_not_registered_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = Federation.create(tmp_path / "fed", 2)
+    there = {public_key(federation.superlink / "node-0.pub"): 7}
+    asked = []
+
+    def registering(link: SuperLink, made: Federation, name: str) -> subprocess.Popen[str]:
+        asked.append(name)
+        say = f"print({json.dumps({'node-id': '8'})!r})"
+        return subprocess.Popen([sys.executable, "-c", say], stdout=subprocess.PIPE, text=True)
+
+    monkeypatch.setattr(supervisor, "registered", lambda address, root: there)
+    monkeypatch.setattr(supervisor, "_registering", registering)
+    ids = supervisor.register(federation, federation.nodes, "127.0.0.1:1")
+    assert ids == {"node-0": 7, "node-1": 8}
+    assert asked == ["node-1"]
