@@ -168,7 +168,7 @@ class Run:
         Raises
         ------
         ConfigError
-                If there is no run in it, or a line that is no record: which.
+            If there is no run in it, or a line that is no record: which.
         """
         path = Path(path)
         return cls(path, manifest_of(path), _lines(path / ROUNDS), _lines(path / CLIENTS))

@@ -24,14 +24,21 @@ from simulations.engines.inline import InlineGrid
 NAMES = {
     "flwr.common.constant": ["ErrorCode.MESSAGE_UNAVAILABLE", "ErrorCode.NODE_UNAVAILABLE"],
     "flwr.common.serde_utils": ["error_from_proto"],
+    "flwr.proto.control_pb2": ["ListNodesRequest"],
+    "flwr.proto.fleet_pb2": ["DeactivateNodeRequest"],
     "flwr.proto.message_pb2": ["ConfirmMessageReceivedRequest", "Message", "ObjectTree"],
     "flwr.proto.runtime_pb2": ["PullAppMessagesRequest"],
+    "flwr.supercore.control": ["ControlHttpClient.ListNodes"],
     "flwr.supercore.inflatable.inflatable_object": [
         "InflatableObject",
         "get_object_body",
         "get_object_head_values_from_object_content",
     ],
+    "flwr.supercore.interceptors.http.runtime_version": ["RuntimeVersionHttpInterceptor"],
+    "flwr.supercore.primitives.asymmetric": ["public_key_to_bytes"],
     "flwr.supercore.run": ["Run", "RunNotRunningException"],
+    "flwr.supernode.fleet_http_client": ["FleetHttpClient"],
+    "flwr.supernode.node_auth_http_interceptor": ["NodeAuthHttpInterceptor"],
     "flwr.superlink.grid": ["HttpGrid._runtime_client", "HttpGrid.close", "HttpGrid.get_nodes"],
 }
 
@@ -61,7 +68,7 @@ def test_the_grid_is_built_as_expected() -> None:
     ("message", "fields"),
     [
         (PullObjectResponse, {"object_found", "object_available", "object_content"}),
-        (NodeInfo, {"node_id", "last_activated_at"}),
+        (NodeInfo, {"node_id", "public_key", "status", "last_activated_at"}),
     ],
 )
 def test_answers_have_the_fields_that_are_read(message: Any, fields: set[str]) -> None:
