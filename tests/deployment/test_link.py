@@ -22,6 +22,7 @@ from simulations.engines.guarded import GuardedGrid, guard
 from simulations.engines.inline import InlineGrid
 
 NAMES = {
+    "flwr.cli.flower_config": ["read_flower_config"],
     "flwr.common.constant": ["ErrorCode.MESSAGE_UNAVAILABLE", "ErrorCode.NODE_UNAVAILABLE"],
     "flwr.common.serde_utils": ["error_from_proto"],
     "flwr.proto.control_pb2": ["ListNodesRequest"],
