@@ -323,7 +323,7 @@ class Experiment(Section):
         check_component(SERVER_OPTIMIZERS, optimizer, "strategy.server-optimizer")
         check_component(SCREENING, self._screening_table(), "strategy.screening")
         check_component(VOTES, self.clients.vote, "clients.vote")
-        self.predictor.predict(torch.full((self.clients.members, 1, 2), 0.5))  # it has its weights
+        self.predictor.predict(torch.full((self.clients.members, 1, 2), 0.5))  # it fits the members
         self._noises.check(self.sampled, self.clients.count, self.ensemble)
         self.planned.check(self.engine.name)
         downlink = self.strategy.downlink["name"]

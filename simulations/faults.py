@@ -10,9 +10,8 @@ from typing import Any, final
 from flwr.clientapp.typing import Mod
 from flwr.serverapp import Grid
 
-from clients.mods import FAULTS, FaultPlan, Schedule, only_for, share
+from clients.mods import FAULTS, FaultPlan, Schedule, Who, only_for, share, size
 from clients.mods.backdoor import Backdoor
-from clients.mods.choose import Who, size
 from hqde_fl.catalogue import Catalogue
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.seeding import Seeds
@@ -50,14 +49,14 @@ class Faults:
         for place, table in enumerate(self.tables):
             key = f"faults.{place}"
             check_component(_catalogue(table), _own(table), key, known=(*WHO, *WHEN))
-            if len(given := [each for each in WHO if each in table]) > 1:
+            if len(given := [each for each in WHO if each in table]) != 1:
                 raise ConfigError(
-                    f"{key} needs one of {', '.join(WHO)}, found {' and '.join(given)}"
+                    f"{key} needs one of {', '.join(WHO)}, found {' and '.join(given) or 'none'}"
                 )
             if "clients" in table:
                 _check_ids(f"{key}.clients", table["clients"])
-            count = table.get("count")
-            if given in ([], ["count"]) and (type(count) is not int or count < 0):
+            count = table.get("count", 0)
+            if type(count) is not int or count < 0:
                 raise ConfigError(f"{key}.count needs to be an integer >= 0, found {count!r}")
         if sum(self.counts) > self.clients:
             raise ConfigError(

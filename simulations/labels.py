@@ -50,14 +50,14 @@ def faults_label(faults: Sequence[Mapping[str, Any]], *, brief: bool = False) ->
     """``3 sign-flip (scale=4) + 1 crash``, or ``no faults``."""
     labels = []
     for fault in faults:
-        if number := how_many(fault):
+        if number := _how_many(fault):
             name = component_label(fault, drop=["count", "fraction"])
             who = f"{number:.0%}" if "fraction" in fault else f"{number}"
             labels.append(f"{who} {fault['name'] if brief else name}")
     return " + ".join(labels) or "no faults"
 
 
-def how_many(fault: Mapping[str, Any]) -> Any:
+def _how_many(fault: Mapping[str, Any]) -> Any:
     """A fault's count or fraction of the clients, or the number of those it names."""
     if isinstance(clients := fault.get("clients"), list | tuple):
         return len(clients)

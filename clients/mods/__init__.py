@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clients.mods.backdoor import Backdoor, attack_success
 from clients.mods.base import Fault
-from clients.mods.choose import Chosen, FaultPlan, Schedule, choose, only_for, share
+from clients.mods.choose import Chosen, FaultPlan, Schedule, Who, choose, only_for, share, size
 from clients.mods.crash import Crash
 from clients.mods.free_ride import FreeRide
 from clients.mods.garbage import Garbage
@@ -70,6 +70,7 @@ __all__ = [
     "SignFlip",
     "Stale",
     "Straggle",
+    "Who",
     "WrongDtype",
     "WrongShape",
     "Zero",
@@ -77,4 +78,5 @@ __all__ = [
     "choose",
     "only_for",
     "share",
+    "size",
 ]

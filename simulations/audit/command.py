@@ -70,6 +70,8 @@ def run_audit(
                     on_row=lambda finding, shown=shown: status.update(f"{shown}: {finding.row}"),  # type: ignore[misc]
                 )
             )
+    if json_file is not None:
+        json_file.write_text(json.dumps(strict(report(subjects)), indent=1) + "\n")
     if markdown:
         print("\n".join(to_markdown(subjects, rows)))
     else:
@@ -78,8 +80,6 @@ def run_audit(
         )
         for subject in subjects:
             console.print(escape(verdict(subject)))
-    if json_file is not None:
-        json_file.write_text(json.dumps(strict(report(subjects)), indent=1) + "\n")
     return not any(subject.failures for subject in subjects)
 
 

@@ -146,7 +146,7 @@ def issue_server(
         for draft in new:
             with suppress(OSError):
                 draft.unlink()
-        raise RunError(f"{certificate} cannot be written: {error.strerror}") from error
+        raise RunError(f"{key} or {certificate} cannot be written: {error.strerror}") from error
 
 
 def make_node_key(private: Path, public: Path) -> None:

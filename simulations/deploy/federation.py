@@ -29,6 +29,7 @@ from simulations.deploy.authority import (
     make_node_key,
 )
 from simulations.deploy.units import node_unit, superlink_unit
+from simulations.disk import replace_file
 from simulations.engines.superlink import SuperLink, environment_for
 
 PORT = 9092
@@ -146,7 +147,7 @@ class Federation:
 
     @property
     def home(self) -> Path:
-        """``FLWR_HOME`` of everything that runs from here; it marks the processes."""
+        """``FLWR_HOME`` of everything that runs from here, and the mark of its processes."""
         return self.state / "flwr"
 
     @property
@@ -172,7 +173,7 @@ class Federation:
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         root = json.dumps(str(self.superlink / "ca.crt"))
         text = _CONFIG.format(name=CONNECTION, address=json.dumps(address), root=root)
-        write(self.home / "config.toml", text)
+        replace_file(self.home / "config.toml", text.encode())
         return SuperLink(self.home, self.environment())
 
     def _fill(self) -> None:
@@ -198,18 +199,6 @@ class Federation:
             (folder / "hqde-fl-supernode.service").write_text(unit, encoding="utf-8")
         text = f"count = {self.count}\nhosts = {json.dumps(self.hosts)}\nport = {self.port}\n"
         (self.path / _DESCRIPTION).write_text(text, encoding="utf-8")
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file at once: who reads it finds the old one or the new one, whole."""
-    draft = path.with_name(f".{path.name}.new")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            draft.unlink()
-        raise RunError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _remove(paths: Sequence[Path]) -> None:

@@ -21,9 +21,10 @@ import psutil
 
 from hqde_fl.errors import ConfigError, RunError, UnknownNameError
 from simulations.deploy import supervisor
-from simulations.deploy.federation import CONNECTION, Federation, write
+from simulations.deploy.federation import CONNECTION, Federation
 from simulations.deploy.supervised import Report
 from simulations.deploy.supervisor import PORTS, STATUS
+from simulations.disk import replace_file
 from simulations.engines.guard import MARK, end_all
 from simulations.engines.superlink import SuperLink
 
@@ -120,15 +121,15 @@ def up(
             federation.state.mkdir(mode=0o700, exist_ok=True)
             (federation.state / STATUS).unlink(missing_ok=True)
             _choose_ports(federation, count, port)
-            try:
-                process = _start(federation, count)
-                on_step("SuperLink and SuperNodes started; waiting for them to connect")
-                return _wait(federation, count, process, time.monotonic() + seconds)
-            except BaseException:
-                _end(federation)
-                raise
         except OSError as error:
             raise RunError(f"{federation.state} cannot be written: {error.strerror}") from error
+        try:
+            process = _start(federation, count)
+            on_step("SuperLink and SuperNodes started; waiting for them to connect")
+            return _wait(federation, count, process, time.monotonic() + seconds)
+        except BaseException:
+            _end(federation)
+            raise
 
 
 def down(federation: Federation, *, keep: bool = True) -> bool:
@@ -300,7 +301,7 @@ def _choose_ports(federation: Federation, count: int, port: int) -> None:
             ports[number] = held.getsockname()[1]
     for held in sockets:
         held.close()
-    write(path, json.dumps(ports))
+    replace_file(path, json.dumps(ports).encode())
 
 
 def _free(port: int) -> bool:

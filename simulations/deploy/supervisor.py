@@ -25,11 +25,12 @@ from pathlib import Path
 from types import FrameType
 
 from hqde_fl.errors import RunError
-from simulations.deploy.federation import CONNECTION, Federation, write
+from simulations.deploy.federation import CONNECTION, Federation
 from simulations.deploy.registered import public_key, registered
 from simulations.deploy.retire import retire
 from simulations.deploy.supervised import Supervised
 from simulations.deploy.units import node_command, superlink_command
+from simulations.disk import replace_file
 from simulations.engines.guard import end_all
 from simulations.engines.superlink import SuperLink, program
 
@@ -127,7 +128,7 @@ class Supervisor:
             "ids": self._ids,
             "error": error,
         }
-        write(self._federation.state / STATUS, json.dumps(status, indent=1))
+        replace_file(self._federation.state / STATUS, json.dumps(status, indent=1).encode())
 
     def _failure(self) -> str | None:
         status = json.loads((self._federation.state / STATUS).read_text(encoding="utf-8"))

@@ -193,7 +193,7 @@ def _faults(value: Any, counted: bool) -> list[Any]:
     faults = []
     for each in value if isinstance(value, list) else [value]:
         fault = {"name": each} if isinstance(each, str) else each
-        if isinstance(fault, Mapping) and not {*WHO} & set(fault):
+        if isinstance(fault, Mapping) and not set(WHO) & set(fault):
             if not counted:
                 raise ConfigError(
                     f"[sweep] attack {fault.get('name')!r} needs {', '.join(WHO)}, "

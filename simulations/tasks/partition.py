@@ -122,8 +122,8 @@ class Dirichlet(_Flowers):
     alpha : float, default=0.5
         Concentration, > 0: small is heterogeneous, large is iid.
     seed : int, optional
-        >= 0: the division that flwr-datasets makes with this seed, whatever the seed of the run.
-        By default the run's seed decides.
+        >= 0: the division that flwr-datasets makes with this seed (and ``min_partition_size=0``),
+        whatever the seed of the run. By default the run's seed decides.
     """
 
     alpha: float = 0.5
@@ -154,7 +154,7 @@ class Pathological(_Flowers):
     classes_per_client : int, default=2
         In [1, number of classes].
     seed : int, optional
-        As ``Dirichlet.seed``.
+        As ``Dirichlet.seed``, of mode ``first-deterministic``.
     """
 
     classes_per_client: int = 2

@@ -20,7 +20,7 @@ from simulations.run import run_experiment
             [{"name": "zero", "count": 1, "fraction": 0.1}],
             "faults.0 needs one of clients, count, fraction, found count and fraction",
         ),
-        ([{"name": "zero"}], "faults.0.count needs to be an integer >= 0, found None"),
+        ([{"name": "zero"}], "faults.0 needs one of clients, count, fraction, found none"),
         ([{"name": "zero", "clients": [1, 1]}], r"different integers, found \[1, 1\]"),
         ([{"name": "zero", "clients": 1}], "faults.0.clients needs to be a list .* found 1"),
         ([{"name": "zero", "clients": [10]}], r"must be in \[0, 9\], found 10"),

@@ -139,7 +139,7 @@ def test_only_the_manifest_of_the_own_attempt_is_closed(
     with ExitStack() as other:
 
         def begin():
-            if whose != "own":
+            if whose == "meanwhile":
                 other.enter_context(exclusive(out))
             recording = RunDirectory(out, tiny).recording()
             recording.__enter__()
