@@ -66,7 +66,9 @@ def test_every_culprit_is_named_and_the_honest_mean_kept(site: Site) -> None:
     hqde.identify = False  # these nodes answer one message
 
     def work() -> None:
-        for partition, node in enumerate(nodes):
+        # The honest ones, who are the last, answer first: all clients send the same counter, and
+        # a SuperLink believes whoever declares an object first what belongs to it (SECURITY.md).
+        for partition, node in reversed(list(enumerate(nodes))):
             answer(node, partition)
 
     worker = threading.Thread(target=work, daemon=True)
