@@ -37,7 +37,7 @@ STEPS = 100
 SETTLED = 1e-10
 
 TIED = 1e-9
-"""Support beyond opposition, in units of the largest agreement, that is rounding alone."""
+"""What of a difference of support and opposition is rounding, in units of the largest agreement."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,8 @@ class Robust(Rule):
 def trust(agreement: Tensor) -> Tensor:
     """(m,) t >= 0, the largest 1, with t proportional to max(0, A t); zero if nobody agrees."""
     found = torch.ones(agreement.shape[0], dtype=torch.float64)
-    if float((agreement @ found).max()) <= TIED * float(agreement.abs().max()):
-        # Everybody is opposed as much as supported: begin with those who are supported most.
+    if abs(float((agreement @ found).max())) <= TIED * float(agreement.abs().max()):
+        # Nobody is supported more than opposed, some as much: begin with who is supported most.
         found = agreement.clamp(min=0).sum(dim=1)
         found = found / found.max().clamp(min=torch.finfo(found.dtype).tiny)
     for _ in range(STEPS):
