@@ -28,6 +28,7 @@ from clients.task import Task
 from clients.training import Training, reproducible, train
 from hqde_fl.errors import ConfigError
 from hqde_fl.members import TAG, TAGS, config_of, member_name, members_of, named, of_member
+from hqde_fl.no_data import no_data
 from hqde_fl.quantum.prediction import EnsemblePredictor
 from hqde_fl.seeding import Seeds
 from hqde_fl.wire import from_record, to_record
@@ -99,10 +100,15 @@ class EnsembleClient:
         self._partitions: dict[tuple[int, int], Dataset[Any]] = {}
 
     def train(self, message: Message, context: Context) -> Message:
-        """Train the message's members on the node's partition; the reply holds full weights."""
+        """Train the message's members on the node's partition; the reply holds full weights.
+
+        A partition without examples gives the reply of ``hqde_fl.no_data``.
+        """
         start = time.perf_counter()
         partition, count = partition_of(context)
         data = self._partition(partition, count)
+        if len(data) == 0:  # type: ignore[arg-type]
+            return no_data(message)
         name, record = arrays(message)
         number = server_round(message)
         with reproducible(self.seeds.integer("client", partition, number)):
@@ -130,6 +136,8 @@ class EnsembleClient:
         """Evaluate the ensemble on the node's partition, the data it also trains on."""
         partition, count = partition_of(context)
         data = self._partition(partition, count)
+        if len(data) == 0:  # type: ignore[arg-type]
+            return no_data(message)
         _, record = arrays(message)
         with reproducible(self.seeds.integer("evaluate", partition), self.training.threads):
             states = split(from_record(record), self.members)

@@ -21,6 +21,7 @@ from clients.mods import Chosen
 from hqde_fl.arrived import gathered
 from hqde_fl.errors import ConfigError
 from hqde_fl.members import member_name, members_of
+from hqde_fl.no_data import has_no_data
 from hqde_fl.rules import Aggregator, Mean
 from hqde_fl.rules.base import State
 from hqde_fl.seeding import Seeds
@@ -157,7 +158,7 @@ class AdversaryGrid(WrappedGrid):
             for member in share:
                 if len(good) == len(share):
                     honest[member][node if partition is None else partition] = good[member]
-                else:
+                elif not has_no_data(reply):
                     excluded[member] += 1
             yield reply
         waiting.sort(key=lambda each: each[0])

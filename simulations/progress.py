@@ -42,9 +42,11 @@ def describe(line: Mapping[str, Any], rounds: int) -> str:
     if line["round"] > 0:
         up, down = line["bytes-up"] / MEGABYTE, line["bytes-down"] / MEGABYTE
         parts += [f"up {up:.2f} MB", f"down {down:.2f} MB", f"kept {line['kept']}/{line['asked']}"]
-        for name in ("filtered", "rejected", "failed", "late"):
+        for name in ("filtered", "rejected", "failed", "late", "skipped"):
             if line[name]:
                 parts.append(f"{name} {line[name]}")
+        if line["f-used"] is not None and line["f-used"] < line["f"]:
+            parts.append(f"f {line['f-used']} of {line['f']}")
     parts.append(f"{line['seconds']:.1f} s")
     if line["note"]:
         parts.append(f"model kept: {line['note']}")

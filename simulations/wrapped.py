@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from flwr.app import Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
@@ -51,6 +52,10 @@ class WrappedGrid(Grid):
     def get_node_ids(self) -> Iterable[int]:
         """The nodes."""
         return self._grid.get_node_ids()
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """The nodes, and what is known of them."""
+        return self._grid.get_nodes()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages, whose replies pass untouched."""

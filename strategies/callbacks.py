@@ -31,7 +31,7 @@ class ClientRecord:
         shares over the members that moved.
     reason : str or None
         Why it was not kept: ``filtered`` (by the rule), ``rejected: ...`` (by screening),
-        ``failed: ...`` (it raised or died) or ``late``.
+        ``failed: ...`` (it raised or died), ``skipped: ...`` (it has no data) or ``late``.
     bytes_down, bytes_up : int
         Size of the serialised message to it and of its reply.
     seconds : float or None
@@ -70,8 +70,14 @@ class RoundRecord:
         Metrics of the global model on the server.
     clients_train, clients_evaluate : Mapping[str, float]
         Means of the metrics that the clients reported.
-    asked, kept, filtered, rejected, failed, late : int
+    asked, kept, filtered, rejected, failed, late, skipped : int
         Clients: asked to train, and what became of them.
+    void : bool
+        Whether the round has no aggregate: no model was moved.
+    f, f_used : int or None
+        The number of faulty clients that the rule was told to expect, and the number that it worked
+        with, which is less where the updates would else have been too few; None if it is told none.
+        In an ensemble the least over the members that were merged.
     feedback_lost : int
         Clients that had lost their error feedback, as a restarted node has.
     bytes_down, bytes_up : int
@@ -96,6 +102,10 @@ class RoundRecord:
     rejected: int = 0
     failed: int = 0
     late: int = 0
+    skipped: int = 0
+    void: bool = False
+    f: int | None = None
+    f_used: int | None = None
     feedback_lost: int = 0
     bytes_down: int = 0
     bytes_up: int = 0

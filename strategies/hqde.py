@@ -16,8 +16,9 @@ from flwr.serverapp.strategy import FedAvg, Result
 
 from hqde_fl.codec import Codec, Identity
 from hqde_fl.codec.request import to_json
-from hqde_fl.errors import ConfigError
+from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.rules import Aggregator, Cohort, Mean
+from hqde_fl.rules.tolerance import silence_warning
 from hqde_fl.seeding import Seeds
 from hqde_fl.selection import Ensemble, Selector, Uniform
 from hqde_fl.wire import Screening
@@ -29,9 +30,11 @@ from strategies.merging import DensityPolicy, Merged, Merging, summed_up, united
 from strategies.metrics import floats, means
 from strategies.optimizers import SGD, ServerOptimizer
 from strategies.receiving import Received, receive, receive_reports
+from strategies.resting import put_to_rest, still_resting
 from strategies.roster import Roster
 from strategies.sending import contents
 from strategies.state import ModelState, ServerState
+from strategies.void_rounds import VoidRounds
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
@@ -162,11 +165,17 @@ class HQDEStrategy(FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """Choose the clients and address the global model to them."""
-        if self.state is None or arrays is not self._arrays:
-            self.state, self._arrays = self._begin(arrays), arrays
+        """Choose the clients and address the global model to them.
+
+        The model is what is handed in: a strategy around this one may have changed it since the
+        last round. All else that the server remembers is kept; round 1 begins a new run.
+        """
+        self.state, self._arrays = self._taken_up(server_round, arrays), arrays
         rng = self.seeds.numpy("select", "train", server_round)
-        nodes = self.selector.select(self._nodes(grid), rng)
+        nodes = self._awake(self._nodes(grid), server_round)
+        nodes = self.selector.select(nodes, rng) if nodes else []
+        if server_round == 1 and (warning := silence_warning(self.rule, self._cohort(nodes))):
+            log(WARNING, warning)
         if self.codec != Identity():
             config = ConfigRecord({"codec": to_json(self.codec), **config})
         if self.downlink != Identity():
@@ -195,7 +204,7 @@ class HQDEStrategy(FedAvg):
         Raises
         ------
         BoundError
-            If ``quorum`` was reached but the rule needs more updates.
+            If ``quorum`` was reached but the rule needs more updates than clients were asked.
         """
         if self.state is None:
             raise RuntimeError("aggregate_train needs configure_train to be called before it")
@@ -218,12 +227,20 @@ class HQDEStrategy(FedAvg):
         models = tuple(each.model for each in merged.values())
         if self.ensemble.mode == "fedavg":
             models = united(models, moved)
-        feedback = self._feedback(received.anew, ledger)
-        self.state = ServerState(server_round, models, feedback)
-        note, diagnostics = summed_up(merged)
-        if note is not None:
-            log(WARNING, "round %d keeps the model: %s", server_round, note)
-        self._record = ledger.close(metrics, diagnostics, note)
+        self.state = ServerState(
+            server_round,
+            models,
+            self._feedback(received.anew, ledger),
+            put_to_rest(
+                self.state.resting, server_round, list(map(self._roster.identity, ledger.skipped()))
+            ),
+            self.state.aggregated + bool(moved),
+        )
+        facts = summed_up(merged)
+        if facts["note"] is not None:
+            log(WARNING, "round %d keeps the model: %s", server_round, facts["note"])
+        f = self.rule.expected_faulty
+        self._record = ledger.close(metrics, **facts, f=f, void=not moved)
         if moved:
             self._arrays = self.state.arrays()
         return (self._arrays if moved else None), MetricRecord(dict(metrics))
@@ -235,7 +252,8 @@ class HQDEStrategy(FedAvg):
         if self.fraction_evaluate == 0:
             return []
         rng = self.seeds.numpy("select", "evaluate", server_round)
-        nodes = Uniform(self.fraction_evaluate).select(self._nodes(grid), rng)
+        nodes = self._awake(self._nodes(grid), server_round + 1)
+        nodes = Uniform(self.fraction_evaluate).select(nodes, rng) if nodes else []
         contents = [(arrays, config)] * len(nodes)
         self._sent_evaluate = address(
             nodes, contents, self._keys, server_round, MessageType.EVALUATE
@@ -287,12 +305,19 @@ class HQDEStrategy(FedAvg):
         -------
         Result
             Final model and metrics, as Flower's strategies return them.
+
+        Raises
+        ------
+        RunError
+            If no round of the run produced an aggregate, after all callbacks were told of the end:
+            what became of the clients, and what to change.
         """
         deadline = self.deadline if timeout is None else timeout
         self.state = resume or self._begin(initial_arrays)
         self._arrays = initial_arrays = self.state.arrays()
         result = Result(arrays=initial_arrays)
         self.summary()
+        void = VoidRounds(deadline)
         for callback in self.callbacks:
             callback.on_start(initial_arrays, num_rounds)
         if resume is None:
@@ -301,13 +326,14 @@ class HQDEStrategy(FedAvg):
             started = time.monotonic()
             config = train_config if train_config is not None else ConfigRecord()
             messages = self.configure_train(server_round, result.arrays, config, grid)
-            replies = grid.send_and_receive(messages, timeout=deadline)
+            replies = grid.send_and_receive(messages, timeout=deadline) if messages else ()
             arrays, metrics = self.aggregate_train(server_round, replies)
             if arrays is not None:
                 result.arrays = arrays
             if metrics is not None:
                 result.train_metrics_clientapp[server_round] = metrics
             record = self._record
+            void.add(record)
             config = evaluate_config if evaluate_config is not None else ConfigRecord()
             messages = self.configure_evaluate(server_round, result.arrays, config, grid)
             if messages:
@@ -320,6 +346,10 @@ class HQDEStrategy(FedAvg):
             self._finish(record, result, evaluate_fn, started)
         for callback in self.callbacks:
             callback.on_end(result.arrays)
+        if self.state.round and not self.state.aggregated:
+            raise RunError(void.failure())
+        if summary := void.summary():
+            log(INFO, summary)
         return result
 
     # --- its parts --------------------------------------------------------------------------------
@@ -331,6 +361,25 @@ class HQDEStrategy(FedAvg):
     @property
     def _keys(self) -> tuple[str, str]:
         return self.arrayrecord_key, self.configrecord_key
+
+    def _taken_up(self, server_round: int, arrays: ArrayRecord) -> ServerState:
+        """Return the state from which a round starts, with the model that was handed in."""
+        if self.state is None or server_round <= 1 <= self.state.round:
+            return self._begin(arrays)
+        # The record that this strategy made itself needs no second look.
+        return self.state if arrays is self._arrays else self.state.with_arrays(arrays)
+
+    def _awake(self, nodes: list[int], server_round: int) -> list[int]:
+        """Return the nodes that do not rest in a round, and wake those that have reconnected."""
+        assert self.state is not None
+        reconnected = set(map(self._roster.identity, self._roster.reconnected))
+        resting = still_resting(self.state.resting, server_round, reconnected)
+        self.state = replace(self.state, resting=resting)
+        return [n for n in nodes if self._roster.identity(n) not in resting] if resting else nodes
+
+    def _cohort(self, nodes: Sequence[int]) -> int:
+        """Return the number of clients that train a member, at least."""
+        return self.ensemble.cohort(len(nodes))
 
     def _nodes(self, grid: Grid) -> list[int]:
         patience = self.deadline if self.identify else 0.0
@@ -364,6 +413,7 @@ class HQDEStrategy(FedAvg):
             num_examples=tuple(reply.num_examples for reply in replies.values()),
             faulty=ledger.count("rejected", member) + ledger.count("failed", member),
             late=ledger.count("late", member),
+            skipped=ledger.count("skipped", member) + len(self.state.resting if self.state else ()),
             round=ledger.round,
             seed=self._seeds(member).root,
         )

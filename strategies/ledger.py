@@ -92,7 +92,10 @@ class Ledger:
         self._clients[node] = replace(self._clients[node], **changes)
 
     def count(self, outcome: str, member: int = 0) -> int:
-        """How many clients of a member ended: ``filtered``, ``rejected``, ``failed``, ``late``."""
+        """Return the number of clients of a member with an outcome.
+
+        Outcomes are ``filtered``, ``rejected``, ``failed``, ``skipped`` and ``late``.
+        """
         clients = (c for node, c in self._clients.items() if member in self.share(node))
         return sum(_outcome(client) == outcome for client in clients)
 
@@ -134,10 +137,20 @@ class Ledger:
                 kept.add(node)
         return kept
 
-    def close(
-        self, metrics: Mapping[str, float], diagnostics: Mapping[str, Any], note: str | None
-    ) -> RoundRecord:
-        """The round's record."""
+    def skipped(self) -> list[int]:
+        """Return the nodes that said that they have no data."""
+        return [node for node, client in self._clients.items() if _outcome(client) == "skipped"]
+
+    def close(self, metrics: Mapping[str, float], **facts: Any) -> RoundRecord:
+        """Return the round's record.
+
+        Parameters
+        ----------
+        metrics : Mapping[str, float]
+            Means of what the clients kept reported.
+        **facts : Any
+            What the rule made of the round, by the names of ``RoundRecord``'s fields.
+        """
         clients = tuple(self._clients.values())
         self._name(clients)
         return RoundRecord(
@@ -149,12 +162,12 @@ class Ledger:
             rejected=sum(_outcome(client) == "rejected" for client in clients),
             failed=sum(_outcome(client) == "failed" for client in clients),
             late=sum(_outcome(client) == "late" for client in clients),
+            skipped=sum(_outcome(client) == "skipped" for client in clients),
             feedback_lost=sum(client.feedback_lost for client in clients),
             bytes_down=sum(client.bytes_down for client in clients),
             bytes_up=sum(client.bytes_up for client in clients),
-            diagnostics=diagnostics,
-            note=note,
             clients=clients,
+            **facts,
         )
 
     def _name(self, clients: Sequence[ClientRecord]) -> None:

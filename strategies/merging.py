@@ -91,15 +91,19 @@ class Merging:
         Raises
         ------
         BoundError
-            If ``quorum`` was reached but the rule needs more updates.
+            If ``quorum`` was reached but the rule needs more updates than clients were asked.
         """
         try:
-            cohort.require("quorum" if self.quorum else str(self.rule), self.quorum or 1)
+            if self.quorum:
+                cohort.require("quorum", self.quorum)
+            if not replies:
+                cohort.require(str(self.rule), max(1, self.rule.minimum(cohort.faulty)))
             updates = gathered([reply.update for reply in replies])
             cohort = replace(cohort, confidence=self.confidence.of(model, replies))
             outcome = aggregate(self.rule, updates, cohort, model.rule)
         except BoundError as error:
-            if 0 < self.quorum <= cohort.n:  # the user said that this would be enough
+            # The user said that the quorum would be enough, and no round can ever have more.
+            if 0 < self.quorum <= cohort.n and cohort.asked < self.rule.minimum():
                 raise
             return Merged(model, note=str(error))
         model, outcome = self._described(model, updates, cohort, outcome)
@@ -147,14 +151,24 @@ def united(models: Sequence[ModelState], moved: Sequence[int]) -> tuple[ModelSta
     return tuple(replace(model, flat=flat, buffers=buffers) for model in models)
 
 
-def summed_up(merged: Mapping[int, Merged]) -> tuple[str | None, dict[str, Any]]:
-    """What a round has to note, and its diagnostics; those of several members under their names."""
+def summed_up(merged: Mapping[int, Merged]) -> dict[str, Any]:
+    """Return a round's note, diagnostics and f used, by the names of ``RoundRecord``'s fields.
+
+    The notes and diagnostics of several members are under the members' names.
+    """
+    used = [
+        each.outcome.f_used
+        for each in merged.values()
+        if each.outcome is not None and each.outcome.f_used is not None
+    ]
+    f_used = min(used, default=None)
     if len(merged) == 1:
         only = merged[0]
-        return only.note, {} if only.outcome is None else dict(only.outcome.diagnostics)
+        diagnostics = {} if only.outcome is None else dict(only.outcome.diagnostics)
+        return {"note": only.note, "diagnostics": diagnostics, "f_used": f_used}
     notes = [f"{member_name(m)}: {each.note}" for m, each in merged.items() if each.note]
-    diagnostics: dict[str, Any] = {}
+    diagnostics = {}
     for member, each in merged.items():
         if each.outcome is not None:
             diagnostics |= named(member, each.outcome.diagnostics)
-    return "; ".join(notes) or None, diagnostics
+    return {"note": "; ".join(notes) or None, "diagnostics": diagnostics, "f_used": f_used}

@@ -9,6 +9,7 @@ from logging import INFO, WARNING
 from flwr.app import ConfigRecord, Message
 from flwr.common.logger import log
 
+from hqde_fl.no_data import NO_DATA, has_no_data
 from hqde_fl.packed import FEEDBACK, NO_ERROR
 from hqde_fl.versions import NONE
 from hqde_fl.wire import (
@@ -115,7 +116,8 @@ def receive(
             ledger.write(node, reason="rejected: duplicate reply")
             continue
         if reply.has_error():
-            ledger.write(node, reason=f"failed: {last_line(reply.error.reason)}")
+            failure = f"failed: {last_line(reply.error.reason)}"
+            ledger.write(node, reason=NO_DATA if has_no_data(reply) else failure)
             continue
         if not reply.has_content():
             ledger.write(node, reason="rejected: neither a content nor an error")

@@ -27,6 +27,9 @@ class Roster:
         self._asked: set[int] = set()
         self._seen: list[int] = []
         self._ordered: list[int] = []
+        self._activated: dict[int, str] | None = None
+        self.reconnected: frozenset[int] = frozenset()
+        """Nodes that went away and came back, or came new, since ``wait`` was called before."""
 
     def partition(self, node: int) -> int | None:
         """The node's partition id, where it is known."""
@@ -60,7 +63,7 @@ class Roster:
             If they do not come within ``seconds``.
         """
         end = time.monotonic() + seconds
-        while len(nodes := list(grid.get_node_ids())) < minimum:
+        while len(nodes := self._connected(grid)) < minimum:
             if time.monotonic() > end:
                 raise CohortError(
                     f"min_available_nodes={minimum} nodes did not connect within {seconds:g} s, "
@@ -72,6 +75,19 @@ class Roster:
                 self._identify(grid, nodes, identify)
             self._seen, self._ordered = nodes, self.order(nodes)
         return self._ordered
+
+    def _connected(self, grid: Grid) -> list[int]:
+        """Return the nodes that are connected, and note which of them have reconnected."""
+        if hasattr(grid, "partition_of"):  # the clients of our own engines are always there
+            return list(grid.get_node_ids())
+        activated = {node.node_id: node.last_activated_at for node in grid.get_nodes()}
+        before = self._activated
+        if before is not None:
+            self.reconnected = frozenset(
+                node for node, at in activated.items() if before.get(node) != at
+            )
+        self._activated = activated
+        return list(activated)
 
     def _identify(self, grid: Grid, nodes: Iterable[int], seconds: float) -> None:
         """Ask nodes that have not been asked before for their partition id.

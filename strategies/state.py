@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from flwr.app import Array, ArrayRecord
@@ -15,6 +15,7 @@ from hqde_fl.rules.base import State
 from hqde_fl.wire import Layout, from_record, to_record
 from strategies.broadcast import Broadcast
 from strategies.optimizers import Moments
+from strategies.resting import Resting
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,28 @@ class ModelState:
         flat, buffers = layout.flatten(from_record(arrays))
         return cls(layout, flat, buffers)
 
+    def with_arrays(self, arrays: ArrayRecord) -> ModelState:
+        """Return the state with another model in the place of this one; all else is kept.
+
+        Parameters
+        ----------
+        arrays : ArrayRecord
+            A trusted model with the same names, shapes and dtypes.
+
+        Raises
+        ------
+        ConfigError
+            If it is another kind of model.
+        """
+        if Layout.of(arrays) != self.layout:
+            raise ConfigError(
+                "a run goes on with the arrays that it began with: "
+                f"expected {len(self.layout.entries)} arrays of the same names, shapes and dtypes, "
+                f"found {len(arrays)} ({', '.join(list(arrays)[:3])}, ...)"
+            )
+        flat, buffers = self.layout.flatten(from_record(arrays))
+        return replace(self, flat=flat, buffers=buffers)
+
     @property
     def origin(self) -> Tensor:
         """(d,) the model that clients train from."""
@@ -82,11 +105,17 @@ class ServerState:
     feedback : Mapping[tuple[int, int], int]
         Client (as rules know it) and member -> the round since which it has an error to feed
         back; for the record, that it has one is what counts.
+    resting : Resting
+        Clients without data.
+    aggregated : int
+        Rounds in which a model was moved; the others were void.
     """
 
     round: int
     models: tuple[ModelState, ...]
     feedback: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    resting: Resting = field(default_factory=dict)
+    aggregated: int = 0
 
     @classmethod
     def of(cls, arrays: ArrayRecord, members: int = 1) -> ServerState:
@@ -97,15 +126,22 @@ class ServerState:
         ConfigError
             If the arrays are not those of as many members.
         """
-        if members == 1:
-            return cls(0, (ModelState.of(arrays),))
-        parts = [record_of(of_member(member, arrays)) for member in range(members)]
-        if not all(parts) or sum(map(len, parts)) != len(arrays):
-            raise ConfigError(
-                f"an ensemble of {members} members needs arrays named member-0/... to "
-                f"member-{members - 1}/..., found {', '.join(list(arrays)[:3])}, ..."
-            )
-        return cls(0, tuple(ModelState.of(part) for part in parts))
+        return cls(0, tuple(map(ModelState.of, _split(arrays, members))))
+
+    def with_arrays(self, arrays: ArrayRecord) -> ServerState:
+        """Return the state with other models in the place of these; all else is kept.
+
+        So it goes on inside a strategy that changes the model between rounds, as Flower's wrappers
+        for differential privacy do.
+
+        Raises
+        ------
+        ConfigError
+            If they are other kinds of models.
+        """
+        parts = _split(arrays, len(self.models))
+        pairs = zip(self.models, parts, strict=True)
+        return replace(self, models=tuple(model.with_arrays(part) for model, part in pairs))
 
     def arrays(self) -> ArrayRecord:
         """The global model as Flower sends it: all members, by their names."""
@@ -115,3 +151,16 @@ class ServerState:
         for member, model in enumerate(self.models):
             joined |= named(member, model.record)
         return record_of(joined)
+
+
+def _split(arrays: ArrayRecord, members: int) -> list[ArrayRecord]:
+    """Return each member's arrays."""
+    if members == 1:
+        return [arrays]
+    parts = [record_of(of_member(member, arrays)) for member in range(members)]
+    if not all(parts) or sum(map(len, parts)) != len(arrays):
+        raise ConfigError(
+            f"an ensemble of {members} members needs arrays named member-0/... to "
+            f"member-{members - 1}/..., found {', '.join(list(arrays)[:3])}, ..."
+        )
+    return parts

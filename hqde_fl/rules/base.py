@@ -118,6 +118,8 @@ class Aggregate:
     geometry : Geometry or None
         Inner products of the updates (the first n rows, in case that it remembers more), if the
         rule has measured them; their first digits, where it needed no more.
+    f_used : int or None
+        The number of faulty clients that the rule worked with; None if it is told none.
     """
 
     delta: Tensor
@@ -126,6 +128,7 @@ class Aggregate:
     diagnostics: Mapping[str, Any]
     state: State
     geometry: Geometry | None = None
+    f_used: int | None = None
 
 
 class Aggregator(ABC):
@@ -137,11 +140,19 @@ class Aggregator(ABC):
 
     @abstractmethod
     def minimum(self, faulty: int = 0) -> int:
-        """Fewest updates it can work on when ``faulty`` clients are already excluded."""
+        """Return the fewest updates it can work on when its f is lowered by ``faulty``."""
 
     @abstractmethod
     def breakdown(self, n: int) -> int:
         """Most faulty clients among n that cannot move the result arbitrarily far."""
+
+    @property
+    def expected_faulty(self) -> int | None:
+        """The number of faulty clients that it was told to expect, its f; None if it is told none.
+
+        The largest one in a chain. None for a tree, whose nodes have an f of their own each.
+        """
+        return None
 
     def kappa(self, n: int, f: int) -> float | None:
         """A constant with which it is (f, kappa)-robust among n updates, where one is proven.
@@ -252,6 +263,11 @@ class Tolerant(Rule):
     def __post_init__(self) -> None:
         if self.f < 0:
             raise ConfigError(f"{type(self).__name__} needs f >= 0, found {self.f}")
+
+    @property
+    def expected_faulty(self) -> int | None:
+        """Its f."""
+        return self.f
 
     def minimum(self, faulty: int = 0) -> int:
         """2f + 1."""

@@ -187,7 +187,9 @@ class ByzantineFilter(Rule):
     def _worst(self, suspect: Tensor, excess: Tensor, trust: Tensor, cohort: Cohort) -> Tensor:
         """(n,) bool: the suspects, the worst ``fraction`` of the cohort at most."""
         total = cohort.n + cohort.faulty
-        allowance = min(cohort.remaining(int(self.fraction * total + 1e-9)), cohort.n - 1)
+        # Unlike an f, the fraction is one of all clients: those excluded already are part of it.
+        allowance = max(0, int(self.fraction * total + 1e-9) - cohort.faulty)
+        allowance = min(allowance, cohort.n - 1)
         worst_first = sorted(
             suspect.nonzero().flatten().tolist(), key=lambda i: (-float(excess[i]), float(trust[i]))
         )

@@ -92,6 +92,12 @@ class Chain(Aggregator):
             n = step.rows(n)
         return least
 
+    @property
+    def expected_faulty(self) -> int | None:
+        """The largest f among its steps."""
+        told = [step.expected_faulty for step in self.steps]
+        return max((f for f in told if f is not None), default=None)
+
     def kappa(self, n: int, f: int) -> float | None:
         """The last rule's, carried through the pre-aggregations."""
         *before, last = self.steps

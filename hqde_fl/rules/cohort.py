@@ -19,10 +19,14 @@ class Cohort:
     num_examples : tuple[float, ...] or None
         What each client says it trained on. Only rules with ``weighted=True`` look at it.
     faulty : int
-        Clients already excluded this round as proven faulty (what they sent was rejected, or they
-        failed). They count towards a rule's f.
+        Clients without an update because their reply was rejected or because they failed. Only
+        they can lower a rule's f, and only where the updates would be too few (``tolerance``).
     late : int
-        Clients that did not answer in time. They do not count towards f: slow is not faulty.
+        Clients that did not answer in time. They never lower a rule's f: slow is not faulty.
+    skipped : int
+        Clients without data. They never lower a rule's f either.
+    excused : int
+        By how much every rule's f is lowered in this round; set by ``tolerance.admit``.
     round : int
         The round, for what a rule draws anew each time.
     seed : int
@@ -38,6 +42,8 @@ class Cohort:
     num_examples: tuple[float, ...] | None = None
     faulty: int = 0
     late: int = 0
+    skipped: int = 0
+    excused: int = 0
     round: int = 0
     seed: int = 0
     confidence: tuple[float, ...] | None = None
@@ -53,16 +59,22 @@ class Cohort:
         """Updates that a rule will see."""
         return len(self.ids)
 
+    @property
+    def asked(self) -> int:
+        """Clients that an update was expected of."""
+        return self.n + self.faulty + self.late + self.skipped
+
     def remaining(self, f: int) -> int:
-        """How many of f declared faulty clients may still be among the updates."""
-        return max(0, f - self.faulty)
+        """Return the number of faulty clients that a rule told f works with in this round."""
+        return max(0, f - self.excused)
 
     def require(self, rule: str, minimum: int) -> None:
         """Raise ``BoundError`` unless there are at least ``minimum`` updates."""
         if self.n >= minimum:
             return
-        lost = [f"{k} {what}" for k, what in ((self.faulty, "rejected"), (self.late, "late")) if k]
-        asked = f" ({self.n + self.faulty + self.late} asked, {', '.join(lost)})" if lost else ""
+        counts = (self.faulty, "rejected"), (self.late, "late"), (self.skipped, "without data")
+        lost = [f"{count} {what}" for count, what in counts if count]
+        asked = f" ({self.asked} asked, {', '.join(lost)})" if lost else ""
         raise BoundError(f"{rule} needs at least {minimum} updates, found {self.n}{asked}")
 
     def anonymous(self, n: int) -> Cohort:

@@ -9,6 +9,7 @@ geometry, makes another pass, over Y's columns computed tile by tile.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,7 @@ from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.executor import Executor, default_executor, one_library_thread
 from hqde_fl.rules.geometry import Geometry, choose_pivot, relative_gram
 from hqde_fl.rules.narrow import measure_roughly
+from hqde_fl.rules.tolerance import admit
 from hqde_fl.updates import Columns, Mapped, Stacked
 
 
@@ -53,14 +55,18 @@ def aggregate(
     Raises
     ------
     BoundError
-        If there are fewer updates than the rule's bound.
+        If there are fewer updates than the rule's bound, even with as many faulty clients fewer to
+        expect as ``cohort.faulty`` says are excluded already.
     """
     n = updates.shape[0]
     cohort = cohort or Cohort.of(n)
     if cohort.n != n:
         raise ValueError(f"cohort names {cohort.n} clients, updates has {n} rows")
+    cohort = admit(rule, cohort)
     with one_library_thread():
-        return rule.run(updates, cohort, state or {}, executor or default_executor(updates))
+        outcome = rule.run(updates, cohort, state or {}, executor or default_executor(updates))
+    f = rule.expected_faulty
+    return outcome if f is None else replace(outcome, f_used=cohort.remaining(f))
 
 
 def run_steps(
@@ -79,7 +85,7 @@ def run_steps(
     for index, step in enumerate(steps):
         rows = mixing.shape[0]
         members = cohort.anonymous(rows)
-        members.require(str(step), step.minimum(cohort.faulty))
+        members.require(str(step), step.minimum(cohort.excused))
         own = state.get(str(index), {})
         if below := tuple(step.anchors(own)):
             base = Stacked(base, below)

@@ -109,7 +109,7 @@ class Tree(Aggregator):
     def run(self, updates: Columns, cohort: Cohort, state: State, executor: Executor) -> Aggregate:
         """Aggregate group by group, depth first."""
         tree = grow(cohort.n, self.fanout)
-        cohort.require(str(self), self.minimum(cohort.faulty))
+        cohort.require(str(self), self.minimum())
         mass = (self.masses(cohort) if cohort.mass is None else torch.tensor(cohort.mass)).tolist()
         walk = _Walk(self, updates, replace(cohort, faulty=0), mass, state, executor)
         top, _ = walk.visit(tree, "0", self.root)

@@ -16,6 +16,7 @@ from torch import Tensor
 from hqde_fl.errors import BoundError
 from hqde_fl.rules import Aggregator, Chain, Cohort, Measured, Rule, aggregate
 from hqde_fl.rules.base import linear
+from hqde_fl.rules.tolerance import admit
 from hqde_fl.updates import Mapped
 from simulations.attacks.base import Scene
 from simulations.attacks.span import Span
@@ -124,11 +125,12 @@ def _on_gram(
     scene: Scene,
 ) -> float:
     """The rule's steps, as ``hqde_fl.rules.pipeline`` takes them, on coordinates."""
+    cohort = admit(scene.rule, cohort)
     total = span.origin().shape[0]
     mixing = torch.nn.functional.pad(rows, (0, total - rows.shape[1]))
     for index, step in enumerate(steps):
         members = cohort.anonymous(mixing.shape[0])
-        members.require(str(step), step.minimum(cohort.faulty))
+        members.require(str(step), step.minimum(cohort.excused))
         mixing = torch.cat([mixing, *(vector[None, :] for vector in places[index])])
         measured = Measured(span.geometry.mixed(mixing) if step.gram else None)
         decision = step.decide(measured, members, scene.state.get(str(index), {}))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pytest
 import torch
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
+from hqde_fl.errors import RunError
 from hqde_fl.rules import Mean
 from hqde_fl.wire import from_record, to_record
 from simulations.engines.inline import InlineGrid
@@ -79,6 +81,16 @@ def run(
 ) -> dict[str, torch.Tensor]:
     grid = federation(tamper, partitions)
     return from_record(strategy.start(grid, to_record(MODEL), rounds).arrays)
+
+
+def run_void(
+    strategy: HQDEStrategy, tamper: Tamper | None = None, rounds: int = 2, partitions: int = 10
+) -> dict[str, torch.Tensor]:
+    """The model after a run in which no round produced an aggregate, which is an error."""
+    with pytest.raises(RunError, match="no round produced an aggregate"):
+        run(strategy, tamper, rounds, partitions)
+    assert strategy.state is not None
+    return from_record(strategy.state.arrays())
 
 
 def strategy_with(recorder: Recorder, **options: object) -> HQDEStrategy:

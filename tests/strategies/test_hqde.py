@@ -12,8 +12,8 @@ from flwr.clientapp.typing import ClientAppCallable
 import strategies
 from clients.mods.codec import CodecMod
 from hqde_fl.codec import EntropyCoded, ErrorFeedback, Identity, Quantized
-from hqde_fl.errors import CohortError, ConfigError
-from hqde_fl.rules import ByzantineFilter, Median, Robust, Tree, TrimmedMean
+from hqde_fl.errors import CohortError, ConfigError, RunError
+from hqde_fl.rules import ByzantineFilter, Krum, Median, Robust, Tree, TrimmedMean
 from hqde_fl.selection import Uniform
 from hqde_fl.wire import from_record, to_record
 from simulations.engines.inline import InlineGrid
@@ -31,6 +31,7 @@ from tests.strategies.federation import (
     federation,
     honest,
     run,
+    run_void,
     strategy_with,
     weight,
 )
@@ -78,7 +79,7 @@ def test_the_filter_drops_an_attacker_and_says_so() -> None:
 
 def test_below_quorum_the_model_is_kept_and_the_round_says_so() -> None:
     recorder = Recorder()
-    model = run(strategy_with(recorder, quorum=10), crash)
+    model = run_void(strategy_with(recorder, quorum=10), crash)
     torch.testing.assert_close(model, MODEL)
     note = recorder.rounds[1].note
     assert note == "quorum needs at least 10 updates, found 9 (10 asked, 1 rejected)"
@@ -87,7 +88,7 @@ def test_below_quorum_the_model_is_kept_and_the_round_says_so() -> None:
 
 def test_too_few_for_the_rule_keeps_the_model_and_names_both_numbers() -> None:
     recorder = Recorder()
-    run(strategy_with(recorder, rule=TrimmedMean(f=3)), rounds=1, partitions=6)
+    run_void(strategy_with(recorder, rule=TrimmedMean(f=3)), rounds=1, partitions=6)
     assert recorder.rounds[1].note == "TrimmedMean(f=3) needs at least 7 updates, found 6"
 
 
@@ -96,18 +97,43 @@ def test_a_quorum_below_the_rules_bound_is_an_error() -> None:
         run(strategy_with(Recorder(), rule=TrimmedMean(f=3), quorum=2), partitions=6)
 
 
+def test_a_quorum_below_the_rules_bound_is_no_error_where_clients_were_only_late() -> None:
+    """Ten were asked, enough for the rule: one slow client must not be able to end the run."""
+    recorder = Recorder()
+    strategy = strategy_with(recorder, rule=Krum(f=3), quorum=2)
+    strategy.start(Absent(), to_record(MODEL), 2)
+    assert recorder.rounds[1].note == (
+        "Krum(f=3) needs at least 9 updates, found 8 (10 asked, 2 late)"
+    )
+    assert [record.void for record in recorder.rounds] == [False, True, False]
+
+
+class Absent(InlineGrid):
+    """A network that loses the replies of two clients in round 1."""
+
+    def __init__(self) -> None:
+        grid = federation(None)
+        super().__init__(grid._client_app, 10, {}, seed=1)
+
+    def send_and_receive(self, messages, *, timeout=None):  # type: ignore[no-untyped-def]
+        sent = list(messages)
+        replies = list(super().send_and_receive(sent, timeout=timeout))
+        return replies[2:] if sent[0].metadata.group_id == "1" else replies
+
+
 def test_an_overflowing_result_keeps_the_model() -> None:
     recorder = Recorder()
     biggest = np.full((2, 3), np.finfo(np.float32).max, np.float32)
     strategy = strategy_with(recorder, server_optimizer=SGD(lr=1e4))
-    model = run(strategy, weight(biggest), rounds=1)
+    model = run_void(strategy, weight(biggest), rounds=1)
     torch.testing.assert_close(model, MODEL)
     assert recorder.rounds[1].note == "the aggregated update is not finite"
 
 
 def test_late_clients_are_late_and_do_not_count_as_faulty() -> None:
     recorder = Recorder()
-    strategy_with(recorder).start(federation(None), to_record(MODEL), 1, timeout=-1)
+    with pytest.raises(RunError, match=r"of 10 replies due 10 late \(raise the deadline"):
+        strategy_with(recorder).start(federation(None), to_record(MODEL), 1, timeout=-1)
     assert recorder.rounds[1].late == 10
     assert recorder.rounds[
         1
@@ -214,7 +240,7 @@ def test_a_tree_of_weighted_means_is_fedavg() -> None:
 def test_a_tree_too_small_for_its_rule_keeps_the_model_and_says_so() -> None:
     recorder = Recorder()
     rule = Tree(TrimmedMean(f=2), Median(), fanout=5)
-    run(strategy_with(recorder, rule=rule), rounds=1, partitions=6)
+    run_void(strategy_with(recorder, rule=rule), rounds=1, partitions=6)
     note = recorder.rounds[1].note
     assert note is not None
     assert "needs at least" in note

@@ -1,0 +1,76 @@
+"""How many faulty clients a rule works with in a round.
+
+f is the number of faulty clients that the user expects. Clients that drop out do not make the
+others more honest, so a rule works with the full f for as long as enough updates are left for it.
+Where they are too few, and clients have been rejected or have failed, f is lowered by the least
+number of these that makes the updates suffice: a client that crashes or sends garbage cannot stop a
+run whose f covers it. Clients that are late or have no data never lower f.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hqde_fl.rules.base import Aggregator
+from hqde_fl.rules.cohort import Cohort
+
+
+def excused(rule: Aggregator, cohort: Cohort) -> int:
+    """Return by how much f is lowered in a round, once for the whole rule.
+
+    The least k in 0..``cohort.faulty`` with ``cohort.n >= rule.minimum(k)``.
+
+    Parameters
+    ----------
+    rule : Aggregator
+        A rule, a chain or a tree.
+    cohort : Cohort
+        The clients of the round.
+
+    Raises
+    ------
+    BoundError
+        If there is no such k: the round is void.
+    """
+    for k in range(cohort.faulty):
+        if cohort.n >= rule.minimum(k):
+            return k
+    cohort.require(str(rule), rule.minimum(cohort.faulty))
+    return cohort.faulty
+
+
+def admit(rule: Aggregator, cohort: Cohort) -> Cohort:
+    """Return the cohort as the rule is to see it: with ``excused`` set.
+
+    Raises
+    ------
+    BoundError
+        As ``excused``.
+    """
+    return replace(cohort, excused=excused(rule, cohort))
+
+
+def silence_warning(rule: Aggregator, clients: int) -> str | None:
+    """Return a warning if fewer silent clients than f suffice to void every round.
+
+    Parameters
+    ----------
+    rule : Aggregator
+        The rule.
+    clients : int
+        The clients asked in a round.
+
+    Returns
+    -------
+    str or None
+        One line; None if ``clients - f >= rule.minimum()``, or if the rule is told no f.
+    """
+    f, minimum = rule.expected_faulty, rule.minimum()
+    if f is None or clients < minimum or clients - f >= minimum:
+        return None
+    silent = clients - minimum + 1
+    return (
+        f"{rule} needs {minimum} updates, found {clients} clients: a round is void as soon as "
+        f"{silent} of them {'is' if silent == 1 else 'are'} late or without data; "
+        f"to bear f = {f} such clients ask at least {minimum + f}, or lower f"
+    )

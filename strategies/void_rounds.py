@@ -1,0 +1,86 @@
+"""Rounds without an aggregate: what became of their clients, and what to change."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from strategies.callbacks import RoundRecord
+
+OUTCOMES = ("late", "failed", "rejected", "skipped")
+"""Ways for a client to contribute nothing, as its record's reason begins."""
+
+
+class VoidRounds:
+    """Counts what became of the clients in the void rounds of a run.
+
+    Parameters
+    ----------
+    deadline : float
+        Seconds that a round waits for replies, for the advice.
+    """
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+        self._rounds = 0
+        self._void: list[int] = []
+        self._counts: Counter[str] = Counter()
+        self._reasons: dict[str, Counter[str]] = {outcome: Counter() for outcome in OUTCOMES}
+        self._note = ""
+
+    def add(self, record: RoundRecord) -> None:
+        """Take a round into account."""
+        self._rounds += 1
+        if not record.void:
+            return
+        self._void.append(record.round)
+        self._note = record.note or ""
+        for client in record.clients:
+            outcome, _, detail = (client.reason or "").partition(": ")
+            self._counts[outcome] += 1
+            if outcome in OUTCOMES:
+                self._reasons[outcome][detail] += 1
+
+    def summary(self) -> str | None:
+        """Return one line about the void rounds, or None if there were none."""
+        if not self._void:
+            return None
+        return (
+            f"{len(self._void)} of {self._rounds} rounds were void, the model was kept: "
+            f"{ranges(self._void)}"
+        )
+
+    def failure(self) -> str:
+        """Return why a run without any aggregate has failed, and what to change."""
+        asked = sum(self._counts.values())
+        found = [
+            f"{self._counts[outcome]} {outcome}{self._advice(outcome)}"
+            for outcome in sorted(OUTCOMES, key=lambda each: -self._counts[each])
+            if self._counts[outcome]
+        ]
+        parts = ["no round produced an aggregate: the model is the initial one"]
+        if found:
+            parts.append(f"of {asked} replies due {'; '.join(found)}")
+        if self._note:
+            parts.append(f"last round: {self._note}")
+        return "; ".join(parts)
+
+    def _advice(self, outcome: str) -> str:
+        """Return the commonest reason of an outcome, or what to do about it, in brackets."""
+        match outcome:
+            case "late":
+                return f" (raise the deadline of {self._deadline:g} s, or give clients less to do)"
+            case "skipped":
+                return " (no data: check how the data are divided)"
+        detail = self._reasons[outcome].most_common(1)[0][0]
+        return f" (mostly: {detail})"
+
+
+def ranges(numbers: list[int]) -> str:
+    """Return ascending numbers in words: ``1-3, 7``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
