@@ -124,6 +124,9 @@ def run(
     experiment = given_or_stored(file, out, resume, overrides)
     console = Console()
     _say(console, _summary(experiment))
+    # On the other engines the first round says so, on this terminal.
+    if (warning := experiment.warning) and (dry_run or experiment.engine.name == "flower"):
+        _complain(f"warning: {warning}")
     if dry_run:
         experiment.load_task()
         return
@@ -142,6 +145,8 @@ def run(
     if not (directory / REPORT).exists():
         _say(console, "completed: its run directory is on the SuperLink's host, below runs/")
         return
+    if result.void_rounds:
+        _say(console, result.void_rounds)
     _say(console, f"final: {final or 'no metrics'}\nreport: {_shown(directory / REPORT)}")
 
 

@@ -26,6 +26,7 @@ from hqde_fl.codec import CODECS, Codec
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.quantum.prediction import VOTES, EnsemblePredictor
 from hqde_fl.rules import RULES, Aggregator
+from hqde_fl.rules.tolerance import silence_warning
 from hqde_fl.seeding import Seeds
 from hqde_fl.selection import SELECTORS, Ensemble, Selector
 from hqde_fl.selection.ensemble import Assignment, Mode
@@ -284,6 +285,11 @@ class Experiment(Section):
     def sampled(self) -> int:
         """Clients asked in a round."""
         return self.selector.size(self.clients.count)
+
+    @property
+    def warning(self) -> str | None:
+        """What may void rounds of this experiment although it can run; None if nothing."""
+        return silence_warning(self.rule, self.ensemble.cohort(self.sampled))
 
     def load_task(self) -> Task:
         """Load the task's data.

@@ -184,6 +184,11 @@ class Run:
         return self.final.get("accuracy")
 
     @property
+    def void(self) -> tuple[int, ...]:
+        """The rounds without an aggregate."""
+        return tuple(line["round"] for line in self.rounds if line.get("void"))
+
+    @property
     def seconds(self) -> float:
         """Wall time of all rounds."""
         return float(sum(each["seconds"] or 0.0 for each in self.rounds))

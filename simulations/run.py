@@ -34,6 +34,7 @@ from simulations.results import (
     round_line,
 )
 from strategies.callbacks import Callback, RoundRecord
+from strategies.void_rounds import void_summary
 
 if TYPE_CHECKING:
     from simulations.engines.inline import InlineGrid
@@ -56,10 +57,13 @@ class RunResult:
         Its directory.
     final : Mapping[str, float | None]
         The server's metrics of the last round.
+    void_rounds : str or None
+        One line about the rounds without an aggregate, if there were any.
     """
 
     path: Path
     final: Mapping[str, float | None]
+    void_rounds: str | None = None
 
 
 def run_experiment(
@@ -103,7 +107,8 @@ def run_experiment(
     CheckpointError
         If there are checkpoints to resume from, but none of them is usable.
     RunError
-        If the engine failed. What was recorded is kept, as it is when the user interrupts.
+        If the engine failed, or if no round of the run has an aggregate. What was recorded is kept,
+        as it is when the user interrupts.
     """
     if engine is not None:
         experiment = Experiment.parse(with_value(experiment.to_table(), "engine.name", engine, {}))
@@ -121,7 +126,7 @@ def run_experiment(
         raise ConfigError(f"a SuperLink needs engine flower, found {experiment.engine.name}")
     flower = partial(_deployed, superlink=superlink) if superlink else _on_flower
     engines = {"flower": flower, "inline": _inline, "ray": _on_ray}
-    with _interruptible(on_round or _ignore) as listener:
+    with _interruptible(on_round or _ignore) as listener, _reported_on_failure(out, report):
         engines[experiment.engine.name](experiment, _run_config(experiment, out, resume), listener)
     if superlink and not (out / ROUNDS).exists():
         return RunResult(out, {})  # what the ServerApp wrote is on its own host
@@ -129,7 +134,8 @@ def run_experiment(
         from simulations.report import write_report
 
         write_report(Comparison.of(Run.load(out)), out)
-    return RunResult(out, Run.load(out).final)
+    run = Run.load(out)
+    return RunResult(out, run.final, void_summary(run.void, len(run.rounds) - 1))
 
 
 def require_empty(out: Path, leftovers: Collection[str] = ()) -> None:
@@ -259,6 +265,20 @@ def _deployed(
             resume=resuming,
             on_line=_ignore,
         )
+
+
+@contextmanager
+def _reported_on_failure(out: Path, report: bool) -> Iterator[None]:
+    """Draw the report of a run that failed, if it recorded anything: it shows what went wrong."""
+    try:
+        yield
+    except RunError:
+        if report and (out / ROUNDS).exists():
+            from simulations.report import write_report
+
+            with suppress(ConfigError, RunError):
+                write_report(Comparison.of(Run.load(out)), out)
+        raise
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from strategies.callbacks import RoundRecord
 
@@ -42,12 +43,7 @@ class VoidRounds:
 
     def summary(self) -> str | None:
         """Return one line about the void rounds, or None if there were none."""
-        if not self._void:
-            return None
-        return (
-            f"{len(self._void)} of {self._rounds} rounds were void, the model was kept: "
-            f"{ranges(self._void)}"
-        )
+        return void_summary(self._void, self._rounds)
 
     def failure(self) -> str:
         """Return why a run without any aggregate has failed, and what to change."""
@@ -75,7 +71,22 @@ class VoidRounds:
         return f" (mostly: {detail})"
 
 
-def ranges(numbers: list[int]) -> str:
+def void_summary(void: Sequence[int], rounds: int) -> str | None:
+    """Return one line about the void rounds of a run, or None if there are none.
+
+    Parameters
+    ----------
+    void : Sequence[int]
+        The rounds without an aggregate, ascending.
+    rounds : int
+        How many rounds there were.
+    """
+    if not void:
+        return None
+    return f"{len(void)} of {rounds} rounds were void, the model was kept: {ranges(void)}"
+
+
+def ranges(numbers: Sequence[int]) -> str:
     """Return ascending numbers in words: ``1-3, 7``."""
     runs: list[list[int]] = []
     for number in numbers:

@@ -72,6 +72,9 @@ def dry(
             missing.append(cell)
         first.setdefault(cell.key, cell)
         _say(console, f"{cell.key}  {cell.label}{note}")
+    for warning in dict.fromkeys(cell.experiment.warning for cell in first.values()):
+        if warning:
+            _say(console, f"warning: {warning}")
     text = f"{len(sweep.cells)} cells, {len(first)} of them different, {len(missing)} to run"
     if missing:
         finished = from_finished(sweep.distinct, missing, out) if resume and out else None

@@ -1,5 +1,7 @@
 """The line search: exact on coordinates, and never less harmful than the fixed attacks."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -95,6 +97,29 @@ def test_damage_is_what_the_rule_would_suffer(draw, rule, seed):
         assert alie(t) == pytest.approx(expected, rel=1e-6, abs=1e-12)
         expected = harm(rule, rows, -t * rows.mean(dim=0), state) ** 2
         assert ipm(t) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("rule", [Krum(3), Chain(NNM(3), Krum(3)), TrimmedMean(4)], ids=repr)
+@pytest.mark.parametrize("excluded", [0, 1, 2, 3])
+def test_damage_counts_excluded_clients_as_the_server_does(draw, rule, excluded):
+    """Seven updates are left: too few for Krum with f = 3 and a bound of 9, unless one is excused.
+
+    A trimmed mean with f = 4 needs 9 as well. Where excluded clients do not suffice, the server
+    keeps its model, and there is no damage.
+    """
+    rows = draw(0)[:4]
+    scene = replace(scene_for(rule), honest=HONEST[:4], excluded=excluded)
+    cohort, order = scene.cohort()
+    span = Span(Updates(rows), ())
+    damage = damage_along(span, span.origin(), -span.mean(), 3, scene)
+    sent = torch.cat([rows, -2.0 * rows.mean(dim=0).expand(3, -1)])[order]
+    if excluded == 0:
+        assert damage(2.0) == 0
+        return
+    result = aggregate(rule, Updates(sent), cohort)
+    assert result.f_used == rule.expected_faulty - 1
+    expected = float((result.delta - rows.mean(dim=0)).norm()) ** 2
+    assert damage(2.0) == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
 def gains(draw, rule, seeds):
