@@ -85,7 +85,8 @@ class HQDEStrategy(FedAvg):
         clipped to [0, 1]; one that ends in ``loss`` becomes e^(-loss). ``"train-loss"`` if not
         given.
     callbacks : Sequence[Callback]
-        Who listens.
+        Told by ``start`` what happens. Inside another strategy, whose ``start`` runs the rounds,
+        nobody calls them.
     seed : int
         Of the selection.
     identify : bool
