@@ -44,6 +44,9 @@ class Task:
     classifier : bool, default=True
         Whether outputs are scores of classes (n, c), and targets classes (n,): then the members of
         an ensemble combine their probabilities, otherwise the mean of their outputs is taken.
+    classes : int, optional
+        The number of classes, >= 1, for whoever needs to know it, as faults that change labels do.
+        If not given, the model's outputs on a few examples tell it, where they can.
     """
 
     model: Callable[[], nn.Module]
@@ -53,7 +56,10 @@ class Task:
     metrics: Mapping[str, Metric] = field(default_factory=lambda: {"accuracy": accuracy})
     collate: Collate | None = None
     classifier: bool = True
+    classes: int | None = None
 
     def __post_init__(self) -> None:
         if "loss" in self.metrics:
             raise ConfigError("Task.metrics must not hold 'loss': that name reports Task.loss")
+        if self.classes is not None and self.classes < 1:
+            raise ConfigError(f"Task.classes must be >= 1, found {self.classes}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -27,7 +28,7 @@ from hqde_fl.quantum.noise import RegularizationNoise
 poison: ContextVar[Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None] = ContextVar(
     "poison", default=None
 )
-"""Changes every training batch ``(x, y)`` while it is set."""
+"""Changes every training batch ``(x, y)`` while it is set; a ``Poison`` is first told the task."""
 idle: ContextVar[bool] = ContextVar("idle", default=False)
 """While set, ``train`` leaves the model as it is and only reports a loss."""
 
@@ -35,6 +36,18 @@ OPTIMIZERS = ("sgd", "adamw")
 
 # The global generators and torch's thread count belong to the process.
 _turn = threading.RLock()
+
+
+class Poison(ABC):
+    """A change of training batches that depends on what is learnt."""
+
+    @abstractmethod
+    def begin(self, task: Task, data: Dataset[Any], model: nn.Module) -> None:
+        """Prepare for training: ``model`` is about to learn ``task`` from ``data``."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch to train on instead of ``(x, y)``."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +219,8 @@ def _descend(
     optimizer: Optimizer,
 ) -> float:
     transform = poison.get()
+    if isinstance(transform, Poison):
+        transform.begin(task, data, model)
     mu = training.proximal_mu
     anchors = [(p, p.detach().clone()) for p in model.parameters()] if mu else []
     device, noise, step = device_of(model), training.regularization_noise, 0

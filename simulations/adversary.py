@@ -18,15 +18,16 @@ from flwr.serverapp import Grid
 
 from clients.messages import is_training, server_round
 from clients.mods import Chosen
+from clients.mods.failure import described
 from hqde_fl.arrived import gathered
-from hqde_fl.errors import ConfigError
+from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.members import member_name, members_of
 from hqde_fl.no_data import has_no_data
 from hqde_fl.rules import Aggregator, Mean
 from hqde_fl.rules.base import State
 from hqde_fl.seeding import Seeds
 from hqde_fl.wire import Accepted, Screening
-from simulations.attacks import Attack, Memory, Scene
+from simulations.attacks import Attack, Memory, Scene, attack_name
 from simulations.attacks.wire import Wire
 from simulations.wrapped import WrappedGrid
 
@@ -67,6 +68,8 @@ class AdversaryGrid(WrappedGrid):
     ------
     ConfigError
         If the attack needs to know the rule and nobody tells.
+    RunError
+        From ``send_and_receive``, if the attack's own code fails: it names the attack.
     """
 
     def __init__(
@@ -86,7 +89,6 @@ class AdversaryGrid(WrappedGrid):
         self._screening, self._seeds = screening or Screening(), Seeds(seed)
         self._chosen = chosen if callable(chosen) else frozenset(chosen)
         self._defence: Defence = defence if defence is not None else lambda member: (Mean(), {})
-        self._partitions: dict[int, int] = {}
         self.memory: Memory = {}
         """What the attackers remember: part of a checkpoint, and to be set on resuming."""
 
@@ -103,9 +105,7 @@ class AdversaryGrid(WrappedGrid):
         replies = self._grid.send_and_receive(sent, timeout=timeout)
         if attackers:
             return self._rewritten(sent, attackers, replies)
-        if any(message.metadata.message_type == "query.identity" for message in sent):
-            return self._overheard(replies)
-        return replies
+        return self._overheard(sent, replies)
 
     def _attackers(self, sent: Sequence[Message]) -> dict[int, int]:
         """Node -> partition id of the attackers among those who are asked to train."""
@@ -120,21 +120,6 @@ class AdversaryGrid(WrappedGrid):
             if partition is not None and partition in now:
                 found[node] = partition
         return found
-
-    def _partition(self, node: int) -> int | None:
-        """The node's partition id, where it is known."""
-        if hasattr(self._grid, "partition_of"):
-            return int(self._grid.partition_of(node))
-        return self._partitions.get(node)
-
-    def _overheard(self, replies: Iterable[Message]) -> Iterator[Message]:
-        """Replies as they are, but noting which partition a node says it has."""
-        for reply in replies:
-            if reply.has_content() and "identity" in reply.content.config_records:
-                claimed = reply.content.config_records["identity"].get("partition-id")
-                if isinstance(claimed, int):
-                    self._partitions[reply.metadata.src_node_id] = claimed
-            yield reply
 
     def _rewritten(
         self, sent: Sequence[Message], attackers: dict[int, int], replies: Iterable[Message]
@@ -209,10 +194,15 @@ class AdversaryGrid(WrappedGrid):
             memory=self.memory if own is None else self.memory.get(own, {}),
         )
         rows = gathered([honest[client].update for client in listed])
-        learnt = self._attack.learn(rows, scene)
+        try:
+            learnt = self._attack.learn(rows, scene)
+            crafted = self._attack.craft(rows, len(waiting), replace(scene, memory=learnt))
+            deltas = torch.atleast_2d(crafted).expand(len(waiting), rows.shape[1])
+        except Exception as error:
+            name = attack_name(self._attack)
+            what = described(error)
+            raise RunError(f"attack {name!r} failed in round {wire.round}: {what}") from error
         self.memory = learnt if own is None else {**self.memory, own: learnt}
-        crafted = self._attack.craft(rows, len(waiting), replace(scene, memory=learnt))
-        deltas = torch.atleast_2d(crafted).expand(len(waiting), -1)
         return [
             wire.write(reply, client, delta)
             for (client, reply), delta in zip(waiting, deltas, strict=True)

@@ -128,7 +128,7 @@ def run(
     if (warning := experiment.warning) and (dry_run or experiment.engine.name == "flower"):
         _complain(f"warning: {warning}")
     if dry_run:
-        experiment.load_task()
+        experiment.checked_task()
         return
     directory = resume or _directory(out, experiment.name)
     with _keeping(directory), progress(experiment.rounds, console, experiment.name) as on_round:

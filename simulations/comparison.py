@@ -157,6 +157,11 @@ class Group:
         """Whether anybody was."""
         return any(run.faulty for run in self.runs)
 
+    @property
+    def filters(self) -> bool:
+        """Whether the rule singles out clients."""
+        return any(run.filters for run in self.runs)
+
 
 @dataclass(frozen=True)
 class Comparison:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from threading import TIMEOUT_MAX
 from typing import Any, Self
@@ -291,6 +291,11 @@ class Experiment(Section):
         """What may void rounds of this experiment although it can run; None if nothing."""
         return silence_warning(self.rule, self.ensemble.cohort(self.sampled))
 
+    @property
+    def filters(self) -> bool:
+        """Whether the rule singles out clients, with as many updates as it is to get."""
+        return self.rule.filters(self.ensemble.cohort(self.sampled))
+
     def load_task(self) -> Task:
         """Load the task's data.
 
@@ -301,6 +306,23 @@ class Experiment(Section):
         """
         clients = self.clients
         return load_task(self.task, clients.partition, clients.count, self.seed)
+
+    def checked_task(self) -> Task:
+        """Load the task's data, and check that the faults can act on it.
+
+        What the check loads of the test set is not loaded again by whoever uses the task.
+
+        Raises
+        ------
+        DataError
+            If the data is not where it should be.
+        ConfigError
+            If a fault cannot act on this task: which one, and what it needs.
+        """
+        task = self.load_task()
+        task = dataclasses.replace(task, test=cache(task.test))
+        self.planned.check_task(task)
+        return task
 
     @cached_property
     def planned(self) -> Faults:

@@ -10,8 +10,11 @@ from typing import Any, final
 from flwr.clientapp.typing import Mod
 from flwr.serverapp import Grid
 
+from clients.facts import TaskFacts
 from clients.mods import FAULTS, FaultPlan, Schedule, Who, only_for, share, size
 from clients.mods.backdoor import Backdoor
+from clients.mods.failure import described
+from clients.task import Task
 from hqde_fl.catalogue import Catalogue
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.seeding import Seeds
@@ -19,6 +22,7 @@ from hqde_fl.wire import Screening
 from simulations.adversary import AdversaryGrid, Defence
 from simulations.attacks import ATTACKS
 from simulations.document import check_component
+from simulations.fault_errors import FaultErrorGrid
 from simulations.labels import WHO
 
 WHEN = ("start", "stop", "resample")
@@ -74,6 +78,22 @@ class Faults:
                 raise ConfigError("fault 'kill' would end the server on engine 'inline': use 'ray'")
         _ = self.plan
 
+    def check_task(self, task: Task) -> None:
+        """Raise ``ConfigError`` unless these faults can act on a task.
+
+        Only what they need to know is loaded: a model, and a few examples of the test set.
+        """
+        facts = TaskFacts(task, task.test)
+        for count, table in zip(self.counts, self.tables, strict=True):
+            if not count:
+                continue
+            try:
+                _catalogue(table).build(_own(table)).check_task(facts)
+            except ConfigError as error:
+                raise ConfigError(_cannot_act(table, described(str(error)))) from error
+            except Exception as error:  # a model or a data set that cannot be looked at
+                raise ConfigError(_cannot_act(table, described(error))) from error
+
     @property
     def who(self) -> tuple[Who, ...]:
         """How many clients each fault has, or which."""
@@ -107,10 +127,22 @@ class Faults:
     def mods(self) -> list[Mod]:
         """The local faults as Flower mods, each acting in its own clients only."""
         return [
-            only_for(FAULTS.build(_own(table)), self.plan.chosen(place), self.seed)
+            only_for(
+                FAULTS.build(_own(table)), self.plan.chosen(place), self.seed, str(table["name"])
+            )
             for place, table in enumerate(self.tables)
             if table["name"] in list(FAULTS)
         ]
+
+    def watched(self, grid: Grid) -> Grid:
+        """The grid, on which a local fault that fails itself ends the run; itself without any."""
+        if not any(table["name"] in list(FAULTS) for table in self.tables):
+            return grid
+        return FaultErrorGrid(grid, self._local_in_round)
+
+    def _local_in_round(self, server_round: int) -> dict[int, str]:
+        found = self.in_round(server_round)
+        return {client: name for client, name in found.items() if name in list(FAULTS)}
 
     def adversary(self, grid: Grid, defence: Defence, screening: Screening) -> Grid:
         """The grid as colluding clients make it; the grid itself if nobody colludes."""
@@ -150,6 +182,10 @@ def _check_ids(key: str, found: Any) -> None:
     ids = found if isinstance(found, list | tuple) else [None]
     if any(type(each) is not int for each in ids) or len(set(ids)) < len(ids):
         raise ConfigError(f"{key} needs to be a list of different integers, found {found!r}")
+
+
+def _cannot_act(table: Mapping[str, Any], reason: str) -> str:
+    return f"fault {table['name']!r} cannot act on this task: {reason}"
 
 
 def _own(table: Mapping[str, Any]) -> dict[str, Any]:

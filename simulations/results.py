@@ -26,7 +26,7 @@ from flwr.app import ArrayRecord
 from flwr.common.logger import log
 from safetensors.torch import save
 
-from hqde_fl.errors import ConfigError, RunError
+from hqde_fl.errors import ConfigError, HQDEError, RunError
 from hqde_fl.wire import from_record
 from simulations.config import Experiment
 from simulations.detection import Detection
@@ -103,6 +103,7 @@ class RunDirectory(Callback):
             "engine": experiment.engine.name,
             "final": {},
             "breakdown": experiment.rule.breakdown(experiment.sampled),
+            "filters": experiment.filters,
             "faulty": {str(client): name for client, name in experiment.faulty.items()},
             "experiment": experiment.to_table(),
             "versions": versions(),
@@ -133,7 +134,7 @@ class RunDirectory(Callback):
         ]
         _append(self.path / CLIENTS, lines)
         more = {name: measure(record, arrays) for name, measure in self._measures.items()}
-        found = {"exclusion": Detection.of(lines).to_line(), **more}
+        found = {"exclusion": Detection.of(lines, self._experiment.filters).to_line(), **more}
         _append(self.path / ROUNDS, [round_line(record) | strict(found)])
 
     def on_end(self, arrays: ArrayRecord) -> None:
@@ -199,9 +200,19 @@ class Run:
         return {int(client): name for client, name in self.manifest["faulty"].items()}
 
     @cached_property
+    def filters(self) -> bool:
+        """Whether the rule singles out clients; told from the experiment in older directories."""
+        if isinstance(found := self.manifest.get("filters"), bool):
+            return found
+        try:
+            return Experiment.parse(self.manifest["experiment"]).filters
+        except HQDEError:  # of a version with other keys: what it did then shows it
+            return any(each["reason"] == "filtered" for each in self.clients)
+
+    @cached_property
     def detection(self) -> Detection:
         """How well faulty clients were told from honest ones."""
-        return Detection.of(self.clients)
+        return Detection.of(self.clients, self.filters)
 
 
 def manifest_of(path: Path) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from simulations.comparison import Comparison, Group, fixed, signed
+from simulations.detection import UNJUDGED, Detection
 from simulations.report.study import Study
+from simulations.report.sweep_view import happened
 
 MOST_COLUMNS = 4
 """Conditions for which a terminal has room."""
@@ -18,7 +20,7 @@ BAD = -0.05
 
 
 def results_table(comparison: Comparison, width: int) -> Table:
-    """Final accuracy, difference to the first run, precision and recall of the filter.
+    """Final accuracy, difference to the first run, precision and recall of rules that filter.
 
     The first axis makes the rows and the others the columns, or where so wide a table has no room
     all make rows. Of many conditions only the worst has room, and the mean. Labels are ``Text``:
@@ -50,6 +52,8 @@ def _side_by_side(comparison: Comparison) -> Table:
         table.add_column("\nΔ", justify="right", no_wrap=True)
         if filtered[column]:
             table.add_column("\nfiltered", justify="right", no_wrap=True)
+        for name in happened(comparison, column):
+            table.add_column(f"\n{name}", justify="right", no_wrap=True)
     for line in comparison.lines:
         cells: list[Text | str] = [Text(line)]
         for column in comparison.columns:
@@ -57,6 +61,7 @@ def _side_by_side(comparison: Comparison) -> Table:
             cells += _cells(comparison, row)
             if filtered[column]:
                 cells.append(_filtered(row))
+            cells += [str(row.detection.unjudged[name]) for name in happened(comparison, column)]
         table.add_row(*cells)
     return table
 
@@ -66,13 +71,15 @@ def _one_below_the_other(comparison: Comparison) -> Table:
     table = _accuracies(comparison)
     for axis in comparison.compared:
         table.add_column(Text(axis.name), overflow="fold")
-    for name in ("accuracy", "Δ", "filtered"):
+    unjudged = _happened_ever(comparison)
+    for name in ("accuracy", "Δ", "filtered", *unjudged):
         table.add_column(name, justify="right", no_wrap=True)
     for line in comparison.lines:
         for column in comparison.columns:
             row = comparison.at(line, column)
             filtered = _filtered(row) if row.faulty else ""
-            table.add_row(*map(Text, (line, *column)), *_cells(comparison, row), filtered)
+            counts = [str(row.detection.unjudged[name]) for name in unjudged]
+            table.add_row(*map(Text, (line, *column)), *_cells(comparison, row), filtered, *counts)
     return table
 
 
@@ -82,9 +89,7 @@ def _accuracies(comparison: Comparison) -> Table:
         title="Final accuracy",
         title_justify="left",
         title_style="bold",
-        caption=Text(
-            f"Δ: difference to “{baseline}”\nfiltered: precision / recall, over clients and rounds"
-        ),
+        caption=Text(f"Δ: difference to “{baseline}”\n{_meaning(comparison, '')}"),
         caption_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1),
@@ -97,7 +102,7 @@ def ranking_table(comparison: Comparison) -> Table:
         title="Ranked by the worst case",
         title_justify="left",
         title_style="bold",
-        caption="filtered: precision / recall, over clients and rounds with faults",
+        caption=_meaning(comparison, " with faults"),
         caption_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -105,12 +110,12 @@ def ranking_table(comparison: Comparison) -> Table:
     table.add_column(Text(comparison.compared[0].name), overflow="fold")
     table.add_column("worst", justify="right", no_wrap=True)
     table.add_column("under", overflow="fold")
-    for name in ("mean", "clean", "filtered"):
+    unjudged = _happened_ever(comparison)
+    for name in ("mean", "clean", "filtered", *unjudged):
         table.add_column(name, justify="right", no_wrap=True)
     study = Study(comparison)
     for score in study.scores:
         worst = score.worst
-        filters = score.line in study.filters
         table.add_row(
             Text(score.line),
             fixed(None if worst is None else worst.accuracy),
@@ -119,9 +124,8 @@ def ranking_table(comparison: Comparison) -> Table:
             else Text(", ".join(worst.labels[1:] if worst else ())),
             fixed(score.mean),
             fixed(score.clean),
-            f"{fixed(score.detection.precision, 2)} / {fixed(score.detection.recall, 2)}"
-            if filters
-            else "",
+            _shares(score.detection, score.line in study.filters),
+            *(str(score.unjudged[name]) for name in unjudged),
         )
     return table
 
@@ -139,5 +143,25 @@ def _cells(comparison: Comparison, group: Group) -> list[Text | str]:
 
 
 def _filtered(group: Group) -> str:
-    found = group.detection
-    return f"{fixed(found.precision, 2)} / {fixed(found.recall, 2)}"
+    return _shares(group.detection, group.filters)
+
+
+def _shares(found: Detection, filters: bool) -> str:
+    """Precision and recall; a dash for a rule that has none."""
+    return f"{fixed(found.precision, 2)} / {fixed(found.recall, 2)}" if filters else fixed(None)
+
+
+def _happened_ever(comparison: Comparison) -> list[str]:
+    found = [happened(comparison, column) for column in comparison.columns]
+    return [name for name in UNJUDGED if any(name in names for names in found)]
+
+
+def _meaning(comparison: Comparison, where: str) -> str:
+    """What the columns about clients say."""
+    text = (
+        f"filtered: precision / recall of the rule's decisions, over clients and rounds{where}\n"
+        f"{fixed(None)}: the rule singles out nobody, or had nobody to judge"
+    )
+    if names := _happened_ever(comparison):
+        text += f"\n{', '.join(names)}: clients, faulty / honest, whose update it never judged"
+    return text

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.app import ArrayRecord, Context, RecordDict
 
+from clients.task import Task
 from hqde_fl.errors import ConfigError, RunError
 from simulations.checkpoint.resume import exclusive, require_same, stored_experiment
 from simulations.comparison import Comparison
@@ -102,8 +103,8 @@ def run_experiment(
     Raises
     ------
     ConfigError
-        If the experiment's data is missing, ``out`` is not empty, or what is to be resumed is
-        another experiment: which key differs.
+        If the experiment's data is missing, a fault cannot act on its task, ``out`` is not empty,
+        or what is to be resumed is another experiment: which key differs.
     CheckpointError
         If there are checkpoints to resume from, but none of them is usable.
     RunError
@@ -121,13 +122,14 @@ def run_experiment(
         from simulations.engines.ray_pool import prepare
 
         prepare(experiment.engine.address, experiment.engine.runtime_env)
-    experiment.load_task()
+    task = experiment.checked_task()
     if superlink and experiment.engine.name != "flower":
         raise ConfigError(f"a SuperLink needs engine flower, found {experiment.engine.name}")
     flower = partial(_deployed, superlink=superlink) if superlink else _on_flower
     engines = {"flower": flower, "inline": _inline, "ray": _on_ray}
     with _interruptible(on_round or _ignore) as listener, _reported_on_failure(out, report):
-        engines[experiment.engine.name](experiment, _run_config(experiment, out, resume), listener)
+        config = _run_config(experiment, out, resume)
+        engines[experiment.engine.name](experiment, config, listener, task)
     if superlink and not (out / ROUNDS).exists():
         return RunResult(out, {})  # what the ServerApp wrote is on its own host
     if report and experiment.engine.name != "flower":
@@ -180,16 +182,20 @@ def _complete(out: Path, experiment: Experiment, report: bool) -> bool:
     return True
 
 
-def _inline(experiment: Experiment, config: dict[str, Any], on_round: OnRound) -> None:
+def _inline(
+    experiment: Experiment, config: dict[str, Any], on_round: OnRound, task: Task | None = None
+) -> None:
     """In this process."""
     from simulations import client_app
     from simulations.engines.inline import InlineGrid
 
     grid = InlineGrid(client_app.app, experiment.clients.count, config, experiment.seed)
-    _serve(grid, config, on_round)
+    _serve(grid, config, on_round, task)
 
 
-def _on_ray(experiment: Experiment, config: dict[str, Any], on_round: OnRound) -> None:
+def _on_ray(
+    experiment: Experiment, config: dict[str, Any], on_round: OnRound, task: Task | None = None
+) -> None:
     """In worker processes on this machine or a cluster."""
     from simulations import client_app
     from simulations.engines.ray_grid import RayGrid
@@ -208,22 +214,26 @@ def _on_ray(experiment: Experiment, config: dict[str, Any], on_round: OnRound) -
     out = Path(config["out"])
     before = attempt(out)
     try:
-        _serve(grid, config, on_round)
+        _serve(grid, config, on_round, task)
     finally:
         facts = {"ray": dataclasses.asdict(grid.counters)}
         _change_own(out, before, partial(note, out, facts))
 
 
-def _serve(grid: InlineGrid | RayGrid, config: dict[str, Any], on_round: OnRound) -> None:
+def _serve(
+    grid: InlineGrid | RayGrid, config: dict[str, Any], on_round: OnRound, task: Task | None = None
+) -> None:
     """Run the ServerApp in this process."""
     from simulations import server_app
 
     context = Context(grid.run.run_id, 0, {}, RecordDict(), config)
-    server_app.serve(grid, context, [_Listener(on_round)])
+    server_app.serve(grid, context, [_Listener(on_round)], task)
 
 
-def _on_flower(experiment: Experiment, config: dict[str, Any], on_round: OnRound) -> None:
-    """In the processes that ``flwr run`` starts; they write the run directory."""
+def _on_flower(
+    experiment: Experiment, config: dict[str, Any], on_round: OnRound, task: Task | None = None
+) -> None:
+    """In the processes that ``flwr run`` starts; they load the task and write the run directory."""
     from simulations.engines.flower import run_flower
 
     groups = experiment.resources
@@ -243,7 +253,11 @@ def _on_flower(experiment: Experiment, config: dict[str, Any], on_round: OnRound
 
 
 def _deployed(
-    experiment: Experiment, config: dict[str, Any], on_round: OnRound, superlink: str
+    experiment: Experiment,
+    config: dict[str, Any],
+    on_round: OnRound,
+    task: Task | None = None,
+    superlink: str = "",
 ) -> None:
     """On real nodes; the SuperLink's processes write the run directory."""
     from simulations.deploy.target import find

@@ -14,9 +14,11 @@ from flwr.serverapp import Grid, ServerApp
 
 from clients.evaluation import evaluate
 from clients.members import initial_state, split
-from clients.mods.backdoor import Backdoor, attack_success
+from clients.mods.backdoor import SUCCESS, Backdoor, attack_success
+from clients.mods.failure import described
 from clients.task import Task
 from clients.training import reproducible
+from hqde_fl.errors import RunError
 from hqde_fl.quantum.prediction import EnsemblePredictor
 from hqde_fl.rules import Aggregator
 from hqde_fl.rules.base import State
@@ -48,7 +50,9 @@ def main(grid: Grid, context: Context) -> None:
     write_report(Comparison.of(Run.load(out)), out)
 
 
-def serve(grid: Grid, context: Context, callbacks: Sequence[Callback] = ()) -> Path:
+def serve(
+    grid: Grid, context: Context, callbacks: Sequence[Callback] = (), task: Task | None = None
+) -> Path:
     """Run the experiment and record it.
 
     Parameters
@@ -60,17 +64,25 @@ def serve(grid: Grid, context: Context, callbacks: Sequence[Callback] = ()) -> P
         as ``resume`` a directory whose run is to go on, or to begin if there is none in it.
     callbacks : Sequence[Callback]
         Who else wants to hear of the rounds.
+    task : Task, optional
+        The experiment's, from ``checked_task``, if it has been loaded already.
 
     Returns
     -------
     Path
         The run directory.
+
+    Raises
+    ------
+    ConfigError
+        If a fault cannot act on the task; nothing has been written then.
     """
     experiment = Experiment.from_run_config(context.run_config)
-    task = experiment.load_task()
+    task = task or experiment.checked_task()
     held_out = None
     if count := experiment.strategy.held_out:
         task, held_out = hold_out(task, count, experiment.seeds)
+        experiment.planned.check_task(task)  # on the examples that are left
     resume = str(context.run_config.get("resume") or "")
     out = Path(resume or str(context.run_config.get("out") or default_directory(experiment.name)))
     with exclusive(out):
@@ -98,7 +110,9 @@ def _run(
     resumed = None if point is None else {"round": point.round, "refused": point.refused}
     measures = {"honest-mean": measured} if wanted else None
     directory = RunDirectory(out, experiment, measures, resumed)
-    seen = experiment.planned.adversary(grid, defence, experiment.screening)
+    seen = experiment.planned.adversary(
+        experiment.planned.watched(grid), defence, experiment.screening
+    )
     checkpoints = Checkpoints(out, experiment, seen, point)
     strategy = HQDEStrategy(
         experiment.rule,
@@ -156,7 +170,13 @@ def evaluation(
         with reproducible(0, threads):
             found = dict(evaluate(models, data, task, predictor=predictor))
             if backdoor is not None:
-                found["attack-success"] = attack_success(models, data, task, backdoor, predictor)
+                try:
+                    found[SUCCESS] = attack_success(models, data, task, backdoor, predictor)
+                except Exception as error:
+                    raise RunError(
+                        "the success of fault 'backdoor' could not be measured in round "
+                        f"{server_round}: {described(error)}"
+                    ) from error
             return MetricRecord(dict(found))
 
     return measure

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+IDENTITY = "query.identity"
+"""The type of the message that asks a node for its partition id."""
+
 
 class WrappedGrid(Grid):
     """Passes everything on but ``send_and_receive``, which is the round itself.
+
+    Which partition a node has is what the wrapped grid knows. Where it does not, the clients'
+    answers to ``query.identity``, on their way to the server, tell: the first node that claims a
+    partition has it.
 
     Parameters
     ----------
@@ -23,6 +30,7 @@ class WrappedGrid(Grid):
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
+        self._partitions: dict[int, int] = {}
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -70,3 +78,27 @@ class WrappedGrid(Grid):
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         """Send messages and receive the replies."""
+
+    def _partition(self, node: int) -> int | None:
+        """The node's partition id, where it is known."""
+        if hasattr(self._grid, "partition_of"):
+            return int(self._grid.partition_of(node))
+        return self._partitions.get(node)
+
+    def _overheard(self, sent: Sequence[Message], replies: Iterable[Message]) -> Iterable[Message]:
+        """Replies as they are, but noting which partition a node says it has."""
+        if any(message.metadata.message_type == IDENTITY for message in sent):
+            return self._noted(sent, replies)
+        return replies
+
+    def _noted(self, sent: Sequence[Message], replies: Iterable[Message]) -> Iterator[Message]:
+        asked = {m.metadata.message_id: m.metadata.dst_node_id for m in sent}
+        for reply in replies:
+            node = asked.get(reply.metadata.reply_to_message_id)
+            if node is not None and reply.has_content():
+                answer = reply.content.config_records.get("identity", ConfigRecord())
+                claimed = answer.get("partition-id")
+                known = isinstance(claimed, bool) or claimed in self._partitions.values()
+                if isinstance(claimed, int) and not known:
+                    self._partitions[node] = claimed
+            yield reply

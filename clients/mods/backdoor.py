@@ -13,11 +13,13 @@ from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
+from clients.batches import Collate, batches, logits
 from clients.evaluation import evaluate
+from clients.facts import TaskFacts, shape_of
 from clients.mods.base import Fault, State, altered
+from clients.mods.poisoning import poisoned
 from clients.mods.scaling import scaled
 from clients.task import Task, accuracy
-from clients.training import poison
 from hqde_fl.errors import ConfigError, DataError
 from hqde_fl.quantum.prediction import EnsemblePredictor
 
@@ -67,6 +69,24 @@ class Backdoor(Fault):
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise ConfigError(f"Backdoor.scale must be finite and > 0, found {self.scale}")
 
+    def check_task(self, facts: TaskFacts) -> None:
+        """Examples must be images of several classes, and not all of the target's."""
+        classes = facts.require_classes()
+        if self.target >= classes:
+            raise ConfigError(f"Backdoor.target must be in [0, {classes}), found {self.target}")
+        if facts.labels.ndim != 1 or facts.width is None:
+            raise ConfigError(
+                "an example must have one class number and a score for each class, found outputs "
+                f"{shape_of(facts.outputs)} for targets {shape_of(facts.labels)}"
+            )
+        self._poison(facts.batch.inputs, facts.labels)
+        if self.scale != 1:
+            facts.require_weights()
+        if not bool((facts.labels != self.target).any()):
+            found = batches(facts.data, 256, torch.device("cpu"), collate=facts.task.collate)
+            if all(bool((batch.targets == self.target).all()) for batch in found):
+                raise self._only_target()
+
     def act(
         self,
         message: Message,
@@ -75,11 +95,7 @@ class Backdoor(Fault):
         generator: torch.Generator,
     ) -> Message:
         """The reply of training on poisoned batches."""
-        token = poison.set(self._poison)
-        try:
-            reply = call_next(message, context)
-        finally:
-            poison.reset(token)
+        reply = poisoned(message, context, call_next, lambda facts: self._poison)
         if self.scale == 1:
             return reply
 
@@ -105,20 +121,24 @@ class Backdoor(Fault):
         patched[..., -self.size :, -self.size :] = self.value
         return patched
 
-    def triggered(self, data: Dataset[Any]) -> TensorDataset:
+    def triggered(self, data: Dataset[Any], collate: Collate | None = None) -> TensorDataset:
         """All examples of other labels than the target, with the patch, labelled as the target.
 
         Parameters
         ----------
         data : Dataset
-            Honest examples ``(x, y)``, a map-style data set.
+            Honest examples, a map-style data set.
+        collate : Callable, optional
+            Makes a batch (x, y) of examples that are not ``(x, y)`` themselves.
 
         Raises
         ------
         DataError
             If every example has the target's label already.
         """
-        if type(data) is TensorDataset:
+        if collate is not None:
+            x, y = collate([data[index] for index in range(len(cast(Sized, data)))])
+        elif type(data) is TensorDataset:
             x, y = data.tensors
         else:
             pairs = [data[index] for index in range(len(cast(Sized, data)))]
@@ -126,10 +146,15 @@ class Backdoor(Fault):
             y = torch.tensor([int(label) for _, label in pairs])
         others = y != self.target
         if not bool(others.any()):
-            raise DataError(f"a backdoor to label {self.target} needs examples of another label")
+            raise self._only_target()
         return TensorDataset(self.trigger(x[others]), torch.full_like(y[others], self.target))
 
-    def _poison(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _only_target(self) -> DataError:
+        return DataError(f"a backdoor to label {self.target} needs examples of another label")
+
+    def _poison(self, x: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+        if not isinstance(x, Tensor) or x.dim() < 3:
+            raise ConfigError(f"Backdoor needs images, found a batch of {shape_of(x)}")
         count = max(1, round(self.fraction * len(y)))  # batches are shuffled: the first will do
         labels = y.clone()
         labels[:count] = self.target
@@ -161,5 +186,10 @@ def attack_success(
     predictor : EnsemblePredictor, optional
         How several vote.
     """
-    asked = replace(task, metrics={SUCCESS: accuracy})
-    return evaluate(models, backdoor.triggered(data), asked, predictor=predictor)[SUCCESS]
+    asked = replace(task, metrics={SUCCESS: _accuracy}, collate=None)
+    found = backdoor.triggered(data, task.collate)
+    return evaluate(models, found, asked, predictor=predictor)[SUCCESS]
+
+
+def _accuracy(outputs: Any, targets: Tensor) -> float:
+    return accuracy(logits(outputs), targets)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor
 
+from clients.facts import TaskFacts
 from clients.messages import arrays, is_training, partition_of, server_round
 from clients.training import idle
 from hqde_fl.seeding import Seeds
@@ -23,8 +24,20 @@ class Fault(ABC):
     """A way to be faulty, and a Flower mod.
 
     Used as a mod by itself it makes every client faulty that runs the app, with seed 0. Use
-    ``only_for`` to choose the clients and to give it the run's seed.
+    ``only_for`` to choose the clients, to give it the run's seed, and to tell its own errors from
+    those of the client's honest training.
     """
+
+    raises: ClassVar[bool] = False
+    """Whether raising an exception is what it does: then an exception is no error of its own."""
+
+    def check_task(self, facts: TaskFacts) -> None:
+        """Raise ``ConfigError`` unless it can act on a task; by default it can on any.
+
+        Asked before a run starts. What it needs to know of the examples it takes from ``facts``,
+        whose data set is the server's test set then.
+        """
+        return
 
     @final
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:

@@ -12,6 +12,8 @@ from flwr.clientapp.typing import ClientAppCallable, Mod
 
 from clients.messages import partition_of, server_round
 from clients.mods.base import Fault
+from clients.mods.failure import FaultError, failure
+from clients.mods.poisoning import require_asked
 from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
 
@@ -189,8 +191,12 @@ def _drawn(plan: FaultPlan, server_round: int) -> tuple[frozenset[int], ...]:
     )
 
 
-def only_for(fault: Fault, chosen: Chosen, seed: int = 0) -> Mod:
+def only_for(fault: Fault, chosen: Chosen, seed: int = 0, name: str = "") -> Mod:
     """A Flower mod that makes the chosen partitions faulty and leaves all others alone.
+
+    An exception in the fault's own code is raised as a ``FaultError`` that names the fault, the
+    client and the round. One that comes out of the client's honest part passes as it is: the client
+    has failed, as any may.
 
     Parameters
     ----------
@@ -200,8 +206,11 @@ def only_for(fault: Fault, chosen: Chosen, seed: int = 0) -> Mod:
         Partition ids, or (round) -> partition ids.
     seed : int, default=0
         The run's seed, for faults that draw numbers.
+    name : str, optional
+        What errors call the fault; the name of its class if not given.
     """
-    return _OnlyFor(fault, chosen if callable(chosen) else frozenset(chosen), Seeds(seed))
+    fixed = chosen if callable(chosen) else frozenset(chosen)
+    return _OnlyFor(fault, fixed, Seeds(seed), name or type(fault).__name__)
 
 
 @final
@@ -210,10 +219,35 @@ class _OnlyFor:
     fault: Fault
     chosen: Chosen
     seeds: Seeds
+    name: str
 
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        chosen = self.chosen
-        faulty = chosen(server_round(message)) if callable(chosen) else chosen
-        if partition_of(context)[0] in faulty:
-            return self.fault.apply(message, context, call_next, self.seeds)
-        return call_next(message, context)
+        chosen, number = self.chosen, server_round(message)
+        faulty = chosen(number) if callable(chosen) else chosen
+        partition, _ = partition_of(context)
+        if partition not in faulty:
+            return call_next(message, context)
+        honest = _Honest(call_next)
+        try:
+            return self.fault.apply(message, context, honest, self.seeds)
+        except Exception as error:
+            if self.fault.raises or error is honest.error:
+                raise
+            raise FaultError(failure(self.name, partition, number, error)) from error
+
+
+class _Honest:
+    """The client without its fault; remembers what it raised."""
+
+    def __init__(self, call_next: ClientAppCallable) -> None:
+        self._call_next = call_next
+        self.error: Exception | None = None
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        try:
+            reply = self._call_next(message, context)
+        except Exception as error:
+            self.error = error
+            raise
+        require_asked(reply)
+        return reply

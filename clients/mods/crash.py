@@ -18,6 +18,8 @@ from clients.mods.base import Fault
 class Crash(Fault):
     """Raises an exception instead of training; Flower answers with an error reply."""
 
+    raises = True
+
     def act(
         self,
         message: Message,

@@ -9,6 +9,7 @@ import torch
 from flwr.app import Array, ArrayRecord, Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
+from clients.facts import TaskFacts
 from clients.mods.base import Fault, idly, rewritten
 from hqde_fl.errors import ConfigError
 
@@ -29,6 +30,11 @@ class Garbage(Fault):
     def __post_init__(self) -> None:
         if self.size < 0:
             raise ConfigError(f"Garbage.size must be >= 0, found {self.size}")
+
+    def check_task(self, facts: TaskFacts) -> None:
+        """The model must have arrays."""
+        if not facts.model.state_dict():
+            raise ConfigError("the model must have at least 1 array, found none")
 
     def act(
         self,

@@ -10,6 +10,7 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
+from clients.facts import TaskFacts
 from clients.mods.base import Fault, State, altered, idly
 from hqde_fl.errors import ConfigError
 
@@ -33,6 +34,10 @@ class Gaussian(Fault):
     def __post_init__(self) -> None:
         if not (math.isfinite(self.sigma) and self.sigma > 0):
             raise ConfigError(f"Gaussian.sigma must be finite and > 0, found {self.sigma}")
+
+    def check_task(self, facts: TaskFacts) -> None:
+        """The model must have weights."""
+        facts.require_weights()
 
     def act(
         self,

@@ -10,6 +10,7 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
+from clients.facts import TaskFacts
 from clients.mods.base import Fault, State, altered
 from clients.mods.nan import overwritten
 from hqde_fl.errors import ConfigError
@@ -35,6 +36,10 @@ class Infinity(Fault):
     def __post_init__(self) -> None:
         if not 0 <= self.fraction <= 1:
             raise ConfigError(f"Infinity.fraction must be in [0, 1], found {self.fraction}")
+
+    def check_task(self, facts: TaskFacts) -> None:
+        """The model must have weights."""
+        facts.require_weights()
 
     def act(
         self,

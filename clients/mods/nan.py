@@ -9,6 +9,7 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
+from clients.facts import TaskFacts
 from clients.mods.base import Fault, State, altered
 from hqde_fl.errors import ConfigError
 
@@ -30,6 +31,10 @@ class NaN(Fault):
     def __post_init__(self) -> None:
         if not 0 <= self.fraction <= 1:
             raise ConfigError(f"NaN.fraction must be in [0, 1], found {self.fraction}")
+
+    def check_task(self, facts: TaskFacts) -> None:
+        """The model must have weights."""
+        facts.require_weights()
 
     def act(
         self,

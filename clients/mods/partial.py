@@ -9,6 +9,7 @@ import torch
 from flwr.app import Array, ArrayRecord, Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
+from clients.facts import TaskFacts
 from clients.mods.base import Fault, rewritten
 from hqde_fl.errors import ConfigError
 
@@ -30,6 +31,11 @@ class Partial(Fault):
     def __post_init__(self) -> None:
         if self.how not in ("missing", "truncated"):
             raise ConfigError(f"Partial.how must be 'missing' or 'truncated', found {self.how!r}")
+
+    def check_task(self, facts: TaskFacts) -> None:
+        """The model must have arrays."""
+        if not facts.model.state_dict():
+            raise ConfigError("the model must have at least 1 array, found none")
 
     def act(
         self,

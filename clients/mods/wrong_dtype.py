@@ -10,6 +10,7 @@ import torch
 from flwr.app import Array, ArrayRecord, Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
+from clients.facts import TaskFacts
 from clients.mods.base import Fault, rewritten
 from hqde_fl.errors import ConfigError
 from hqde_fl.wire import from_record
@@ -38,6 +39,15 @@ class WrongDtype(Fault):
         if self.dtype not in known:
             raise ConfigError(
                 f"WrongDtype.dtype must be one of {', '.join(known)}, found {self.dtype!r}"
+            )
+
+    def check_task(self, facts: TaskFacts) -> None:
+        """The model must have weights in another dtype."""
+        found = {str(weight.dtype).removeprefix("torch.") for weight in facts.weights.values()}
+        if not found - {self.dtype}:
+            raise ConfigError(
+                f"WrongDtype.dtype must not be that of all weights, found {self.dtype!r} "
+                f"and {', '.join(found) or 'no weights'}"
             )
 
     def act(

@@ -9,6 +9,7 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
+from clients.facts import TaskFacts
 from clients.mods.base import Fault, State, altered
 from hqde_fl.errors import ConfigError
 
@@ -32,6 +33,16 @@ class WrongShape(Fault):
         if self.how not in ("transpose", "truncate"):
             raise ConfigError(
                 f"WrongShape.how must be 'transpose' or 'truncate', found {self.how!r}"
+            )
+
+    def check_task(self, facts: TaskFacts) -> None:
+        """The model must have an array that can be misshapen."""
+        weights = facts.weights
+        wrong = self._misshape({}, weights)
+        if all(wrong[name].shape == weight.shape for name, weight in weights.items()):
+            raise ConfigError(
+                "the model must have a weight array with at least 1 row, found "
+                f"{len(weights)} arrays without"
             )
 
     def act(

@@ -9,6 +9,7 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
+from clients.facts import TaskFacts
 from clients.mods.base import Fault, State, altered, idly
 
 
@@ -21,6 +22,10 @@ class Zero(Fault):
     the global model. A client whose *update* is zero is a ``FreeRide``. The metrics are those of an
     honest reply, see ``clients.mods.base.idly``; integer and boolean buffers are sent as they are.
     """
+
+    def check_task(self, facts: TaskFacts) -> None:
+        """The model must have weights."""
+        facts.require_weights()
 
     def act(
         self,

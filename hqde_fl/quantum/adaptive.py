@@ -70,6 +70,10 @@ class Adaptive(Rule):
             rule.breakdown(n) for rule in (self.entanglement, self.superposition, self.voting)
         )
 
+    def filters(self, n: int) -> bool:
+        """Whether one of the three does that may be chosen: no uncertainty exceeds 1."""
+        return self.voting.filters(n) or (self.high < 1 and self.entanglement.filters(n))
+
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
         """Choose, and let the chosen one decide."""
         assert measured.geometry is not None

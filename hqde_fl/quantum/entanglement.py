@@ -79,6 +79,10 @@ class Entanglement(Rule):
         """Less than half; nobody without a bound on the lengths."""
         return (n - 1) // 2 if self.longest > 0 else 0
 
+    def filters(self, n: int) -> bool:
+        """Those that get no weight: the original gives everybody some."""
+        return self.coupling == "measured"
+
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
         """The clients' weights from their couplings."""
         assert measured.geometry is not None

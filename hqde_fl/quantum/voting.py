@@ -65,6 +65,10 @@ class Voting(Rule):
         """Less than half; with votes on updates and no bound on the lengths nobody."""
         return 0 if self.votes == "updates" and self.longest == 0 else (n - 1) // 2
 
+    def filters(self, n: int) -> bool:
+        """Those that lose, if updates are voted on."""
+        return self.votes == "updates"
+
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
         """Count the votes on the updates; those on coordinates are counted tile by tile."""
         if self.votes == "coordinates":

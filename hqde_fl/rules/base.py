@@ -162,6 +162,13 @@ class Aggregator(ABC):
         """
         return None
 
+    def filters(self, n: int) -> bool:
+        """Whether this rule singles out clients among n: says of some that they are ``rejected``.
+
+        A rule that does not is never wrong about a client, nor right.
+        """
+        return False
+
     @property
     def feeds(self) -> bool:
         """Whether this is a pre-aggregation: it feeds another rule and cannot be the last."""

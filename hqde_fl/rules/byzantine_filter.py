@@ -119,6 +119,10 @@ class ByzantineFilter(Rule):
         spread = ordered(distance)[(tile.shape[0] - 1) // 2]
         return torch.cat([distance, spread[None]]).sum(dim=1, dtype=torch.float64)
 
+    def filters(self, n: int) -> bool:
+        """Outliers and the untrusted, if the fraction of n is a client at least."""
+        return n > 1 and int(self.fraction * n + 1e-9) > 0
+
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
         """Drop the outliers and the untrusted, settle the reputations, weigh the rest."""
         assert measured.geometry is not None

@@ -34,6 +34,10 @@ class CAF(Tolerant):
 
     gram = True
 
+    def filters(self, n: int) -> bool:
+        """Those left with less than half of their weight."""
+        return self.f > 0
+
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
         """The weights whose mean had the least variance in its worst direction."""
         assert measured.geometry is not None

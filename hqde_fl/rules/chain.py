@@ -106,6 +106,15 @@ class Chain(Aggregator):
             kappa = None if kappa is None or step.rows(n) != n else step.carries(kappa, n, f)
         return kappa
 
+    def filters(self, n: int) -> bool:
+        """Whether a step does that still sees each client's own row."""
+        for step in self.steps:
+            if step.filters(n):
+                return True
+            if step.rows(n) != n:
+                return False
+        return False
+
     @property
     def confidence_from(self) -> str | None:
         """The last rule's."""

@@ -44,6 +44,10 @@ class DnC(Tolerant):
         """One if f is: the mean's own direction is all that it looks at."""
         return min(self.f, 1) if n >= max(4, self.minimum()) else 0
 
+    def filters(self, n: int) -> bool:
+        """Those that are dropped."""
+        return self.f > 0
+
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
         """Drop those that stick out."""
         assert measured.geometry is not None

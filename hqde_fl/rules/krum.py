@@ -123,6 +123,10 @@ class MultiKrum(Tolerant):
         f = max(0, self.f - faulty)
         return max(2 * f + 3, self.m + f)
 
+    def filters(self, n: int) -> bool:
+        """Those left out, if the mean is taken over all that f leaves."""
+        return self.f > 0 and self.m in (0, n - self.f)
+
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
         """The m with the least scores."""
         f = cohort.remaining(self.f)

@@ -103,6 +103,10 @@ class MDA(Tolerant):
         if self.limit < 1:
             raise ConfigError(f"MDA needs limit >= 1, found {self.limit}")
 
+    def filters(self, n: int) -> bool:
+        """Those outside the subset."""
+        return self.f > 0
+
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
         """The subset."""
         assert measured.geometry is not None

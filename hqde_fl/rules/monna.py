@@ -30,6 +30,10 @@ class MoNNA(Tolerant):
 
     trusted: int = 0
 
+    def filters(self, n: int) -> bool:
+        """Those that are not averaged."""
+        return self.f > 0
+
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
         """The neighbours."""
         assert measured.geometry is not None

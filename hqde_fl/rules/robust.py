@@ -96,6 +96,10 @@ class Robust(Rule):
         """Less than half, for the length of the result."""
         return (n - 1) // 2
 
+    def filters(self, n: int) -> bool:
+        """Those who get no trust."""
+        return n > 1
+
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
         """Count copies once, find whom to trust, shorten, average."""
         assert measured.geometry is not None

@@ -61,6 +61,10 @@ class SignGuard(Rule):
         zero = tile.shape[1] - positive - negative
         return torch.stack([positive, zero, negative], dim=1).to(torch.float64)
 
+    def filters(self, n: int) -> bool:
+        """Those that are not kept."""
+        return n > 1
+
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
         """Keep the plausible, clip them, average."""
         assert measured.geometry is not None

@@ -97,6 +97,10 @@ class Tree(Aggregator):
             node, count = node[0], count + 1
         return count
 
+    def filters(self, n: int) -> bool:
+        """Whether a rule does that is the lowest above any client: of few clients, the root."""
+        return self._filters(grow(n, self.fanout), self.root)
+
     @property
     def confidence_from(self) -> str | None:
         """What the leaves need; what is above them knows groups, not clients."""
@@ -124,6 +128,12 @@ class Tree(Aggregator):
         if isinstance(node, int):
             return True
         return len(node) >= rule.minimum() and all(self._suffices(k, self.leaf) for k in node)
+
+    def _filters(self, node: Node, rule: Aggregator) -> bool:
+        assert not isinstance(node, int)
+        if isinstance(node[0], int):
+            return rule.filters(len(node))
+        return any(self._filters(child, self.leaf) for child in node)
 
     def _price(self, node: Node, rule: Aggregator) -> int:
         if isinstance(node, int):

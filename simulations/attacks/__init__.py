@@ -28,6 +28,12 @@ ATTACKS: Catalogue[Attack] = Catalogue(
     },
 )
 
+
+def attack_name(attack: Attack) -> str:
+    """The name under which an attack is listed; of one that is not, the name of its class."""
+    return next((name for name in ATTACKS if ATTACKS[name] is type(attack)), type(attack).__name__)
+
+
 __all__ = [
     "ALIE",
     "ATTACKS",
@@ -41,4 +47,5 @@ __all__ = [
     "OptimalALIE",
     "OptimalIPM",
     "Scene",
+    "attack_name",
 ]

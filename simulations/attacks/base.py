@@ -9,6 +9,7 @@ from typing import Any, ClassVar, final
 
 from torch import Tensor
 
+from clients.facts import TaskFacts
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules import Aggregator, Cohort, Mean
 from hqde_fl.rules.base import State
@@ -122,3 +123,7 @@ class Attack(ABC):
                 f"{type(self).__name__} needs at least 1 attacker and 1 honest client, "
                 f"found {f} and {n - f}"
             )
+
+    def check_task(self, facts: TaskFacts) -> None:
+        """Raise ``ConfigError`` unless it can act on a task: its model must have weights."""
+        facts.require_weights()

@@ -8,7 +8,7 @@ from typing import Any
 
 from simulations.results import Run
 
-STATUSES = ("kept", "filtered", "rejected", "failed", "late", "unused")
+STATUSES = ("kept", "filtered", "rejected", "failed", "late", "skipped", "unused")
 
 _LABEL, _BAR, _TOP, _STEP = 104, 138, 22, 19
 

@@ -11,20 +11,46 @@ _TILES = """
     <b class="{{ 'bad' if (run.accuracy or 1) < 0.5 }}">{{ run.accuracy | fixed }}</b>
     <span>final accuracy</span></div>
   <div class="tile"><b>{{ run.final.get("loss") | fixed }}</b><span>final loss</span></div>
-  {% if run.faulty %}
+  {% if not run.filters %}
+  <div class="tile"><b>\u2013</b>
+    <span>precision and recall: the rule singles out nobody</span></div>
+  {% elif run.faulty %}
   <div class="tile"><b>{{ found.recall | fixed(2) }}</b>
-    <span>recall: {{ found.caught }} of {{ found.faulty }} faulty updates excluded</span></div>
+    <span>recall: {{ found.caught }} of {{ found.judged.faulty }} faulty updates filtered
+    {%- if not found.judged.faulty %}: the rule judged none{% endif %}</span></div>
   <div class="tile"><b>{{ found.precision | fixed(2) }}</b>
-    <span>precision: {{ found.false_alarms }} honest ones excluded too</span></div>
+    <span>precision: {{ found.false_alarms }} honest ones filtered too</span></div>
   {% else %}
   <div class="tile"><b>{{ found.false_alarms }}</b>
-    <span>of {{ found.honest }} honest updates excluded</span></div>
+    <span>of {{ found.judged.honest }} honest updates filtered</span></div>
   {% endif %}
   <div class="tile"><b>{{ "%.2f" | format(run.rounds | sum(attribute="bytes-up") / 1e6) }} MB</b>
     <span>from the clients</span></div>
   <div class="tile"><b>{{ "%.1f" | format(run.seconds) }} s</b>
     <span>for {{ [run.rounds | length - 1, 0] | max }} rounds</span></div>
 </div>
+"""
+
+_OUTCOMES = """
+{% set found = run.detection %}
+<div class="card scroll outcomes"><table>
+  <thead><tr><th>clients, over all rounds</th><th>faulty</th><th>honest</th></tr></thead>
+  <tbody>
+  {% for name, count in [("asked", found.asked), ("judged by the rule", found.judged),
+                         ("filtered by the rule", found.filtered)] %}
+  <tr><th>{{ name }}</th>
+    {% if run.filters or name == "asked" %}<td>{{ count.faulty }}</td><td>{{ count.honest }}</td>
+    {% else %}<td>\u2013</td><td>\u2013</td>{% endif %}</tr>
+  {% endfor %}
+  {% for name, count in found.unjudged.items() %}
+  <tr><th>{{ name }}</th><td>{{ count.faulty }}</td><td>{{ count.honest }}</td></tr>
+  {% endfor %}
+  </tbody>
+</table></div>
+<p class="hint">{% if run.filters %}Precision and recall are about those whose update the rule
+judged.{% else %}The rule singles out nobody, so it has no precision and no recall
+(\u2013).{% endif %} Rejected by screening, failed, late or skipped: the rule did not see their
+update.</p>
 """
 
 
@@ -51,6 +77,7 @@ PAGE = (
 <h2>Who was kept, and who was not</h2>
 """
     + CLIENTS_HINT
+    + _OUTCOMES
     + """
 <div class="panels pairs">
 {% for row, g in grids %}{{ clients_of(row, g, false) }}{% endfor %}

@@ -18,7 +18,8 @@ class Strip:
     label : str
         What it is called.
     rounds : tuple[tuple[int, float | None, float | None], ...]
-        Round, share of the faulty clients that were excluded, share of the honest ones.
+        Round, share of the faulty clients that the rule filtered of those whose updates it judged,
+        and share of the honest ones.
     """
 
     label: str
@@ -56,18 +57,18 @@ def strips_of(comparison: Comparison, lines: Sequence[str]) -> list[Strips]:
     return found
 
 
-def by_round(clients: Sequence[Mapping[str, object]]) -> dict[int, Detection]:
+def by_round(clients: Sequence[Mapping[str, object]], filters: bool) -> dict[int, Detection]:
     """Round -> how well faulty clients were told from honest ones in it."""
     found: dict[int, list[Mapping[str, object]]] = {}
     for each in clients:
         number = each["round"]
         assert isinstance(number, int)
         found.setdefault(number, []).append(each)
-    return {number: Detection.of(lines) for number, lines in sorted(found.items())}
+    return {number: Detection.of(lines, filters) for number, lines in sorted(found.items())}
 
 
 def _rounds(group: Group) -> tuple[tuple[int, float | None, float | None], ...]:
-    seeds = [by_round(run.clients) for run in group.runs]
+    seeds = [by_round(run.clients, run.filters) for run in group.runs]
     numbers = sorted({number for seed in seeds for number in seed})
     totals = {n: Detection.total(seed[n] for seed in seeds if n in seed) for n in numbers}
     return tuple((n, total.recall, total.alarm_rate) for n, total in totals.items())

@@ -6,14 +6,14 @@ The first axis is what is compared (a rule, mostly), all others are the conditio
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, count, product
 from statistics import fmean
 
 from simulations.comparison import Comparison, Group
-from simulations.detection import Detection
+from simulations.detection import Count, Detection
 
 MEGABYTE = 1e6
 
@@ -36,7 +36,9 @@ class Score:
     clean : float or None
         Its mean accuracy where nobody is faulty.
     detection : Detection
-        How well it told faulty from honest clients.
+        How well it told faulty from honest clients, over all conditions with faulty clients.
+    unjudged : Mapping[str, Count]
+        The clients whose update the rule never saw, by what happened to them, over all conditions.
     missing : int
         Conditions in which not all seeds finished.
     megabytes_up, megabytes_down : float or None
@@ -52,6 +54,7 @@ class Score:
     mean: float | None
     clean: float | None
     detection: Detection
+    unjudged: Mapping[str, Count]
     missing: int
     megabytes_up: float | None
     megabytes_down: float | None
@@ -127,9 +130,9 @@ class Study:
 
     @cached_property
     def filters(self) -> tuple[str, ...]:
-        """The lines that ever singled anybody out."""
+        """The lines with a rule that singles out clients."""
         found = self.comparison.lines
-        return tuple(line for line in found if _excluded(self._score(line).detection))
+        return tuple(line for line in found if any(g.filters for g in self._groups(line)))
 
     def heat_maps(self) -> tuple[HeatMap, ...]:
         """First axis by second, one for each combination of the others; then first by the others.
@@ -235,6 +238,7 @@ class Study:
             mean=_mean(attacked or everything),
             clean=_mean(clean),
             detection=Detection.total(group.detection for group in _faulty(groups)),
+            unjudged=Detection.total(group.detection for group in groups).unjudged,
             missing=len(groups) - len(known),
             megabytes_up=_mean(up),
             megabytes_down=_mean(down),
@@ -269,10 +273,6 @@ def _faulty(groups: Iterable[Group]) -> list[Group]:
     return [group for group in groups if group.faulty]
 
 
-def _excluded(detection: Detection) -> bool:
-    return detection.caught + detection.false_alarms > 0
-
-
 def _spot(group: Group) -> Spot:
     seeds = ", ".join(f"{accuracy:.3f}" for accuracy in group.accuracies)
     what = group.error or (f"seeds: {seeds}" if seeds else group.status)
@@ -283,8 +283,8 @@ def _judged(detection: Detection | None, name: str) -> Spot:
     if detection is None:
         return Spot(None, None, "not run")
     counts = (
-        f"{detection.caught} of {detection.faulty} faulty updates excluded, "
-        f"{detection.false_alarms} of {detection.honest} honest ones"
+        f"{detection.caught} of {detection.judged.faulty} faulty updates filtered, "
+        f"{detection.false_alarms} of {detection.judged.honest} honest ones"
     )
     return Spot(getattr(detection, name), None, counts)
 

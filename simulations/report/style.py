@@ -10,7 +10,7 @@ STYLE = """
   --c0: #2a6fdb; --c1: #d9730d; --c2: #18916a; --c3: #8250df; --c4: #cf222e; --c5: #0e8a9c;
   --c6: #9a6700; --c7: #6e7781;
   --kept: #2a6fdb; --filtered: #e8890c; --rejected: #cf222e; --failed: #57606a;
-  --late: #a97bd6; --unused: #c3c9d1;
+  --late: #a97bd6; --skipped: #8fb8ad; --unused: #c3c9d1;
 }
 @media (prefers-color-scheme: dark) {
   :root {
@@ -19,7 +19,7 @@ STYLE = """
     --c0: #6aa5ff; --c1: #ffa657; --c2: #56d3a2; --c3: #c5a3ff; --c4: #ff7b82; --c5: #5fd0e0;
     --c6: #e3b341; --c7: #a3adb8;
     --kept: #5b9bff; --filtered: #ffab45; --rejected: #ff6b74; --failed: #8b949e;
-    --late: #c5a3ff; --unused: #3b444f;
+    --late: #c5a3ff; --skipped: #5f8a80; --unused: #3b444f;
   }
 }
 * { box-sizing: border-box; }
@@ -82,6 +82,8 @@ td.group, th.group { border-left: 1px solid var(--rule); }
 .failed { fill: var(--failed); background: var(--failed); }
 .late { fill: var(--late); background: var(--late); }
 .unused { fill: var(--unused); background: var(--unused); }
+.skipped { fill: var(--skipped); background: var(--skipped); }
+.outcomes { max-width: 480px; margin-bottom: 14px; }
 details > summary { cursor: pointer; font-weight: 600; }
 details > summary + * { margin-top: 12px; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 20px; margin: 0; }

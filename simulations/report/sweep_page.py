@@ -63,19 +63,26 @@ _MACROS = """
 </svg>
 {% endmacro %}
 """
+_MEANING = """Precision: share of the updates filtered by the rule that were faulty. Recall: share
+of the faulty updates that it filtered, of those that it judged; a dash where it singles out nobody,
+or had nothing to judge. Rejected, failed, late, skipped: clients, faulty / honest, whose update the
+rule never saw."""
+
 _TABLE = """
 <div class="card scroll"><table>
   <thead>
   {% if comparison.columns | length > 1 %}
   <tr><th></th>
     {% for column in comparison.columns %}
-    <th class="group" colspan="{{ 4 if has_faults[column] else 2 }}">{{ column | join(", ") }}</th>
+    {% set columns = 2 + (2 if has_faults[column] else 0) + happened[column] | length %}
+    <th class="group" colspan="{{ columns }}">{{ column | join(", ") }}</th>
     {% endfor %}</tr>
   {% endif %}
   <tr><th>{{ varied }}</th>
     {% for column in comparison.columns %}
     <th class="group">accuracy</th><th>difference</th>
     {% if has_faults[column] %}<th>precision</th><th>recall</th>{% endif %}
+    {% for name in happened[column] %}<th>{{ name }}</th>{% endfor %}
     {% endfor %}</tr>
   </thead>
   <tbody>
@@ -88,23 +95,28 @@ _TABLE = """
     <td>{{ group.detection.precision | fixed(2) }}</td>
     <td>{{ group.detection.recall | fixed(2) }}</td>
     {% endif %}
+    {% for name in happened[column] %}<td>{{ group.detection.unjudged[name] }}</td>{% endfor %}
     {% endfor %}</tr>
   {% endfor %}
   </tbody>
 </table></div>
 """
 
-_RANKING = """
+_RANKING = (
+    """
 <h2>Ranking by the worst case</h2>
 <p class="hint">Final accuracy on the server's test set, mean over
 {{ seeds }} seed{{ "s" if seeds > 1 }} (\u00b1 half the distance between the best and the worst
-seed). Worst: over all {{ conditions }} conditions. Precision: share of the excluded updates that
-were faulty. Recall: share of the faulty updates that were excluded.</p>
+seed). Worst: over all {{ conditions }} conditions.
+"""
+    + _MEANING
+    + """</p>
 <div class="card scroll"><table class="rank">
   <thead><tr><th>{{ varied }}</th><th>worst</th><th></th>
     <th class="left">worst under</th>
     <th>mean{{ " with faults" if faulty }}</th>{% if faulty %}<th>no faults</th><th>precision</th>
-    <th>recall</th><th>F1</th>{% endif %}</tr></thead>
+    <th>recall</th><th>F1</th>{% endif %}
+    {% for name in happened_ever %}<th>{{ name }}</th>{% endfor %}</tr></thead>
   <tbody>
   {% for score in study.scores %}
   <tr><th>{{ score.line }}</th>
@@ -123,11 +135,13 @@ were faulty. Recall: share of the faulty updates that were excluded.</p>
     {% set filters = score.line in study.filters %}
     <td>{{ (score.detection.precision if filters else none) | fixed(2) }}</td>
     <td>{{ (score.detection.recall if filters else none) | fixed(2) }}</td>
-    <td>{{ (score.detection.f1 if filters else none) | fixed(2) }}</td>{% endif %}</tr>
+    <td>{{ (score.detection.f1 if filters else none) | fixed(2) }}</td>{% endif %}
+    {% for name in happened_ever %}<td>{{ score.unjudged[name] }}</td>{% endfor %}</tr>
   {% endfor %}
   </tbody>
 </table></div>
 """
+)
 
 _HEAT = """
 <h2>Where each holds, and where it falls</h2>
@@ -142,11 +156,13 @@ _HEAT = """
 </div>
 """
 
-_FILTER = """
+_FILTER = (
+    """
 <h2>Who was singled out</h2>
-<p class="hint">Over all clients, rounds, seeds and numbers of faulty clients. Precision: share of
-the excluded that were faulty. Recall: share of the faulty that were excluded. F1: their harmonic
-mean. Lines that never exclude anybody are left out.</p>
+<p class="hint">Over all clients, rounds, seeds and numbers of faulty clients.
+"""
+    + _MEANING
+    + """ F1: their harmonic mean. Lines whose rule singles out nobody are left out.</p>
 <div class="panels pairs">
 {% for map in found %}
 <section class="card{{ " wide" if map.columns | length > narrow }}"><h3>{{ map.title }}</h3>
@@ -155,10 +171,11 @@ mean. Lines that never exclude anybody are left out.</p>
 </div>
 {% if strips %}
 <h2>Who was dropped when</h2>
-<p class="hint">Round after round from left to right: the share of the faulty clients that were
-excluded (should be full), and below it the share of the honest ones (should be empty).</p>
-<div class="legend"><span><i class="caught"></i>faulty, excluded</span>
-  <span><i class="alarm"></i>honest, excluded</span></div>
+<p class="hint">Round after round from left to right, of the clients whose update the rule judged:
+the share of the faulty ones that it filtered (should be full), and below it the share of the honest
+ones (should be empty).</p>
+<div class="legend"><span><i class="caught"></i>faulty, filtered</span>
+  <span><i class="alarm"></i>honest, filtered</span></div>
 <div class="panels pairs">
 {% for each in strips %}
 <section class="card"><h3>{{ each.line }}</h3>
@@ -167,6 +184,7 @@ excluded (should be full), and below it the share of the honest ones (should be 
 </div>
 {% endif %}
 """
+)
 
 _COST = """
 <h2>What it cost</h2>
@@ -190,6 +208,7 @@ _RUNS = """
 <div class="card scroll"><table>
   <thead><tr><th>run</th><th>status</th><th>accuracy</th><th>loss</th>
     <th>precision</th><th>recall</th><th>false alarms</th>
+    {% for name in unjudged %}<th>{{ name }}</th>{% endfor %}
     <th>MB up</th><th>MB down</th><th>seconds</th><th>directory</th></tr></thead>
   <tbody>
   {% for row in comparison.rows %}
@@ -200,14 +219,15 @@ _RUNS = """
     <td>{{ row.accuracy | fixed }}</td>
     <td>{{ row.run.final.get("loss") | fixed }}</td>
     <td>{{ found.precision | fixed(2) }}</td><td>{{ found.recall | fixed(2) }}</td>
-    <td>{{ found.false_alarms }} / {{ found.honest }}</td>
+    <td>{{ found.false_alarms ~ " / " ~ found.judged.honest if row.run.filters else "\u2013" }}</td>
+    {% for name in unjudged %}<td>{{ found.unjudged[name] }}</td>{% endfor %}
     <td>{{ "%.2f" | format(row.run.rounds | sum(attribute="bytes-up") / 1e6) }}</td>
     <td>{{ "%.2f" | format(row.run.rounds | sum(attribute="bytes-down") / 1e6) }}</td>
     <td>{{ "%.1f" | format(row.run.seconds) }}</td>
     <td class="muted">{{ row.directory }}</td>
-    {% else %}<td colspan="9"></td>{% endif %}</tr>
+    {% else %}<td colspan="{{ 9 + unjudged | length }}"></td>{% endif %}</tr>
   {% if row.error %}
-  <tr><td class="error" colspan="11">{{ row.error }}</td></tr>
+  <tr><td class="error" colspan="{{ 11 + unjudged | length }}">{{ row.error }}</td></tr>
   {% endif %}
   {% endfor %}
   </tbody>
@@ -236,9 +256,10 @@ SWEEP_PAGE = (
 {% if small %}
 <h2>Final accuracy</h2>
 <p class="hint">On the server's test set, mean over {{ seeds }} seed{{ "s" if seeds > 1 }}.
-Differences are to \u201c{{ comparison.baseline.labels | join(", ") }}\u201d. Precision: share
-of the excluded updates that were faulty. Recall: share of the faulty ones that were excluded.</p>
+Differences are to \u201c{{ comparison.baseline.labels | join(", ") }}\u201d.
 """
+    + _MEANING
+    + "</p>"
     + _TABLE
     + "{% endif %}{% if conditions > 1 and comparison.lines | length > 1 %}"
     + _RANKING

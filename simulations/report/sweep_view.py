@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from simulations.comparison import Comparison, Row
+from simulations.detection import UNJUDGED
 from simulations.report.conditions import Condition, conditions
 from simulations.report.figures import curves
 from simulations.report.run_view import Panel
@@ -46,11 +47,24 @@ def sweep_view(comparison: Comparison) -> dict[str, Any]:
         "shown": _worst_rows(study) if some else began,
         "started": min(manifest["started"] for manifest in manifests),
         "ended": max((m["ended"] for m in manifests if m["ended"]), default="\N{EN DASH}"),
+        "unjudged": UNJUDGED,
+        "happened": {column: happened(comparison, column) for column in comparison.columns},
+        "happened_ever": [
+            name
+            for name in UNJUDGED
+            if any(name in happened(comparison, column) for column in comparison.columns)
+        ],
         "has_faults": {
             column: any(g.faulty for g in comparison.groups if g.labels[1:] == column)
             for column in comparison.columns
         },
     }
+
+
+def happened(comparison: Comparison, column: tuple[str, ...]) -> list[str]:
+    """Those of ``UNJUDGED`` that happened to a client under a condition."""
+    groups = [comparison.at(line, column) for line in comparison.lines]
+    return [name for name in UNJUDGED if any(name in g.detection.occurring for g in groups)]
 
 
 def _worst_rows(study: Study) -> list[Row]:

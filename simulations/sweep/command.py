@@ -15,7 +15,7 @@ from simulations.sweep.carry import is_finished
 from simulations.sweep.cells import Cell, Sweep
 from simulations.sweep.estimate import from_finished, from_probes, spoken
 from simulations.sweep.progress import SweepProgress
-from simulations.sweep.runner import check_jobs, run_sweep
+from simulations.sweep.runner import check_jobs, check_tasks, run_sweep
 
 RUNS = Path("runs")
 
@@ -58,6 +58,7 @@ def dry(
 ) -> None:
     """Show the cells and how long they will take; nothing stays behind."""
     check_jobs(sweep, jobs)
+    check_tasks(sweep)
     if resume and out is None:
         out = newest(sweep.name)
     first: dict[str, Cell] = {}

@@ -15,6 +15,7 @@ from typing import Any
 
 from hqde_fl.errors import ConfigError
 from simulations.comparison import INDEX, Comparison
+from simulations.config import Experiment
 from simulations.results import close
 from simulations.run import require_empty
 from simulations.sweep.carry import carry_out, is_finished
@@ -72,8 +73,8 @@ def run_sweep(
     Raises
     ------
     ConfigError
-        If ``out`` cannot be used, data is missing, or the engine does not run several cells at
-        once. Nothing has been run then.
+        If ``out`` cannot be used, data is missing, a fault of a cell cannot act on its task, or
+        the engine does not run several cells at once. Nothing has been run then.
     """
     check_jobs(sweep, jobs)
     out = out.resolve()
@@ -83,9 +84,7 @@ def run_sweep(
         require_empty(out)
     elif not (out / INDEX).exists():
         raise ConfigError(f"{out} holds no sweep to resume: it has no {INDEX}")
-    tasks = {repr(cell.experiment.task): cell.experiment for cell in sweep.cells}
-    for experiment in tasks.values():  # data that is missing stops it all, before it starts
-        experiment.load_task()
+    check_tasks(sweep)
     (out / CELLS).mkdir(parents=True, exist_ok=True)
     watch = watch or Watch()
     errors: dict[str, str | None] = {}
@@ -115,6 +114,22 @@ def run_sweep(
 
             write_report(comparison, out)
     return comparison
+
+
+def check_tasks(sweep: Sweep) -> None:
+    """Raise ``ConfigError`` if data is missing, or a fault of a cell cannot act on its task.
+
+    Each task is loaded once, each combination of a task and faults checked once.
+    """
+    cells: dict[str, dict[str, Experiment]] = {}
+    for cell in sweep.cells:
+        experiment = cell.experiment
+        cells.setdefault(repr(experiment.task), {})[repr(experiment.faults)] = experiment
+    for experiments in cells.values():
+        first, *others = experiments.values()
+        task = first.checked_task()
+        for experiment in others:
+            experiment.planned.check_task(task)
 
 
 def check_jobs(sweep: Sweep, jobs: int) -> None:

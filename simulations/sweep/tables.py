@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from simulations.comparison import Comparison, Row
+from simulations.detection import Detection
 from simulations.disk import replace_file
 
 RESULTS, PARQUET, TIMINGS = "results.csv", "results.parquet", "timings.csv"
@@ -49,20 +50,20 @@ def _place(comparison: Comparison, row: Row) -> dict[str, Any]:
 def _result(comparison: Comparison, row: Row) -> dict[str, Any]:
     """A line of ``results.csv``. Numbers of a run that did not finish would depend on when."""
     run = row.run if row.status == "finished" else None
-    found = None if run is None else run.detection
+    found = Detection() if run is None else run.detection
+    counts: dict[str, Any] = dict(found.counts())
+    if run is None:
+        counts = dict.fromkeys(counts)
     final = {} if run is None else run.final
     line = {
         "status": row.status,
         "accuracy": final.get("accuracy"),
         "loss": final.get("loss"),
         "attack-success": final.get("attack-success"),
-        "faulty": found and found.faulty,
-        "honest": found and found.honest,
-        "caught": found and found.caught,
-        "false-alarms": found and found.false_alarms,
-        "precision": found and found.precision,
-        "recall": found and found.recall,
-        "f1": found and found.f1,
+        **counts,
+        "precision": found.precision,
+        "recall": found.recall,
+        "f1": found.f1,
         "megabytes-up": None if run is None else _megabytes(run.rounds, "bytes-up"),
         "megabytes-down": None if run is None else _megabytes(run.rounds, "bytes-down"),
         "rounds": None if run is None else len(run.rounds) - 1,

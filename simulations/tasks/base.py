@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import lru_cache, partial
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from simulations.tasks.partition import Partitioner
 
 class BuiltinTask(ABC):
     """A classification task that comes with hqde-fl; its subclasses are frozen dataclasses."""
+
+    classes: ClassVar[int] = 10
 
     def build(self, partitioner: Partitioner, seed: int) -> Task:
         """The task, its training data divided by a partitioner.
@@ -40,6 +42,7 @@ class BuiltinTask(ABC):
             model=located.network,
             partition=partial(_partition, located, partitioner, seed),
             test=located.test,
+            classes=located.classes,
         )
 
     @abstractmethod

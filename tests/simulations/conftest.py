@@ -14,7 +14,7 @@ TINY = {
     "rounds": 2,
     "task": {"name": "digits", "hidden": 8},
     "clients": {"count": 4, "lr": 0.1},
-    "strategy": {"rule": "median"},
+    "strategy": {"rule": "sign-guard"},
     "faults": [{"name": "sign-flip", "count": 1}],
     "engine": {"name": "inline"},
 }
@@ -27,12 +27,15 @@ def tiny():
 
 
 def rounds_of(experiment, rounds=2):
-    """Records as a run of it might leave them; the faulty are caught in round 1 and kept in 2."""
+    """Records as a run of it might leave them.
+
+    A rule that filters catches the faulty in round 1 and keeps them in round 2.
+    """
     yield RoundRecord(round=0, server={"accuracy": 0.1, "loss": 2.3})
     for number in range(1, rounds + 1):
         clients = []
         for partition in range(experiment.clients.count):
-            caught = partition in experiment.faulty and number == 1
+            caught = experiment.filters and partition in experiment.faulty and number == 1
             clients.append(
                 ClientRecord(
                     round=number,

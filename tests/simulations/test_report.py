@@ -7,7 +7,7 @@ from rich.console import Console
 
 from hqde_fl.errors import ConfigError, RunError
 from simulations.comparison import Comparison, Row, Shown
-from simulations.detection import Detection
+from simulations.detection import Count, Detection
 from simulations.report import write_report
 from simulations.report.conditions import conditions
 from simulations.report.figures import curves
@@ -91,7 +91,7 @@ rounds = 2
 clients.count = 4
 engine.name = "inline"
 [sweep]
-rule = ["mean", "median", { label = "<trim>", name = "trimmed-mean", f = "$f" }]
+rule = ["sign-guard", "byzantine-filter", { label = "<trim>", name = "trimmed-mean", f = "$f" }]
 attack = ["sign-flip", "label-flip", "zero"]
 f = [0, 1]
 seeds = [1, 2]
@@ -198,9 +198,13 @@ def test_many_conditions_make_heat_maps_and_a_ranking(tmp_path, robust):
     (spot, *_) = study.heat_maps()[1].spots[0]
     assert spot.value == pytest.approx(0.7)
     assert spot.spread == 0
+    assert study.filters == ("sign-guard", "byzantine-filter")
     score = study.scores[0]
     assert (score.worst.accuracy, score.missing) == (pytest.approx(0.7), 0)
-    assert score.detection == Detection(faulty=12, honest=36, caught=6, false_alarms=0)
+    assert score.detection == Detection(Count(12, 36), Count(12, 36), Count(6, 0))
+    trimmed = next(score for score in study.scores if score.line == "<trim>")
+    assert trimmed.detection == Detection(Count(12, 36))
+    assert trimmed.detection.recall is None
     f1, precision, recall = study.detection_maps()
     assert [heat.spots[0][0].value for heat in (f1, precision, recall)] == [
         pytest.approx(2 / 3),
@@ -219,7 +223,7 @@ def test_many_conditions_make_heat_maps_and_a_ranking(tmp_path, robust):
     assert not EXTERNAL.search(page)
     assert "#0000" not in page
     assert page.count('<table class="heat">') == 6
-    assert page.count('<svg class="strips"') == 3
+    assert page.count('<svg class="strips"') == 2
     assert page.count('<svg class="grid"') == 3
     assert page.count('<svg class="chart"') == 8  # accuracy and loss under four conditions
     assert "&lt;trim&gt;" in page
@@ -240,7 +244,7 @@ WORST = "rule-by-f-worst-over-the-rest"
 
 
 def test_a_group_is_worth_the_mean_of_its_seeds_and_needs_all_of_them(robust):
-    group = robust.at("mean", ("zero", "f=1"))
+    group = robust.at("sign-guard", ("zero", "f=1"))
     assert [row.labels[3] for row in group.rows] == ["seed=1", "seed=2"]
     assert group.accuracy == pytest.approx(0.7)
     broken = replace(group, rows=(group.rows[0], replace(group.rows[1], error="gone")))

@@ -42,7 +42,7 @@ def rows_of(out):
 
 
 def test_a_sweep_leaves_tidy_tables_and_a_cell_that_fails_is_a_row(file, recorded, tmp_path):
-    sweep = Sweep.load(file(ROBUST))
+    sweep = Sweep.load(file(ROBUST.replace('"mean"', '"sign-guard"')))
     recorded[2] = ValueError("boom\nand more")
     watch = Noted()
     comparison = run_sweep(sweep, tmp_path / "out", watch=watch)
@@ -59,10 +59,19 @@ def test_a_sweep_leaves_tidy_tables_and_a_cell_that_fails_is_a_row(file, recorde
     assert [row["status"] for row in rows].count("failed") == 2
     assert rows[1]["error"] == rows[5]["error"] == "ValueError: boom"
     assert rows[1]["accuracy"] == ""
-    assert (rows[2]["rule"], rows[2]["attack"], rows[2]["f"]) == ("mean", "sign-flip", "1")
+    assert (rows[2]["rule"], rows[2]["attack"], rows[2]["f"]) == ("sign-guard", "sign-flip", "1")
     assert (rows[2]["seed"], rows[3]["seed"]) == ("1", "2")
     assert rows[2]["recall"] == "0.5"
     assert float(rows[2]["f1"]) == pytest.approx(2 / 3)
+    assert (rows[2]["judged-faulty"], rows[2]["judged-honest"]) == ("2", "6")
+    trimmed = rows[10]
+    assert (trimmed["rule"], trimmed["f"], trimmed["faulty"]) == ("trimmed-mean", "1", "2")
+    assert [trimmed[name] for name in ("judged-faulty", "precision", "recall", "f1")] == [
+        "0",
+        "",
+        "",
+        "",
+    ]
     assert rows[0]["cell"] == rows[4]["cell"]
     table = pq.read_table(tmp_path / "out" / "results.parquet")
     assert table.num_rows == 16
@@ -73,7 +82,7 @@ def test_a_sweep_leaves_tidy_tables_and_a_cell_that_fails_is_a_row(file, recorde
     assert "wall" not in (tmp_path / "out" / "results.csv").read_text()
     assert (tmp_path / "out" / "report.html").exists()
     again = Comparison.load(tmp_path / "out")
-    assert again.groups[1].labels == ("mean", "sign-flip", "f=1")
+    assert again.groups[1].labels == ("sign-guard", "sign-flip", "f=1")
     assert again.groups[1].accuracy == pytest.approx(0.7)
     assert again.groups[0].error == "ValueError: boom"
     assert again.groups[0].status == "failed"

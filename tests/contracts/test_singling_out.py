@@ -1,0 +1,117 @@
+"""``filters`` says which rules single out clients: it has to agree with what they do."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from hqde_fl.rules import (
+    ARC,
+    CAF,
+    MDA,
+    NNM,
+    RULES,
+    Adaptive,
+    Aggregator,
+    Bucketing,
+    ByzantineFilter,
+    Chain,
+    Cohort,
+    DnC,
+    Entanglement,
+    GeometricMedian,
+    Median,
+    MoNNA,
+    MultiKrum,
+    Robust,
+    SignGuard,
+    Superposition,
+    Tree,
+    TrimmedMean,
+    Voting,
+    aggregate,
+)
+from hqde_fl.updates import Updates
+from tests.contracts.rule_examples import ALL, EXAMPLES
+
+N, D, F = 12, 40, 2
+
+FILTERS = {
+    "adaptive",
+    "byzantine-filter",
+    "caf",
+    "dnc",
+    "entanglement",
+    "mda",
+    "monna",
+    "multi-krum",
+    "robust",
+    "sign-guard",
+}
+"""Those of ``EXAMPLES`` that single anybody out."""
+
+OTHERS = {
+    "multi-krum, fewer": MultiKrum(F, m=4),
+    "multi-krum, all that f leaves": MultiKrum(F, m=N - F),
+    "multi-krum, nobody faulty": MultiKrum(0),
+    "mda, nobody faulty": MDA(0),
+    "monna, nobody faulty": MoNNA(0, trusted=4),
+    "dnc, nobody faulty": DnC(0),
+    "caf, nobody faulty": CAF(0),
+    "filter that drops nobody": ByzantineFilter(fraction=0.0),
+    "filter of a fraction too small": ByzantineFilter(fraction=0.05),
+    "adaptive without": Adaptive(
+        low=0.0, entanglement=Entanglement(coupling="random"), voting=Voting()
+    ),
+    "chain that mixes": Chain(NNM(F), MultiKrum(F)),
+    "chain that clips": Chain(ARC(F), ByzantineFilter()),
+    "chain in a chain": Chain(Chain(NNM(F), ARC(F)), SignGuard()),
+    "chain of buckets": Chain(Bucketing(2), MultiKrum(1)),
+    "chain of buckets of one": Chain(Bucketing(1), MultiKrum(F)),
+    "chain that ends in a median": Chain(NNM(F), Median()),
+    "tree of filters": Tree(SignGuard(), Median(), fanout=4),
+    "tree with a filter on top": Tree(Median(), SignGuard(), fanout=4),
+    "tree of one node": Tree(Median(), SignGuard(), fanout=N),
+    "tree of one node below medians": Tree(SignGuard(), Median(), fanout=N),
+    "robust": Robust(),
+}
+
+
+def rounds() -> list[Tensor]:
+    """Honest updates alone, and with one or two that are far away, turned round, short or alike."""
+    generator = torch.Generator().manual_seed(3)
+    found = []
+    for spread in (0.1, 1.0, 10.0):
+        honest = 1 + spread * torch.randn(N, D, generator=generator)
+        found.append(honest)
+        for change in (-4.0, -1000.0, 1e-3, 100.0):
+            for last in (4, 5):
+                faulty = honest.clone()
+                faulty[3:last] *= change
+                found.append(faulty)
+        alike = honest.clone()
+        alike[3:5] = -2 * honest.mean(dim=0)
+        found.append(alike)
+    return found
+
+
+def ever_rejects(rule: Aggregator) -> bool:
+    outcomes = [aggregate(rule, Updates(updates), Cohort.of(N)) for updates in rounds()]
+    return any(bool(outcome.rejected.any()) for outcome in outcomes)
+
+
+@pytest.mark.parametrize("name", [*ALL, *OTHERS])
+def test_a_rule_says_whether_it_singles_out_clients(name: str) -> None:
+    rule = OTHERS[name] if name in OTHERS else ALL[name].make(F)
+    assert rule.filters(N) == ever_rejects(rule)
+
+
+def test_which_of_the_catalogue_do() -> None:
+    assert {name for name in RULES if EXAMPLES[name].make(F).filters(N)} == FILTERS
+    assert not any(
+        rule.filters(N) for rule in (GeometricMedian(), TrimmedMean(F), Superposition(), Tree())
+    )
+
+
+@pytest.mark.parametrize(("m", "expected"), [(0, True), (10, True), (9, False), (1, False)])
+def test_to_be_left_out_of_a_choice_of_few_says_nothing(m: int, expected: bool) -> None:
+    assert MultiKrum(F, m=m).filters(N) is expected
