@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sized
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, cast, final
 
@@ -26,11 +27,13 @@ IGNORED = -100
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class TaskFacts:
     """What a model and a few examples tell of a task.
 
-    Nothing is built, loaded or computed before it is asked for, and nothing twice.
+    Nothing is built, loaded or computed before it is asked for, and nothing twice. An exception of
+    the model's or the data set's own passes, and is kept as ``failure``: whoever asked is not to
+    blame for it.
 
     Parameters
     ----------
@@ -45,18 +48,30 @@ class TaskFacts:
     task: Task
     source: Callable[[], Dataset[Any]]
     trained: nn.Module | None = None
+    failure: Exception | None = field(default=None, init=False)
+
+    @contextmanager
+    def _theirs(self) -> Iterator[None]:
+        """Run code of the task's, which may draw numbers that nobody else should miss."""
+        try:
+            with reproducible(0):
+                yield
+        except Exception as error:
+            self.failure = error
+            raise
 
     @cached_property
     def data(self) -> Dataset[Any]:
         """The data set."""
-        return self.source()
+        with self._theirs():
+            return self.source()
 
     @cached_property
     def model(self) -> nn.Module:
         """A model of the task."""
         if self.trained is not None:
             return self.trained
-        with reproducible(0):  # building a model draws numbers that nobody else should miss
+        with self._theirs():
             return self.task.model()
 
     @cached_property
@@ -77,20 +92,20 @@ class TaskFacts:
     @cached_property
     def batch(self) -> Batch:
         """A few examples, in one batch."""
-        size = len(cast(Sized, self.data))
-        if size == 0:
-            raise ConfigError("at least 1 example is needed, found 0")
-        places = [place * size // EXAMPLES for place in range(EXAMPLES)]
-        sample = chosen(self.data, places)
-        with reproducible(0):  # a data set may draw its augmentation
-            found = batches(sample, EXAMPLES, device_of(self.model), collate=self.task.collate)
-            return next(found)
+        data, device = self.data, device_of(self.model)
+        with self._theirs():
+            size = len(cast(Sized, data))
+            if size == 0:
+                raise ConfigError("at least 1 example is needed, found 0")
+            sample = chosen(data, [place * size // EXAMPLES for place in range(EXAMPLES)])
+            return next(batches(sample, EXAMPLES, device, collate=self.task.collate))
 
     @cached_property
     def outputs(self) -> Any:
         """The model's outputs for these examples; what they have under the name ``logits``."""
-        with reproducible(0), evaluating([self.model]), torch.no_grad():
-            return logits(call(self.model, self.batch.inputs))
+        model, inputs = self.model, self.batch.inputs
+        with self._theirs(), evaluating([model]), torch.no_grad():
+            return logits(call(model, inputs))
 
     @cached_property
     def labels(self) -> Tensor:
@@ -145,7 +160,7 @@ class TaskFacts:
             raise ConfigError(
                 "the task must be a classification, found Task(classifier=False) without classes"
             )
-        return self._of_one_score() if self.one_score else self.width
+        return 2 if self.one_score else self.width
 
     def require_classes(self, stated: int | None = None) -> int:
         """The number of classes, at least 2.
@@ -174,16 +189,23 @@ class TaskFacts:
             raise ConfigError(f"the task must have at least 2 classes, found {classes}")
         return classes
 
-    def _of_one_score(self) -> int:
-        """Two, if the targets are classes 0 and 1; one, if all of them are class 0."""
+    def require_two_classes(self) -> None:
+        """Raise ``ConfigError`` unless labels with one score each are 0 and 1, as far as seen."""
         labels = self.labels
         if not bool(((labels == 0) | (labels == 1)).all()):
             raise ConfigError(
                 "with one score for each target the targets must be 0 or 1, found "
                 f"{_values(labels)}; Task(classifier=False) says that they are no classes"
             )
-        whole = not labels.is_floating_point() and labels.dtype != torch.bool
-        return 1 if whole and not bool(labels.any()) else 2
+        if not self.any_label(lambda some: some == 1):
+            raise ConfigError("the task must have at least 2 classes, found no label but 0")
+
+    def any_label(self, holds: Callable[[Tensor], Tensor]) -> bool:
+        """Whether something holds of a label; only as many as it takes are looked at."""
+        if bool(holds(self.labels).any()):
+            return True
+        found = batches(self.data, 256, self.labels.device, collate=self.task.collate)
+        return any(bool(holds(batch.targets).any()) for batch in found)
 
 
 def ignored_label(task: Task) -> int:

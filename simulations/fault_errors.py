@@ -7,7 +7,7 @@ that each of them has in the round.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import final
 
 from flwr.app import Message
@@ -54,11 +54,16 @@ class FaultErrorGrid(WrappedGrid):
         number = server_round(sent[0])
         faults = self._faults(number)
         asked = {m.metadata.message_id: m.metadata.dst_node_id for m in sent}
-        for reply in replies:
-            node = asked.get(reply.metadata.reply_to_message_id)
-            partition = None if node is None else self._partition(node)
-            if partition is not None and partition in faults and reply.has_error():
-                reason, name = str(reply.error.reason or ""), faults[partition]
-                if found := find_failure(reason, name, partition, number):
-                    raise RunError(found)
-            yield reply
+        waiting = iter(replies)
+        try:
+            for reply in waiting:
+                node = asked.get(reply.metadata.reply_to_message_id)
+                partition = None if node is None else self._partition(node)
+                if partition is not None and partition in faults and reply.has_error():
+                    reason, name = str(reply.error.reason or ""), faults[partition]
+                    if found := find_failure(reason, name, partition, number):
+                        raise RunError(found)
+                yield reply
+        finally:  # now, not when the exception is forgotten: clients may still be at work
+            if isinstance(waiting, Generator):
+                waiting.close()

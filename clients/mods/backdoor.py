@@ -13,7 +13,7 @@ from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from clients.batches import Collate, batches, logits
+from clients.batches import Collate, logits
 from clients.evaluation import evaluate
 from clients.facts import TaskFacts, shape_of
 from clients.mods.base import Fault, State, altered
@@ -82,10 +82,8 @@ class Backdoor(Fault):
         self._poison(facts.batch.inputs, facts.labels)
         if self.scale != 1:
             facts.require_weights()
-        if not bool((facts.labels != self.target).any()):
-            found = batches(facts.data, 256, torch.device("cpu"), collate=facts.task.collate)
-            if all(bool((batch.targets == self.target).all()) for batch in found):
-                raise self._only_target()
+        if not facts.any_label(lambda labels: labels != self.target):
+            raise self._only_target()
 
     def act(
         self,

@@ -47,6 +47,8 @@ class LabelFlip(Fault):
     def check_task(self, facts: TaskFacts) -> None:
         """The task must have classes enough, and labels that can be another."""
         classes = facts.require_classes(self.classes)
+        if facts.one_score and facts.task.classes is None:
+            facts.require_two_classes()
         if not facts.one_score and facts.width is not None and facts.width < classes:
             raise ConfigError(
                 f"the model must have a score for each of {classes} classes, found {facts.width}"

@@ -78,9 +78,12 @@ class _Poisoning(Poison):
     def begin(self, task: Task, data: Dataset[Any], model: nn.Module) -> None:
         """Have the fault prepare its change for this training."""
         self.asked = True
+        facts = TaskFacts(task, lambda: data, model)
         try:
-            self._change = self._prepare(TaskFacts(task, lambda: data, model))
+            self._change = self._prepare(facts)
         except Exception as error:
+            if error is facts.failure:  # the client's model or data: its honest part
+                raise
             raise _PoisonError(error) from error
 
     def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

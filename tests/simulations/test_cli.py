@@ -222,3 +222,31 @@ def test_ctrl_c_ends_cleanly_and_keeps_what_was_recorded(tiny_file, tmp_path):
     assert run.manifest["error"] is None
     assert len(run.rounds) >= 2
     assert json.loads((out / "manifest.json").read_text())["ended"]
+
+
+def test_a_fault_that_cannot_act_or_fails_is_one_line(invoke, tmp_path):
+    file = tmp_path / "odd.toml"
+
+    def write(task, more=""):
+        file.write_text(
+            f'rounds = 1\ntask.name = "tests.simulations.odd_tasks:{task}"\nclients.count = 4\n'
+            'engine.name = "inline"\n[[faults]]\nname = "label-flip"\nclients = [3]\n' + more
+        )
+
+    write("regression")
+    for arguments in (["--dry-run"], []):
+        result = invoke("run", file, *arguments)
+        assert result.exit_code == 2
+        (line,) = result.stderr.splitlines()
+        assert line.startswith(
+            "error: fault 'label-flip' cannot act on this task: the task must be"
+        )
+    file.write_text(file.read_text() + "[sweep]\nseeds = [1, 2]\n")
+    assert invoke("sweep", file, "--dry-run").exit_code == 2
+    assert invoke("sweep", file).exit_code == 2
+    write("surprise")
+    result = invoke("run", file)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: fault 'label-flip' of client 3 failed in round 1: ConfigError: ")
+    assert invoke("run", file, "--dry-run").exit_code == 0

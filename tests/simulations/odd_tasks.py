@@ -1,0 +1,64 @@
+"""Tasks for ``[task] name = "tests.simulations.odd_tasks:..."``: not every task has ten classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset, TensorDataset
+
+from clients.task import Task
+
+FEATURES = 5
+
+
+def examples(number: int, count: int, size: int = 40) -> TensorDataset:
+    """Two classes, around opposite points; other examples in every partition."""
+    generator = torch.Generator().manual_seed(1000 * count + number)
+    y = torch.arange(size) % 2
+    x = torch.randn(size, FEATURES, generator=generator) + (3.0 * y - 1.5)[:, None]
+    return TensorDataset(x, y)
+
+
+def held_back() -> TensorDataset:
+    """The test set."""
+    return examples(999, 1000, 200)
+
+
+def linear() -> nn.Module:
+    return nn.Linear(FEATURES, 2)
+
+
+two_classes = Task(linear, examples, held_back)
+
+regression = Task(linear, examples, held_back, nn.functional.mse_loss, {}, classifier=False)
+
+
+def surprise(partitions: int, seed: int, partition: Any) -> Task:
+    """Two classes in the test set, where checks look, and a third among the clients' labels."""
+
+    def third(number: int, count: int) -> TensorDataset:
+        x, y = examples(number, count).tensors
+        return TensorDataset(x, torch.where(y == 1, 2, y))
+
+    return Task(lambda: nn.Linear(FEATURES, 3), third, held_back, classes=2)
+
+
+class Unreadable(Dataset[Any]):
+    """Data on a disk that has failed."""
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, index: int) -> Any:
+        raise OSError("disk failed")
+
+
+def failing(partitions: int, seed: int, partition: Any) -> Task:
+    """Two classes; what client 3 has cannot be read."""
+
+    def part(number: int, count: int) -> Dataset[Any]:
+        return Unreadable() if number == 3 else examples(number, count)
+
+    return Task(linear, part, held_back)
