@@ -291,6 +291,20 @@ def test_who_is_not_registered_or_not_who_they_say_is_refused(
     assert sorted(said[node] for node in found.ids.values()) == ["online"] * 4
 
 
+def test_a_fault_that_fails_ends_the_run_with_its_name(
+    federation: Federation, tmp_path: Path
+) -> None:
+    task = {"name": "tests.simulations.odd_tasks:surprise"}
+    changes = {"rounds": 1, "task": task, "faults": [{"name": "label-flip", "clients": [2]}]}
+    going = Going(federation, tmp_path / "own", changes)
+    own = "fault 'label-flip' of client 2 failed in round 1: ConfigError: LabelFlip"
+    with pytest.raises(RunError, match=own):
+        going.end()
+    manifest = json.loads((tmp_path / "own" / "manifest.json").read_text())
+    assert manifest["status"] == "failed"
+    assert manifest["error"].startswith(f"RunError: {own}")
+
+
 def test_the_engine_says_how_a_deployed_run_ended(federation: Federation, tmp_path: Path) -> None:
     """What the command line does: the true outcome, and a directory as any run has it."""
     file = tmp_path / "good.toml"
