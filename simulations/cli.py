@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before anything that takes time to import
+    from simulations import entry
+
+    entry.main()
+
 import errno
 import json
 from collections.abc import Iterator, Sequence
@@ -20,13 +25,11 @@ from typer.core import TyperGroup
 
 from hqde_fl.errors import ConfigError, HQDEError, UnknownNameError
 from simulations.deploy.commands import app as nodes
+from simulations.interruption import SIGNALS, Terminated, exit_status, interruptible
 
 if TYPE_CHECKING:
     from hqde_fl.catalogue import Catalogue
     from simulations.config import Experiment
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
 
 
 class Commands(TyperGroup):
@@ -45,8 +48,9 @@ class Commands(TyperGroup):
             about = "" if error.filename is None else f"{error.filename}: "
             _complain(f"error: {about}{error.strerror or error!r}")
             raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            raise typer.Exit(INTERRUPTED) from None
+        except (KeyboardInterrupt, Terminated) as end:
+            _complain("interrupted")
+            raise typer.Exit(_status(end)) from None
 
 
 app = typer.Typer(
@@ -115,13 +119,15 @@ def run(
     dry_run: DryRun = False,
 ) -> None:
     """Run one experiment."""
-    from simulations.checkpoint.resume import given_or_stored
+    from simulations.checkpoint.resume import given_or_stored, stored_folders
+    from simulations.own_modules import look_beside
     from simulations.progress import progress
     from simulations.results import REPORT
     from simulations.run import run_experiment
 
     overrides = _overrides(set_, engine, ray_address, seed, data_dir)
     experiment = given_or_stored(file, out, resume, overrides)
+    look_beside(file, stored_folders(resume))
     console = Console()
     _say(console, _summary(experiment))
     # On the other engines the first round says so, on this terminal.
@@ -168,9 +174,11 @@ def sweep(
     ] = False,
 ) -> None:
     """Run every combination of what a file's [sweep] table lists."""
+    from simulations.own_modules import look_beside
     from simulations.sweep import Sweep
     from simulations.sweep.command import carry_out, dry, newest
 
+    look_beside(file)
     chosen = Sweep.load(file, _overrides(set_, engine, ray_address, seed, data_dir))
     console = Console()
     if dry_run:
@@ -217,11 +225,14 @@ def doctor(
     """Show what there is to run on: CPUs, GPUs, memory, Ray, versions."""
     from simulations.config import Experiment
     from simulations.doctor import examine
+    from simulations.own_modules import look_beside
 
     console = Console()
+    look_beside(file)
     experiment = None if file is None else Experiment.load(file)
-    for what, finding in examine(experiment, ray_address or ""):
-        _say(console, f"{what:<16}{finding}")
+    with interruptible():
+        for what, finding in examine(experiment, ray_address or ""):
+            _say(console, f"{what:<16}{finding}")
 
 
 @app.command()
@@ -232,7 +243,8 @@ def report(
     from simulations.comparison import Comparison
     from simulations.report import write_report
 
-    path = write_report(Comparison.load(directory), directory)
+    with interruptible():
+        path = write_report(Comparison.load(directory), directory)
     _say(Console(), f"report: {_shown(path)}")
 
 
@@ -256,14 +268,15 @@ def audit(
     """Try a catalogue of bad replies on strategies; exit status 1 if one does harm."""
     from simulations.audit.command import run_audit
 
-    passed = run_audit(
-        strategies,
-        rows or (),
-        seconds=seconds,
-        megabytes=memory,
-        json_file=json_,
-        markdown=markdown,
-    )
+    with interruptible():
+        passed = run_audit(
+            strategies,
+            rows or (),
+            seconds=seconds,
+            megabytes=memory,
+            json_file=json_,
+            markdown=markdown,
+        )
     if not passed:
         raise typer.Exit(1)
 
@@ -303,16 +316,21 @@ def _directory(out: Path | None, name: str) -> Path:
 
 @contextmanager
 def _keeping(directory: Path) -> Iterator[None]:
-    """Keep Flower's log to warnings, and after Ctrl-C say what there is."""
+    """Keep Flower's log to warnings, and after Ctrl-C and its like say what there is."""
     from simulations.progress import quiet_flower
 
     try:
-        with quiet_flower():
+        with interruptible(), quiet_flower():
             yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated) as end:
         kept = f", kept in {_shown(directory)}" if directory.exists() else ""
         _complain(f"interrupted{kept}")
-        raise
+        raise typer.Exit(_status(end)) from None
+
+
+def _status(end: KeyboardInterrupt | Terminated) -> int:
+    """Return the exit status after an interruption: 130 after Ctrl-C, 143 after SIGTERM."""
+    return end.status if isinstance(end, Terminated) else exit_status(SIGNALS[0])
 
 
 def _summary(experiment: Experiment) -> str:
@@ -383,9 +401,7 @@ def _complain(text: str) -> None:
 
 
 def main() -> None:
-    """Entry point of the command."""
-    app()
+    """Run the command, as ``simulations.entry`` does."""
+    from simulations.entry import main as enter
 
-
-if __name__ == "__main__":
-    main()
+    enter()

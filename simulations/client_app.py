@@ -8,7 +8,8 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from clients.app import ensemble_app
-from simulations.config import RUN_CONFIG, Experiment
+from simulations.config import RUN_CONFIG, Experiment, experiment_file
+from simulations.own_modules import look_beside
 
 app = ClientApp()
 
@@ -39,7 +40,10 @@ def _inner(context: Context) -> ClientApp:
 @lru_cache(maxsize=1)
 def _built(*values: str) -> ClientApp:
     """Built once in each worker process: the data stays loaded between messages."""
-    experiment = Experiment.from_run_config(dict(zip(RUN_CONFIG, values, strict=True)))
+    run_config = dict(zip(RUN_CONFIG, values, strict=True))
+    if file := experiment_file(run_config):
+        look_beside(file)
+    experiment = Experiment.from_run_config(run_config)
     return ensemble_app(
         experiment.load_task(),
         members=experiment.clients.members,

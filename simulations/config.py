@@ -191,10 +191,10 @@ class Experiment(Section):
             ``config``: a complete experiment as JSON. Or ``experiment``: a TOML file, relative to
             the app's root, and ``set``: overrides, separated by spaces.
         """
-        if text := str(run_config.get("config", "")):
-            return cls.from_json(text)
-        path = APP_ROOT / str(run_config.get("experiment") or "experiments/quickstart.toml")
-        return cls.load(path, str(run_config.get("set", "")).split())
+        file = experiment_file(run_config)
+        if file is None:
+            return cls.from_json(str(run_config["config"]))
+        return cls.load(file, str(run_config.get("set", "")).split())
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
@@ -423,6 +423,13 @@ class Experiment(Section):
         minimum = self.rule.minimum()
         if cohort < minimum:
             raise ConfigError(f"{self.rule} needs at least {minimum} updates{whose}, found {found}")
+
+
+def experiment_file(run_config: Mapping[str, Any]) -> Path | None:
+    """Return the file of the experiment in a Flower run's config; None if it is there as JSON."""
+    if run_config.get("config"):
+        return None
+    return APP_ROOT / str(run_config.get("experiment") or "experiments/quickstart.toml")
 
 
 def _group(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,8 @@ from hqde_fl.wire import from_record
 from simulations.config import Experiment
 from simulations.detection import Detection
 from simulations.disk import replace_file
+from simulations.interruption import interrupted, uninterrupted
+from simulations.own_modules import folders_of
 from strategies.callbacks import Callback, ClientRecord, RoundRecord
 
 MANIFEST, ROUNDS, CLIENTS = "manifest.json", "rounds.jsonl", "clients.jsonl"
@@ -84,6 +86,7 @@ class RunDirectory(Callback):
         """Keep the manifest: the run is running, and then finished, interrupted or failed."""
         self.path.mkdir(parents=True, exist_ok=True)
         experiment, began, resumptions = self._experiment, _now(), []
+        folders = folders_of(experiment.task["name"])
         if self._resumed is not None:
             before: Mapping[str, Any] = {}
             with suppress(ConfigError):  # the checkpoints are enough to go on
@@ -106,6 +109,7 @@ class RunDirectory(Callback):
             "filters": experiment.filters,
             "faulty": {str(client): name for client, name in experiment.faulty.items()},
             "experiment": experiment.to_table(),
+            **({"import-from": folders} if folders else {}),
             "versions": versions(),
             "hardware": hardware(),
         }
@@ -115,9 +119,10 @@ class RunDirectory(Callback):
         try:
             yield
         except BaseException as error:
-            with suppress(RunError):  # the disk may be full, and the error about just that
+            # the disk may be full, and the error about just that
+            with uninterrupted(), suppress(RunError):
                 # SystemExit is what Flower makes of the SIGTERM that stops a run
-                if isinstance(error, KeyboardInterrupt | SystemExit):
+                if interrupted() or isinstance(error, KeyboardInterrupt | SystemExit):
                     close(self.path, "interrupted")
                 else:
                     close(self.path, "failed", f"{type(error).__name__}: {error}")

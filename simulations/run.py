@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -11,7 +10,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import ArrayRecord, Context, RecordDict
@@ -23,6 +21,7 @@ from simulations.comparison import Comparison
 from simulations.config import Experiment
 from simulations.document import with_value
 from simulations.follow import OnRound, followed
+from simulations.interruption import interrupted, interruptible, uninterrupted
 from simulations.results import (
     MANIFEST,
     REPORT,
@@ -79,6 +78,9 @@ def run_experiment(
 ) -> RunResult:
     """Run an experiment.
 
+    In the main thread, Ctrl-C, SIGTERM and SIGHUP end the run: what was started for it is ended,
+    and its manifest says ``interrupted``. The handlers from before are in place again afterwards.
+
     Parameters
     ----------
     experiment : Experiment
@@ -109,7 +111,11 @@ def run_experiment(
         If there are checkpoints to resume from, but none of them is usable.
     RunError
         If the engine failed, or if no round of the run has an aggregate. What was recorded is kept,
-        as it is when the user interrupts.
+        as it is when the run is interrupted.
+    KeyboardInterrupt
+        After Ctrl-C.
+    SystemExit
+        After SIGTERM (exit status 143) or SIGHUP (129).
     """
     if engine is not None:
         experiment = Experiment.parse(with_value(experiment.to_table(), "engine.name", engine, {}))
@@ -118,26 +124,26 @@ def run_experiment(
         require_empty(out, leftovers=LEFTOVERS if resume else ())
     elif _complete(out, experiment, report):
         return RunResult(out, manifest_of(out).get("final") or {})
-    if experiment.engine.name == "ray":
-        from simulations.engines.ray_pool import prepare
-
-        prepare(experiment.engine.address, experiment.engine.runtime_env)
-    task = experiment.checked_task()
     if superlink and experiment.engine.name != "flower":
         raise ConfigError(f"a SuperLink needs engine flower, found {experiment.engine.name}")
     flower = partial(_deployed, superlink=superlink) if superlink else _on_flower
     engines = {"flower": flower, "inline": _inline, "ray": _on_ray}
-    with _interruptible(on_round or _ignore) as listener, _reported_on_failure(out, report):
+    with (
+        _interruptible(on_round or _ignore) as listener,
+        _ray_begun(experiment),
+        _reported_on_failure(out, report),
+    ):
+        task = experiment.checked_task()
         config = _run_config(experiment, out, resume)
         engines[experiment.engine.name](experiment, config, listener, task)
-    if superlink and not (out / ROUNDS).exists():
-        return RunResult(out, {})  # what the ServerApp wrote is on its own host
-    if report and experiment.engine.name != "flower":
-        from simulations.report import write_report
+        if superlink and not (out / ROUNDS).exists():
+            return RunResult(out, {})  # what the ServerApp wrote is on its own host
+        if report and experiment.engine.name != "flower":
+            from simulations.report import write_report
 
-        write_report(Comparison.of(Run.load(out)), out)
-    run = Run.load(out)
-    return RunResult(out, run.final, void_summary(run.void, len(run.rounds) - 1))
+            write_report(Comparison.of(Run.load(out)), out)
+        run = Run.load(out)
+        return RunResult(out, run.final, void_summary(run.void, len(run.rounds) - 1))
 
 
 def require_empty(out: Path, leftovers: Collection[str] = ()) -> None:
@@ -216,8 +222,26 @@ def _on_ray(
     try:
         _serve(grid, config, on_round, task)
     finally:
-        facts = {"ray": dataclasses.asdict(grid.counters)}
-        _change_own(out, before, partial(note, out, facts))
+        with uninterrupted():
+            facts = {"ray": dataclasses.asdict(grid.counters)}
+            _change_own(out, before, partial(note, out, facts))
+
+
+@contextmanager
+def _ray_begun(experiment: Experiment) -> Iterator[None]:
+    """Begin to start Ray, if the experiment needs one; do not leave it half started."""
+    if experiment.engine.name != "ray":
+        yield
+        return
+    from simulations.engines.ray_pool import prepare, prepared
+
+    prepare(experiment.engine.address, experiment.engine.runtime_env)
+    try:
+        yield
+    except BaseException:
+        with uninterrupted():
+            prepared(STOP_SECONDS)
+        raise
 
 
 def _serve(
@@ -301,11 +325,11 @@ def _closed_on_failure(out: Path) -> Iterator[None]:
     before = attempt(out)
     try:
         yield
-    except KeyboardInterrupt:
-        _change_own(out, before, partial(close, out, "interrupted"))
-        raise
     except BaseException as error:
-        _change_own(out, before, partial(close, out, "failed", str(error)))
+        with uninterrupted():
+            ended = interrupted() or isinstance(error, KeyboardInterrupt)
+            how = ("interrupted", None) if ended else ("failed", str(error))
+            _change_own(out, before, partial(close, out, *how))
         raise
 
 
@@ -318,31 +342,20 @@ def _change_own(out: Path, before: tuple[str, int] | None, change: Callable[[], 
 
 @contextmanager
 def _interruptible(on_round: OnRound) -> Iterator[OnRound]:
-    """Make sure that Ctrl-C ends a run.
+    """Make sure that Ctrl-C and its like end a run.
 
-    Python raises KeyboardInterrupt wherever it happens to be; in a destructor or a callback from C
-    it is only printed. So it is raised once more at the end of the round.
+    User code may take the KeyboardInterrupt for an error of its own, so it is raised once more at
+    the end of the round.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield on_round
-        return
-    pressed = False
+    with interruptible() as interruption:
 
-    def press(number: int, frame: FrameType | None) -> None:
-        nonlocal pressed
-        pressed = True
-        raise KeyboardInterrupt
+        def listener(line: Mapping[str, Any]) -> None:
+            on_round(line)
+            main = threading.current_thread() is threading.main_thread()
+            if interruption.number is not None and main:
+                raise KeyboardInterrupt
 
-    def listener(line: Mapping[str, Any]) -> None:
-        on_round(line)
-        if pressed and threading.current_thread() is threading.main_thread():
-            raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, press)
-    try:
         yield listener
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 class _Listener(Callback):

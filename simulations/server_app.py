@@ -26,10 +26,11 @@ from hqde_fl.wire import from_record, to_record
 from simulations.checkpoint.callback import Checkpoints
 from simulations.checkpoint.resume import Point, exclusive, reopen
 from simulations.comparison import Comparison
-from simulations.config import Experiment
+from simulations.config import Experiment, experiment_file
 from simulations.engines.guarded import guard
 from simulations.held_out import hold_out
 from simulations.honest_mean import HonestMean
+from simulations.own_modules import look_beside
 from simulations.results import MANIFEST, Run, RunDirectory
 from strategies.callbacks import Callback
 from strategies.confidence import HeldOut
@@ -77,6 +78,8 @@ def serve(
     ConfigError
         If a fault cannot act on the task; nothing has been written then.
     """
+    if file := experiment_file(context.run_config):
+        look_beside(file)
     experiment = Experiment.from_run_config(context.run_config)
     task = task or experiment.checked_task()
     held_out = None

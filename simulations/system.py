@@ -35,6 +35,7 @@ from hqde_fl.quantum.prediction import Prediction
 from hqde_fl.seeding import Seeds
 from hqde_fl.selection import Ensemble
 from hqde_fl.wire import from_record, to_record
+from simulations.interruption import interruptible
 from simulations.loaders import Portions, Reading, Source
 from simulations.progress import progress, quiet_flower
 from simulations.system_federation import Epochs, Federation, check_alike, task_of
@@ -182,6 +183,9 @@ class HQDESystem:
     ) -> list[dict[str, Any]]:
         """Train, from where the last call ended.
 
+        Ctrl-C, SIGTERM and SIGHUP end it as they end ``run_experiment``; the epochs that were over
+        by then are kept.
+
         The loader's data set is divided at random into as many portions as there are workers, of
         equal size, and reaches the workers once. Its batch size and ``collate_fn`` are kept; each
         worker shuffles its portion in every epoch. Processes that load data (the loader's
@@ -211,9 +215,9 @@ class HQDESystem:
         """
         num_epochs = whole("num_epochs", num_epochs, 1)
         source = Source.of(loader, self.num_workers)
-        federation = self._federation_for(source)
         last = self.epochs + num_epochs
-        with quiet_flower(), self._shown(last) as show:
+        with interruptible(), quiet_flower(), self._shown(last) as show:
+            federation = self._federation_for(source)
             validate = None if validation_loader is None else partial(self._on, validation_loader)
             epochs = Epochs(show, self._learn, validate)
             self._strategy = HQDEStrategy(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import TracebackType
@@ -86,7 +86,8 @@ class Sandbox(Generic[T]):
         self._process = context.Process(
             target=_serve, args=(theirs, self._megabytes, self._function), daemon=True
         )
-        self._process.start()
+        with _safe_path():
+            self._process.start()
         theirs.close()
         try:
             self._answer(ours, START_SECONDS)
@@ -112,6 +113,19 @@ class Sandbox(Generic[T]):
         if self._line is not None:
             self._line.close()
         self._process = self._line = None
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Start Python so that it does not look for its own modules in the working directory first."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONSAFEPATH"]
+        if before is not None:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def _serve(line: Connection, megabytes: int, function: Callable[..., Any]) -> None:

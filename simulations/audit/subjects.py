@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import importlib
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from flwr.serverapp.strategy import (
     Bulyan,
@@ -20,6 +17,7 @@ from flwr.serverapp.strategy import (
 )
 
 from hqde_fl.errors import ConfigError, UnknownNameError
+from simulations.own_modules import attribute, look_in
 from strategies import presets
 from strategies.hqde import HQDEStrategy
 
@@ -54,7 +52,8 @@ def build(name: str) -> Strategy:
     ----------
     name : str
         A name above, or ``package.module:attribute``: a Strategy, or what returns one when it is
-        called without arguments. An instance is copied. The current directory is looked in as well.
+        called without arguments. An instance is copied. The working directory is looked in as well,
+        after everything else.
 
     Raises
     ------
@@ -65,7 +64,8 @@ def build(name: str) -> Strategy:
         if name not in NAMED:
             raise UnknownNameError("strategy", name, [*NAMED, "package.module:attribute"])
         return NAMED[name]()
-    found = _attribute(name)
+    look_in([Path.cwd()])
+    found = attribute("strategy", name, whole=False)
     if not isinstance(found, Strategy):
         if not callable(found):
             raise ConfigError(f"{name!r} must be a Strategy or return one, found {found!r}")
@@ -83,23 +83,3 @@ def build(name: str) -> Strategy:
 def ours(strategy: Strategy) -> bool:
     """Whether it is one of hqde-fl's: it knows packed updates, and says who misbehaved."""
     return isinstance(strategy, HQDEStrategy)
-
-
-def _attribute(name: str) -> Any:
-    module_name, _, attribute = name.partition(":")
-    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
-        raise ConfigError(f"strategy {name!r} must read package.module:attribute")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        what = f"module {module_name!r} raised {type(error).__name__}: {error}"
-        missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        if missing and f"{module_name}.".startswith(f"{missing}."):
-            what = f"there is no module {module_name!r}"
-        raise ConfigError(f"strategy {name!r}: {what}") from error
-    if not hasattr(module, attribute):
-        raise ConfigError(f"strategy {name!r}: module {module_name!r} has no {attribute!r}")
-    return getattr(module, attribute)

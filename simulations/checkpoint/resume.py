@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from logging import WARNING
 from pathlib import Path
@@ -108,6 +108,14 @@ def stored_experiment(run: Path) -> Mapping[str, Any]:
             raise
     log(WARNING, "%s has no readable %s: its newest checkpoint is asked", run, MANIFEST)
     return dict(json.loads(snapshot.experiment))
+
+
+def stored_folders(run: Path | None) -> list[str]:
+    """Return the folders in which a run looked for modules of the user's own, if it says so."""
+    if run is not None:
+        with suppress(ConfigError):
+            return [str(folder) for folder in manifest_of(run).get("import-from", ())]
+    return []
 
 
 def given_or_stored(

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hqde_fl.errors import ConfigError
+from simulations.interruption import interruptible
 
 app = typer.Typer(
     name="nodes",
@@ -34,7 +35,8 @@ def init(
     """Make an authority, the SuperLink's certificate and the nodes' keys."""
     from simulations.deploy.federation import Federation
 
-    federation = Federation.create(directory, count, host or (), port)
+    with interruptible():
+        federation = Federation.create(directory, count, host or (), port)
     typer.echo(
         f"{federation.path}: an authority, a certificate for {', '.join(federation.hosts)} "
         f"and {count} node keys"
@@ -51,7 +53,8 @@ def up(
     from simulations.deploy.federation import Federation
     from simulations.deploy.nodes import up
 
-    found = up(Federation.load(directory), count, port=port, on_step=typer.echo)
+    with interruptible():
+        found = up(Federation.load(directory), count, port=port, on_step=typer.echo)
     typer.echo(f"up: SuperLink at {found.address}, {len(found.ids)} nodes online")
 
 
@@ -66,7 +69,8 @@ def down(
     from simulations.deploy.federation import Federation
     from simulations.deploy.nodes import down
 
-    was_up = down(Federation.load(directory), keep=not forget)
+    with interruptible():
+        was_up = down(Federation.load(directory), keep=not forget)
     typer.echo("down" if was_up else "was not up")
 
 
@@ -138,6 +142,7 @@ def renew(directory: Directory) -> None:
     from simulations.deploy.federation import Federation
 
     federation = Federation.load(directory)
-    federation.renew()
+    with interruptible():
+        federation.renew()
     until = valid_until(federation.superlink / "server.crt")
     typer.echo(f"{federation.superlink / 'server.crt'}: valid until {until:%Y-%m-%d}")

@@ -27,10 +27,18 @@ from simulations.deploy.supervisor import PORTS, STATUS
 from simulations.disk import replace_file
 from simulations.engines.guard import MARK, end_all
 from simulations.engines.superlink import SuperLink
+from simulations.interruption import uninterrupted
 
 UP_SECONDS = 180.0
 DOWN_SECONDS = 60.0
 _POLL = 0.2
+_SUPERVISOR = f"""
+import json, sys
+sys.path[:] = json.loads(sys.argv.pop(1))
+from {supervisor.__name__} import main
+sys.exit(main(sys.argv[1:]))
+"""
+"""With ``python -m``, modules in the working directory would come before those of hqde-fl."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -128,7 +136,8 @@ def up(
             on_step("SuperLink and SuperNodes started; waiting for them to connect")
             return _wait(federation, count, process, time.monotonic() + seconds)
         except BaseException:
-            _end(federation)
+            with uninterrupted():
+                _end(federation)
             raise
 
 
@@ -316,9 +325,11 @@ def _free(port: int) -> bool:
 
 def _start(federation: Federation, count: int) -> subprocess.Popen[bytes]:
     federation.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = [os.path.abspath(each) for each in sys.path]
+    arguments = [str(federation.path), str(count)]
     with (federation.state / "supervisor.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", supervisor.__name__, str(federation.path), str(count)],
+            [sys.executable, "-P", "-c", _SUPERVISOR, json.dumps(path), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

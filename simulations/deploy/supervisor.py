@@ -1,10 +1,7 @@
 """The process behind ``nodes up``: starts the SuperLink and the SuperNodes and keeps them running.
 
-It is run as a process of its own, detached, until ``nodes down`` ends it::
-
-    python -m simulations.deploy.supervisor DIR COUNT
-
-What it knows it writes to ``DIR/state/status.json``.
+It is run as a process of its own, detached, until ``nodes down`` ends it. What it knows
+it writes to ``DIR/state/status.json``.
 """
 
 from __future__ import annotations

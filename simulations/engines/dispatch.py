@@ -90,8 +90,8 @@ class Dispatcher:
         The workers.
     app_key : str
         Names the app to the workers.
-    app : ObjectRef
-        The app, its run config and run id.
+    app : Sequence[Any]
+        A reference to the app, its run config and run id; and the driver's import path.
     states : dict[int, ObjectRef]
         Node -> what its client remembers.
     changed : set[int]
@@ -100,7 +100,7 @@ class Dispatcher:
 
     pool: Pool
     app_key: str
-    app: Any
+    app: Sequence[Any]
     states: dict[int, Any] = field(default_factory=dict)
     changed: set[int] = field(default_factory=set)
     counters: Counters = field(default_factory=Counters)
@@ -209,7 +209,7 @@ class Dispatcher:
         slot.busy = True
         jobs = [task.job for task in tasks]
         run = slot.actor.run.options(num_returns=1 + len(tasks))
-        outcomes, *states = run.remote(self.app_key, [self.app], tasks[0].content, jobs)
+        outcomes, *states = run.remote(self.app_key, self.app, tasks[0].content, jobs)
         self._running[outcomes] = Batch(slot, tasks, states)
 
     def _collect(self, reference: Any, batch: Batch) -> list[tuple[Task, Done]]:

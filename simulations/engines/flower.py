@@ -15,21 +15,30 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import tempfile
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.machinery import PathFinder
-from importlib.util import find_spec
+from logging import WARNING
 from pathlib import Path
+from typing import Any, TextIO
+
+from flwr.common.logger import log
 
 from hqde_fl.errors import ConfigError, RunError
+from simulations import import_path, own_modules
 from simulations.engines.superlink import SuperLink, private_superlink
+from simulations.interruption import uninterrupted
 
 LOG_FILE = "flower.log"
 """Everything Flower said, in the run directory."""
+
+APP_NAME = "hqde-fl-run"
+"""How the names of generated apps begin."""
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _COMPLETED = "finished:completed"
@@ -37,20 +46,46 @@ _PREFIX = "Simulation failed with exception: "
 _TAIL = 8  # lines quoted when Flower itself gives no reason
 _STARTED = re.compile(r"Successfully started run (\d+)")
 _ANSWER_SECONDS = 60.0  # for a SuperLink that is being restarted
+_SUBMIT_SECONDS = 8.0  # for ``flwr run`` to say which run it has started
+_STOP_SECONDS = 20.0  # for ``flwr stop``, and for ``flwr ls`` before it
 
 _COMPONENT = '''"""One end of a generated Flower App."""
 
-import sys
+from hqde_fl_run.import_path import follow
 
-sys.path.append({directory!r})  # a task named "module:attribute" may live there
+follow({path!r})  # before anything of hqde-fl, which a module of the user's own might hide
 
-from simulations import {name}
+from simulations import own_modules, {module}
 
-app = {name}.app
+own_modules.look_in({folders!r})
+{app}
 '''
 
+_SERVER = "app = server_app.app"
+
+# Flower pickles the ClientApp for Ray's workers. Functions of this module take them here first,
+# before anything of hqde-fl is imported.
+_CLIENT = '''from flwr.clientapp import ClientApp
+
+app = ClientApp()
+
+
+@app.train()
+def train(message, context):
+    return client_app.app(message, context)
+
+
+@app.evaluate()
+def evaluate(message, context):
+    return client_app.app(message, context)
+
+
+@app.query("identity")
+def identity(message, context):
+    return client_app.app(message, context)'''
+
 _PROJECT = """[project]
-name = "hqde-fl-run"
+name = "{name}"
 version = "0.1.0"
 description = "One run of hqde-fl, generated"
 license = "Apache-2.0"
@@ -99,13 +134,11 @@ def run_flower(
     Raises
     ------
     ConfigError
-        If the resources of a client are none Flower knows, or the current directory hides a package
-        of hqde-fl.
+        If the resources of a client are none Flower knows.
     RunError
         If the run did not end ``finished:completed``; the message has the reason.
     """
     federation = _federation(partitions, cpus_per_client, gpus_per_client)
-    _check_directory()
     with private_superlink() as superlink:
         run = _Run(superlink, superlink.home / "app", out, on_line, resume=resume)
         run.execute(experiment_json, str(out.resolve()), "--federation-config", federation)
@@ -120,7 +153,7 @@ def run_deployed(
     resume: bool = False,
     on_line: Callable[[str], None],
 ) -> None:
-    """Run an experiment on real nodes and wait for its end; stop it if that is interrupted.
+    """Run an experiment on real nodes and wait for its end; stop the run if that is interrupted.
 
     Parameters
     ----------
@@ -145,15 +178,21 @@ def run_deployed(
         If the run did not end ``finished:completed``; the message has the reason.
     """
     with tempfile.TemporaryDirectory(prefix="hqde-fl-") as directory:
-        run = _Run(superlink, Path(directory) / "app", out, on_line, connection, resume)
+        run = _Deployed(superlink, Path(directory) / "app", out, on_line, connection, resume)
         try:
             run.execute(experiment_json, "" if connection else str(out.resolve()))
         except BaseException:
-            run.stop()
+            with uninterrupted():
+                run.stop()
             raise
 
 
-def write_app(directory: Path, config: dict[str, str]) -> None:
+def write_app(
+    directory: Path,
+    config: dict[str, str],
+    name: str = APP_NAME,
+    path: Mapping[str, Any] | None = None,
+) -> None:
     """Write a Flower App whose components are those of this package.
 
     Parameters
@@ -162,17 +201,23 @@ def write_app(directory: Path, config: dict[str, str]) -> None:
         Where to; created.
     config : dict of str to str
         The run's configuration.
+    name : str, optional
+        The name of the app.
+    path : Mapping of str to Any, optional
+        The ``import_path`` that its processes follow; that of this process if not given.
     """
     package = directory / "hqde_fl_run"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text('"""A generated Flower App."""\n')
-    for name in ("server_app", "client_app"):
-        component = _COMPONENT.format(name=name, directory=os.getcwd())
-        (package / f"{name}.py").write_text(component, encoding="utf-8")
+    shutil.copyfile(import_path.__file__, package / "import_path.py")
+    path, folders = path or import_path.current(), own_modules.looked_in()
+    for module, app in (("server_app", _SERVER), ("client_app", _CLIENT)):
+        text = _COMPONENT.format(module=module, app=app, path=path, folders=folders)
+        (package / f"{module}.py").write_text(text, encoding="utf-8")
     # A JSON string is a TOML string, as long as it is not escaped to surrogate pairs.
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in config.items()]
     (directory / "pyproject.toml").write_text(
-        _PROJECT.format(config="\n".join(lines)), encoding="utf-8"
+        _PROJECT.format(name=name, config="\n".join(lines)), encoding="utf-8"
     )
 
 
@@ -192,20 +237,11 @@ def _federation(partitions: int, cpus: float, gpus: float) -> str:
     )
 
 
-def _check_directory() -> None:
-    """Refuse a current directory that hides one of our packages: Ray looks there first."""
-    for name in ("hqde_fl", "strategies", "clients", "simulations"):
-        specs = PathFinder.find_spec(name, [os.getcwd()]), find_spec(name)
-        there, ours = (spec.origin if spec else None for spec in specs)
-        if there and ours and not os.path.samefile(there, ours):
-            raise ConfigError(
-                f"{there} hides the package {name!r} of hqde-fl from Ray's workers: "
-                "run from another directory, or rename it"
-            )
-
-
 class _Run:
     """One ``flwr run`` on a SuperLink."""
+
+    anywhere = False
+    """Whether the processes of the run need not be on this machine."""
 
     def __init__(
         self,
@@ -219,33 +255,45 @@ class _Run:
         self._superlink, self._app, self._on_line = superlink, app, on_line
         self._out, self._resume = out.resolve(), resume
         self._names = [connection] if connection else []
+        # found again by it; Flower takes at most 32 characters
+        self._name = f"{APP_NAME}-{time.time_ns():x}{os.getpid() & 0xFFF:03x}"
+        self._tail: deque[str] = deque(maxlen=_TAIL)
         self._id: str | None = None
         self._over = False
 
     def execute(self, experiment_json: str, out: str, *arguments: str) -> None:
         """Run, log, and raise unless it was completed."""
         config = {"experiment": "", "set": "", "config": experiment_json, "out": out}
-        write_app(self._app, config | {"resume": out if self._resume else ""})
+        config |= {"resume": out if self._resume else ""}
+        write_app(self._app, config, self._name, import_path.current(self.anywhere))
         self._out.mkdir(parents=True, exist_ok=True)
-        tail: deque[str] = deque(maxlen=_TAIL)
         command = ["run", str(self._app), *self._names, "--stream", *arguments]
-        with (self._out / LOG_FILE).open("a" if self._resume else "w", encoding="utf-8") as log:
-            for line in _lines(self._superlink.flwr(*command), self._superlink):
-                print(line, file=log, flush=True)
-                if self._id is None and (found := _STARTED.search(line)):
-                    self._id = found[1]
-                self._on_line(line)
-                if line.strip():
-                    tail.append(line.strip())
+        with (
+            (self._out / LOG_FILE).open("a" if self._resume else "w", encoding="utf-8") as file,
+            _process(self._superlink.flwr(*command), self._superlink) as process,
+        ):
+            try:
+                for line in _lines(process):
+                    self._heed(line, file)
+            except BaseException:
+                self.submitted(process, file)
+                raise
         status, details = self._outcome()
         if status != _COMPLETED:
-            reason = details or "\n".join(tail) or "Flower gave no reason"
+            reason = details or "\n".join(self._tail) or "Flower gave no reason"
             raise RunError(f"flwr run ended {status}: {reason}\n(its log: {self._out / LOG_FILE})")
 
-    def stop(self) -> None:
-        """Have the SuperLink stop it, if it is not over."""
-        if self._id is not None and not self._over:
-            self._call("stop", self._id, *self._names)
+    def submitted(self, process: subprocess.Popen[str], file: TextIO) -> None:
+        """Do what has to be done before ``flwr run`` is ended: here nothing."""
+
+    def _heed(self, line: str, file: TextIO) -> None:
+        """Log a line, and remember what is needed of it."""
+        print(line, file=file, flush=True)
+        if self._id is None and (found := _STARTED.search(line)):
+            self._id = found[1]
+        self._on_line(line)
+        if line.strip():
+            self._tail.append(line.strip())
 
     def _outcome(self) -> tuple[str, str]:
         """Its status, once that is final, and its details."""
@@ -269,7 +317,9 @@ class _Run:
                     return status, "" if details == "N/A" else details.removeprefix(_PREFIX)
             time.sleep(1.0)  # the stream of the log broke off before the run ended
 
-    def _call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def _call(
+        self, *arguments: str, seconds: float | None = None
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self._superlink.flwr(*arguments),
             stdin=subprocess.DEVNULL,
@@ -277,15 +327,64 @@ class _Run:
             env=dict(self._superlink.environment),
             text=True,
             check=False,
+            timeout=seconds,
+            start_new_session=True,  # Ctrl-C is for this process
         )
 
 
-def _lines(command: list[str], superlink: SuperLink) -> Iterator[str]:
-    """Run a command and yield its lines without colours, as they come."""
-    with _process(command, superlink) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            yield _COLOUR.sub("", line.rstrip("\n"))
+class _Deployed(_Run):
+    """One ``flwr run`` on a SuperLink that stays up, and has to be told to stop the run."""
+
+    anywhere = True
+
+    def submitted(self, process: subprocess.Popen[str], file: TextIO) -> None:
+        """Wait until ``flwr run`` has said which run it started: it may just be submitting it."""
+        if self._id is not None or self._over:
+            return
+        with uninterrupted():
+            timer = threading.Timer(_SUBMIT_SECONDS, process.kill)
+            timer.start()
+            try:
+                for line in _lines(process):
+                    self._heed(line, file)
+                    if self._id is not None:
+                        break
+            finally:
+                timer.cancel()
+
+    def stop(self) -> None:
+        """Have the SuperLink stop it, if it is not over."""
+        if self._over:
+            return
+        try:
+            for number in [self._id] if self._id is not None else self._started():
+                stopped = self._call("stop", number, *self._names, seconds=_STOP_SECONDS)
+                if stopped.returncode:
+                    said = (stopped.stderr or stopped.stdout).strip()
+                    log(WARNING, "flwr stop %s: %s", number, said)
+        except subprocess.TimeoutExpired as error:
+            command = " ".join(["flwr", *map(str, error.cmd[1:])])
+            log(WARNING, "%s does not answer: the run may go on", command)
+
+    def _started(self) -> list[str]:
+        """Return the ids of unfinished runs of this app, whose start nobody has heard of."""
+        listed = self._call("ls", *self._names, "--format", "json", seconds=_STOP_SECONDS)
+        try:
+            runs = json.loads(listed.stdout)["runs"]
+        except (json.JSONDecodeError, KeyError):
+            return []
+        return [
+            str(run["run-id"])
+            for run in runs
+            if run.get("fab-name") == self._name and not str(run["status"]).startswith("finished")
+        ]
+
+
+def _lines(process: subprocess.Popen[str]) -> Iterator[str]:
+    """Yield the lines that a process prints, without colours, as they come."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        yield _COLOUR.sub("", line.rstrip("\n"))
 
 
 @contextmanager
@@ -302,8 +401,10 @@ def _process(command: list[str], superlink: SuperLink) -> Iterator[subprocess.Po
         start_new_session=True,  # Ctrl-C is for this process, which then ends all of them
     )
     try:
-        with process:
-            yield process
+        yield process
     except BaseException:
         process.kill()
         raise
+    finally:
+        with process:  # its pipe is closed, and nothing is left of it
+            pass

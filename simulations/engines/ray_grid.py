@@ -18,12 +18,14 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from hqde_fl.errors import ConfigError
+from simulations import import_path
 from simulations.engines.dispatch import Counters, Dispatcher, Task
 from simulations.engines.local import LocalGrid
 from simulations.engines.packing import Packed, pack, unpack
 from simulations.engines.ray_pool import POOL, Pool, connect
 from simulations.engines.ray_worker import Done, Job
 from simulations.engines.resources import Resources, Share
+from simulations.interruption import reclaim
 
 POLL_SECONDS = 0.05
 
@@ -75,9 +77,12 @@ class RayGrid(LocalGrid):
     ) -> None:
         super().__init__(partitions, seed)
         self.dashboard = connect(address, runtime_env)
+        reclaim()
         self._shares = _Shares(resources, pool)
         app = ray.put((client_app, dict(run_config), self._run.run_id))
-        self._dispatcher = Dispatcher(pool, app.hex(), app, changed=self._changed)
+        self._dispatcher = Dispatcher(
+            pool, app.hex(), [app, import_path.current()], changed=self._changed
+        )
         self._asked: dict[str, Message] = {}
 
     @property

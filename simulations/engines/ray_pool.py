@@ -15,11 +15,14 @@ import ray
 from ray.exceptions import RayError
 
 from hqde_fl.errors import RunError
-from simulations.engines.ray_worker import Worker
+from simulations import import_path
+from simulations.engines.ray_starter import Starter
 from simulations.engines.resources import Resources, Share, settle
 
 PACKAGES = ("hqde_fl", "strategies", "clients", "simulations")
 _CONNECTING = threading.Lock()
+_starting: list[threading.Event] = []
+"""Set when a start that ``prepare`` began is over."""
 _announced: list[str] = []
 """The dashboard of a Ray that ``prepare`` connected to, until somebody connects and hears of it."""
 
@@ -82,14 +85,25 @@ def prepare(address: str = "", runtime_env: Mapping[str, Any] | None = None) -> 
 
     Whatever goes wrong is seen by whoever connects next, for it is tried again then.
     """
+    over = threading.Event()
 
     def begin() -> None:
         with suppress(RunError):
-            _announced.append(connect(address, runtime_env))
+            try:
+                _announced.append(connect(address, runtime_env))
+            finally:
+                over.set()
             threading.Event().wait()  # Linux ends Ray's processes with the thread that started them
 
     if not ray.is_initialized():
+        _starting[:] = [over]
         threading.Thread(target=begin, name="ray.init", daemon=True).start()
+
+
+def prepared(seconds: float) -> None:
+    """Wait until a start that ``prepare`` began is over: half a Ray cannot be ended as a whole."""
+    for over in _starting:
+        over.wait(seconds)
 
 
 def cluster() -> list[dict[str, float]]:
@@ -190,10 +204,10 @@ class Pool:
         return sum(slot.share == share for slot in self.slots)
 
     def _start(self, share: Share) -> None:
-        remote: Any = ray.remote(Worker)
+        remote: Any = ray.remote(Starter)
         actor = remote.options(
             num_cpus=share.num_cpus, num_gpus=share.num_gpus, max_restarts=0
-        ).remote(share.threads, share.memory_fraction)
+        ).remote(import_path.current(), share.threads, share.memory_fraction)
         self.slots.append(Slot(actor, share, boot=actor.ping.remote()))
 
     def _make_room(self, share: Share, wanted: Mapping[Share, int]) -> bool:

@@ -18,6 +18,7 @@ from flwr.clientapp import ClientApp
 from flwr.supercore.task_identity import TaskIdentity
 
 from simulations.engines.packing import Packed, pack, unpack
+from simulations.import_path import follow
 
 APPS_KEPT = 2
 """ClientApps that a worker keeps between runs, with whatever data they have loaded."""
@@ -101,8 +102,9 @@ class Worker:
         ----------
         key : str
             Names the app; it is fetched once.
-        app : Sequence[ObjectRef]
-            One reference to the pickled (ClientApp, run config, run id).
+        app : Sequence[Any]
+            A reference to the pickled (ClientApp, run config, run id), and the driver's
+            ``import_path.current()``: where the modules are that unpickling it imports.
         content : Packed
             Of every client's message.
         jobs : Sequence[Job]
@@ -124,6 +126,7 @@ class Worker:
 
     def _app(self, key: str, app: Sequence[Any]) -> tuple[ClientApp, dict[str, Any], int]:
         if key not in self._apps:
+            follow(app[1])
             self._apps[key] = ray.get(app[0])
             while len(self._apps) > APPS_KEPT:
                 self._apps.popitem(last=False)

@@ -25,6 +25,7 @@ from typing import IO
 
 from hqde_fl.errors import RunError
 from simulations.engines import guard
+from simulations.interruption import uninterrupted
 
 _ATTEMPTS = 3  # another process may take the free port first
 _STARTUP = 60.0  # seconds
@@ -141,15 +142,16 @@ def _guarded(
     try:
         yield process
     finally:
-        if process.stdin is not None:
-            process.stdin.close()
-        try:
-            process.wait(timeout=_SHUTDOWN)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        # In case the guard itself was killed.
-        guard.end_all(str(home))
+        with uninterrupted():
+            if process.stdin is not None:
+                process.stdin.close()
+            try:
+                process.wait(timeout=_SHUTDOWN)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            # In case the guard itself was killed.
+            guard.end_all(str(home))
 
 
 def _answers(process: subprocess.Popen[bytes], port: int) -> bool:

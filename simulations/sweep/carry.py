@@ -13,6 +13,7 @@ import psutil
 from hqde_fl.errors import HQDEError
 from simulations.config import Experiment
 from simulations.follow import OnRound
+from simulations.interruption import interrupted
 from simulations.results import Run, note
 from simulations.run import run_experiment
 
@@ -43,6 +44,8 @@ def carry_out(experiment: Experiment, out: Path, on_round: OnRound) -> str | Non
     try:
         run_experiment(experiment, out, on_round=listen, report=False)
     except Exception as error:  # a row with an error; the other cells have a right to run
+        if interrupted():
+            raise KeyboardInterrupt from error
         name = "" if isinstance(error, HQDEError) else f"{type(error).__name__}: "
         return f"{name}{error}".splitlines()[0]
     seconds = round(time.monotonic() - started, 3)

@@ -16,6 +16,7 @@ from typing import Any
 from hqde_fl.errors import ConfigError
 from simulations.comparison import INDEX, Comparison
 from simulations.config import Experiment
+from simulations.interruption import interruptible, uninterrupted
 from simulations.results import close
 from simulations.run import require_empty
 from simulations.sweep.carry import carry_out, is_finished
@@ -53,6 +54,8 @@ def run_sweep(
     report: bool = True,
 ) -> Comparison:
     """Run the cells of a sweep.
+
+    Ctrl-C, SIGTERM and SIGHUP end it as they end ``run_experiment``.
 
     Parameters
     ----------
@@ -93,7 +96,7 @@ def run_sweep(
         cells = [(cell.labels, cell.directory, errors.get(cell.key)) for cell in sweep.cells]
         return Comparison.read(out, sweep.name, sweep.axes, cells)
 
-    with locked(out) as lock:
+    with locked(out) as lock, interruptible():
         state().save(out)  # so that a sweep that is killed can be told, and shown
         missing = [c for c in sweep.distinct if not is_finished(out / c.directory, c.experiment)]
         watch.planned(missing, len(sweep.distinct) - len(missing))
@@ -102,13 +105,14 @@ def run_sweep(
                 _run_here(missing, out, watch, errors)
             else:
                 _run_in_processes(missing, out, min(jobs, len(missing)), lock, watch, errors)
-        finally:  # what there is, if the user interrupts
-            for cell in missing:  # a process that was ended could not say so
-                error = errors.get(cell.key)
-                close(out / cell.directory, "failed" if error else "interrupted", error)
-            comparison = state()
-            comparison.save(out)
-            write_tables(comparison, out)
+        finally:  # what there is, if the sweep is interrupted
+            with uninterrupted():
+                for cell in missing:  # a process that was ended could not say so
+                    error = errors.get(cell.key)
+                    close(out / cell.directory, "failed" if error else "interrupted", error)
+                comparison = state()
+                comparison.save(out)
+                write_tables(comparison, out)
         if report:
             from simulations.report import write_report
 
@@ -205,9 +209,10 @@ def _run_in_processes(
             else:
                 watch.on_round(cell, line)
     finally:
-        over.set()
-        for thread in threads:
-            while thread.is_alive():  # it may be about to start one more
-                for worker in list(workers.values()):
-                    worker.close()
-                thread.join(POLL_SECONDS)
+        with uninterrupted():
+            over.set()
+            for thread in threads:
+                while thread.is_alive():  # it may be about to start one more
+                    for worker in list(workers.values()):
+                        worker.close()
+                    thread.join(POLL_SECONDS)

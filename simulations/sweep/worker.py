@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, final
 
+from simulations import own_modules
 from simulations.config import Experiment
 
 
@@ -36,7 +37,8 @@ class Worker:
         path = os.pathsep.join(each for each in sys.path if each)
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "simulations.sweep.worker"],
+                # -P: a module in the working directory must not hide one of hqde-fl
+                [sys.executable, "-P", "-m", "simulations.sweep.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -48,7 +50,11 @@ class Worker:
 
     def run(self, experiment: Experiment, out: Path) -> Iterator[Mapping[str, Any]]:
         """Run a cell: a line of ``rounds.jsonl`` for each round, and last ``{"error": ...}``."""
-        job = {"experiment": experiment.to_json(), "out": str(out)}
+        job = {
+            "experiment": experiment.to_json(),
+            "out": str(out),
+            "folders": own_modules.looked_in(),
+        }
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
@@ -94,6 +100,7 @@ def main() -> None:
 
     while True:
         job = json.loads(jobs.get())
+        own_modules.look_in(job["folders"])
         error = carry_out(Experiment.from_json(job["experiment"]), Path(job["out"]), tell)
         tell({"error": error})
 

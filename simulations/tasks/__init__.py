@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from clients.task import Task
 from hqde_fl.catalogue import Catalogue
 from hqde_fl.errors import ConfigError
+from simulations.own_modules import attribute
 from simulations.tasks.base import BuiltinTask
 from simulations.tasks.digits import Digits
 from simulations.tasks.fashion_mnist import FashionMnist
@@ -70,7 +70,7 @@ def _load(
     table: Mapping[str, Any], partitioner_table: Mapping[str, Any], partitions: int, seed: int
 ) -> Task:
     name = table["name"]
-    found = _attribute(name)
+    found = attribute("task", name)
     arguments = {key.replace("-", "_"): table[key] for key in table if key != "name"}
     if isinstance(found, Task):
         if arguments:
@@ -92,19 +92,3 @@ def _load(
     if not isinstance(task, Task):
         raise ConfigError(f"task {name!r} must return a Task, found {task!r}")
     return task
-
-
-def _attribute(name: str) -> Any:
-    module_name, _, attribute = name.partition(":")
-    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
-        raise ConfigError(f"task {name!r} must read package.module:attribute")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        # A module that exists but imports one that does not is the user's to see whole.
-        if error.name != module_name and not module_name.startswith(f"{error.name}."):
-            raise
-        raise ConfigError(f"task {name!r}: there is no module {module_name!r}") from error
-    if not hasattr(module, attribute):
-        raise ConfigError(f"task {name!r}: module {module_name!r} has no {attribute!r}")
-    return getattr(module, attribute)

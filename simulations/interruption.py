@@ -1,0 +1,242 @@
+"""Ctrl-C, SIGTERM and SIGHUP end a run in one way: what was started is ended, then the process.
+
+Inside ``interruptible`` each of the three raises ``KeyboardInterrupt`` in the main thread. It is
+the one exception that everything underneath passes on: Ray turns a ``KeyboardInterrupt`` into its
+own and drops whatever else a handler raises. On the way out, SIGTERM and SIGHUP become
+``Terminated``, a ``SystemExit`` with the exit status that shells give to the signal.
+
+Signals belong to the main thread: in any other thread all of this does nothing. Standard library
+only, and little of it: ``hqde-fl`` imports this before it can be interrupted in good order.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # ``typing`` takes longer to import than everything else here
+    from types import FrameType
+    from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, the request to end, and the terminal that was closed."""
+
+REPEAT_SECONDS = 1.0
+"""A signal that follows another one within so many seconds is the same request."""
+
+_current: Interruption | None = None
+_interrupted: int | None = None
+
+
+class Terminated(SystemExit):
+    """The end of a process that SIGTERM or SIGHUP asked for.
+
+    Parameters
+    ----------
+    number : int
+        The signal; the exit status is 128 more.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.status = exit_status(number)
+        super().__init__(self.status)
+
+
+def exit_status(number: int) -> int:
+    """Return the exit status of a process that a signal ended, as shells give it."""
+    return 128 + number
+
+
+class Interruption:
+    """The signals of an ``interruptible`` block.
+
+    Attributes
+    ----------
+    number : signal.Signals or None
+        The first signal that came.
+    """
+
+    def __init__(self) -> None:
+        self.number: signal.Signals | None = None
+        self.held, self._waiting, self._ending, self._lost = 0, False, False, False
+        self._raised = float("-inf")
+
+    def install(self) -> None:
+        """Take the signals, also from whoever has taken them in the meantime."""
+        for number in _taken():
+            signal.signal(number, self._receive)
+
+    def end(self) -> None:
+        """From now on a signal that repeats the request changes nothing."""
+        self._ending = self._ending or self.number is not None
+
+    def release(self) -> None:
+        """Raise what came while signals were held back."""
+        waiting, self._waiting = self._waiting, False
+        if waiting and not self._ending:
+            self._raised = time.monotonic()
+            raise KeyboardInterrupt
+
+    def lose(self) -> None:
+        """Raise once more: the exception came up where Python drops exceptions."""
+        if self.number is not None and not self._ending:
+            self._lost = True
+            _thread.interrupt_main(self.number)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGTERM:
+            _cancel_abort()
+        repeated = self.number is not None
+        if not repeated:
+            self.number = signal.Signals(number)
+        if self.held:
+            self._waiting = True
+            return
+        again = self._lost or time.monotonic() - self._raised > REPEAT_SECONDS
+        if repeated and (self._ending or not again):
+            return
+        self._lost, self._raised = False, time.monotonic()
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def interruptible() -> Iterator[Interruption]:
+    """Let SIGINT, SIGTERM and SIGHUP raise ``KeyboardInterrupt`` while the block lasts.
+
+    The first signal is raised at once, a second one changes nothing while things are being ended.
+    The handlers from before are in place again afterwards. A block inside another one is a part of
+    it. SIGHUP stays ignored where it was (``nohup``).
+
+    Yields
+    ------
+    Interruption
+        Which signal has come.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After SIGINT.
+    Terminated
+        After SIGTERM or SIGHUP.
+    """
+    global _current, _interrupted
+    if threading.current_thread() is not threading.main_thread():
+        yield Interruption()
+        return
+    if _current is not None:
+        _current.install()
+        yield _current
+        return
+    interruption, _interrupted = Interruption(), None
+    before = {number: signal.getsignal(number) for number in _taken()}
+    dropped = sys.unraisablehook
+
+    def unraisable(found: Any) -> None:
+        if isinstance(found.exc_value, KeyboardInterrupt):
+            interruption.lose()
+        else:
+            dropped(found)
+
+    try:
+        _current, sys.unraisablehook = interruption, unraisable
+        interruption.install()
+        yield interruption
+    except BaseException as error:
+        if interruption.number is None and _from_ray(error):
+            interruption.number = signal.SIGTERM
+        interruption.end()
+        if interruption.number is None:
+            raise
+        _interrupted = interruption.number
+        if interruption.number != signal.SIGINT:
+            raise Terminated(interruption.number) from None
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise KeyboardInterrupt from error  # what the interrupted code made of it
+    finally:
+        interruption.end()
+        _current, sys.unraisablehook = None, dropped
+        for number, handler in before.items():
+            if handler is not None:  # None: not Python's, and there is no way to put it back
+                signal.signal(number, handler)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold signals back while the block ends what was started; they are raised after it.
+
+    Without an ``interruptible`` block around it, it does nothing.
+    """
+    interruption = _current
+    if interruption is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    interruption.end()
+    interruption.held += 1
+    try:
+        yield
+    finally:
+        interruption.held -= 1
+    if not interruption.held:
+        interruption.release()
+
+
+def interrupted() -> bool:
+    """Return whether a signal has come in the ``interruptible`` block that lasts."""
+    return _current is not None and _current.number is not None
+
+
+def reclaim() -> None:
+    """Take the signals back in the ``interruptible`` block that lasts, if there is one.
+
+    Ray puts a handler of its own in front of SIGTERM when a process connects to it, which prints a
+    stack and aborts the process three seconds later.
+    """
+    if _current is not None and threading.current_thread() is threading.main_thread():
+        _current.install()
+
+
+def leave_at_once() -> None:
+    """Let the signals end this process where it stands, with one word on stderr.
+
+    This is for the time in which nothing has been started: while modules are imported, for
+    instance, an exception could be taken for a failed import, or be printed by a C extension.
+    Once an ``interruptible`` block has been interrupted, signals change nothing any more.
+    """
+    for number in _taken():
+        signal.signal(number, _leave)
+
+
+def ignore() -> None:
+    """Let the signals change nothing: the process is about to end."""
+    for number in _taken():
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    if _interrupted is None:
+        os.write(2, b"interrupted\n")
+        os._exit(exit_status(number))
+
+
+def _taken() -> list[int]:
+    hangup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [number for number in SIGNALS if number != signal.SIGHUP or not hangup]
+
+
+def _from_ray(error: BaseException) -> bool:
+    """Whether Ray's handler raised it, which is there while a process connects to Ray."""
+    return isinstance(error, SystemExit) and error.code == signal.SIGTERM
+
+
+def _cancel_abort() -> None:
+    """Call off the abort that Ray's handler has set an alarm for before it called this one."""
+    if "ray" in sys.modules:
+        signal.alarm(0)
