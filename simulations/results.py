@@ -34,6 +34,7 @@ from simulations.disk import replace_file
 from simulations.interruption import interrupted, uninterrupted
 from simulations.own_modules import folders_of
 from strategies.callbacks import Callback, ClientRecord, RoundRecord
+from strategies.void_rounds import void_summary
 
 MANIFEST, ROUNDS, CLIENTS = "manifest.json", "rounds.jsonl", "clients.jsonl"
 MODEL, REPORT = "model.safetensors", "report.html"
@@ -190,9 +191,10 @@ class Run:
         return self.final.get("accuracy")
 
     @property
-    def void(self) -> tuple[int, ...]:
-        """The rounds without an aggregate."""
-        return tuple(line["round"] for line in self.rounds if line.get("void"))
+    def void_rounds(self) -> str | None:
+        """One line about the rounds without an aggregate; None if there are none."""
+        void = [line["round"] for line in self.rounds if line.get("void")]
+        return void_summary(void, len(self.rounds) - 1)
 
     @property
     def seconds(self) -> float:

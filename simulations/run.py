@@ -34,7 +34,6 @@ from simulations.results import (
     round_line,
 )
 from strategies.callbacks import Callback, RoundRecord
-from strategies.void_rounds import void_summary
 
 if TYPE_CHECKING:
     from simulations.engines.inline import InlineGrid
@@ -143,7 +142,7 @@ def run_experiment(
 
             write_report(Comparison.of(Run.load(out)), out)
         run = Run.load(out)
-        return RunResult(out, run.final, void_summary(run.void, len(run.rounds) - 1))
+        return RunResult(out, run.final, run.void_rounds)
 
 
 def require_empty(out: Path, leftovers: Collection[str] = ()) -> None:

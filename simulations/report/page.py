@@ -68,6 +68,8 @@ PAGE = (
 <h2>Result</h2>
 {% if manifest.status != "finished" %}
 <div class="card error"><b>{{ manifest.status }}</b> {{ manifest.error or "" }}</div><br>
+{% endif %}{% if run.void_rounds %}
+<p class="hint">{{ run.void_rounds }}</p>
 {% endif %}"""
     + _TILES
     + """
