@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.common.serde import recorddict_to_proto
 from torch import Tensor
 
 from hqde_fl.arrived import Sent
@@ -51,6 +50,12 @@ NUMPY = "numpy.ndarray"
 """Flower's own serialisation type: the bytes of an .npy file."""
 
 NUM_EXAMPLES = "num-examples"
+
+_LONGEST_HEADER, _USUAL_HEADER = 4096, 256
+"""Bytes of an .npy header: the longest that is read, and the longest that is remembered, so that
+clients cannot fill the memory with headers."""
+_SHOWN = 64
+"""Dimensions of a shape that are written out before it is cut."""
 
 
 def to_array(tensor: Tensor) -> Array:
@@ -90,10 +95,27 @@ def _record(record: ArrayRecord | MetricRecord | ConfigRecord) -> int:
     """A record's field in its item."""
     if isinstance(record, ArrayRecord):
         return _field(sum(_field(_text(key) + _array(array)) for key, array in record.items()))
-    try:
-        return int(recorddict_to_proto(RecordDict({"": record})).items[0].ByteSize())
-    except Exception:  # numbers of more than 64 bits
-        return _field(sum(_text(str(key)) for key in record))
+    return _field(sum(_field(_text(key) + _field(_value(each))) for key, each in record.items()))
+
+
+def _value(value: Any) -> int:
+    """The one field of a metric or a config, without a copy of it: lists have a longer tag."""
+    if not isinstance(value, list):
+        return _single(value)
+    if value and isinstance(value[0], str | bytes):
+        return 1 + _field(sum(_single(each) for each in value))
+    unsigned = any(isinstance(each, int) and each >= 1 << 63 for each in value)
+    numbers = sum(_varint(each) if unsigned else _single(each) - 1 for each in value)
+    return 1 + _field(_field(numbers) if value else 0)
+
+
+def _single(value: Any) -> int:
+    """A field that holds one number or text."""
+    if isinstance(value, float):
+        return 9
+    if isinstance(value, int):
+        return 1 + _varint(value if value >= 1 << 63 else 2 * value if value >= 0 else ~(2 * value))
+    return _field(len(value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value))
 
 
 def _text(text: str) -> int:
@@ -317,8 +339,9 @@ def _as_sent(arrays: Mapping[str, Array], layout: Layout, model: Tensor) -> Sent
 
 def _check(entry: Entry, array: Array) -> None:
     if tuple(array.shape) != entry.shape:
+        shown = tuple(array.shape[:_SHOWN])
         raise _MalformedError(
-            f"wrong shape {tuple(array.shape)!s:.60} of {entry.name!r}, expected {entry.shape}"
+            f"wrong shape {shown!s:.60} of {entry.name!r}, expected {entry.shape}"
         )
     if array.dtype != entry.dtype:
         raise _MalformedError(
@@ -360,17 +383,19 @@ def _npy_header(array: Array, dtype: np.dtype[Any]) -> tuple[int, bool]:
         raise _MalformedError("not the bytes of an .npy array")
     width = 2 if data[6] == 1 else 4
     start = 8 + width + int.from_bytes(data[8 : 8 + width], "little")
-    if start > min(len(data), 4096):
+    if start > min(len(data), _LONGEST_HEADER):
         raise _MalformedError("the .npy header is longer than the array's bytes")
-    shape, descr, fortran = _parse_header(bytes(data[8 + width : start]))
+    header = bytes(data[8 + width : start])
+    parse = _parse_header if len(header) <= _USUAL_HEADER else _parse_header.__wrapped__
+    shape, descr, fortran = parse(header)
     if shape != tuple(array.shape) or descr != dtype:
         raise _MalformedError(
-            f"the .npy header says {descr!s:.60} {shape!s:.60}, the message {array.shape}"
+            f"the .npy header says {descr!s:.60} {shape[:_SHOWN]!s:.60}, the message {array.shape}"
         )
     return start, fortran
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _parse_header(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
     fields = ast.literal_eval(header.decode("latin1").strip())
     return tuple(fields["shape"]), np.dtype(fields["descr"]), bool(fields["fortran_order"])

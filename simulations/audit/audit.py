@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 
 from hqde_fl.errors import ConfigError, RunError, UnknownNameError
 from simulations.audit.catalogue import HOSTILE
 from simulations.audit.federation import Form
+from simulations.audit.memory import settle
 from simulations.audit.row import Row
 from simulations.audit.sandbox import EndedError, Sandbox
 from simulations.audit.subjects import build, ours
@@ -39,13 +41,19 @@ class Subject:
     findings: Mapping[str, Finding]
 
     def passed(self, row: Row) -> bool:
-        """Whether it held, and said who the culprit is where it must.
+        """Whether it held; one of ours also within the memory bound, with the culprit named.
 
-        How another strategy would say so is not known, beyond what it logs; it is not held
-        against it.
+        How another strategy would name the culprit is not known, beyond what it logs, and its
+        replies are read by Flower's own code: neither is held against it.
         """
         finding = self.findings[row.name]
-        return finding.held and (finding.named or not self.ours or not row.expected)
+        ours = finding.frugal and (finding.named or not row.expected)
+        return finding.held and (ours or not self.ours)
+
+    @property
+    def measured(self) -> bool:
+        """Whether this platform measures the memory that rows take."""
+        return any(finding.growth is not None for finding in self.findings.values())
 
     @property
     def failures(self) -> list[str]:
@@ -125,5 +133,14 @@ def attempt(name: str, row: str | None, form: Form | None) -> tuple[Finding, boo
     """One trial: what happened, and whether the strategy is ours."""
     strategy = build(name)
     mine = ours(strategy)
-    chosen = None if row is None else HOSTILE[row]
-    return trial(strategy, chosen, guarded=mine, expected=form), mine
+    if row is None:
+        return trial(strategy, None, guarded=mine), mine
+    _prepare(name, mine)
+    return trial(strategy, HOSTILE[row], guarded=mine, expected=form), mine
+
+
+@cache
+def _prepare(name: str, guarded: bool) -> None:
+    """Have this process load what a first run loads, which is no row's doing."""
+    trial(build(name), None, guarded=guarded)
+    settle()

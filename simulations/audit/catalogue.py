@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from simulations.audit.row import Row
 from simulations.audit.rows import (
     arrays,
+    bombs,
     envelopes,
     evaluation,
     files,
@@ -25,6 +26,7 @@ GROUPS: Mapping[str, tuple[Row, ...]] = {
     "records": records.ROWS,
     "envelopes": envelopes.ROWS,
     "objects": objects.ROWS,
+    "bombs": bombs.ROWS,
     "packed": packed.ROWS,
     "evaluation": evaluation.ROWS,
 }

@@ -15,10 +15,13 @@ from rich.table import Table
 from hqde_fl.errors import ConfigError
 from simulations.audit.audit import Subject, audit, chosen
 from simulations.audit.catalogue import GROUPS, HOSTILE
+from simulations.audit.memory import memory_bound
 from simulations.audit.row import Row
+from simulations.audit.trial import Finding
 from simulations.results import strict, versions
 
 NOT_TRIED = "-"
+UNMEASURED = "memory was not measured, as only Linux keeps a peak that can be reset"
 
 
 def run_audit(
@@ -87,7 +90,8 @@ def verdict(subject: Subject) -> str:
     """One line about a strategy."""
     failures = subject.failures
     passed = len(subject.findings) - len(failures)
-    return f"{subject.name}: passed {passed} of {len(subject.findings)} rows"
+    line = f"{subject.name}: passed {passed} of {len(subject.findings)} rows"
+    return line if subject.measured or not subject.findings else f"{line}; {UNMEASURED}"
 
 
 def cell(subject: Subject, row: Row) -> str:
@@ -107,7 +111,16 @@ def cell(subject: Subject, row: Row) -> str:
         return finding.model
     if not finding.held:
         return f"evaluation {finding.evaluation:.2g}"
+    if subject.ours and not finding.frugal:
+        return f"memory {memory(finding)}"
     return "ok" if subject.passed(row) else "not named"
+
+
+def memory(finding: Finding) -> str:
+    """By how much memory grew, and for how much that was received."""
+    if finding.growth is None:
+        return "not measured"
+    return f"{finding.growth / 2**20:.1f} MiB for {finding.received / 2**20:.1f}"
 
 
 def report(subjects: Sequence[Subject]) -> Mapping[str, Any]:
@@ -145,6 +158,7 @@ def _line(subject: Subject, name: str) -> Mapping[str, Any]:
     fields = dataclasses.asdict(finding)
     del fields["form"]
     named = True if finding.named else (False if subject.ours else None)  # None: no way to tell
+    fields["memory_bound"] = memory_bound(finding.received)
     return {**fields, "does": row.does, "named": named, "passed": subject.passed(row)}
 
 
@@ -160,7 +174,7 @@ def _matrix(subjects: Sequence[Subject], rows: Sequence[Row]) -> Table:
 
 def _details(subject: Subject, rows: Sequence[Row]) -> Table:
     table = Table(box=None)
-    for title in ("row", "verdict", "culprit named"):
+    for title in ("row", "verdict", "culprit named", "memory"):
         table.add_column(title, no_wrap=True)
     table.add_column("what was said")
     for row in rows:
@@ -169,7 +183,8 @@ def _details(subject: Subject, rows: Sequence[Row]) -> Table:
         unknown = "no" if subject.ours and row.expected else "no way to tell"
         named = "yes" if finding.named else ("not needed" if not row.expected else unknown)
         said = escape(finding.raised or finding.said)
-        table.add_row(row.name, _coloured(cell(subject, row)), named, f"[dim]{said}[/dim]")
+        word = _coloured(cell(subject, row))
+        table.add_row(row.name, word, named, memory(finding), f"[dim]{said}[/dim]")
     return table
 
 

@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
 from typing import final
 
 from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 
 from simulations.audit.federation import CLIENTS, CULPRIT, honest
-from simulations.audit.row import Case, Reply, Row
+from simulations.audit.memory import PeakMeter, memory_bound
+from simulations.audit.row import Case, Reply, Row, Wire
 from simulations.audit.wire import from_wire, to_wire
-from simulations.engines.inflate import Limits, ReplyError, inflate
+from simulations.engines.announcements import object_ids
+from simulations.engines.inflate import inflate
+from simulations.engines.limits import Limits, ReplyError
 from simulations.engines.local import LocalGrid
 
 LIMITS = Limits(max_bytes=16 << 20, max_objects=256)
 """Those of ``GuardedGrid`` for a small model."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What it took to read and screen what the culprit sent in one round.
+
+    Parameters
+    ----------
+    received : int
+        Bytes of its replies, as they travel.
+    growth : int or None
+        Bytes by which the process's memory grew at most; None if this platform cannot say.
+    """
+
+    received: int = 0
+    growth: int | None = None
+
+    @property
+    def excess(self) -> float:
+        """Bytes of growth beyond the bound."""
+        return -inf if self.growth is None else self.growth - memory_bound(self.received)
 
 
 @final
@@ -37,6 +63,10 @@ class AuditGrid(LocalGrid):
         super().__init__(CLIENTS, seed=0)
         self.asked = False
         """Whether the culprit had an opportunity."""
+        self.worst = Reading()
+        """The round in which the culprit's replies took most memory for their size."""
+        self._meter = PeakMeter()
+        self._received: int | None = None  # from the culprit, in the round that is measured
         self._row, self._guarded = row, guarded
         self._before: Message | None = None
         self._context = Context(self._run.run_id, self.culprit, {}, RecordDict(), {})
@@ -57,44 +87,79 @@ class AuditGrid(LocalGrid):
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Run the clients; of several replies to one message the last can be pulled."""
+        self.measured()
         keys = []
         for message in messages:
             keys.append(self._number(message))
-            for reply in self._replies_to(message):
-                self._replies[keys[-1]] = self._delivered(message, reply)
+            for reply in self._answers(message):
+                self._replies[keys[-1]] = reply
         return keys
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> list[Message]:
         """Run the clients and return all their replies; nobody is waited for."""
+        self.measured()
         found: list[Message] = []
         for message in messages:
             self._number(message)
-            found += [self._delivered(message, reply) for reply in self._replies_to(message)]
+            found += self._answers(message)
         return found
 
-    def _replies_to(self, message: Message) -> Iterable[Reply]:
+    def measured(self) -> None:
+        """End the measurement of a round: the strategy has read what it was handed."""
+        if self._received is not None:
+            reading = Reading(self._received, self._meter.stop())
+            self._received = None
+            if reading.excess >= self.worst.excess:
+                self.worst = reading
+
+    def _answers(self, message: Message) -> list[Message]:
+        """What the Grid hands to the strategy when a client is sent a message."""
+        replies = self._replies_to(message)
+        wires = [to_wire(each) if isinstance(each, Message) else each for each in replies]
+        if self._misbehaves(message):
+            self._received = sum(wire.size for wire in wires)
+            self._meter.start()
+            wires = [_pulled(wire) for wire in wires]
+        return [
+            from_wire(wire) if isinstance(reply, Message) else self._inflated(message, wire)
+            for reply, wire in zip(replies, wires, strict=True)
+        ]
+
+    def _replies_to(self, message: Message) -> Sequence[Reply]:
         node = message.metadata.dst_node_id
         kind = message.metadata.message_type
         if kind not in (MessageType.TRAIN, MessageType.EVALUATE):
             return [Message(Error(2, f"no function for {kind!r}"), reply_to=message)]
         content = honest(message, self._partitions[node])
-        if self._row is None or node != self.culprit or kind != self._row.asked:
+        if self._row is None or not self._misbehaves(message):
             return [Message(content, reply_to=message)]
         self.asked = True
         case = Case(message, content, self._context, self._before, self._nodes[CULPRIT + 1])
         self._before = message
         return self._row.replies(case)
 
-    def _delivered(self, message: Message, reply: Reply) -> Message:
-        """What the Grid hands to the strategy."""
-        if isinstance(reply, Message):
-            return from_wire(to_wire(reply))
+    def _misbehaves(self, message: Message) -> bool:
+        """Whether a message is answered as the row says."""
+        kind = message.metadata.message_type
+        mine = message.metadata.dst_node_id == self.culprit
+        return self._row is not None and mine and kind == self._row.asked
+
+    def _inflated(self, message: Message, wire: Wire) -> Message:
+        """An upload that need not be a message, as the Grid reads it."""
         if not self._guarded:
-            return from_wire(reply)
+            return from_wire(wire)
         try:
-            content = inflate(reply.root, reply.objects, LIMITS)
+            if wire.tree is not None:
+                object_ids(wire.tree, LIMITS.max_objects)
+            content = inflate(wire.root, wire.objects, LIMITS)
         except ReplyError as error:
             content = Error(ErrorCode.MESSAGE_UNAVAILABLE, str(error))
         return Message(content, reply_to=message)
+
+
+def _pulled(wire: Wire) -> Wire:
+    """A copy, as the bytes that a Grid pulls are the server's own."""
+    objects = {key: bytes(memoryview(content)) for key, content in wire.objects.items()}
+    return Wire(wire.root, objects, wire.tree and bytes(memoryview(wire.tree)))

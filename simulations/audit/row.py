@@ -46,10 +46,19 @@ class Wire:
         The id of the object that says it is the message.
     objects : Mapping[str, bytes]
         Object id -> bytes, as uploaded.
+    tree : bytes, optional
+        The serialised ``ObjectTree`` that is announced before. If not given, it is not looked at.
     """
 
     root: str
     objects: Mapping[str, bytes]
+    tree: bytes | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes that travel."""
+        parts = sum(len(key) + len(content) for key, content in self.objects.items())
+        return parts + len(self.tree or b"")
 
 
 Reply = Message | Wire

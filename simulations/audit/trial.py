@@ -14,6 +14,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from simulations.audit import canary
 from simulations.audit.federation import LOSS, Form, deviation, form, start
 from simulations.audit.grid import AuditGrid
+from simulations.audit.memory import memory_bound
 from simulations.audit.row import Row
 
 ROUNDS = 2
@@ -49,6 +50,12 @@ class Finding:
         What was logged or raised about the culprit last.
     form : Form or None
         Names, shapes and types of the model's arrays.
+    received : int
+        Bytes of the culprit's replies in one round, as they travel.
+    growth : int or None
+        Bytes by which the process's memory grew at most while they were read and screened, in the
+        round with most for what was received. None if the platform cannot measure it, or the
+        process was ended.
     """
 
     row: str
@@ -60,6 +67,13 @@ class Finding:
     loaded: bool = False
     said: str = ""
     form: Form | None = None
+    received: int = 0
+    growth: int | None = None
+
+    @property
+    def frugal(self) -> bool:
+        """Whether memory stayed within its bound, as far as it was measured."""
+        return self.growth is None or self.growth <= memory_bound(self.received)
 
     @property
     def held(self) -> bool:
@@ -94,9 +108,11 @@ def trial(
         except Exception as error:
             finding = replace(finding, raised=f"{type(error).__name__}: {error}"[:300])
             heard += [str(error)] if str(grid.culprit) in str(error) else []
+    grid.measured()
     if row is not None and not grid.asked:
         finding = replace(finding, raised="the strategy never asked the culprit")
     said = " ".join(heard[-1].split())[:300] if heard else ""
+    finding = replace(finding, received=grid.worst.received, growth=grid.worst.growth)
     return replace(finding, named=bool(heard), said=said, loaded=canary.heard())
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import cast
 
 from flwr.app import Message
+from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
+    iterate_object_tree,
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
@@ -23,4 +25,6 @@ def to_wire(message: Message) -> Wire:
 
 def from_wire(wire: Wire) -> Message:
     """Put a message together, as trusting as Flower."""
+    if wire.tree is not None:
+        list(iterate_object_tree(ObjectTree.FromString(wire.tree)))
     return cast(Message, inflate_object_from_contents(wire.root, dict(wire.objects)))

@@ -21,14 +21,14 @@ from typing import final
 from flwr.app import ArrayRecord, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.common.logger import log
-from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from hqde_fl.errors import CohortError, ConfigError
 from hqde_fl.wire import message_bytes
-from simulations.engines.inflate import Limits, ReplyError, inflate
+from simulations.engines.inflate import inflate
+from simulations.engines.limits import CHUNK_BYTES, Limits, ReplyError, text_bytes
 from simulations.engines.link import HttpGrid, Link, RunNotRunningException
 
 POLL_SECONDS = 0.5
@@ -40,7 +40,6 @@ SLICE_SECONDS = 2.0
 TTL_SECONDS = 15.0
 """How much longer than its round an instruction is valid."""
 
-_CHUNK = 5 << 20  # Flower's
 _FLOOR = Limits(max_bytes=16 << 20, max_objects=256)
 _RATIO = 4
 
@@ -142,6 +141,7 @@ class GuardedGrid(Grid):
             for message in sent:  # so that a slow node does not work through rounds that are over
                 message.metadata.ttl = min(message.metadata.ttl, timeout + TTL_SECONDS)
         limits = self._limits(sent)
+        self._link.largest_answer = limits.max_bytes
         activated = _activated(self.get_nodes())
         taken = self._link.push(sent)
         refused = [m for m, ok in zip(sent, taken, strict=True) if not ok]
@@ -171,6 +171,7 @@ class GuardedGrid(Grid):
             self._grown = Limits(
                 max(self._grown.max_bytes, _RATIO * message_bytes(content)),
                 max(self._grown.max_objects, _RATIO * _objects(content)),
+                max_text_bytes=max(self._grown.text_bytes, _RATIO * text_bytes(content)),
             )
         return self._grown
 
@@ -273,15 +274,14 @@ class _Collection(threading.Thread):
         """Pull what is there of one reply, for a while; its content once all of it is."""
         upload = self._uploads.get(key)
         if upload is None:
-            reply = self._link.reply(key)
-            if reply is None:
+            announced = self._link.reply(key)
+            if announced is None:
                 return None
-            root, tree = reply
-            upload = self._uploads[key] = _Upload(root, [])
-            upload.missing = _ids(tree, self._limits.max_objects)
+            upload = self._uploads[key] = _Upload(announced.root, [])
+            upload.missing = announced.object_ids(self._limits.max_objects)
         until = time.monotonic() + SLICE_SECONDS
         while upload.missing:
-            left = self._limits.max_bytes - upload.size
+            left = min(self._limits.max_bytes - upload.size, self._limits.object_bytes)
             found = self._link.object(upload.missing[-1], left)
             if found is None or self._over.is_set():
                 return None
@@ -322,19 +322,4 @@ def _activated(nodes: Iterable[NodeInfo]) -> dict[int, str]:
 def _objects(content: RecordDict) -> int:
     """How many objects a message is moved as, at most."""
     arrays = [a for r in content.values() if isinstance(r, ArrayRecord) for a in r.values()]
-    return 2 + len(content) + sum(2 + len(array.data) // _CHUNK for array in arrays)
-
-
-def _ids(tree: ObjectTree, most: int) -> list[str]:
-    """The distinct ids of a tree of objects; walked without recursion."""
-    found: dict[str, None] = {}
-    waiting = [tree]
-    seen = 0
-    while waiting:
-        node = waiting.pop()
-        seen += 1
-        if seen > most:
-            raise ReplyError(f"too large: more than {most} objects")
-        found[node.object_id] = None
-        waiting.extend(node.children)
-    return list(found)
+    return 2 + len(content) + sum(2 + len(array.data) // CHUNK_BYTES for array in arrays)

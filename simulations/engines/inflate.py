@@ -4,7 +4,11 @@ Flower moves a message as a tree of objects: message, records, arrays, chunks of
 head (its type, its children's ids, its length) and a body. Flower's own reader follows whatever the
 heads and bodies say; a reader of hostile uploads must know beforehand what may be below what, and
 what the result will weigh: an array that lists one chunk two hundred times makes a gigabyte of five
-megabytes.
+megabytes, and five megabytes of JSON make a hundred of dictionaries.
+
+So everything is weighed before it is parsed, in two ways. ``Limits`` bound what is sent: they
+follow from what the server sent itself. And the reader keeps an account of the memory that it is
+about to use, which may not exceed a few times what was received.
 """
 
 from __future__ import annotations
@@ -12,20 +16,27 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.app.message.arraychunk import ArrayChunk
 from flwr.common.serde_utils import error_from_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
-from flwr.supercore.inflatable.inflatable_object import (
-    InflatableObject,
-    get_object_body,
-    get_object_head_values_from_object_content,
-)
+from flwr.proto.recorddict_pb2 import ConfigRecord as ProtoConfigRecord
+from flwr.proto.recorddict_pb2 import MetricRecord as ProtoMetricRecord
+from flwr.supercore.constant import HEAD_BODY_DIVIDER
+from flwr.supercore.inflatable.inflatable_object import InflatableObject
+
+from simulations.engines.limits import CHUNK_BYTES, ID_LENGTH, MESSAGE_BYTES, Limits, ReplyError
+from simulations.engines.weighing import json_weight, message_weight
 
 LONGEST_REASON = 4096
 """Characters of an error's reason that are kept."""
+
+_ARRAY_BYTES, _CHUNK_ENTRY = 1 << 17, 16  # of JSON that describes an array, and for each chunk
+_DIMENSIONS = 64  # as many as NumPy has
+_MEMORY_FLOOR, _MEMORY_FACTOR = 8 << 20, 3
+_ARRAY_WEIGHT, _DIMENSION_WEIGHT, _LETTER_WEIGHT = 600, 40, 4
 
 _BELOW: dict[type[InflatableObject], tuple[type[InflatableObject], ...]] = {
     Message: (RecordDict,),
@@ -36,29 +47,11 @@ _BELOW: dict[type[InflatableObject], tuple[type[InflatableObject], ...]] = {
     ConfigRecord: (),
     MetricRecord: (),
 }
-
-
-class ReplyError(Exception):
-    """A reply that is not used, and why."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one reply may weigh.
-
-    Parameters
-    ----------
-    max_bytes : int
-        Its objects together, as they are uploaded and as they are once inflated.
-    max_objects : int
-        How many objects.
-    max_record_bytes : int
-        Its metrics and configs: as Python objects they weigh up to a hundred times as much.
-    """
-
-    max_bytes: int
-    max_objects: int
-    max_record_bytes: int = 1 << 20
+_PROTO = {
+    ConfigRecord: ProtoConfigRecord.DESCRIPTOR,
+    MetricRecord: ProtoMetricRecord.DESCRIPTOR,
+    Message: ProtoMessage.DESCRIPTOR,
+}
 
 
 def inflate(root: str, objects: Mapping[str, bytes], limits: Limits) -> RecordDict | Error:
@@ -94,41 +87,69 @@ def inflate(root: str, objects: Mapping[str, bytes], limits: Limits) -> RecordDi
         raise ReplyError(reason) from None
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """An object whose head is right, and its body, not copied."""
+
+    kind: type[InflatableObject]
+    children: list[str]
+    content: bytes
+    start: int
+
+    @property
+    def body(self) -> memoryview:
+        return memoryview(self.content)[self.start :]
+
+
 class _Reader:
     """Inflates from the root down; an object that is referred to twice is inflated once."""
 
     def __init__(self, objects: Mapping[str, bytes], limits: Limits) -> None:
         self._objects, self._limits = objects, limits
+        self._most_text = limits.text_bytes
         self._done: dict[str, InflatableObject] = {}
         self._inflated = 0  # bytes of arrays
         self._records = 0  # bytes of metrics and configs
+        self._text = 0  # bytes that describe arrays
+        received = sum(len(key) + len(content) for key, content in objects.items())
+        self._memory = _MEMORY_FLOOR + _MEMORY_FACTOR * received
+        self._left = self._memory
 
     def message(self, root: str) -> RecordDict | Error:
-        content, kind, children = self._head(root, (Message,))
-        proto = ProtoMessage.FromString(get_object_body(content, kind))
+        opened = self._open(root, (Message,))
+        if len(opened.body) > MESSAGE_BYTES:
+            raise ReplyError(f"too large: its message takes more than {MESSAGE_BYTES} bytes")
+        body = bytes(opened.body)
+        self._spend(message_weight(body, _PROTO[Message], self._left))
+        proto = ProtoMessage.FromString(body)
         if proto.HasField("error"):
             error = error_from_proto(proto.error)
             return Error(error.code, (error.reason or "")[-LONGEST_REASON:])
-        if len(children) != 1:
-            raise ReplyError(f"malformed reply: a message with {len(children)} contents")
-        record = self._inflate(children[0], _BELOW[Message])
-        assert isinstance(record, RecordDict)
-        return record
+        if len(opened.children) != 1:
+            raise ReplyError(f"malformed reply: a message with {len(opened.children)} contents")
+        return cast(RecordDict, self._inflate(opened.children[0], _BELOW[Message]))
 
-    def _head(
-        self, key: str, allowed: tuple[type[InflatableObject], ...]
-    ) -> tuple[bytes, type[InflatableObject], list[str]]:
+    def _open(self, key: str, allowed: tuple[type[InflatableObject], ...]) -> _Opened:
+        """Look at an object's head; its body comes later."""
         content = self._objects.get(key)
         if content is None:
             raise ReplyError("malformed reply: it refers to an object that is not part of it")
-        name, children, length = get_object_head_values_from_object_content(content)
+        end = content.find(HEAD_BODY_DIVIDER)
+        if end < 0:
+            raise ReplyError("malformed reply: an object without a head")
+        self._describe(end)
+        first, last = content.find(b" ", 0, end), content.rfind(b" ", 0, end)
+        if first == last:
+            raise ReplyError("malformed reply: an object without a head")
+        name = content[: min(40, first)].decode()
         kind = next((known for known in allowed if known.__qualname__ == name), None)
         if kind is None:
             expected = " or ".join(known.__qualname__ for known in allowed) or "nothing"
-            raise ReplyError(f"malformed reply: expected {expected}, found {name[:40]!r}")
-        if length != len(get_object_body(content, kind)):
+            raise ReplyError(f"malformed reply: expected {expected}, found {name!r}")
+        start = end + len(HEAD_BODY_DIVIDER)
+        if content[last + 1 : end] != str(len(content) - start).encode():
             raise ReplyError(f"malformed reply: the length of its {name} is wrong")
-        return content, kind, children
+        return _Opened(kind, _ids(content, first + 1, last, name), content, start)
 
     def _inflate(self, key: str, allowed: tuple[type[InflatableObject], ...]) -> InflatableObject:
         if key in self._done:
@@ -136,26 +157,88 @@ class _Reader:
             if not isinstance(found, allowed):
                 raise ReplyError("malformed reply: an object in two places")
             return found
-        content, kind, children = self._head(key, allowed)
-        if kind is Array:
-            self._weigh(content, children)
-        elif kind in (ConfigRecord, MetricRecord):
-            self._records += len(content)
-            if self._records > self._limits.max_record_bytes:
-                raise ReplyError(
-                    f"too large: its metrics and configs take more than "
-                    f"{self._limits.max_record_bytes} bytes"
-                )
-        below = {child: self._inflate(child, _BELOW[kind]) for child in children}
-        self._done[key] = kind.inflate(content, children=below)
-        return self._done[key]
+        opened = self._open(key, allowed)
+        if opened.kind is Array:
+            found = self._array(opened)
+        elif opened.kind in (ConfigRecord, MetricRecord):
+            found = self._values(opened)
+        else:
+            found = self._names(opened)
+        self._done[key] = found
+        return found
 
-    def _weigh(self, content: bytes, children: list[str]) -> None:
-        """Refuse an array before its chunks, listed any number of times, are joined."""
-        fields: dict[str, Any] = json.loads(get_object_body(content, Array))
-        sizes = [len(self._objects.get(child, b"")) for child in children]
-        self._inflated += sum(sizes[index] for index in fields["arraychunk_ids"])
-        if self._inflated > self._limits.max_bytes:
+    def _names(self, opened: _Opened) -> InflatableObject:
+        """A record of arrays or of records: a table of names and ids."""
+        self._describe(len(opened.body))
+        text = bytes(opened.body)
+        self._spend(json_weight(text))
+        below = {child: self._inflate(child, _BELOW[opened.kind]) for child in opened.children}
+        names: dict[str, str] = json.loads(text.decode())
+        if set(names.values()) != below.keys():
+            raise ValueError("it names other objects than it has")
+        kind = cast(Any, opened.kind)
+        return cast(InflatableObject, kind({name: below[each] for name, each in names.items()}))
+
+    def _values(self, opened: _Opened) -> InflatableObject:
+        """A record of metrics or configs."""
+        most = self._limits.max_record_bytes
+        self._records += len(opened.content)
+        if self._records > most:
+            raise ReplyError(f"too large: its metrics and configs take more than {most} bytes")
+        self._spend(message_weight(bytes(opened.body), _PROTO[opened.kind], self._left))
+        if opened.children:
+            raise ValueError("metrics and configs have nothing below them")
+        return opened.kind.inflate(opened.content, children={})
+
+    def _array(self, opened: _Opened) -> Array:
+        """An array; refused before its chunks, listed any number of times, are joined."""
+        most = self._limits.max_bytes
+        length = len(opened.body)
+        self._describe(length)
+        entries = len(opened.children) + most // CHUNK_BYTES
+        if length > _ARRAY_BYTES + _CHUNK_ENTRY * entries:
+            raise ReplyError(f"too large: an array described by {length} bytes")
+        fields: dict[str, Any] = json.loads(bytes(opened.body).decode())
+        chunks = {child: self._open(child, _BELOW[Array]).body for child in opened.children}
+        listed = [opened.children[index] for index in fields["arraychunk_ids"]]
+        if set(listed) != chunks.keys():
+            raise ValueError("it lists other chunks than it has")
+        self._inflated += sum(len(chunks[child]) for child in listed)
+        if self._inflated > most:
+            raise ReplyError(f"too large: its arrays take more than {most} bytes once inflated")
+        shape = tuple(fields["shape"])
+        if len(shape) > _DIMENSIONS:
+            raise ReplyError(f"malformed reply: an array of {len(shape)} dimensions")
+        array = Array(fields["dtype"], shape, fields["stype"], b"")
+        letters = len(array.dtype) + len(array.stype)
+        self._spend(_ARRAY_WEIGHT + _DIMENSION_WEIGHT * len(shape) + _LETTER_WEIGHT * letters)
+        array.data = b"".join(chunks[child] for child in listed)
+        return array
+
+    def _describe(self, length: int) -> None:
+        """Count bytes that describe the reply, before they are looked at."""
+        self._text += length
+        if self._text > self._most_text:
             raise ReplyError(
-                f"too large: its arrays take more than {self._limits.max_bytes} bytes once inflated"
+                f"too large: its types, ids, names and shapes take more than "
+                f"{self._most_text} bytes"
             )
+
+    def _spend(self, weight: int) -> None:
+        """Count memory that is about to be used."""
+        self._left -= weight
+        if self._left < 0:
+            raise ReplyError(
+                f"too large: reading it takes more than {self._memory} bytes of memory"
+            )
+
+
+def _ids(content: bytes, start: int, end: int, name: str) -> list[str]:
+    """The ids of an object's children, without a copy of the text that lists them."""
+    if end <= start:
+        return []
+    if (end - start + 1) % (ID_LENGTH + 1):
+        raise ReplyError(f"malformed reply: its {name} lists what is no id")
+    return [
+        content[place : place + ID_LENGTH].decode() for place in range(start, end, ID_LENGTH + 1)
+    ]

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import cast, final
+from typing import Any, final
 
 import httpx
 from flwr.app import Message
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PullObjectRequest
-from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.supercore.run import RunNotRunningException
 from flwr.superlink.grid import HttpGrid
 
-from simulations.engines.inflate import ReplyError
+from simulations.engines.announcements import Announced, Announcements
+from simulations.engines.limits import ReplyError
 
 __all__ = ["HttpGrid", "Link", "RunNotRunningException"]
 
@@ -37,31 +37,51 @@ class Link:
     """
 
     def __init__(self, grid: HttpGrid) -> None:
+        self.largest_answer = 16 << 20
+        """Bytes that an answer may have which says what replies consist of."""
         self._grid = grid
         self._client = grid._runtime_client
         self._allowed = threading.local()  # a call of a round that is over may still hang
-        hooks = self._client._client.event_hooks
+        http = self._client._client
+        http.headers["accept-encoding"] = "identity"  # or a length says nothing of what it becomes
+        hooks = http.event_hooks
         hooks["response"] = [*hooks["response"], self._look]
-        self._client._client.event_hooks = hooks
+        http.event_hooks = hooks
 
     def push(self, messages: Sequence[Message]) -> list[bool]:
         """Send messages; which of them the SuperLink took."""
         ids = list(self._grid.push_messages(messages))
         return [bool(key) for key in ids] or [False] * len(messages)
 
-    def reply(self, message_id: str) -> tuple[str, ObjectTree] | None:
+    def reply(self, message_id: str) -> Announced | None:
         """The reply to a message, if there is one: its id, and which objects it consists of.
 
-        The SuperLink hands out a reply once.
+        The SuperLink hands out a reply once, and with it whatever SuperNodes addressed to the
+        ServerApp of their own accord. Neither is parsed here: a message and its tree of objects
+        may weigh a hundred times as much as Python objects.
+
+        Raises
+        ------
+        ReplyError
+            If the answer is larger than ``largest_answer``.
         """
-        answer = self._client.PullMessages(PullAppMessagesRequest(message_ids=[message_id]))
+        call: Any = self._client._unary_unary
+        self._allowed.bytes = self.largest_answer + _SLACK
+        try:
+            answer: Announcements = call(
+                path="/v1/runtime/pull-messages",
+                rpc_method="/flwr.proto.Runtime/PullMessages",
+                request=PullAppMessagesRequest(message_ids=[message_id]),
+                response_type=Announcements,
+            )
+        finally:
+            self._allowed.bytes = None
         found = None
-        for proto, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):
-            message = cast(ProtoMessage, proto)
-            if message.metadata.reply_to_message_id == message_id and found is None:
-                found = (tree.object_id, tree)
-            else:  # a SuperNode can address instructions of its own making to the ServerApp
-                self.forget(tree.object_id)
+        for announced in answer.messages:
+            if announced.answers == message_id and found is None:
+                found = announced
+            elif announced.root:  # a SuperNode can address instructions of its own to the ServerApp
+                self.forget(announced.root)
         return found
 
     def object(self, object_id: str, largest: int) -> bytes | None:

@@ -29,7 +29,7 @@ from flwr.supercore.run import RunNotRunningException
 from hqde_fl.errors import CohortError
 from simulations.engines import guarded
 from simulations.engines.guarded import GuardedGrid
-from simulations.engines.inflate import Limits
+from simulations.engines.limits import Limits
 from simulations.engines.link import Link
 from tests.deployment.superlink import Node, Site, Upload, sealed
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.app.message.message import make_message
@@ -10,6 +13,7 @@ from flwr.common.serde import recorddict_to_proto
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hqde_fl import wire
 from hqde_fl.wire import (
     Accepted,
     Layout,
@@ -95,6 +99,44 @@ def test_message_bytes_are_those_of_flowers_own_serialisation(sizes: list[int], 
     metrics = MetricRecord({"a": 1, "b": [0.5, 2.0]})
     content = RecordDict({name: ArrayRecord(arrays), "metrics": metrics, "empty": ConfigRecord()})
     assert message_bytes(content) == recorddict_to_proto(content).ByteSize()
+
+
+INTS = st.integers(-(2**63), 2**64 - 1)
+SMALL_INTS = st.integers(-(2**63), 2**63 - 1)
+LISTS = st.lists(SMALL_INTS) | st.lists(st.integers(0, 2**64 - 1)) | st.lists(st.floats())
+CONFIGS = st.booleans() | st.text() | st.binary() | st.lists(st.booleans())
+MORE_LISTS = st.lists(st.text(max_size=200)) | st.lists(st.binary(max_size=200))
+
+
+@given(
+    metrics=st.dictionaries(st.text(), INTS | st.floats() | LISTS),
+    configs=st.dictionaries(st.text(), INTS | CONFIGS | LISTS | MORE_LISTS),
+)
+def test_metrics_and_configs_are_counted_as_flower_serialises_them(
+    metrics: dict[str, Any], configs: dict[str, Any]
+) -> None:
+    content = RecordDict({"m": MetricRecord(metrics), "c": ConfigRecord(configs)})
+    assert message_bytes(content) == recorddict_to_proto(content).ByteSize()
+
+
+def test_what_no_message_can_hold_is_counted_as_well() -> None:
+    record = ConfigRecord({"\udcff": "\udcff", "x": 2**70, "y": [2**70, -(2**70)]})
+    assert message_bytes(RecordDict({"c": record})) > 30
+
+
+def test_headers_that_clients_make_up_are_not_remembered() -> None:
+    """Each is up to 4 KB long, and its parsed form as well; there are as many as rounds."""
+    wire._parse_header.cache_clear()
+    for count in range(3):
+        shape = ", ".join(["1"] * (600 + count))
+        text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape})}}\n".encode()
+        data = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(4)
+        record = ArrayRecord({"weight": Array("float32", (1,), "numpy.ndarray", data)})
+        with pytest.raises(ValueError, match=r"the \.npy header says float32 \(1, 1, 1"):
+            from_record(record)
+    assert wire._parse_header.cache_info().currsize == 0
+    from_record(to_record(MODEL))
+    assert wire._parse_header.cache_info().currsize > 0
 
 
 @settings(max_examples=300, deadline=None)
