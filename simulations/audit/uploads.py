@@ -84,3 +84,14 @@ def alone(kind: str, body: Callable[[bytes], bytes]) -> Replies:
         return Wire(root, {root: content})
 
     return uploaded(rewrite)
+
+
+def to_field(number: int, *parts: bytes) -> bytes:
+    """A protobuf field that holds other fields, text, or numbers."""
+    content = b"".join(parts)
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    low, rest = value & 127, value >> 7
+    return bytes([low | 128]) + _varint(rest) if rest else bytes([low])

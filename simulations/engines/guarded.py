@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from logging import WARNING
 from math import inf
 from typing import final
@@ -168,11 +168,7 @@ class GuardedGrid(Grid):
         if self._fixed is not None:
             return self._fixed
         for content in {id(m.content): m.content for m in sent}.values():
-            self._grown = Limits(
-                max(self._grown.max_bytes, _RATIO * message_bytes(content)),
-                max(self._grown.max_objects, _RATIO * _objects(content)),
-                max_text_bytes=max(self._grown.text_bytes, _RATIO * text_bytes(content)),
-            )
+            self._grown = grown(self._grown, content)
         return self._grown
 
 
@@ -317,6 +313,16 @@ def _failure(asked: Message, reason: str) -> Message:
 def _activated(nodes: Iterable[NodeInfo]) -> dict[int, str]:
     """When each node came online."""
     return {node.node_id: node.last_activated_at for node in nodes}
+
+
+def grown(limits: Limits, content: RecordDict) -> Limits:
+    """Limits for replies to a message as well: four times what it is."""
+    return replace(
+        limits,
+        max_bytes=max(limits.max_bytes, _RATIO * message_bytes(content)),
+        max_objects=max(limits.max_objects, _RATIO * _objects(content)),
+        max_text_bytes=max(limits.text_bytes, _RATIO * text_bytes(content)),
+    )
 
 
 def _objects(content: RecordDict) -> int:

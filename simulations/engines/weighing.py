@@ -2,8 +2,8 @@
 
 A parser allocates as it reads, so a limit on what it returns comes too late: 5 MB of ``{}, {}, ..``
 are 100 MB of dictionaries. The estimates here are upper bounds for CPython 3.11 and protobuf's upb,
-taken from measurements (tests/hostile/test_weighing.py repeats them); making them takes next to no
-memory.
+taken from measurements, which tests/simulations/engines/test_weighing.py repeats; making them takes
+next to no memory.
 """
 
 from __future__ import annotations

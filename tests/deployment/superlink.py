@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -39,6 +40,8 @@ from flwr.superlink.grid import HttpGrid
 from flwr.superlink.main import create_app
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from simulations.audit.uploads import to_field
 
 HEARTBEAT = 30.0
 
@@ -97,7 +100,7 @@ class Upload:
     """What a node hands in: the message, the tree it declares and the objects it pushes."""
 
     message: Message
-    tree: ObjectTree
+    tree: ObjectTree | bytes
     objects: dict[str, bytes] = field(default_factory=dict)
 
     @classmethod
@@ -109,6 +112,7 @@ class Upload:
 
     def replaced(self, change: Mapping[str, Callable[[bytes], bytes]]) -> Upload:
         """The same with objects of some types changed, and every id above them made to fit."""
+        assert isinstance(self.tree, ObjectTree)
         tree, objects = self._changed(self.tree, change)
         message = self.message
         message.metadata.__dict__["_message_id"] = tree.object_id
@@ -128,6 +132,17 @@ class Upload:
             content = change[kind](content)
         key = get_object_id(content)
         return ObjectTree(object_id=key, children=children), {**objects, key: content}
+
+
+class Raw:
+    """A request with a tree of objects that protobuf would not write."""
+
+    def __init__(self, request: PushMessagesRequest, tree: bytes) -> None:
+        number = request.DESCRIPTOR.fields_by_name["message_object_trees"].number
+        self._bytes = request.SerializeToString() + to_field(number, tree)
+
+    def SerializeToString(self, deterministic: bool) -> bytes:  # noqa: N802
+        return self._bytes
 
 
 def rewritten(content: bytes, old: str, new: str) -> bytes:
@@ -217,14 +232,17 @@ class Node:
         message = upload.message
         if message.has_content():
             message = remove_content_from_message(message)
-        response = self.client.PushMessages(
-            PushMessagesRequest(
-                node=self.proto,
-                messages_list=[message_to_proto(message)],
-                message_object_trees=[upload.tree],
-                clientapp_runtime_list=[0.0],
-            )
+        tree, raw = (
+            (upload.tree, b"") if isinstance(upload.tree, ObjectTree) else (None, upload.tree)
         )
+        request = PushMessagesRequest(
+            node=self.proto,
+            messages_list=[message_to_proto(message)],
+            message_object_trees=[] if tree is None else [tree],
+            clientapp_runtime_list=[0.0],
+        )
+        call: Any = self.client.PushMessages
+        response = call(request if tree is not None else Raw(request, raw))
         return str(response.session_id)
 
     def push(self, key: str, content: bytes, session: str) -> bool:

@@ -119,6 +119,26 @@ MALFORMED: Mapping[str, tuple[Mapping[str, Callable[[bytes], bytes]], str]] = {
         "it refers to an object that is not part of it",
     ),
     "no content": ({"Message": lambda c: sealed("Message", [], c.partition(b"\x00")[2])}, "0 cont"),
+    "5 MB of objects for a shape": (
+        {"Array": body(lambda f: f.update(shape=[{}] * 40_000))},
+        "too large: an array described by",
+    ),
+    "a hundred dimensions": (
+        {"Array": body(lambda f: f.update(shape=[1] * 100))},
+        "malformed reply: an array of 100 dimensions",
+    ),
+    "other children than named": (
+        {"ArrayRecord": lambda content: sealed("ArrayRecord", [], content.partition(b"\x00")[2])},
+        "malformed reply (ValueError",
+    ),
+    "a small record of many metrics": (
+        {"MetricRecord": lambda content: sealed("MetricRecord", [], b"\x0a\x00" * 900)},
+        "malformed reply (AttributeError",
+    ),
+    "a message of records": (
+        {"Message": with_body(b"\x12\xa0\x8d\x06" + b"\x0a\x00" * 50_000)},
+        "too large: reading it takes more than",
+    ),
     "a large record": (
         {"MetricRecord": lambda content: sealed("MetricRecord", [], b"\x0a\x00" * 1500)},
         "too large: its metrics and configs take more than 2000 bytes",
@@ -214,6 +234,42 @@ def test_an_instruction_that_a_node_makes_up_is_not_a_reply(site: Site) -> None:
     node.hand_in(reply)
     assert [reply.metadata.src_node_id for reply in asked] == [node.id]
     assert other.id not in [reply.metadata.src_node_id for reply in asked]
+
+
+def test_a_large_instruction_of_one_node_does_not_cost_another_its_reply(site: Site) -> None:
+    """A SuperLink tells of both in one answer."""
+    good, bad = Node(site.address), Node(site.address)
+    replies = ask(site, good, bad)
+    reply = good.reply(content())
+    made_up = Upload.of(Message(content(), 1, "train"))
+    bad.instruction()
+    bad.announce(replace(made_up, tree=wide(made_up, 2000)))
+    good.hand_in(reply)
+    assert next(iter(replies)).content == content()
+
+
+def test_an_answer_beyond_the_limit_is_refused_before_it_is_read(site: Site) -> None:
+    node = Node(site.address)
+    replies = ask(site, node)
+    upload = node.reply(content())
+    children = [ObjectTree(object_id=f"{count:064x}") for count in range(5000)]
+    node.announce(
+        replace(upload, tree=ObjectTree(object_id=upload.message.object_id, children=children))
+    )
+    (reply,) = replies
+    assert "too large: an object of" in str(reply.error.reason)
+
+
+def test_a_wide_tree_is_refused_before_its_objects_are_pulled(site: Site) -> None:
+    node = Node(site.address)
+    replies = ask(site, node)
+    upload = node.reply(content())
+    children = [ObjectTree(object_id=f"{count:064x}") for count in range(40)]
+    node.announce(
+        replace(upload, tree=ObjectTree(object_id=upload.message.object_id, children=children))
+    )
+    (reply,) = replies
+    assert reply.error.reason == "too large: more than 32 objects"
 
 
 def test_the_deadline_holds_against_an_upload_that_never_goes_on(site: Site) -> None:
@@ -342,6 +398,12 @@ def test_the_tree_may_not_be_what_the_objects_are(site: Site) -> None:
     node.hand_in(replace(upload, tree=bare))
     (reply,) = replies
     assert "it refers to an object that is not part of it" in str(reply.error.reason)
+
+
+def wide(upload: Upload, count: int) -> ObjectTree:
+    """A tree of objects that there are not."""
+    children = [ObjectTree(object_id=f"{each:064x}") for each in range(count)]
+    return ObjectTree(object_id=upload.message.metadata.message_id, children=children)
 
 
 def replace_id(node: Node, number: int) -> Node:

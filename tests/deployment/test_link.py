@@ -16,25 +16,30 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.app.message.arraychunk import ArrayChunk
 from flwr.proto.message_pb2 import PullObjectResponse
 from flwr.proto.node_pb2 import NodeInfo
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
 from flwr.superlink.grid import HttpGrid
 
+from simulations.engines.announcements import Announcements
 from simulations.engines.guarded import GuardedGrid, guard
 from simulations.engines.inline import InlineGrid
+from simulations.engines.link import Link
 
 NAMES = {
     "flwr.cli.flower_config": ["read_flower_config"],
-    "flwr.common.constant": ["ErrorCode.MESSAGE_UNAVAILABLE", "ErrorCode.NODE_UNAVAILABLE"],
+    "flwr.common.constant": [
+        "ErrorCode.MESSAGE_UNAVAILABLE",
+        "ErrorCode.NODE_UNAVAILABLE",
+        "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE",
+    ],
     "flwr.common.serde_utils": ["error_from_proto"],
     "flwr.proto.control_pb2": ["ListNodesRequest"],
     "flwr.proto.fleet_pb2": ["DeactivateNodeRequest"],
     "flwr.proto.message_pb2": ["ConfirmMessageReceivedRequest", "Message", "ObjectTree"],
-    "flwr.proto.runtime_pb2": ["PullAppMessagesRequest"],
+    "flwr.proto.recorddict_pb2": ["ConfigRecord", "MetricRecord"],
+    "flwr.proto.runtime_pb2": ["PullAppMessagesRequest", "PullAppMessagesResponse"],
+    "flwr.supercore.constant": ["HEAD_BODY_DIVIDER"],
     "flwr.supercore.control": ["ControlHttpClient.ListNodes"],
-    "flwr.supercore.inflatable.inflatable_object": [
-        "InflatableObject",
-        "get_object_body",
-        "get_object_head_values_from_object_content",
-    ],
+    "flwr.supercore.inflatable.inflatable_object": ["InflatableObject"],
     "flwr.supercore.interceptors.http.runtime_version": ["RuntimeVersionHttpInterceptor"],
     "flwr.supercore.primitives.asymmetric": ["public_key_to_bytes"],
     "flwr.supercore.run": ["Run", "RunNotRunningException"],
@@ -62,6 +67,24 @@ def test_the_grid_is_built_as_expected() -> None:
         assert list(inspect.signature(getattr(client, name)).parameters) == ["request"]
     GuardedGrid(grid)
     assert len(client._client.event_hooks["response"]) == 1
+    grid.close()
+
+
+def test_a_reply_is_asked_for_as_flowers_client_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = HttpGrid("127.0.0.1:1", insecure=True, token="secret")
+    client, calls = grid._runtime_client, []
+
+    def call(**fields: Any) -> Any:
+        calls.append(fields)
+        return Announcements()
+
+    monkeypatch.setattr(client, "_unary_unary", call)
+    client.PullMessages(PullAppMessagesRequest(message_ids=["x"]))
+    Link(grid).reply("x")
+    theirs, ours = calls
+    assert theirs.pop("response_type") is PullAppMessagesResponse
+    assert ours.pop("response_type") is Announcements
+    assert ours == theirs
     grid.close()
 
 

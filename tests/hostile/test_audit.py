@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from hqde_fl.errors import ConfigError, UnknownNameError
 from simulations.audit import HOSTILE
-from simulations.audit.audit import audit, chosen
+from simulations.audit.audit import Subject, audit, chosen
 from simulations.audit.catalogue import GROUPS
-from simulations.audit.command import cell, to_markdown
+from simulations.audit.command import UNMEASURED, cell, to_markdown, verdict
+from simulations.audit.memory import PeakMeter, memory_bound
 from simulations.audit.subjects import build
+from simulations.audit.trial import Finding
 from simulations.cli import app
 
 FAULTY = "tests.hostile.faulty:"
@@ -137,6 +141,50 @@ def test_the_command_prints_a_table_and_tells_by_its_status(tmp_path: Path) -> N
     (found,) = json.loads(file.read_text())["strategies"]["FedAvg"]["rows"]
     assert (found["row"], found["model"], found["passed"]) == ("one-nan", "not finite", False)
     assert found["named"] is None  # no way to tell
+    assert found["memory_bound"] == memory_bound(found["received"])
+    assert found["received"] > 1000
+
+
+def test_the_meter_sees_what_python_and_what_numpy_allocate() -> None:
+    meter = PeakMeter()
+    for allocate in (lambda: [{} for _ in range(500_000)], lambda: np.ones(5 << 20)):
+        meter.start()
+        allocate()  # given back at once: a peak, not what is left
+        growth = meter.stop()
+        assert growth is None or (30 << 20) < growth < (60 << 20)
+        assert (growth is None) == (sys.platform != "linux")  # it says so, and is not 0
+
+
+def test_the_bound_is_four_times_what_was_received_and_16_mib() -> None:
+    assert memory_bound(0) == 16 << 20
+    assert memory_bound(1000) == (16 << 20) + 4000
+    assert Finding("", received=1000, growth=(16 << 20) + 4000).frugal
+    assert not Finding("", received=1000, growth=(16 << 20) + 4001).frugal
+
+
+def test_a_row_beyond_the_memory_bound_fails_ours_and_no_other() -> None:
+    row = HOSTILE["shape-of-objects"]
+    greedy = Finding(row.name, model="sound", named=True, received=5 << 20, growth=144 << 20)
+    for ours, passed, word in ((True, False, "memory 144.0 MiB for 5.0"), (False, True, "ok")):
+        subject = Subject("x", ours, {row.name: greedy})
+        assert (subject.passed(row), cell(subject, row)) == (passed, word)
+
+
+def test_where_memory_cannot_be_measured_it_is_said() -> None:
+    row = HOSTILE["error"]
+    subject = Subject("x", True, {row.name: Finding(row.name, model="sound", named=True)})
+    assert subject.passed(row)
+    assert verdict(subject) == f"x: passed 1 of 1 rows; {UNMEASURED}"
+    seen = Subject("x", True, {row.name: Finding(row.name, model="sound", named=True, growth=0)})
+    assert verdict(seen) == "x: passed 1 of 1 rows"
+
+
+def test_flowers_own_reader_is_measured_as_well() -> None:
+    """Or nobody would know that the measurement sees anything."""
+    rows = chosen(["shape-of-objects"])
+    (finding,) = audit("FedAvg", rows).findings.values()
+    assert (finding.growth is None) == (sys.platform != "linux")
+    assert finding.growth is None or not finding.frugal
 
 
 def test_an_instance_is_copied_for_each_row() -> None:

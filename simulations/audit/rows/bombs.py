@@ -20,6 +20,7 @@ from simulations.audit.uploads import (
     other_body,
     other_content,
     swapped,
+    to_field,
     uploaded,
 )
 
@@ -92,19 +93,8 @@ def _unlimited(_: bytes) -> bytes:
     return b"ArrayRecord " + b"," * BYTES
 
 
-def _varint(value: int) -> bytes:
-    low, rest = value & 127, value >> 7
-    return bytes([low | 128]) + _varint(rest) if rest else bytes([low])
-
-
-def _field(number: int, *parts: bytes) -> bytes:
-    """A protobuf field that holds other fields, text, or numbers."""
-    content = b"".join(parts)
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
-
-
 def _metric(key: bytes, value: bytes) -> bytes:
-    return _field(1, _field(1, key), _field(2, value))
+    return to_field(1, to_field(1, key), to_field(2, value))
 
 
 def _distinct(value: bytes, size: int = RECORD_BYTES) -> bytes:
@@ -154,19 +144,19 @@ def _tree(make: Callable[[], bytes]) -> Replies:
     """An honest upload, announced with another tree of objects."""
 
     def rewrite(wire: Wire) -> Wire:
-        return Wire(wire.root, wire.objects, _field(1, wire.root.encode()) + make())
+        return Wire(wire.root, wire.objects, to_field(1, wire.root.encode()) + make())
 
     return uploaded(rewrite)
 
 
 def _wide_tree() -> bytes:
-    return b"".join(_field(2, _field(1, b"%064x" % count)) for count in range(20_000))
+    return b"".join(to_field(2, to_field(1, b"%064x" % count)) for count in range(20_000))
 
 
 def _deep_tree() -> bytes:
     tree = b""
     for count in range(2000):
-        tree = _field(2, _field(1, b"%064x" % count) + tree)
+        tree = to_field(2, to_field(1, b"%064x" % count) + tree)
     return tree
 
 
@@ -353,47 +343,50 @@ ROWS = (
         "reason-of-16-MiB",
         "uploads an error with 16 MiB of reasons",
         f"{LARGE}its message takes more than",
-        _message(lambda: _field(3, _field(2, b"x" * 2**24))),
+        _message(lambda: to_field(3, to_field(2, b"x" * 2**24))),
     ),
     Row(
         "many-reasons",
         "uploads an error with 150,000 reasons",
         MEMORY,
-        _message(lambda: _field(3, _field(2, b"x")) * 150_000),
+        _message(lambda: to_field(3, to_field(2, b"x")) * 150_000),
     ),
     Row(
         "records-in-a-message",
         "uploads a message that holds 500,000 empty records itself",
         MEMORY,
-        _message(lambda: _field(2, _field(1) * 500_000)),
+        _message(lambda: to_field(2, to_field(1) * 500_000)),
     ),
     Row(
         "metadata-of-1-MB",
         "uploads a message with 300,000 fields that there are not",
         MEMORY,
-        _message(lambda: _field(1, _field(100) * 300_000)),
+        _message(lambda: to_field(1, to_field(100) * 300_000)),
     ),
     Row(
-        "empty-metrics", "sends 500,000 empty metrics", MEMORY, _values(lambda: _field(1) * 500_000)
+        "metrics-of-nothing",
+        "sends 500,000 empty metrics",
+        MEMORY,
+        _values(lambda: to_field(1) * 500_000),
     ),
     Row("metrics-of-1-MB", "sends 80,000 metrics", MEMORY, _values(lambda: _distinct(INTEGER))),
     Row(
         "lists-in-metrics",
         "sends 60,000 metrics that are lists",
         MEMORY,
-        _values(lambda: _distinct(_field(22, _field(1, b"\x02\x02")))),
+        _values(lambda: _distinct(to_field(22, to_field(1, b"\x02\x02")))),
     ),
     Row(
         "a-million-integers",
         "sends a metric of a million small integers",
         MEMORY,
-        _values(lambda: _metric(b"x", _field(22, _field(1, b"\x02" * RECORD_BYTES)))),
+        _values(lambda: _metric(b"x", to_field(22, to_field(1, b"\x02" * RECORD_BYTES)))),
     ),
     Row(
         "integers-one-by-one",
         "sends a metric of 500,000 integers, not packed",
         MEMORY,
-        _values(lambda: _metric(b"x", _field(22, b"\x08\x02" * (RECORD_BYTES // 2)))),
+        _values(lambda: _metric(b"x", to_field(22, b"\x08\x02" * (RECORD_BYTES // 2)))),
     ),
     Row(
         "one-metric-again-and-again",
@@ -405,7 +398,7 @@ ROWS = (
         "strings-in-a-config",
         "sends a config of 250,000 strings",
         MEMORY,
-        _values(lambda: _metric(b"x", _field(25, _field(1, b"ab") * 250_000)), "ConfigRecord"),
+        _values(lambda: _metric(b"x", to_field(25, to_field(1, b"ab") * 250_000)), "ConfigRecord"),
     ),
     Row(
         "2-MB-of-metrics",
@@ -441,13 +434,13 @@ ROWS = (
         "empty-tree",
         "announces a million objects without a name",
         f"{LARGE}more than 256 objects",
-        _tree(lambda: _field(2) * (BYTES // 2)),
+        _tree(lambda: to_field(2) * (BYTES // 2)),
     ),
     Row(
         "evaluation-of-lists",
         "reports 60,000 metrics that are lists",
         MEMORY,
-        _values(lambda: _distinct(_field(22, _field(1, b"\x02\x02")))),
+        _values(lambda: _distinct(to_field(22, to_field(1, b"\x02\x02")))),
         asked="evaluate",
     ),
 )

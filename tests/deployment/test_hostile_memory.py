@@ -1,0 +1,146 @@
+"""The catalogue's bombs on a real SuperLink, and what they do to the memory of the ServerApp.
+
+The ServerApp has a process of its own, in which nothing else runs; the SuperLink and the nodes are
+in the process of the test.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
+
+import httpx
+import pytest
+from flwr.app import Context, Message, RecordDict
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid import HttpGrid
+
+from hqde_fl.layout import Layout
+from hqde_fl.wire import Rejected, Screening, from_record, message_bytes, screen, screen_evaluation
+from simulations.audit import Case, Row, Wire
+from simulations.audit.catalogue import GROUPS
+from simulations.audit.federation import honest, start
+from simulations.audit.memory import PeakMeter, memory_bound
+from simulations.audit.sandbox import Sandbox
+from simulations.engines import guarded
+from simulations.engines.guarded import GuardedGrid
+from tests.deployment.superlink import Node, Site, Upload
+
+pytestmark = pytest.mark.deployment
+
+ROWS = {row.name: row for row in GROUPS["bombs"]}
+REFUSED = {
+    "short-children",
+    "spaces-in-a-head",
+    "digits-in-a-head",
+    "head-without-end",
+    "deep-tree",
+    "empty-tree",
+}
+"""What a SuperLink does not take: it looks at heads, and at the ids in a tree."""
+ANSWER_SECONDS, NO_ANSWER_SECONDS = 60.0, 1.0
+_MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # of glibc's mallopt
+
+
+@cache
+def connected(address: str, token: str, run_id: int) -> GuardedGrid:
+    """The ServerApp's Grid, in its own process."""
+    guarded.POLL_SECONDS = 0.02
+    with suppress(OSError, AttributeError):  # or what a thread of Flower's frees is not given back
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_ARENA_MAX, 1)
+        mallopt(_MMAP_THRESHOLD, 1 << 16)
+    TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = run_id, 0, 1
+    grid = HttpGrid(address, insecure=True, token=token)
+    grid.set_run(Run.create_empty(run_id))
+    return GuardedGrid(grid)
+
+
+def serve(
+    address: str, token: str, run_id: int, node: int, kind: str, seconds: float
+) -> tuple[str, int | None]:
+    """Ask a node, read and screen its reply: what is wrong with it, and the growth of memory."""
+    grid, arrays = connected(address, token, run_id), start()
+    message = Message(RecordDict({"arrays": arrays}), node, kind, group_id="1")
+    layout = Layout.of(arrays)
+    model = layout.flatten(from_record(arrays))[0]
+    meter = PeakMeter()
+    meter.start()
+    reason = "late"
+    for reply in grid.send_and_receive([message], timeout=seconds):
+        if reply.has_error():
+            reason = f"failed: {reply.error.reason}"
+            continue
+        message_bytes(reply.content)
+        train = kind == "train"
+        screened = screen(reply, layout, model, Screening()) if train else None
+        screened = screened or screen_evaluation(reply, Screening())
+        reason = f"rejected: {screened.reason}" if isinstance(screened, Rejected) else ""
+    return reason, meter.stop()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Sandbox[tuple[str, int | None]]]:
+    with Sandbox(serve, seconds=2 * ANSWER_SECONDS) as sandbox:
+        yield sandbox
+
+
+def answer(node: Node, row: Row | None) -> tuple[int, bool]:
+    """Do what a row says, or what is right: the bytes sent, and whether the SuperLink took them."""
+    asked = node.instruction()
+    content = honest(asked, 0)
+    upload = node.reply(content, asked)
+    if row is not None:
+        context = Context(asked.metadata.run_id, node.id, {}, RecordDict(), {})
+        (wire,) = row.replies(Case(asked, content, context, None, 4242))
+        assert isinstance(wire, Wire)
+        upload.message.metadata.__dict__["_message_id"] = wire.root
+        flat = [ObjectTree(object_id=key) for key in wire.objects if key != wire.root]
+        tree = wire.tree or ObjectTree(object_id=wire.root, children=flat)
+        upload = Upload(upload.message, tree, dict(wire.objects))
+    size = sum(len(key) + len(part) for key, part in upload.objects.items())
+    try:
+        session = node.announce(upload)
+    except httpx.HTTPStatusError:
+        return size, False
+    return size, all([node.push(key, part, session) for key, part in upload.objects.items()])
+
+
+def ask(
+    site: Site, server: Sandbox[tuple[str, int | None]], row: Row | None
+) -> tuple[str, int | None, int, bool]:
+    """One reply on its way through the SuperLink."""
+    node = Node(site.address)
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(answer, node, row)
+        seconds = NO_ANSWER_SECONDS if row and row.name in REFUSED else ANSWER_SECONDS
+        kind = "train" if row is None else row.asked
+        token, run_id = site.grid._token, site.grid.run.run_id
+        reason, growth = server(site.address, token, run_id, node.id, kind, seconds)
+        size, taken = sent.result()
+    node.deactivate()
+    return reason, growth, size, taken
+
+
+def test_an_honest_reply_passes(site: Site, server: Sandbox[tuple[str, int | None]]) -> None:
+    reason, _, _, taken = ask(site, server, None)
+    assert (reason, taken) == ("", True)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_bomb_is_named_within_the_memory_bound(
+    site: Site, server: Sandbox[tuple[str, int | None]], name: str
+) -> None:
+    reason, growth, size, taken = ask(site, server, ROWS[name])
+    assert growth is None or growth <= memory_bound(size)
+    if name in REFUSED:
+        assert not taken
+        assert reason == "late" or reason.startswith("failed: ")
+    else:
+        assert taken or name == "wide-tree"  # whose objects are not those announced
+        assert reason.startswith((ROWS[name].expected, "failed: too large: more than"))
