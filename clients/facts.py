@@ -132,15 +132,26 @@ class TaskFacts:
         single = outputs.ndim == 1 or outputs.shape[1] == 1
         return single and (outputs.numel(), len(outputs)) == (labels.numel(), len(labels))
 
+    @property
+    def one_for_each(self) -> bool:
+        """Whether there are several outputs with a target each: no single class is meant then."""
+        outputs = self.outputs
+        same = isinstance(outputs, Tensor) and outputs.shape == self.labels.shape
+        return same and not self.one_score
+
     @cached_property
     def width(self) -> int | None:
         """How many classes the outputs are scores of, if they are (n, c, ...) or (n, ..., c)."""
-        outputs, labels = self.outputs, self.labels
-        if not isinstance(outputs, Tensor) or not 0 < labels.ndim == outputs.ndim - 1:
+        outputs, shape = self.outputs, self.labels.shape
+        if not isinstance(outputs, Tensor):
             return None
-        if outputs.shape[:1] + outputs.shape[2:] == labels.shape:
+        if shape[1:] == (1,):  # a column of labels
+            shape = shape[:1]
+        if not 0 < len(shape) == outputs.ndim - 1:
+            return None
+        if outputs.shape[:1] + outputs.shape[2:] == shape:
             return outputs.shape[1]
-        return outputs.shape[-1] if outputs.shape[:-1] == labels.shape else None
+        return outputs.shape[-1] if outputs.shape[:-1] == shape else None
 
     @cached_property
     def classes(self) -> int | None:

@@ -79,6 +79,7 @@ class RunDirectory(Callback):
             raise ConfigError(f"{path} holds another run: choose a directory that does not")
         self.path = path
         self._experiment, self._measures = experiment, dict(measures or {})
+        self._filters = experiment.filters
         self._resumed = resumed
         self._final: Mapping[str, float | None] = {}
 
@@ -107,7 +108,7 @@ class RunDirectory(Callback):
             "engine": experiment.engine.name,
             "final": {},
             "breakdown": experiment.rule.breakdown(experiment.sampled),
-            "filters": experiment.filters,
+            "filters": self._filters,
             "faulty": {str(client): name for client, name in experiment.faulty.items()},
             "experiment": experiment.to_table(),
             **({"import-from": folders} if folders else {}),
@@ -140,7 +141,7 @@ class RunDirectory(Callback):
         ]
         _append(self.path / CLIENTS, lines)
         more = {name: measure(record, arrays) for name, measure in self._measures.items()}
-        found = {"exclusion": Detection.of(lines, self._experiment.filters).to_line(), **more}
+        found = {"exclusion": Detection.of(lines, self._filters).to_line(), **more}
         _append(self.path / ROUNDS, [round_line(record) | strict(found)])
 
     def on_end(self, arrays: ArrayRecord) -> None:

@@ -10,7 +10,7 @@ from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor
 
-from clients.facts import TaskFacts, check_labels, ignored_label
+from clients.facts import TaskFacts, check_labels, ignored_label, shape_of
 from clients.mods.base import Fault
 from clients.mods.poisoning import Change, poisoned
 from hqde_fl.errors import ConfigError
@@ -52,6 +52,11 @@ class LabelFlip(Fault):
         if not facts.one_score and facts.width is not None and facts.width < classes:
             raise ConfigError(
                 f"the model must have a score for each of {classes} classes, found {facts.width}"
+            )
+        if facts.one_for_each and classes > 2:
+            raise ConfigError(
+                f"targets must be numbers of {classes} classes, found one for each output, of the "
+                f"shape {shape_of(facts.labels)}"
             )
         self._check(classes)
         if all(self._wrong(label, classes) == label for label in range(classes)):

@@ -76,6 +76,16 @@ CASES = {
     "one logit to 1": (task_of(flat(1), Y.float(), bce), LabelFlip(to=1), torch.ones(20)),
     "one logit, integers": (task_of(flat(1), Y, bce), LabelFlip(), 1 - Y),
     "one logit, truth values": (task_of(flat(1), Y.bool(), bce), LabelFlip(), ~Y.bool()),
+    "a column": (
+        task_of(flat(3), Y[:, None], lambda o, t: functional.cross_entropy(o, t[:, 0])),
+        LabelFlip(),
+        2 - Y[:, None],
+    ),
+    "several at once": (
+        task_of(flat(2), torch.stack([Y, 1 - Y], 1).float(), bce, classes=2),
+        LabelFlip(),
+        torch.stack([1 - Y, Y], 1).float(),
+    ),
     "ignored": (
         task_of(flat(2), torch.where(Y == 0, -100, Y)),
         LabelFlip(),
@@ -128,6 +138,7 @@ def test_a_client_that_has_but_one_class_flips_it_too(ask, node, weights, same):
         (task_of(flat(1), torch.zeros(9).long()), LabelFlip(), "at least 2 classes, found no"),
         (task_of(flat(1), torch.randn(9), bce), LabelFlip(), "targets must be 0 or 1, found"),
         (task_of(flat(2), torch.rand(9, 2)), LabelFlip(), "number of classes must be known"),
+        (task_of(flat(3), torch.eye(3), classes=3), LabelFlip(), "3 classes, found one for each"),
         (task_of(flat(2), torch.rand(9)), LabelFlip(), "needs whole numbers as labels"),
         (task_of(flat(2), Y + 1), LabelFlip(), "needs labels below 2, found 2"),
         (task_of(flat(2), Y, classifier=False), LabelFlip(), "must be a classification"),
