@@ -14,7 +14,7 @@ TINY = {
     "rounds": 2,
     "task": {"name": "digits", "hidden": 8},
     "clients": {"count": 4, "lr": 0.1},
-    "strategy": {"rule": "sign-guard"},
+    "strategy": {"rule": "median"},
     "faults": [{"name": "sign-flip", "count": 1}],
     "engine": {"name": "inline"},
 }
@@ -24,6 +24,12 @@ TINY = {
 def tiny():
     """An experiment that runs in a moment."""
     return Experiment.parse(TINY)
+
+
+@pytest.fixture
+def filtering():
+    """The same with a rule that singles out clients."""
+    return Experiment.parse(TINY | {"strategy": {"rule": "sign-guard"}})
 
 
 def rounds_of(experiment, rounds=2):

@@ -47,7 +47,7 @@ def test_clients_are_faulty_when_the_file_says_so(tmp_path, tiny):
         {"name": "nan", "count": 1, "start": 2, "stop": 2},
         {"name": "ipm", "fraction": 0.25, "resample": True, "epsilon": 5.0},
     ]
-    table = tiny.to_table() | {"faults": faults, "rounds": 3, "strategy": {"rule": "median"}}
+    table = tiny.to_table() | {"faults": faults, "rounds": 3}
     experiment = Experiment.parse(table)
     run_experiment(experiment, tmp_path / "run")
     run = Run.load(tmp_path / "run")

@@ -22,8 +22,8 @@ from strategies.callbacks import ClientRecord, RoundRecord
 EXTERNAL = re.compile(r"""(src|href)\s*=\s*["'](https?:)?//|url\(\s*["']?http|@import""")
 
 
-def test_the_report_of_one_run_needs_nothing_else(tmp_path, tiny, record):
-    run = record(tmp_path / "run", tiny)
+def test_the_report_of_one_run_needs_nothing_else(tmp_path, filtering, record):
+    run = record(tmp_path / "run", filtering)
     page = write_report(Comparison.of(run), tmp_path / "run").read_text()
     assert not EXTERNAL.search(page)
     for text in ("tiny", "0.700", "sign-flip", "recall: 1 of 2 faulty", "prefers-color-scheme"):
@@ -286,9 +286,9 @@ def test_nothing_to_report_is_an_error(tmp_path):
         write_report(Comparison("x", (Shown("seed", ("a",), ("a",)),), rows), tmp_path)
 
 
-def test_the_grid_puts_faulty_clients_first_and_shows_influence(tmp_path, tiny, record):
-    drawn = grid(record(tmp_path / "run", tiny), room=640)
-    (faulty,) = tiny.faulty
+def test_the_grid_puts_faulty_clients_first_and_shows_influence(tmp_path, filtering, record):
+    drawn = grid(record(tmp_path / "run", filtering), room=640)
+    (faulty,) = filtering.faulty
     assert drawn.lines[0].label == str(faulty)
     assert drawn.lines[0].fault == "sign-flip"
     assert [line.fault for line in drawn.lines[1:]] == [None] * 3

@@ -38,15 +38,15 @@ def test_strict_copies_and_keeps_plain_values():
     assert type(strict({"t": True})["t"]) is bool
 
 
-def test_a_finished_run_is_read_back(tmp_path, tiny, record):
-    run = record(tmp_path / "run", tiny)
+def test_a_finished_run_is_read_back(tmp_path, filtering, record):
+    run = record(tmp_path / "run", filtering)
     assert run.manifest["status"] == "finished"
-    assert run.manifest["experiment"] == tiny.to_table()
+    assert run.manifest["experiment"] == filtering.to_table()
     assert run.manifest["final"] == {"accuracy": pytest.approx(0.7), "loss": 1.0}
     assert run.manifest["versions"]["torch"] == torch.__version__
     assert run.manifest["hardware"]["threads"] >= 1
     assert run.manifest["started"] <= run.manifest["ended"]
-    assert run.faulty == tiny.faulty
+    assert run.faulty == filtering.faulty
     assert len(run.faulty) == 1
     assert [line["round"] for line in run.rounds] == [0, 1, 2]
     assert len(run.clients) == 8
