@@ -20,8 +20,25 @@ def main() -> None:
         from simulations.cli import app
 
         app()
+    except SystemExit as end:
+        interruption.ignore()
+        if interruption.ends_process():
+            _end_ray(end)
+        raise
     finally:
-        interruption.ignore()  # what Python and Ray do at the end of a process is short
+        interruption.ignore()  # what Python does at the end of a process is short
+
+
+def _end_ray(end: SystemExit) -> None:
+    """End a Ray that this process has started, and the process with it.
+
+    Ray's own way takes long, or for ever, where a signal to the whole group has ended half of it.
+    """
+    pool = sys.modules.get("simulations.engines.ray_pool")
+    if pool is not None and pool.end_at_once():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else 1)
 
 
 def _own_modules_last() -> None:

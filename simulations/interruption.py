@@ -28,11 +28,15 @@ if TYPE_CHECKING:  # ``typing`` takes longer to import than everything else here
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, the request to end, and the terminal that was closed."""
 
+WATCH_SECONDS = 0.02
+"""How often it is seen to that a handler is still in place."""
+
 REPEAT_SECONDS = 1.0
 """A signal that follows another one within so many seconds is the same request."""
 
 _current: Interruption | None = None
 _interrupted: int | None = None
+_commanded = False
 
 
 class Terminated(SystemExit):
@@ -193,14 +197,40 @@ def interrupted() -> bool:
     return _current is not None and _current.number is not None
 
 
-def reclaim() -> None:
-    """Take the signals back in the ``interruptible`` block that lasts, if there is one.
+@contextmanager
+def sigterm_kept() -> Iterator[None]:
+    """Keep what handles SIGTERM in place during the block, which may run in any thread.
 
-    Ray puts a handler of its own in front of SIGTERM when a process connects to it, which prints a
-    stack and aborts the process three seconds later.
+    Ray takes it when a process connects: in Python, if that is done in the main thread, and in C,
+    where its handler prints a stack and aborts the process three seconds later.
     """
-    if _current is not None and threading.current_thread() is threading.main_thread():
-        _current.install()
+    import ctypes
+
+    libc, size = ctypes.CDLL(None), 512  # of a struct sigaction: more than it has anywhere
+    action, found = ctypes.create_string_buffer(size), ctypes.create_string_buffer(size)
+    libc.sigaction(signal.SIGTERM, None, action)
+    handler, over = signal.getsignal(signal.SIGTERM), threading.Event()
+
+    def put_back() -> None:
+        libc.sigaction(signal.SIGTERM, None, found)
+        changed = found.raw != action.raw
+        if changed and signal.getsignal(signal.SIGTERM) is handler:  # not by the main thread
+            libc.sigaction(signal.SIGTERM, action, None)
+
+    def watch() -> None:
+        while not over.wait(WATCH_SECONDS):
+            put_back()
+
+    watcher = threading.Thread(target=watch, name="sigterm", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+        if threading.current_thread() is threading.main_thread() and handler is not None:
+            signal.signal(signal.SIGTERM, handler)
+        put_back()
 
 
 def leave_at_once() -> None:
@@ -208,10 +238,18 @@ def leave_at_once() -> None:
 
     This is for the time in which nothing has been started: while modules are imported, for
     instance, an exception could be taken for a failed import, or be printed by a C extension.
-    Once an ``interruptible`` block has been interrupted, signals change nothing any more.
+    Once an ``interruptible`` block has been interrupted, signals change nothing any more. It also
+    says that the process is the command's own, which ends after an interruption in any case.
     """
+    global _commanded
+    _commanded = True
     for number in _taken():
         signal.signal(number, _leave)
+
+
+def ends_process() -> bool:
+    """Return whether this process ends because a signal has come: it is the command's own."""
+    return _commanded and (_interrupted is not None or interrupted())
 
 
 def ignore() -> None:

@@ -121,15 +121,30 @@ class RunDirectory(Callback):
         try:
             yield
         except BaseException as error:
-            # the disk may be full, and the error about just that
-            with uninterrupted(), suppress(RunError):
-                # SystemExit is what Flower makes of the SIGTERM that stops a run
-                if interrupted() or isinstance(error, KeyboardInterrupt | SystemExit):
-                    close(self.path, "interrupted")
-                else:
+            if not self._close_interrupted(error):
+                with suppress(RunError):
                     close(self.path, "failed", f"{type(error).__name__}: {error}")
             raise
         close(self.path, "finished", final=self._final)
+
+    @contextmanager
+    def interruption_first(self) -> Iterator[None]:
+        """Write that the run is interrupted before anything else is brought to an end."""
+        try:
+            yield
+        except BaseException as error:
+            self._close_interrupted(error)
+            raise
+
+    def _close_interrupted(self, error: BaseException) -> bool:
+        """Write that the run is interrupted, if that is what an exception is about."""
+        # SystemExit is what Flower makes of the SIGTERM that stops a run
+        ended = interrupted() or isinstance(error, KeyboardInterrupt | SystemExit)
+        if ended:
+            # the disk may be full, and the error about just that
+            with uninterrupted(), suppress(RunError):
+                close(self.path, "interrupted")
+        return ended
 
     def on_round(self, record: RoundRecord, arrays: ArrayRecord) -> None:
         """Append the round's lines."""

@@ -21,7 +21,7 @@ from simulations.comparison import Comparison
 from simulations.config import Experiment
 from simulations.document import with_value
 from simulations.follow import OnRound, followed
-from simulations.interruption import interrupted, interruptible, uninterrupted
+from simulations.interruption import ends_process, interrupted, interruptible, uninterrupted
 from simulations.results import (
     MANIFEST,
     REPORT,
@@ -238,8 +238,9 @@ def _ray_begun(experiment: Experiment) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with uninterrupted():
-            prepared(STOP_SECONDS)
+        if not ends_process():
+            with uninterrupted():
+                prepared(STOP_SECONDS)
         raise
 
 

@@ -137,7 +137,12 @@ def _run(
         min_available_nodes=experiment.clients.count,
     )
 
-    with directory.recording(), checkpoints.writing(), deterministic():
+    with (
+        directory.recording(),
+        checkpoints.writing(),
+        directory.interruption_first(),
+        deterministic(),
+    ):
         members = experiment.clients.members
         strategy.start(
             measured.grid(seen) if wanted else seen,

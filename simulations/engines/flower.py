@@ -65,7 +65,7 @@ _SERVER = "app = server_app.app"
 
 # Flower pickles the ClientApp for Ray's workers. Functions of this module take them here first,
 # before anything of hqde-fl is imported.
-_CLIENT = '''from flwr.clientapp import ClientApp
+_CLIENT = """from flwr.clientapp import ClientApp
 
 app = ClientApp()
 
@@ -82,7 +82,7 @@ def evaluate(message, context):
 
 @app.query("identity")
 def identity(message, context):
-    return client_app.app(message, context)'''
+    return client_app.app(message, context)"""
 
 _PROJECT = """[project]
 name = "{name}"

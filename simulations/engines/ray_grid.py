@@ -25,7 +25,6 @@ from simulations.engines.packing import Packed, pack, unpack
 from simulations.engines.ray_pool import POOL, Pool, connect
 from simulations.engines.ray_worker import Done, Job
 from simulations.engines.resources import Resources, Share
-from simulations.interruption import reclaim
 
 POLL_SECONDS = 0.05
 
@@ -77,7 +76,6 @@ class RayGrid(LocalGrid):
     ) -> None:
         super().__init__(partitions, seed)
         self.dashboard = connect(address, runtime_env)
-        reclaim()
         self._shares = _Shares(resources, pool)
         app = ray.put((client_app, dict(run_config), self._run.run_id))
         self._dispatcher = Dispatcher(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
+import psutil
 import ray
 from ray.exceptions import RayError
 
@@ -18,6 +19,7 @@ from hqde_fl.errors import RunError
 from simulations import import_path
 from simulations.engines.ray_starter import Starter
 from simulations.engines.resources import Resources, Share, settle
+from simulations.interruption import sigterm_kept
 
 PACKAGES = ("hqde_fl", "strategies", "clients", "simulations")
 _CONNECTING = threading.Lock()
@@ -25,6 +27,9 @@ _starting: list[threading.Event] = []
 """Set when a start that ``prepare`` began is over."""
 _announced: list[str] = []
 """The dashboard of a Ray that ``prepare`` connected to, until somebody connects and hears of it."""
+
+KILL_ROUNDS = 5
+"""How often processes of Ray are looked for that are to be killed."""
 
 BOOT_FAILURES = 3
 """Workers that may fail to start, one after the other, before a run gives up."""
@@ -73,7 +78,10 @@ def _connect(address: str, runtime_env: Mapping[str, Any] | None) -> str:
         # not whatever Ray somebody else happens to run here, which ray.init would join by itself
         options |= {"address": "local", "include_dashboard": False}
     try:
-        with warnings.catch_warnings():  # Ray announces a change that does not concern us
+        with (
+            sigterm_kept(),
+            warnings.catch_warnings(),
+        ):  # Ray announces a change that does not concern us
             warnings.simplefilter("ignore", FutureWarning)
             return str(ray.init(runtime_env=environment or None, **options).dashboard_url or "")
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -104,6 +112,33 @@ def prepared(seconds: float) -> None:
     """Wait until a start that ``prepare`` began is over: half a Ray cannot be ended as a whole."""
     for over in _starting:
         over.wait(seconds)
+
+
+def end_at_once() -> bool:
+    """Kill a Ray that this process has started, or begun to start; whether there was one.
+
+    This process must end then: whatever it asks of that Ray may end it, or never return.
+    """
+    found = False
+    for _ in range(KILL_ROUNDS):  # the thread that starts it may just be starting one more process
+        if not (processes := _ray_processes()):
+            break
+        found = True
+        for process in processes:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(processes, timeout=0.3)
+    return found
+
+
+def _ray_processes() -> list[psutil.Process]:
+    """Return the living processes of Ray below this one."""
+    found: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if os.path.dirname(ray.__file__) in " ".join(child.cmdline()):
+                found += [child, *child.children(recursive=True)]
+    return found
 
 
 def cluster() -> list[dict[str, float]]:
