@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.reporting import check, conclude, machine  # noqa: E402
+from simulations.engines.private_ray import private_environment  # noqa: E402
 
 CASES = {
     # name: (population, cohort, parameters, what a client is)
@@ -175,6 +176,7 @@ def in_process(engine: str, name: str, rounds: int) -> dict[str, float]:
         "PYTHONPATH": str(ROOT),
         "RAY_USAGE_STATS_ENABLED": "0",
         "FLWR_TELEMETRY_ENABLED": "0",
+        **private_environment(),  # for Flower's Ray; the ray engine sees to its own
     }
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:

@@ -32,6 +32,7 @@ def examine(experiment: Experiment | None = None, address: str = "") -> Iterator
     import ray
     import torch
 
+    from simulations.engines.ray_access import access
     from simulations.engines.ray_pool import cluster, connect
     from simulations.engines.resources import Resources, settle
 
@@ -53,6 +54,7 @@ def examine(experiment: Experiment | None = None, address: str = "") -> Iterator
             f"Ray node {number}",
             f"{cpus:g} CPUs, {cards:g} GPUs, {store:.1f} GiB of object store",
         )
+    yield "Ray access", access()
     yield "Ray dashboard", dashboard or "none (pip install 'ray[default]' brings one)"
     yield "Python", sys.executable
     groups = experiment.resources if experiment else [Resources()]

@@ -187,7 +187,10 @@ class Federation:
         address = address_of(self.hosts[0])
         sixth = address is not None and address.version == 6
         host = f"[{address}]" if sixth else self.hosts[0]
-        unit = superlink_unit(self.port, "::" if sixth else "0.0.0.0")
+        listens = "::" if sixth else "0.0.0.0"
+        if {*self.hosts} <= {*LOOPBACK}:  # no --host was given: the nodes are on this host
+            listens = "127.0.0.1"
+        unit = superlink_unit(self.port, listens)
         (self.superlink / "hqde-fl-superlink.service").write_text(unit, encoding="utf-8")
         for number, name in enumerate(self.nodes):
             folder = self.path / name

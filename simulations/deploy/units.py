@@ -73,7 +73,7 @@ def node_command(
     ]
 
 
-def superlink_unit(port: int, host: str = "0.0.0.0") -> str:
+def superlink_unit(port: int, host: str = "127.0.0.1") -> str:
     """The systemd unit of a SuperLink, which listens on ``host``."""
     folder, database = Path(SETTINGS), Path(STATE) / "superlink.db"
     return _unit("SuperLink of hqde-fl", superlink_command(folder, database, host, port))

@@ -6,17 +6,19 @@ import os
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
 import psutil
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import AuthenticationError, RayError
 
 from hqde_fl.errors import RunError
 from simulations import import_path
+from simulations.engines.private_ray import is_private, private_ray, read_environment
+from simulations.engines.ray_access import asks_for_token
 from simulations.engines.ray_starter import Starter
 from simulations.engines.resources import Resources, Share, settle
 from simulations.interruption import sigterm_kept
@@ -40,7 +42,7 @@ def connect(address: str = "", runtime_env: Mapping[str, Any] | None = None) -> 
 
     A Ray that is there already is used as it is. Else the cluster at ``address`` (or at the
     environment's ``RAY_ADDRESS``) is joined, and this project's code shipped to it; failing an
-    address, a local Ray is started, which ends with this process.
+    address, a local Ray is started, which ends with this process and which nobody else can use.
 
     Parameters
     ----------
@@ -70,22 +72,33 @@ def _connect(address: str, runtime_env: Mapping[str, Any] | None) -> str:
     address = address or os.environ.get("RAY_ADDRESS", "")
     options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
     environment = dict(runtime_env or {})
-    if address:
+    private = is_private(address)
+    if private:
+        # not whatever Ray somebody else happens to run here, which ray.init would join by itself
+        options |= {"address": "local", "include_dashboard": False}
+    else:
         code = [next(iter(import_module(name).__path__)) for name in PACKAGES]
         environment["py_modules"] = [*environment.get("py_modules", []), *code]
         options["address"] = address
-    else:
-        # not whatever Ray somebody else happens to run here, which ray.init would join by itself
-        options |= {"address": "local", "include_dashboard": False}
+        read_environment()  # the user may have set a token for it after Ray was imported
     try:
         with (
             sigterm_kept(),
             warnings.catch_warnings(),
+            private_ray() if private else nullcontext(),
         ):  # Ray announces a change that does not concern us
             warnings.simplefilter("ignore", FutureWarning)
             return str(ray.init(runtime_env=environment or None, **options).dashboard_url or "")
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise RunError(f"no Ray at {address or 'this machine'}: {error}") from error
+    except (ConnectionError, RuntimeError, ValueError, AuthenticationError) as error:
+        hint = "" if private or isinstance(error, AuthenticationError) else _hint(address)
+        raise RunError(f"no Ray at {address or 'this machine'}: {error}{hint}") from error
+
+
+def _hint(address: str) -> str:
+    """What Ray keeps to its log when it does not get in."""
+    if not asks_for_token(address):
+        return ""
+    return " (it asks for a token: set RAY_AUTH_MODE=token and its RAY_AUTH_TOKEN)"
 
 
 def prepare(address: str = "", runtime_env: Mapping[str, Any] | None = None) -> None:

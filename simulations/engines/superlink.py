@@ -25,6 +25,7 @@ from typing import IO
 
 from hqde_fl.errors import RunError
 from simulations.engines import guard
+from simulations.engines.private_ray import is_private, private_environment
 from simulations.interruption import uninterrupted
 
 _ATTEMPTS = 3  # another process may take the free port first
@@ -72,7 +73,7 @@ def private_superlink() -> Iterator[SuperLink]:
         with (
             _home() as home,
             tempfile.TemporaryFile() as log,
-            _guarded(home, port, environment := environment_for(home, os.environ), log) as process,
+            _guarded(home, port, environment := _simulating(home), log) as process,
         ):
             if _answers(process, port):
                 (home / "config.toml").write_text(
@@ -114,6 +115,19 @@ def environment_for(home: Path, base: Mapping[str, str]) -> dict[str, str]:
         "PATH": os.pathsep.join([sysconfig.get_path("scripts"), base.get("PATH", os.defpath)]),
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def _simulating(home: Path) -> dict[str, str]:
+    """Return the environment of a SuperLink whose simulations start a Ray.
+
+    Flower starts it in a process of its own (``flwr-simulation``), with arguments to ``ray.init``
+    that no configuration reaches; variables reach that process and all that it starts.
+    If ``RAY_ADDRESS`` names a cluster, Flower joins it instead, and its settings are the user's.
+    """
+    environment = environment_for(home, os.environ)
+    if is_private(environment.get("RAY_ADDRESS", "")):
+        environment |= private_environment()
+    return environment
 
 
 def program(name: str, environment: Mapping[str, str]) -> str:

@@ -60,6 +60,22 @@ def test_units_name_the_host_the_key_and_the_partition(federation: Federation) -
     assert "--host 0.0.0.0 --port 9443" in unit
 
 
+@pytest.mark.parametrize(
+    ("hosts", "listens"),
+    [
+        ((), "127.0.0.1"),
+        (("localhost",), "127.0.0.1"),
+        (("127.0.0.1", "fl.example.org"), "0.0.0.0"),
+    ],
+)
+def test_a_superlink_that_only_its_own_host_calls_listens_on_loopback(
+    tmp_path: Path, hosts: tuple[str, ...], listens: str
+) -> None:
+    made = Federation.create(tmp_path / "fed", 1, hosts)
+    unit = (made.superlink / "hqde-fl-superlink.service").read_text()
+    assert f"--host {listens} --port 9092" in unit
+
+
 def test_units_put_an_ipv6_address_in_brackets(tmp_path: Path) -> None:
     made = Federation.create(tmp_path / "fed", 1, ["::1"])
     unit = (made.path / "node-0" / "hqde-fl-supernode.service").read_text()

@@ -13,10 +13,12 @@ def one_ray() -> Iterator[None]:
     """A local Ray of three CPUs, and two GPUs that exist only for its scheduler."""
     import ray
 
+    from simulations.engines.private_ray import private_ray
     from simulations.engines.ray_pool import POOL
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init("local", num_cpus=3, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    with private_ray():
+        ray.init("local", num_cpus=3, num_gpus=2, include_dashboard=False, log_to_driver=False)
     yield
     POOL.close()
     ray.shutdown()

@@ -16,6 +16,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from ray.cluster_utils import Cluster
 
+from simulations.engines.private_ray import private_ray
 from simulations.engines.ray_grid import RayGrid
 from simulations.engines.ray_pool import POOL
 
@@ -25,11 +26,12 @@ pytestmark = pytest.mark.xdist_group("ray")
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     """Three nodes on this machine, of one CPU each."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    for _ in range(2):
-        cluster.add_node(num_cpus=1)
-    cluster.wait_for_nodes()
-    ray.init(address=cluster.address, log_to_driver=False)
+    with private_ray():
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        ray.init(address=cluster.address, log_to_driver=False)
     yield cluster
     POOL.close()
     ray.shutdown()

@@ -1,0 +1,150 @@
+"""A Ray of our own that nobody else can use: it listens on loopback and asks for a token.
+
+Ray as it comes listens on every interface and asks nobody who they are: whoever reaches one of its
+ports can run code with the rights of the user who started it. Two of Ray's own settings close it.
+Both are environment variables, so they also reach the Ray of engine ``flower``, which Flower starts
+in a process of its own:
+
+- ``RAY_AUTH_MODE=token`` and ``RAY_AUTH_TOKEN``: every server of Ray asks for the token. Each Ray
+  gets a new one, which is in the environment and the memory of its processes and nowhere else.
+- ``RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0``: no cluster of several hosts, as on macOS. The node's
+  address is then that of ``localhost``, and Ray's processes listen on the address of their node.
+  ``ray.init(_node_ip_address="127.0.0.1")`` does not help: Ray replaces it by the host's address.
+
+A cluster that the user names and a Ray that the host program already has are not ours: nothing here
+touches them.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from hqde_fl.errors import RunError
+
+LOOPBACK = ("127.0.0.1", "::1")
+"""The addresses that Ray takes for loopback; with any other it listens on every interface."""
+
+
+def is_private(address: str) -> bool:
+    """Say whether Ray starts a Ray of its own for this address, rather than join one.
+
+    Parameters
+    ----------
+    address : str
+        What the user gave as the address of a cluster, or has in ``RAY_ADDRESS``.
+    """
+    return address in ("", "local")
+
+
+def private_environment() -> dict[str, str]:
+    """Return the environment variables, with a new token, that make a Ray private when it starts.
+
+    Raises
+    ------
+    RunError
+        If ``localhost`` is not loopback on this host: Ray would listen on every interface.
+    """
+    if (found := _localhost()) not in LOOPBACK:
+        raise RunError(
+            f"localhost must be {' or '.join(LOOPBACK)}, found {found}: Ray would listen on every "
+            "interface (correct /etc/hosts)"
+        )
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),  # Ray prefers it to a RAY_AUTH_TOKEN_PATH
+        "RAY_ENABLE_K8S_TOKEN_AUTH": "0",  # otherwise Kubernetes would judge the token
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
+
+
+@contextmanager
+def private_ray() -> Iterator[None]:
+    """Make the Ray private that is started in this context, by ``ray.init`` or as a test's cluster.
+
+    The environment is changed only while Ray's processes start, which inherit it. So other programs
+    that the host program starts get no token, and what the user has set for a cluster stays as it
+    was. This process keeps the token in Ray's memory until ``ray.shutdown()``, whoever calls it.
+
+    Raises
+    ------
+    RunError
+        If the Ray does not listen on loopback; it is ended.
+    """
+    from ray._private import ray_constants, worker
+
+    changed = private_environment()
+    before = {name: os.environ.get(name) for name in changed}
+    clusters = ray_constants.ENABLE_RAY_CLUSTER
+    os.environ.update(changed)
+    ray_constants.ENABLE_RAY_CLUSTER = False  # Ray read the variable when it was imported
+    read_environment()
+    try:
+        yield
+        if worker._global_node is not None:
+            _require_loopback(worker._global_node)
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        if worker._global_node is None:
+            read_environment()
+        else:
+            _forget_with(worker._global_node)
+
+
+def read_environment() -> None:
+    """Make Ray read the ``RAY_AUTH_...`` variables again, which it caches for the whole process.
+
+    Call it only while this process is connected to no Ray.
+    """
+    raylet: Any = import_module("ray._raylet")  # an extension module, without types
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _require_loopback(node: Any) -> None:
+    """End the Ray and raise ``RunError`` unless its node listens on loopback."""
+    import ray
+
+    found = node.node_ip_address
+    if found not in LOOPBACK:
+        ray.shutdown()
+        raise RunError(
+            f"Ray {ray.__version__} listens on {found}, not on loopback: install the version of "
+            "Ray that hqde-fl is tested with"
+        )
+
+
+def _forget_with(node: Any) -> None:
+    """Make this process forget the token when the node ends, which ``ray.shutdown`` sees to.
+
+    Otherwise the next Ray of the process, such as the user's own cluster, would be sent this token.
+    """
+    end = node.kill_all_processes
+
+    def end_and_forget(*arguments: Any, **options: Any) -> None:
+        try:
+            end(*arguments, **options)
+        finally:
+            read_environment()
+
+    node.kill_all_processes = end_and_forget
+
+
+def _localhost() -> str:
+    """Return the address of ``localhost`` that Ray finds, by the same steps."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            return str(socket.getaddrinfo("localhost", None, family, socket.SOCK_STREAM)[0][4][0])
+        except OSError:
+            continue
+    return LOOPBACK[0]
