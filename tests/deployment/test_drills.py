@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from simulations.deploy.nodes import connected, online, status
 from simulations.deploy.supervised import Report
 from simulations.deploy.supervisor import register
 from simulations.engines.flower import LOG_FILE, run_deployed
+from simulations.engines.ray_access import is_loopback
 from simulations.engines.superlink import program
 from simulations.run import run_experiment
 
@@ -187,6 +189,23 @@ def test_one_hostile_node_and_one_killed_in_training(
     lost = [reason for reason in going.reasons(node_id(federation, "node-1")) if reason]
     assert any("node" in r.lower() or "restarted" in r or r == "late" for r in lost)
     wait_until(lambda: all_online(federation), "node-1 is online again")
+
+
+def test_all_that_listens_in_a_run_listens_on_loopback(
+    federation: Federation, tmp_path: Path
+) -> None:
+    wait_until(lambda: all_online(federation), "nodes come back")
+    run = Going(federation, tmp_path / "out", SHORT)
+    wait_until(lambda: training(federation, "node-0") or run.error, "training")
+    listeners: list[tuple[str, str]] = []
+    for process in processes_of(federation):
+        with suppress(psutil.Error):  # gone meanwhile
+            name = " ".join(process.cmdline())
+            found = process.net_connections(kind="inet")
+            listeners += [(name, c.laddr.ip) for c in found if c.status == psutil.CONN_LISTEN]
+    run.end()
+    assert len(listeners) >= 5  # the SuperLink and four SuperNodes
+    assert [each for each in listeners if not is_loopback(each[1])] == []
 
 
 def test_a_node_killed_while_uploading(federation: Federation, tmp_path: Path) -> None:
