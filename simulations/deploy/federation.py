@@ -188,8 +188,8 @@ class Federation:
         sixth = address is not None and address.version == 6
         host = f"[{address}]" if sixth else self.hosts[0]
         listens = "::" if sixth else "0.0.0.0"
-        if {*self.hosts} <= {*LOOPBACK}:  # no --host was given: the nodes are on this host
-            listens = "127.0.0.1"
+        if {*self.hosts} <= {*LOOPBACK, "::1"}:  # all nodes are on this host
+            listens = "::1" if sixth else "127.0.0.1"
         unit = superlink_unit(self.port, listens)
         (self.superlink / "hqde-fl-superlink.service").write_text(unit, encoding="utf-8")
         for number, name in enumerate(self.nodes):

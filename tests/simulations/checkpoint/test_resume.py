@@ -265,7 +265,7 @@ from hqde_fl.errors import RunError
 
 def limit(line):
     if line["round"] == 2:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
 
 try:
     run_experiment(Experiment.from_json(sys.argv[1]), Path(sys.argv[2]), on_round=limit)
@@ -277,7 +277,7 @@ except RunError as error:
 def test_a_full_disk_ends_the_run_by_name_and_the_checkpoint_before_it_is_good(
     tmp_path: Path,
 ) -> None:
-    """No file of that process may grow beyond 4 KiB any more, as if the disk were full."""
+    """No file of that process may grow beyond 8 KiB any more, as if the disk were full."""
     run_experiment(experiment(), tmp_path / "whole", report=False)
     out = tmp_path / "run"
     command = [sys.executable, "-c", LIMITED, experiment().to_json(), str(out)]

@@ -65,6 +65,7 @@ def test_units_name_the_host_the_key_and_the_partition(federation: Federation) -
     [
         ((), "127.0.0.1"),
         (("localhost",), "127.0.0.1"),
+        (("::1",), "::1"),
         (("127.0.0.1", "fl.example.org"), "0.0.0.0"),
     ],
 )
@@ -77,9 +78,9 @@ def test_a_superlink_that_only_its_own_host_calls_listens_on_loopback(
 
 
 def test_units_put_an_ipv6_address_in_brackets(tmp_path: Path) -> None:
-    made = Federation.create(tmp_path / "fed", 1, ["::1"])
+    made = Federation.create(tmp_path / "fed", 1, ["2001:db8::7"])
     unit = (made.path / "node-0" / "hqde-fl-supernode.service").read_text()
-    assert "--superlink [::1]:9092 " in unit
+    assert "--superlink [2001:db8::7]:9092 " in unit
     unit = (made.superlink / "hqde-fl-superlink.service").read_text()
     assert "--host :: --port 9092" in unit
 

@@ -1,4 +1,7 @@
-"""A fault that fails ends the run with the same sentence on every engine."""
+"""A fault that fails ends the run with the same sentence on every engine.
+
+This module comes after ``test_ray_cluster``, which wants a process without a Ray.
+"""
 
 from __future__ import annotations
 
