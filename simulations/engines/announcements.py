@@ -103,23 +103,23 @@ class Announcements:
 
 
 def _answers(data: bytes, start: int, end: int) -> str:
-    """The id of the message that a message answers."""
+    """Return the id of the message that a message answers."""
     metadata = _parts(data, start, end, _METADATA)
     return _first(data, (part for each in metadata for part in _parts(data, *each, _ANSWERS)))
 
 
 def _parts(data: bytes, start: int, end: int, number: int) -> Iterator[tuple[int, int]]:
-    """Where the values of one field of a message start and end."""
+    """Yield where each value of one field of a message starts and ends."""
     for found, wire, begin, stop in fields(data, start, end):
         if found == number and wire == _LENGTH:
             yield begin, stop
 
 
 def _first(data: bytes, parts: Iterator[tuple[int, int]]) -> str:
-    """The first of some values: a SuperLink writes a field once. Empty if there is none."""
+    """Return the first of some values, or an empty one: a SuperLink writes a field once."""
     return next((_text(data, *part) for part in parts), "")
 
 
 def _text(data: bytes, start: int, end: int) -> str:
-    """A value that is an id; empty if it is longer."""
+    """Return a value that is an id, or an empty one if it is too long for that."""
     return data[start:end].decode() if end - start <= ID_LENGTH else ""

@@ -61,7 +61,7 @@ class GuardedGrid(Grid):
         Flower's Grid.
     limits : Limits, optional
         What a reply may weigh. If not given, four times the largest message sent so far, at least
-        16 MiB and 256 objects.
+        16 MiB, 256 objects and 256 KiB of text that describes them.
     wait_for_nodes : float
         Seconds after which a Strategy that does nothing but ask for nodes gets a ``CohortError``;
         stock Strategies would wait for ever.

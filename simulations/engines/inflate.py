@@ -110,7 +110,7 @@ class _Reader:
         self._done: dict[str, InflatableObject] = {}
         self._inflated = 0  # bytes of arrays
         self._records = 0  # bytes of metrics and configs
-        self._text = 0  # bytes that describe arrays
+        self._text = 0  # bytes of heads, and of JSON
         received = sum(len(key) + len(content) for key, content in objects.items())
         self._memory = _MEMORY_FLOOR + _MEMORY_FACTOR * received
         self._left = self._memory
@@ -130,7 +130,7 @@ class _Reader:
         return cast(RecordDict, self._inflate(opened.children[0], _BELOW[Message]))
 
     def _open(self, key: str, allowed: tuple[type[InflatableObject], ...]) -> _Opened:
-        """Look at an object's head; its body comes later."""
+        """Read an object's head, and leave its body."""
         content = self._objects.get(key)
         if content is None:
             raise ReplyError("malformed reply: it refers to an object that is not part of it")
@@ -168,7 +168,7 @@ class _Reader:
         return found
 
     def _names(self, opened: _Opened) -> InflatableObject:
-        """A record of arrays or of records: a table of names and ids."""
+        """Read a record of arrays or of records: a table of names and ids."""
         self._describe(len(opened.body))
         text = bytes(opened.body)
         self._spend(json_weight(text))
@@ -180,7 +180,7 @@ class _Reader:
         return cast(InflatableObject, kind({name: below[each] for name, each in names.items()}))
 
     def _values(self, opened: _Opened) -> InflatableObject:
-        """A record of metrics or configs."""
+        """Read a record of metrics or configs."""
         most = self._limits.max_record_bytes
         self._records += len(opened.content)
         if self._records > most:
@@ -191,14 +191,16 @@ class _Reader:
         return opened.kind.inflate(opened.content, children={})
 
     def _array(self, opened: _Opened) -> Array:
-        """An array; refused before its chunks, listed any number of times, are joined."""
+        """Read an array, unless its chunks, listed any number of times, are too large together."""
         most = self._limits.max_bytes
         length = len(opened.body)
         self._describe(length)
         entries = len(opened.children) + most // CHUNK_BYTES
         if length > _ARRAY_BYTES + _CHUNK_ENTRY * entries:
             raise ReplyError(f"too large: an array described by {length} bytes")
-        fields: dict[str, Any] = json.loads(bytes(opened.body).decode())
+        text = bytes(opened.body)
+        self._afford(json_weight(text))
+        fields: dict[str, Any] = json.loads(text.decode())
         chunks = {child: self._open(child, _BELOW[Array]).body for child in opened.children}
         listed = [opened.children[index] for index in fields["arraychunk_ids"]]
         if set(listed) != chunks.keys():
@@ -216,7 +218,7 @@ class _Reader:
         return array
 
     def _describe(self, length: int) -> None:
-        """Count bytes that describe the reply, before they are looked at."""
+        """Count bytes that describe the reply, before they are parsed."""
         self._text += length
         if self._text > self._most_text:
             raise ReplyError(
@@ -225,16 +227,20 @@ class _Reader:
             )
 
     def _spend(self, weight: int) -> None:
-        """Count memory that is about to be used."""
+        """Count memory that is about to be used and kept."""
+        self._afford(weight)
         self._left -= weight
-        if self._left < 0:
+
+    def _afford(self, weight: int) -> None:
+        """Refuse what takes more memory than is left, even if only for a moment."""
+        if weight > self._left:
             raise ReplyError(
                 f"too large: reading it takes more than {self._memory} bytes of memory"
             )
 
 
 def _ids(content: bytes, start: int, end: int, name: str) -> list[str]:
-    """The ids of an object's children, without a copy of the text that lists them."""
+    """Return the ids of an object's children, without a copy of the text that lists them."""
     if end <= start:
         return []
     if (end - start + 1) % (ID_LENGTH + 1):

@@ -13,8 +13,8 @@ from typing import Any
 
 _JSON = {b"}": 240, b"]": 96, b",": 48, b":": 150, b'"': 30}
 """Bytes for each such character: every value, key and finished container needs some of them."""
-_JSON_UNFINISHED = 1 << 19
-"""Bytes of unfinished containers: the parser gives up at Python's limit of recursion."""
+_JSON_UNFINISHED = 512
+"""Bytes for each container that is not finished: there are as many as Python's recursion allows."""
 _JSON_ASCII, _JSON_OTHER = 3, 9
 """Bytes for each byte of JSON: the text and its strings, in one or in four bytes a character."""
 

@@ -11,6 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 
 from simulations.audit.grid import AuditGrid
 from simulations.audit.memory import PeakMeter, memory_bound
+from simulations.audit.uploads import object_of
 from simulations.audit.wire import to_wire
 from simulations.engines import guarded, inflate, limits
 from simulations.engines.guarded import grown
@@ -95,6 +96,29 @@ def test_a_reply_may_hold_a_few_times_the_metrics_and_configs_of_any_honest_one(
     for name, record in records.items():
         root, parts = objects(RecordDict({name: record}))
         assert inflate.inflate(root, parts, Limits(16 << 20, 256)) == RecordDict({name: record})
+
+
+def test_a_reply_may_have_many_records_of_arrays() -> None:
+    """As an ensemble's do, one for each member."""
+    members = {f"member-{k}": ArrayRecord({"w": Array(np.full(2, k))}) for k in range(60)}
+    root, parts = objects(RecordDict({**members, "metrics": MetricRecord({"num-examples": 3})}))
+    found = inflate.inflate(root, parts, Limits(16 << 20, 256))
+    assert isinstance(found, RecordDict)
+    assert dict(found.array_records) == members
+
+
+def test_an_array_of_many_chunks_is_weighed_as_any_other() -> None:
+    """A large model's limits leave room for megabytes of JSON: one entry for each chunk."""
+    chunk, content = object_of("ArrayChunk", [], b"x")
+    shape = "[[[[[]]]]]," * 200_000
+    text = f'{{"dtype": "f", "shape": [{shape}0], "stype": "n", "arraychunk_ids": [0]}}'
+    array, described = object_of("Array", [chunk], text.encode())
+    record, names = object_of("ArrayRecord", [array], f'{{"w": "{array}"}}'.encode())
+    top, records = object_of("RecordDict", [record], f'{{"r": "{record}"}}'.encode())
+    message, body = object_of("Message", [top], b"")
+    parts = {chunk: content, array: described, record: names, top: records, message: body}
+    with pytest.raises(ReplyError, match="reading it takes more than"):
+        inflate.inflate(message, parts, Limits(1 << 40, 10**6))
 
 
 def test_limits_follow_from_what_was_sent() -> None:
