@@ -260,3 +260,8 @@ class Node:
         """Whether the SuperLink knows of an object."""
         request = PullObjectRequest(node=self.proto, run_id=self._run_id, object_id=key)
         return bool(self.client.PullObject(request).object_found)
+
+    def has(self, key: str) -> bool:
+        """Whether the SuperLink has an object's bytes, whoever pushed them."""
+        request = PullObjectRequest(node=self.proto, run_id=self._run_id, object_id=key)
+        return bool(self.client.PullObject(request).object_available)
