@@ -58,7 +58,8 @@ class VoidRounds:
             parts.append(f"of {asked} replies due {'; '.join(found)}")
         if self._note:
             parts.append(f"last round: {self._note}")
-        return "; ".join(parts)
+        text = "; ".join(parts)
+        return text + " (numbers overflow: lower the learning rates)" * ("finite" in text)
 
     def _advice(self, outcome: str) -> str:
         """Return the commonest reason of an outcome, or what to do about it, in brackets."""

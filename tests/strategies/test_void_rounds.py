@@ -104,5 +104,5 @@ def test_a_rule_that_never_runs_and_an_update_that_never_is_finite_fail_the_run(
     with pytest.raises(RunError, match=r"last round: Krum\(f=4\) needs at least 11 updates"):
         run(strategy_with(Recorder(), rule=Krum(f=4)))
     biggest = weight(np.full((2, 3), np.finfo(np.float32).max, np.float32))
-    with pytest.raises(RunError, match="last round: the aggregated update is not finite"):
+    with pytest.raises(RunError, match=r"last round: the aggregated .* not finite \(numbers"):
         run(strategy_with(Recorder(), server_optimizer=SGD(lr=1e4)), biggest)
