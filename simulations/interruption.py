@@ -29,7 +29,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, the request to end, and the terminal that was closed."""
 
 WATCH_SECONDS = 0.02
-"""How often it is seen to that a handler is still in place."""
+"""How often it is seen to that a handler is in place, and how soon a lost signal comes again."""
 
 REPEAT_SECONDS = 1.0
 """A signal that follows another one within so many seconds is the same request."""
@@ -65,10 +65,13 @@ class Interruption:
     ----------
     number : signal.Signals or None
         The first signal that came.
+    at : float
+        When it came, in seconds since the epoch.
     """
 
     def __init__(self) -> None:
         self.number: signal.Signals | None = None
+        self.at = 0.0
         self.held, self._waiting, self._ending, self._lost = 0, False, False, False
         self._raised = float("-inf")
 
@@ -89,17 +92,19 @@ class Interruption:
             raise KeyboardInterrupt
 
     def lose(self) -> None:
-        """Raise once more: the exception came up where Python drops exceptions."""
+        """Raise once more, a moment later: the exception came up where Python drops exceptions."""
         if self.number is not None and not self._ending:
             self._lost = True
-            _thread.interrupt_main(self.number)
+            timer = threading.Timer(WATCH_SECONDS, _thread.interrupt_main, (self.number,))
+            timer.daemon = True
+            timer.start()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGTERM:
             _cancel_abort()
         repeated = self.number is not None
         if not repeated:
-            self.number = signal.Signals(number)
+            self.number, self.at = signal.Signals(number), time.time()
         if self.held:
             self._waiting = True
             return
@@ -195,6 +200,11 @@ def uninterrupted() -> Iterator[None]:
 def interrupted() -> bool:
     """Return whether a signal has come in the ``interruptible`` block that lasts."""
     return _current is not None and _current.number is not None
+
+
+def interrupted_at() -> float:
+    """Return when it came, in seconds since the epoch; infinity if none has."""
+    return _current.at if _current is not None and interrupted() else float("inf")
 
 
 @contextmanager

@@ -286,6 +286,33 @@ def close(
         _write(path, manifest | {"status": status, "error": error, "ended": _now(), "final": final})
 
 
+def close_interrupted(path: Path, since: float) -> None:
+    """Write into a manifest that its run was interrupted, unless it had ended before.
+
+    Parameters
+    ----------
+    path : Path
+        The run directory.
+    since : float
+        When the signal came, in seconds since the epoch. A failure after that is what the process
+        that wrote the directory made of being ended.
+    """
+    try:
+        manifest = manifest_of(path)
+    except ConfigError:
+        return  # it ended before it began
+    ended = manifest.get("ended")
+    second = since - 1.0  # times in a manifest are whole seconds
+    if (
+        manifest["status"] == "failed"
+        and ended
+        and datetime.fromisoformat(ended).timestamp() > second
+    ):
+        note(path, {"status": "interrupted", "error": None})
+    else:
+        close(path, "interrupted")
+
+
 def note(path: Path, facts: Mapping[str, Any]) -> None:
     """Add facts to a manifest, as long as it can be written."""
     try:

@@ -21,7 +21,13 @@ from simulations.comparison import Comparison
 from simulations.config import Experiment
 from simulations.document import with_value
 from simulations.follow import OnRound, followed
-from simulations.interruption import ends_process, interrupted, interruptible, uninterrupted
+from simulations.interruption import (
+    ends_process,
+    interrupted,
+    interrupted_at,
+    interruptible,
+    uninterrupted,
+)
 from simulations.results import (
     MANIFEST,
     REPORT,
@@ -29,6 +35,7 @@ from simulations.results import (
     Run,
     attempt,
     close,
+    close_interrupted,
     manifest_of,
     note,
     round_line,
@@ -327,9 +334,10 @@ def _closed_on_failure(out: Path) -> Iterator[None]:
         yield
     except BaseException as error:
         with uninterrupted():
-            ended = interrupted() or isinstance(error, KeyboardInterrupt)
-            how = ("interrupted", None) if ended else ("failed", str(error))
-            _change_own(out, before, partial(close, out, *how))
+            if interrupted() or isinstance(error, KeyboardInterrupt):
+                _change_own(out, before, partial(close_interrupted, out, interrupted_at()))
+            else:
+                _change_own(out, before, partial(close, out, "failed", str(error)))
         raise
 
 

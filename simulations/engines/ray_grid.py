@@ -25,6 +25,7 @@ from simulations.engines.packing import Packed, pack, unpack
 from simulations.engines.ray_pool import POOL, Pool, connect
 from simulations.engines.ray_worker import Done, Job
 from simulations.engines.resources import Resources, Share
+from simulations.interruption import ends_process
 
 POLL_SECONDS = 0.05
 
@@ -147,7 +148,7 @@ class RayGrid(LocalGrid):
                     return
                 self._advance(None if left == float("inf") else left)
         finally:  # the deadline, an interrupt, or a Strategy that has seen enough
-            if keys:
+            if keys and not ends_process():  # then Ray ends with it, and may have ended already
                 self._dispatcher.cancel()
                 for key in keys:
                     del self._asked[key]

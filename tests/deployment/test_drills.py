@@ -30,10 +30,13 @@ from simulations.deploy.federation import Federation
 from simulations.deploy.nodes import connected, online, status
 from simulations.deploy.supervised import Report
 from simulations.deploy.supervisor import register
+from simulations.document import to_toml
 from simulations.engines.flower import LOG_FILE, run_deployed
 from simulations.engines.ray_access import is_loopback
 from simulations.engines.superlink import program
+from simulations.results import Run
 from simulations.run import run_experiment
+from tests.simulations.command import rounds_in, started
 
 pytestmark = pytest.mark.deployment
 
@@ -249,6 +252,74 @@ def test_a_superlink_that_is_killed_keeps_its_nodes_and_the_run_is_resumed(
     again.end()
     assert [line["round"] for line in again.rounds] == [0, 1, 2, 3]
     assert [line["kept"] for line in again.rounds[1:]] == [4, 4, 4]
+
+
+OWN_TASK = """
+from simulations.tasks.digits import Digits
+from simulations.tasks.partition import PARTITIONERS
+
+
+def task(partitions, seed, partition):
+    return Digits().build(PARTITIONERS.build(partition), seed)
+"""
+
+
+def test_sigterm_stops_the_run_on_the_superlink(federation: Federation, tmp_path: Path) -> None:
+    """Of an experiment with a task beside it; twice, as somebody in a hurry sends it."""
+    folder, out = tmp_path / "study", tmp_path / "run"
+    folder.mkdir()
+    (folder / "own_deployed_task.py").write_text(OWN_TASK)
+    table = {**EXPERIMENT.to_table(), "task": {"name": "own_deployed_task:task"}, "rounds": 1000}
+    (folder / "own.toml").write_text(to_toml(table))
+    arguments = ["run", "study/own.toml", "--out", out, "--superlink", federation.path]
+    with started(*arguments, cwd=tmp_path) as running:
+        running.wait_for(lambda: rounds_in(out) >= 2, "the first round")
+        running.send(signal.SIGTERM, signal.SIGTERM)
+        code, errors = running.end()
+        assert (code, errors) == (143, "interrupted, kept in run\n")
+    run = Run.load(out)
+    assert run.manifest["status"] == "interrupted"
+    assert run.rounds[1]["kept"] == 4
+    assert all(state.startswith("finished") for state in states(federation))
+    wait_until(lambda: not busy(federation), "the nodes' ClientApps have nothing to do")
+    assert all_online(federation)
+
+
+def states(federation: Federation) -> list[str]:
+    """Of all runs on the SuperLink."""
+    link = connected(federation)
+    listed = subprocess.run(
+        link.flwr("ls", "--format", "json"),
+        env=dict(link.environment),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [run["status"] for run in json.loads(listed.stdout)["runs"]]
+
+
+def busy(federation: Federation) -> list[str]:
+    """ServerApps that are there, and ClientApps that compute."""
+    found = []
+    for process in processes_of(federation):
+        try:
+            words = " ".join(process.cmdline())
+            computes = "flwr-clientapp" in words and process.cpu_percent(0.5) > 10.0
+            if computes or "flwr-serverapp" in words:
+                found.append(words)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_sigterm_ends_nodes_up_and_all_it_has_started(tmp_path: Path) -> None:
+    made = Federation.create(tmp_path / "federation", 2)
+    with started("nodes", "up", made.path, cwd=tmp_path) as running:
+        running.wait_for(lambda: len(processes_of(made)) >= 3, "SuperLink and SuperNodes start")
+        running.send(signal.SIGTERM, signal.SIGTERM)
+        assert running.end() == (143, "interrupted\n")
+    assert processes_of(made) == []
+    assert status(made) is None
 
 
 def supernode(

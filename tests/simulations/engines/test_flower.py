@@ -130,15 +130,6 @@ def test_the_generated_app_passes_flowers_checks_and_keeps_every_character(tmp_p
     assert warnings == []
 
 
-def test_a_directory_that_hides_a_package_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "clients.py").touch()
-    with pytest.raises(ConfigError, match=r"clients\.py hides the package 'clients'"):
-        run_flower("{}", 1, tmp_path / "out", on_line=lambda line: None)
-
-
 @pytest.mark.parametrize(
     ("partitions", "cpus", "gpus", "message"),
     [

@@ -1,0 +1,135 @@
+"""The command ``hqde-fl`` as a process: started as its console script does, watched, ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+MARK = "HQDE_FL_TEST_PROCESS_OF"
+SECONDS = 120.0
+"""For everything that happens sooner or later."""
+
+
+def entry_point() -> str:
+    """What ``pip`` writes into the console script."""
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    module, function = scripts["hqde-fl"].split(":")
+    return f"import sys; sys.argv[0] = 'hqde-fl'; from {module} import {function}; {function}()"
+
+
+def command(*arguments: object) -> list[str]:
+    """A command line of ``hqde-fl``."""
+    return [sys.executable, "-P", "-c", entry_point(), *map(str, arguments)]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """One in which processes find this checkout."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **more}
+
+
+def call(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        command(*arguments), cwd=cwd, env=environment(), capture_output=True, text=True, check=False
+    )
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def await_that(holds: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
+
+
+@dataclass
+class Running:
+    """A command under way."""
+
+    process: subprocess.Popen[str]
+    mark: str
+    _seen: dict[int, psutil.Process] = field(default_factory=dict)
+
+    def wait_for(self, holds: Callable[[], object], what: str) -> None:
+        """Wait for a condition; the command must not have ended by then."""
+
+        def held() -> object:
+            found = holds()
+            assert found or self.process.poll() is None, self.process.communicate()
+            return found
+
+        await_that(held, what)
+
+    def catches_sigterm(self) -> bool:
+        """Whether its signal handlers are in place."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+        return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+    def send(self, *numbers: int) -> None:
+        """Send signals, one right after the other."""
+        self.left()
+        for number in numbers:
+            self.process.send_signal(number)
+
+    def end(self) -> tuple[int, str]:
+        """Wait for its end: exit status and stderr."""
+        _, errors = self.process.communicate(timeout=SECONDS)
+        return self.process.returncode, errors
+
+    def left(self) -> list[psutil.Process]:
+        """What it has started and still runs, also where it has cleared its environment."""
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) == self.mark and process.pid != self.process.pid:
+                    below = process.children(recursive=True)
+                    self._seen |= {each.pid: each for each in (process, *below)}
+            except (psutil.Error, OSError):
+                continue
+        return [process for process in self._seen.values() if lives(process)]
+
+
+@contextmanager
+def started(*arguments: object, cwd: Path) -> Iterator[Running]:
+    """Start the command; whatever happens, it does not outlive the test."""
+    mark = f"{os.getpid()}-{time.monotonic_ns()}"
+    process = subprocess.Popen(
+        command(*arguments),
+        cwd=cwd,
+        env=environment(**{MARK: mark}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    running = Running(process, mark)
+    try:
+        yield running
+    finally:
+        process.kill()
+        process.communicate()
+        for left in running.left():
+            left.kill()
+
+
+def rounds_in(run: Path) -> int:
+    """How many lines the records of a run have."""
+    rounds = run / "rounds.jsonl"
+    return rounds.read_text().count("\n") if rounds.exists() else 0
