@@ -1,8 +1,9 @@
 """The reply of a client that has no data to train on, written and recognised in one place.
 
-It is an error reply with a reason of its own, so that any Flower strategy passes over it. Servers
-of this project count such a client as *skipped*: it is not faulty, it is not asked again for some
-rounds, and a rule's f stays as it is.
+It is an error reply with a reason of its own, which Flower's strategies pass over, but for those
+for differential privacy: these aggregate nothing in a round with an error reply. Servers of this
+project count such a client as *skipped*: it is not faulty, it is not asked again for some rounds,
+and a rule's f stays as it is.
 """
 
 from __future__ import annotations

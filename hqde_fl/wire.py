@@ -51,7 +51,7 @@ NUMPY = "numpy.ndarray"
 
 NUM_EXAMPLES = "num-examples"
 
-_LONGEST_HEADER, _USUAL_HEADER = 4096, 256
+_MAX_HEADER_BYTES, _MAX_CACHED_HEADER_BYTES = 4096, 256
 """Bytes of an .npy header: the longest that is read, and the longest that is remembered, so that
 clients cannot fill the memory with headers."""
 _SHOWN = 64
@@ -383,10 +383,10 @@ def _npy_header(array: Array, dtype: np.dtype[Any]) -> tuple[int, bool]:
         raise _MalformedError("not the bytes of an .npy array")
     width = 2 if data[6] == 1 else 4
     start = 8 + width + int.from_bytes(data[8 : 8 + width], "little")
-    if start > min(len(data), _LONGEST_HEADER):
+    if start > min(len(data), _MAX_HEADER_BYTES):
         raise _MalformedError("the .npy header is longer than the array's bytes")
     header = bytes(data[8 + width : start])
-    parse = _parse_header if len(header) <= _USUAL_HEADER else _parse_header.__wrapped__
+    parse = _parse_header if len(header) <= _MAX_CACHED_HEADER_BYTES else _parse_header.__wrapped__
     shape, descr, fortran = parse(header)
     if shape != tuple(array.shape) or descr != dtype:
         raise _MalformedError(

@@ -289,7 +289,8 @@ class Experiment(Section):
     @property
     def warning(self) -> str | None:
         """What may void rounds of this experiment although it can run; None if nothing."""
-        return silence_warning(self.rule, self.ensemble.cohort(self.sampled))
+        cohort = self.ensemble.cohort(self.sampled)
+        return silence_warning(self.rule, cohort, " of each member" * (cohort < self.sampled))
 
     @property
     def filters(self) -> bool:

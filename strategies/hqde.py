@@ -9,6 +9,7 @@ from itertools import count
 from logging import INFO, WARNING
 from typing import final, get_args
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.common.logger import log
 from flwr.serverapp import Grid
@@ -86,7 +87,8 @@ class HQDEStrategy(FedAvg):
         given.
     callbacks : Sequence[Callback]
         Told by ``start`` what happens. Inside another strategy, whose ``start`` runs the rounds,
-        nobody calls them.
+        nobody calls them. (Flower's strategies for differential privacy aggregate nothing in a
+        round with an error reply: every client that they ask needs data.)
     seed : int
         Of the selection.
     identify : bool
@@ -173,9 +175,8 @@ class HQDEStrategy(FedAvg):
         """
         self.state, self._arrays = self._taken_up(server_round, arrays), arrays
         rng = self.seeds.numpy("select", "train", server_round)
-        nodes = self._awake(self._nodes(grid), server_round)
-        nodes = self.selector.select(nodes, rng) if nodes else []
-        if server_round == 1 and (warning := silence_warning(self.rule, self._cohort(nodes))):
+        nodes = self._select(self.selector, self._nodes(grid), server_round, rng)
+        if server_round == 1 and (warning := self._warning(len(nodes))):
             log(WARNING, warning)
         if self.codec != Identity():
             config = ConfigRecord({"codec": to_json(self.codec), **config})
@@ -235,7 +236,7 @@ class HQDEStrategy(FedAvg):
             put_to_rest(
                 self.state.resting, server_round, list(map(self._roster.identity, ledger.skipped()))
             ),
-            self.state.aggregated + bool(moved),
+            None if self.state.aggregated is None else self.state.aggregated + bool(moved),
         )
         facts = summed_up(merged)
         if facts["note"] is not None:
@@ -253,8 +254,8 @@ class HQDEStrategy(FedAvg):
         if self.fraction_evaluate == 0:
             return []
         rng = self.seeds.numpy("select", "evaluate", server_round)
-        nodes = self._awake(self._nodes(grid), server_round + 1)
-        nodes = Uniform(self.fraction_evaluate).select(nodes, rng) if nodes else []
+        selector = Uniform(self.fraction_evaluate)
+        nodes = self._select(selector, self._nodes(grid), server_round + 1, rng)
         contents = [(arrays, config)] * len(nodes)
         self._sent_evaluate = address(
             nodes, contents, self._keys, server_round, MessageType.EVALUATE
@@ -318,7 +319,7 @@ class HQDEStrategy(FedAvg):
         self._arrays = initial_arrays = self.state.arrays()
         result = Result(arrays=initial_arrays)
         self.summary()
-        void = VoidRounds(deadline)
+        void = VoidRounds(deadline, self.state.round + 1)
         for callback in self.callbacks:
             callback.on_start(initial_arrays, num_rounds)
         if resume is None:
@@ -347,7 +348,7 @@ class HQDEStrategy(FedAvg):
             self._finish(record, result, evaluate_fn, started)
         for callback in self.callbacks:
             callback.on_end(result.arrays)
-        if self.state.round and not self.state.aggregated:
+        if self.state.round and self.state.aggregated == 0:
             raise RunError(void.failure())
         if summary := void.summary():
             log(INFO, summary)
@@ -370,17 +371,23 @@ class HQDEStrategy(FedAvg):
         # The record that this strategy made itself needs no second look.
         return self.state if arrays is self._arrays else self.state.with_arrays(arrays)
 
-    def _awake(self, nodes: list[int], server_round: int) -> list[int]:
-        """Return the nodes that do not rest in a round, and wake those that have reconnected."""
+    def _select(
+        self, selector: Selector, nodes: list[int], server_round: int, rng: np.random.Generator
+    ) -> list[int]:
+        """Return the nodes chosen for a round: as many as if none rested, of those that do not."""
         assert self.state is not None
         reconnected = set(map(self._roster.identity, self._roster.reconnected))
         resting = still_resting(self.state.resting, server_round, reconnected)
         self.state = replace(self.state, resting=resting)
-        return [n for n in nodes if self._roster.identity(n) not in resting] if resting else nodes
+        if not resting:
+            return selector.select(nodes, rng)
+        awake = [node for node in nodes if self._roster.identity(node) not in resting]
+        return selector.select(awake, rng, selector.size(len(nodes))) if awake else []
 
-    def _cohort(self, nodes: Sequence[int]) -> int:
-        """Return the number of clients that train a member, at least."""
-        return self.ensemble.cohort(len(nodes))
+    def _warning(self, clients: int) -> str | None:
+        """Return a warning if few silent clients suffice to void every round."""
+        cohort = self.ensemble.cohort(clients)
+        return silence_warning(self.rule, cohort, "" if cohort == clients else " of each member")
 
     def _nodes(self, grid: Grid) -> list[int]:
         patience = self.deadline if self.identify else 0.0
@@ -414,11 +421,12 @@ class HQDEStrategy(FedAvg):
             num_examples=tuple(reply.num_examples for reply in replies.values()),
             faulty=ledger.count("rejected", member) + ledger.count("failed", member),
             late=ledger.count("late", member),
-            skipped=ledger.count("skipped", member) + len(self.state.resting if self.state else ()),
+            skipped=ledger.count("skipped", member),
             round=ledger.round,
             seed=self._seeds(member).root,
         )
-        return self._merging.merge(model, list(replies.values()), cohort)
+        resting = len(self.state.resting) if self.state is not None else 0
+        return self._merging.merge(model, list(replies.values()), cohort, resting)
 
     def _feedback(
         self, anew: Collection[tuple[int, int]], ledger: Ledger

@@ -76,7 +76,13 @@ class Merging:
     confidence: Confidence = field(default_factory=Confidence)
     density: DensityPolicy = "free"
 
-    def merge(self, model: ModelState, replies: Sequence[Accepted], cohort: Cohort) -> Merged:
+    def merge(
+        self,
+        model: ModelState,
+        replies: Sequence[Accepted],
+        cohort: Cohort,
+        resting: int = 0,
+    ) -> Merged:
         """The next state of a model.
 
         Parameters
@@ -87,6 +93,8 @@ class Merging:
             Those that passed screening.
         cohort : Cohort
             Who they come from, in the same order.
+        resting : int
+            Clients that were not asked because they had no data in an earlier round.
 
         Raises
         ------
@@ -103,9 +111,10 @@ class Merging:
             outcome = aggregate(self.rule, updates, cohort, model.rule)
         except BoundError as error:
             # The user said that the quorum would be enough, and no round can ever have more.
-            if 0 < self.quorum <= cohort.n and cohort.asked < self.rule.minimum():
+            if 0 < self.quorum <= cohort.n and cohort.asked + resting < self.rule.minimum():
                 raise
-            return Merged(model, note=str(error))
+            rest = f"; clients that rest because they have no data: {resting}" if resting else ""
+            return Merged(model, note=f"{error}{rest}")
         model, outcome = self._described(model, updates, cohort, outcome)
         return self._move(model, replies, outcome)
 

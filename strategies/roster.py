@@ -29,7 +29,7 @@ class Roster:
         self._ordered: list[int] = []
         self._activated: dict[int, str] | None = None
         self.reconnected: frozenset[int] = frozenset()
-        """Nodes that went away and came back, or came new, since ``wait`` was called before."""
+        """Nodes that came back, or came new, since ``wait`` was called before."""
 
     def partition(self, node: int) -> int | None:
         """The node's partition id, where it is known."""
@@ -63,6 +63,7 @@ class Roster:
             If they do not come within ``seconds``.
         """
         end = time.monotonic() + seconds
+        self.reconnected = frozenset()
         while len(nodes := self._connected(grid)) < minimum:
             if time.monotonic() > end:
                 raise CohortError(
@@ -83,9 +84,7 @@ class Roster:
         activated = {node.node_id: node.last_activated_at for node in grid.get_nodes()}
         before = self._activated
         if before is not None:
-            self.reconnected = frozenset(
-                node for node, at in activated.items() if before.get(node) != at
-            )
+            self.reconnected |= {node for node, at in activated.items() if before.get(node) != at}
         self._activated = activated
         return list(activated)
 

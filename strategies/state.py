@@ -107,15 +107,16 @@ class ServerState:
         back; for the record, that it has one is what counts.
     resting : Resting
         Clients without data.
-    aggregated : int
-        Rounds in which a model was moved; the others were void.
+    aggregated : int or None
+        Rounds in which a model was moved; the others were void. None in a checkpoint of an earlier
+        version, which did not count them.
     """
 
     round: int
     models: tuple[ModelState, ...]
     feedback: Mapping[tuple[int, int], int] = field(default_factory=dict)
     resting: Resting = field(default_factory=dict)
-    aggregated: int = 0
+    aggregated: int | None = None
 
     @classmethod
     def of(cls, arrays: ArrayRecord, members: int = 1) -> ServerState:
@@ -126,7 +127,7 @@ class ServerState:
         ConfigError
             If the arrays are not those of as many members.
         """
-        return cls(0, tuple(map(ModelState.of, _split(arrays, members))))
+        return cls(0, tuple(map(ModelState.of, _split(arrays, members))), aggregated=0)
 
     def with_arrays(self, arrays: ArrayRecord) -> ServerState:
         """Return the state with other models in the place of these; all else is kept.

@@ -18,10 +18,12 @@ class VoidRounds:
     ----------
     deadline : float
         Seconds that a round waits for replies, for the advice.
+    first : int
+        The first round that is counted; more than 1 where a run was resumed.
     """
 
-    def __init__(self, deadline: float) -> None:
-        self._deadline = deadline
+    def __init__(self, deadline: float, first: int = 1) -> None:
+        self._deadline, self._first = deadline, first
         self._rounds = 0
         self._void: list[int] = []
         self._counts: Counter[str] = Counter()
@@ -55,7 +57,10 @@ class VoidRounds:
         ]
         parts = ["no round produced an aggregate: the model is the initial one"]
         if found:
-            parts.append(f"of {asked} replies due {'; '.join(found)}")
+            since = f" since round {self._first}" if self._first > 1 else ""
+            parts.append(f"of {asked} replies due{since} {'; '.join(found)}")
+        if not self._rounds:
+            parts.append("no round was left to run: change what was wrong, and raise rounds")
         if self._note:
             parts.append(f"last round: {self._note}")
         text = "; ".join(parts)

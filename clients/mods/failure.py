@@ -9,7 +9,7 @@ from __future__ import annotations
 from hqde_fl.errors import HQDEError
 from hqde_fl.wire import printable
 
-LONGEST = 500
+MAX_REASON_LENGTH = 500
 """Characters of an error's message that are passed on."""
 
 
@@ -38,14 +38,14 @@ def find_failure(reason: str, name: str, client: int, server_round: int) -> str 
     line = reason[begin:].splitlines()[0]
     if reason.lstrip().startswith("<class '"):  # Flower's: <class 'X'>:<'message'>
         line = line.removesuffix("'>")
-    return printable(line, 2 * LONGEST)
+    return printable(line, 2 * MAX_REASON_LENGTH)
 
 
 def described(error: BaseException | str) -> str:
     """An exception in one line, with its type; a text as it is."""
     if isinstance(error, BaseException):
         error = f"{type(error).__name__}: {error}"
-    return printable(" ".join(error.split()), LONGEST)
+    return printable(" ".join(error.split()), MAX_REASON_LENGTH)
 
 
 def _beginning(name: str, client: int, server_round: int) -> str:

@@ -80,7 +80,7 @@ class Entanglement(Rule):
         return (n - 1) // 2 if self.longest > 0 else 0
 
     def filters(self, n: int) -> bool:
-        """Those that get no weight: the original gives everybody some."""
+        """Return whether it rejects: updates without weight; the original weighs all."""
         return self.coupling == "measured"
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:

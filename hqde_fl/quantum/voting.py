@@ -66,7 +66,7 @@ class Voting(Rule):
         return 0 if self.votes == "updates" and self.longest == 0 else (n - 1) // 2
 
     def filters(self, n: int) -> bool:
-        """Those that lose, if updates are voted on."""
+        """Return whether it rejects: updates that lose, where updates are voted on."""
         return self.votes == "updates"
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:

@@ -163,7 +163,7 @@ class Aggregator(ABC):
         return None
 
     def filters(self, n: int) -> bool:
-        """Whether this rule singles out clients among n: says of some that they are ``rejected``.
+        """Return whether this rule rejects clients among n, by name.
 
         A rule that does not is never wrong about a client, nor right.
         """
@@ -273,7 +273,7 @@ class Tolerant(Rule):
 
     @property
     def expected_faulty(self) -> int | None:
-        """Its f."""
+        """The f that it was given."""
         return self.f
 
     def minimum(self, faulty: int = 0) -> int:

@@ -120,7 +120,7 @@ class ByzantineFilter(Rule):
         return torch.cat([distance, spread[None]]).sum(dim=1, dtype=torch.float64)
 
     def filters(self, n: int) -> bool:
-        """Outliers and the untrusted, if the fraction of n is a client at least."""
+        """Return whether it may drop anybody: the fraction of n is one client at least."""
         return n > 1 and int(self.fraction * n + 1e-9) > 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:

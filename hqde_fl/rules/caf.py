@@ -35,7 +35,7 @@ class CAF(Tolerant):
     gram = True
 
     def filters(self, n: int) -> bool:
-        """Those left with less than half of their weight."""
+        """Return whether it rejects: updates left with less than half of their weight."""
         return self.f > 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:

@@ -107,7 +107,7 @@ class Chain(Aggregator):
         return kappa
 
     def filters(self, n: int) -> bool:
-        """Whether a step does that still sees each client's own row."""
+        """Return whether a step rejects that still sees a row for each client."""
         for step in self.steps:
             if step.filters(n):
                 return True

@@ -61,7 +61,7 @@ class Cohort:
 
     @property
     def asked(self) -> int:
-        """Clients that an update was expected of."""
+        """The number of clients that were asked for an update."""
         return self.n + self.faulty + self.late + self.skipped
 
     def remaining(self, f: int) -> int:
@@ -72,8 +72,12 @@ class Cohort:
         """Raise ``BoundError`` unless there are at least ``minimum`` updates."""
         if self.n >= minimum:
             return
-        counts = (self.faulty, "rejected"), (self.late, "late"), (self.skipped, "without data")
-        lost = [f"{count} {what}" for count, what in counts if count]
+        counts = {
+            "rejected or failed": self.faulty,
+            "late": self.late,
+            "without data": self.skipped,
+        }
+        lost = [f"{count} {what}" for what, count in counts.items() if count]
         asked = f" ({self.asked} asked, {', '.join(lost)})" if lost else ""
         raise BoundError(f"{rule} needs at least {minimum} updates, found {self.n}{asked}")
 

@@ -45,7 +45,7 @@ class DnC(Tolerant):
         return min(self.f, 1) if n >= max(4, self.minimum()) else 0
 
     def filters(self, n: int) -> bool:
-        """Those that are dropped."""
+        """Return whether it rejects: the updates that it drops."""
         return self.f > 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:

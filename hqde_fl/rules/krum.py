@@ -124,7 +124,7 @@ class MultiKrum(Tolerant):
         return max(2 * f + 3, self.m + f)
 
     def filters(self, n: int) -> bool:
-        """Those left out, if the mean is taken over all that f leaves."""
+        """Return whether it rejects: updates left out of a mean over all that f leaves."""
         return self.f > 0 and self.m in (0, n - self.f)
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:

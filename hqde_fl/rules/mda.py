@@ -104,7 +104,7 @@ class MDA(Tolerant):
             raise ConfigError(f"MDA needs limit >= 1, found {self.limit}")
 
     def filters(self, n: int) -> bool:
-        """Those outside the subset."""
+        """Return whether it rejects: updates outside the subset."""
         return self.f > 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:

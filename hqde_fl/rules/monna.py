@@ -31,7 +31,7 @@ class MoNNA(Tolerant):
     trusted: int = 0
 
     def filters(self, n: int) -> bool:
-        """Those that are not averaged."""
+        """Return whether it rejects: updates that are not averaged."""
         return self.f > 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:

@@ -97,7 +97,7 @@ class Robust(Rule):
         return (n - 1) // 2
 
     def filters(self, n: int) -> bool:
-        """Those who get no trust."""
+        """Return whether it rejects: clients that get no trust."""
         return n > 1
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:

@@ -62,7 +62,7 @@ class SignGuard(Rule):
         return torch.stack([positive, zero, negative], dim=1).to(torch.float64)
 
     def filters(self, n: int) -> bool:
-        """Those that are not kept."""
+        """Return whether it rejects: the updates that it does not keep."""
         return n > 1
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:

@@ -35,7 +35,10 @@ def excused(rule: Aggregator, cohort: Cohort) -> int:
     for k in range(cohort.faulty):
         if cohort.n >= rule.minimum(k):
             return k
-    cohort.require(str(rule), rule.minimum(cohort.faulty))
+    name, f = str(rule), rule.expected_faulty
+    if f and rule.minimum(cohort.faulty) < rule.minimum():
+        name += f" with f lowered to {max(0, f - cohort.faulty)}"
+    cohort.require(name, rule.minimum(cohort.faulty))
     return cohort.faulty
 
 
@@ -50,7 +53,7 @@ def admit(rule: Aggregator, cohort: Cohort) -> Cohort:
     return replace(cohort, excused=excused(rule, cohort))
 
 
-def silence_warning(rule: Aggregator, clients: int) -> str | None:
+def silence_warning(rule: Aggregator, clients: int, whose: str = "") -> str | None:
     """Return a warning if fewer silent clients than f suffice to void every round.
 
     Parameters
@@ -59,6 +62,8 @@ def silence_warning(rule: Aggregator, clients: int) -> str | None:
         The rule.
     clients : int
         The clients asked in a round.
+    whose : str
+        Stands after "clients", where they are those of a member.
 
     Returns
     -------
@@ -70,7 +75,7 @@ def silence_warning(rule: Aggregator, clients: int) -> str | None:
         return None
     silent = clients - minimum + 1
     return (
-        f"{rule} needs {minimum} updates, found {clients} clients: a round is void as soon as "
-        f"{silent} of them {'is' if silent == 1 else 'are'} late or without data; "
-        f"to bear f = {f} such clients ask at least {minimum + f}, or lower f"
+        f"{rule} needs {minimum} updates, found {clients} clients{whose}: a round is void as soon "
+        f"as {silent} of them {'is' if silent == 1 else 'are'} late or without data; "
+        f"to bear f = {f} such clients it needs {minimum + f}, or a lower f"
     )

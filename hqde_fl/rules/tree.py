@@ -98,7 +98,7 @@ class Tree(Aggregator):
         return count
 
     def filters(self, n: int) -> bool:
-        """Whether a rule does that is the lowest above any client: of few clients, the root."""
+        """Return whether the rule directly above the clients rejects; of few clients, the root."""
         return self._filters(grow(n, self.fanout), self.root)
 
     @property
@@ -115,7 +115,9 @@ class Tree(Aggregator):
         tree = grow(cohort.n, self.fanout)
         cohort.require(str(self), self.minimum())
         mass = (self.masses(cohort) if cohort.mass is None else torch.tensor(cohort.mass)).tolist()
-        walk = _Walk(self, updates, replace(cohort, faulty=0), mass, state, executor)
+        walk = _Walk(
+            self, updates, replace(cohort, faulty=0, late=0, skipped=0), mass, state, executor
+        )
         top, _ = walk.visit(tree, "0", self.root)
         diagnostics = {
             **top.diagnostics,

@@ -16,5 +16,17 @@ class Selector(ABC):
         """How many of ``available`` clients will be chosen."""
 
     @abstractmethod
-    def select(self, clients: Sequence[int], rng: np.random.Generator) -> list[int]:
-        """The chosen ones of ``clients``, whose order is the same in every run."""
+    def select(
+        self, clients: Sequence[int], rng: np.random.Generator, size: int | None = None
+    ) -> list[int]:
+        """Return the chosen clients.
+
+        Parameters
+        ----------
+        clients : Sequence[int]
+            Who can be chosen, in an order that is the same in every run.
+        rng : np.random.Generator
+            What is drawn comes from it.
+        size : int, optional
+            How many to choose, at most all of them; ``size(len(clients))`` if not given.
+        """

@@ -31,7 +31,9 @@ class Uniform(Selector):
         """The fraction, rounded, and at least one."""
         return min(available, max(1, round(self.fraction * available)))
 
-    def select(self, clients: Sequence[int], rng: np.random.Generator) -> list[int]:
-        """A sample in the clients' own order."""
-        size = self.size(len(clients))
+    def select(
+        self, clients: Sequence[int], rng: np.random.Generator, size: int | None = None
+    ) -> list[int]:
+        """Return a sample in the clients' own order."""
+        size = self.size(len(clients)) if size is None else min(size, len(clients))
         return [clients[i] for i in sorted(rng.choice(len(clients), size=size, replace=False))]

@@ -81,10 +81,10 @@ def private_ray() -> Iterator[None]:
     changed = private_environment()
     before = {name: os.environ.get(name) for name in changed}
     clusters = ray_constants.ENABLE_RAY_CLUSTER
-    os.environ.update(changed)
-    ray_constants.ENABLE_RAY_CLUSTER = False  # Ray read the variable when it was imported
-    read_environment()
     try:
+        os.environ.update(changed)
+        ray_constants.ENABLE_RAY_CLUSTER = False  # Ray read the variable when it was imported
+        read_environment()
         yield
         if worker._global_node is not None:
             _require_loopback(worker._global_node)

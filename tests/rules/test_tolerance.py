@@ -113,6 +113,16 @@ def test_too_few_to_bear_f_silent_clients_is_a_warning(rule, clients: int, warns
 def test_the_warning_says_how_many_are_borne_and_what_to_do() -> None:
     assert silence_warning(Krum(f=3), 10) == (
         "Krum(f=3) needs 9 updates, found 10 clients: a round is void as soon as 2 of them are "
-        "late or without data; to bear f = 3 such clients ask at least 12, or lower f"
+        "late or without data; to bear f = 3 such clients it needs 12, or a lower f"
     )
-    assert "as soon as 1 of them is late" in str(silence_warning(Krum(f=1), 5))
+    warning = str(silence_warning(Krum(f=1), 5, " of each member"))
+    assert "found 5 clients of each member: a round is void as soon as 1 of them is late" in warning
+
+
+def test_a_bound_that_f_was_lowered_for_says_so() -> None:
+    with pytest.raises(
+        BoundError,
+        match=r"Krum\(f=1\) with f lowered to 0 needs at least 3 updates, "
+        r"found 2 \(4 asked, 2 rejected or failed\)",
+    ):
+        excused(Krum(f=1), Cohort((0, 1), faulty=2))

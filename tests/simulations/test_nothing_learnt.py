@@ -27,11 +27,11 @@ NOTHING = {
     "nobody has data": ({"task": {"name": f"{__name__}:nobody"}}, "4 skipped (no data: check how"),
     "the quorum is missed": (
         {"strategy": {"quorum": 4}, "faults": [{"name": "crash", "count": 1}]},
-        "quorum needs at least 4 updates, found 3 (4 asked, 1 rejected)",
+        "quorum needs at least 4 updates, found 3 (4 asked, 1 rejected or failed)",
     ),
     "the rule is missing one": (
         {"strategy": {"rule": {"name": "krum", "f": 0}}, "faults": [{"name": "crash", "count": 2}]},
-        "Krum(f=0) needs at least 3 updates, found 2 (4 asked, 2 rejected)",
+        "Krum(f=0) needs at least 3 updates, found 2 (4 asked, 2 rejected or failed)",
     ),
     "the server overflows": (
         {"strategy": {"server-optimizer": {"name": "sgd", "lr": 1e300}}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,6 +95,29 @@ def test_a_run_resumed_after_rounds_that_were_aggregated_has_learnt_something() 
     again.start(Offline(2), to_record(MODEL), 2, resume=first.state)
     assert again.state is not None
     assert (again.state.round, again.state.aggregated) == (2, 1)
+
+
+def test_a_checkpoint_that_did_not_count_its_rounds_is_no_failure() -> None:
+    """Earlier versions wrote none of it: whether those rounds had an aggregate is not known."""
+    first = strategy_with(Recorder())
+    run(first, rounds=2)
+    assert first.state is not None
+    earlier = replace(first.state, aggregated=None)
+    again = strategy_with(Recorder())
+    again.start(Offline(3), to_record(MODEL), 3, resume=earlier)
+    assert again.state is not None
+    assert again.state.aggregated is None
+
+
+def test_a_failed_run_that_is_resumed_says_since_when_it_counts() -> None:
+    failed = strategy_with(Recorder())
+    with pytest.raises(RunError, match="of 20 replies due 20 late"):
+        failed.start(Offline(1, 2), to_record(MODEL), 2)
+    for rounds, reason in ((2, "no round was left to run"), (3, "10 replies due since round 3 10")):
+        with pytest.raises(RunError, match=reason):
+            strategy_with(Recorder()).start(
+                Offline(1, 2, 3), to_record(MODEL), rounds, resume=failed.state
+            )
 
 
 def test_a_run_of_no_rounds_has_nothing_to_learn() -> None:
