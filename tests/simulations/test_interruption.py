@@ -206,7 +206,7 @@ def test_handlers_come_before_what_takes_time(module: str, tmp_path: Path) -> No
     ("engine", "numbers"),
     [
         ("inline", [signal.SIGTERM]),
-        ("inline", [signal.SIGTERM, signal.SIGTERM, signal.SIGINT]),
+        ("inline", [signal.SIGTERM] * 3),
         pytest.param("ray", [signal.SIGTERM] * 3, marks=pytest.mark.xdist_group("ray")),
         pytest.param("flower", [signal.SIGTERM] * 3, marks=pytest.mark.xdist_group("ray")),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from simulations.results import Run
 from simulations.run import run_experiment
 from simulations.sweep import Sweep
 
-from .command import call
+from .command import call, environment
 from .conftest import TINY
 
 TASK = """
@@ -217,3 +218,19 @@ def test_a_generated_app_carries_the_file_and_a_name_of_its_own(tmp_path: Path) 
 def test_what_is_no_name_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"task 'a b:c' must read package\.module:attribute"):
         own_modules.attribute("task", "a b:c")
+
+
+def test_the_apps_of_flwr_run_look_beside_the_file_they_are_given(folder: Path) -> None:
+    """In a process of its own: the ServerApp and the ClientApps of ``flwr run .``."""
+    code = (
+        "from flwr.app import Context, RecordDict\n"
+        "from simulations import client_app, server_app\n"
+        "from simulations.engines.inline import InlineGrid\n"
+        f"config = {{'experiment': {str(folder / 'own.toml')!r}, 'set': '', 'out': 'run'}}\n"
+        "grid = InlineGrid(client_app.app, 2, config)\n"
+        "server_app.serve(grid, Context(grid.run.run_id, 0, {}, RecordDict(), config))\n"
+    )
+    elsewhere = folder / "clients"
+    command = [sys.executable, "-P", "-c", code]
+    subprocess.run(command, cwd=elsewhere, env=environment(), check=True)
+    assert [line["kept"] for line in Run.load(elsewhere / "run").rounds[1:]] == [2]
