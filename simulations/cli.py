@@ -25,7 +25,7 @@ from typer.core import TyperGroup
 
 from hqde_fl.errors import ConfigError, HQDEError, UnknownNameError
 from simulations.deploy.commands import app as nodes
-from simulations.interruption import SIGNALS, Terminated, exit_status, interruptible
+from simulations.interruption import Terminated, exit_status, interrupted_by, interruptible
 
 if TYPE_CHECKING:
     from hqde_fl.catalogue import Catalogue
@@ -330,7 +330,7 @@ def _keeping(directory: Path) -> Iterator[None]:
 
 def _status(end: KeyboardInterrupt | Terminated) -> int:
     """Return the exit status after an interruption: 130 after Ctrl-C, 143 after SIGTERM."""
-    return end.status if isinstance(end, Terminated) else exit_status(SIGNALS[0])
+    return end.status if isinstance(end, Terminated) else exit_status(interrupted_by())
 
 
 def _summary(experiment: Experiment) -> str:

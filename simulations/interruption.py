@@ -100,11 +100,13 @@ class Interruption:
             timer.start()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        global _interrupted
         if number == signal.SIGTERM:
             _cancel_abort()
         repeated = self.number is not None
         if not repeated:
             self.number, self.at = signal.Signals(number), time.time()
+            _interrupted = self.number
         if self.held:
             self._waiting = True
             return
@@ -195,6 +197,11 @@ def uninterrupted() -> Iterator[None]:
         interruption.held -= 1
     if not interruption.held:
         interruption.release()
+
+
+def interrupted_by() -> int:
+    """Return the signal that interrupted the last ``interruptible`` block; SIGINT if none did."""
+    return signal.SIGINT if _interrupted is None else _interrupted
 
 
 def interrupted() -> bool:
