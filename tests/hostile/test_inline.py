@@ -13,6 +13,8 @@ from hqde_fl.rules import ByzantineFilter, Mean
 from simulations.audit import HOSTILE, trial
 from simulations.audit.federation import CULPRIT, form, start
 from simulations.audit.memory import settle
+from simulations.audit.row import Row
+from simulations.audit.trial import Finding
 from strategies.callbacks import Callback, ClientRecord, RoundRecord
 from strategies.hqde import HQDEStrategy
 
