@@ -103,7 +103,7 @@ CONFIGS: dict[str, Callable[[], bytes]] = {
     "one string": lambda: one(to_field(5, b"x" * 1_000_000 + "😀".encode())),
     "one value": lambda: one(to_field(6, b"x" * 1_000_000)),
 }
-NOISE = 1 << 20
+NOISE = 4 << 20
 
 
 def taken(call: Callable[[], Any]) -> int | None:
