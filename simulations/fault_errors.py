@@ -7,7 +7,7 @@ that each of them has in the round.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import final
 
 from flwr.app import Message
@@ -16,10 +16,7 @@ from flwr.serverapp import Grid
 from clients.messages import is_training, server_round
 from clients.mods.failure import find_failure
 from hqde_fl.errors import RunError
-from simulations.wrapped import WrappedGrid
-
-FaultsOf = Callable[[int], Mapping[int, str]]
-"""(round) -> partition id -> name of the fault."""
+from simulations.wrapped import FaultsOf, WrappedGrid, with_nodes
 
 
 @final
@@ -53,11 +50,9 @@ class FaultErrorGrid(WrappedGrid):
     def _watched(self, sent: Sequence[Message], replies: Iterable[Message]) -> Iterator[Message]:
         number = server_round(sent[0])
         faults = self._faults(number)
-        asked = {m.metadata.message_id: m.metadata.dst_node_id for m in sent}
         waiting = iter(replies)
         try:
-            for reply in waiting:
-                node = asked.get(reply.metadata.reply_to_message_id)
+            for node, reply in with_nodes(sent, waiting):
                 partition = None if node is None else self._partition(node)
                 if partition is not None and partition in faults and reply.has_error():
                     reason, name = str(reply.error.reason or ""), faults[partition]

@@ -7,7 +7,7 @@ through a Grid around the run's own, and to the model that the round led to.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import final
 
 import torch
@@ -19,11 +19,8 @@ from clients.messages import is_training
 from hqde_fl.seeding import Seeds
 from hqde_fl.wire import Accepted, Screening, from_record
 from simulations.attacks.wire import Wire
-from simulations.wrapped import WrappedGrid
+from simulations.wrapped import FaultsOf, WrappedGrid, with_nodes
 from strategies.callbacks import RoundRecord
-
-FaultsOf = Callable[[int], Mapping[int, str]]
-"""(round) -> partition id -> fault."""
 
 
 @final
@@ -115,9 +112,7 @@ class _OverheardGrid(WrappedGrid):
         return self._heard(training, replies)
 
     def _heard(self, sent: list[Message], replies: Iterable[Message]) -> Iterator[Message]:
-        asked = {m.metadata.message_id: m.metadata.dst_node_id for m in sent}
-        for reply in replies:
-            node = asked.get(reply.metadata.reply_to_message_id)
+        for node, reply in with_nodes(sent, replies):
             if node is not None:
                 self._listener.hear(node, reply)
             yield reply

@@ -129,7 +129,8 @@ def run_experiment(
     if not (resume and _resumable(out, experiment)):
         require_empty(out, leftovers=LEFTOVERS if resume else ())
     elif _complete(out, experiment, report):
-        return RunResult(out, manifest_of(out).get("final") or {}, Run.load(out).void_rounds)
+        run = Run.load(out)
+        return RunResult(out, run.manifest.get("final") or {}, run.void_rounds)
     if superlink and experiment.engine.name != "flower":
         raise ConfigError(f"a SuperLink needs engine flower, found {experiment.engine.name}")
     flower = partial(_deployed, superlink=superlink) if superlink else _on_flower

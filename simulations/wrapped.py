@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -13,6 +13,19 @@ from flwr.supercore.run import Run
 
 IDENTITY = "query.identity"
 """The type of the message that asks a node for its partition id."""
+
+
+FaultsOf = Callable[[int], Mapping[int, str]]
+"""(round) -> partition id -> name of the fault."""
+
+
+def with_nodes(
+    sent: Sequence[Message], replies: Iterable[Message]
+) -> Iterator[tuple[int | None, Message]]:
+    """Yield each reply with the node whose message it answers; None if it answers none of them."""
+    asked = {m.metadata.message_id: m.metadata.dst_node_id for m in sent}
+    for reply in replies:
+        yield asked.get(reply.metadata.reply_to_message_id), reply
 
 
 class WrappedGrid(Grid):
@@ -92,9 +105,7 @@ class WrappedGrid(Grid):
         return replies
 
     def _noted(self, sent: Sequence[Message], replies: Iterable[Message]) -> Iterator[Message]:
-        asked = {m.metadata.message_id: m.metadata.dst_node_id for m in sent}
-        for reply in replies:
-            node = asked.get(reply.metadata.reply_to_message_id)
+        for node, reply in with_nodes(sent, replies):
             if node is not None and reply.has_content():
                 answer = reply.content.config_records.get("identity", ConfigRecord())
                 claimed = answer.get("partition-id")
