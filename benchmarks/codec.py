@@ -30,9 +30,9 @@ from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor
 
-from clients.app import ensemble_app
-from clients.members import initial_state
-from clients.messages import arrays, server_round
+from hqde_fl.clients.app import ensemble_app
+from hqde_fl.clients.members import initial_state
+from hqde_fl.clients.messages import arrays, server_round
 from hqde_fl.codec import (
     AdaptiveQuantizer,
     Codec,
@@ -43,12 +43,11 @@ from hqde_fl.codec import (
     Rotated,
     TopK,
 )
-from hqde_fl.layout import Layout
+from hqde_fl.protocol.records import from_record, layout_of, to_record
 from hqde_fl.seeding import Seeds
-from hqde_fl.wire import from_record, to_record
-from simulations.config import Experiment
-from simulations.engines.inline import InlineGrid
-from strategies.hqde import HQDEStrategy
+from hqde_fl.simulations.engines.inline import InlineGrid
+from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.strategies.hqde import HQDEStrategy
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -118,7 +117,7 @@ def real_updates(data_dir: str) -> dict[str, Tensor]:
             number = server_round(message)
             if context.node_config["partition-id"] == 0 and number in (1, 10):
                 start, trained = arrays(message)[1], arrays(reply)[1]
-                layout = Layout.of(start)
+                layout = layout_of(start)
                 flats = [layout.flatten(from_record(each))[0] for each in (trained, start)]
                 found[f"{name}, {number}"] = flats[0] - flats[1]  # noqa: B023  # used within the loop
             return reply

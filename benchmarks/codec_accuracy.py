@@ -25,9 +25,9 @@ import torch
 
 from hqde_fl.codec import ErrorFeedback, Identity
 from hqde_fl.codec.request import to_json
-from simulations.config import Experiment
-from simulations.run import run_experiment
-from strategies.presets import packing
+from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.run import run_experiment
+from hqde_fl.strategies.presets import packing
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simulations.config import Experiment
-from simulations.document import to_toml
+from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.overrides import to_toml
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -147,7 +147,15 @@ def _bytes(run: Path) -> bytes:
 
 
 def _start(file: Path, run: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "simulations.cli", "run", str(file), "--resume", str(run)]
+    command = [
+        sys.executable,
+        "-m",
+        "hqde_fl.simulations.console.command_line",
+        "run",
+        str(file),
+        "--resume",
+        str(run),
+    ]
     with (run.parent / f"{run.name}.log").open("ab") as log:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.reporting import check, conclude, machine  # noqa: E402
-from simulations.engines.private_ray import private_environment  # noqa: E402
+from hqde_fl.simulations.engines.ray.private import private_environment  # noqa: E402
 
 CASES = {
     # name: (population, cohort, parameters, what a client is)
@@ -65,11 +65,11 @@ def tiny_app() -> Any:
 
 def digits_app() -> tuple[Any, Any]:
     """The demo's client and its initial model."""
-    from clients.app import ensemble_app
-    from clients.members import initial_state
+    from hqde_fl.clients.app import ensemble_app
+    from hqde_fl.clients.members import initial_state
+    from hqde_fl.protocol.records import to_record
     from hqde_fl.seeding import Seeds
-    from hqde_fl.wire import to_record
-    from simulations.config import Experiment
+    from hqde_fl.simulations.experiment.model import Experiment
 
     demo = Experiment.load(ROOT / "experiments" / "quickstart.toml", ["faults=[]"])
     task = demo.load_task()
@@ -88,7 +88,7 @@ def measure(engine: str, case: tuple[int, int, int, str], rounds: int) -> dict[s
     from flwr.serverapp.strategy import FedAvg
 
     if engine == "ray":
-        from simulations.engines.ray_pool import prepare
+        from hqde_fl.simulations.engines.ray.pool import prepare
 
         prepare()  # as ``run_experiment`` does
     if kind == "digits":
@@ -145,7 +145,7 @@ def measure(engine: str, case: tuple[int, int, int, str], rounds: int) -> dict[s
             backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
         )
     else:
-        from simulations.engines.ray_grid import RayGrid
+        from hqde_fl.simulations.engines.ray.grid import RayGrid
 
         main(RayGrid(client_app, population, {}), None)  # type: ignore[arg-type]
     done.set()

@@ -31,8 +31,15 @@ import torch  # noqa: E402
 from benchmarks.learning import ensembles, front, laws, rules  # noqa: E402
 from benchmarks.learning.data import have_fashion  # noqa: E402
 from benchmarks.reporting import check, conclude, machine  # noqa: E402
-from hqde_fl.quantum import Adaptive, Entanglement, Superposition, Voting  # noqa: E402
-from hqde_fl.rules import Aggregator, GeometricMedian, aggregate  # noqa: E402
+from hqde_fl.rules import (  # noqa: E402  # noqa: E402
+    Adaptive,
+    Aggregator,
+    Entanglement,
+    GeometricMedian,
+    Superposition,
+    Voting,
+    aggregate,
+)
 from hqde_fl.updates import Updates  # noqa: E402
 
 TWIN = "GeometricMedian"

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
-from clients.ensemble import EnsembleClient
-from clients.mods.codec import CodecMod
-from clients.mods.downlink import DownlinkMod
-from clients.task import Task
-from clients.training import Training
-from hqde_fl.quantum.prediction import EnsemblePredictor
+from hqde_fl.clients.ensemble import EnsembleClient
+from hqde_fl.clients.mods.codec import CodecMod
+from hqde_fl.clients.mods.downlink import DownlinkMod
+from hqde_fl.clients.task import Task
+from hqde_fl.clients.training import Training
+from hqde_fl.prediction import EnsemblePredictor
 
 
 def ensemble_app(

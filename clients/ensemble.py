@@ -20,18 +20,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
-from clients.evaluation import evaluate
-from clients.members import split
-from clients.messages import arrays, partition_of, server_round
-from clients.samples import chosen
-from clients.task import Task
-from clients.training import Training, reproducible, train
+from hqde_fl.clients.evaluation import evaluate
+from hqde_fl.clients.members import split
+from hqde_fl.clients.messages import arrays, partition_of, server_round
+from hqde_fl.clients.samples import chosen
+from hqde_fl.clients.task import Task
+from hqde_fl.clients.training import Training, reproducible, train
 from hqde_fl.errors import ConfigError
-from hqde_fl.members import TAG, TAGS, config_of, member_name, members_of, named, of_member
-from hqde_fl.no_data import no_data
-from hqde_fl.quantum.prediction import EnsemblePredictor
+from hqde_fl.prediction import EnsemblePredictor
+from hqde_fl.protocol.members import TAG, TAGS, config_of, member_name, members_of, named, of_member
+from hqde_fl.protocol.no_data import no_data
+from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.seeding import Seeds
-from hqde_fl.wire import from_record, to_record
 
 PARTITIONS_KEPT = 256
 
@@ -61,8 +61,8 @@ class EnsembleClient:
     ``("client", partition, round, member)``. So a reply depends on the message and on the partition
     alone, whatever the process did before.
 
-    A training message may be about some of the members only (see ``hqde_fl.members``); the reply
-    then holds these, each with the tag that came with it.
+    A training message may be about some of the members only (see ``hqde_fl.protocol.members``);
+    the reply then holds these, each with the tag that came with it.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ class EnsembleClient:
     def train(self, message: Message, context: Context) -> Message:
         """Train the message's members on the node's partition; the reply holds full weights.
 
-        A partition without examples gives the reply of ``hqde_fl.no_data``.
+        A partition without examples gives the reply of ``hqde_fl.protocol.no_data``.
         """
         start = time.perf_counter()
         partition, count = partition_of(context)

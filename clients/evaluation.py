@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from clients.batches import Batch, batches, call, device_of, logits
-from clients.task import Task
+from hqde_fl.clients.batches import Batch, batches, call, device_of, logits
+from hqde_fl.clients.task import Task
 from hqde_fl.errors import ConfigError
-from hqde_fl.quantum.prediction import (
+from hqde_fl.prediction import (
     EnsemblePredictor,
     Prediction,
     calibration_error,

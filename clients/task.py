@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from clients.batches import Collate
+from hqde_fl.clients.batches import Collate
 from hqde_fl.errors import ConfigError
 
 Metric = Callable[[Any, Any], float]

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.utils.data import Dataset
 
-from clients.batches import batches, call, device_of
-from clients.task import Task
+from hqde_fl.clients.batches import batches, call, device_of
+from hqde_fl.clients.task import Task
 from hqde_fl.errors import ConfigError, UnknownNameError
-from hqde_fl.quantum.noise import RegularizationNoise
+from hqde_fl.noise import RegularizationNoise
 
 # What a fault does *inside* training is set around the call, in the process of the faulty client.
 # Nothing that arrives in a message can set it.

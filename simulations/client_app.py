@@ -7,9 +7,9 @@ from functools import lru_cache
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from clients.app import ensemble_app
-from simulations.config import RUN_CONFIG, Experiment, experiment_file
-from simulations.own_modules import look_beside
+from hqde_fl.clients.app import ensemble_app
+from hqde_fl.simulations.experiment.model import RUN_CONFIG, Experiment, experiment_file
+from hqde_fl.simulations.experiment.own_modules import look_beside
 
 app = ClientApp()
 

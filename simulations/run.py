@@ -14,21 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.app import ArrayRecord, Context, RecordDict
 
-from clients.task import Task
+from hqde_fl.clients.task import Task
 from hqde_fl.errors import ConfigError, RunError
-from simulations.checkpoint.resume import exclusive, require_same, stored_experiment
-from simulations.comparison import Comparison
-from simulations.config import Experiment
-from simulations.document import with_value
-from simulations.follow import OnRound, followed
-from simulations.interruption import (
+from hqde_fl.simulations.checkpoint.resume import exclusive, require_same, stored_experiment
+from hqde_fl.simulations.console.interruption import (
     ends_process,
     interrupted,
     interrupted_at,
     interruptible,
     uninterrupted,
 )
-from simulations.results import (
+from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.overrides import with_value
+from hqde_fl.simulations.recording.comparison import Comparison
+from hqde_fl.simulations.recording.run_directory import (
     MANIFEST,
     REPORT,
     ROUNDS,
@@ -40,11 +39,12 @@ from simulations.results import (
     note,
     round_line,
 )
-from strategies.callbacks import Callback, RoundRecord
+from hqde_fl.simulations.recording.run_follower import OnRound, followed
+from hqde_fl.strategies.callbacks import Callback, RoundRecord
 
 if TYPE_CHECKING:
-    from simulations.engines.inline import InlineGrid
-    from simulations.engines.ray_grid import RayGrid
+    from hqde_fl.simulations.engines.inline import InlineGrid
+    from hqde_fl.simulations.engines.ray.grid import RayGrid
 
 STOP_SECONDS = 10.0
 """What the process that writes a run directory may take to end after its run."""
@@ -146,7 +146,7 @@ def run_experiment(
         if superlink and not (out / ROUNDS).exists():
             return RunResult(out, {})  # what the ServerApp wrote is on its own host
         if report and experiment.engine.name != "flower":
-            from simulations.report import write_report
+            from hqde_fl.simulations.report import write_report
 
             write_report(Comparison.of(Run.load(out)), out)
         run = Run.load(out)
@@ -189,7 +189,7 @@ def _complete(out: Path, experiment: Experiment, report: bool) -> bool:
     if manifest["status"] != "finished" or manifest["experiment"]["rounds"] < experiment.rounds:
         return False
     if report and not (out / REPORT).exists():
-        from simulations.report import write_report
+        from hqde_fl.simulations.report import write_report
 
         write_report(Comparison.of(Run.load(out)), out)
     return True
@@ -199,8 +199,8 @@ def _inline(
     experiment: Experiment, config: dict[str, Any], on_round: OnRound, task: Task | None = None
 ) -> None:
     """In this process."""
-    from simulations import client_app
-    from simulations.engines.inline import InlineGrid
+    from hqde_fl.simulations import client_app
+    from hqde_fl.simulations.engines.inline import InlineGrid
 
     grid = InlineGrid(client_app.app, experiment.clients.count, config, experiment.seed)
     _serve(grid, config, on_round, task)
@@ -210,8 +210,8 @@ def _on_ray(
     experiment: Experiment, config: dict[str, Any], on_round: OnRound, task: Task | None = None
 ) -> None:
     """In worker processes on this machine or a cluster."""
-    from simulations import client_app
-    from simulations.engines.ray_grid import RayGrid
+    from hqde_fl.simulations import client_app
+    from hqde_fl.simulations.engines.ray.grid import RayGrid
 
     grid = RayGrid(
         client_app.app,
@@ -240,7 +240,7 @@ def _ray_begun(experiment: Experiment) -> Iterator[None]:
     if experiment.engine.name != "ray":
         yield
         return
-    from simulations.engines.ray_pool import prepare, prepared
+    from hqde_fl.simulations.engines.ray.pool import prepare, prepared
 
     prepare(experiment.engine.address, experiment.engine.runtime_env)
     try:
@@ -256,7 +256,7 @@ def _serve(
     grid: InlineGrid | RayGrid, config: dict[str, Any], on_round: OnRound, task: Task | None = None
 ) -> None:
     """Run the ServerApp in this process."""
-    from simulations import server_app
+    from hqde_fl.simulations import server_app
 
     context = Context(grid.run.run_id, 0, {}, RecordDict(), config)
     server_app.serve(grid, context, [_Listener(on_round)], task)
@@ -266,7 +266,7 @@ def _on_flower(
     experiment: Experiment, config: dict[str, Any], on_round: OnRound, task: Task | None = None
 ) -> None:
     """In the processes that ``flwr run`` starts; they load the task and write the run directory."""
-    from simulations.engines.flower import run_flower
+    from hqde_fl.simulations.engines.flower.engine import run_flower
 
     groups = experiment.resources
     if len(groups) > 1 or groups[0].partitions:
@@ -292,8 +292,8 @@ def _deployed(
     superlink: str = "",
 ) -> None:
     """On real nodes; the SuperLink's processes write the run directory."""
-    from simulations.deploy.target import find
-    from simulations.engines.flower import run_deployed
+    from hqde_fl.simulations.deploy.target import find
+    from hqde_fl.simulations.engines.flower.engine import run_deployed
 
     target = find(superlink, experiment.clients.count)
     out, resuming = Path(config["out"]), "resume" in config
@@ -320,7 +320,7 @@ def _reported_on_failure(out: Path, report: bool) -> Iterator[None]:
         yield
     except RunError:
         if report and (out / ROUNDS).exists():
-            from simulations.report import write_report
+            from hqde_fl.simulations.report import write_report
 
             with suppress(ConfigError, RunError):
                 write_report(Comparison.of(Run.load(out)), out)

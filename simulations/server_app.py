@@ -12,29 +12,29 @@ import torch
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
-from clients.evaluation import evaluate
-from clients.members import initial_state, split
-from clients.mods.backdoor import SUCCESS, Backdoor, attack_success
-from clients.mods.failure import described
-from clients.task import Task
-from clients.training import reproducible
+from hqde_fl.clients.evaluation import evaluate
+from hqde_fl.clients.faults.backdoor import SUCCESS, Backdoor, attack_success
+from hqde_fl.clients.faults.fault_errors import described
+from hqde_fl.clients.members import initial_state, split
+from hqde_fl.clients.task import Task
+from hqde_fl.clients.training import reproducible
 from hqde_fl.errors import RunError
-from hqde_fl.quantum.prediction import EnsemblePredictor
+from hqde_fl.prediction import EnsemblePredictor
+from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.rules import Aggregator
 from hqde_fl.rules.base import State
-from hqde_fl.wire import from_record, to_record
-from simulations.checkpoint.callback import Checkpoints
-from simulations.checkpoint.resume import Point, exclusive, reopen
-from simulations.comparison import Comparison
-from simulations.config import Experiment, experiment_file
-from simulations.engines.guarded import guard
-from simulations.held_out import hold_out
-from simulations.honest_mean import HonestMean
-from simulations.own_modules import look_beside
-from simulations.results import MANIFEST, Run, RunDirectory
-from strategies.callbacks import Callback
-from strategies.confidence import HeldOut
-from strategies.hqde import HQDEStrategy
+from hqde_fl.simulations.checkpoint.callback import Checkpoints
+from hqde_fl.simulations.checkpoint.resume import Point, exclusive, reopen
+from hqde_fl.simulations.engines.deployment.guarded_grid import guard
+from hqde_fl.simulations.experiment.held_out import hold_out
+from hqde_fl.simulations.experiment.model import Experiment, experiment_file
+from hqde_fl.simulations.experiment.own_modules import look_beside
+from hqde_fl.simulations.recording.comparison import Comparison
+from hqde_fl.simulations.recording.honest_mean import HonestMean
+from hqde_fl.simulations.recording.run_directory import MANIFEST, Run, RunDirectory
+from hqde_fl.strategies.callbacks import Callback
+from hqde_fl.strategies.confidence import HeldOut
+from hqde_fl.strategies.hqde import HQDEStrategy
 
 EVALUATION_THREADS = 4
 """Threads that evaluate the global model, where there are as many: sums depend on their number."""
@@ -45,7 +45,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the experiment, record it, draw its report."""
-    from simulations.report import write_report
+    from hqde_fl.simulations.report import write_report
 
     out = serve(grid, context)
     write_report(Comparison.of(Run.load(out)), out)

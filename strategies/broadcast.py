@@ -10,10 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import Tensor
 
 from hqde_fl.codec import Codec
-from hqde_fl.layout import Layout
-from hqde_fl.members import member_name
-from hqde_fl.seeding import Seeds
-from hqde_fl.versions import (
+from hqde_fl.protocol.delta_broadcast import (
     BASE,
     CHECKSUM,
     HELD,
@@ -24,7 +21,10 @@ from hqde_fl.versions import (
     moved,
     to_differences,
 )
-from hqde_fl.wire import to_record
+from hqde_fl.protocol.members import member_name
+from hqde_fl.protocol.records import to_record
+from hqde_fl.seeding import Seeds
+from hqde_fl.updates.layout import Layout
 
 MOST_PAYLOADS = 8
 """A client that is further behind gets the model in full."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import ArrayRecord
 
 if TYPE_CHECKING:
-    from strategies.state import ServerState
+    from hqde_fl.strategies.state import ServerState
 
 
 @dataclass(frozen=True)

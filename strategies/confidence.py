@@ -10,9 +10,9 @@ from typing import final
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.protocol.screening import Accepted
 from hqde_fl.rules import Aggregator
-from hqde_fl.wire import Accepted
-from strategies.state import ModelState
+from hqde_fl.strategies.state import ModelState
 
 HeldOut = Callable[[Mapping[str, Tensor]], float]
 """(a client's model, as a state dict) -> how good it is on examples of the server's, in [0, 1]."""

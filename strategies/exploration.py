@@ -9,9 +9,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from hqde_fl.quantum.noise import ExplorationNoise
+from hqde_fl.noise import ExplorationNoise
 from hqde_fl.seeding import Seeds
-from strategies.optimizers import SGD, Moments, ServerOptimizer
+from hqde_fl.strategies.optimizers import SGD, Moments, ServerOptimizer
 
 TURN = "exploration-turn"
 """The key of the moments under which the number of steps lies, a tensor without dimensions."""

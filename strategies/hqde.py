@@ -18,24 +18,24 @@ from flwr.serverapp.strategy import FedAvg, Result
 from hqde_fl.codec import Codec, Identity
 from hqde_fl.codec.request import to_json
 from hqde_fl.errors import ConfigError, RunError
+from hqde_fl.protocol.screening import Screening
 from hqde_fl.rules import Aggregator, Cohort, Mean
 from hqde_fl.rules.tolerance import silence_warning
 from hqde_fl.seeding import Seeds
 from hqde_fl.selection import Ensemble, Selector, Uniform
-from hqde_fl.wire import Screening
-from strategies.broadcast import Broadcast, address
-from strategies.callbacks import Callback, RoundRecord
-from strategies.confidence import Confidence, HeldOut
-from strategies.ledger import Ledger, Verdict
-from strategies.merging import DensityPolicy, Merged, Merging, summed_up, united
-from strategies.metrics import floats, means
-from strategies.optimizers import SGD, ServerOptimizer
-from strategies.receiving import Received, receive, receive_reports
-from strategies.resting import put_to_rest, still_resting
-from strategies.roster import Roster
-from strategies.sending import contents
-from strategies.state import ModelState, ServerState
-from strategies.void_rounds import VoidRounds
+from hqde_fl.strategies.broadcast import Broadcast, address
+from hqde_fl.strategies.callbacks import Callback, RoundRecord
+from hqde_fl.strategies.confidence import Confidence, HeldOut
+from hqde_fl.strategies.metrics import floats, means
+from hqde_fl.strategies.optimizers import SGD, ServerOptimizer
+from hqde_fl.strategies.resting import put_to_rest, still_resting
+from hqde_fl.strategies.roster import Roster
+from hqde_fl.strategies.round.aggregation import DensityPolicy, Merged, Merging, summed_up, united
+from hqde_fl.strategies.round.outgoing import contents
+from hqde_fl.strategies.round.receiving import Received, receive, receive_reports
+from hqde_fl.strategies.round.round_log import Ledger, Verdict
+from hqde_fl.strategies.state import ModelState, ServerState
+from hqde_fl.strategies.void_rounds import VoidRounds
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 

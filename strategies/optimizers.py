@@ -14,8 +14,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from hqde_fl.catalogue import Catalogue
 from hqde_fl.errors import ConfigError
+from hqde_fl.registry import Catalogue
 
 Moments = Mapping[str, Tensor]
 """The moments that an optimiser keeps, each (d,)."""

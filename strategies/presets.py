@@ -22,8 +22,8 @@ from hqde_fl.rules import (
     Tree,
     TrimmedMean,
 )
-from strategies.hqde import HQDEStrategy
-from strategies.optimizers import Adam, Yogi
+from hqde_fl.strategies.hqde import HQDEStrategy
+from hqde_fl.strategies.optimizers import Adam, Yogi
 
 
 def fedavg(**options: Any) -> HQDEStrategy:

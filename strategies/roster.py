@@ -14,7 +14,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from hqde_fl.errors import CohortError
-from strategies.asked import Asked
+from hqde_fl.strategies.round.reply_matching import Asked
 
 POLL_SECONDS = 0.2
 

@@ -10,12 +10,13 @@ from flwr.app import Array, ArrayRecord
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.members import named, of_member, record_of
+from hqde_fl.protocol.members import named, of_member, record_of
+from hqde_fl.protocol.records import from_record, layout_of, to_record
 from hqde_fl.rules.base import State
-from hqde_fl.wire import Layout, from_record, to_record
-from strategies.broadcast import Broadcast
-from strategies.optimizers import Moments
-from strategies.resting import Resting
+from hqde_fl.strategies.broadcast import Broadcast
+from hqde_fl.strategies.optimizers import Moments
+from hqde_fl.strategies.resting import Resting
+from hqde_fl.updates.layout import Layout
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ class ModelState:
     @classmethod
     def of(cls, arrays: ArrayRecord) -> ModelState:
         """The state before the first round."""
-        layout = Layout.of(arrays)
+        layout = layout_of(arrays)
         flat, buffers = layout.flatten(from_record(arrays))
         return cls(layout, flat, buffers)
 
@@ -68,7 +69,7 @@ class ModelState:
         ConfigError
             If it is another kind of model.
         """
-        if Layout.of(arrays) != self.layout:
+        if layout_of(arrays) != self.layout:
             raise ConfigError(
                 "a run goes on with the arrays that it began with: "
                 f"expected {len(self.layout.entries)} arrays of the same names, shapes and dtypes, "

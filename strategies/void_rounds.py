@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from strategies.callbacks import RoundRecord
+from hqde_fl.strategies.callbacks import RoundRecord
 
 OUTCOMES = ("late", "failed", "rejected", "skipped")
 """Ways for a client to contribute nothing, as its record's reason begins."""

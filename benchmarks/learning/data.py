@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch.utils.data import TensorDataset
 
-from clients.task import Task
-from clients.training import Training
+from hqde_fl.clients.task import Task
+from hqde_fl.clients.training import Training
 from hqde_fl.seeding import Seeds
-from simulations.tasks import PARTITIONERS, Digits, FashionMnist
-from simulations.tasks.fashion_mnist import ENVIRONMENT
-from simulations.tasks.models import mlp
+from hqde_fl.simulations.tasks import PARTITIONERS, Digits, FashionMnist
+from hqde_fl.simulations.tasks.fashion_mnist import ENVIRONMENT
+from hqde_fl.simulations.tasks.models import mlp
 
 CLIENTS = 10
 EXAMPLES, TEST_EXAMPLES = 3000, 2000

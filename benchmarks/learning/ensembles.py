@@ -15,17 +15,17 @@ import torch
 from benchmarks.learning.data import CLIENTS, Setting, have_fashion, setting
 from benchmarks.learning.rules import DIRICHLET, ROUNDS
 from benchmarks.reporting import check
-from clients.app import ensemble_app
-from clients.batches import batches
-from clients.evaluation import evaluate_batches
-from clients.members import initial_state, split
+from hqde_fl.clients.app import ensemble_app
+from hqde_fl.clients.batches import batches
+from hqde_fl.clients.evaluation import evaluate_batches
+from hqde_fl.clients.members import initial_state, split
+from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.rules import Mean
 from hqde_fl.seeding import Seeds
 from hqde_fl.selection import Ensemble
 from hqde_fl.selection.ensemble import Assignment
-from hqde_fl.wire import from_record, to_record
-from simulations.engines.inline import InlineGrid
-from strategies.hqde import HQDEStrategy
+from hqde_fl.simulations.engines.inline import InlineGrid
+from hqde_fl.strategies.hqde import HQDEStrategy
 
 MEMBERS = 5
 DIVERSE = 0.01

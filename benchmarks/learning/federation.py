@@ -11,16 +11,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.learning.data import CLIENTS, Setting
-from clients.evaluation import evaluate
-from clients.members import initial_state
-from clients.training import reproducible, train
-from hqde_fl.layout import Layout
+from hqde_fl.clients.evaluation import evaluate
+from hqde_fl.clients.members import initial_state
+from hqde_fl.clients.training import reproducible, train
+from hqde_fl.protocol.records import layout_of, to_record
 from hqde_fl.rules import Aggregator, Cohort, aggregate
 from hqde_fl.rules.base import State
 from hqde_fl.seeding import Seeds
+from hqde_fl.simulations.attacks import ATTACKS
 from hqde_fl.updates import Updates
-from hqde_fl.wire import to_record
-from simulations.attacks import ATTACKS
 
 FAULTY = 3
 FLIP = 4.0
@@ -53,7 +52,7 @@ def accuracy_after(setting: Setting, rule: Aggregator, attack: Attack, seed: int
     asked = [c for c in range(CLIENTS) if attack != "honest only" or c not in faulty]
     portions = {client: setting.task.partition(client, CLIENTS) for client in asked}
     start = initial_state(setting.task, 1, seeds)
-    layout = Layout.of(to_record(start))
+    layout = layout_of(to_record(start))
     flat, buffers = layout.flatten(start)
     with reproducible(seed):
         model = setting.task.model()

@@ -10,10 +10,10 @@ from torch.utils.data import DataLoader
 
 from benchmarks.learning.data import fashion
 from benchmarks.reporting import check
-from clients.evaluation import evaluate
-from clients.task import Task
-from clients.training import Training, reproducible, train
 from hqde_fl import Seeds, create_hqde_system
+from hqde_fl.clients.evaluation import evaluate
+from hqde_fl.clients.task import Task
+from hqde_fl.clients.training import Training, reproducible, train
 
 EXAMPLES = 6000
 WORKERS, EPOCHS, BATCH, LR = 4, 3, 32, 3e-3

@@ -8,8 +8,7 @@ import torch
 
 from benchmarks.learning.rules import ALONE, TWINS
 from benchmarks.reporting import check
-from hqde_fl.quantum import Entanglement
-from hqde_fl.rules import aggregate
+from hqde_fl.rules import Entanglement, aggregate
 from hqde_fl.updates import Updates
 
 UNCHANGED = 1e-6

@@ -8,8 +8,18 @@ from typing import Any
 from benchmarks.learning.data import have_fashion, setting
 from benchmarks.learning.federation import ATTACKED, FAULTY, Attack, accuracy_after
 from benchmarks.reporting import check
-from hqde_fl.quantum import Adaptive, Entanglement, Superposition, Voting
-from hqde_fl.rules import NNM, Aggregator, Chain, GeometricMedian, Mean, Median
+from hqde_fl.rules import (
+    NNM,
+    Adaptive,
+    Aggregator,
+    Chain,
+    Entanglement,
+    GeometricMedian,
+    Mean,
+    Median,
+    Superposition,
+    Voting,
+)
 
 ALONE: dict[str, Aggregator] = {
     "mean": Mean(weighted=True),

@@ -16,7 +16,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor
 
 from hqde_fl import rules as ours
-from strategies.hqde import HQDEStrategy
+from hqde_fl.strategies.hqde import HQDEStrategy
 
 Run = Callable[[], object]
 

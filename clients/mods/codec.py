@@ -10,15 +10,16 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor
 
-from clients.messages import arrays, is_training, server_round
+from hqde_fl.clients.messages import arrays, is_training, server_round
 from hqde_fl.codec import Codec
 from hqde_fl.codec.base import LARGEST
 from hqde_fl.codec.request import from_json, to_json
-from hqde_fl.layout import Layout
-from hqde_fl.members import member_name, members_of, named, of_member, record_of
-from hqde_fl.packed import DELTA, FEEDBACK, NO_ERROR, exact, gather, to_packed
+from hqde_fl.protocol.members import member_name, members_of, named, of_member, record_of
+from hqde_fl.protocol.message_size import message_bytes
+from hqde_fl.protocol.packed_updates import DELTA, FEEDBACK, NO_ERROR, exact, gather, to_packed
+from hqde_fl.protocol.records import from_record, layout_of, to_record
 from hqde_fl.seeding import Seeds
-from hqde_fl.wire import from_record, message_bytes, to_record
+from hqde_fl.updates.layout import Layout
 
 REQUEST = "codec"
 """The key of the message's config under which a server names a codec."""
@@ -61,7 +62,7 @@ class CodecMod:
         if not is_training(message) or codec is None:
             return call_next(message, context)
         _, start = arrays(message)  # before the app, which might change the message
-        layout, parts = Layout.of(start), _parts(message, start)
+        layout, parts = layout_of(start), _parts(message, start)
         reply = call_next(message, context)
         if not _fits(reply, layout):
             return reply
@@ -124,10 +125,10 @@ def _parts(message: Message, record: ArrayRecord) -> list[_Part]:
     """The models in a training message."""
     members = members_of(message)
     if members is None:
-        return [_Part(None, Layout.of(record), from_record(record))]
+        return [_Part(None, layout_of(record), from_record(record))]
     records = [record_of(of_member(member, record)) for member in members]
     return [
-        _Part(member, Layout.of(own), from_record(own))
+        _Part(member, layout_of(own), from_record(own))
         for member, own in zip(members, records, strict=True)
     ]
 

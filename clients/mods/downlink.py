@@ -10,9 +10,17 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.app.message.message import make_message
 from flwr.clientapp.typing import ClientAppCallable
 
-from clients.messages import arrays, is_training
-from hqde_fl.members import config_of, member_name, members_of, named, of_member, record_of
-from hqde_fl.versions import BASE, CHECKSUM, HELD, NONE, VERSION, checksum, from_differences
+from hqde_fl.clients.messages import arrays, is_training
+from hqde_fl.protocol.delta_broadcast import (
+    BASE,
+    CHECKSUM,
+    HELD,
+    NONE,
+    VERSION,
+    checksum,
+    from_differences,
+)
+from hqde_fl.protocol.members import config_of, member_name, members_of, named, of_member, record_of
 
 MODEL = "hqde.model"
 """Name in the client's state of the model that came last; of a member's with the member's name."""

@@ -10,9 +10,9 @@ from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor
 
-from clients.messages import is_training, partition_of, server_round
-from clients.mods.base import State, altered
-from hqde_fl.quantum.noise import EntanglementNoise
+from hqde_fl.clients.faults.base import State, altered
+from hqde_fl.clients.messages import is_training, partition_of, server_round
+from hqde_fl.noise import EntanglementNoise
 from hqde_fl.seeding import Seeds
 
 

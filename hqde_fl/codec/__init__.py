@@ -1,15 +1,15 @@
 """Codecs for updates, one file each; ``CODECS`` names them for TOML files and the CLI."""
 
-from hqde_fl.catalogue import Catalogue
 from hqde_fl.codec.adaptive import AdaptiveQuantizer
 from hqde_fl.codec.base import Codec, State
 from hqde_fl.codec.entropy import EntropyCoded
 from hqde_fl.codec.error_feedback import ErrorFeedback
+from hqde_fl.codec.formats import FORMATS, decode_payload
 from hqde_fl.codec.identity import Identity
 from hqde_fl.codec.quantized import Quantized
-from hqde_fl.codec.registry import FORMATS, decode_payload
 from hqde_fl.codec.rotation import Rotated
 from hqde_fl.codec.topk import TopK
+from hqde_fl.registry import Catalogue
 
 CODECS: Catalogue[Codec] = Catalogue(
     "codec",

@@ -1,10 +1,8 @@
 """Robust aggregation rules, one file each; ``RULES`` names them for TOML files and the CLI."""
 
-from hqde_fl.catalogue import Catalogue
-from hqde_fl.quantum.adaptive import Adaptive
-from hqde_fl.quantum.entanglement import Entanglement
-from hqde_fl.quantum.superposition import Superposition
-from hqde_fl.quantum.voting import Voting
+from hqde_fl.registry import Catalogue
+from hqde_fl.rules.adaptive import Adaptive
+from hqde_fl.rules.aggregation import aggregate
 from hqde_fl.rules.base import Aggregate, Aggregator, Decision, Measured, Rule, Statistic, Tolerant
 from hqde_fl.rules.bucketing import Bucketing
 from hqde_fl.rules.bulyan import Bulyan
@@ -15,6 +13,7 @@ from hqde_fl.rules.chain import Chain
 from hqde_fl.rules.clipping import ARC, Clipping
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.dnc import DnC
+from hqde_fl.rules.entanglement import Entanglement
 from hqde_fl.rules.executor import Executor, SerialExecutor, ThreadedExecutor, TorchDevice
 from hqde_fl.rules.geometric_median import GeometricMedian
 from hqde_fl.rules.krum import Krum, MultiKrum
@@ -24,11 +23,12 @@ from hqde_fl.rules.mean import Mean
 from hqde_fl.rules.median import Median
 from hqde_fl.rules.monna import MoNNA
 from hqde_fl.rules.nnm import NNM
-from hqde_fl.rules.pipeline import aggregate
 from hqde_fl.rules.robust import Robust
 from hqde_fl.rules.sign_guard import SignGuard
+from hqde_fl.rules.superposition import Superposition
 from hqde_fl.rules.tree import Tree
 from hqde_fl.rules.trimmed_mean import TrimmedMean
+from hqde_fl.rules.voting import Voting
 
 RULES: Catalogue[Aggregator] = Catalogue(
     "rule",

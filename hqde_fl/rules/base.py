@@ -27,7 +27,7 @@ from hqde_fl.updates import Columns
 
 if TYPE_CHECKING:
     from hqde_fl.rules.executor import Executor
-    from hqde_fl.rules.narrow import Rough
+    from hqde_fl.rules.float32_gram import Rough
 
 State = Mapping[str, Any]
 """What a rule remembers: tensors, numbers, strings, lists and mappings of them."""
@@ -248,7 +248,7 @@ class Rule(Aggregator):
 
     def run(self, updates: Columns, cohort: Cohort, state: State, executor: Executor) -> Aggregate:
         """Run this one rule."""
-        from hqde_fl.rules.pipeline import run_steps  # which is built on this module
+        from hqde_fl.rules.aggregation import run_steps  # which is built on this module
 
         return run_steps((self,), updates, cohort, state, executor)
 

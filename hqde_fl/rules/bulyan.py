@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hqde_fl.rules.base import Decision, Measured, State, Tolerant
 from hqde_fl.rules.cohort import Cohort
-from hqde_fl.rules.order import mean_around_median_of
+from hqde_fl.rules.order_statistics import mean_around_median_of
 
 
 def select_by_krum(squared: Tensor, f: int, count: int) -> list[int]:

@@ -10,7 +10,7 @@ that number is an outlier among the clients' numbers:
 * ``cosine``: 1 - cos(x_i, z), where z is the geometric median of all updates;
 * ``euclidean``: ||x_i - z|| over the median of these distances;
 * ``twins``: infinite for a client whose update is all but a copy of another's (see
-  ``hqde_fl.rules.twins``), nothing for the others. It finds attackers who send one update made for
+  ``near_duplicates.py``), nothing for the others. It finds attackers who send one update made for
   the cohort, however well that hides; and the honest client that they copy, if they copy one.
 """
 
@@ -28,8 +28,8 @@ from hqde_fl.rules.base import Decision, Measured, Rule, State
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.geometric_median import GeometricMedian
 from hqde_fl.rules.geometry import Geometry
-from hqde_fl.rules.order import median_of, middle_of, ordered
-from hqde_fl.rules.twins import twins
+from hqde_fl.rules.near_duplicates import twins
+from hqde_fl.rules.order_statistics import median_of, middle_of, ordered
 
 NORMAL = 1.4826
 """MAD times this estimates the standard deviation of normally distributed numbers."""

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.rules.aggregation import run_steps
 from hqde_fl.rules.base import Aggregate, Aggregator, Rule, State
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.executor import Executor
-from hqde_fl.rules.pipeline import run_steps
 from hqde_fl.updates import Columns
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules.base import Decision, Measured, State, Tolerant
 from hqde_fl.rules.cohort import Cohort
-from hqde_fl.rules.narrow import Rough
+from hqde_fl.rules.float32_gram import Rough
 
 
 def krum_scores(squared: Tensor, f: int) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hqde_fl.rules.base import Decision, Measured, State, Tolerant
 from hqde_fl.rules.cohort import Cohort
-from hqde_fl.rules.order import mean_around_median_of
+from hqde_fl.rules.order_statistics import mean_around_median_of
 
 
 @dataclass(frozen=True)

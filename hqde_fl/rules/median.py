@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hqde_fl.rules.base import Decision, Measured, Rule, State
 from hqde_fl.rules.cohort import Cohort
-from hqde_fl.rules.order import median_of
+from hqde_fl.rules.order_statistics import median_of
 
 
 @dataclass(frozen=True)

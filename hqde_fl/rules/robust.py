@@ -5,7 +5,7 @@ updates lie far apart, and attackers who agree with each other are everybody's n
 What honest updates have in common even then is a direction. This rule looks at directions, and lets
 no pair of clients gain more by agreeing than honest pairs do:
 
-1. near copies of one update count as one client (``hqde_fl.rules.twins``);
+1. near copies of one update count as one client (``hqde_fl.rules.near_duplicates``);
 2. a_ij = cos(x_i, x_j) / q, at most 1 and at least -1, where q is a quantile of all cosines: those
    who agree suspiciously well agree no better than that. a_ii = 0;
 3. trust t, the fixed point of t = max(0, A t) up to scale, from all alike: whom the trusted agree
@@ -29,7 +29,7 @@ from hqde_fl.errors import ConfigError
 from hqde_fl.rules.base import Decision, Measured, Rule, State
 from hqde_fl.rules.clipping import shortening
 from hqde_fl.rules.cohort import Cohort
-from hqde_fl.rules.twins import twin_groups
+from hqde_fl.rules.near_duplicates import twin_groups
 
 STEPS = 100
 """Most steps to the fixed point of trust; it need not be exact."""

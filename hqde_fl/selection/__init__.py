@@ -1,6 +1,6 @@
 """Who trains this round; ``SELECTORS`` names the ways for TOML files and the CLI."""
 
-from hqde_fl.catalogue import Catalogue
+from hqde_fl.registry import Catalogue
 from hqde_fl.selection.base import Selector
 from hqde_fl.selection.ensemble import Ensemble
 from hqde_fl.selection.uniform import Uniform

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from hqde_fl.catalogue import Catalogue
-from simulations.attacks.alie import ALIE
-from simulations.attacks.base import Attack, Memory, Scene
-from simulations.attacks.fang import Fang
-from simulations.attacks.ipm import IPM
-from simulations.attacks.mimic import Mimic
-from simulations.attacks.min_max import MinMax
-from simulations.attacks.min_sum import MinSum
-from simulations.attacks.optimal_alie import OptimalALIE
-from simulations.attacks.optimal_ipm import OptimalIPM
+from hqde_fl.registry import Catalogue
+from hqde_fl.simulations.attacks.alie import ALIE
+from hqde_fl.simulations.attacks.base import Attack, Memory, Scene
+from hqde_fl.simulations.attacks.fang import Fang
+from hqde_fl.simulations.attacks.ipm import IPM
+from hqde_fl.simulations.attacks.mimic import Mimic
+from hqde_fl.simulations.attacks.min_max import MinMax
+from hqde_fl.simulations.attacks.min_sum import MinSum
+from hqde_fl.simulations.attacks.optimal_alie import OptimalALIE
+from hqde_fl.simulations.attacks.optimal_ipm import OptimalIPM
 
 ATTACKS: Catalogue[Attack] = Catalogue(
     "attack",

@@ -10,9 +10,9 @@ from typing import Literal, final
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.simulations.attacks.base import Attack, Scene
+from hqde_fl.simulations.attacks.span import columnwise
 from hqde_fl.updates import Columns
-from simulations.attacks.base import Attack, Scene
-from simulations.attacks.span import columnwise
 
 Deviation = Literal["std", "root-std"]
 

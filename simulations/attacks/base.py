@@ -9,7 +9,7 @@ from typing import Any, ClassVar, final
 
 from torch import Tensor
 
-from clients.facts import TaskFacts
+from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules import Aggregator, Cohort, Mean
 from hqde_fl.rules.base import State

@@ -17,9 +17,9 @@ from hqde_fl.errors import BoundError
 from hqde_fl.rules import Aggregator, Chain, Cohort, Measured, Rule, aggregate
 from hqde_fl.rules.base import linear
 from hqde_fl.rules.tolerance import admit
+from hqde_fl.simulations.attacks.base import Scene
+from hqde_fl.simulations.attacks.span import Span
 from hqde_fl.updates import Mapped
-from simulations.attacks.base import Scene
-from simulations.attacks.span import Span
 
 Damage = Callable[[float], float]
 """How far along the line -> the squared distance of the rule's result from the honest mean."""
@@ -124,7 +124,7 @@ def _on_gram(
     cohort: Cohort,
     scene: Scene,
 ) -> float:
-    """The rule's steps, as ``hqde_fl.rules.pipeline`` takes them, on coordinates."""
+    """The rule's steps, as ``hqde_fl.rules.aggregation`` takes them, on coordinates."""
     cohort = admit(scene.rule, cohort)
     total = span.origin().shape[0]
     mixing = torch.nn.functional.pad(rows, (0, total - rows.shape[1]))

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules.krum import by_score, krum_scores
+from hqde_fl.simulations.attacks.base import Attack, Memory, Scene
+from hqde_fl.simulations.attacks.span import Span, mean_sign
 from hqde_fl.updates import Columns
-from simulations.attacks.base import Attack, Memory, Scene
-from simulations.attacks.span import Span, mean_sign
 
 Against = Literal["update", "model", "first-model"]
 

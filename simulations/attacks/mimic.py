@@ -11,9 +11,9 @@ from torch import Tensor
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules.executor import default_executor
+from hqde_fl.simulations.attacks.base import Attack, Memory, Scene
+from hqde_fl.simulations.attacks.span import Span, columnwise
 from hqde_fl.updates import Columns, Stacked
-from simulations.attacks.base import Attack, Memory, Scene
-from simulations.attacks.span import Span, columnwise
 
 
 @final

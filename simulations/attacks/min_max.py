@@ -10,9 +10,9 @@ from torch import Tensor
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules.geometry import Geometry
+from hqde_fl.simulations.attacks.base import Attack, Scene
+from hqde_fl.simulations.attacks.span import columnwise, deviation, geometry_of, mean_sign
 from hqde_fl.updates import Columns, Mapped, Stacked
-from simulations.attacks.base import Attack, Scene
-from simulations.attacks.span import columnwise, deviation, geometry_of, mean_sign
 
 Perturbation = Literal["std", "unit", "sign"]
 

@@ -8,15 +8,15 @@ from typing import final
 
 from torch import Tensor
 
-from hqde_fl.updates import Columns
-from simulations.attacks.base import Attack, Scene
-from simulations.attacks.min_max import (
+from hqde_fl.simulations.attacks.base import Attack, Scene
+from hqde_fl.simulations.attacks.min_max import (
     Perturbation,
     about_mean,
     check_perturbation,
     moved,
     perturbation,
 )
+from hqde_fl.updates import Columns
 
 
 @final

@@ -7,12 +7,12 @@ from typing import final
 
 from torch import Tensor
 
+from hqde_fl.simulations.attacks.alie import largest_z
+from hqde_fl.simulations.attacks.base import Attack, Scene
+from hqde_fl.simulations.attacks.damage import damage_along, most_harmful
+from hqde_fl.simulations.attacks.optimal_ipm import check_search
+from hqde_fl.simulations.attacks.span import Span, deviation
 from hqde_fl.updates import Columns
-from simulations.attacks.alie import largest_z
-from simulations.attacks.base import Attack, Scene
-from simulations.attacks.damage import damage_along, most_harmful
-from simulations.attacks.optimal_ipm import check_search
-from simulations.attacks.span import Span, deviation
 
 
 @final

@@ -9,10 +9,10 @@ from typing import final
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.simulations.attacks.base import Attack, Scene
+from hqde_fl.simulations.attacks.damage import damage_along, most_harmful
+from hqde_fl.simulations.attacks.span import Span
 from hqde_fl.updates import Columns
-from simulations.attacks.base import Attack, Scene
-from simulations.attacks.damage import damage_along, most_harmful
-from simulations.attacks.span import Span
 
 
 @final

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from simulations.audit.catalogue import HOSTILE
-from simulations.audit.row import Case, Row, Wire
-from simulations.audit.trial import Finding, trial
+from hqde_fl.simulations.audit.catalogue import HOSTILE
+from hqde_fl.simulations.audit.row import Case, Row, Wire
+from hqde_fl.simulations.audit.trial import Finding, trial
 
 __all__ = ["HOSTILE", "Case", "Finding", "Row", "Wire", "trial"]

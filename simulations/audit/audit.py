@@ -8,13 +8,13 @@ from fnmatch import fnmatchcase
 from functools import cache
 
 from hqde_fl.errors import ConfigError, RunError, UnknownNameError
-from simulations.audit.catalogue import HOSTILE
-from simulations.audit.federation import Form
-from simulations.audit.memory import settle
-from simulations.audit.row import Row
-from simulations.audit.sandbox import EndedError, Sandbox
-from simulations.audit.subjects import build, ours
-from simulations.audit.trial import Finding, trial
+from hqde_fl.simulations.audit.catalogue import HOSTILE
+from hqde_fl.simulations.audit.federation import Form
+from hqde_fl.simulations.audit.memory import settle
+from hqde_fl.simulations.audit.row import Row
+from hqde_fl.simulations.audit.sandbox import EndedError, Sandbox
+from hqde_fl.simulations.audit.subjects import build, ours
+from hqde_fl.simulations.audit.trial import Finding, trial
 
 MOST_SECONDS = 1e6
 """A process is waited for in milliseconds, which have 31 bits."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from simulations.audit.row import Row
-from simulations.audit.rows import (
+from hqde_fl.simulations.audit.row import Row
+from hqde_fl.simulations.audit.rows import (
     arrays,
     bombs,
     envelopes,

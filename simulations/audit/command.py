@@ -13,12 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from hqde_fl.errors import ConfigError
-from simulations.audit.audit import Subject, audit, chosen
-from simulations.audit.catalogue import GROUPS, HOSTILE
-from simulations.audit.memory import memory_bound
-from simulations.audit.row import Row
-from simulations.audit.trial import Finding
-from simulations.results import strict, versions
+from hqde_fl.simulations.audit.audit import Subject, audit, chosen
+from hqde_fl.simulations.audit.catalogue import GROUPS, HOSTILE
+from hqde_fl.simulations.audit.memory import memory_bound
+from hqde_fl.simulations.audit.row import Row
+from hqde_fl.simulations.audit.trial import Finding
+from hqde_fl.simulations.recording.run_directory import strict, versions
 
 NOT_TRIED = "-"
 UNMEASURED = "memory was not measured, as only Linux keeps a peak that can be reset"

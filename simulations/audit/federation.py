@@ -6,7 +6,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 
 from hqde_fl.seeding import Seeds
-from simulations.audit.tamper import ARRAYS, BIAS, METRICS, STEPS, WEIGHT
+from hqde_fl.simulations.audit.tamper import ARRAYS, BIAS, METRICS, STEPS, WEIGHT
 
 CLIENTS = 11
 CULPRIT = 4

@@ -10,14 +10,14 @@ from typing import final
 from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 
-from simulations.audit.federation import CLIENTS, CULPRIT, honest
-from simulations.audit.memory import PeakMeter, memory_bound
-from simulations.audit.row import Case, Reply, Row, Wire
-from simulations.audit.wire import from_wire, to_wire
-from simulations.engines.announcements import object_ids
-from simulations.engines.inflate import inflate
-from simulations.engines.limits import Limits, ReplyError
-from simulations.engines.local import LocalGrid
+from hqde_fl.simulations.audit.federation import CLIENTS, CULPRIT, honest
+from hqde_fl.simulations.audit.memory import PeakMeter, memory_bound
+from hqde_fl.simulations.audit.row import Case, Reply, Row, Wire
+from hqde_fl.simulations.audit.wire import from_wire, to_wire
+from hqde_fl.simulations.engines.base import LocalGrid
+from hqde_fl.simulations.engines.deployment.announcements import object_ids
+from hqde_fl.simulations.engines.deployment.inflate import inflate
+from hqde_fl.simulations.engines.deployment.limits import Limits, ReplyError
 
 LIMITS = Limits(max_bytes=16 << 20, max_objects=256)
 """Those of ``GuardedGrid`` for a small model."""

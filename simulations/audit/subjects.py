@@ -17,9 +17,9 @@ from flwr.serverapp.strategy import (
 )
 
 from hqde_fl.errors import ConfigError, UnknownNameError
-from simulations.own_modules import attribute, look_in
-from strategies import presets
-from strategies.hqde import HQDEStrategy
+from hqde_fl.simulations.experiment.own_modules import attribute, look_in
+from hqde_fl.strategies import presets
+from hqde_fl.strategies.hqde import HQDEStrategy
 
 Factory = Callable[[], Strategy]
 

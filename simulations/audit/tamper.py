@@ -11,7 +11,7 @@ from flwr.app.message.message import make_message
 from flwr.app.metadata import Metadata
 from numpy.typing import NDArray
 
-from simulations.audit.row import Case, Replies
+from hqde_fl.simulations.audit.row import Case, Replies
 
 ARRAYS, METRICS = "arrays", "metrics"
 WEIGHT, BIAS, STEPS = "layer.weight", "layer.bias", "steps"

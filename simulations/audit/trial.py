@@ -11,11 +11,11 @@ from typing import Literal
 
 from flwr.serverapp.strategy import Result, Strategy
 
-from simulations.audit import canary
-from simulations.audit.federation import LOSS, Form, deviation, form, start
-from simulations.audit.grid import AuditGrid
-from simulations.audit.memory import memory_bound
-from simulations.audit.row import Row
+from hqde_fl.simulations.audit import canary
+from hqde_fl.simulations.audit.federation import LOSS, Form, deviation, form, start
+from hqde_fl.simulations.audit.grid import AuditGrid
+from hqde_fl.simulations.audit.memory import memory_bound
+from hqde_fl.simulations.audit.row import Row
 
 ROUNDS = 2
 TOLERANCE = 0.05

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from flwr.app import Message
 from flwr.supercore.constant import HEAD_BODY_DIVIDER
 
-from simulations.audit.row import Case, Replies, Wire
-from simulations.audit.wire import to_wire
+from hqde_fl.simulations.audit.row import Case, Replies, Wire
+from hqde_fl.simulations.audit.wire import to_wire
 
 
 def uploaded(change: Callable[[Wire], Wire]) -> Replies:

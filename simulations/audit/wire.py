@@ -13,7 +13,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
-from simulations.audit.row import Wire
+from hqde_fl.simulations.audit.row import Wire
 
 
 def to_wire(message: Message) -> Wire:

@@ -14,13 +14,13 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 
 from hqde_fl.errors import CheckpointError
-from simulations.adversary import AdversaryGrid
-from simulations.checkpoint.resume import Point
-from simulations.checkpoint.store import Snapshot, Store
-from simulations.config import Experiment
-from simulations.results import CLIENTS, ROUNDS, note
-from strategies.callbacks import Callback, RoundRecord
-from strategies.state import ServerState
+from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid
+from hqde_fl.simulations.checkpoint.resume import Point
+from hqde_fl.simulations.checkpoint.store import Snapshot, Store
+from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.recording.run_directory import CLIENTS, ROUNDS, note
+from hqde_fl.strategies.callbacks import Callback, RoundRecord
+from hqde_fl.strategies.state import ServerState
 
 
 class Checkpoints(Callback):

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from hqde_fl.errors import CheckpointError, RunError
-from simulations.checkpoint.tree import Stored, Tree
-from simulations.disk import replace_file
+from hqde_fl.simulations.checkpoint.tree import Stored, Tree
+from hqde_fl.simulations.recording.atomic_files import replace_file
 
 VERSION = 1
 """Of the format; a reader reads its own."""

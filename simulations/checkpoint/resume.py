@@ -18,10 +18,10 @@ from flwr.app import RecordDict
 from flwr.common.logger import log
 
 from hqde_fl.errors import CheckpointError, ConfigError
-from simulations.checkpoint.store import Snapshot, Store
-from simulations.config import Experiment
-from simulations.results import CLIENTS, MANIFEST, ROUNDS, manifest_of
-from strategies.state import ServerState
+from hqde_fl.simulations.checkpoint.store import Snapshot, Store
+from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.recording.run_directory import CLIENTS, MANIFEST, ROUNDS, manifest_of
+from hqde_fl.strategies.state import ServerState
 
 FREE = ("engine", "checkpoint")
 """Tables of an experiment that may be others when its run goes on."""

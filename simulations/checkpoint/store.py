@@ -12,14 +12,14 @@ from typing import Any, final
 from flwr.app import RecordDict
 
 from hqde_fl.errors import CheckpointError
-from hqde_fl.layout import Entry, Layout
-from simulations.checkpoint import container
-from simulations.checkpoint.shelf import Shelf
-from simulations.checkpoint.tree import Tree
-from simulations.disk import sync
-from simulations.engines.packing import pack, unpack
-from strategies.broadcast import Broadcast
-from strategies.state import ModelState, ServerState
+from hqde_fl.simulations.checkpoint import container
+from hqde_fl.simulations.checkpoint.shelf import Shelf
+from hqde_fl.simulations.checkpoint.tree import Tree
+from hqde_fl.simulations.engines.ray.packing import pack, unpack
+from hqde_fl.simulations.recording.atomic_files import sync
+from hqde_fl.strategies.broadcast import Broadcast
+from hqde_fl.strategies.state import ModelState, ServerState
+from hqde_fl.updates.layout import Entry, Layout
 
 DIRECTORY = "checkpoint"
 """Its name in the run directory."""

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hqde_fl.errors import ConfigError
-from simulations.interruption import interruptible
+from hqde_fl.simulations.console.interruption import interruptible
 
 app = typer.Typer(
     name="nodes",
@@ -33,7 +33,7 @@ def init(
     port: Annotated[int, typer.Option(help="Its port on other hosts.")] = 9092,
 ) -> None:
     """Make an authority, the SuperLink's certificate and the nodes' keys."""
-    from simulations.deploy.federation import Federation
+    from hqde_fl.simulations.deploy.federation import Federation
 
     with interruptible():
         federation = Federation.create(directory, count, host or (), port)
@@ -50,8 +50,8 @@ def up(
     port: Annotated[int, typer.Option(help="The SuperLink's port; 0 for a free one.")] = 0,
 ) -> None:
     """Start a SuperLink and nodes on this machine, and keep them running until ``down``."""
-    from simulations.deploy.federation import Federation
-    from simulations.deploy.nodes import up
+    from hqde_fl.simulations.deploy.federation import Federation
+    from hqde_fl.simulations.deploy.nodes import up
 
     with interruptible():
         found = up(Federation.load(directory), count, port=port, on_step=typer.echo)
@@ -66,8 +66,8 @@ def down(
     ] = False,
 ) -> None:
     """End everything that ``up`` started."""
-    from simulations.deploy.federation import Federation
-    from simulations.deploy.nodes import down
+    from hqde_fl.simulations.deploy.federation import Federation
+    from hqde_fl.simulations.deploy.nodes import down
 
     with interruptible():
         was_up = down(Federation.load(directory), keep=not forget)
@@ -77,9 +77,9 @@ def down(
 @app.command()
 def status(directory: Directory) -> None:
     """Say which processes run, and which nodes the SuperLink sees; exit status 1 if any is not."""
-    from simulations.deploy.federation import Federation
-    from simulations.deploy.nodes import connected, online
-    from simulations.deploy.nodes import status as read
+    from hqde_fl.simulations.deploy.federation import Federation
+    from hqde_fl.simulations.deploy.nodes import connected, online
+    from hqde_fl.simulations.deploy.nodes import status as read
 
     federation = Federation.load(directory)
     found = read(federation)
@@ -119,8 +119,8 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", help="Go on, until Ctrl-C.")] = False,
 ) -> None:
     """Show what the processes have said."""
-    from simulations.deploy import nodes
-    from simulations.deploy.federation import Federation
+    from hqde_fl.simulations.deploy import nodes
+    from hqde_fl.simulations.deploy.federation import Federation
 
     found = nodes.logs(Federation.load(directory), name)
     if follow and len(found) != 1:
@@ -138,8 +138,8 @@ def logs(
 @app.command()
 def renew(directory: Directory) -> None:
     """Issue a new certificate for the SuperLink, valid from now; it is read when it starts."""
-    from simulations.deploy.authority import valid_until
-    from simulations.deploy.federation import Federation
+    from hqde_fl.simulations.deploy.authority import valid_until
+    from hqde_fl.simulations.deploy.federation import Federation
 
     federation = Federation.load(directory)
     with interruptible():

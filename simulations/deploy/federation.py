@@ -21,16 +21,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hqde_fl.errors import ConfigError, RunError
-from simulations.deploy.authority import (
+from hqde_fl.simulations.deploy.authority import (
     address_of,
     check_host,
     issue_server,
     make_authority,
     make_node_key,
 )
-from simulations.deploy.units import node_unit, superlink_unit
-from simulations.disk import replace_file
-from simulations.engines.superlink import SuperLink, environment_for
+from hqde_fl.simulations.deploy.units import node_unit, superlink_unit
+from hqde_fl.simulations.engines.flower.superlink import SuperLink, environment_for
+from hqde_fl.simulations.recording.atomic_files import replace_file
 
 PORT = 9092
 LOOPBACK = ("localhost", "127.0.0.1")

@@ -20,14 +20,14 @@ from typing import Any
 import psutil
 
 from hqde_fl.errors import ConfigError, RunError, UnknownNameError
-from simulations.deploy import supervisor
-from simulations.deploy.federation import CONNECTION, Federation
-from simulations.deploy.supervised import Report
-from simulations.deploy.supervisor import PORTS, STATUS
-from simulations.disk import replace_file
-from simulations.engines.guard import MARK, end_all
-from simulations.engines.superlink import SuperLink
-from simulations.interruption import uninterrupted
+from hqde_fl.simulations.console.interruption import uninterrupted
+from hqde_fl.simulations.deploy import supervisor
+from hqde_fl.simulations.deploy.federation import CONNECTION, Federation
+from hqde_fl.simulations.deploy.supervised import Report
+from hqde_fl.simulations.deploy.supervisor import PORTS, STATUS
+from hqde_fl.simulations.engines.flower.guard import MARK, end_all
+from hqde_fl.simulations.engines.flower.superlink import SuperLink
+from hqde_fl.simulations.recording.atomic_files import replace_file
 
 UP_SECONDS = 180.0
 DOWN_SECONDS = 60.0

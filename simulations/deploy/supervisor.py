@@ -22,14 +22,14 @@ from pathlib import Path
 from types import FrameType
 
 from hqde_fl.errors import RunError
-from simulations.deploy.federation import CONNECTION, Federation
-from simulations.deploy.registered import public_key, registered
-from simulations.deploy.retire import retire
-from simulations.deploy.supervised import Supervised
-from simulations.deploy.units import node_command, superlink_command
-from simulations.disk import replace_file
-from simulations.engines.guard import end_all
-from simulations.engines.superlink import SuperLink, program
+from hqde_fl.simulations.deploy.federation import CONNECTION, Federation
+from hqde_fl.simulations.deploy.registered import public_key, registered
+from hqde_fl.simulations.deploy.retire import retire
+from hqde_fl.simulations.deploy.supervised import Supervised
+from hqde_fl.simulations.deploy.units import node_command, superlink_command
+from hqde_fl.simulations.engines.flower.guard import end_all
+from hqde_fl.simulations.engines.flower.superlink import SuperLink, program
+from hqde_fl.simulations.recording.atomic_files import replace_file
 
 STATUS = "status.json"
 PORTS = "ports.json"

@@ -10,9 +10,9 @@ from pathlib import Path
 from flwr.cli.flower_config import read_flower_config
 
 from hqde_fl.errors import ConfigError, UnknownNameError
-from simulations.deploy.federation import Federation
-from simulations.deploy.nodes import connected, status
-from simulations.engines.superlink import SuperLink
+from hqde_fl.simulations.deploy.federation import Federation
+from hqde_fl.simulations.deploy.nodes import connected, status
+from hqde_fl.simulations.engines.flower.superlink import SuperLink
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from flwr.common.constant import ErrorCode
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 
-from simulations.engines.local import SERVER_NODE, LocalGrid
-from simulations.engines.packing import pack, unpack
+from hqde_fl.simulations.engines.base import SERVER_NODE, LocalGrid
+from hqde_fl.simulations.engines.ray.packing import pack, unpack
 
 
 @final

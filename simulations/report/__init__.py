@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from hqde_fl.errors import RunError
-from simulations.comparison import Comparison, Row, fixed, signed
-from simulations.disk import replace_file
-from simulations.document import to_toml
-from simulations.labels import component_label, faults_label
-from simulations.report.figures import COLOURS
-from simulations.report.grid import Grid, grid
-from simulations.report.page import PAGE
-from simulations.report.run_view import run_panels
-from simulations.report.style import STYLE
-from simulations.report.sweep_page import SWEEP_PAGE
-from simulations.report.sweep_view import NARROW, sweep_view
-from simulations.results import REPORT
+from hqde_fl.simulations.experiment.labels import component_label, faults_label
+from hqde_fl.simulations.experiment.overrides import to_toml
+from hqde_fl.simulations.recording.atomic_files import replace_file
+from hqde_fl.simulations.recording.comparison import Comparison, Row, fixed, signed
+from hqde_fl.simulations.recording.run_directory import REPORT
+from hqde_fl.simulations.report.figures import COLOURS
+from hqde_fl.simulations.report.grid import Grid, grid
+from hqde_fl.simulations.report.page import PAGE
+from hqde_fl.simulations.report.run_view import run_panels
+from hqde_fl.simulations.report.style import STYLE
+from hqde_fl.simulations.report.sweep_page import SWEEP_PAGE
+from hqde_fl.simulations.report.sweep_view import NARROW, sweep_view
 
 MAX_SQUARES = 30_000
 """Clients times rounds that one page draws: browsers take more, readers do not."""
@@ -41,7 +41,7 @@ def write_report(comparison: Comparison, out: Path) -> Path:
     path = out / REPORT
     replace_file(path, render(comparison).encode())
     if comparison.axes:
-        from simulations.report.paper import write_figures
+        from hqde_fl.simulations.report.paper import write_figures
 
         write_figures(comparison, out)
     return path

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from simulations.comparison import Comparison, Group
+from hqde_fl.simulations.recording.comparison import Comparison, Group
 
 
 @dataclass(frozen=True)

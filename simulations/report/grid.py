@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from simulations.results import Run
+from hqde_fl.simulations.recording.run_directory import Run
 
 STATUSES = ("kept", "filtered", "rejected", "failed", "late", "skipped", "unused")
 

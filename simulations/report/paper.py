@@ -10,11 +10,11 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from simulations.comparison import Comparison
-from simulations.report.conditions import Condition, conditions
-from simulations.report.figures import draw_curves, style
-from simulations.report.shades import SCALE, shade
-from simulations.report.study import HeatMap, Study
+from hqde_fl.simulations.recording.comparison import Comparison
+from hqde_fl.simulations.report.conditions import Condition, conditions
+from hqde_fl.simulations.report.figures import draw_curves, style
+from hqde_fl.simulations.report.shades import SCALE, shade
+from hqde_fl.simulations.report.study import HeatMap, Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from simulations.report.figures import Series, bars, curves
-from simulations.results import Run
+from hqde_fl.simulations.recording.run_directory import Run
+from hqde_fl.simulations.report.figures import Series, bars, curves
 
 
 @dataclass(frozen=True)

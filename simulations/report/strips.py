@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from simulations.comparison import Comparison, Group
-from simulations.detection import Detection
+from hqde_fl.simulations.recording.comparison import Comparison, Group
+from hqde_fl.simulations.recording.detection import Detection
 
 
 @dataclass(frozen=True)

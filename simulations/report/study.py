@@ -12,8 +12,8 @@ from functools import cached_property
 from itertools import chain, count, product
 from statistics import fmean
 
-from simulations.comparison import Comparison, Group
-from simulations.detection import Count, Detection
+from hqde_fl.simulations.recording.comparison import Comparison, Group
+from hqde_fl.simulations.recording.detection import Count, Detection
 
 MEGABYTE = 1e6
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simulations.report.parts import CLIENTS_HINT, FOOT, HEAD, MACROS
+from hqde_fl.simulations.report.parts import CLIENTS_HINT, FOOT, HEAD, MACROS
 
 _MACROS = """
 {% macro accuracy(group) %}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from simulations.comparison import Comparison, Row
-from simulations.detection import UNJUDGED
-from simulations.report.conditions import Condition, conditions
-from simulations.report.figures import curves
-from simulations.report.run_view import Panel
-from simulations.report.shades import scale, shade
-from simulations.report.strips import strips_of
-from simulations.report.study import Study
+from hqde_fl.simulations.recording.comparison import Comparison, Row
+from hqde_fl.simulations.recording.detection import UNJUDGED
+from hqde_fl.simulations.report.conditions import Condition, conditions
+from hqde_fl.simulations.report.figures import curves
+from hqde_fl.simulations.report.run_view import Panel
+from hqde_fl.simulations.report.shades import scale, shade
+from hqde_fl.simulations.report.strips import strips_of
+from hqde_fl.simulations.report.study import Study
 
 MOST_COLUMNS = 4
 """Conditions that one table shows as columns; more make heat maps."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from simulations.sweep.cells import Cell, Sweep
-from simulations.sweep.grammar import Axis
-from simulations.sweep.runner import Watch, run_sweep
+from hqde_fl.simulations.sweep.cells import Cell, Sweep
+from hqde_fl.simulations.sweep.grammar import Axis
+from hqde_fl.simulations.sweep.runner import Watch, run_sweep
 
 __all__ = ["Axis", "Cell", "Sweep", "Watch", "run_sweep"]

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from hqde_fl.errors import ConfigError
-from simulations.config import Experiment
-from simulations.document import read_toml, with_overrides
-from simulations.sweep.grammar import Axis, axes_of, place
+from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.overrides import read_toml, with_overrides
+from hqde_fl.simulations.sweep.grammar import Axis, axes_of, place
 
 CELLS = "cells"
 """Where the run directories of a sweep are."""

@@ -8,14 +8,14 @@ from pathlib import Path
 from rich.console import Console
 
 from hqde_fl.errors import ConfigError
-from simulations.comparison import INDEX, Comparison
-from simulations.results import REPORT
-from simulations.results_table import results_table
-from simulations.sweep.carry import is_finished
-from simulations.sweep.cells import Cell, Sweep
-from simulations.sweep.estimate import from_finished, from_probes, spoken
-from simulations.sweep.progress import SweepProgress
-from simulations.sweep.runner import check_jobs, check_tasks, run_sweep
+from hqde_fl.simulations.console.results_table import results_table
+from hqde_fl.simulations.recording.comparison import INDEX, Comparison
+from hqde_fl.simulations.recording.run_directory import REPORT
+from hqde_fl.simulations.sweep.cell_run import is_finished
+from hqde_fl.simulations.sweep.cells import Cell, Sweep
+from hqde_fl.simulations.sweep.estimate import from_finished, from_probes, spoken
+from hqde_fl.simulations.sweep.progress import SweepProgress
+from hqde_fl.simulations.sweep.runner import check_jobs, check_tasks, run_sweep
 
 RUNS = Path("runs")
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from statistics import fmean
 
 from hqde_fl.errors import HQDEError
-from simulations.config import Experiment
-from simulations.results import Run
-from simulations.run import run_experiment
-from simulations.sweep.cells import Cell
+from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.recording.run_directory import Run
+from hqde_fl.simulations.run import run_experiment
+from hqde_fl.simulations.sweep.cells import Cell
 
 PROBES, PROBE_ROUNDS = 4, 3
 

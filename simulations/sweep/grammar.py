@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hqde_fl.errors import ConfigError, UnknownNameError
-from simulations.document import with_value
-from simulations.labels import WHO, axis_labels
-from simulations.sweep.tables import columns
+from hqde_fl.simulations.experiment.labels import WHO, axis_labels
+from hqde_fl.simulations.experiment.overrides import with_value
+from hqde_fl.simulations.sweep.tables import columns
 
 SHORT = {
     "attack": "faults",

@@ -10,9 +10,9 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from simulations.sweep.cells import Cell
-from simulations.sweep.estimate import spoken
-from simulations.sweep.runner import Watch
+from hqde_fl.simulations.sweep.cells import Cell
+from hqde_fl.simulations.sweep.estimate import spoken
+from hqde_fl.simulations.sweep.runner import Watch
 
 
 class SweepProgress(Watch):

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from hqde_fl.errors import ConfigError
-from simulations.comparison import INDEX, Comparison
-from simulations.config import Experiment
-from simulations.interruption import interruptible, uninterrupted
-from simulations.results import close
-from simulations.run import require_empty
-from simulations.sweep.carry import carry_out, is_finished
-from simulations.sweep.cells import CELLS, Cell, Sweep
-from simulations.sweep.lock import locked
-from simulations.sweep.tables import write_tables
-from simulations.sweep.worker import Worker
+from hqde_fl.simulations.console.interruption import interruptible, uninterrupted
+from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.recording.comparison import INDEX, Comparison
+from hqde_fl.simulations.recording.run_directory import close
+from hqde_fl.simulations.run import require_empty
+from hqde_fl.simulations.sweep.cell_run import carry_out, is_finished
+from hqde_fl.simulations.sweep.cells import CELLS, Cell, Sweep
+from hqde_fl.simulations.sweep.lock import locked
+from hqde_fl.simulations.sweep.tables import write_tables
+from hqde_fl.simulations.sweep.worker import Worker
 
 POLL_SECONDS = 0.1
 
@@ -114,7 +114,7 @@ def run_sweep(
                 comparison.save(out)
                 write_tables(comparison, out)
         if report:
-            from simulations.report import write_report
+            from hqde_fl.simulations.report import write_report
 
             write_report(comparison, out)
     return comparison

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from simulations.comparison import Comparison, Row
-from simulations.detection import Detection
-from simulations.disk import replace_file
+from hqde_fl.simulations.recording.atomic_files import replace_file
+from hqde_fl.simulations.recording.comparison import Comparison, Row
+from hqde_fl.simulations.recording.detection import Detection
 
 RESULTS, PARQUET, TIMINGS = "results.csv", "results.parquet", "timings.csv"
 

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, final
 
-from simulations import own_modules
-from simulations.config import Experiment
+from hqde_fl.simulations.experiment import own_modules
+from hqde_fl.simulations.experiment.model import Experiment
 
 
 @final
@@ -38,7 +38,7 @@ class Worker:
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
                 # -P: a module in the working directory must not hide one of hqde-fl
-                [sys.executable, "-P", "-m", "simulations.sweep.worker"],
+                [sys.executable, "-P", "-m", "hqde_fl.simulations.sweep.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -93,7 +93,7 @@ def main() -> None:
     logging.getLogger("flwr").setLevel(logging.WARNING)
     jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin, jobs), daemon=True).start()
-    from simulations.sweep.carry import carry_out
+    from hqde_fl.simulations.sweep.cell_run import carry_out
 
     def tell(line: Mapping[str, Any]) -> None:
         news.write(json.dumps(line) + "\n")

@@ -6,14 +6,14 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from clients.task import Task
-from hqde_fl.catalogue import Catalogue
+from hqde_fl.clients.task import Task
 from hqde_fl.errors import ConfigError
-from simulations.own_modules import attribute
-from simulations.tasks.base import BuiltinTask
-from simulations.tasks.digits import Digits
-from simulations.tasks.fashion_mnist import FashionMnist
-from simulations.tasks.partition import PARTITIONERS, Partitioner
+from hqde_fl.registry import Catalogue
+from hqde_fl.simulations.experiment.own_modules import attribute
+from hqde_fl.simulations.tasks.base import BuiltinTask
+from hqde_fl.simulations.tasks.digits import Digits
+from hqde_fl.simulations.tasks.fashion_mnist import FashionMnist
+from hqde_fl.simulations.tasks.partition import PARTITIONERS, Partitioner
 
 TASKS: Catalogue[BuiltinTask] = Catalogue(
     "task",

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from clients.task import Task
+from hqde_fl.clients.task import Task
 from hqde_fl.errors import ConfigError
-from simulations.tasks.partition import Partitioner
+from hqde_fl.simulations.tasks.partition import Partitioner
 
 
 class BuiltinTask(ABC):

@@ -14,8 +14,8 @@ from torch.utils.data import TensorDataset
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
-from simulations.tasks.base import BuiltinTask
-from simulations.tasks.models import mlp
+from hqde_fl.simulations.tasks.base import BuiltinTask
+from hqde_fl.simulations.tasks.models import mlp
 
 
 @final

@@ -17,9 +17,9 @@ from torch.utils.data import TensorDataset
 
 from hqde_fl.errors import ConfigError, DataError
 from hqde_fl.seeding import Seeds
-from simulations.tasks.base import BuiltinTask
-from simulations.tasks.idx import read_idx
-from simulations.tasks.models import Augmented, cnn, deep_mlp, mlp, wide_cnn
+from hqde_fl.simulations.tasks.base import BuiltinTask
+from hqde_fl.simulations.tasks.idx import read_idx
+from hqde_fl.simulations.tasks.models import Augmented, cnn, deep_mlp, mlp, wide_cnn
 
 ENVIRONMENT = "HQDE_FL_DATA"
 FILES = {

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from hqde_fl.catalogue import Catalogue
 from hqde_fl.errors import ConfigError
+from hqde_fl.registry import Catalogue
 from hqde_fl.seeding import Seeds
 
 if TYPE_CHECKING:

@@ -11,8 +11,13 @@ from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from clients.task import Task
-from hqde_fl.wire import to_record
+from hqde_fl.clients.app import ensemble_app
+from hqde_fl.clients.members import initial_state
+from hqde_fl.clients.task import Task
+from hqde_fl.clients.training import Training
+from hqde_fl.protocol.records import from_record, layout_of, to_record
+from hqde_fl.protocol.screening import Screening, screen
+from hqde_fl.seeding import Seeds
 
 Ask = Callable[..., Message]
 Node = Callable[..., Context]
@@ -60,3 +65,45 @@ def node() -> Node:
         return Context(1, 1, config, RecordDict(), {})
 
     return build
+
+
+@pytest.fixture
+def state(task):
+    return initial_state(task, 1, Seeds(0))
+
+
+@pytest.fixture
+def train(task, ask, node, state):
+    """The reply of a node to one training message; pass ``context`` to ask the same node again."""
+
+    def build(*mods, number=1, start=None, context=None):
+        app = ensemble_app(task, training=Training(lr=0.1, batch_size=4), mods=mods)
+        return app(ask(start or state, number), context or node())
+
+    return build
+
+
+@pytest.fixture
+def weights():
+    """The function that reads a reply's arrays."""
+    return lambda reply: from_record(reply.content["arrays"])
+
+
+@pytest.fixture
+def screened(ask, state):
+    """What the server makes of a reply."""
+
+    def build(reply):
+        arrays = ask(state).content["arrays"]
+        layout = layout_of(arrays)
+        return screen(reply, layout, layout.flatten(state)[0], Screening())
+
+    return build
+
+
+@pytest.fixture
+def same():
+    """Whether two states are equal."""
+    return lambda one, other: (
+        list(one) == list(other) and all(torch.equal(one[k], other[k]) for k in one)
+    )

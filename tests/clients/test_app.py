@@ -10,15 +10,15 @@ import cloudpickle
 import pytest
 import torch
 
-from clients import ensemble
-from clients.app import ensemble_app
-from clients.ensemble import EnsembleClient
-from clients.evaluation import evaluate
-from clients.members import initial_state, split
-from clients.training import Training
+from hqde_fl.clients import ensemble
+from hqde_fl.clients.app import ensemble_app
+from hqde_fl.clients.ensemble import EnsembleClient
+from hqde_fl.clients.evaluation import evaluate
+from hqde_fl.clients.members import initial_state, split
+from hqde_fl.clients.training import Training
 from hqde_fl.errors import ConfigError
+from hqde_fl.protocol.records import from_record
 from hqde_fl.seeding import Seeds
-from hqde_fl.wire import from_record
 
 TRAINING = Training(epochs=2, batch_size=4, lr=0.1, momentum=0.9)
 
@@ -83,12 +83,12 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from torch import nn
 from torch.utils.data import TensorDataset
-from clients.app import ensemble_app
-from clients.members import initial_state
-from clients.task import Task
-from clients.training import Training
+from hqde_fl.clients.app import ensemble_app
+from hqde_fl.clients.members import initial_state
+from hqde_fl.clients.task import Task
+from hqde_fl.clients.training import Training
 from hqde_fl.seeding import Seeds
-from hqde_fl.wire import to_record
+from hqde_fl.protocol.records import to_record
 TaskIdentity.run_id = TaskIdentity.task_id = TaskIdentity.node_id = 1
 def partition(i, n):
     x = torch.linspace(-1, 1, 48).reshape(12, 4) + i

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from clients.members import initial_state, join, split
+from hqde_fl.clients.members import initial_state, join, split
 from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
 

@@ -1,7 +1,7 @@
 import pytest
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 
-from clients.messages import arrays, is_training, partition_of, server_round
+from hqde_fl.clients.messages import arrays, is_training, partition_of, server_round
 from hqde_fl.errors import ConfigError
 
 

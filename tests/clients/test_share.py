@@ -6,20 +6,20 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from clients.app import ensemble_app
-from clients.members import initial_state
-from clients.training import Training
+from hqde_fl.clients.app import ensemble_app
+from hqde_fl.clients.members import initial_state
+from hqde_fl.clients.training import Training
 from hqde_fl.codec import ErrorFeedback, Quantized
 from hqde_fl.codec.request import to_json
 from hqde_fl.errors import ConfigError
-from hqde_fl.members import TAGS, named
-from hqde_fl.packed import DELTA
+from hqde_fl.protocol.delta_broadcast import HELD
+from hqde_fl.protocol.members import TAGS, named
+from hqde_fl.protocol.packed_updates import DELTA
+from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.seeding import Seeds
-from hqde_fl.versions import HELD
-from hqde_fl.wire import from_record, to_record
-from strategies.broadcast import Broadcast
-from strategies.sending import contents
-from strategies.state import ServerState
+from hqde_fl.strategies.broadcast import Broadcast
+from hqde_fl.strategies.round.outgoing import contents
+from hqde_fl.strategies.state import ServerState
 
 M, SEED = 4, 5
 TRAINING = Training(epochs=1, batch_size=4, lr=0.1)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from clients.task import Task, accuracy
+from hqde_fl.clients.task import Task, accuracy
 from hqde_fl.errors import ConfigError
 
 

@@ -8,11 +8,11 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import Dataset, TensorDataset
 
-from clients.batches import batches
-from clients.evaluation import evaluate
-from clients.samples import chosen
-from clients.task import Task
-from clients.training import Training, idle, poison, reproducible, train
+from hqde_fl.clients.batches import batches
+from hqde_fl.clients.evaluation import evaluate
+from hqde_fl.clients.samples import chosen
+from hqde_fl.clients.task import Task
+from hqde_fl.clients.training import Training, idle, poison, reproducible, train
 from hqde_fl.errors import ConfigError, DataError
 
 
@@ -274,7 +274,7 @@ def test_impossible_training_is_refused_by_name(name, value):
 
 
 def test_regularization_noise_perturbs_the_gradients_and_dies_down(task):
-    from hqde_fl.quantum.noise import RegularizationNoise
+    from hqde_fl.noise import RegularizationNoise
 
     plain, _ = trained(task, Training(lr=0.1))
     silent, _ = trained(task, Training(lr=0.1, regularization_noise=RegularizationNoise(0.0)))

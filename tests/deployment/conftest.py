@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from simulations.engines import guarded
+from hqde_fl.simulations.engines.deployment import guarded_grid
 from tests.deployment.superlink import Site, superlink
 
 
@@ -26,6 +26,6 @@ def shared_site() -> Iterator[Site]:
 @pytest.fixture
 def site(shared_site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
     """A SuperLink that is asked often."""
-    monkeypatch.setattr(guarded, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr(guarded, "NODES_SECONDS", 0.1)
+    monkeypatch.setattr(guarded_grid, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(guarded_grid, "NODES_SECONDS", 0.1)
     return shared_site

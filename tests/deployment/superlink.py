@@ -41,7 +41,7 @@ from flwr.superlink.main import create_app
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from simulations.audit.uploads import to_field
+from hqde_fl.simulations.audit.uploads import to_field
 
 HEARTBEAT = 30.0
 

@@ -23,19 +23,19 @@ import psutil
 import pytest
 
 from hqde_fl.errors import RunError
-from simulations.config import Experiment
-from simulations.deploy import nodes
-from simulations.deploy.authority import make_authority, make_node_key
-from simulations.deploy.federation import Federation
-from simulations.deploy.nodes import connected, online, status
-from simulations.deploy.supervised import Report
-from simulations.deploy.supervisor import register
-from simulations.document import to_toml
-from simulations.engines.flower import LOG_FILE, run_deployed
-from simulations.engines.ray_access import is_loopback
-from simulations.engines.superlink import program
-from simulations.results import Run
-from simulations.run import run_experiment
+from hqde_fl.simulations.deploy import nodes
+from hqde_fl.simulations.deploy.authority import make_authority, make_node_key
+from hqde_fl.simulations.deploy.federation import Federation
+from hqde_fl.simulations.deploy.nodes import connected, online, status
+from hqde_fl.simulations.deploy.supervised import Report
+from hqde_fl.simulations.deploy.supervisor import register
+from hqde_fl.simulations.engines.flower.engine import LOG_FILE, run_deployed
+from hqde_fl.simulations.engines.flower.superlink import program
+from hqde_fl.simulations.engines.ray.access import is_loopback
+from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.overrides import to_toml
+from hqde_fl.simulations.recording.run_directory import Run
+from hqde_fl.simulations.run import run_experiment
 from tests.simulations.command import rounds_in, started
 
 pytestmark = pytest.mark.deployment
@@ -255,8 +255,8 @@ def test_a_superlink_that_is_killed_keeps_its_nodes_and_the_run_is_resumed(
 
 
 OWN_TASK = """
-from simulations.tasks.digits import Digits
-from simulations.tasks.partition import PARTITIONERS
+from hqde_fl.simulations.tasks.digits import Digits
+from hqde_fl.simulations.tasks.partition import PARTITIONERS
 
 
 def task(partitions, seed, partition):
@@ -399,7 +399,7 @@ def test_the_engine_says_how_a_deployed_run_ended(federation: Federation, tmp_pa
     """What the command line does: the true outcome, and a directory as any run has it."""
     file = tmp_path / "good.toml"
     file.write_text('name = "good"\nrounds = 1\n[clients]\ncount = 4\n')
-    command = [sys.executable, "-m", "simulations.cli", "run", str(file)]
+    command = [sys.executable, "-m", "hqde_fl.simulations.console.command_line", "run", str(file)]
     command += ["--engine", "flower", "--superlink", str(federation.path)]
 
     def called(*options: str) -> subprocess.CompletedProcess[str]:

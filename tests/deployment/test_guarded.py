@@ -27,10 +27,10 @@ from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.run import RunNotRunningException
 
 from hqde_fl.errors import CohortError
-from simulations.engines import guarded
-from simulations.engines.guarded import GuardedGrid
-from simulations.engines.limits import Limits
-from simulations.engines.link import Link
+from hqde_fl.simulations.engines.deployment import guarded_grid
+from hqde_fl.simulations.engines.deployment.guarded_grid import GuardedGrid
+from hqde_fl.simulations.engines.deployment.limits import Limits
+from hqde_fl.simulations.engines.deployment.link import Link
 from tests.deployment.superlink import Node, Site, Upload, sealed
 
 ANSWER_SECONDS = 60.0
@@ -328,7 +328,7 @@ def test_a_node_that_goes_offline_while_uploading_is_named(site: Site) -> None:
 def test_a_node_that_restarts_at_work_is_named_and_does_not_hold_the_round(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guarded, "POLL_SECONDS", 1.0)
+    monkeypatch.setattr(guarded_grid, "POLL_SECONDS", 1.0)
     node = Node(site.address)
     replies = ask(site, node)
     node.instruction()
@@ -364,7 +364,7 @@ def test_an_instruction_does_not_outlive_its_round_by_much(site: Site) -> None:
 
 @pytest.mark.parametrize("seconds", [1e10, math.inf])
 def test_a_deadline_may_be_longer_than_a_thread_can_wait(seconds: float) -> None:
-    collection = guarded._Collection(None, None, {}, {}, SMALL)
+    collection = guarded_grid._Collection(None, None, {}, {}, SMALL)
     collection.run()
     assert list(collection.until(time.monotonic() + seconds)) == []
 

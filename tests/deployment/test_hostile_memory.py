@@ -21,16 +21,17 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 
-from hqde_fl.layout import Layout
-from hqde_fl.wire import Rejected, Screening, from_record, message_bytes, screen, screen_evaluation
-from simulations.audit import Case, Row, Wire
-from simulations.audit.catalogue import GROUPS
-from simulations.audit.federation import honest, start
-from simulations.audit.memory import PeakMeter, memory_bound
-from simulations.audit.sandbox import Sandbox
-from simulations.engines import guarded
-from simulations.engines.guarded import GuardedGrid
-from simulations.engines.link import Link
+from hqde_fl.protocol.message_size import message_bytes
+from hqde_fl.protocol.records import from_record, layout_of
+from hqde_fl.protocol.screening import Rejected, Screening, screen, screen_evaluation
+from hqde_fl.simulations.audit import Case, Row, Wire
+from hqde_fl.simulations.audit.catalogue import GROUPS
+from hqde_fl.simulations.audit.federation import honest, start
+from hqde_fl.simulations.audit.memory import PeakMeter, memory_bound
+from hqde_fl.simulations.audit.sandbox import Sandbox
+from hqde_fl.simulations.engines.deployment import guarded_grid
+from hqde_fl.simulations.engines.deployment.guarded_grid import GuardedGrid
+from hqde_fl.simulations.engines.deployment.link import Link
 from tests.deployment.superlink import Node, Site, Upload
 
 pytestmark = pytest.mark.deployment
@@ -53,7 +54,7 @@ _MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # of glibc's mallopt
 @cache
 def connected(address: str, token: str, run_id: int) -> GuardedGrid:
     """The ServerApp's Grid, in its own process."""
-    guarded.POLL_SECONDS, guarded.NODES_SECONDS = 0.02, 0.1
+    guarded_grid.POLL_SECONDS, guarded_grid.NODES_SECONDS = 0.02, 0.1
     with suppress(OSError, AttributeError):  # or what a thread of Flower's frees is not given back
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_ARENA_MAX, 1)
@@ -70,7 +71,7 @@ def serve(
     """Ask a node, read and screen its reply: what is wrong with it, and the growth of memory."""
     grid, arrays = connected(address, token, run_id), start()
     message = Message(RecordDict({"arrays": arrays}), node, kind, group_id="1")
-    layout = Layout.of(arrays)
+    layout = layout_of(arrays)
     model = layout.flatten(from_record(arrays))[0]
     meter = PeakMeter()
     meter.start()

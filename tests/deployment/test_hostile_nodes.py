@@ -9,10 +9,10 @@ import pytest
 from flwr.app import Context, RecordDict
 from flwr.proto.message_pb2 import ObjectTree
 
-from simulations.audit import Case, Wire
-from simulations.audit.federation import honest, start
-from simulations.audit.wire import to_wire
-from simulations.engines.guarded import GuardedGrid
+from hqde_fl.simulations.audit import Case, Wire
+from hqde_fl.simulations.audit.federation import honest, start
+from hqde_fl.simulations.audit.wire import to_wire
+from hqde_fl.simulations.engines.deployment.guarded_grid import GuardedGrid
 from tests.deployment.superlink import Node, Site, Upload
 from tests.hostile.batch import HONEST, Rounds, check, rejected, strategy
 

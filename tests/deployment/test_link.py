@@ -19,10 +19,10 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
 from flwr.superlink.grid import HttpGrid
 
-from simulations.engines.announcements import Announcements
-from simulations.engines.guarded import GuardedGrid, guard
-from simulations.engines.inline import InlineGrid
-from simulations.engines.link import Link
+from hqde_fl.simulations.engines.deployment.announcements import Announcements
+from hqde_fl.simulations.engines.deployment.guarded_grid import GuardedGrid, guard
+from hqde_fl.simulations.engines.deployment.link import Link
+from hqde_fl.simulations.engines.inline import InlineGrid
 
 NAMES = {
     "flwr.cli.flower_config": ["read_flower_config"],

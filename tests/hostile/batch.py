@@ -8,12 +8,12 @@ from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
 
 from hqde_fl.rules import Mean
-from simulations.audit import HOSTILE, Case, Row, Wire
-from simulations.audit.catalogue import GROUPS
-from simulations.audit.federation import deviation, honest
-from simulations.audit.trial import TOLERANCE
-from strategies.callbacks import Callback, RoundRecord
-from strategies.hqde import HQDEStrategy
+from hqde_fl.simulations.audit import HOSTILE, Case, Row, Wire
+from hqde_fl.simulations.audit.catalogue import GROUPS
+from hqde_fl.simulations.audit.federation import deviation, honest
+from hqde_fl.simulations.audit.trial import TOLERANCE
+from hqde_fl.strategies.callbacks import Callback, RoundRecord
+from hqde_fl.strategies.hqde import HQDEStrategy
 
 HONEST = 3
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp.strategy import FedAvg
 
-from simulations.audit.federation import CLIENTS
+from hqde_fl.simulations.audit.federation import CLIENTS
 
 
 class Picky(FedAvg):

@@ -20,10 +20,10 @@ from hqde_fl.codec import (
     TopK,
 )
 from hqde_fl.codec.base import seal
-from hqde_fl.packed import DELTA, PACKED
-from hqde_fl.versions import BASE, HELD, VERSION
-from simulations.audit.rows.packed import HEAD, SIZE
-from simulations.audit.tamper import ARRAYS, METRICS, STEPS, envelope
+from hqde_fl.protocol.delta_broadcast import BASE, HELD, VERSION
+from hqde_fl.protocol.packed_updates import DELTA, PACKED
+from hqde_fl.simulations.audit.rows.packed import HEAD, SIZE
+from hqde_fl.simulations.audit.tamper import ARRAYS, METRICS, STEPS, envelope
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 

@@ -13,14 +13,14 @@ import pytest
 from typer.testing import CliRunner
 
 from hqde_fl.errors import ConfigError, UnknownNameError
-from simulations.audit import HOSTILE
-from simulations.audit.audit import Subject, audit, chosen
-from simulations.audit.catalogue import GROUPS
-from simulations.audit.command import UNMEASURED, cell, to_markdown, verdict
-from simulations.audit.memory import PeakMeter, memory_bound
-from simulations.audit.subjects import build
-from simulations.audit.trial import Finding
-from simulations.cli import app
+from hqde_fl.simulations.audit import HOSTILE
+from hqde_fl.simulations.audit.audit import Subject, audit, chosen
+from hqde_fl.simulations.audit.catalogue import GROUPS
+from hqde_fl.simulations.audit.command import UNMEASURED, cell, to_markdown, verdict
+from hqde_fl.simulations.audit.memory import PeakMeter, memory_bound
+from hqde_fl.simulations.audit.subjects import build
+from hqde_fl.simulations.audit.trial import Finding
+from hqde_fl.simulations.console.command_line import app
 
 FAULTY = "tests.hostile.faulty:"
 
@@ -100,7 +100,7 @@ def test_a_wrong_command_is_one_line_before_any_row_is_tried(
 
         def __exit__(self, *_: object) -> None: ...
 
-    monkeypatch.setattr("simulations.audit.audit.Sandbox", Unused)
+    monkeypatch.setattr("hqde_fl.simulations.audit.audit.Sandbox", Unused)
     done = CliRunner().invoke(app, ["audit", *arguments])
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
     assert complaint in done.stderr

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from hqde_fl.codec import Codec, Quantized
 from hqde_fl.rules import TrimmedMean
-from simulations.audit import canary
-from simulations.audit.federation import CULPRIT, deviation, honest, start
-from simulations.audit.grid import AuditGrid
-from simulations.audit.trial import TOLERANCE
-from strategies.hqde import HQDEStrategy
+from hqde_fl.simulations.audit import canary
+from hqde_fl.simulations.audit.federation import CULPRIT, deviation, honest, start
+from hqde_fl.simulations.audit.grid import AuditGrid
+from hqde_fl.simulations.audit.trial import TOLERANCE
+from hqde_fl.strategies.hqde import HQDEStrategy
 from tests.hostile.batch import Rounds
 from tests.hostile.mutations import mutated
 

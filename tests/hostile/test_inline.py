@@ -10,11 +10,11 @@ from flwr.app import ArrayRecord
 
 from hqde_fl.codec import Quantized
 from hqde_fl.rules import ByzantineFilter, Mean
-from simulations.audit import HOSTILE, trial
-from simulations.audit.federation import CULPRIT, form, start
-from simulations.audit.memory import settle
-from strategies.callbacks import Callback, ClientRecord, RoundRecord
-from strategies.hqde import HQDEStrategy
+from hqde_fl.simulations.audit import HOSTILE, trial
+from hqde_fl.simulations.audit.federation import CULPRIT, form, start
+from hqde_fl.simulations.audit.memory import settle
+from hqde_fl.strategies.callbacks import Callback, ClientRecord, RoundRecord
+from hqde_fl.strategies.hqde import HQDEStrategy
 
 
 class Culprit(Callback):

@@ -5,8 +5,8 @@ A process that has run other tests has a heap of their making, in which growth s
 
 from __future__ import annotations
 
-from simulations.audit import HOSTILE
-from simulations.audit.audit import audit
+from hqde_fl.simulations.audit import HOSTILE
+from hqde_fl.simulations.audit.audit import audit
 
 
 def greedy(names: list[str]) -> list[str]:

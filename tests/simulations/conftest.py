@@ -3,10 +3,10 @@ import json
 import pytest
 from flwr.app import ArrayRecord
 
-from simulations.config import Experiment
-from simulations.document import to_toml
-from simulations.results import Run, RunDirectory
-from strategies.callbacks import ClientRecord, RoundRecord
+from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.overrides import to_toml
+from hqde_fl.simulations.recording.run_directory import Run, RunDirectory
+from hqde_fl.strategies.callbacks import ClientRecord, RoundRecord
 
 TINY = {
     "name": "tiny",

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
-from clients.task import Task
+from hqde_fl.clients.task import Task
 
 FEATURES = 5
 

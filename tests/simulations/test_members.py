@@ -5,11 +5,11 @@ import torch
 from safetensors.torch import load_file
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.members import of_member
+from hqde_fl.protocol.members import of_member
 from hqde_fl.selection import Ensemble
-from simulations.config import Experiment
-from simulations.results import Run
-from simulations.run import run_experiment
+from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.recording.run_directory import Run
+from hqde_fl.simulations.run import run_experiment
 
 DEALT = {
     "members": 3,

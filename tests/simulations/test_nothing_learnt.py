@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from hqde_fl.errors import RunError
-from simulations import cli
-from simulations.config import Experiment
-from simulations.results import Run
-from simulations.run import run_experiment
+from hqde_fl.simulations.console import command_line
+from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.recording.run_directory import Run
+from hqde_fl.simulations.run import run_experiment
 from tests.simulations.conftest import TINY
 
 NOTHING = {
@@ -46,7 +46,7 @@ def nobody(partitions: int, seed: int, partition: object):  # type: ignore[no-un
 
     from torch.utils.data import TensorDataset
 
-    from simulations.tasks import load_task
+    from hqde_fl.simulations.tasks import load_task
 
     task = load_task({"name": "digits", "hidden": 8}, {"name": "iid"}, partitions, seed)
     data = task.partition(0, partitions)
@@ -72,7 +72,7 @@ def test_a_run_that_learnt_nothing_has_failed(how: str, tmp_path) -> None:  # ty
 def test_the_command_exits_1_and_a_sweep_goes_on(tmp_path, monkeypatch, tiny_file) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.chdir(tmp_path)
     late = ["--set", "strategy.deadline=1e-9"]
-    result = CliRunner().invoke(cli.app, ["run", str(tiny_file), *late, "--out", "late"])
+    result = CliRunner().invoke(command_line.app, ["run", str(tiny_file), *late, "--out", "late"])
     assert result.exit_code == 1
     assert result.stderr.startswith("error: no round produced an aggregate")
     assert result.stderr.count("\n") == 1
@@ -80,7 +80,7 @@ def test_the_command_exits_1_and_a_sweep_goes_on(tmp_path, monkeypatch, tiny_fil
     sweep = tmp_path / "sweep.toml"
     text = tiny_file.read_text()
     sweep.write_text(text + '\n[sweep]\n"strategy.deadline" = [600.0, 1e-9]\n')
-    result = CliRunner().invoke(cli.app, ["sweep", str(sweep), "--out", "sweep"])
+    result = CliRunner().invoke(command_line.app, ["sweep", str(sweep), "--out", "sweep"])
     assert result.exit_code == 1
     cells = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["cells"]
     assert [bool(cell["error"]) for cell in cells] == [False, True]
@@ -94,7 +94,7 @@ def test_void_rounds_are_one_line_of_a_run_that_learnt_something(  # type: ignor
     faults = '[{name = "crash", count = 2, start = 2, stop = 2}]'
     options = ["--set", 'strategy.rule={name="krum", f=0}', "--set", f"faults={faults}"]
     options += ["--set", "rounds=3", "--out", "some"]
-    result = CliRunner().invoke(cli.app, ["run", str(tiny_file), *options])
+    result = CliRunner().invoke(command_line.app, ["run", str(tiny_file), *options])
     assert result.exit_code == 0, result.output
     assert "1 of 3 rounds were void, the model was kept: 2" in result.stdout
     assert [line["void"] for line in Run.load("some").rounds] == [False, False, True, False]
@@ -105,10 +105,10 @@ def test_a_dry_run_warns_of_a_rule_that_bears_no_silent_client(  # type: ignore[
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options = ["--set", 'strategy.rule={name="krum", f=1}', "--set", "clients.count=5"]
-    result = CliRunner().invoke(cli.app, ["run", str(tiny_file), *options, "--dry-run"])
+    result = CliRunner().invoke(command_line.app, ["run", str(tiny_file), *options, "--dry-run"])
     assert result.exit_code == 0
     assert "warning: Krum(f=1) needs 5 updates, found 5 clients: a round is void as soon as 1" in (
         result.stderr
     )
-    result = CliRunner().invoke(cli.app, ["run", str(tiny_file), "--dry-run"])
+    result = CliRunner().invoke(command_line.app, ["run", str(tiny_file), "--dry-run"])
     assert "warning" not in result.stderr

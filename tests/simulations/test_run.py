@@ -5,14 +5,15 @@ from contextlib import ExitStack
 
 import pytest
 
-from clients.task import Task
+from hqde_fl.clients.task import Task
 from hqde_fl.errors import ConfigError, DataError, RunError
-from simulations import follow, run
-from simulations.checkpoint.resume import exclusive
-from simulations.config import Experiment
-from simulations.results import Run, RunDirectory
-from simulations.run import run_experiment
-from simulations.tasks import load_task
+from hqde_fl.simulations import run
+from hqde_fl.simulations.checkpoint.resume import exclusive
+from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.recording import run_follower
+from hqde_fl.simulations.recording.run_directory import Run, RunDirectory
+from hqde_fl.simulations.run import run_experiment
+from hqde_fl.simulations.tasks import load_task
 
 
 def test_same_seed_twice_gives_the_same_bits(tmp_path, tiny, comparable):
@@ -89,7 +90,7 @@ def test_a_run_that_fails_keeps_what_it_recorded(tmp_path, tiny, monkeypatch):
 @pytest.fixture
 def flower(monkeypatch, record):
     """Stands in for ``flwr run``: records two rounds, then fails if it is told to."""
-    from simulations.engines import flower as engine
+    from hqde_fl.simulations.engines.flower import engine
 
     def set_up(failure=None):
         def run_flower(experiment_json, partitions, out, **options):
@@ -103,7 +104,7 @@ def flower(monkeypatch, record):
                 raise failure
 
         monkeypatch.setattr(engine, "run_flower", run_flower)
-        monkeypatch.setattr(follow, "POLL_SECONDS", 0.01)
+        monkeypatch.setattr(run_follower, "POLL_SECONDS", 0.01)
 
     return set_up
 
@@ -132,7 +133,7 @@ def test_a_flower_engine_that_fails_before_it_begins(tmp_path, tiny, flower):
 def test_only_the_manifest_of_the_own_attempt_is_closed(
     tmp_path, tiny, monkeypatch, whose, failure, status, text
 ):
-    from simulations.engines import flower
+    from hqde_fl.simulations.engines.flower import engine as flower
 
     out = tmp_path / "run"
     monkeypatch.setattr(run, "STOP_SECONDS", 0.0)
@@ -159,7 +160,7 @@ def test_only_the_manifest_of_the_own_attempt_is_closed(
 
 
 def test_an_attempt_on_ray_that_never_began_notes_nothing(tmp_path, tiny, record, monkeypatch):
-    from simulations.engines import ray_grid
+    from hqde_fl.simulations.engines.ray import grid as ray_grid
 
     def refuse(*_):
         raise ConfigError("is in use")

@@ -9,10 +9,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
-from hqde_fl.members import TAG, TAGS, config_of, members_of, named, of_member, record_of
-from hqde_fl.wire import from_record, to_record
-from simulations.engines.inline import InlineGrid
-from strategies.hqde import HQDEStrategy
+from hqde_fl.protocol.members import TAG, TAGS, config_of, members_of, named, of_member, record_of
+from hqde_fl.protocol.records import from_record, to_record
+from hqde_fl.simulations.engines.inline import InlineGrid
+from hqde_fl.strategies.hqde import HQDEStrategy
 from tests.strategies.federation import HOSTILE
 
 D = 600

@@ -12,11 +12,11 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
 from hqde_fl.errors import RunError
+from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.rules import Mean
-from hqde_fl.wire import from_record, to_record
-from simulations.engines.inline import InlineGrid
-from strategies.callbacks import Callback, ClientRecord, RoundRecord
-from strategies.hqde import HQDEStrategy
+from hqde_fl.simulations.engines.inline import InlineGrid
+from hqde_fl.strategies.callbacks import Callback, ClientRecord, RoundRecord
+from hqde_fl.strategies.hqde import HQDEStrategy
 
 MODEL = {
     "layer.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),

@@ -7,15 +7,15 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients.mods.codec import CodecMod
-from clients.mods.downlink import MODEL, DownlinkMod
+from hqde_fl.clients.mods.codec import CodecMod
+from hqde_fl.clients.mods.downlink import MODEL, DownlinkMod
 from hqde_fl.codec import EntropyCoded, ErrorFeedback, Quantized
 from hqde_fl.errors import ConfigError
+from hqde_fl.protocol.delta_broadcast import HELD
+from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.selection import Uniform
-from hqde_fl.versions import HELD
-from hqde_fl.wire import from_record, to_record
-from simulations.engines.inline import InlineGrid
-from strategies.hqde import HQDEStrategy
+from hqde_fl.simulations.engines.inline import InlineGrid
+from hqde_fl.strategies.hqde import HQDEStrategy
 from tests.strategies.federation import Recorder, strategy_with
 
 SIZE = 4000

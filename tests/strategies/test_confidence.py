@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.quantum.density import diagnostics
+from hqde_fl.protocol.screening import Accepted
 from hqde_fl.rules import (
     NNM,
     Bucketing,
@@ -22,11 +22,11 @@ from hqde_fl.rules import (
     Tree,
     aggregate,
 )
-from hqde_fl.rules.pipeline import measure_geometry
+from hqde_fl.rules.aggregation import measure_geometry
+from hqde_fl.rules.density_matrix import diagnostics
+from hqde_fl.strategies.confidence import Confidence
+from hqde_fl.strategies.hqde import HQDEStrategy
 from hqde_fl.updates import Updates
-from hqde_fl.wire import Accepted
-from strategies.confidence import Confidence
-from strategies.hqde import HQDEStrategy
 from tests.strategies.federation import HOSTILE, MODEL, Recorder, metric, run, strategy_with
 
 REPORTED, HELD_OUT = Superposition(confidence="reported"), Superposition(confidence="held-out")

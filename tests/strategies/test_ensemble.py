@@ -11,18 +11,18 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
-from clients.mods.codec import CodecMod
-from clients.mods.downlink import DownlinkMod
+from hqde_fl.clients.mods.codec import CodecMod
+from hqde_fl.clients.mods.downlink import DownlinkMod
 from hqde_fl.codec import ErrorFeedback, Identity, Quantized
 from hqde_fl.errors import BoundError, ConfigError
-from hqde_fl.members import TAGS, member_name, of_member
+from hqde_fl.protocol.members import TAGS, member_name, of_member
+from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.rules import ByzantineFilter, CenteredClipping, Krum, Mean, Median, TrimmedMean
 from hqde_fl.seeding import Seeds
 from hqde_fl.selection import Ensemble, Uniform
-from hqde_fl.wire import from_record, to_record
-from strategies.hqde import HQDEStrategy
-from strategies.optimizers import SGD
-from strategies.state import ServerState
+from hqde_fl.strategies.hqde import HQDEStrategy
+from hqde_fl.strategies.optimizers import SGD
+from hqde_fl.strategies.state import ServerState
 from tests.strategies.ensembles import Clients, D, run, start, step
 from tests.strategies.federation import HOSTILE, MODEL, Recorder, federation, strategy_with
 

@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from hqde_fl.quantum.noise import ExplorationNoise
-from strategies.exploration import Exploring
-from strategies.optimizers import SGD, Adam
+from hqde_fl.noise import ExplorationNoise
+from hqde_fl.strategies.exploration import Exploring
+from hqde_fl.strategies.optimizers import SGD, Adam
 
 DELTA = torch.randn(4000, generator=torch.Generator().manual_seed(1))
 

@@ -9,19 +9,19 @@ from flwr.app import Array, ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
-import strategies
-from clients.mods.codec import CodecMod
+from hqde_fl.clients.mods.codec import CodecMod
 from hqde_fl.codec import EntropyCoded, ErrorFeedback, Identity, Quantized
 from hqde_fl.errors import CohortError, ConfigError, RunError
+from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.rules import ByzantineFilter, Krum, Median, Robust, Tree, TrimmedMean
 from hqde_fl.selection import Uniform
-from hqde_fl.wire import from_record, to_record
-from simulations.engines.inline import InlineGrid
-from strategies.callbacks import RoundRecord
-from strategies.hqde import HQDEStrategy
-from strategies.optimizers import SGD, Adam
-from strategies.presets import byzantine_filter, packing, quantized, robust
-from strategies.state import ServerState
+from hqde_fl.simulations.engines.inline import InlineGrid
+from hqde_fl.strategies import presets
+from hqde_fl.strategies.callbacks import RoundRecord
+from hqde_fl.strategies.hqde import HQDEStrategy
+from hqde_fl.strategies.optimizers import SGD, Adam
+from hqde_fl.strategies.presets import byzantine_filter, packing, quantized, robust
+from hqde_fl.strategies.state import ServerState
 from tests.strategies.federation import (
     HOSTILE,
     MODEL,
@@ -231,8 +231,8 @@ def test_impossible_options_are_refused() -> None:
 
 
 def test_a_tree_of_weighted_means_is_fedavg() -> None:
-    tree = run(strategies.hierarchical(fanout=3, fraction_evaluate=0.0))
-    flat = run(strategies.fedavg(fraction_evaluate=0.0))
+    tree = run(presets.hierarchical(fanout=3, fraction_evaluate=0.0))
+    flat = run(presets.fedavg(fraction_evaluate=0.0))
     for name, tensor in flat.items():
         torch.testing.assert_close(tree[name], tensor, rtol=1e-6, atol=1e-6)
 

@@ -12,19 +12,19 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from clients.app import ensemble_app
-from clients.evaluation import evaluate
-from clients.mods import SignFlip, only_for
-from clients.task import Task
-from clients.training import Training
+from hqde_fl.clients.app import ensemble_app
+from hqde_fl.clients.evaluation import evaluate
+from hqde_fl.clients.faults import SignFlip, only_for
+from hqde_fl.clients.task import Task
+from hqde_fl.clients.training import Training
 from hqde_fl.errors import RunError
-from hqde_fl.no_data import NO_DATA, has_no_data, no_data
+from hqde_fl.protocol.no_data import NO_DATA, has_no_data, no_data
+from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.rules import Aggregator, Krum, Mean, MoNNA
 from hqde_fl.selection import Uniform
-from hqde_fl.wire import from_record, to_record
-from simulations.engines.inline import InlineGrid
-from strategies.resting import REST_ROUNDS
-from strategies.roster import Roster
+from hqde_fl.simulations.engines.inline import InlineGrid
+from hqde_fl.strategies.resting import REST_ROUNDS
+from hqde_fl.strategies.roster import Roster
 from tests.contracts.rule_examples import EXAMPLES
 from tests.strategies.federation import Recorder, federation, strategy_with
 

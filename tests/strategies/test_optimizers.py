@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hqde_fl.errors import ConfigError
-from strategies.optimizers import SERVER_OPTIMIZERS, SGD, Adam, Yogi
+from hqde_fl.strategies.optimizers import SERVER_OPTIMIZERS, SGD, Adam, Yogi
 
 DELTAS = [torch.tensor([0.5, -2.0, 0.0]), torch.tensor([0.1, 1.0, 3.0]), torch.tensor([-1.0, 0, 1])]
 

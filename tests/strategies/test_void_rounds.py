@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from hqde_fl.errors import RunError
+from hqde_fl.protocol.records import to_record
 from hqde_fl.rules import Krum
-from hqde_fl.wire import to_record
-from simulations.engines.inline import InlineGrid
-from strategies.callbacks import ClientRecord, RoundRecord
-from strategies.optimizers import SGD
-from strategies.void_rounds import VoidRounds, ranges
+from hqde_fl.simulations.engines.inline import InlineGrid
+from hqde_fl.strategies.callbacks import ClientRecord, RoundRecord
+from hqde_fl.strategies.optimizers import SGD
+from hqde_fl.strategies.void_rounds import VoidRounds, ranges
 from tests.strategies.federation import MODEL, Recorder, federation, run, strategy_with, weight
 
 

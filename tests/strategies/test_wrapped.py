@@ -14,10 +14,10 @@ from flwr.clientapp.typing import Mod
 from flwr.serverapp.strategy import Strategy
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.rules import ByzantineFilter
-from hqde_fl.wire import from_record, to_record
-from strategies.hqde import HQDEStrategy
-from strategies.optimizers import SGD
+from hqde_fl.strategies.hqde import HQDEStrategy
+from hqde_fl.strategies.optimizers import SGD
 from tests.strategies.federation import Recorder, federation, strategy_with
 
 CLIENTS, ROUNDS, FAR = 10, 3, 1e6

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from flwr.app import Array, ArrayRecord, RecordDict
 
-from simulations.audit.row import Row
-from simulations.audit.tamper import (
+from hqde_fl.simulations.audit.row import Row
+from hqde_fl.simulations.audit.tamper import (
     ARRAYS,
     BIAS,
     STEPS,

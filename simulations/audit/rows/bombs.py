@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from flwr.supercore.constant import HEAD_BODY_DIVIDER
 
-from simulations.audit.row import Replies, Row, Wire
-from simulations.audit.uploads import (
+from hqde_fl.simulations.audit.row import Replies, Row, Wire
+from hqde_fl.simulations.audit.uploads import (
     body_of,
     first,
     object_of,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from flwr.app import Error, Message
 
-from simulations.audit.row import Case, Replies, Reply, Row
-from simulations.audit.tamper import envelope, leaning, posted
+from hqde_fl.simulations.audit.row import Case, Replies, Reply, Row
+from hqde_fl.simulations.audit.tamper import envelope, leaning, posted
 
 CODE = 2  # ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 ESCAPE = "\x1b[2J\x1b]0;owned\x07"

@@ -6,8 +6,8 @@ import math
 
 from flwr.app import Error, Message, MetricRecord, RecordDict
 
-from simulations.audit.row import Case, Replies, Reply, Row
-from simulations.audit.tamper import METRICS, answer, metric, posted, record, without
+from hqde_fl.simulations.audit.row import Case, Replies, Reply, Row
+from hqde_fl.simulations.audit.tamper import METRICS, answer, metric, posted, record, without
 
 COUNT = "num-examples"
 

@@ -9,9 +9,9 @@ import zipfile
 import numpy as np
 from flwr.app import Array
 
-from simulations.audit.canary import Canary
-from simulations.audit.row import Row
-from simulations.audit.tamper import WEIGHT, array, data, header, lying
+from hqde_fl.simulations.audit.canary import Canary
+from hqde_fl.simulations.audit.row import Row
+from hqde_fl.simulations.audit.tamper import WEIGHT, array, data, header, lying
 
 NOT_NPY = "rejected: not the bytes of an .npy array"
 MALFORMED = "rejected: malformed reply ("

@@ -6,9 +6,9 @@ import math
 
 from flwr.app import MetricRecord, RecordDict
 
-from simulations.audit.federation import CLIENTS, CULPRIT, count
-from simulations.audit.row import Replies, Row
-from simulations.audit.tamper import METRICS, answer, leaning, metric, record, without
+from hqde_fl.simulations.audit.federation import CLIENTS, CULPRIT, count
+from hqde_fl.simulations.audit.row import Replies, Row
+from hqde_fl.simulations.audit.tamper import METRICS, answer, leaning, metric, record, without
 
 COUNT = "num-examples"
 OTHERS = sum(count(partition) for partition in range(CLIENTS) if partition != CULPRIT)

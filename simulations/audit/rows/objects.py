@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 
-from simulations.audit.row import Replies, Row, Wire
-from simulations.audit.tamper import WEIGHT
-from simulations.audit.uploads import (
+from hqde_fl.simulations.audit.row import Replies, Row, Wire
+from hqde_fl.simulations.audit.tamper import WEIGHT
+from hqde_fl.simulations.audit.uploads import (
     alone,
     body_of,
     kind_of,

@@ -13,11 +13,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from hqde_fl.codec import EntropyCoded, Quantized, TopK
 from hqde_fl.codec.base import Codec, seal
-from hqde_fl.packed import DELTA, PACKED
+from hqde_fl.protocol.delta_broadcast import HELD
+from hqde_fl.protocol.packed_updates import DELTA, PACKED
 from hqde_fl.seeding import Seeds
-from hqde_fl.versions import HELD
-from simulations.audit.row import Replies, Row
-from simulations.audit.tamper import ARRAYS, BIAS, STEPS, answer, extra, record
+from hqde_fl.simulations.audit.row import Replies, Row
+from hqde_fl.simulations.audit.tamper import ARRAYS, BIAS, STEPS, answer, extra, record
 
 SIZE, HEAD = 54, 16
 """Numbers of the audited model; bytes before a payload's frame."""

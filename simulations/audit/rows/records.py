@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from simulations.audit.row import Case, Reply, Row
-from simulations.audit.tamper import ARRAYS, METRICS, answer, record, renamed, without
+from hqde_fl.simulations.audit.row import Case, Reply, Row
+from hqde_fl.simulations.audit.tamper import ARRAYS, METRICS, answer, record, renamed, without
 
 CONTEXT_BYTES = 500 * 2**20
 """What a client can leave in its own context."""

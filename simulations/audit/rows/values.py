@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from simulations.audit.row import Row
-from simulations.audit.tamper import Values, every, weight
+from hqde_fl.simulations.audit.row import Row
+from hqde_fl.simulations.audit.tamper import Values, every, weight
 
 NON_FINITE = "rejected: non-finite update"
 

@@ -5,14 +5,15 @@ import torch
 from flwr.app import ConfigRecord, Message
 from flwr.clientapp import ClientApp
 
-from clients.mods import Crash, Garbage, NaN, Partial, SignFlip, WrongDtype, WrongShape
-from clients.mods.codec import CodecMod
+from hqde_fl.clients.faults import Crash, Garbage, NaN, Partial, SignFlip, WrongDtype, WrongShape
+from hqde_fl.clients.mods.codec import CodecMod
 from hqde_fl.codec import EntropyCoded, ErrorFeedback, Identity, Quantized
 from hqde_fl.codec.request import to_json
 from hqde_fl.errors import ConfigError
-from hqde_fl.layout import Layout
-from hqde_fl.packed import DELTA, exact
-from hqde_fl.wire import Accepted, Rejected, from_record, message_bytes, to_record
+from hqde_fl.protocol.message_size import message_bytes
+from hqde_fl.protocol.packed_updates import DELTA, exact
+from hqde_fl.protocol.records import from_record, layout_of, to_record
+from hqde_fl.protocol.screening import Accepted, Rejected
 
 FEEDBACK = ErrorFeedback(Quantized(2, unbiased=False))
 
@@ -45,9 +46,9 @@ def test_integers_and_the_smallest_arrays_travel_exact(train):
     record = train(CodecMod(Quantized(4))).content["arrays"]
     assert set(record) == {"1.num_batches_tracked", DELTA}
     layers = {"weight": 10_000, "bias": 10, "scale": 10, "more": 2}
-    layout = Layout.of(to_record({name: torch.zeros(size) for name, size in layers.items()}))
+    layout = layout_of(to_record({name: torch.zeros(size) for name, size in layers.items()}))
     assert exact(layout) == {"bias", "more"}  # 12 of 10 022; with the other ten it were too many
-    small = Layout.of(to_record({"weight": torch.zeros(8), "steps": torch.tensor(3)}))
+    small = layout_of(to_record({"weight": torch.zeros(8), "steps": torch.tensor(3)}))
     assert exact(small) == {"steps"}
 
 
@@ -149,7 +150,7 @@ def test_the_server_asks_and_the_mods_own_codec_wins(task, ask, node, state):
 
 
 def test_other_messages_pass(task, ask, node, state):
-    from clients.app import ensemble_app
+    from hqde_fl.clients.app import ensemble_app
 
     app = ensemble_app(task, mods=[CodecMod(Quantized(4))])
     assert set(app(ask(state, kind="evaluate"), node()).content) == {"metrics"}

@@ -1,13 +1,13 @@
 import torch
 from flwr.clientapp import ClientApp
 
-from clients.app import ensemble_app
-from clients.members import initial_state
-from clients.mods.entanglement_noise import EntanglementNoiseMod
-from clients.training import Training
-from hqde_fl.quantum.noise import EntanglementNoise
+from hqde_fl.clients.app import ensemble_app
+from hqde_fl.clients.members import initial_state
+from hqde_fl.clients.mods.entanglement_noise import EntanglementNoiseMod
+from hqde_fl.clients.training import Training
+from hqde_fl.noise import EntanglementNoise
+from hqde_fl.protocol.records import from_record
 from hqde_fl.seeding import Seeds
-from hqde_fl.wire import from_record
 
 NOISE = EntanglementNoise(scale=0.05, neighbours=2)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.simulations.attacks import ALIE, IPM, Fang, Mimic, MinMax, MinSum, Scene
+from hqde_fl.simulations.attacks.alie import largest_z
 from hqde_fl.updates import Updates
-from simulations.attacks import ALIE, IPM, Fang, Mimic, MinMax, MinSum, Scene
-from simulations.attacks.alie import largest_z
 
 SEEDS = range(6)
 

@@ -7,8 +7,7 @@ import torch
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules import Median
-from hqde_fl.updates import Updates
-from simulations.attacks import (
+from hqde_fl.simulations.attacks import (
     ALIE,
     ATTACKS,
     IPM,
@@ -20,6 +19,7 @@ from simulations.attacks import (
     OptimalIPM,
     Scene,
 )
+from hqde_fl.updates import Updates
 
 ALL = [*(ATTACKS.build(name) for name in ATTACKS), Fang("model"), MinMax("sign"), MinSum("unit")]
 each = pytest.mark.parametrize("attack", ALL, ids=repr)

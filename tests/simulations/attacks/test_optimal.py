@@ -27,10 +27,10 @@ from hqde_fl.rules import (
     TrimmedMean,
     aggregate,
 )
+from hqde_fl.simulations.attacks import ALIE, IPM, OptimalALIE, OptimalIPM, Scene
+from hqde_fl.simulations.attacks.damage import _steps, damage_along, most_harmful
+from hqde_fl.simulations.attacks.span import Span, deviation
 from hqde_fl.updates import Updates
-from simulations.attacks import ALIE, IPM, OptimalALIE, OptimalIPM, Scene
-from simulations.attacks.damage import _steps, damage_along, most_harmful
-from simulations.attacks.span import Span, deviation
 
 ON_COORDINATES = [
     Mean(),
@@ -212,7 +212,7 @@ def test_nothing_is_tried_beyond_the_limit(draw):
 
 
 def test_the_rule_must_be_known():
-    from simulations.adversary import AdversaryGrid
+    from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid
 
     for attack in (OptimalALIE(), OptimalIPM()):
         with pytest.raises(ConfigError, match="needs a defence that tells the rule"):

@@ -15,12 +15,12 @@ import pytest
 
 from benchmarks.crashes import FEEDBACK, comparable, drill
 from hqde_fl.errors import CheckpointError, ConfigError, RunError
-from simulations.checkpoint.resume import exclusive, stored_experiment
-from simulations.checkpoint.store import DIRECTORY, REFUSED
-from simulations.config import Experiment
-from simulations.document import to_toml
-from simulations.results import Run
-from simulations.run import run_experiment
+from hqde_fl.simulations.checkpoint.resume import exclusive, stored_experiment
+from hqde_fl.simulations.checkpoint.store import DIRECTORY, REFUSED
+from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.overrides import to_toml
+from hqde_fl.simulations.recording.run_directory import Run
+from hqde_fl.simulations.run import run_experiment
 
 TINY = {
     "name": "tiny",
@@ -230,8 +230,8 @@ def test_clients_that_lost_their_error_feedback_are_counted(tmp_path: Path) -> N
     run_experiment(Experiment.parse({**TINY, **plain, "rounds": 2}), out, report=False)
     for path in (out / DIRECTORY).glob("clients-*"):
         path.unlink()
-    from simulations.checkpoint import store
-    from simulations.checkpoint.shelf import Shelf
+    from hqde_fl.simulations.checkpoint import store
+    from hqde_fl.simulations.checkpoint.shelf import Shelf
 
     path = out / DIRECTORY / "round-000002.safetensors"
     snapshot = store.container.read(path, store.TREE)
@@ -259,8 +259,8 @@ def test_killed_three_times_and_resumed(tmp_path: Path) -> None:
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from simulations.config import Experiment
-from simulations.run import run_experiment
+from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.run import run_experiment
 from hqde_fl.errors import RunError
 
 def limit(line):
@@ -292,7 +292,7 @@ def test_a_full_disk_ends_the_run_by_name_and_the_checkpoint_before_it_is_good(
 def test_the_command_line(tmp_path: Path, interrupted: Callable[..., Path]) -> None:
     from typer.testing import CliRunner
 
-    from simulations.cli import app
+    from hqde_fl.simulations.console.command_line import app
 
     out = interrupted()
     runner = CliRunner()
@@ -316,7 +316,7 @@ def test_the_command_line(tmp_path: Path, interrupted: Callable[..., Path]) -> N
 
 
 def test_a_full_disk_names_the_records_too(tmp_path: Path) -> None:
-    from simulations.disk import replace_file
+    from hqde_fl.simulations.recording.atomic_files import replace_file
 
     with pytest.raises(RunError, match=r"absent/file cannot be written: No such file"):
         replace_file(tmp_path / "absent" / "file", b"")

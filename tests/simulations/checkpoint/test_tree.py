@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from hqde_fl.errors import CheckpointError
-from simulations.checkpoint import container
-from simulations.checkpoint.tree import NUMBERS, Stored, Tree
+from hqde_fl.simulations.checkpoint import container
+from hqde_fl.simulations.checkpoint.tree import NUMBERS, Stored, Tree
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,12 @@ from flwr.cli.supernode.register import try_load_public_key
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from hqde_fl.errors import ConfigError, RunError
-from simulations.deploy.authority import issue_server, make_authority, make_node_key, valid_until
+from hqde_fl.simulations.deploy.authority import (
+    issue_server,
+    make_authority,
+    make_node_key,
+    valid_until,
+)
 
 LONG = ".".join(["a" * 40, "b" * 40, "example"])
 """Longer than a common name may be."""

@@ -12,11 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from hqde_fl.errors import ConfigError, RunError, UnknownNameError
-from simulations.cli import app
-from simulations.deploy import federation as module
-from simulations.deploy import nodes
-from simulations.deploy.federation import Federation
-from simulations.deploy.target import find
+from hqde_fl.simulations.console.command_line import app
+from hqde_fl.simulations.deploy import federation as module
+from hqde_fl.simulations.deploy import nodes
+from hqde_fl.simulations.deploy.federation import Federation
+from hqde_fl.simulations.deploy.target import find
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from simulations.deploy import supervised
-from simulations.deploy.supervised import Supervised
+from hqde_fl.simulations.deploy import supervised
+from hqde_fl.simulations.deploy.supervised import Supervised
 
 PATIENCE = 60.0
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from simulations.deploy import supervisor
-from simulations.deploy.federation import Federation
-from simulations.deploy.registered import public_key
-from simulations.engines.superlink import SuperLink
+from hqde_fl.simulations.deploy import supervisor
+from hqde_fl.simulations.deploy.federation import Federation
+from hqde_fl.simulations.deploy.registered import public_key
+from hqde_fl.simulations.engines.flower.superlink import SuperLink
 
 
 def test_keys_that_an_interrupted_start_registered_are_not_registered_again(

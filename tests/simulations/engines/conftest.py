@@ -13,8 +13,8 @@ def one_ray() -> Iterator[None]:
     """A local Ray of three CPUs, and two GPUs that exist only for its scheduler."""
     import ray
 
-    from simulations.engines.private_ray import private_ray
-    from simulations.engines.ray_pool import POOL
+    from hqde_fl.simulations.engines.ray.pool import POOL
+    from hqde_fl.simulations.engines.ray.private import private_ray
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with private_ray():

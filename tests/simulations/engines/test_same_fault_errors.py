@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from hqde_fl.errors import RunError
-from simulations.config import APP_ROOT, Experiment
-from simulations.results import Run
-from simulations.run import run_experiment
+from hqde_fl.simulations.experiment.model import APP_ROOT, Experiment
+from hqde_fl.simulations.recording.run_directory import Run
+from hqde_fl.simulations.run import run_experiment
 
 OWN = (
     "fault 'label-flip' of client 3 failed in round 2: "

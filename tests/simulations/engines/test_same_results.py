@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from simulations.config import Experiment
-from simulations.results import Run
-from simulations.run import run_experiment
+from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.recording.run_directory import Run
+from hqde_fl.simulations.run import run_experiment
 
 EXPERIMENT = {
     "rounds": 3,

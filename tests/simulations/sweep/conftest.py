@@ -1,6 +1,6 @@
 import pytest
 
-from simulations.sweep import carry
+from hqde_fl.simulations.sweep import cell_run
 
 STUDY = """
 rounds = 2
@@ -54,6 +54,6 @@ def recorded(monkeypatch, record):
         record(out, experiment)
         on_round({"round": 2, "server": {"accuracy": 0.7}})
 
-    monkeypatch.setattr(carry, "run_experiment", run_experiment)
+    monkeypatch.setattr(cell_run, "run_experiment", run_experiment)
     failing["calls"] = calls
     return failing

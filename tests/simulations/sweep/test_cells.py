@@ -1,9 +1,9 @@
 import pytest
 
 from hqde_fl.errors import ConfigError
-from simulations.config import Experiment
-from simulations.sweep import Sweep
-from simulations.sweep.cells import key_of
+from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.sweep import Sweep
+from hqde_fl.simulations.sweep.cells import key_of
 
 from .conftest import ROBUST
 

@@ -4,9 +4,9 @@ import pytest
 from rich.console import Console
 
 from hqde_fl.errors import ConfigError, RunError
-from simulations.results import note
-from simulations.sweep import Sweep, command, estimate, run_sweep
-from simulations.sweep.progress import SweepProgress
+from hqde_fl.simulations.recording.run_directory import note
+from hqde_fl.simulations.sweep import Sweep, command, estimate, run_sweep
+from hqde_fl.simulations.sweep.progress import SweepProgress
 
 from .conftest import ROBUST
 

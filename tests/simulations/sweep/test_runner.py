@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from hqde_fl.errors import ConfigError
-from simulations.comparison import Comparison
-from simulations.config import APP_ROOT
-from simulations.results import note
-from simulations.sweep import Sweep, Watch, run_sweep
-from simulations.sweep.lock import locked
+from hqde_fl.simulations.experiment.model import APP_ROOT
+from hqde_fl.simulations.recording.comparison import Comparison
+from hqde_fl.simulations.recording.run_directory import note
+from hqde_fl.simulations.sweep import Sweep, Watch, run_sweep
+from hqde_fl.simulations.sweep.lock import locked
 
 from .conftest import ROBUST
 
@@ -183,7 +183,15 @@ def test_killed_at_any_moment_and_resumed_the_results_are_the_same(file, tmp_pat
     undisturbed = run_sweep(Sweep.load(path), tmp_path / "whole", report=False)
     assert {row.status for row in undisturbed.rows} == {"finished"}
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "simulations.cli", "sweep", str(path), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "hqde_fl.simulations.console.command_line",
+        "sweep",
+        str(path),
+        "--out",
+        str(out),
+    ]
     environment = os.environ | {"PYTHONPATH": str(APP_ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [*command, "--jobs", "2"],
@@ -218,8 +226,8 @@ def test_killed_at_any_moment_and_resumed_the_results_are_the_same(file, tmp_pat
 def test_a_cell_whose_process_dies_is_a_row_and_the_others_go_on(file, tmp_path, monkeypatch):
     (tmp_path / "dies.py").write_text(
         "import os\n"
-        "from simulations.tasks.digits import Digits\n"
-        "from simulations.tasks.partition import PARTITIONERS\n"
+        "from hqde_fl.simulations.tasks.digits import Digits\n"
+        "from hqde_fl.simulations.tasks.partition import PARTITIONERS\n"
         "PARENT = int(os.environ['SWEEP_PROCESS'])\n"
         "def task(partitions, seed, partition):\n"
         "    if seed == 2 and os.getpid() != PARENT:\n"

@@ -12,13 +12,13 @@ import pytest
 from rich.console import Console
 
 from hqde_fl.errors import ConfigError
-from simulations.comparison import Comparison
-from simulations.report import write_report
-from simulations.results import Run
-from simulations.results_table import results_table
-from simulations.sweep import Sweep
-from simulations.sweep.command import dry
-from simulations.sweep.runner import run_sweep
+from hqde_fl.simulations.console.results_table import results_table
+from hqde_fl.simulations.recording.comparison import Comparison
+from hqde_fl.simulations.recording.run_directory import Run
+from hqde_fl.simulations.report import write_report
+from hqde_fl.simulations.sweep import Sweep
+from hqde_fl.simulations.sweep.command import dry
+from hqde_fl.simulations.sweep.runner import run_sweep
 
 TWO_CLASSES = """
 rounds = 2

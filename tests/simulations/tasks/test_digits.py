@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from clients.members import initial_state
+from hqde_fl.clients.members import initial_state
 from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
-from simulations.tasks import Digits
-from simulations.tasks.partition import Dirichlet, Iid
+from hqde_fl.simulations.tasks import Digits
+from hqde_fl.simulations.tasks.partition import Dirichlet, Iid
 
 
 @pytest.fixture(scope="module")

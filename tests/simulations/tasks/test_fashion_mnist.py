@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from clients.evaluation import evaluate
-from clients.training import Training, train
+from hqde_fl.clients.evaluation import evaluate
+from hqde_fl.clients.training import Training, train
 from hqde_fl.errors import ConfigError, DataError
-from simulations.tasks import FashionMnist, load_task
-from simulations.tasks.models import moved_and_mirrored
-from simulations.tasks.partition import Iid
+from hqde_fl.simulations.tasks import FashionMnist, load_task
+from hqde_fl.simulations.tasks.models import moved_and_mirrored
+from hqde_fl.simulations.tasks.partition import Iid
 
 TRAIN, TEST = 40, 20
 

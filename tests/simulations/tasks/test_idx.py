@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hqde_fl.errors import DataError
-from simulations.tasks.idx import read_idx
+from hqde_fl.simulations.tasks.idx import read_idx
 
 GOOD = struct.pack(">BBBB2I", 0, 0, 8, 2, 2, 3) + bytes(range(6))
 

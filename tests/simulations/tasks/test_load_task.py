@@ -4,13 +4,13 @@ import textwrap
 
 import pytest
 
-from clients.task import Task
+from hqde_fl.clients.task import Task
 from hqde_fl.errors import ConfigError
-from simulations.tasks import PARTITIONERS, TASKS, load_task
+from hqde_fl.simulations.tasks import PARTITIONERS, TASKS, load_task
 
 PARTITION = {"name": "iid"}
 SOURCE = """
-from clients.task import Task
+from hqde_fl.clients.task import Task
 
 task = Task(model=lambda: None, partition=lambda i, n: None, test=lambda: None)
 number = 3

@@ -13,7 +13,7 @@ from flwr_datasets.partitioner import (
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
-from simulations.tasks.partition import PARTITIONERS, Dirichlet, Iid, Pathological, Shard
+from hqde_fl.simulations.tasks.partition import PARTITIONERS, Dirichlet, Iid, Pathological, Shard
 
 LABELS = np.random.default_rng(0).permutation(np.arange(600) % 10)
 ALL = [Iid(), Dirichlet(0.5), Dirichlet(0.01), Pathological(2), Shard(2)]

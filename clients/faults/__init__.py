@@ -1,0 +1,91 @@
+"""Flower client mods. Here: local faults, one file each, in the catalogue ``FAULTS``."""
+
+from __future__ import annotations
+
+from hqde_fl.clients.faults.backdoor import Backdoor, attack_success
+from hqde_fl.clients.faults.base import Fault
+from hqde_fl.clients.faults.crash import Crash
+from hqde_fl.clients.faults.fault_plan import (
+    Chosen,
+    FaultPlan,
+    Schedule,
+    Who,
+    choose,
+    only_for,
+    share,
+    size,
+)
+from hqde_fl.clients.faults.free_ride import FreeRide
+from hqde_fl.clients.faults.garbage import Garbage
+from hqde_fl.clients.faults.gaussian import Gaussian
+from hqde_fl.clients.faults.infinity import Infinity
+from hqde_fl.clients.faults.kill import Kill
+from hqde_fl.clients.faults.label_flip import LabelFlip
+from hqde_fl.clients.faults.nan import NaN
+from hqde_fl.clients.faults.num_examples import NumExamples
+from hqde_fl.clients.faults.partial import Partial
+from hqde_fl.clients.faults.scaling import Scaling
+from hqde_fl.clients.faults.sign_flip import SignFlip
+from hqde_fl.clients.faults.stale import Stale
+from hqde_fl.clients.faults.straggle import Straggle
+from hqde_fl.clients.faults.wrong_dtype import WrongDtype
+from hqde_fl.clients.faults.wrong_shape import WrongShape
+from hqde_fl.clients.faults.zero import Zero
+from hqde_fl.registry import Catalogue
+
+FAULTS: Catalogue[Fault] = Catalogue(
+    "fault",
+    Fault,  # type: ignore[type-abstract]
+    {
+        "backdoor": Backdoor,
+        "crash": Crash,
+        "free-ride": FreeRide,
+        "garbage": Garbage,
+        "gaussian": Gaussian,
+        "infinity": Infinity,
+        "kill": Kill,
+        "label-flip": LabelFlip,
+        "nan": NaN,
+        "num-examples": NumExamples,
+        "partial": Partial,
+        "scaling": Scaling,
+        "sign-flip": SignFlip,
+        "stale": Stale,
+        "straggle": Straggle,
+        "wrong-dtype": WrongDtype,
+        "wrong-shape": WrongShape,
+        "zero": Zero,
+    },
+)
+
+__all__ = [
+    "FAULTS",
+    "Backdoor",
+    "Chosen",
+    "Crash",
+    "Fault",
+    "FaultPlan",
+    "FreeRide",
+    "Garbage",
+    "Gaussian",
+    "Infinity",
+    "Kill",
+    "LabelFlip",
+    "NaN",
+    "NumExamples",
+    "Partial",
+    "Scaling",
+    "Schedule",
+    "SignFlip",
+    "Stale",
+    "Straggle",
+    "Who",
+    "WrongDtype",
+    "WrongShape",
+    "Zero",
+    "attack_success",
+    "choose",
+    "only_for",
+    "share",
+    "size",
+]

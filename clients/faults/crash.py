@@ -1,0 +1,34 @@
+"""Crash: an exception instead of a reply."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from flwr.app import Context, Message
+from flwr.clientapp.typing import ClientAppCallable
+
+from hqde_fl.clients.faults.base import Fault
+from hqde_fl.clients.messages import partition_of, server_round
+
+
+@final
+@dataclass(frozen=True)
+class Crash(Fault):
+    """Raises an exception instead of training; Flower answers with an error reply."""
+
+    raises = True
+
+    def act(
+        self,
+        message: Message,
+        context: Context,
+        call_next: ClientAppCallable,
+        generator: torch.Generator,
+    ) -> Message:
+        """Raise ``RuntimeError``: a crash is no error of hqde-fl's."""
+        partition, _ = partition_of(context)
+        raise RuntimeError(
+            f"fault 'crash' of partition {partition} in round {server_round(message)}"
+        )

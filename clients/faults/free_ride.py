@@ -1,0 +1,68 @@
+"""Free ride: the global model is sent back as if it had been trained (Fraboni et al., 2021)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from flwr.app import Context, Message
+from flwr.clientapp.typing import ClientAppCallable
+from torch import Tensor
+
+from hqde_fl.clients.faults.base import Fault, State, altered, claiming, idly
+from hqde_fl.errors import ConfigError
+
+
+@final
+@dataclass(frozen=True)
+class FreeRide(Fault):
+    """Does not train: sends the global model back, and claims the examples of an honest client.
+
+    Its update is zero, or noise that hides it (arXiv:2006.11901): it slows the others down. The
+    metrics are those of an honest reply, see ``idly``; integer and boolean buffers are sent as they
+    are.
+
+    Parameters
+    ----------
+    noise : float, default=0.0
+        Standard deviation of the noise that disguises the update, >= 0.
+    claim : int, default=0
+        The number of examples it claims to have trained on, >= 0; 0 for its partition's true one.
+    """
+
+    noise: float = 0.0
+    claim: int = 0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.noise) and self.noise >= 0):
+            raise ConfigError(f"FreeRide.noise must be finite and >= 0, found {self.noise}")
+        if self.claim < 0:
+            raise ConfigError(f"FreeRide.claim must be >= 0, found {self.claim}")
+
+    def act(
+        self,
+        message: Message,
+        context: Context,
+        call_next: ClientAppCallable,
+        generator: torch.Generator,
+    ) -> Message:
+        """A reply with the global weights."""
+
+        def returned(start: State, trained: State) -> State:
+            return {
+                name: self._disguised(start[name], generator)
+                if tensor.is_floating_point() and name in start
+                else tensor
+                for name, tensor in trained.items()
+            }
+
+        reply = altered(message, idly(message, context, call_next), returned)
+        return claiming(message, reply, self.claim) if self.claim else reply
+
+    def _disguised(self, tensor: Tensor, generator: torch.Generator) -> Tensor:
+        if self.noise == 0:
+            return tensor
+        drawn = torch.randn(tensor.shape, generator=generator)
+        return tensor + self.noise * drawn.to(tensor.dtype)

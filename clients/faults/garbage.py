@@ -1,0 +1,56 @@
+"""Garbage: bytes that are no arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from flwr.app import Array, ArrayRecord, Context, Message
+from flwr.clientapp.typing import ClientAppCallable
+
+from hqde_fl.clients.faults.base import Fault, idly, rewritten
+from hqde_fl.clients.task_facts import TaskFacts
+from hqde_fl.errors import ConfigError
+
+
+@final
+@dataclass(frozen=True)
+class Garbage(Fault):
+    """Does not train: sends random bytes under the names, shapes and dtypes of honest arrays.
+
+    Parameters
+    ----------
+    size : int, default=0
+        Bytes in the place of each array, >= 0; 0 for as many as the honest array has.
+    """
+
+    size: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size < 0:
+            raise ConfigError(f"Garbage.size must be >= 0, found {self.size}")
+
+    def check_task(self, facts: TaskFacts) -> None:
+        """The model must have arrays."""
+        if not facts.model.state_dict():
+            raise ConfigError("the model must have at least 1 array, found none")
+
+    def act(
+        self,
+        message: Message,
+        context: Context,
+        call_next: ClientAppCallable,
+        generator: torch.Generator,
+    ) -> Message:
+        """A reply that nobody can read."""
+
+        def noise(array: Array) -> Array:
+            drawn = torch.randint(256, (self.size or len(array.data),), generator=generator)
+            data = drawn.to(torch.uint8).numpy().tobytes()
+            return Array(array.dtype, array.shape, array.stype, data)
+
+        def replaced(record: ArrayRecord) -> ArrayRecord:
+            return ArrayRecord({name: noise(array) for name, array in record.items()})
+
+        return rewritten(message, idly(message, context, call_next), replaced)

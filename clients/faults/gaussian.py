@@ -1,0 +1,60 @@
+"""Gaussian: noise around the global model instead of training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from flwr.app import Context, Message
+from flwr.clientapp.typing import ClientAppCallable
+
+from hqde_fl.clients.faults.base import Fault, State, altered, idly
+from hqde_fl.clients.task_facts import TaskFacts
+from hqde_fl.errors import ConfigError
+
+
+@final
+@dataclass(frozen=True)
+class Gaussian(Fault):
+    """Does not train: sends the global weights plus N(0, sigma^2).
+
+    The metrics are those of an honest reply, see ``idly``. Integer and boolean buffers are
+    sent as they are.
+
+    Parameters
+    ----------
+    sigma : float, default=0.5
+        Standard deviation of the noise on every weight, > 0.
+    """
+
+    sigma: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.sigma) and self.sigma > 0):
+            raise ConfigError(f"Gaussian.sigma must be finite and > 0, found {self.sigma}")
+
+    def check_task(self, facts: TaskFacts) -> None:
+        """The model must have weights."""
+        facts.require_weights()
+
+    def act(
+        self,
+        message: Message,
+        context: Context,
+        call_next: ClientAppCallable,
+        generator: torch.Generator,
+    ) -> Message:
+        """A reply with noisy global weights."""
+
+        def noisy(start: State, trained: State) -> State:
+            return {
+                name: start[name]
+                + self.sigma * torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
+                if tensor.is_floating_point() and name in start
+                else tensor
+                for name, tensor in trained.items()
+            }
+
+        return altered(message, idly(message, context, call_next), noisy)

@@ -1,0 +1,57 @@
+"""Infinity: infinite numbers among the weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from flwr.app import Context, Message
+from flwr.clientapp.typing import ClientAppCallable
+
+from hqde_fl.clients.faults.base import Fault, State, altered
+from hqde_fl.clients.faults.nan import overwritten
+from hqde_fl.clients.task_facts import TaskFacts
+from hqde_fl.errors import ConfigError
+
+
+@final
+@dataclass(frozen=True)
+class Infinity(Fault):
+    """Trains honestly, then replaces one weight, or a fraction of them, by an infinite number.
+
+    Parameters
+    ----------
+    fraction : float, default=0.0
+        The fraction of the weights, in [0, 1]; at least one weight is always replaced. Which ones
+        is drawn anew in every round.
+    negative : bool, default=False
+        Whether the number is minus infinity.
+    """
+
+    fraction: float = 0.0
+    negative: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fraction <= 1:
+            raise ConfigError(f"Infinity.fraction must be in [0, 1], found {self.fraction}")
+
+    def check_task(self, facts: TaskFacts) -> None:
+        """The model must have weights."""
+        facts.require_weights()
+
+    def act(
+        self,
+        message: Message,
+        context: Context,
+        call_next: ClientAppCallable,
+        generator: torch.Generator,
+    ) -> Message:
+        """The honest reply with infinity in it."""
+        value = -math.inf if self.negative else math.inf
+
+        def spoilt(start: State, trained: State) -> State:
+            return overwritten(trained, value, self.fraction, generator)
+
+        return altered(message, call_next(message, context), spoilt)

@@ -1,0 +1,67 @@
+"""NaN: numbers that are none among the weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from flwr.app import Context, Message
+from flwr.clientapp.typing import ClientAppCallable
+
+from hqde_fl.clients.faults.base import Fault, State, altered
+from hqde_fl.clients.task_facts import TaskFacts
+from hqde_fl.errors import ConfigError
+
+
+@final
+@dataclass(frozen=True)
+class NaN(Fault):
+    """Trains honestly, then replaces one weight, or a fraction of them, by NaN.
+
+    Parameters
+    ----------
+    fraction : float, default=0.0
+        The fraction of the weights, in [0, 1]; at least one weight is always replaced. Which ones
+        is drawn anew in every round.
+    """
+
+    fraction: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fraction <= 1:
+            raise ConfigError(f"NaN.fraction must be in [0, 1], found {self.fraction}")
+
+    def check_task(self, facts: TaskFacts) -> None:
+        """The model must have weights."""
+        facts.require_weights()
+
+    def act(
+        self,
+        message: Message,
+        context: Context,
+        call_next: ClientAppCallable,
+        generator: torch.Generator,
+    ) -> Message:
+        """The honest reply with NaN in it."""
+
+        def spoilt(start: State, trained: State) -> State:
+            return overwritten(trained, float("nan"), self.fraction, generator)
+
+        return altered(message, call_next(message, context), spoilt)
+
+
+def overwritten(trained: State, value: float, fraction: float, generator: torch.Generator) -> State:
+    """A state with a fraction of its floating-point numbers, at least one, replaced."""
+    sizes = [t.numel() if t.is_floating_point() else 0 for t in trained.values()]
+    total = sum(sizes)
+    if total == 0:
+        return trained
+    hit = torch.zeros(total, dtype=torch.bool)
+    count = max(1, round(fraction * total))
+    hit[torch.randperm(total, generator=generator)[:count]] = True
+    masks = torch.split(hit, sizes)
+    return {
+        name: tensor.masked_fill(mask.view(tensor.shape), value) if mask.numel() else tensor
+        for (name, tensor), mask in zip(trained.items(), masks, strict=True)
+    }

@@ -1,0 +1,57 @@
+"""Partial: a reply from which something is missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from flwr.app import Array, ArrayRecord, Context, Message
+from flwr.clientapp.typing import ClientAppCallable
+
+from hqde_fl.clients.faults.base import Fault, rewritten
+from hqde_fl.clients.task_facts import TaskFacts
+from hqde_fl.errors import ConfigError
+
+
+@final
+@dataclass(frozen=True)
+class Partial(Fault):
+    """Trains honestly, then sends a part of it, as after a transfer that broke off.
+
+    Parameters
+    ----------
+    how : {"missing", "truncated"}, default="missing"
+        ``missing`` leaves the last array out; ``truncated`` sends the first half of the last
+        array's bytes, which still say that they are the whole array.
+    """
+
+    how: Literal["missing", "truncated"] = "missing"
+
+    def __post_init__(self) -> None:
+        if self.how not in ("missing", "truncated"):
+            raise ConfigError(f"Partial.how must be 'missing' or 'truncated', found {self.how!r}")
+
+    def check_task(self, facts: TaskFacts) -> None:
+        """The model must have arrays."""
+        if not facts.model.state_dict():
+            raise ConfigError("the model must have at least 1 array, found none")
+
+    def act(
+        self,
+        message: Message,
+        context: Context,
+        call_next: ClientAppCallable,
+        generator: torch.Generator,
+    ) -> Message:
+        """The honest reply without its end."""
+        return rewritten(message, call_next(message, context), self._cut)
+
+    def _cut(self, record: ArrayRecord) -> ArrayRecord:
+        arrays = dict(record)
+        if arrays:
+            name, last = arrays.popitem()
+            if self.how == "truncated":
+                half = last.data[: len(last.data) // 2]
+                arrays[name] = Array(last.dtype, last.shape, last.stype, half)
+        return ArrayRecord(arrays)

@@ -1,0 +1,65 @@
+"""Scaling: an update that is too long (model replacement, Bagdasaryan et al., 2020)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from flwr.app import Context, Message
+from flwr.clientapp.typing import ClientAppCallable
+
+from hqde_fl.clients.faults.base import Fault, State, altered
+from hqde_fl.clients.task_facts import TaskFacts
+from hqde_fl.errors import ConfigError
+
+
+@final
+@dataclass(frozen=True)
+class Scaling(Fault):
+    """Trains honestly, then sends the update scaled.
+
+    The weights sent are w_global + scale (w_trained - w_global). With scale = n / f the f clients'
+    mean update replaces the mean of all n (arXiv:1807.00459). Integer and boolean buffers are sent
+    as they are.
+
+    Parameters
+    ----------
+    scale : float, default=10.0
+        How many times as long, > 0.
+    """
+
+    scale: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.scale) and self.scale > 0):
+            raise ConfigError(f"Scaling.scale must be finite and > 0, found {self.scale}")
+
+    def check_task(self, facts: TaskFacts) -> None:
+        """The model must have weights."""
+        facts.require_weights()
+
+    def act(
+        self,
+        message: Message,
+        context: Context,
+        call_next: ClientAppCallable,
+        generator: torch.Generator,
+    ) -> Message:
+        """The honest reply with a longer update."""
+
+        def longer(start: State, trained: State) -> State:
+            return scaled(start, trained, self.scale)
+
+        return altered(message, call_next(message, context), longer)
+
+
+def scaled(start: State, trained: State, scale: float) -> State:
+    """``start + scale (trained - start)`` of every floating-point array that both have."""
+    return {
+        name: torch.add(start[name], tensor - start[name], alpha=scale)
+        if tensor.is_floating_point() and name in start
+        else tensor
+        for name, tensor in trained.items()
+    }

@@ -1,0 +1,58 @@
+"""Sign flip: the update points the wrong way."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from flwr.app import Context, Message
+from flwr.clientapp.typing import ClientAppCallable
+
+from hqde_fl.clients.faults.base import Fault, State, altered
+from hqde_fl.clients.task_facts import TaskFacts
+from hqde_fl.errors import ConfigError
+
+
+@final
+@dataclass(frozen=True)
+class SignFlip(Fault):
+    """Trains honestly, then sends the update with its sign flipped, scaled.
+
+    The weights sent are w_global - scale (w_trained - w_global). Integer and boolean buffers are
+    sent as they are.
+
+    Parameters
+    ----------
+    scale : float, default=1.0
+        How far the wrong way, > 0.
+    """
+
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.scale) and self.scale > 0):
+            raise ConfigError(f"SignFlip.scale must be finite and > 0, found {self.scale}")
+
+    def check_task(self, facts: TaskFacts) -> None:
+        """The model must have weights."""
+        facts.require_weights()
+
+    def act(
+        self,
+        message: Message,
+        context: Context,
+        call_next: ClientAppCallable,
+        generator: torch.Generator,
+    ) -> Message:
+        """The honest reply with its update reversed."""
+        return altered(message, call_next(message, context), self._flip)
+
+    def _flip(self, start: State, trained: State) -> State:
+        return {
+            name: torch.sub(start[name], tensor - start[name], alpha=self.scale)
+            if tensor.is_floating_point() and name in start
+            else tensor
+            for name, tensor in trained.items()
+        }

@@ -1,0 +1,44 @@
+"""Straggle: an honest reply that takes its time."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from flwr.app import Context, Message
+from flwr.clientapp.typing import ClientAppCallable
+
+from hqde_fl.clients.faults.base import Fault
+from hqde_fl.errors import ConfigError
+
+
+@final
+@dataclass(frozen=True)
+class Straggle(Fault):
+    """Waits, then trains honestly; past the round's deadline it is late.
+
+    Parameters
+    ----------
+    seconds : float, default=60.0
+        How long it waits, >= 0.
+    """
+
+    seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.seconds) and self.seconds >= 0):
+            raise ConfigError(f"Straggle.seconds must be finite and >= 0, found {self.seconds}")
+
+    def act(
+        self,
+        message: Message,
+        context: Context,
+        call_next: ClientAppCallable,
+        generator: torch.Generator,
+    ) -> Message:
+        """The honest reply, later."""
+        time.sleep(self.seconds)
+        return call_next(message, context)

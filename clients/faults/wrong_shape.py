@@ -1,0 +1,68 @@
+"""Wrong shape: an array that does not fit the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from flwr.app import Context, Message
+from flwr.clientapp.typing import ClientAppCallable
+
+from hqde_fl.clients.faults.base import Fault, State, altered
+from hqde_fl.clients.task_facts import TaskFacts
+from hqde_fl.errors import ConfigError
+
+
+@final
+@dataclass(frozen=True)
+class WrongShape(Fault):
+    """Trains honestly, then sends the first weight array that can be misshapen, misshapen.
+
+    Parameters
+    ----------
+    how : {"transpose", "truncate"}, default="transpose"
+        ``transpose`` reverses the axes of the first array whose shape changes by it (a square one
+        would not show); if there is none, and for ``truncate``, the first array that has rows loses
+        its last one.
+    """
+
+    how: Literal["transpose", "truncate"] = "transpose"
+
+    def __post_init__(self) -> None:
+        if self.how not in ("transpose", "truncate"):
+            raise ConfigError(
+                f"WrongShape.how must be 'transpose' or 'truncate', found {self.how!r}"
+            )
+
+    def check_task(self, facts: TaskFacts) -> None:
+        """The model must have an array that can be misshapen."""
+        weights = facts.weights
+        wrong = self._misshape({}, weights)
+        if all(wrong[name].shape == weight.shape for name, weight in weights.items()):
+            raise ConfigError(
+                "the model must have a weight array with at least 1 row, found "
+                f"{len(weights)} arrays without"
+            )
+
+    def act(
+        self,
+        message: Message,
+        context: Context,
+        call_next: ClientAppCallable,
+        generator: torch.Generator,
+    ) -> Message:
+        """The honest reply with one array of the wrong shape."""
+        return altered(message, call_next(message, context), self._misshape)
+
+    def _misshape(self, start: State, trained: State) -> State:
+        arrays = {name: tensor for name, tensor in trained.items() if tensor.is_floating_point()}
+        if self.how == "transpose":
+            for name, tensor in arrays.items():
+                if tensor.shape != tensor.shape[::-1]:
+                    axes = tuple(reversed(range(tensor.dim())))
+                    return {**trained, name: tensor.permute(axes)}
+        for name, tensor in arrays.items():
+            if tensor.dim() > 0 and len(tensor) > 0:
+                return {**trained, name: tensor[:-1]}
+        return trained

@@ -1,0 +1,32 @@
+"""Prediction by an ensemble: members' class probabilities combined, with their uncertainty."""
+
+from hqde_fl.prediction.adaptive import AdaptiveVote
+from hqde_fl.prediction.base import Vote
+from hqde_fl.prediction.calibration import calibration_error, negative_log_likelihood
+from hqde_fl.prediction.entanglement import EntanglementVote
+from hqde_fl.prediction.predictor import (
+    VOTES,
+    EnsemblePredictor,
+    Prediction,
+    disagreement,
+    diversity,
+)
+from hqde_fl.prediction.soft_vote import SoftVote
+from hqde_fl.prediction.superposition import SuperpositionVote
+from hqde_fl.prediction.voting import CircularVote
+
+__all__ = [
+    "VOTES",
+    "AdaptiveVote",
+    "CircularVote",
+    "EnsemblePredictor",
+    "EntanglementVote",
+    "Prediction",
+    "SoftVote",
+    "SuperpositionVote",
+    "Vote",
+    "calibration_error",
+    "disagreement",
+    "diversity",
+    "negative_log_likelihood",
+]

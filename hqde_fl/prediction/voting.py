@@ -1,0 +1,62 @@
+"""Circular voting on predictions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from hqde_fl.errors import ConfigError
+from hqde_fl.prediction.base import Vote
+
+CANCELLED = 1e-6
+"""Votes whose sum is shorter than this share of their number have no angle."""
+
+
+@final
+@dataclass(frozen=True)
+class CircularVote(Vote):
+    """The circular mean of every class's probabilities as phases, scaled to sum to one.
+
+    A probability p is the phase pi p on the upper half circle, and the outcome is the angle of
+    sum w_i e^{i pi p_i} over pi. Between members that are close it is their mean; between those
+    that are sure and opposed the majority wins whole, as in a hard vote. Where the votes cancel
+    exactly it is one half. (HQDE's original averages the phases themselves and returns their sine,
+    so that its arg max has nothing to do with the votes.)
+
+    Parameters
+    ----------
+    weights : tuple of float
+        w, one for each member, none negative; all the same if not given.
+    """
+
+    weights: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.weights and not (min(self.weights) >= 0 and 0 < sum(self.weights) < math.inf):
+            raise ConfigError(
+                f"CircularVote needs weights >= 0 that are not all 0, found {self.weights}"
+            )
+
+    def combine(self, probabilities: Tensor) -> Tensor:
+        """The angles."""
+        members = probabilities.shape[0]
+        if self.weights and len(self.weights) != members:
+            raise ConfigError(
+                f"CircularVote needs one weight for each of {members} members, "
+                f"found {len(self.weights)}"
+            )
+        given = self.weights or (1.0,) * members
+        weights = torch.tensor(given, dtype=torch.float64) / sum(given)
+        # In double precision: what is left of votes that nearly cancel decides.
+        phases = probabilities.to(torch.float64) * math.pi
+        weights = weights.to(phases.device)[:, None, None]
+        real, imaginary = (weights * phases.cos()).sum(dim=0), (weights * phases.sin()).sum(dim=0)
+        angles = torch.atan2(imaginary.clamp(min=0), real) / math.pi
+        angles = torch.where(torch.hypot(real, imaginary) > CANCELLED, angles, 0.5)
+        total = angles.sum(dim=1, keepdim=True)
+        even = torch.full_like(angles, 1 / angles.shape[1])
+        return torch.where(total > 0, angles / total, even).to(probabilities.dtype)

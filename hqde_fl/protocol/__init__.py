@@ -1,0 +1,1 @@
+"""Everything that knows Flower's records: reading, writing and screening of messages."""

@@ -1,0 +1,65 @@
+"""The size of a Flower message in bytes, counted without serialising its arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+
+def message_bytes(content: RecordDict) -> int:
+    """Bytes of a message's content as Flower serialises it, counted without serialising arrays.
+
+    Never raises: what no message can hold, like half a character in a name, is counted as well.
+    """
+    return sum(_field(_text(name) + _record(record)) for name, record in content.items())
+
+
+def _record(record: ArrayRecord | MetricRecord | ConfigRecord) -> int:
+    """A record's field in its item."""
+    if isinstance(record, ArrayRecord):
+        return _field(sum(_field(_text(key) + _array(array)) for key, array in record.items()))
+    return _field(sum(_field(_text(key) + _field(_value(each))) for key, each in record.items()))
+
+
+def _value(value: Any) -> int:
+    """The one field of a metric or a config, without a copy of it: lists have a longer tag."""
+    if not isinstance(value, list):
+        return _single(value)
+    if value and isinstance(value[0], str | bytes):
+        return 1 + _field(sum(_single(each) for each in value))
+    unsigned = any(isinstance(each, int) and each >= 1 << 63 for each in value)
+    numbers = sum(_varint(each) if unsigned else _single(each) - 1 for each in value)
+    return 1 + _field(_field(numbers) if value else 0)
+
+
+def _single(value: Any) -> int:
+    """A field that holds one number or text."""
+    if isinstance(value, float):
+        return 9
+    if isinstance(value, int):
+        return 1 + _varint(value if value >= 1 << 63 else 2 * value if value >= 0 else ~(2 * value))
+    return _field(len(value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value))
+
+
+def _text(text: str) -> int:
+    """A field that holds text; protobuf leaves out an empty one."""
+    return _field(len(text.encode("utf-8", "surrogatepass"))) if text else 0
+
+
+def _array(array: Array) -> int:
+    """An ``Array``'s field in its record, the bytes of its data included."""
+    shape = sum(_varint(size) for size in array.shape)
+    names = _text(array.dtype) + _text(array.stype)
+    data = _field(len(array.data)) if array.data else 0
+    return _field(names + (_field(shape) if array.shape else 0) + data)
+
+
+def _varint(number: int) -> int:
+    """Bytes of an integer; protobuf writes negative ones as if they had 64 bits."""
+    return 10 if number < 0 else max(1, -(-number.bit_length() // 7))
+
+
+def _field(length: int) -> int:
+    """Bytes of a protobuf field (numbered below 16) that holds ``length`` bytes."""
+    return 1 + _varint(length) + length

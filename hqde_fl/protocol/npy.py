@@ -1,0 +1,86 @@
+"""Read the bytes of Flower's arrays without ``numpy.load``, which would trust them.
+
+Every length is checked before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from flwr.app import Array
+from torch import Tensor
+
+BFLOAT16 = "hqde.bfloat16"
+"""Serialisation type of bfloat16 arrays, which NumPy does not have: raw little-endian bytes."""
+NUMPY = "numpy.ndarray"
+"""Flower's own serialisation type: the bytes of an .npy file."""
+
+MAX_HEADER_BYTES = 4096
+"""Longest .npy header that is read."""
+_MAX_CACHED_HEADER_BYTES = 256
+"""Longest header that is remembered, so that clients cannot fill the memory with headers."""
+MAX_SHOWN_DIMENSIONS = 64
+"""Dimensions of a shape that are written out before it is cut."""
+
+
+class MalformedError(ValueError):
+    """Something that a client sent is malformed. The message is the reason of its rejection."""
+
+
+def decode_array(array: Array) -> Tensor:
+    """The values of an array, in memory of their own."""
+    size = math.prod(array.shape)
+    if array.stype == BFLOAT16 and array.dtype == "bfloat16":
+        if len(array.data) != 2 * size:
+            raise MalformedError(f"{len(array.data)} bytes for {size} bfloat16 numbers")
+        raw = torch.from_numpy(np.frombuffer(array.data, dtype="<i2").copy())
+        return raw.view(torch.bfloat16).reshape(tuple(array.shape))
+    values = view_array(array)
+    return torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("="), order="C"))
+
+
+def view_array(array: Array) -> npt.NDArray[Any]:
+    """A view of an array's bytes, once its header and length are right."""
+    size = math.prod(array.shape)
+    if array.stype != NUMPY:
+        raise MalformedError(f"unknown serialisation type {array.stype[:40]!r}")
+    dtype = np.dtype(array.dtype)
+    if dtype.kind not in "fiub" or dtype.names is not None:
+        raise MalformedError(f"dtype {array.dtype[:40]!r} holds no numbers")
+    start, fortran = _npy_header(array, dtype)
+    if len(array.data) - start != size * dtype.itemsize:
+        raise MalformedError(f"{len(array.data) - start} bytes for {size} numbers of {dtype}")
+    values = np.frombuffer(array.data, dtype=dtype, offset=start)
+    return values.reshape(array.shape, order="F" if fortran else "C")
+
+
+def _npy_header(array: Array, dtype: np.dtype[Any]) -> tuple[int, bool]:
+    """Where the numbers of an .npy file start, and whether they lie in Fortran order."""
+    data = array.data
+    if data[:6] != b"\x93NUMPY" or data[6:8] not in (b"\x01\x00", b"\x02\x00", b"\x03\x00"):
+        raise MalformedError("not the bytes of an .npy array")
+    width = 2 if data[6] == 1 else 4
+    start = 8 + width + int.from_bytes(data[8 : 8 + width], "little")
+    if start > min(len(data), MAX_HEADER_BYTES):
+        raise MalformedError("the .npy header is longer than the array's bytes")
+    header = bytes(data[8 + width : start])
+    parse = _parse_header if len(header) <= _MAX_CACHED_HEADER_BYTES else _parse_header.__wrapped__
+    shape, descr, fortran = parse(header)
+    if shape != tuple(array.shape) or descr != dtype:
+        raise MalformedError(
+            f"the .npy header says {descr!s:.60} {shape[:MAX_SHOWN_DIMENSIONS]!s:.60}, "
+            f"the message {array.shape}"
+        )
+    return start, fortran
+
+
+@lru_cache(maxsize=1024)
+def _parse_header(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+    fields = ast.literal_eval(header.decode("latin1").strip())
+    return tuple(fields["shape"]), np.dtype(fields["descr"]), bool(fields["fortran_order"])

@@ -1,0 +1,42 @@
+"""State dicts as Flower records, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from flwr.app import Array, ArrayRecord
+from torch import Tensor
+
+from hqde_fl.protocol.npy import BFLOAT16, decode_array
+from hqde_fl.updates.layout import Layout
+
+
+def to_array(tensor: Tensor) -> Array:
+    """A Flower ``Array`` with the tensor's values, shape and dtype."""
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        data = tensor.view(torch.int16).numpy().tobytes()
+        return Array("bfloat16", tuple(tensor.shape), BFLOAT16, data)
+    return Array(tensor.numpy())
+
+
+def to_record(state: Mapping[str, Tensor]) -> ArrayRecord:
+    """A state dict as an ``ArrayRecord``, in the same order."""
+    return ArrayRecord({name: to_array(tensor) for name, tensor in state.items()})
+
+
+def from_record(record: ArrayRecord) -> dict[str, Tensor]:
+    """A trusted ``ArrayRecord`` as a state dict. The tensors own their memory.
+
+    Raises
+    ------
+    ValueError
+        If an array is malformed.
+    """
+    return {name: decode_array(array) for name, array in record.items()}
+
+
+def layout_of(record: ArrayRecord) -> Layout:
+    """Return the layout of the model that a trusted record holds."""
+    return Layout.of((name, tuple(array.shape), array.dtype) for name, array in record.items())

@@ -1,0 +1,238 @@
+"""Screen what clients send, before anything else looks at it.
+
+A reply is hostile until screened: its bytes are checked before anything is allocated, and whatever
+is wrong with them becomes a ``Rejected`` with a reason instead of an exception.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, Message, RecordDict
+from torch import Tensor
+
+from hqde_fl.errors import CodecError
+from hqde_fl.protocol.npy import (
+    MAX_SHOWN_DIMENSIONS,
+    NUMPY,
+    MalformedError,
+    decode_array,
+    view_array,
+)
+from hqde_fl.protocol.packed_updates import DELTA, is_packed, unpack
+from hqde_fl.terminal_text import printable
+from hqde_fl.updates.layout import Entry, Layout
+from hqde_fl.updates.received_updates import Sent
+
+NUM_EXAMPLES = "num-examples"
+"""The metric by which a client says how many examples it trained on."""
+
+
+@dataclass(frozen=True)
+class Screening:
+    """What a reply may look like.
+
+    Parameters
+    ----------
+    max_num_examples : float
+        The largest believable ``num-examples``.
+    max_metrics : int
+        The most metrics a reply may carry.
+    max_metric_name : int
+        The most characters in a metric's name, which must be printable.
+    allow_list_metrics : bool
+        Whether a metric may be a list. Lists cannot be averaged; they are dropped when allowed.
+    """
+
+    max_num_examples: float = 1e9
+    max_metrics: int = 64
+    max_metric_name: int = 128
+    allow_list_metrics: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Accepted:
+    """A reply that passed screening.
+
+    Parameters
+    ----------
+    update : Tensor or Sent
+        (d,) the client's model minus the global one, or the model as it was sent.
+    buffers : Mapping[str, Tensor]
+        Its integer and boolean buffers.
+    num_examples : float
+        What it says it trained on.
+    metrics : Mapping[str, float]
+        Its other metrics, the finite ones.
+    """
+
+    update: Tensor | Sent
+    buffers: Mapping[str, Tensor]
+    num_examples: float
+    metrics: Mapping[str, float]
+
+    @property
+    def delta(self) -> Tensor:
+        """(d,) the client's model minus the global one."""
+        return self.update.delta() if isinstance(self.update, Sent) else self.update
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A reply that did not pass, and why."""
+
+    reason: str
+
+
+def screen(
+    reply: Message,
+    layout: Layout,
+    model: Tensor,
+    limits: Screening,
+    arrays_key: str = "arrays",
+) -> Accepted | Rejected:
+    """Look at one reply to a training message. Never raises for what the client sent.
+
+    Parameters
+    ----------
+    reply : Message
+        The reply, hostile until proven otherwise.
+    layout : Layout
+        The layout of the global model.
+    model : Tensor
+        (d,) the global model, from which the delta is taken.
+    limits : Screening
+        What is allowed.
+    arrays_key : str
+        The name of the reply's one ``ArrayRecord``.
+    """
+    try:
+        num_examples, metrics = screen_metrics(reply.content, limits)
+        records = reply.content.array_records
+        if list(records) != [arrays_key]:
+            raise MalformedError(f"expected one ArrayRecord {arrays_key!r}, found {_list(records)}")
+        update, buffers = _screen_arrays(records[arrays_key], layout, model)
+        return Accepted(_finite(update), buffers, num_examples, metrics)
+    except MalformedError as reason:
+        return Rejected(str(reason))
+    except Exception as error:  # whatever a client managed to break, it breaks only its own reply
+        return Rejected(f"malformed reply ({type(error).__name__}: {printable(str(error), 120)})")
+
+
+def screen_evaluation(reply: Message, limits: Screening) -> Mapping[str, float] | Rejected:
+    """Look at one reply to an evaluation message: its finite metrics, or why it is rejected."""
+    try:
+        return screen_metrics(reply.content, limits)[1]
+    except MalformedError as reason:
+        return Rejected(str(reason))
+    except Exception as error:
+        return Rejected(f"malformed reply ({type(error).__name__}: {printable(str(error), 120)})")
+
+
+def screen_metrics(content: RecordDict, limits: Screening) -> tuple[float, dict[str, float]]:
+    """``num-examples`` and the other finite metrics of a reply."""
+    records = content.metric_records
+    if len(records) != 1:
+        raise MalformedError(f"expected one MetricRecord, found {_list(records)}")
+    record = next(iter(records.values()))
+    if len(record) > limits.max_metrics:
+        raise MalformedError(f"expected at most {limits.max_metrics} metrics, found {len(record)}")
+    metrics = {}
+    for name, value in record.items():
+        if not (0 < len(name) <= limits.max_metric_name and name.isprintable()):
+            bound = f"1 to {limits.max_metric_name} printable characters"
+            raise MalformedError(f"metric name {name[:40]!r} is not {bound}")
+        if isinstance(value, list) and (not limits.allow_list_metrics or name == NUM_EXAMPLES):
+            raise MalformedError(f"metric {name[:40]!r} is a list, expected a number")
+        if isinstance(value, int | float) and math.isfinite(value):
+            metrics[name] = float(value)
+    if NUM_EXAMPLES not in record:
+        raise MalformedError(f"metric {NUM_EXAMPLES!r} is missing")
+    count = metrics.pop(NUM_EXAMPLES, math.nan)
+    if not 0 < count <= limits.max_num_examples:
+        raise MalformedError(
+            f"{NUM_EXAMPLES} {record[NUM_EXAMPLES]} is not in (0, {limits.max_num_examples:g}]"
+        )
+    return count, metrics
+
+
+def _finite(update: Tensor | Sent) -> Tensor | Sent:
+    """The update if all its numbers are finite."""
+    if isinstance(update, Sent):
+        # finite sums of squares prove every number finite, and small enough for any difference
+        with np.errstate(over="ignore", invalid="ignore"):
+            if all(np.isfinite(np.dot(part, part)) for part in update.parts):
+                return update
+        update = update.delta()
+    # a finite sum proves every number finite, and is much cheaper than looking at each
+    if not bool(torch.isfinite(update.sum()) or torch.isfinite(update).all()):
+        raise MalformedError("non-finite update")
+    return update
+
+
+def _screen_arrays(
+    record: ArrayRecord, layout: Layout, model: Tensor
+) -> tuple[Tensor | Sent, dict[str, Tensor]]:
+    """The update and the buffers, checked against the layout before anything is read."""
+    present, packed = dict(record), None
+    if any(is_packed(array) for array in present.values()):
+        packed = present.pop(DELTA, None)
+    expected = {entry.name for entry in layout.entries}
+    if extra := sorted(present.keys() - expected):
+        raise MalformedError(f"unknown array {extra[0][:40]!r}")
+    absent = [entry for entry in layout.entries if entry.name not in present]
+    exact = {entry.name for entry in absent if packed is None or entry.offset is None}
+    if exact:
+        raise MalformedError(f"missing array {min(exact)!r}")
+    for entry in layout.entries:
+        if entry.name in present:
+            _check(entry, present[entry.name])
+    try:
+        coded = torch.empty(0) if packed is None else unpack(packed, absent, layout)
+    except CodecError as error:
+        raise MalformedError(f"packed update: {error}") from None
+    if packed is None and (sent := _as_sent(present, layout, model)) is not None:
+        return sent, {
+            e.name: decode_array(present[e.name]) for e in layout.entries if e.offset is None
+        }
+    parts = coded.split([entry.size for entry in absent])
+    state = {name: decode_array(array) for name, array in present.items()}
+    flat, buffers = layout.flatten(
+        state | {entry.name: part for entry, part in zip(absent, parts, strict=True)}
+    )
+    for entry in layout.entries:  # what is packed is a delta already
+        if entry.offset is not None and entry.name in present:
+            where = slice(entry.offset, entry.offset + entry.size)
+            flat[where] -= model[where]
+    return flat, buffers
+
+
+def _as_sent(arrays: Mapping[str, Array], layout: Layout, model: Tensor) -> Sent | None:
+    """The model without copying its bytes, if they are float32 numbers as NumPy reads them."""
+    floating = [arrays[entry.name] for entry in layout.entries if entry.offset is not None]
+    if model.device.type != "cpu" or {array.dtype for array in floating} != {"float32"}:
+        return None
+    if any(array.stype != NUMPY for array in floating):
+        return None
+    parts = [view_array(array) for array in floating]
+    if any(not part.flags.c_contiguous or not part.dtype.isnative for part in parts):
+        return None
+    return Sent(tuple(part.reshape(-1) for part in parts), model)
+
+
+def _check(entry: Entry, array: Array) -> None:
+    if tuple(array.shape) != entry.shape:
+        shown = tuple(array.shape[:MAX_SHOWN_DIMENSIONS])
+        raise MalformedError(f"wrong shape {shown!s:.60} of {entry.name!r}, expected {entry.shape}")
+    if array.dtype != entry.dtype:
+        raise MalformedError(
+            f"wrong dtype {array.dtype[:20]!r} of {entry.name!r}, expected {entry.dtype!r}"
+        )
+
+
+def _list(names: Mapping[str, object]) -> str:
+    return f"{len(names)} ({', '.join(repr(name[:40]) for name in list(names)[:4])})"

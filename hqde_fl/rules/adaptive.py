@@ -1,0 +1,96 @@
+"""Adaptive: the more the clients disagree, the more carefully their updates are merged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from hqde_fl.errors import ConfigError
+from hqde_fl.rules.base import Decision, Measured, Rule, State
+from hqde_fl.rules.cohort import Cohort
+from hqde_fl.rules.density_matrix import density, entropy
+from hqde_fl.rules.entanglement import Entanglement
+from hqde_fl.rules.superposition import Superposition
+from hqde_fl.rules.voting import Voting
+
+
+@dataclass(frozen=True)
+class Adaptive(Rule):
+    """Entanglement, superposition or voting, by the entropy of the clients' density matrix.
+
+    The uncertainty is the normalised von Neumann entropy of the even mixture of the updates'
+    directions: 0 when all point the same way, 1 when all are orthogonal. Above ``high`` the clients
+    are merged by entanglement, above ``low`` by superposition, otherwise by voting. A client counts
+    for 1 / n in it whatever its length; f faulty ones can still raise it by adding f directions, or
+    lower it by copying each other, so an attacker has a say in which rule is used, but each of the
+    three tolerates what the others do.
+
+    Tolerates what the least tolerant of the three does. O(n^2 d) for the Gram matrix, O(n^3) for
+    its spectrum, one weighted sum.
+
+    Parameters
+    ----------
+    high, low : float
+        The uncertainties above which clients are merged by entanglement and by superposition.
+    entanglement : Entanglement
+        For a high uncertainty.
+    superposition : Superposition
+        For a medium one.
+    voting : Voting
+        For a low one. By default on updates, which the Gram matrix decides at no extra cost.
+    """
+
+    gram = True
+
+    high: float = 0.5
+    low: float = 0.2
+    entanglement: Entanglement = field(default_factory=Entanglement)
+    superposition: Superposition = field(default_factory=Superposition)
+    voting: Voting = field(default_factory=lambda: Voting(votes="updates"))
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low <= self.high <= 1:
+            raise ConfigError(
+                f"Adaptive needs 0 <= low <= high <= 1, found low={self.low}, high={self.high}"
+            )
+
+    @property
+    def confidence_from(self) -> str | None:
+        """What superposition needs."""
+        return self.superposition.confidence_from
+
+    def minimum(self, faulty: int = 0) -> int:
+        """One update is enough."""
+        return 1
+
+    def breakdown(self, n: int) -> int:
+        """The least of the three's."""
+        return min(
+            rule.breakdown(n) for rule in (self.entanglement, self.superposition, self.voting)
+        )
+
+    def filters(self, n: int) -> bool:
+        """Return whether a rule that rejects may be chosen: no uncertainty exceeds 1."""
+        return self.voting.filters(n) or (self.high < 1 and self.entanglement.filters(n))
+
+    def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
+        """Choose, and let the chosen one decide."""
+        assert measured.geometry is not None
+        uncertainty = entropy(density(measured.geometry))
+        name, chosen = self._choose(uncertainty)
+        decision = chosen.decide(measured, cohort, {})
+        found = {"adaptive-entropy": uncertainty, "adaptive-choice": name}
+        return replace(decision, diagnostics={**decision.diagnostics, **found}, plan=chosen)
+
+    def combine(self, tile: Tensor, decision: Decision) -> tuple[Tensor, Tensor | None]:
+        """As the chosen one does."""
+        chosen: Rule = decision.plan
+        return chosen.combine(tile, decision)
+
+    def _choose(self, uncertainty: float) -> tuple[str, Rule]:
+        if uncertainty > self.high:
+            return "entanglement", self.entanglement
+        if uncertainty > self.low:
+            return "superposition", self.superposition
+        return "voting", self.voting

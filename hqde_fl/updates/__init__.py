@@ -1,0 +1,5 @@
+"""Updates of a model: n vectors of d numbers, read in column tiles, and the model's layout."""
+
+from hqde_fl.updates.columns import TILE_BYTES, Columns, Mapped, Stacked, Updates, spans
+
+__all__ = ["TILE_BYTES", "Columns", "Mapped", "Stacked", "Updates", "spans"]

@@ -1,0 +1,114 @@
+"""How updates travel in the replies of one round: read as the server will, written as it asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self, final
+
+from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app.message.message import make_message
+from torch import Tensor
+
+from hqde_fl.clients.messages import arrays, server_round
+from hqde_fl.clients.mods.codec import REQUEST
+from hqde_fl.codec import Codec
+from hqde_fl.codec.base import LARGEST
+from hqde_fl.codec.request import from_json
+from hqde_fl.protocol.members import named, of_member, record_of, reply_of
+from hqde_fl.protocol.packed_updates import DELTA, exact, gather, to_packed
+from hqde_fl.protocol.records import from_record, layout_of, to_record
+from hqde_fl.protocol.screening import Accepted, Rejected, Screening, screen
+from hqde_fl.seeding import Seeds
+from hqde_fl.updates.layout import Layout
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Wire:
+    """The updates of one model in the replies to one round's training messages.
+
+    Parameters
+    ----------
+    member : int or None
+        Which member of an ensemble; None where there is one model.
+    key : str
+        The name of the ``ArrayRecord``, in messages and in replies.
+    layout : Layout
+        The global model's.
+    model : Tensor
+        (d,) the global model.
+    buffers : Mapping[str, Tensor]
+        Its integer and boolean buffers.
+    codec : Codec or None
+        How the server asked for updates to be packed; full weights without.
+    round : int
+        The server's round.
+    seeds : Seeds
+        Of the run, for codecs that round at random.
+    screening : Screening
+        What the server lets pass.
+    """
+
+    member: int | None
+    key: str
+    layout: Layout
+    model: Tensor
+    buffers: Mapping[str, Tensor]
+    codec: Codec | None
+    round: int
+    seeds: Seeds
+    screening: Screening
+
+    @classmethod
+    def of(
+        cls, message: Message, seeds: Seeds, screening: Screening, member: int | None = None
+    ) -> Self:
+        """What a training message says about the replies to it."""
+        key, record = arrays(message)
+        if member is not None:
+            record = record_of(of_member(member, record))
+        layout = layout_of(record)
+        model, buffers = layout.flatten(from_record(record))
+        asked = [config.get(REQUEST) for config in message.content.config_records.values()]
+        codec = next((from_json(text) for text in asked if isinstance(text, str)), None)
+        number = server_round(message)
+        return cls(member, key, layout, model, buffers, codec, number, seeds, screening)
+
+    def read(self, reply: Message) -> Accepted | Rejected:
+        """The update in a reply, packed or not, as the server will see it."""
+        if self.member is not None and list(reply.content.array_records) == [self.key]:
+            reply = reply_of(self.member, reply, self.key)
+        return screen(reply, self.layout, self.model, self.screening, self.key)
+
+    def write(self, reply: Message, client: int, delta: Tensor) -> Message:
+        """A client's reply with another update (d,); buffers are the global model's.
+
+        An update with numbers that no codec takes travels as full weights, as a client's would. The
+        memory of error feedback is left to the honest: nothing is carried over.
+        """
+        content = RecordDict(dict(reply.content))
+        delta = delta.to(self.model)
+        own = to_record(self.layout.restore(self.model + delta, self.buffers))
+        if self.codec is not None:
+            own = self._packed(own, client, delta)
+        if self.member is not None:
+            theirs = reply.content.array_records[self.key]
+            mine = of_member(self.member, theirs)
+            rest = {k: v for k, v in theirs.items() if k not in named(self.member, mine)}
+            own = record_of(rest | named(self.member, own))
+        content[self.key] = own
+        return make_message(reply.metadata, content=content)
+
+    def _packed(self, full: ArrayRecord, client: int, delta: Tensor) -> ArrayRecord:
+        assert self.codec is not None
+        names = exact(self.layout)
+        coded = gather(delta, self.layout, names)
+        if not bool((coded.abs() <= LARGEST).all()):
+            return full
+        which = () if self.member is None else (self.member,)
+        rng = self.seeds.numpy("attack", "codec", client, self.round, *which)
+        payload, _ = self.codec.encode(coded, {}, rng)
+        record = ArrayRecord({name: array for name, array in full.items() if name in names})
+        record[DELTA] = to_packed(payload)
+        return record

@@ -1,0 +1,70 @@
+"""What there is to run on, and what an experiment would get of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from hqde_fl.simulations.recording.run_directory import hardware, versions
+
+if TYPE_CHECKING:
+    from hqde_fl.simulations.experiment.model import Experiment
+
+
+def examine(experiment: Experiment | None = None, address: str = "") -> Iterator[tuple[str, str]]:
+    """Facts about this machine and its Ray, as (what, finding).
+
+    Parameters
+    ----------
+    experiment : Experiment, optional
+        Also say what its clients would get.
+    address : str
+        The Ray cluster to look at; the experiment's own, or a local one, if empty.
+
+    Raises
+    ------
+    ConfigError
+        If the experiment's clients fit nowhere: it says what the cluster has.
+    RunError
+        If the cluster cannot be joined.
+    """
+    import ray
+    import torch
+
+    from hqde_fl.simulations.engines.ray.access import access
+    from hqde_fl.simulations.engines.ray.pool import cluster, connect
+    from hqde_fl.simulations.engines.ray.resources import Resources, settle
+
+    yield "versions", ", ".join(f"{name} {found}" for name, found in versions().items() if found)
+    machine = hardware()
+    yield "machine", f"{machine['threads']} CPUs, {machine['memory-gib']} GiB, {machine['system']}"
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    yield "GPUs", ", ".join(gpus) or "none that torch can use"
+    mine = not ray.is_initialized()
+    engine = experiment.engine if experiment else None
+    dashboard = connect(
+        address or (engine.address if engine else ""), dict(engine.runtime_env) if engine else None
+    )
+    nodes = cluster()
+    for number, node in enumerate(nodes, start=1):
+        store = node.get("object_store_memory", 0) / 2**30
+        cpus, cards = node.get("CPU", 0), node.get("GPU", 0)
+        yield (
+            f"Ray node {number}",
+            f"{cpus:g} CPUs, {cards:g} GPUs, {store:.1f} GiB of object store",
+        )
+    yield "Ray access", access()
+    yield "Ray dashboard", dashboard or "none (pip install 'ray[default]' brings one)"
+    yield "Python", sys.executable
+    groups = experiment.resources if experiment else [Resources()]
+    for group in groups:
+        share = settle(group, nodes)
+        at_once = sum(share.fits(node) for node in nodes)
+        yield (
+            f"clients {group.partitions or '(all others)' if len(groups) > 1 else ''}".strip(),
+            f"{share.num_cpus:g} CPUs ({share.threads} torch threads) and {share.num_gpus:g} GPUs "
+            f"each, {at_once} at once",
+        )
+    if mine:
+        ray.shutdown()

@@ -1,0 +1,167 @@
+"""A sweep's outcome as a table for the terminal."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hqde_fl.simulations.recording.comparison import Comparison, Group, fixed, signed
+from hqde_fl.simulations.recording.detection import UNJUDGED, Detection
+from hqde_fl.simulations.report.study import Study
+from hqde_fl.simulations.report.sweep_view import happened
+
+MOST_COLUMNS = 4
+"""Conditions for which a terminal has room."""
+
+BAD = -0.05
+"""A difference in accuracy worth a colour."""
+
+
+def results_table(comparison: Comparison, width: int) -> Table:
+    """Final accuracy, difference to the first run, precision and recall of rules that filter.
+
+    The first axis makes the rows and the others the columns, or where so wide a table has no room
+    all make rows. Of many conditions only the worst has room, and the mean. Labels are ``Text``:
+    rich would take ``[mad, twins]`` in a string for markup, and leave it out.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        The runs.
+    width : int
+        Characters of a line.
+    """
+    if len(comparison.columns) > MOST_COLUMNS:
+        return ranking_table(comparison)
+    table = _side_by_side(comparison)
+    fits = Console(width=10 * width).measure(table).maximum <= width
+    return table if fits else _one_below_the_other(comparison)
+
+
+def _side_by_side(comparison: Comparison) -> Table:
+    """A row for each label of the first axis, columns for every condition."""
+    table = _accuracies(comparison)
+    varied = comparison.compared[0].name if comparison.compared else ""
+    table.add_column(Text(f"\n{varied}"), no_wrap=True)
+    filtered = {column: _has_faults(comparison, column) for column in comparison.columns}
+    for column in comparison.columns:
+        head = Text(f"{', '.join(column) or 'all'}\naccuracy")
+        table.add_column(head, justify="right", no_wrap=True)
+        table.add_column("\nΔ", justify="right", no_wrap=True)
+        if filtered[column]:
+            table.add_column("\nfiltered", justify="right", no_wrap=True)
+        for name in happened(comparison, column):
+            table.add_column(f"\n{name}", justify="right", no_wrap=True)
+    for line in comparison.lines:
+        cells: list[Text | str] = [Text(line)]
+        for column in comparison.columns:
+            row = comparison.at(line, column)
+            cells += _cells(comparison, row)
+            if filtered[column]:
+                cells.append(_filtered(row))
+            cells += [str(row.detection.unjudged[name]) for name in happened(comparison, column)]
+        table.add_row(*cells)
+    return table
+
+
+def _one_below_the_other(comparison: Comparison) -> Table:
+    """A row for each label of the first axis under each condition."""
+    table = _accuracies(comparison)
+    for axis in comparison.compared:
+        table.add_column(Text(axis.name), overflow="fold")
+    unjudged = _happened_ever(comparison)
+    for name in ("accuracy", "Δ", "filtered", *unjudged):
+        table.add_column(name, justify="right", no_wrap=True)
+    for line in comparison.lines:
+        for column in comparison.columns:
+            row = comparison.at(line, column)
+            filtered = _filtered(row) if row.faulty else ""
+            counts = [str(row.detection.unjudged[name]) for name in unjudged]
+            table.add_row(*map(Text, (line, *column)), *_cells(comparison, row), filtered, *counts)
+    return table
+
+
+def _accuracies(comparison: Comparison) -> Table:
+    baseline = ", ".join(comparison.baseline.labels)
+    return Table(
+        title="Final accuracy",
+        title_justify="left",
+        title_style="bold",
+        caption=Text(f"Δ: difference to “{baseline}”\n{_meaning(comparison, '')}"),
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+    )
+
+
+def ranking_table(comparison: Comparison) -> Table:
+    """The lines of a comparison, best worst case first."""
+    table = Table(
+        title="Ranked by the worst case",
+        title_justify="left",
+        title_style="bold",
+        caption=_meaning(comparison, " with faults"),
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column(Text(comparison.compared[0].name), overflow="fold")
+    table.add_column("worst", justify="right", no_wrap=True)
+    table.add_column("under", overflow="fold")
+    unjudged = _happened_ever(comparison)
+    for name in ("mean", "clean", "filtered", *unjudged):
+        table.add_column(name, justify="right", no_wrap=True)
+    study = Study(comparison)
+    for score in study.scores:
+        worst = score.worst
+        table.add_row(
+            Text(score.line),
+            fixed(None if worst is None else worst.accuracy),
+            f"{score.missing} failed or not run"
+            if score.missing
+            else Text(", ".join(worst.labels[1:] if worst else ())),
+            fixed(score.mean),
+            fixed(score.clean),
+            _shares(score.detection, score.line in study.filters),
+            *(str(score.unjudged[name]) for name in unjudged),
+        )
+    return table
+
+
+def _has_faults(comparison: Comparison, column: tuple[str, ...]) -> bool:
+    return any(comparison.at(line, column).faulty for line in comparison.lines)
+
+
+def _cells(comparison: Comparison, group: Group) -> list[Text | str]:
+    if group.accuracy is None:
+        return [Text(group.status, style="red"), ""]
+    difference = comparison.difference(group)
+    bad = difference is not None and difference < BAD
+    return [fixed(group.accuracy), Text(signed(difference), style="red" if bad else "dim")]
+
+
+def _filtered(group: Group) -> str:
+    return _shares(group.detection, group.filters)
+
+
+def _shares(found: Detection, filters: bool) -> str:
+    """Precision and recall; a dash for a rule that has none."""
+    return f"{fixed(found.precision, 2)} / {fixed(found.recall, 2)}" if filters else fixed(None)
+
+
+def _happened_ever(comparison: Comparison) -> list[str]:
+    found = [happened(comparison, column) for column in comparison.columns]
+    return [name for name in UNJUDGED if any(name in names for names in found)]
+
+
+def _meaning(comparison: Comparison, where: str) -> str:
+    """What the columns about clients say."""
+    text = (
+        f"filtered: precision / recall of the rule's decisions, over clients and rounds{where}\n"
+        f"{fixed(None)}: the rule singles out nobody, or had nobody to judge"
+    )
+    if names := _happened_ever(comparison):
+        text += f"\n{', '.join(names)}: clients, faulty / honest, whose update it never judged"
+    return text

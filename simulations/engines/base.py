@@ -1,0 +1,96 @@
+"""What the Grids whose clients are simulated here have in common: who there is."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from hqde_fl.seeding import Seeds
+from hqde_fl.simulations.engines.node_ids import node_ids
+
+SERVER_NODE = 1
+
+
+class LocalGrid(Grid):
+    """A Grid that knows its clients: one for each partition, with the same node id in every run.
+
+    Parameters
+    ----------
+    partitions : int
+        How many clients there are.
+    seed : int
+        Node ids and the run's id derive from it.
+    """
+
+    def __init__(self, partitions: int, seed: int) -> None:
+        self._run = Run.create_empty(run_id=Seeds(seed).integer("run"))
+        self._nodes = node_ids(seed, partitions)
+        self._partitions = {node: partition for partition, node in enumerate(self._nodes)}
+        self._replies: dict[str, Message] = {}
+        self._changed: set[int] = set()
+        self._sent = 0
+        TaskIdentity.run_id, TaskIdentity.task_id = self._run.run_id, 0
+        TaskIdentity.node_id = SERVER_NODE
+
+    def set_run(self, run: Run) -> None:
+        """Set the run."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message to a node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> list[int]:
+        """All clients' node ids, in the order of their partitions."""
+        return self._nodes
+
+    def partition_of(self, node: int) -> int:
+        """The partition id of a node."""
+        return self._partitions[node]
+
+    def changed_contexts(self) -> frozenset[int]:
+        """Partitions whose clients have run since this was last asked."""
+        changed = frozenset(self._partitions[node] for node in self._changed)
+        self._changed.clear()
+        return changed
+
+    @abstractmethod
+    def contexts(self, partitions: Iterable[int]) -> dict[int, RecordDict]:
+        """What clients remember between messages, for those that remember anything."""
+
+    @abstractmethod
+    def set_contexts(self, contexts: Mapping[int, RecordDict]) -> None:
+        """Have clients remember what they did when an earlier run of theirs ended."""
+
+    @abstractmethod
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Have the clients run; the messages' ids."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """The replies that are there."""
+        found = [self._replies.pop(key, None) for key in message_ids]
+        return [reply for reply in found if reply is not None]
+
+    def _number(self, message: Message) -> str:
+        """Give a message its id."""
+        self._sent += 1
+        key = str(self._sent)
+        message.metadata.__dict__["_message_id"] = key
+        return key

@@ -1,0 +1,1 @@
+"""The deployment Grid: replies of real nodes, weighed and read without trust."""

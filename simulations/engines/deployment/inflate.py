@@ -1,0 +1,256 @@
+"""What a SuperNode uploaded -> the content of its reply, without trusting a byte of it.
+
+Flower moves a message as a tree of objects: message, records, arrays, chunks of arrays. Each is a
+head (its type, its children's ids, its length) and a body. Flower's own reader follows whatever the
+heads and bodies say; a reader of hostile uploads must know beforehand what may be below what, and
+what the result will weigh: an array that lists one chunk two hundred times makes a gigabyte of five
+megabytes, and five megabytes of JSON make a hundred of dictionaries.
+
+So everything is weighed before it is parsed, in two ways. ``Limits`` bound what is sent: they
+follow from what the server sent itself. And the reader keeps an account of the memory that it is
+about to use, which may not exceed a few times what was received.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app.message.arraychunk import ArrayChunk
+from flwr.common.serde_utils import error_from_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.recorddict_pb2 import ConfigRecord as ProtoConfigRecord
+from flwr.proto.recorddict_pb2 import MetricRecord as ProtoMetricRecord
+from flwr.supercore.constant import HEAD_BODY_DIVIDER
+from flwr.supercore.inflatable.inflatable_object import InflatableObject
+
+from hqde_fl.simulations.engines.deployment.limits import (
+    CHUNK_BYTES,
+    ID_LENGTH,
+    MESSAGE_BYTES,
+    Limits,
+    ReplyError,
+)
+from hqde_fl.simulations.engines.deployment.weighing import json_weight, message_weight
+
+LONGEST_REASON = 4096
+"""Characters of an error's reason that are kept."""
+
+_ARRAY_BYTES, _CHUNK_ENTRY = 1 << 17, 16  # of JSON that describes an array, and for each chunk
+_DIMENSIONS = 64  # as many as NumPy has
+_MEMORY_FLOOR, _MEMORY_FACTOR = 8 << 20, 3
+_ARRAY_WEIGHT, _DIMENSION_WEIGHT, _LETTER_WEIGHT = 600, 40, 4
+
+_BELOW: dict[type[InflatableObject], tuple[type[InflatableObject], ...]] = {
+    Message: (RecordDict,),
+    RecordDict: (ArrayRecord, ConfigRecord, MetricRecord),
+    ArrayRecord: (Array,),
+    Array: (ArrayChunk,),
+    ArrayChunk: (),
+    ConfigRecord: (),
+    MetricRecord: (),
+}
+_PROTO = {
+    ConfigRecord: ProtoConfigRecord.DESCRIPTOR,
+    MetricRecord: ProtoMetricRecord.DESCRIPTOR,
+    Message: ProtoMessage.DESCRIPTOR,
+}
+
+
+def inflate(root: str, objects: Mapping[str, bytes], limits: Limits) -> RecordDict | Error:
+    """Read a reply.
+
+    Parameters
+    ----------
+    root : str
+        The id of the message's object.
+    objects : Mapping of str to bytes
+        Every object of the reply by its id.
+    limits : Limits
+        What it may weigh.
+
+    Returns
+    -------
+    RecordDict or Error
+        Its content, or the error that it reports.
+
+    Raises
+    ------
+    ReplyError
+        If it is malformed or too large.
+    """
+    try:
+        return _Reader(objects, limits).message(root)
+    except ReplyError:
+        raise
+    except RecursionError:
+        raise ReplyError("malformed reply: nested too deeply") from None
+    except Exception as error:  # whatever a client managed to break, it breaks only its own reply
+        reason = f"malformed reply ({type(error).__name__}: {str(error)[:120]})"
+        raise ReplyError(reason) from None
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """An object whose head is right, and its body, not copied."""
+
+    kind: type[InflatableObject]
+    children: list[str]
+    content: bytes
+    start: int
+
+    @property
+    def body(self) -> memoryview:
+        return memoryview(self.content)[self.start :]
+
+
+class _Reader:
+    """Inflates from the root down; an object that is referred to twice is inflated once."""
+
+    def __init__(self, objects: Mapping[str, bytes], limits: Limits) -> None:
+        self._objects, self._limits = objects, limits
+        self._most_text = limits.text_bytes
+        self._done: dict[str, InflatableObject] = {}
+        self._inflated = 0  # bytes of arrays
+        self._records = 0  # bytes of metrics and configs
+        self._text = 0  # bytes of heads, and of JSON
+        received = sum(len(key) + len(content) for key, content in objects.items())
+        self._memory = _MEMORY_FLOOR + _MEMORY_FACTOR * received
+        self._left = self._memory
+
+    def message(self, root: str) -> RecordDict | Error:
+        opened = self._open(root, (Message,))
+        if len(opened.body) > MESSAGE_BYTES:
+            raise ReplyError(f"too large: its message takes more than {MESSAGE_BYTES} bytes")
+        body = bytes(opened.body)
+        self._spend(message_weight(body, _PROTO[Message], self._left))
+        proto = ProtoMessage.FromString(body)
+        if proto.HasField("error"):
+            error = error_from_proto(proto.error)
+            return Error(error.code, (error.reason or "")[-LONGEST_REASON:])
+        if len(opened.children) != 1:
+            raise ReplyError(f"malformed reply: a message with {len(opened.children)} contents")
+        return cast(RecordDict, self._inflate(opened.children[0], _BELOW[Message]))
+
+    def _open(self, key: str, allowed: tuple[type[InflatableObject], ...]) -> _Opened:
+        """Read an object's head, and leave its body."""
+        content = self._objects.get(key)
+        if content is None:
+            raise ReplyError("malformed reply: it refers to an object that is not part of it")
+        end = content.find(HEAD_BODY_DIVIDER)
+        if end < 0:
+            raise ReplyError("malformed reply: an object without a head")
+        self._describe(end)
+        first, last = content.find(b" ", 0, end), content.rfind(b" ", 0, end)
+        if first == last:
+            raise ReplyError("malformed reply: an object without a head")
+        name = content[: min(40, first)].decode()
+        kind = next((known for known in allowed if known.__qualname__ == name), None)
+        if kind is None:
+            expected = " or ".join(known.__qualname__ for known in allowed) or "nothing"
+            raise ReplyError(f"malformed reply: expected {expected}, found {name!r}")
+        start = end + len(HEAD_BODY_DIVIDER)
+        if content[last + 1 : end] != str(len(content) - start).encode():
+            raise ReplyError(f"malformed reply: the length of its {name} is wrong")
+        return _Opened(kind, _ids(content, first + 1, last, name), content, start)
+
+    def _inflate(self, key: str, allowed: tuple[type[InflatableObject], ...]) -> InflatableObject:
+        if key in self._done:
+            found = self._done[key]
+            if not isinstance(found, allowed):
+                raise ReplyError("malformed reply: an object in two places")
+            return found
+        opened = self._open(key, allowed)
+        if opened.kind is Array:
+            found = self._array(opened)
+        elif opened.kind in (ConfigRecord, MetricRecord):
+            found = self._values(opened)
+        else:
+            found = self._names(opened)
+        self._done[key] = found
+        return found
+
+    def _names(self, opened: _Opened) -> InflatableObject:
+        """Read a record of arrays or of records: a table of names and ids."""
+        self._describe(len(opened.body))
+        text = bytes(opened.body)
+        self._spend(json_weight(text))
+        below = {child: self._inflate(child, _BELOW[opened.kind]) for child in opened.children}
+        names: dict[str, str] = json.loads(text.decode())
+        if set(names.values()) != below.keys():
+            raise ValueError("it names other objects than it has")
+        kind = cast(Any, opened.kind)
+        return cast(InflatableObject, kind({name: below[each] for name, each in names.items()}))
+
+    def _values(self, opened: _Opened) -> InflatableObject:
+        """Read a record of metrics or configs."""
+        most = self._limits.max_record_bytes
+        self._records += len(opened.content)
+        if self._records > most:
+            raise ReplyError(f"too large: its metrics and configs take more than {most} bytes")
+        self._spend(message_weight(bytes(opened.body), _PROTO[opened.kind], self._left))
+        if opened.children:
+            raise ValueError("metrics and configs have nothing below them")
+        return opened.kind.inflate(opened.content, children={})
+
+    def _array(self, opened: _Opened) -> Array:
+        """Read an array, unless its chunks, listed any number of times, are too large together."""
+        most = self._limits.max_bytes
+        length = len(opened.body)
+        self._describe(length)
+        entries = len(opened.children) + most // CHUNK_BYTES
+        if length > _ARRAY_BYTES + _CHUNK_ENTRY * entries:
+            raise ReplyError(f"too large: an array described by {length} bytes")
+        text = bytes(opened.body)
+        self._afford(json_weight(text))
+        fields: dict[str, Any] = json.loads(text.decode())
+        chunks = {child: self._open(child, _BELOW[Array]).body for child in opened.children}
+        listed = [opened.children[index] for index in fields["arraychunk_ids"]]
+        if set(listed) != chunks.keys():
+            raise ValueError("it lists other chunks than it has")
+        self._inflated += sum(len(chunks[child]) for child in listed)
+        if self._inflated > most:
+            raise ReplyError(f"too large: its arrays take more than {most} bytes once inflated")
+        shape = tuple(fields["shape"])
+        if len(shape) > _DIMENSIONS:
+            raise ReplyError(f"malformed reply: an array of {len(shape)} dimensions")
+        array = Array(fields["dtype"], shape, fields["stype"], b"")
+        letters = len(array.dtype) + len(array.stype)
+        self._spend(_ARRAY_WEIGHT + _DIMENSION_WEIGHT * len(shape) + _LETTER_WEIGHT * letters)
+        array.data = b"".join(chunks[child] for child in listed)
+        return array
+
+    def _describe(self, length: int) -> None:
+        """Count bytes that describe the reply, before they are parsed."""
+        self._text += length
+        if self._text > self._most_text:
+            raise ReplyError(
+                f"too large: its types, ids, names and shapes take more than "
+                f"{self._most_text} bytes"
+            )
+
+    def _spend(self, weight: int) -> None:
+        """Count memory that is about to be used and kept."""
+        self._afford(weight)
+        self._left -= weight
+
+    def _afford(self, weight: int) -> None:
+        """Refuse what takes more memory than is left, even if only for a moment."""
+        if weight > self._left:
+            raise ReplyError(
+                f"too large: reading it takes more than {self._memory} bytes of memory"
+            )
+
+
+def _ids(content: bytes, start: int, end: int, name: str) -> list[str]:
+    """Return the ids of an object's children, without a copy of the text that lists them."""
+    if end <= start:
+        return []
+    if (end - start + 1) % (ID_LENGTH + 1):
+        raise ReplyError(f"malformed reply: its {name} lists what is no id")
+    return [
+        content[place : place + ID_LENGTH].decode() for place in range(start, end, ID_LENGTH + 1)
+    ]

@@ -1,0 +1,1 @@
+"""The Flower engine: stock ``flwr run`` in simulation or on real nodes."""

@@ -1,0 +1,1 @@
+"""An experiment: the TOML file, checked, and the parts that it stands for."""

@@ -1,0 +1,60 @@
+"""Examples of the server's that it judges the clients' models by, and tests nothing with."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sized
+from typing import cast
+
+from torch import Tensor
+
+from hqde_fl.clients.evaluation import evaluate
+from hqde_fl.clients.samples import chosen
+from hqde_fl.clients.task import Task
+from hqde_fl.clients.training import reproducible
+from hqde_fl.errors import ConfigError
+from hqde_fl.seeding import Seeds
+from hqde_fl.strategies.confidence import HeldOut
+
+
+def hold_out(task: Task, count: int, seeds: Seeds) -> tuple[Task, HeldOut]:
+    """Set some of a task's test examples aside.
+
+    Parameters
+    ----------
+    task : Task
+        Its test set is divided at random.
+    count : int
+        How many examples are set aside.
+    seeds : Seeds
+        The run's seeds.
+
+    Returns
+    -------
+    Task
+        The task with the test set that is left.
+    HeldOut
+        (a model's state dict) -> e^(-mean loss) on the examples set aside.
+
+    Raises
+    ------
+    ConfigError
+        If nothing would be left to test with.
+    """
+    data = task.test()
+    size = len(cast(Sized, data))
+    if count >= size:
+        raise ConfigError(f"strategy.held-out must be < {size} (the test set), found {count}")
+    order = seeds.numpy("held-out").permutation(size).tolist()
+    aside, rest = (chosen(data, sorted(part)) for part in (order[:count], order[count:]))
+    with reproducible(0):
+        model = task.model()
+
+    def confidence(state: Mapping[str, Tensor]) -> float:
+        model.load_state_dict(dict(state))
+        with reproducible(0, 1):
+            loss = evaluate([model], aside, task)["loss"]
+        return math.exp(-max(0.0, loss)) if math.isfinite(loss) else 0.0
+
+    return dataclasses.replace(task, test=lambda: rest), confidence

@@ -1,0 +1,1 @@
+"""Run directories: writing them, following them, and measuring what they hold."""

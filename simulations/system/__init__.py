@@ -1,0 +1,1 @@
+"""HQDE's front: ``HQDESystem`` and the parts that it is made of."""

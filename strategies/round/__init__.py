@@ -1,0 +1,1 @@
+"""One training round of the server, from addressed messages to its record."""

@@ -1,0 +1,18 @@
+"""Merge the integer and boolean buffers of the clients that were kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+
+def merge_buffers(replies: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The coordinate-wise (lower) median of integer and boolean buffers, in their own dtype."""
+    merged = {}
+    for name in replies[0]:
+        stack = torch.stack([buffers[name] for buffers in replies])
+        middle = (len(replies) - 1) // 2
+        merged[name] = stack.to(torch.int64).sort(dim=0).values[middle].to(stack.dtype)
+    return merged

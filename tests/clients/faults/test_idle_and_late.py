@@ -1,0 +1,93 @@
+"""Faults of clients that do not train, train in vain, are late or die."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from flwr.app import Error, Message, RecordDict
+
+from hqde_fl.clients.faults import FreeRide, Kill, Scaling, Stale, Straggle, Zero, straggle
+from hqde_fl.errors import ConfigError
+from hqde_fl.protocol.screening import Accepted
+
+
+def test_scaling_replaces_the_model(train, weights, state):
+    honest, faulty = weights(train()), weights(train(Scaling(scale=4.0)))
+    for name, start in state.items():
+        expected = start + 4 * (honest[name] - start) if start.is_floating_point() else honest[name]
+        torch.testing.assert_close(faulty[name], expected)
+
+
+def test_zero_sends_no_weights_and_a_free_ride_no_update(train, weights, state):
+    zero, free = weights(train(Zero())), weights(train(FreeRide()))
+    for name, start in state.items():
+        if start.is_floating_point():
+            assert torch.equal(zero[name], torch.zeros_like(start))
+            assert torch.equal(free[name], start)
+
+
+def test_a_free_ride_may_be_disguised_and_boast(train, weights, state, screened):
+    reply = train(FreeRide(noise=1e-3, claim=500))
+    assert reply.content["metrics"]["num-examples"] == 500
+    found = weights(reply)
+    noise = torch.cat([(found[k] - v).flatten() for k, v in state.items() if v.is_floating_point()])
+    assert 0.5e-3 < float(noise.std()) < 2e-3
+    assert isinstance(screened(reply), Accepted)
+
+
+def test_a_stale_client_sends_what_it_trained_rounds_ago(train, weights, same, node):
+    context, honest = node(), [weights(train(number=n)) for n in range(1, 6)]
+    found = [weights(train(Stale(2), number=n, context=context)) for n in range(1, 6)]
+    for reply, expected in zip(found, [0, 0, 0, 1, 2], strict=True):
+        assert same(reply, honest[expected])
+
+
+def test_a_stale_client_keeps_no_more_than_it_needs_and_nobody_elses_state(train, node):
+    context = node()
+    context.state["other"] = train().content["arrays"]
+    for number in range(1, 15):
+        train(Stale(3), number=number, context=context)
+    assert len(context.state) == 4
+    assert "other" in context.state
+
+
+def test_a_stale_client_that_failed_remembers_nothing_of_it(ask, node, state):
+    message, context = ask(state), node()
+    failed = Message(Error(0, "memory"), reply_to=message)
+    for answer in (failed, Message(RecordDict(), reply_to=message)):
+        assert Stale()(message, context, lambda *_, a=answer: a) is answer
+    assert len(context.state) == 0
+
+
+def test_a_straggler_waits_and_is_honest(train, weights, same, monkeypatch):
+    waited = []
+    monkeypatch.setattr(straggle.time, "sleep", waited.append)
+    assert same(weights(train(Straggle(seconds=12.5))), weights(train()))
+    assert waited == [12.5]
+
+
+def test_kill_ends_the_process_at_once():
+    code = (
+        "import atexit; atexit.register(print, 'cleaned up');"
+        "from hqde_fl.clients.faults import Kill; Kill(7).act(None, None, None, None)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert ended.returncode == 7
+    assert ended.stdout == b""
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Scaling(scale=0.0), "Scaling.scale must be finite and > 0, found 0.0"),
+        (lambda: FreeRide(noise=-1.0), "FreeRide.noise must be finite and >= 0, found -1.0"),
+        (lambda: FreeRide(claim=-1), "FreeRide.claim must be >= 0, found -1"),
+        (lambda: Stale(rounds=0), "Stale.rounds must be >= 1, found 0"),
+        (lambda: Straggle(seconds=-1.0), "Straggle.seconds must be finite and >= 0, found -1.0"),
+        (lambda: Kill(status=256), r"Kill.status must be in \[0, 255\], found 256"),
+    ],
+)
+def test_impossible_faults_are_refused(build, message):
+    with pytest.raises(ConfigError, match=message):
+        build()

@@ -1,0 +1,83 @@
+import pickle
+
+import pytest
+
+from hqde_fl.clients.faults import FaultPlan, Schedule, SignFlip, choose, only_for, share
+from hqde_fl.errors import ConfigError
+from hqde_fl.seeding import Seeds
+
+ALWAYS, ANEW = Schedule(), Schedule(resample=True)
+
+
+def plan(counts, *schedules, partitions=10, seed=1):
+    return FaultPlan(partitions, Seeds(seed), tuple(counts), schedules)
+
+
+def test_a_plan_without_a_schedule_is_a_choice():
+    expected = choose([3, 2], 10, Seeds(1))
+    for number in (1, 2, 50):
+        assert plan([3, 2], ALWAYS, ALWAYS).faulty(number) == expected
+
+
+def test_a_fault_starts_and_stops():
+    limited = plan([3], Schedule(start=3, stop=5))
+    acting = [bool(limited.faulty(number)[0]) for number in range(1, 8)]
+    assert acting == [False, False, True, True, True, False, False]
+    endless = Schedule(start=2)
+    assert not endless.active(1)
+    assert endless.active(10**6)
+
+
+def test_resampled_clients_are_others_in_every_round_and_the_same_for_a_seed():
+    anew = plan([3], ANEW)
+    rounds = [anew.faulty(number)[0] for number in range(1, 30)]
+    assert all(len(chosen) == 3 for chosen in rounds)
+    assert len(set(rounds)) > 15
+    assert frozenset().union(*rounds) == frozenset(range(10))
+    assert rounds == [plan([3], ANEW).faulty(number)[0] for number in range(1, 30)]
+    assert rounds != [plan([3], ANEW, seed=2).faulty(number)[0] for number in range(1, 30)]
+
+
+def test_several_faults_share_nobody_and_resampling_moves_no_other():
+    mixed = plan([2, 3, 2, 3], ALWAYS, ANEW, Schedule(start=4), ANEW)
+    fixed = plan([2, 2], ALWAYS, ALWAYS).faulty(1)
+    for number in range(1, 10):
+        sets = mixed.faulty(number)
+        assert [len(chosen) for chosen in sets] == [2, 3, 2 if number >= 4 else 0, 3]
+        assert len(frozenset().union(*sets)) == sum(map(len, sets))
+        assert sets[0] == fixed[0]
+    assert mixed.faulty(4)[2] == fixed[1]
+
+
+def test_a_mod_follows_the_plan(train, weights, same, node):
+    anew = plan([1], Schedule(start=2, resample=True), partitions=3)
+    mod = pickle.loads(pickle.dumps(only_for(SignFlip(), anew.chosen(0))))
+    for number in range(1, 6):
+        for partition in range(3):
+            context = node(partition)
+            faulty = not same(
+                weights(train(mod, number=number, context=context)),
+                weights(train(number=number, context=context)),
+            )
+            assert faulty == (partition in anew.faulty(number)[0])
+
+
+def test_a_fraction_is_rounded_down():
+    assert [share(fraction, 10) for fraction in (0, 0.2, 0.3, 0.39, 1)] == [0, 2, 3, 3, 10]
+    assert share(0.29, 100) == 29
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Schedule(start=0), "Schedule.start must be >= 1, found 0"),
+        (lambda: Schedule(start=5, stop=4), r"0 \(never\) or >= start = 5, found 4"),
+        (lambda: share(1.1, 10), r"fraction of a fault must be in \[0, 1\], found 1.1"),
+        (lambda: plan([6, 5], ALWAYS, ANEW), "need 11 different clients, found 10 clients"),
+        (lambda: plan([6, 5], ALWAYS), "a schedule for each of 2 faults, found 1"),
+        (lambda: plan([-1], ANEW), "must be >= 0, found -1"),
+    ],
+)
+def test_impossible_plans_are_refused(build, message):
+    with pytest.raises(ConfigError, match=message):
+        build()

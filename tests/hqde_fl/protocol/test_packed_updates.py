@@ -1,0 +1,101 @@
+"""Packed updates as the server sees them: whatever the bytes, an answer and never an exception."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app.message.message import make_message
+from flwr.app.metadata import Metadata
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hqde_fl.codec import EntropyCoded, ErrorFeedback, Identity, Quantized, Rotated, TopK
+from hqde_fl.codec.base import seal
+from hqde_fl.protocol.packed_updates import DELTA, PACKED, exact, gather, to_packed
+from hqde_fl.protocol.records import layout_of, to_record
+from hqde_fl.protocol.screening import Accepted, Rejected, Screening, screen
+
+MODEL = {
+    "weight": torch.randn(40, 30, generator=torch.Generator().manual_seed(1)),
+    "bias": torch.zeros(2),
+    "half": torch.ones(30, dtype=torch.bfloat16),
+    "steps": torch.tensor(3),
+}
+LAYOUT = layout_of(to_record(MODEL))
+FLAT = LAYOUT.flatten(MODEL)[0]
+NAMES = exact(LAYOUT)
+CODECS = (
+    Identity(),
+    Quantized(3),
+    EntropyCoded(2),
+    Rotated(Quantized(2, levels="lloyd-max")),
+    ErrorFeedback(TopK(0.1, Quantized(4))),
+)
+
+
+def screened(payload: Array) -> Accepted | Rejected:
+    record = to_record({name: MODEL[name] for name in NAMES})
+    record[DELTA] = payload
+    content = RecordDict({"arrays": record, "metrics": MetricRecord({"num-examples": 3})})
+    metadata = Metadata(1, "m", 2, 1, "q", "", 0.0, 10.0, "train")
+    reply: Message = make_message(metadata, content=content)
+    return screen(reply, LAYOUT, FLAT, Screening())
+
+
+def payloads() -> list[bytes]:
+    delta = gather(
+        torch.randn(len(FLAT), generator=torch.Generator().manual_seed(2)), LAYOUT, NAMES
+    )
+    return [codec.encode(delta, {}, np.random.default_rng(0))[0] for codec in CODECS]
+
+
+PAYLOADS = payloads()
+
+
+def test_what_is_packed_is_a_delta_already_and_the_rest_is_not() -> None:
+    assert {"bias", "steps"} == NAMES
+    for payload in PAYLOADS:
+        found = screened(to_packed(payload))
+        assert isinstance(found, Accepted)
+        assert found.delta.shape == FLAT.shape
+        assert not bool(found.delta[1200:1202].any())
+        assert int(found.buffers["steps"]) == 3
+    exact_one = screened(to_packed(PAYLOADS[0]))
+    assert isinstance(exact_one, Accepted)
+    assert torch.equal(
+        gather(exact_one.delta, LAYOUT, NAMES),
+        gather(torch.randn(len(FLAT), generator=torch.Generator().manual_seed(2)), LAYOUT, NAMES),
+    )
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    payload=st.sampled_from(PAYLOADS),
+    changes=st.lists(st.tuples(st.integers(16, 10_000), st.integers(0, 255)), max_size=4),
+    cut=st.integers(0, 64),
+    length=st.sampled_from([0, 1, 1230, 1232, 10**6, 10**12, 2**63]),
+    sealed=st.booleans(),
+    shape=st.sampled_from([None, (), (1,), (10**6, 10**6)]),
+    dtype=st.sampled_from(["uint8", "float32", "object"]),
+)
+def test_no_payload_raises(payload, changes, cut, length, sealed, shape, dtype) -> None:  # type: ignore[no-untyped-def]
+    data = bytearray(payload)
+    for place, value in changes:
+        data[place % len(data)] = value
+    data = data[: len(data) - cut]
+    claimed = length or 1230
+    final = seal(bytes(data[16:]), min(claimed, 2**63)) if sealed else bytes(data)
+    array = Array(dtype, (len(final),) if shape is None else shape, PACKED, final)
+    found = screened(array)
+    if isinstance(found, Accepted):
+        assert bool(torch.isfinite(found.delta).all())
+    else:
+        assert found.reason.startswith("packed update: ")
+
+
+def test_an_empty_record_of_arrays_is_no_packed_update() -> None:
+    content = RecordDict({"arrays": ArrayRecord(), "metrics": MetricRecord({"num-examples": 3})})
+    reply = make_message(Metadata(1, "m", 2, 1, "q", "", 0.0, 10.0, "train"), content=content)
+    found = screen(reply, LAYOUT, FLAT, Screening())
+    assert found == Rejected("missing array 'bias'")

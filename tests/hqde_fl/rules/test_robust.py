@@ -1,0 +1,195 @@
+"""The rule that is not told f: who counts, for how much, and what it remembers."""
+
+from dataclasses import replace
+from itertools import permutations
+
+import pytest
+import torch
+from torch import Tensor
+
+from hqde_fl.errors import ConfigError
+from hqde_fl.rules import Aggregate, ByzantineFilter, Cohort, Mean, Robust, aggregate
+from hqde_fl.rules.near_duplicates import twin_groups
+from hqde_fl.rules.robust import trust
+from hqde_fl.updates import Updates
+
+
+def honest(n: int, d: int = 400, common: float = 0.5, seed: int = 0) -> Tensor:
+    """Updates of length about one that share a direction: their cosines are about common^2."""
+    generator = torch.Generator().manual_seed(seed)
+    shared = torch.randn(d, generator=generator, dtype=torch.float64)
+    own = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    rows: Tensor = (common * shared + (1 - common**2) ** 0.5 * own) / d**0.5
+    return rows
+
+
+def run(rows: Tensor, rule: Robust | ByzantineFilter | Mean | None = None) -> Aggregate:
+    return aggregate(rule or Robust(), Updates(rows))
+
+
+def off(found: Aggregate, rows: Tensor) -> float:
+    """How far from the honest mean, in lengths of it."""
+    mean = rows.mean(dim=0)
+    return float((found.delta - mean).norm() / mean.norm())
+
+
+def squared(rows: Tensor) -> Tensor:
+    return torch.cdist(rows, rows) ** 2
+
+
+def test_without_faults_it_is_nearly_the_mean() -> None:
+    for seed in range(5):
+        rows = honest(10, seed=seed)
+        found = run(rows)
+        assert off(found, rows) < 0.15
+        assert not found.rejected.any()
+        assert float(found.influence.min()) > 0.05
+
+
+@pytest.mark.parametrize("f", [1, 2, 3])
+@pytest.mark.parametrize("epsilon", [0.01, 0.3, 1.0, 10.0])
+def test_who_goes_against_the_others_counts_for_nothing(f: int, epsilon: float) -> None:
+    rows = honest(10 - f)
+    sent = (-epsilon * rows.mean(dim=0)).expand(f, -1)
+    found = run(torch.cat([rows, sent]))
+    assert found.rejected.tolist() == [False] * (10 - f) + [True] * f
+    assert off(found, rows) < 0.2
+    assert found.diagnostics["outliers"] == f
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.05, 0.3])
+def test_colluding_clients_do_not_trust_each_other_into_power(spread: float) -> None:
+    rows = honest(7, common=0.4)
+    generator = torch.Generator().manual_seed(1)
+    noise = spread * torch.randn(3, 400, generator=generator, dtype=torch.float64) / 20
+    sent = -rows.mean(dim=0) / rows.mean(dim=0).norm() + noise
+    found = run(torch.cat([rows, sent]))
+    assert found.influence[7:].sum() == 0
+    assert off(found, rows) < 0.2
+
+
+def test_nobody_is_longer_than_usual() -> None:
+    rows = honest(10)
+    rows[4] *= 1e6
+    found = run(rows)
+    assert float(found.delta.norm()) <= float(rows.norm(dim=1).median())
+    assert run(rows, Robust(longest=3.0)).delta.norm() > found.delta.norm()
+
+
+def test_who_is_far_longer_than_usual_counts_for_next_to_nothing() -> None:
+    """In few dimensions a huge error in one of them still points a little where all others do."""
+    rows = torch.ones(11, 50, dtype=torch.float64) + honest(11, d=50) / 100
+    rows[3, 7] += 1e6
+    found = run(rows)
+    assert float((found.delta - 1).abs().max()) < 0.05
+    assert 0 < float(found.influence[3]) < 1e-4
+    assert float(run(rows, Robust(far=1e9)).delta[7]) > 1.1
+
+
+@pytest.mark.parametrize("n", [4, 6, 8])
+def test_where_half_of_the_clients_do_not_move_neither_does_the_model(n: int) -> None:
+    rows = honest(n)
+    rows[: n // 2] = 0
+    found = run(rows)
+    assert not found.delta.any()
+    assert found.influence.isfinite().all()
+
+
+def test_copies_count_once() -> None:
+    rows = honest(8)
+    copied = torch.cat([rows, rows[2].expand(3, -1)])
+    once, thrice = run(rows), run(copied)
+    torch.testing.assert_close(
+        thrice.delta, once.delta, rtol=0, atol=0.1 * float(once.delta.norm())
+    )
+    share = float(thrice.influence[2] + thrice.influence[8:].sum())
+    assert share == pytest.approx(float(once.influence[2]), rel=0.2)
+
+
+def test_trust_is_remembered() -> None:
+    rows = honest(9)
+    bad = torch.cat([rows, -rows.mean(dim=0, keepdim=True)])
+    cohort, rule = replace(Cohort.of(10), round=1), Robust()
+    state = aggregate(rule, Updates(bad), cohort).state
+    good = honest(10, seed=3)
+    fresh = aggregate(rule, Updates(good), cohort)
+    wary = aggregate(rule, Updates(good), cohort, state)
+    assert wary.diagnostics["trust"]["9"] < 0.6 * fresh.diagnostics["trust"]["9"]
+    assert aggregate(Robust(memory=0.0), Updates(good), cohort, state).delta.equal(
+        aggregate(Robust(memory=0.0), Updates(good), cohort).delta
+    )
+    for _ in range(8):
+        wary = aggregate(rule, Updates(good), cohort, wary.state)
+    assert off(wary, good) < 1.1 * off(fresh, good) + 1e-3
+
+
+def test_where_nobody_agrees_it_is_the_shortened_mean() -> None:
+    rows = torch.eye(6, dtype=torch.float64)
+    torch.testing.assert_close(run(rows).delta, rows.mean(dim=0))
+    assert not run(rows).rejected.any()
+    opposite = torch.stack([rows[0], -rows[0]])
+    torch.testing.assert_close(run(opposite).delta, torch.zeros(6, dtype=torch.float64))
+
+
+def test_trust_is_the_leading_eigenvector_of_positive_agreement() -> None:
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.rand(7, 7, generator=generator, dtype=torch.float64)
+    matrix = (raw + raw.T).fill_diagonal_(0)
+    leading = torch.linalg.eigh(matrix).eigenvectors[:, -1].abs()
+    torch.testing.assert_close(trust(matrix), leading / leading.max(), rtol=0, atol=1e-6)
+    assert trust(-matrix).tolist() == [0.0] * 7
+
+
+def test_twins_are_copies_and_near_copies_of_copies() -> None:
+    rows = honest(8)
+    near = rows[3] + 0.05 * (rows[4] - rows[3])
+    nearer = near + 0.05 * (rows[5] - rows[3])
+    found = twin_groups(squared(torch.cat([rows, torch.stack([near, nearer])])), 0.08)
+    assert [group for group in found if len(group) > 1] == [[3, 8, 9]]
+    assert sorted(row for group in found for row in group) == list(range(10))
+
+
+def test_where_most_agree_to_the_bit_nobody_is_a_twin() -> None:
+    rows = torch.cat([torch.ones(6, 5), torch.zeros(2, 5)])
+    assert twin_groups(squared(rows), 0.1) == [[k] for k in range(8)]
+    assert not run(rows, ByzantineFilter(detectors=("twins",))).rejected.any()
+
+
+def test_the_filter_finds_colluders_that_hide_in_the_crowd() -> None:
+    rows = honest(30)
+    sent = (rows.mean(dim=0) - 0.5 * rows.std(dim=0)).expand(6, -1)
+    both = torch.cat([rows, sent])
+    truth = [False] * 30 + [True] * 6
+    assert not run(both, ByzantineFilter()).rejected[30:].any()
+    assert run(both, ByzantineFilter(detectors=("mad", "twins"))).rejected.tolist() == truth
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"closeness": 1.0}, r"closeness in \[0, 1\), found 1.0"),
+        ({"memory": -0.1}, r"memory in \[0, 1\), found -0.1"),
+        ({"saturation": 0.0}, r"saturation in \(0, 1\], found 0.0"),
+        ({"full": 1.5}, r"full in \(0, 1\], found 1.5"),
+        ({"longest": 0.5}, "longest >= 1, found 0.5"),
+        ({"far": 0.5}, "far >= longest = 1.0, found 0.5"),
+    ],
+)
+def test_impossible_parameters_are_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Robust(**options)
+
+
+@pytest.mark.parametrize("scales", [(1.0, 2.0, -1.0), (1.0, 1.1, 1.2, -1.0, -1.3)], ids=str)
+def test_the_larger_party_is_trusted_where_opposition_is_as_strong(
+    scales: tuple[float, ...],
+) -> None:
+    """One more supporter than opponents: every client's cosines sum to zero or less."""
+    update = honest(1)[0]
+    kept = [scale for scale in scales if scale > 0]
+    for order in permutations(scales):
+        found = run(torch.stack([scale * update for scale in order]))
+        assert [scale < 0 for scale in order] == found.rejected.tolist()
+        assert min(kept) <= float(found.delta @ update / (update @ update)) <= max(kept)
+    alone = torch.tensor([[0.0, 1, -1], [1, 0, -1], [-1, -1, 0]], dtype=torch.float64)
+    assert trust(alone).tolist() == [1, 1, 0]

@@ -1,0 +1,54 @@
+"""Models that arrived, read as updates without writing those out."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hqde_fl.rules import ByzantineFilter, Krum, Median, aggregate
+from hqde_fl.updates import Updates
+from hqde_fl.updates.received_updates import Arrived, Sent, gathered
+
+SIZES = (1, 700, 0, 3, 1296)
+D = sum(SIZES)
+
+
+def sent(seed: int, base: torch.Tensor) -> Sent:
+    model = base + torch.randn(D, generator=torch.Generator().manual_seed(seed))
+    return Sent(tuple(part.numpy() for part in model.split(SIZES)), base)
+
+
+BASE = torch.randn(D, generator=torch.Generator().manual_seed(99))
+MIXED = [sent(0, BASE), torch.arange(D, dtype=torch.float32), *(sent(k, BASE) for k in range(1, 9))]
+ALL_SENT = [sent(k, BASE) for k in range(10)]
+
+
+def deltas(rows):  # type: ignore[no-untyped-def]
+    return torch.stack([row.delta() if isinstance(row, Sent) else row for row in rows])
+
+
+@pytest.mark.parametrize("rows", [MIXED, ALL_SENT], ids=["mixed", "all sent"])
+@given(cut=st.tuples(st.integers(0, D - 1), st.integers(1, D)))
+def test_a_tile_is_cut_from_the_differences(rows, cut) -> None:  # type: ignore[no-untyped-def]
+    start, stop = min(cut), max(*cut, min(cut) + 1)
+    arrived, expected = gathered(rows), deltas(rows)
+    assert isinstance(arrived, Arrived)
+    assert (arrived.shape, arrived.dtype) == ((10, D), torch.float32)
+    assert torch.equal(arrived.tile(start, stop), expected[:, start:stop])
+    some = arrived.select([7, 1])
+    assert torch.equal(some.tile(start, stop), expected[[7, 1], start:stop])
+
+
+@pytest.mark.parametrize("rule", [Krum(2), Median(), ByzantineFilter()], ids=str)
+def test_rules_see_the_same_updates(rule) -> None:  # type: ignore[no-untyped-def]
+    written = aggregate(rule, Updates(list(deltas(MIXED))))
+    assert torch.equal(aggregate(rule, gathered(MIXED)).delta, written.delta)
+
+
+def test_updates_alone_and_models_of_different_bases_are_plain_updates() -> None:
+    plain = [MIXED[1], MIXED[1] + 1]
+    assert isinstance(gathered(plain), Updates)
+    apart = [sent(0, BASE), sent(0, BASE + 1)]
+    found = gathered(apart)
+    assert isinstance(found, Updates)
+    assert torch.equal(found.tile(0, D), deltas(apart))

@@ -1,0 +1,55 @@
+"""Packed updates in whole experiments."""
+
+import pytest
+
+from hqde_fl.codec import ErrorFeedback, Identity, Quantized
+from hqde_fl.errors import ConfigError
+from hqde_fl.simulations.experiment.model import APP_ROOT, Experiment
+from hqde_fl.simulations.run import run_experiment
+
+FEEDBACK = (
+    'strategy.codec={name="error-feedback", inner={name="quantized", bits=4, unbiased=false}}'
+)
+
+
+def test_a_codec_is_a_table_of_the_strategy():
+    assert Experiment.parse({}).codec == Identity()
+    chosen = Experiment.parse({}, [FEEDBACK])
+    assert chosen.codec == ErrorFeedback(Quantized(4, unbiased=False))
+    assert Experiment.from_json(chosen.to_json()) == chosen
+    with pytest.raises(ConfigError, match="unknown codec 'quantised': did you mean 'quantized'"):
+        Experiment.parse({"strategy": {"codec": "quantised"}})
+    with pytest.raises(ConfigError, match=r"parameter 'bit' .* did you mean 'bits'"):
+        Experiment.parse({"strategy": {"codec": {"name": "quantized", "bit": 4}}})
+
+
+def test_both_ways_and_who_cannot_have_it(tiny, tmp_path):
+    rounds = []
+    both = Experiment.parse(
+        tiny.to_table(), [FEEDBACK, 'strategy.downlink={name="quantized", unbiased=false}']
+    )
+    run_experiment(both, tmp_path / "run", on_round=rounds.append)
+    first, last = rounds[1], rounds[-1]
+    assert last["bytes-down"] < first["bytes-down"] / 5
+    assert last["late"] == last["rejected"] == 0
+    attack = {"faults": [{"name": "alie", "count": 1, "z": 1.0}]}
+    with pytest.raises(
+        ConfigError, match=r"strategy\.downlink needs to be 'identity' under an att"
+    ):
+        Experiment.parse({**both.to_table(), **attack})
+
+
+def test_four_bits_and_the_filter_against_sign_flips(tmp_path):
+    """The quickstart: as accurate as with full weights, in less than a seventh of the bytes."""
+    found, sizes = [], []
+    for place, overrides in enumerate(([], [FEEDBACK])):
+        rounds = []
+        experiment = Experiment.load(
+            APP_ROOT / "experiments" / "quickstart.toml", ["engine.name=inline", *overrides]
+        )
+        result = run_experiment(experiment, tmp_path / str(place), on_round=rounds.append)
+        found.append(result.final["accuracy"])
+        sizes.append(sum(line["bytes-up"] for line in rounds))
+        assert all(line["filtered"] == 3 for line in rounds[1:])
+    assert found[1] == pytest.approx(found[0], abs=0.03)
+    assert sizes[0] > 7.4 * sizes[1]

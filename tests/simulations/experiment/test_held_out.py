@@ -1,0 +1,54 @@
+"""Confidence in whole experiments: measured on the server's examples, or reported."""
+
+import pytest
+import torch
+
+from hqde_fl.clients.members import initial_state
+from hqde_fl.errors import ConfigError
+from hqde_fl.seeding import Seeds
+from hqde_fl.simulations.experiment.held_out import hold_out
+from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.run import run_experiment
+
+HELD_OUT = ['strategy.rule={name="superposition", confidence="held-out"}', "strategy.held-out=60"]
+REPORTED = ['strategy.rule={name="superposition", confidence="reported"}']
+
+
+def test_what_is_held_out_is_not_tested_with(tiny):
+    task = tiny.load_task()
+    rest, confidence = hold_out(task, 60, Seeds(7))
+    whole, left = task.test().tensors[0], rest.test().tensors[0]
+    assert len(left) == len(whole) - 60
+    rows = {tuple(row.tolist()) for row in whole.flatten(1)}
+    assert all(tuple(row.tolist()) in rows for row in left.flatten(1))
+    state = initial_state(task, 1, Seeds(7))
+    assert 0 < confidence(state) == confidence(state) < 0.2  # ten classes, untrained
+    broken = {name: torch.full_like(tensor, torch.nan) for name, tensor in state.items()}
+    assert confidence(broken) == 0
+    with pytest.raises(ConfigError, match=r"held-out must be < \d+ \(the test set\), found 9999"):
+        hold_out(task, 9999, Seeds(7))
+
+
+@pytest.mark.parametrize("overrides", [HELD_OUT, REPORTED])
+def test_a_run_with_confidence_from_elsewhere(tiny, tmp_path, overrides):
+    rounds = []
+    experiment = Experiment.parse(tiny.to_table(), overrides)
+    run_experiment(experiment, tmp_path / "run", on_round=rounds.append)
+    assert all(line["kept"] == 4 and line["note"] is None for line in rounds[1:])
+    assert "density-purity" in rounds[1]["diagnostics"]
+    assert "density-fidelity" in rounds[2]["diagnostics"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (HELD_OUT[:1], r"held-out > 0 goes together with .* found 0 and Superposition"),
+        (HELD_OUT[1:], r"held-out > 0 goes together with .* found 60 and Median"),
+        (["strategy.confidence-metric=loss"], r"confidence-metric acts with .* found Median"),
+        ([*REPORTED, 'faults=[{name="optimal-alie", count=1}]'], "judges by the updates, found"),
+        (["strategy.density=often"], "strategy.density"),
+    ],
+)
+def test_what_a_rule_would_miss_or_ignore_is_refused(tiny, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        Experiment.parse(tiny.to_table(), overrides)

@@ -1,0 +1,90 @@
+import json
+
+import pytest
+import torch
+
+from hqde_fl.errors import ConfigError
+from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.run import run_experiment
+
+BASE = {
+    "rounds": 2,
+    "task": {"name": "digits", "hidden": 8},
+    "clients": {"count": 5},
+    "strategy": {"rule": "mean"},
+    "engine": {"name": "inline"},
+    "metrics": {"honest-mean": True},
+}
+
+
+def measured(path, **changes):
+    run_experiment(Experiment.parse(BASE | changes), path, report=False)
+    lines = [json.loads(line) for line in (path / "rounds.jsonl").read_text().splitlines()]
+    return [line["honest-mean"] for line in lines]
+
+
+def test_the_plain_mean_of_honest_clients_is_where_they_go(tmp_path):
+    start, *rounds = measured(tmp_path / "run")
+    assert start == {"distance": None, "spread": None, "ratio": None}
+    for line in rounds:
+        assert line["spread"] > 1e-3
+        assert line["distance"] < 1e-5 * line["spread"]
+
+
+def test_an_attacker_drags_the_mean_by_its_share(tmp_path):
+    """One of five sends -x instead of x: the step is off by (mean of the honest + x) / 5."""
+    flip = [{"name": "sign-flip", "count": 1, "scale": 9.0}]
+    dragged = measured(tmp_path / "mean", faults=flip)[1:]
+    held = measured(tmp_path / "median", faults=flip, strategy={"rule": "median"})[1:]
+    for mean, median in zip(dragged, held, strict=True):
+        assert mean["ratio"] == pytest.approx((mean["distance"] / mean["spread"]) ** 2)
+        assert mean["distance"] > 2 * median["distance"]
+
+
+def test_attackers_who_collude_and_packed_updates_are_seen_as_the_server_sees_them(tmp_path):
+    attack = [{"name": "ipm", "count": 2}]
+    codec = {"rule": "mean", "codec": {"name": "quantized", "bits": 8}}
+    plain = measured(tmp_path / "plain", faults=attack)[1]
+    packed = measured(tmp_path / "packed", faults=attack, strategy=codec)[1]
+    assert packed["distance"] == pytest.approx(plain["distance"], rel=0.05)
+    assert packed["distance"] != plain["distance"]
+
+
+def test_it_changes_nothing_and_needs_models_in_full(tmp_path):
+    measured(tmp_path / "with")
+    run_experiment(Experiment.parse({**BASE, "metrics": {}}), tmp_path / "without", report=False)
+    from safetensors.torch import load_file
+
+    found = [load_file(tmp_path / name / "model.safetensors") for name in ("with", "without")]
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+    assert "honest-mean" not in (tmp_path / "without" / "rounds.jsonl").read_text()
+    downlink = {"rule": "mean", "downlink": {"name": "quantized", "bits": 8}}
+    with pytest.raises(ConfigError, match=r"'identity' for metrics.honest-mean"):
+        Experiment.parse({**BASE, "strategy": downlink})
+
+
+def test_every_round_says_who_was_excluded(tmp_path):
+    path = tmp_path / "run"
+    faults = [{"name": "crash", "count": 1}]
+    run_experiment(Experiment.parse({**BASE, "faults": faults}), path, report=False)
+    lines = [json.loads(line) for line in (path / "rounds.jsonl").read_text().splitlines()]
+    assert lines[0]["exclusion"]["precision"] is None
+    assert lines[1]["exclusion"] == {
+        "faulty": 1,
+        "honest": 4,
+        "caught": 0,
+        "false-alarms": 0,
+        "judged-faulty": 0,
+        "judged-honest": 0,
+        "rejected-faulty": 0,
+        "rejected-honest": 0,
+        "failed-faulty": 1,
+        "failed-honest": 0,
+        "late-faulty": 0,
+        "late-honest": 0,
+        "skipped-faulty": 0,
+        "skipped-honest": 0,
+        "precision": None,
+        "recall": None,
+    }

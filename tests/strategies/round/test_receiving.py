@@ -1,0 +1,100 @@
+"""Replies whose envelope lies, or whose names no message can hold."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app.message.message import make_message
+from flwr.app.metadata import Metadata
+
+from hqde_fl.protocol.message_size import message_bytes
+from hqde_fl.strategies.round.receiving import last_line
+from hqde_fl.strategies.round.reply_matching import Asked
+from hqde_fl.terminal_text import printable
+from tests.strategies.federation import HOSTILE, Recorder, run, strategy_with, weight
+
+RUN, SERVER = 5, 1
+
+
+def envelope(**changes: object) -> Metadata:
+    fields = {
+        "run_id": RUN,
+        "message_id": "",
+        "src_node_id": SERVER,
+        "dst_node_id": SERVER,
+        "reply_to_message_id": "",
+        "group_id": "3",
+        "created_at": 0.0,
+        "ttl": 60.0,
+        "message_type": "train",
+    }
+    return Metadata(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+ASKED = [
+    make_message(envelope(message_id=f"id-{node}", dst_node_id=node), content=RecordDict())
+    for node in (7, 8)
+]
+
+
+def reply(**changes: object) -> Message:
+    """Node 7's honest reply, with other metadata."""
+    honest = {"src_node_id": 7, "reply_to_message_id": "id-7"}
+    return make_message(envelope(**{**honest, **changes}), content=RecordDict())
+
+
+def test_a_reply_is_of_the_node_whose_message_it_answers() -> None:
+    asked = Asked(ASKED)
+    assert asked.source(reply()) == 7
+    assert asked.source(reply(src_node_id=8)) == 7
+    assert asked.source(reply(reply_to_message_id="id-8")) == 8
+    assert asked.source(reply(reply_to_message_id="of another round")) is None
+    assert asked.source(reply(reply_to_message_id="")) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"src_node_id": 8}, "signed by node 8"),
+        ({"run_id": 99}, "belongs to run 99"),
+        ({"group_id": "2"}, "belongs to round '2'"),
+        ({"group_id": "\x1b[2J"}, "belongs to round '\\x1b[2J'"),
+        ({"message_type": "evaluate"}, "answers 'evaluate'"),
+    ],
+)
+def test_an_envelope_says_what_the_message_said(
+    changes: dict[str, object], reason: str | None
+) -> None:
+    assert Asked(ASKED).forged(reply(**changes), 7) == reason
+
+
+def test_what_no_message_can_hold_is_counted() -> None:
+    array = Array("\udcff", (10**30, -1), "x", b"1234")
+    content = RecordDict(
+        {"\udcff": ArrayRecord({"\udcff": array}), "m": MetricRecord({"count": 2**99})}
+    )
+    assert message_bytes(content) > 4
+
+
+def test_who_was_not_kept_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    recorder = Recorder()
+    caplog.set_level(logging.INFO, "flwr")
+    logging.getLogger("flwr").addHandler(caplog.handler)
+    try:
+        run(strategy_with(recorder), weight(np.ones(1, np.float32)), rounds=1)
+    finally:
+        logging.getLogger("flwr").removeHandler(caplog.handler)
+    culprit = recorder.client(HOSTILE)
+    assert f"round 1: node {culprit.node} rejected: wrong shape (1,)" in caplog.text
+
+
+def test_a_reason_is_fit_for_a_terminal() -> None:
+    assert printable("a\x1b[2J\nb\udcff", 100) == "a\\x1b[2J\\nb\\udcff"
+    assert last_line("Traceback\n  many\nValueError: \x1b[2Jno") == "ValueError: \\x1b[2Jno"
+    assert last_line("x" * 10**6) == "x" * 200
+    assert last_line(None) == last_line(" \n ") == "no reason given"
+    assert last_line(Error(1).reason) == "no reason given"
