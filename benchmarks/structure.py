@@ -103,7 +103,7 @@ def private_flower(tree: ast.Module) -> set[str]:
         else:
             continue
         used |= {m for m in modules if m.split(".")[0] == "flwr" and m not in PUBLIC_FLOWER}
-    return used - {"flwr.common.logger"} - {"flwr"}
+    return used
 
 
 def constructor_arguments(root: Path) -> int:

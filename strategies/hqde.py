@@ -11,13 +11,13 @@ from typing import final, get_args
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
-from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
 from hqde_fl.codec import Codec, Identity
 from hqde_fl.codec.request import to_json
 from hqde_fl.errors import ConfigError, RunError
+from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.screening import Screening
 from hqde_fl.rules import Aggregator, Cohort, Mean
 from hqde_fl.rules.tolerance import silence_warning

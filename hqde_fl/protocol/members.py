@@ -7,11 +7,11 @@ comes back with what was made of it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import TypeVar
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
-from flwr.app.message.message import make_message
 
 MEMBERS = "members"
 """Key of a training message's config: the members that the client is to train."""
@@ -63,6 +63,7 @@ def members_of(message: Message) -> tuple[int, ...] | None:
 
 def reply_of(member: int, reply: Message, key: str) -> Message:
     """A reply with one member's arrays only, under the model's own names."""
-    content = RecordDict(dict(reply.content))
-    content[key] = record_of(of_member(member, reply.content.array_records[key]))
-    return make_message(reply.metadata, content=content)
+    single = copy.copy(reply)
+    single.content = RecordDict(dict(reply.content))
+    single.content[key] = record_of(of_member(member, reply.content.array_records[key]))
+    return single

@@ -9,7 +9,8 @@ and a rule's f stays as it is.
 from __future__ import annotations
 
 from flwr.app import Error, Message
-from flwr.common.constant import ErrorCode
+
+from hqde_fl.protocol.flower_internals import ErrorCode
 
 NO_DATA = "skipped: no data"
 """The reason of the reply, and of the client's record."""

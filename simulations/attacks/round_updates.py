@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self, final
 
 from flwr.app import ArrayRecord, Message, RecordDict
-from flwr.app.message.message import make_message
 from torch import Tensor
 
-from hqde_fl.clients.messages import arrays, server_round
+from hqde_fl.clients.message_fields import array_record, server_round
 from hqde_fl.clients.mods.codec import REQUEST
 from hqde_fl.codec import Codec
 from hqde_fl.codec.base import LARGEST
@@ -65,7 +65,7 @@ class Wire:
         cls, message: Message, seeds: Seeds, screening: Screening, member: int | None = None
     ) -> Self:
         """What a training message says about the replies to it."""
-        key, record = arrays(message)
+        key, record = array_record(message)
         if member is not None:
             record = record_of(of_member(member, record))
         layout = layout_of(record)
@@ -87,7 +87,6 @@ class Wire:
         An update with numbers that no codec takes travels as full weights, as a client's would. The
         memory of error feedback is left to the honest: nothing is carried over.
         """
-        content = RecordDict(dict(reply.content))
         delta = delta.to(self.model)
         own = to_record(self.layout.restore(self.model + delta, self.buffers))
         if self.codec is not None:
@@ -97,8 +96,10 @@ class Wire:
             mine = of_member(self.member, theirs)
             rest = {k: v for k, v in theirs.items() if k not in named(self.member, mine)}
             own = record_of(rest | named(self.member, own))
-        content[self.key] = own
-        return make_message(reply.metadata, content=content)
+        forged = copy.copy(reply)
+        forged.content = RecordDict(dict(reply.content))
+        forged.content[self.key] = own
+        return forged
 
     def _packed(self, full: ArrayRecord, client: int, delta: Tensor) -> ArrayRecord:
         assert self.codec is not None

@@ -8,8 +8,8 @@ from math import inf
 from typing import final
 
 from flwr.app import Context, Error, Message, MessageType, RecordDict
-from flwr.common.constant import ErrorCode
 
+from hqde_fl.protocol.flower_internals import ErrorCode
 from hqde_fl.simulations.audit.federation import CLIENTS, CULPRIT, honest
 from hqde_fl.simulations.audit.memory import PeakMeter, memory_bound
 from hqde_fl.simulations.audit.row import Case, Reply, Row, Wire

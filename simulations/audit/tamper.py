@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.app.message.message import make_message
-from flwr.app.metadata import Metadata
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
+from hqde_fl.protocol.flower_internals import make_message
 from hqde_fl.simulations.audit.row import Case, Replies
 
 ARRAYS, METRICS = "arrays", "metrics"

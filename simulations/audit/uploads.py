@@ -9,10 +9,10 @@ import hashlib
 from collections.abc import Callable, Sequence
 
 from flwr.app import Message
-from flwr.supercore.constant import HEAD_BODY_DIVIDER
 
 from hqde_fl.simulations.audit.row import Case, Replies, Wire
 from hqde_fl.simulations.audit.wire import to_wire
+from hqde_fl.simulations.engines.flower_internals import HEAD_BODY_DIVIDER
 
 
 def uploaded(change: Callable[[Wire], Wire]) -> Replies:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import cast
 
 from flwr.app import Message
-from flwr.proto.message_pb2 import ObjectTree
-from flwr.supercore.inflatable.inflatable_object import (
+
+from hqde_fl.simulations.audit.row import Wire
+from hqde_fl.simulations.engines.flower_internals import (
+    ObjectTree,
     get_all_nested_objects,
+    inflate_object_from_contents,
     iterate_object_tree,
     no_object_id_recompute,
 )
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-
-from hqde_fl.simulations.audit.row import Wire
 
 
 def to_wire(message: Message) -> Wire:

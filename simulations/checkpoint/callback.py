@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from flwr.app import ArrayRecord, RecordDict
-from flwr.common.logger import log
 from flwr.serverapp import Grid
 
 from hqde_fl.errors import CheckpointError
+from hqde_fl.protocol.flower_internals import log
 from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid
 from hqde_fl.simulations.checkpoint.resume import Point
 from hqde_fl.simulations.checkpoint.store import Snapshot, Store

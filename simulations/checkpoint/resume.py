@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import RecordDict
-from flwr.common.logger import log
 
 from hqde_fl.errors import CheckpointError, ConfigError
+from hqde_fl.protocol.flower_internals import log
 from hqde_fl.simulations.checkpoint.store import Snapshot, Store
 from hqde_fl.simulations.experiment.model import Experiment
 from hqde_fl.simulations.recording.run_directory import CLIENTS, MANIFEST, ROUNDS, manifest_of

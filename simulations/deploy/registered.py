@@ -6,12 +6,14 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
-from flwr.proto.control_pb2 import ListNodesRequest
-from flwr.supercore.control import ControlHttpClient
-from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from hqde_fl.errors import RunError
+from hqde_fl.simulations.engines.flower_internals import (
+    ControlHttpClient,
+    ListNodesRequest,
+    RuntimeVersionHttpInterceptor,
+    public_key_to_bytes,
+)
 
 
 def registered(address: str, root: Path) -> dict[bytes, int]:

@@ -7,12 +7,11 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from flwr.cli.flower_config import read_flower_config
-
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.simulations.deploy.federation import Federation
 from hqde_fl.simulations.deploy.nodes import connected, status
 from hqde_fl.simulations.engines.flower.superlink import SuperLink
+from hqde_fl.simulations.engines.flower_internals import read_flower_config
 
 
 @dataclass(frozen=True)

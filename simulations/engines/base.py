@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
+from hqde_fl.protocol.flower_internals import TaskIdentity
 from hqde_fl.seeding import Seeds
+from hqde_fl.simulations.engines.flower_internals import Run, set_message_id
 from hqde_fl.simulations.engines.node_ids import node_ids
 
 SERVER_NODE = 1
@@ -92,5 +92,5 @@ class LocalGrid(Grid):
         """Give a message its id."""
         self._sent += 1
         key = str(self._sent)
-        message.metadata.__dict__["_message_id"] = key
+        set_message_id(message, key)
         return key

@@ -14,7 +14,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from hqde_fl.clients.faults.fault_errors import find_failure
-from hqde_fl.clients.messages import is_training, server_round
+from hqde_fl.clients.message_fields import is_training, server_round
 from hqde_fl.errors import RunError
 from hqde_fl.simulations.engines.wrapped_grid import FaultsOf, WrappedGrid, with_nodes
 

@@ -7,19 +7,18 @@ in Flower.
 
 from __future__ import annotations
 
+import copy
 import time
 import traceback
 from collections.abc import Iterable, Mapping
 from typing import final
 
 from flwr.app import Context, Error, Message, RecordDict, UserConfig
-from flwr.app.message.message import make_message
 from flwr.clientapp import ClientApp
-from flwr.common.constant import ErrorCode
-from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
-from flwr.supercore.task_identity import TaskIdentity
 
+from hqde_fl.protocol.flower_internals import ErrorCode, TaskIdentity
 from hqde_fl.simulations.engines.base import SERVER_NODE, LocalGrid
+from hqde_fl.simulations.engines.flower_internals import recorddict_from_proto, recorddict_to_proto
 from hqde_fl.simulations.engines.ray.packing import pack, unpack
 
 
@@ -98,7 +97,8 @@ class InlineGrid(LocalGrid):
         node = message.metadata.dst_node_id
         context = self._contexts[node]
         self._changed.add(node)
-        received = make_message(message.metadata, content=_copied(message.content))
+        received = copy.copy(message)
+        received.content = _copied(message.content)
         TaskIdentity.node_id = node
         try:
             reply = self._client_app(received, context)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
+
+from hqde_fl.simulations.engines.flower_internals import NodeInfo, Run
 
 IDENTITY = "query.identity"
 """The type of the message that asks a node for its partition id."""

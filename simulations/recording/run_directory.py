@@ -23,10 +23,10 @@ from typing import Any, Self
 
 import psutil
 from flwr.app import ArrayRecord
-from flwr.common.logger import log
 from safetensors.torch import save
 
 from hqde_fl.errors import ConfigError, HQDEError, RunError
+from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.records import from_record
 from hqde_fl.simulations.console.interruption import interrupted, uninterrupted
 from hqde_fl.simulations.experiment.model import Experiment

@@ -10,9 +10,8 @@ from logging import WARNING
 from pathlib import Path
 from typing import Any
 
-from flwr.common.logger import log
-
 from hqde_fl.errors import ConfigError
+from hqde_fl.protocol.flower_internals import log
 from hqde_fl.simulations.recording.run_directory import MANIFEST, ROUNDS, manifest_of
 
 OnRound = Callable[[Mapping[str, Any]], None]

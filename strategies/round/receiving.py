@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from logging import INFO, WARNING
 
 from flwr.app import ConfigRecord, Message
-from flwr.common.logger import log
 
 from hqde_fl.protocol.delta_broadcast import NONE
+from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.message_size import message_bytes
 from hqde_fl.protocol.no_data import NO_DATA, has_no_data
 from hqde_fl.protocol.packed_updates import FEEDBACK, NO_ERROR

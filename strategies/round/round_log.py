@@ -8,8 +8,8 @@ from logging import INFO
 from typing import Any
 
 from flwr.app import Message
-from flwr.common.logger import log
 
+from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.message_size import message_bytes
 from hqde_fl.rules import Aggregate
 from hqde_fl.strategies.callbacks import ClientRecord, RoundRecord

@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 
-from flwr.supercore.constant import HEAD_BODY_DIVIDER
-
 from hqde_fl.simulations.audit.row import Replies, Row, Wire
 from hqde_fl.simulations.audit.uploads import (
     body_of,
@@ -23,6 +21,7 @@ from hqde_fl.simulations.audit.uploads import (
     to_field,
     uploaded,
 )
+from hqde_fl.simulations.engines.flower_internals import HEAD_BODY_DIVIDER
 
 LARGE = "failed: too large: "
 TEXT = f"{LARGE}its types, ids, names and shapes take more than"

@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from flwr.proto.message_pb2 import Message, Metadata, ObjectTree
-from flwr.proto.runtime_pb2 import PullAppMessagesResponse
-
 from hqde_fl.simulations.engines.deployment.limits import ID_LENGTH, ReplyError
 from hqde_fl.simulations.engines.deployment.weighing import fields
+from hqde_fl.simulations.engines.flower_internals import (
+    ObjectTree,
+    ProtoMessage,
+    ProtoMetadata,
+    PullAppMessagesResponse,
+)
 
 _LENGTH = 2  # the wire type of whatever says its length
 
@@ -25,8 +28,8 @@ def _number(kind: Any, name: str) -> int:
 
 _MESSAGES = _number(PullAppMessagesResponse, "messages_list")
 _TREES = _number(PullAppMessagesResponse, "message_object_trees")
-_METADATA = _number(Message, "metadata")
-_ANSWERS = _number(Metadata, "reply_to_message_id")
+_METADATA = _number(ProtoMessage, "metadata")
+_ANSWERS = _number(ProtoMetadata, "reply_to_message_id")
 _ID, _CHILDREN = _number(ObjectTree, "object_id"), _number(ObjectTree, "children")
 
 

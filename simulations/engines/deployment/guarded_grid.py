@@ -19,13 +19,10 @@ from math import inf
 from typing import final
 
 from flwr.app import ArrayRecord, Error, Message, RecordDict
-from flwr.common.constant import ErrorCode
-from flwr.common.logger import log
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
 from hqde_fl.errors import CohortError, ConfigError
+from hqde_fl.protocol.flower_internals import ErrorCode, log
 from hqde_fl.protocol.message_size import message_bytes
 from hqde_fl.simulations.engines.deployment.inflate import inflate
 from hqde_fl.simulations.engines.deployment.limits import (
@@ -35,6 +32,7 @@ from hqde_fl.simulations.engines.deployment.limits import (
     text_bytes,
 )
 from hqde_fl.simulations.engines.deployment.link import HttpGrid, Link, RunNotRunningException
+from hqde_fl.simulations.engines.flower_internals import NodeInfo, Run
 
 POLL_SECONDS = 0.5
 """How often a node that has not answered is asked for, at most."""

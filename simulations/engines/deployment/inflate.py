@@ -19,13 +19,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
-from flwr.app.message.arraychunk import ArrayChunk
-from flwr.common.serde_utils import error_from_proto
-from flwr.proto.message_pb2 import Message as ProtoMessage
-from flwr.proto.recorddict_pb2 import ConfigRecord as ProtoConfigRecord
-from flwr.proto.recorddict_pb2 import MetricRecord as ProtoMetricRecord
-from flwr.supercore.constant import HEAD_BODY_DIVIDER
-from flwr.supercore.inflatable.inflatable_object import InflatableObject
 
 from hqde_fl.simulations.engines.deployment.limits import (
     CHUNK_BYTES,
@@ -35,6 +28,15 @@ from hqde_fl.simulations.engines.deployment.limits import (
     ReplyError,
 )
 from hqde_fl.simulations.engines.deployment.weighing import json_weight, message_weight
+from hqde_fl.simulations.engines.flower_internals import (
+    HEAD_BODY_DIVIDER,
+    ArrayChunk,
+    InflatableObject,
+    ProtoConfigRecord,
+    ProtoMessage,
+    ProtoMetricRecord,
+    error_from_proto,
+)
 
 LONGEST_REASON = 4096
 """Characters of an error's reason that are kept."""

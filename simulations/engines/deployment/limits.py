@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 
 from flwr.app import Array, ArrayRecord, RecordDict
-from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
+
+from hqde_fl.simulations.engines.flower_internals import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
 
 CHUNK_BYTES = FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
 """Bytes of one chunk of an array."""

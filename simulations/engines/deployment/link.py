@@ -13,13 +13,16 @@ from typing import Any, final
 
 import httpx
 from flwr.app import Message
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest
-from flwr.proto.runtime_pb2 import PullAppMessagesRequest
-from flwr.supercore.run import RunNotRunningException
-from flwr.superlink.grid import HttpGrid
 
 from hqde_fl.simulations.engines.deployment.announcements import Announced, Announcements
 from hqde_fl.simulations.engines.deployment.limits import ReplyError
+from hqde_fl.simulations.engines.flower_internals import (
+    ConfirmMessageReceivedRequest,
+    HttpGrid,
+    PullAppMessagesRequest,
+    PullObjectRequest,
+    RunNotRunningException,
+)
 
 __all__ = ["HttpGrid", "Link", "RunNotRunningException"]
 

@@ -27,9 +27,8 @@ from logging import WARNING
 from pathlib import Path
 from typing import Any, TextIO
 
-from flwr.common.logger import log
-
 from hqde_fl.errors import ConfigError, RunError
+from hqde_fl.protocol.flower_internals import log
 from hqde_fl.simulations.console.interruption import uninterrupted
 from hqde_fl.simulations.engines.flower.superlink import SuperLink, private_superlink
 from hqde_fl.simulations.experiment import import_path, own_modules

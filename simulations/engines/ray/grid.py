@@ -15,9 +15,9 @@ from typing import Any, final
 import ray
 from flwr.app import Error, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
-from flwr.common.constant import ErrorCode
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.protocol.flower_internals import ErrorCode
 from hqde_fl.simulations.console.interruption import ends_process
 from hqde_fl.simulations.engines.base import LocalGrid
 from hqde_fl.simulations.engines.ray.dispatch import Counters, Dispatcher, Task

@@ -13,10 +13,9 @@ from typing import Any
 
 import ray
 from flwr.app import Context, Metadata, RecordDict
-from flwr.app.message.message import make_message
 from flwr.clientapp import ClientApp
-from flwr.supercore.task_identity import TaskIdentity
 
+from hqde_fl.protocol.flower_internals import TaskIdentity, make_message
 from hqde_fl.simulations.engines.ray.packing import Packed, pack, unpack
 from hqde_fl.simulations.experiment.import_path import follow
 

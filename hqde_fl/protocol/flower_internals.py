@@ -1,0 +1,14 @@
+"""Flower's undocumented names that servers and clients both need.
+
+Those that only the engines, the audit and a deployment need are in
+``hqde_fl.simulations.engines.flower_internals``. No other module of the project imports anything
+that Flower does not document; ``tests/deployment/test_link.py`` pins every name of both. Importing
+this module costs nothing: ``flwr.app`` loads all of it anyway.
+"""
+
+from flwr.app.message.message import make_message
+from flwr.common import log
+from flwr.common.constant import ErrorCode
+from flwr.supercore.task_identity import TaskIdentity
+
+__all__ = ["ErrorCode", "TaskIdentity", "log", "make_message"]
