@@ -32,7 +32,7 @@ from torch import Tensor
 
 from hqde_fl.clients.app import ensemble_app
 from hqde_fl.clients.members import initial_state
-from hqde_fl.clients.messages import arrays, server_round
+from hqde_fl.clients.message_fields import array_record, server_round
 from hqde_fl.codec import (
     AdaptiveQuantizer,
     Codec,
@@ -116,7 +116,7 @@ def real_updates(data_dir: str) -> dict[str, Tensor]:
             reply = call_next(message, context)
             number = server_round(message)
             if context.node_config["partition-id"] == 0 and number in (1, 10):
-                start, trained = arrays(message)[1], arrays(reply)[1]
+                start, trained = array_record(message)[1], array_record(reply)[1]
                 layout = layout_of(start)
                 flats = [layout.flatten(from_record(each))[0] for each in (trained, start)]
                 found[f"{name}, {number}"] = flats[0] - flats[1]  # noqa: B023  # used within the loop

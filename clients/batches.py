@@ -51,15 +51,15 @@ class Batch:
     size: int
 
 
-def call(model: nn.Module, inputs: Any) -> Any:
+def call_model(model: nn.Module, inputs: Any) -> Any:
     """The model's outputs for the inputs of a batch."""
     if isinstance(inputs, Arguments):
         return model(*inputs.positional, **inputs.named)
     return model(inputs)
 
 
-def logits(outputs: Any) -> Any:
-    """A classifier's scores: its outputs, or what they have under the name ``logits``."""
+def logits_of(outputs: Any) -> Any:
+    """A classifier's scores: its outputs, or what they have under the name ``logits_of``."""
     if isinstance(outputs, Mapping) and "logits" in outputs:
         return outputs["logits"]
     return outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", outputs)
@@ -70,23 +70,23 @@ def device_of(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def moved(value: Any, device: torch.device) -> Any:
+def to_device(value: Any, device: torch.device) -> Any:
     """A batch, or a part of one, with every tensor in it on a device."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, Arguments):
-        return Arguments(moved(value.positional, device), moved(value.named, device))
+        return Arguments(to_device(value.positional, device), to_device(value.named, device))
     if isinstance(value, Mapping):
-        return {key: moved(each, device) for key, each in value.items()}
+        return {key: to_device(each, device) for key, each in value.items()}
     if isinstance(value, tuple | list):
-        parts = [moved(each, device) for each in value]
+        parts = [to_device(each, device) for each in value]
         if hasattr(value, "_fields"):  # a named tuple
             return type(value)(*parts)
         return tuple(parts) if isinstance(value, tuple) else parts
     return value
 
 
-def batches(
+def iterate_batches(
     data: Dataset[Any],
     size: int,
     device: torch.device,
@@ -133,4 +133,4 @@ def batches(
         )
     for number, (inputs, targets) in enumerate(parts):
         here = min(size, examples - number * size)
-        yield Batch(moved(inputs, device), moved(targets, device), here)
+        yield Batch(to_device(inputs, device), to_device(targets, device), here)

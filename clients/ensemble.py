@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
+from hqde_fl.clients.data_subset import data_subset
 from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.members import split
-from hqde_fl.clients.messages import arrays, partition_of, server_round
-from hqde_fl.clients.samples import chosen
+from hqde_fl.clients.message_fields import array_record, partition_of, server_round
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.training import Training, reproducible, train
 from hqde_fl.errors import ConfigError
@@ -109,7 +109,7 @@ class EnsembleClient:
         data = self._partition(partition, count)
         if len(data) == 0:  # type: ignore[arg-type]
             return no_data(message)
-        name, record = arrays(message)
+        name, record = array_record(message)
         number = server_round(message)
         with reproducible(self.seeds.integer("client", partition, number)):
             losses, returned, tags = [], ArrayRecord(), ConfigRecord()
@@ -138,7 +138,7 @@ class EnsembleClient:
         data = self._partition(partition, count)
         if len(data) == 0:  # type: ignore[arg-type]
             return no_data(message)
-        _, record = arrays(message)
+        _, record = array_record(message)
         with reproducible(self.seeds.integer("evaluate", partition), self.training.threads):
             states = split(from_record(record), self.members)
             models = [self._load(member, state)[0] for member, state in enumerate(states)]
@@ -181,7 +181,7 @@ class EnsembleClient:
             return data
         size = len(data)  # type: ignore[arg-type]
         rng = self.seeds.numpy("bag", partition, member)
-        return chosen(data, rng.integers(size, size=size).tolist())
+        return data_subset(data, rng.integers(size, size=size).tolist())
 
     def _partition(self, partition: int, count: int) -> Dataset[Any]:
         """The partition's data, from the cache if the process has seen it."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from hqde_fl.clients.batches import Batch, batches, call, device_of, logits
+from hqde_fl.clients.batches import Batch, call_model, device_of, iterate_batches, logits_of
 from hqde_fl.clients.task import Task
 from hqde_fl.errors import ConfigError
 from hqde_fl.prediction import (
@@ -51,7 +51,7 @@ def evaluate(
     dict[str, float]
         What ``evaluate_batches`` finds.
     """
-    found = batches(data, batch_size, device_of(models[0]), collate=task.collate)
+    found = iterate_batches(data, batch_size, device_of(models[0]), collate=task.collate)
     return evaluate_batches(models, found, task, predictor)
 
 
@@ -93,14 +93,14 @@ def evaluate_batches(
     sums, seen = dict.fromkeys(("loss", *task.metrics), 0.0), 0
     votes: list[Tensor] = []
     targets: list[Tensor] = []
-    with evaluating(models):
+    with evaluation_mode(models):
         for batch in data:
-            each = [call(model, batch.inputs) for model in models]
+            each = [call_model(model, batch.inputs) for model in models]
             if scored:
-                votes.append(probabilities(each))
+                votes.append(class_probabilities(each))
                 targets.append(_labels(batch.targets))
             if ensemble:
-                outputs: Any = distribution(predictor.predict(votes[-1])).clamp(min=LEAST).log()
+                outputs: Any = normalized_distribution(predictor.predict(votes[-1])).clamp(min=LEAST).log()
             else:
                 outputs = each[0] if len(each) == 1 else torch.stack(each).mean(dim=0)
             sums["loss"] += float(task.loss(outputs, batch.targets)) * batch.size
@@ -111,13 +111,13 @@ def evaluate_batches(
         raise ConfigError("evaluation needs at least 1 example, found 0")
     found = {name: value / seen for name, value in sums.items()}
     if ensemble:
-        found |= quality(torch.cat(votes, dim=1), torch.cat(targets), predictor)
+        found |= ensemble_scores(torch.cat(votes, dim=1), torch.cat(targets), predictor)
     elif scored:
-        found |= scores(torch.cat(votes, dim=1)[0], torch.cat(targets))
+        found |= classifier_scores(torch.cat(votes, dim=1)[0], torch.cat(targets))
     return found
 
 
-def quality(votes: Tensor, targets: Tensor, predictor: EnsemblePredictor) -> dict[str, float]:
+def ensemble_scores(votes: Tensor, targets: Tensor, predictor: EnsemblePredictor) -> dict[str, float]:
     """How good an ensemble's prediction is, and how good its members are alone.
 
     Parameters
@@ -137,8 +137,8 @@ def quality(votes: Tensor, targets: Tensor, predictor: EnsemblePredictor) -> dic
         ``diversity`` and ``disagreement`` of the members.
     """
     prediction = predictor.predict(votes)
-    found = scores(distribution(prediction), targets)
-    alone = [scores(member, targets) for member in votes]
+    found = classifier_scores(normalized_distribution(prediction), targets)
+    alone = [classifier_scores(member, targets) for member in votes]
     for name in found.copy():
         found[f"member-{name}"] = sum(each[name] for each in alone) / len(alone)
     return found | {
@@ -147,9 +147,9 @@ def quality(votes: Tensor, targets: Tensor, predictor: EnsemblePredictor) -> dic
     }
 
 
-def probabilities(outputs: Sequence[Any]) -> Tensor:
+def class_probabilities(outputs: Sequence[Any]) -> Tensor:
     """(m, n, c) class probabilities of m classifiers' outputs (n, c), before the softmax."""
-    outputs = [logits(found) for found in outputs]
+    outputs = [logits_of(found) for found in outputs]
     for found in outputs:
         if not isinstance(found, Tensor) or found.ndim != 2:
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
@@ -159,14 +159,14 @@ def probabilities(outputs: Sequence[Any]) -> Tensor:
     return torch.stack([found.to(torch.float32).softmax(dim=1) for found in outputs])
 
 
-def distribution(prediction: Prediction) -> Tensor:
+def normalized_distribution(prediction: Prediction) -> Tensor:
     """(n, c) what an ensemble predicts, scaled to sum to one where its vote did not."""
     spread = prediction.probability.clamp(min=0)
     return spread / spread.sum(dim=1, keepdim=True).clamp(min=LEAST)
 
 
 @contextmanager
-def evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
+def evaluation_mode(models: Sequence[nn.Module]) -> Iterator[None]:
     """Models in evaluation mode, and afterwards in the mode they were in."""
     modes = [model.training for model in models]
     try:
@@ -185,7 +185,7 @@ def _labels(targets: Any) -> Tensor:
     return targets
 
 
-def scores(probability: Tensor, targets: Tensor) -> dict[str, float]:
+def classifier_scores(probability: Tensor, targets: Tensor) -> dict[str, float]:
     """``accuracy``, ``nll`` and ``ece`` of class probabilities (n, c)."""
     return {
         "accuracy": float((probability.argmax(dim=1) == targets).to(torch.float64).mean()),

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from hqde_fl.clients.batches import Batch, batches, call, device_of, logits
-from hqde_fl.clients.evaluation import evaluating
-from hqde_fl.clients.samples import chosen
+from hqde_fl.clients.batches import Batch, call_model, device_of, iterate_batches, logits_of
+from hqde_fl.clients.data_subset import data_subset
+from hqde_fl.clients.evaluation import evaluation_mode
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.training import reproducible
 from hqde_fl.errors import ConfigError
@@ -97,15 +97,15 @@ class TaskFacts:
             size = len(cast(Sized, data))
             if size == 0:
                 raise ConfigError("at least 1 example is needed, found 0")
-            sample = chosen(data, [place * size // EXAMPLES for place in range(EXAMPLES)])
-            return next(batches(sample, EXAMPLES, device, collate=self.task.collate))
+            sample = data_subset(data, [place * size // EXAMPLES for place in range(EXAMPLES)])
+            return next(iterate_batches(sample, EXAMPLES, device, collate=self.task.collate))
 
     @cached_property
     def outputs(self) -> Any:
-        """The model's outputs for these examples; what they have under the name ``logits``."""
+        """The model's outputs for these examples; what they have under the name ``logits_of``."""
         model, inputs = self.model, self.batch.inputs
-        with self._theirs(), evaluating([model]), torch.no_grad():
-            return logits(call(model, inputs))
+        with self._theirs(), evaluation_mode([model]), torch.no_grad():
+            return logits_of(call_model(model, inputs))
 
     @cached_property
     def labels(self) -> Tensor:
@@ -215,7 +215,7 @@ class TaskFacts:
         """Whether something holds of a label; only as many as it takes are looked at."""
         if bool(holds(self.labels).any()):
             return True
-        found = batches(self.data, 256, self.labels.device, collate=self.task.collate)
+        found = iterate_batches(self.data, 256, self.labels.device, collate=self.task.collate)
         return any(bool(holds(batch.targets).any()) for batch in found)
 
 

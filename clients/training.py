@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.utils.data import Dataset
 
-from hqde_fl.clients.batches import batches, call, device_of
+from hqde_fl.clients.batches import call_model, device_of, iterate_batches
 from hqde_fl.clients.task import Task
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.noise import RegularizationNoise
@@ -227,12 +227,12 @@ def _descend(
     total, seen = torch.zeros((), device=device), 0
     model.train()
     for _ in range(training.epochs):
-        for batch in batches(data, training.batch_size, device, generator, task.collate):
+        for batch in iterate_batches(data, training.batch_size, device, generator, task.collate):
             x, y = batch.inputs, batch.targets
             if transform is not None:
                 x, y = transform(x, y)
             optimizer.zero_grad()
-            loss = task.loss(call(model, x), y)
+            loss = task.loss(call_model(model, x), y)
             loss.backward()
             for parameter, anchor in anchors:  # the gradient of the proximal term
                 if parameter.grad is not None:
@@ -249,5 +249,5 @@ def _descend(
 @torch.no_grad()
 def _first_loss(model: nn.Module, data: Dataset[Any], task: Task, training: Training) -> float:
     model.eval()  # in training mode a forward pass alone would move running statistics
-    batch = next(batches(data, training.batch_size, device_of(model), collate=task.collate))
-    return float(task.loss(call(model, batch.inputs), batch.targets))
+    batch = next(iterate_batches(data, training.batch_size, device_of(model), collate=task.collate))
+    return float(task.loss(call_model(model, batch.inputs), batch.targets))

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.faults.backdoor import SUCCESS, Backdoor, attack_success
-from hqde_fl.clients.faults.fault_errors import described
+from hqde_fl.clients.faults.fault_errors import describe_error
 from hqde_fl.clients.members import initial_state, split
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.training import reproducible
@@ -183,7 +183,7 @@ def evaluation(
                 except Exception as error:
                     raise RunError(
                         "the success of fault 'backdoor' could not be measured in round "
-                        f"{server_round}: {described(error)}"
+                        f"{server_round}: {describe_error(error)}"
                     ) from error
             return MetricRecord(dict(found))
 

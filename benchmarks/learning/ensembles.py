@@ -16,7 +16,7 @@ from benchmarks.learning.data import CLIENTS, Setting, have_fashion, setting
 from benchmarks.learning.rules import DIRICHLET, ROUNDS
 from benchmarks.reporting import check
 from hqde_fl.clients.app import ensemble_app
-from hqde_fl.clients.batches import batches
+from hqde_fl.clients.batches import iterate_batches
 from hqde_fl.clients.evaluation import evaluate_batches
 from hqde_fl.clients.members import initial_state, split
 from hqde_fl.protocol.records import from_record, to_record
@@ -56,7 +56,7 @@ def trained(where: Setting, assignment: Assignment, seed: int) -> dict[str, floa
     for state in split(from_record(result.arrays), MEMBERS):
         models.append(where.task.model())
         models[-1].load_state_dict(state)
-    test = batches(where.task.test(), 500, torch.device("cpu"))
+    test = iterate_batches(where.task.test(), 500, torch.device("cpu"))
     return evaluate_batches(models, test, where.task, calibrated=True)
 
 

@@ -1,4 +1,4 @@
-"""Flower client mods. Here: local faults, one file each, in the catalogue ``FAULTS``."""
+"""Flower client mods. Here: local faults, one file each, in the registry ``FAULTS``."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from hqde_fl.clients.faults.backdoor import Backdoor, attack_success
 from hqde_fl.clients.faults.base import Fault
 from hqde_fl.clients.faults.crash import Crash
 from hqde_fl.clients.faults.fault_plan import (
-    Chosen,
     FaultPlan,
+    FaultyClients,
+    PartitionChoice,
     Schedule,
-    Who,
-    choose,
+    choose_faulty_clients,
+    client_count,
+    count_from_fraction,
     only_for,
-    share,
-    size,
 )
 from hqde_fl.clients.faults.free_ride import FreeRide
 from hqde_fl.clients.faults.garbage import Garbage
@@ -31,9 +31,9 @@ from hqde_fl.clients.faults.straggle import Straggle
 from hqde_fl.clients.faults.wrong_dtype import WrongDtype
 from hqde_fl.clients.faults.wrong_shape import WrongShape
 from hqde_fl.clients.faults.zero import Zero
-from hqde_fl.registry import Catalogue
+from hqde_fl.registry import Registry
 
-FAULTS: Catalogue[Fault] = Catalogue(
+FAULTS: Registry[Fault] = Registry(
     "fault",
     Fault,  # type: ignore[type-abstract]
     {
@@ -61,10 +61,10 @@ FAULTS: Catalogue[Fault] = Catalogue(
 __all__ = [
     "FAULTS",
     "Backdoor",
-    "Chosen",
     "Crash",
     "Fault",
     "FaultPlan",
+    "FaultyClients",
     "FreeRide",
     "Garbage",
     "Gaussian",
@@ -74,18 +74,18 @@ __all__ = [
     "NaN",
     "NumExamples",
     "Partial",
+    "PartitionChoice",
     "Scaling",
     "Schedule",
     "SignFlip",
     "Stale",
     "Straggle",
-    "Who",
     "WrongDtype",
     "WrongShape",
     "Zero",
     "attack_success",
-    "choose",
+    "choose_faulty_clients",
+    "client_count",
+    "count_from_fraction",
     "only_for",
-    "share",
-    "size",
 ]

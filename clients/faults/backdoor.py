@@ -13,11 +13,11 @@ from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from hqde_fl.clients.batches import Collate, logits
+from hqde_fl.clients.batches import Collate, logits_of
 from hqde_fl.clients.evaluation import evaluate
-from hqde_fl.clients.faults.base import Fault, State, altered
-from hqde_fl.clients.faults.poisoning import poisoned
-from hqde_fl.clients.faults.scaling import scaled
+from hqde_fl.clients.faults.base import Fault, State, with_changed_state
+from hqde_fl.clients.faults.poisoning import train_poisoned
+from hqde_fl.clients.faults.scaling import scale_update
 from hqde_fl.clients.task import Task, accuracy
 from hqde_fl.clients.task_facts import TaskFacts, shape_of
 from hqde_fl.errors import ConfigError, DataError
@@ -94,14 +94,14 @@ class Backdoor(Fault):
         generator: torch.Generator,
     ) -> Message:
         """The reply of training on poisoned batches."""
-        reply = poisoned(message, context, call_next, lambda facts: self._poison)
+        reply = train_poisoned(message, context, call_next, lambda facts: self._poison)
         if self.scale == 1:
             return reply
 
         def longer(start: State, trained: State) -> State:
-            return scaled(start, trained, self.scale)
+            return scale_update(start, trained, self.scale)
 
-        return altered(message, reply, longer)
+        return with_changed_state(message, reply, longer)
 
     def trigger(self, x: Tensor) -> Tensor:
         """Images (..., height, width) with the patch; the input is left alone.
@@ -191,4 +191,4 @@ def attack_success(
 
 
 def _accuracy(outputs: Any, targets: Tensor) -> float:
-    return accuracy(logits(outputs), targets)
+    return accuracy(logits_of(outputs), targets)

@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor
 
-from hqde_fl.clients.messages import arrays, is_training, partition_of, server_round
+from hqde_fl.clients.message_fields import array_record, is_training, partition_of, server_round
 from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.clients.training import idle
 from hqde_fl.protocol.records import from_record, to_record
@@ -72,7 +72,7 @@ class Fault(ABC):
         """The reply of the faulty client to a training message."""
 
 
-def idly(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+def reply_without_training(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """The reply of a client that is asked to train but told to be idle.
 
     It has the metrics of an honest reply: the partition's true number of examples, and the global
@@ -86,7 +86,7 @@ def idly(message: Message, context: Context, call_next: ClientAppCallable) -> Me
         idle.reset(token)
 
 
-def altered(message: Message, reply: Message, change: Callable[[State, State], State]) -> Message:
+def with_changed_state(message: Message, reply: Message, change: Callable[[State, State], State]) -> Message:
     """A reply with other weights.
 
     Parameters
@@ -101,13 +101,13 @@ def altered(message: Message, reply: Message, change: Callable[[State, State], S
     """
 
     def rewrite(trained: ArrayRecord) -> ArrayRecord:
-        _, start = arrays(message)
+        _, start = array_record(message)
         return to_record(change(from_record(start), from_record(trained)))
 
-    return rewritten(message, reply, rewrite)
+    return with_changed_arrays(message, reply, rewrite)
 
 
-def rewritten(
+def with_changed_arrays(
     message: Message, reply: Message, rewrite: Callable[[ArrayRecord], ArrayRecord]
 ) -> Message:
     """A reply with another ``ArrayRecord``, which need not be one that anybody can read.
@@ -117,19 +117,19 @@ def rewritten(
     message : Message
         The training message that is answered.
     reply : Message
-        The honest answer; returned as it is if there is nothing to falsify, as by ``altered``.
+        The honest answer; returned as it is if there is nothing to falsify, as by ``with_changed_state``.
     rewrite : Callable[[ArrayRecord], ArrayRecord]
         Honest record -> the record to send; must not change the one it is given.
     """
     if reply.has_error() or len(reply.content.array_records) != 1:
         return reply
-    name, trained = arrays(reply)
+    name, trained = array_record(reply)
     content = RecordDict(dict(reply.content))
     content[name] = rewrite(trained)
     return Message(content, reply_to=message)
 
 
-def claiming(message: Message, reply: Message, num_examples: float) -> Message:
+def with_claimed_examples(message: Message, reply: Message, num_examples: float) -> Message:
     """A reply that claims another number of examples; errors are returned as they are."""
     if reply.has_error():
         return reply

@@ -10,7 +10,7 @@ from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
 from hqde_fl.clients.faults.base import Fault
-from hqde_fl.clients.messages import partition_of, server_round
+from hqde_fl.clients.message_fields import partition_of, server_round
 
 
 @final

@@ -17,13 +17,13 @@ class FaultError(HQDEError, RuntimeError):
     """A fault could not act: an exception in its own code."""
 
 
-def failure(name: str, client: int, server_round: int, error: BaseException | str) -> str:
+def failure_text(name: str, client: int, server_round: int, error: BaseException | str) -> str:
     """The sentence that says that a client's fault failed."""
-    return f"{_beginning(name, client, server_round)}{described(error)}"
+    return f"{_beginning(name, client, server_round)}{describe_error(error)}"
 
 
 def find_failure(reason: str, name: str, client: int, server_round: int) -> str | None:
-    """The sentence that ``failure`` made, in the reason of an error reply; None if it is not there.
+    """The sentence that ``failure_text`` made, in the reason of an error reply; None if it is not there.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def find_failure(reason: str, name: str, client: int, server_round: int) -> str 
     return printable(line, 2 * MAX_REASON_LENGTH)
 
 
-def described(error: BaseException | str) -> str:
+def describe_error(error: BaseException | str) -> str:
     """An exception in one line, with its type; a text as it is."""
     if isinstance(error, BaseException):
         error = f"{type(error).__name__}: {error}"

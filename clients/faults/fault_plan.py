@@ -11,16 +11,16 @@ from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable, Mod
 
 from hqde_fl.clients.faults.base import Fault
-from hqde_fl.clients.faults.fault_errors import FaultError, failure
-from hqde_fl.clients.faults.poisoning import require_asked
-from hqde_fl.clients.messages import partition_of, server_round
+from hqde_fl.clients.faults.fault_errors import FaultError, failure_text
+from hqde_fl.clients.faults.poisoning import require_poisoned
+from hqde_fl.clients.message_fields import partition_of, server_round
 from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
 
-Who = int | frozenset[int]
+FaultyClients = int | frozenset[int]
 """How many partitions, or which."""
 
-Chosen = Collection[int] | Callable[[int], Collection[int]]
+PartitionChoice = Collection[int] | Callable[[int], Collection[int]]
 """Partition ids that are always chosen, or (round) -> those of a round."""
 
 
@@ -56,12 +56,12 @@ class Schedule:
         return self.start <= server_round and (self.stop == 0 or server_round <= self.stop)
 
 
-def size(who: Who) -> int:
+def client_count(who: FaultyClients) -> int:
     """How many partitions they are."""
     return who if isinstance(who, int) else len(who)
 
 
-def share(fraction: float, partitions: int) -> int:
+def count_from_fraction(fraction: float, partitions: int) -> int:
     """How many clients a fraction of them is, rounded down.
 
     Raises
@@ -74,7 +74,7 @@ def share(fraction: float, partitions: int) -> int:
     return int(fraction * partitions + 1e-9)
 
 
-def choose(who: Sequence[Who], partitions: int, seeds: Seeds) -> list[frozenset[int]]:
+def choose_faulty_clients(who: Sequence[FaultyClients], partitions: int, seeds: Seeds) -> list[frozenset[int]]:
     """Disjoint sets of faulty partitions, one for each fault of a run.
 
     Those that are only counted come from one seeded permutation, without those that are named:
@@ -82,7 +82,7 @@ def choose(who: Sequence[Who], partitions: int, seeds: Seeds) -> list[frozenset[
 
     Parameters
     ----------
-    who : Sequence[Who]
+    who : Sequence[FaultyClients]
         For each fault how many partitions it gets, >= 0, or which.
     partitions : int
         The number of partitions.
@@ -108,7 +108,7 @@ def choose(who: Sequence[Who], partitions: int, seeds: Seeds) -> list[frozenset[
         if twice := sorted(each & named):
             raise ConfigError(f"a client can have one fault, found two of client {twice[0]}")
         named |= each
-    if (needed := sum(map(size, who))) > partitions:
+    if (needed := sum(map(client_count, who))) > partitions:
         raise ConfigError(f"the faults need {needed} different clients, found {partitions} clients")
     drawn = seeds.numpy("faulty").permutation(partitions).tolist()
     order = iter([client for client in drawn if client not in named])
@@ -121,9 +121,9 @@ def choose(who: Sequence[Who], partitions: int, seeds: Seeds) -> list[frozenset[
 @final
 @dataclass(frozen=True)
 class FaultPlan:
-    """Who is faulty in which round: known to the clients, and to whoever reports on them.
+    """Which clients are faulty in which round: known to the clients, and to whoever reports on them.
 
-    Faults that keep their clients have them from ``choose``; those that resample share, anew in
+    Faults that keep their clients have them from ``choose_faulty_clients``; those that resample share, anew in
     every round, the clients that are left. So no client ever has two faults at once, and a fault
     that resamples moves none that does not.
 
@@ -133,7 +133,7 @@ class FaultPlan:
         The number of partitions.
     seeds : Seeds
         The run's seeds.
-    who : tuple[Who, ...]
+    who : tuple[FaultyClients, ...]
         For each fault how many partitions it gets, >= 0, or which.
     schedules : tuple[Schedule, ...]
         When each fault acts.
@@ -141,12 +141,12 @@ class FaultPlan:
     Raises
     ------
     ConfigError
-        As ``choose``, or if a fault has named clients and resamples.
+        As ``choose_faulty_clients``, or if a fault has named clients and resamples.
     """
 
     partitions: int
     seeds: Seeds
-    who: tuple[Who, ...]
+    who: tuple[FaultyClients, ...]
     schedules: tuple[Schedule, ...]
 
     def __post_init__(self) -> None:
@@ -161,7 +161,7 @@ class FaultPlan:
                     "Schedule.resample draws other clients in every round: the fault needs count "
                     f"or fraction, found clients {sorted(who)}"
                 )
-        choose(self.who, self.partitions, self.seeds)
+        choose_faulty_clients(self.who, self.partitions, self.seeds)
 
     def faulty(self, server_round: int) -> list[frozenset[int]]:
         """The partitions that each fault has in a round; none where it does not act."""
@@ -169,29 +169,29 @@ class FaultPlan:
         pairs = zip(drawn, self.schedules, strict=True)
         return [chosen if s.active(server_round) else frozenset() for chosen, s in pairs]
 
-    def chosen(self, place: int) -> Callable[[int], frozenset[int]]:
+    def choice_of(self, index: int) -> Callable[[int], frozenset[int]]:
         """(round) -> the partitions of the fault at a place, for ``only_for``."""
-        return partial(_at, self, place)
+        return partial(_partitions_in, self, index)
 
 
-def _at(plan: FaultPlan, place: int, server_round: int) -> frozenset[int]:
-    return plan.faulty(server_round)[place]
+def _partitions_in(plan: FaultPlan, index: int, server_round: int) -> frozenset[int]:
+    return plan.faulty(server_round)[index]
 
 
 @lru_cache(maxsize=64)
 def _drawn(plan: FaultPlan, server_round: int) -> tuple[frozenset[int], ...]:
     """What each fault has been dealt, whether it acts or not."""
     pairs = list(zip(plan.who, plan.schedules, strict=True))
-    kept = choose([0 if s.resample else who for who, s in pairs], plan.partitions, plan.seeds)
+    kept = choose_faulty_clients([0 if s.resample else who for who, s in pairs], plan.partitions, plan.seeds)
     left = sorted(set(range(plan.partitions)).difference(*kept))
     order = iter(plan.seeds.numpy("faulty", server_round).permutation(left).tolist())
     return tuple(
-        frozenset(next(order) for _ in range(size(who))) if schedule.resample else fixed
+        frozenset(next(order) for _ in range(client_count(who))) if schedule.resample else fixed
         for (who, schedule), fixed in zip(pairs, kept, strict=True)
     )
 
 
-def only_for(fault: Fault, chosen: Chosen, seed: int = 0, name: str = "") -> Mod:
+def only_for(fault: Fault, chosen: PartitionChoice, seed: int = 0, name: str = "") -> Mod:
     """A Flower mod that makes the chosen partitions faulty and leaves all others alone.
 
     An exception in the fault's own code is raised as a ``FaultError`` that names the fault, the
@@ -202,7 +202,7 @@ def only_for(fault: Fault, chosen: Chosen, seed: int = 0, name: str = "") -> Mod
     ----------
     fault : Fault
         What they do.
-    chosen : Chosen
+    chosen : PartitionChoice
         Partition ids, or (round) -> partition ids.
     seed : int, default=0
         The run's seed, for faults that draw numbers.
@@ -217,7 +217,7 @@ def only_for(fault: Fault, chosen: Chosen, seed: int = 0, name: str = "") -> Mod
 @dataclass(frozen=True)
 class _OnlyFor:
     fault: Fault
-    chosen: Chosen
+    chosen: PartitionChoice
     seeds: Seeds
     name: str
 
@@ -233,7 +233,7 @@ class _OnlyFor:
         except Exception as error:
             if self.fault.raises or error is honest.error:
                 raise
-            raise FaultError(failure(self.name, partition, number, error)) from error
+            raise FaultError(failure_text(self.name, partition, number, error)) from error
 
 
 class _Honest:
@@ -249,5 +249,5 @@ class _Honest:
         except Exception as error:
             self.error = error
             raise
-        require_asked(reply)
+        require_poisoned(reply)
         return reply

@@ -11,7 +11,13 @@ from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor
 
-from hqde_fl.clients.faults.base import Fault, State, altered, claiming, idly
+from hqde_fl.clients.faults.base import (
+    Fault,
+    State,
+    reply_without_training,
+    with_changed_state,
+    with_claimed_examples,
+)
 from hqde_fl.errors import ConfigError
 
 
@@ -21,7 +27,7 @@ class FreeRide(Fault):
     """Does not train: sends the global model back, and claims the examples of an honest client.
 
     Its update is zero, or noise that hides it (arXiv:2006.11901): it slows the others down. The
-    metrics are those of an honest reply, see ``idly``; integer and boolean buffers are sent as they
+    metrics are those of an honest reply, see ``reply_without_training``; integer and boolean buffers are sent as they
     are.
 
     Parameters
@@ -58,8 +64,8 @@ class FreeRide(Fault):
                 for name, tensor in trained.items()
             }
 
-        reply = altered(message, idly(message, context, call_next), returned)
-        return claiming(message, reply, self.claim) if self.claim else reply
+        reply = with_changed_state(message, reply_without_training(message, context, call_next), returned)
+        return with_claimed_examples(message, reply, self.claim) if self.claim else reply
 
     def _disguised(self, tensor: Tensor, generator: torch.Generator) -> Tensor:
         if self.noise == 0:

@@ -9,7 +9,7 @@ import torch
 from flwr.app import Array, ArrayRecord, Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
-from hqde_fl.clients.faults.base import Fault, idly, rewritten
+from hqde_fl.clients.faults.base import Fault, reply_without_training, with_changed_arrays
 from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.errors import ConfigError
 
@@ -53,4 +53,4 @@ class Garbage(Fault):
         def replaced(record: ArrayRecord) -> ArrayRecord:
             return ArrayRecord({name: noise(array) for name, array in record.items()})
 
-        return rewritten(message, idly(message, context, call_next), replaced)
+        return with_changed_arrays(message, reply_without_training(message, context, call_next), replaced)

@@ -10,7 +10,7 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
-from hqde_fl.clients.faults.base import Fault, State, altered, idly
+from hqde_fl.clients.faults.base import Fault, State, reply_without_training, with_changed_state
 from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.errors import ConfigError
 
@@ -20,7 +20,7 @@ from hqde_fl.errors import ConfigError
 class Gaussian(Fault):
     """Does not train: sends the global weights plus N(0, sigma^2).
 
-    The metrics are those of an honest reply, see ``idly``. Integer and boolean buffers are
+    The metrics are those of an honest reply, see ``reply_without_training``. Integer and boolean buffers are
     sent as they are.
 
     Parameters
@@ -57,4 +57,4 @@ class Gaussian(Fault):
                 for name, tensor in trained.items()
             }
 
-        return altered(message, idly(message, context, call_next), noisy)
+        return with_changed_state(message, reply_without_training(message, context, call_next), noisy)

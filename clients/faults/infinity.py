@@ -10,8 +10,8 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
-from hqde_fl.clients.faults.base import Fault, State, altered
-from hqde_fl.clients.faults.nan import overwritten
+from hqde_fl.clients.faults.base import Fault, State, with_changed_state
+from hqde_fl.clients.faults.nan import overwrite_weights
 from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.errors import ConfigError
 
@@ -52,6 +52,6 @@ class Infinity(Fault):
         value = -math.inf if self.negative else math.inf
 
         def spoilt(start: State, trained: State) -> State:
-            return overwritten(trained, value, self.fraction, generator)
+            return overwrite_weights(trained, value, self.fraction, generator)
 
-        return altered(message, call_next(message, context), spoilt)
+        return with_changed_state(message, call_next(message, context), spoilt)

@@ -11,7 +11,7 @@ from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor
 
 from hqde_fl.clients.faults.base import Fault
-from hqde_fl.clients.faults.poisoning import Change, poisoned
+from hqde_fl.clients.faults.poisoning import Change, train_poisoned
 from hqde_fl.clients.task_facts import TaskFacts, check_labels, ignored_label, shape_of
 from hqde_fl.errors import ConfigError
 
@@ -71,7 +71,7 @@ class LabelFlip(Fault):
         generator: torch.Generator,
     ) -> Message:
         """The reply of honest training on wrong labels."""
-        return poisoned(message, context, call_next, self._change)
+        return train_poisoned(message, context, call_next, self._change)
 
     def _check(self, classes: int) -> None:
         """Raise ``ConfigError`` unless ``to`` and ``keep`` are classes."""

@@ -9,7 +9,7 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
-from hqde_fl.clients.faults.base import Fault, State, altered
+from hqde_fl.clients.faults.base import Fault, State, with_changed_state
 from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.errors import ConfigError
 
@@ -46,12 +46,12 @@ class NaN(Fault):
         """The honest reply with NaN in it."""
 
         def spoilt(start: State, trained: State) -> State:
-            return overwritten(trained, float("nan"), self.fraction, generator)
+            return overwrite_weights(trained, float("nan"), self.fraction, generator)
 
-        return altered(message, call_next(message, context), spoilt)
+        return with_changed_state(message, call_next(message, context), spoilt)
 
 
-def overwritten(trained: State, value: float, fraction: float, generator: torch.Generator) -> State:
+def overwrite_weights(trained: State, value: float, fraction: float, generator: torch.Generator) -> State:
     """A state with a fraction of its floating-point numbers, at least one, replaced."""
     sizes = [t.numel() if t.is_floating_point() else 0 for t in trained.values()]
     total = sum(sizes)

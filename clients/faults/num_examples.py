@@ -9,7 +9,7 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
-from hqde_fl.clients.faults.base import Fault, claiming
+from hqde_fl.clients.faults.base import Fault, with_claimed_examples
 
 
 @final
@@ -36,4 +36,4 @@ class NumExamples(Fault):
         generator: torch.Generator,
     ) -> Message:
         """The honest reply with another number."""
-        return claiming(message, call_next(message, context), self.claim)
+        return with_claimed_examples(message, call_next(message, context), self.claim)

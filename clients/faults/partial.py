@@ -9,7 +9,7 @@ import torch
 from flwr.app import Array, ArrayRecord, Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
-from hqde_fl.clients.faults.base import Fault, rewritten
+from hqde_fl.clients.faults.base import Fault, with_changed_arrays
 from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.errors import ConfigError
 
@@ -45,7 +45,7 @@ class Partial(Fault):
         generator: torch.Generator,
     ) -> Message:
         """The honest reply without its end."""
-        return rewritten(message, call_next(message, context), self._cut)
+        return with_changed_arrays(message, call_next(message, context), self._cut)
 
     def _cut(self, record: ArrayRecord) -> ArrayRecord:
         arrays = dict(record)

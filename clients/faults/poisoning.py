@@ -19,7 +19,7 @@ Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """A batch (x, y) -> the batch to train on instead."""
 
 
-def poisoned(
+def train_poisoned(
     message: Message,
     context: Context,
     call_next: ClientAppCallable,
@@ -46,7 +46,7 @@ def poisoned(
         poison.reset(token)
 
 
-def require_asked(reply: Message) -> None:
+def require_poisoned(reply: Message) -> None:
     """Raise ``ConfigError`` if a client has trained without asking for the change that is set."""
     change = poison.get()
     if not isinstance(change, _Poisoning) or change.asked:

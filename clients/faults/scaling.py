@@ -10,7 +10,7 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
-from hqde_fl.clients.faults.base import Fault, State, altered
+from hqde_fl.clients.faults.base import Fault, State, with_changed_state
 from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.errors import ConfigError
 
@@ -50,12 +50,12 @@ class Scaling(Fault):
         """The honest reply with a longer update."""
 
         def longer(start: State, trained: State) -> State:
-            return scaled(start, trained, self.scale)
+            return scale_update(start, trained, self.scale)
 
-        return altered(message, call_next(message, context), longer)
+        return with_changed_state(message, call_next(message, context), longer)
 
 
-def scaled(start: State, trained: State, scale: float) -> State:
+def scale_update(start: State, trained: State, scale: float) -> State:
     """``start + scale (trained - start)`` of every floating-point array that both have."""
     return {
         name: torch.add(start[name], tensor - start[name], alpha=scale)

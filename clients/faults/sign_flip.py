@@ -10,7 +10,7 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
-from hqde_fl.clients.faults.base import Fault, State, altered
+from hqde_fl.clients.faults.base import Fault, State, with_changed_state
 from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.errors import ConfigError
 
@@ -47,7 +47,7 @@ class SignFlip(Fault):
         generator: torch.Generator,
     ) -> Message:
         """The honest reply with its update reversed."""
-        return altered(message, call_next(message, context), self._flip)
+        return with_changed_state(message, call_next(message, context), self._flip)
 
     def _flip(self, start: State, trained: State) -> State:
         return {

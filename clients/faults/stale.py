@@ -9,8 +9,8 @@ import torch
 from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
-from hqde_fl.clients.faults.base import Fault, rewritten
-from hqde_fl.clients.messages import arrays
+from hqde_fl.clients.faults.base import Fault, with_changed_arrays
+from hqde_fl.clients.message_fields import array_record
 from hqde_fl.errors import ConfigError
 
 KEPT = "hqde.stale."
@@ -51,9 +51,9 @@ class Stale(Fault):
         if reply.has_error() or len(reply.content.array_records) != 1:
             return reply
         kept = _kept(context)
-        oldest = kept[0] if kept else arrays(reply)[1]
-        _keep(context, [*kept, arrays(reply)[1]][-self.rounds :])
-        return rewritten(message, reply, lambda trained: oldest)
+        oldest = kept[0] if kept else array_record(reply)[1]
+        _keep(context, [*kept, array_record(reply)[1]][-self.rounds :])
+        return with_changed_arrays(message, reply, lambda trained: oldest)
 
 
 def _kept(context: Context) -> list[ArrayRecord]:

@@ -10,7 +10,7 @@ import torch
 from flwr.app import Array, ArrayRecord, Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
-from hqde_fl.clients.faults.base import Fault, rewritten
+from hqde_fl.clients.faults.base import Fault, with_changed_arrays
 from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.errors import ConfigError
 from hqde_fl.protocol.records import from_record
@@ -58,7 +58,7 @@ class WrongDtype(Fault):
         generator: torch.Generator,
     ) -> Message:
         """The honest reply in another dtype."""
-        return rewritten(message, call_next(message, context), self._converted)
+        return with_changed_arrays(message, call_next(message, context), self._converted)
 
     def _converted(self, record: ArrayRecord) -> ArrayRecord:
         state, kind = from_record(record), "str" if self.dtype == "text" else self.dtype

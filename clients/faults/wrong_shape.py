@@ -9,7 +9,7 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
-from hqde_fl.clients.faults.base import Fault, State, altered
+from hqde_fl.clients.faults.base import Fault, State, with_changed_state
 from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.errors import ConfigError
 
@@ -53,7 +53,7 @@ class WrongShape(Fault):
         generator: torch.Generator,
     ) -> Message:
         """The honest reply with one array of the wrong shape."""
-        return altered(message, call_next(message, context), self._misshape)
+        return with_changed_state(message, call_next(message, context), self._misshape)
 
     def _misshape(self, start: State, trained: State) -> State:
         arrays = {name: tensor for name, tensor in trained.items() if tensor.is_floating_point()}

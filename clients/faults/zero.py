@@ -9,7 +9,7 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
-from hqde_fl.clients.faults.base import Fault, State, altered, idly
+from hqde_fl.clients.faults.base import Fault, State, reply_without_training, with_changed_state
 from hqde_fl.clients.task_facts import TaskFacts
 
 
@@ -20,7 +20,7 @@ class Zero(Fault):
 
     It is the *weights* that are zero, as from a client that lost its memory, so its update is minus
     the global model. A client whose *update* is zero is a ``FreeRide``. The metrics are those of an
-    honest reply, see ``idly``; integer and boolean buffers are sent as they are.
+    honest reply, see ``reply_without_training``; integer and boolean buffers are sent as they are.
     """
 
     def check_task(self, facts: TaskFacts) -> None:
@@ -35,7 +35,7 @@ class Zero(Fault):
         generator: torch.Generator,
     ) -> Message:
         """A reply with zeros."""
-        return altered(message, idly(message, context, call_next), _zeros)
+        return with_changed_state(message, reply_without_training(message, context, call_next), _zeros)
 
 
 def _zeros(start: State, trained: State) -> State:

@@ -10,7 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor
 
-from hqde_fl.clients.messages import arrays, is_training, server_round
+from hqde_fl.clients.message_fields import array_record, is_training, server_round
 from hqde_fl.codec import Codec
 from hqde_fl.codec.base import LARGEST
 from hqde_fl.codec.request import from_json, to_json
@@ -61,12 +61,12 @@ class CodecMod:
         codec = _requested(message) if self.codec is None else self.codec
         if not is_training(message) or codec is None:
             return call_next(message, context)
-        _, start = arrays(message)  # before the app, which might change the message
+        _, start = array_record(message)  # before the app, which might change the message
         layout, parts = layout_of(start), _parts(message, start)
         reply = call_next(message, context)
         if not _fits(reply, layout):
             return reply
-        _, trained = arrays(reply)
+        _, trained = array_record(reply)
         place = int(context.node_config.get("partition-id", context.node_id))
         number, seeds = server_round(message), Seeds(self.seed)
         packed, memories, anew = ArrayRecord(), [], list[int]()
@@ -144,7 +144,7 @@ def _fits(reply: Message, layout: Layout) -> bool:
     """Whether the reply's arrays are those of what was sent."""
     if reply.has_error() or len(reply.content.array_records) != 1:
         return False
-    _, record = arrays(reply)
+    _, record = array_record(reply)
     if {entry.name for entry in layout.entries} != set(record):
         return False
     found = ((entry, record[entry.name]) for entry in layout.entries)
@@ -155,7 +155,7 @@ def _fits(reply: Message, layout: Layout) -> bool:
 
 def _answer(message: Message, reply: Message, packed: ArrayRecord, anew: list[int]) -> Message:
     """The reply with packed arrays, what that saved, and the models without an error fed back."""
-    name, trained = arrays(reply)
+    name, trained = array_record(reply)
     content = RecordDict(dict(reply.content))
     content[name] = packed
     sizes = {

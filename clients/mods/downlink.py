@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
-from flwr.app.message.message import make_message
 from flwr.clientapp.typing import ClientAppCallable
 
-from hqde_fl.clients.messages import arrays, is_training
+from hqde_fl.clients.message_fields import array_record, is_training
 from hqde_fl.protocol.delta_broadcast import (
     BASE,
     CHECKSUM,
@@ -46,7 +46,7 @@ class DownlinkMod:
             return self._whole(message, config, context, call_next)
         if not any(VERSION in of_member(member, config) for member in members):
             return call_next(message, context)
-        name, record = arrays(message)
+        name, record = array_record(message)
         models: dict[str, Array] = {}
         held = ConfigRecord()
         for member in members:
@@ -69,7 +69,7 @@ class DownlinkMod:
     ) -> Message:
         if not isinstance(version := config.get(VERSION), int):
             return call_next(message, context)
-        name, record = arrays(message)
+        name, record = array_record(message)
         model = _followed(record, config, context)
         if model is None:
             return Message(RecordDict({HELD: ConfigRecord({"version": NONE})}), reply_to=message)
@@ -86,9 +86,10 @@ def _trained(
     call_next: ClientAppCallable,
 ) -> Message:
     """The reply to the message with a full model in it, and which versions are held."""
-    content = RecordDict(dict(message.content))
-    content[name] = model
-    reply = call_next(make_message(message.metadata, content=content), context)
+    full = copy.copy(message)
+    full.content = RecordDict(dict(message.content))
+    full.content[name] = model
+    reply = call_next(full, context)
     if reply.has_error():
         return reply
     return Message(RecordDict({**reply.content, HELD: held}), reply_to=message)

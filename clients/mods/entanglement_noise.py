@@ -10,8 +10,8 @@ from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor
 
-from hqde_fl.clients.faults.base import State, altered
-from hqde_fl.clients.messages import is_training, partition_of, server_round
+from hqde_fl.clients.faults.base import State, with_changed_state
+from hqde_fl.clients.message_fields import is_training, partition_of, server_round
 from hqde_fl.noise import EntanglementNoise
 from hqde_fl.seeding import Seeds
 
@@ -54,4 +54,4 @@ class EntanglementNoiseMod:
             }
             return {**trained, **noisy}
 
-        return altered(message, reply, change)
+        return with_changed_state(message, reply, change)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hqde_fl.registry import Catalogue
+from hqde_fl.registry import Registry
 from hqde_fl.simulations.attacks.alie import ALIE
 from hqde_fl.simulations.attacks.base import Attack, Memory, Scene
 from hqde_fl.simulations.attacks.fang import Fang
@@ -13,7 +13,7 @@ from hqde_fl.simulations.attacks.min_sum import MinSum
 from hqde_fl.simulations.attacks.optimal_alie import OptimalALIE
 from hqde_fl.simulations.attacks.optimal_ipm import OptimalIPM
 
-ATTACKS: Catalogue[Attack] = Catalogue(
+ATTACKS: Registry[Attack] = Registry(
     "attack",
     Attack,  # type: ignore[type-abstract]
     {

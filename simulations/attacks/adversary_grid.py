@@ -16,9 +16,9 @@ import torch
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from hqde_fl.clients.faults import Chosen
-from hqde_fl.clients.faults.fault_errors import described
-from hqde_fl.clients.messages import is_training, server_round
+from hqde_fl.clients.faults import PartitionChoice
+from hqde_fl.clients.faults.fault_errors import describe_error
+from hqde_fl.clients.message_fields import is_training, server_round
 from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.protocol.members import member_name, members_of
 from hqde_fl.protocol.no_data import has_no_data
@@ -53,7 +53,7 @@ class AdversaryGrid(WrappedGrid):
         Runs the clients. What else it offers (``partition_of``, ``counters``) this grid offers too.
     attack : Attack
         What they do.
-    chosen : Chosen
+    chosen : PartitionChoice
         The attackers' partition ids, or (round) -> partition ids. Where the grid does not know who
         has which partition, the clients' answers to ``query.identity`` on their way to the server
         tell; as long as nobody has asked for them there are no attackers.
@@ -76,7 +76,7 @@ class AdversaryGrid(WrappedGrid):
         self,
         grid: Grid,
         attack: Attack,
-        chosen: Chosen,
+        chosen: PartitionChoice,
         *,
         defence: Defence | None = None,
         screening: Screening | None = None,
@@ -200,7 +200,7 @@ class AdversaryGrid(WrappedGrid):
             deltas = torch.atleast_2d(crafted).expand(len(waiting), rows.shape[1])
         except Exception as error:
             name = attack_name(self._attack)
-            what = described(error)
+            what = describe_error(error)
             raise RunError(f"attack {name!r} failed in round {wire.round}: {what}") from error
         self.memory = learnt if own is None else {**self.memory, own: learnt}
         return [

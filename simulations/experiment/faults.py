@@ -10,14 +10,22 @@ from typing import Any, final
 from flwr.clientapp.typing import Mod
 from flwr.serverapp import Grid
 
-from hqde_fl.clients.faults import FAULTS, FaultPlan, Schedule, Who, only_for, share, size
+from hqde_fl.clients.faults import (
+    FAULTS,
+    FaultPlan,
+    FaultyClients,
+    Schedule,
+    client_count,
+    count_from_fraction,
+    only_for,
+)
 from hqde_fl.clients.faults.backdoor import Backdoor
-from hqde_fl.clients.faults.fault_errors import described
+from hqde_fl.clients.faults.fault_errors import describe_error
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.protocol.screening import Screening
-from hqde_fl.registry import Catalogue
+from hqde_fl.registry import Registry
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.attacks import ATTACKS
 from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid, Defence
@@ -52,7 +60,7 @@ class Faults:
         """Raise ``ConfigError`` unless these faults can act in such a run on such an engine."""
         for place, table in enumerate(self.tables):
             key = f"faults.{place}"
-            check_component(_catalogue(table), _own(table), key, known=(*WHO, *WHEN))
+            check_component(_registry(table), _own(table), key, known=(*WHO, *WHEN))
             if len(given := [each for each in WHO if each in table]) != 1:
                 raise ConfigError(
                     f"{key} needs one of {', '.join(WHO)}, found {' and '.join(given) or 'none'}"
@@ -88,28 +96,28 @@ class Faults:
             if not count:
                 continue
             try:
-                _catalogue(table).build(_own(table)).check_task(facts)
+                _registry(table).build(_own(table)).check_task(facts)
             except ConfigError as error:
-                raise ConfigError(_cannot_act(table, described(str(error)))) from error
+                raise ConfigError(_cannot_act(table, describe_error(str(error)))) from error
             except Exception as error:  # a model or a data set that cannot be looked at
-                raise ConfigError(_cannot_act(table, described(error))) from error
+                raise ConfigError(_cannot_act(table, describe_error(error))) from error
 
     @property
-    def who(self) -> tuple[Who, ...]:
+    def who(self) -> tuple[FaultyClients, ...]:
         """How many clients each fault has, or which."""
         return tuple(
             frozenset(table["clients"])
             if "clients" in table
             else table["count"]
             if "count" in table
-            else share(table["fraction"], self.clients)
+            else count_from_fraction(table["fraction"], self.clients)
             for table in self.tables
         )
 
     @property
     def counts(self) -> tuple[int, ...]:
         """How many clients each fault has."""
-        return tuple(map(size, self.who))
+        return tuple(map(client_count, self.who))
 
     @cached_property
     def plan(self) -> FaultPlan:
@@ -128,7 +136,7 @@ class Faults:
         """The local faults as Flower mods, each acting in its own clients only."""
         return [
             only_for(
-                FAULTS.build(_own(table)), self.plan.chosen(place), self.seed, str(table["name"])
+                FAULTS.build(_own(table)), self.plan.choice_of(place), self.seed, str(table["name"])
             )
             for place, table in enumerate(self.tables)
             if table["name"] in list(FAULTS)
@@ -151,7 +159,7 @@ class Faults:
                 return AdversaryGrid(
                     grid,
                     ATTACKS.build(_own(table)),
-                    self.plan.chosen(place),
+                    self.plan.choice_of(place),
                     defence=defence,
                     screening=screening,
                     seed=self.seed,
@@ -169,7 +177,7 @@ class Faults:
         return None
 
 
-def _catalogue(table: Mapping[str, Any]) -> Catalogue[Any]:
+def _registry(table: Mapping[str, Any]) -> Registry[Any]:
     """Where a table's name is listed: among the attacks of colluding clients, or the faults."""
     name = table.get("name")
     if isinstance(name, str) and name not in (*FAULTS, *ATTACKS):

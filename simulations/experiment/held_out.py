@@ -9,8 +9,8 @@ from typing import cast
 
 from torch import Tensor
 
+from hqde_fl.clients.data_subset import data_subset
 from hqde_fl.clients.evaluation import evaluate
-from hqde_fl.clients.samples import chosen
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.training import reproducible
 from hqde_fl.errors import ConfigError
@@ -47,7 +47,7 @@ def hold_out(task: Task, count: int, seeds: Seeds) -> tuple[Task, HeldOut]:
     if count >= size:
         raise ConfigError(f"strategy.held-out must be < {size} (the test set), found {count}")
     order = seeds.numpy("held-out").permutation(size).tolist()
-    aside, rest = (chosen(data, sorted(part)) for part in (order[:count], order[count:]))
+    aside, rest = (data_subset(data, sorted(part)) for part in (order[:count], order[count:]))
     with reproducible(0):
         model = task.model()
 

@@ -15,7 +15,7 @@ from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from hqde_fl.clients.messages import is_training
+from hqde_fl.clients.message_fields import is_training
 from hqde_fl.protocol.records import from_record
 from hqde_fl.protocol.screening import Accepted, Screening
 from hqde_fl.seeding import Seeds

@@ -13,7 +13,7 @@ from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hqde_fl.clients.batches import logits
+from hqde_fl.clients.batches import logits_of
 from hqde_fl.clients.task import Task, accuracy
 from hqde_fl.errors import ConfigError, DataError, RunError
 from hqde_fl.simulations.recording.run_directory import round_line
@@ -57,11 +57,11 @@ def _module(model: Callable[[], nn.Module]) -> nn.Module:
 
 
 def _loss(loss_fn: LossFn, classifier: bool, outputs: Any, targets: Any) -> Tensor:
-    return loss_fn(logits(outputs) if classifier else outputs, targets)
+    return loss_fn(logits_of(outputs) if classifier else outputs, targets)
 
 
 def _accuracy(outputs: Any, targets: Tensor) -> float:
-    return accuracy(logits(outputs), targets)
+    return accuracy(logits_of(outputs), targets)
 
 
 def _no_data(*_: Any) -> Any:

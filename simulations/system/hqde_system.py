@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hqde_fl.clients.app import ensemble_app
-from hqde_fl.clients.batches import call
-from hqde_fl.clients.evaluation import evaluate_batches, evaluating, probabilities
+from hqde_fl.clients.batches import call_model
+from hqde_fl.clients.evaluation import class_probabilities, evaluate_batches, evaluation_mode
 from hqde_fl.clients.members import initial_state, split
 from hqde_fl.clients.training import reproducible
 from hqde_fl.codec import Codec
@@ -328,10 +328,10 @@ class HQDESystem:
         models = self._holding(self._arrays)
         reading = Reading.of(models[0])
         device = torch.device(self.settings.training.placement)
-        with reproducible(0, self.settings.training.threads), evaluating(models):
+        with reproducible(0, self.settings.training.threads), evaluation_mode(models):
             for batch in reading.batches(loader, device):
-                each = [call(model, batch.inputs) for model in models]
-                found = probabilities(each) if self._task.classifier else torch.stack(each)
+                each = [call_model(model, batch.inputs) for model in models]
+                found = class_probabilities(each) if self._task.classifier else torch.stack(each)
                 yield found.transpose(0, 1).cpu()
 
     def _holding(self, arrays: ArrayRecord) -> list[nn.Module]:

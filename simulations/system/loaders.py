@@ -21,7 +21,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from hqde_fl.clients.batches import Arguments, Batch, Collate, moved
+from hqde_fl.clients.batches import Arguments, Batch, Collate, to_device
 from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
 
@@ -78,7 +78,7 @@ class Reading:
         for batch in loader:
             inputs, targets = self.pair(batch)
             size = _examples(targets)
-            yield Batch(moved(inputs, device), moved(targets, device), size)
+            yield Batch(to_device(inputs, device), to_device(targets, device), size)
 
 
 @dataclass(frozen=True)

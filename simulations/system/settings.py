@@ -15,7 +15,7 @@ from hqde_fl.codec import CODECS, AdaptiveQuantizer, Codec
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.noise import ExplorationNoise
 from hqde_fl.prediction import VOTES, EnsemblePredictor
-from hqde_fl.registry import Catalogue
+from hqde_fl.registry import Registry
 from hqde_fl.rules import RULES, Aggregator, Superposition
 from hqde_fl.strategies.exploration import Exploring
 from hqde_fl.strategies.optimizers import SERVER_OPTIMIZERS, SGD, ServerOptimizer
@@ -25,7 +25,7 @@ Config = Mapping[str, Any]
 LEARNING_RATES = {"adamw": 1e-3, "sgd": 0.05}
 """An optimiser's learning rate where none is given."""
 
-TRAINING: Catalogue[Training] = Catalogue("training", Training, {"training": Training})
+TRAINING: Registry[Training] = Registry("training", Training, {"training": Training})
 
 SAID_ELSEWHERE = {
     "batch_size": "the loader says it",
@@ -160,13 +160,13 @@ def _training(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _built(catalogue: Catalogue[Any], value: Any) -> Any:
+def _built(registry: Registry[Any], value: Any) -> Any:
     """A thing itself, its name, or the table that describes it."""
-    if isinstance(value, catalogue.base):
+    if isinstance(value, registry.base):
         return value
     if isinstance(value, str | Mapping):
-        return catalogue.build(_kebab(value))
-    raise ConfigError(f"a {catalogue.kind} is one, its name or a table, found {value!r}")
+        return registry.build(_kebab(value))
+    raise ConfigError(f"a {registry.kind} is one, its name or a table, found {value!r}")
 
 
 def _kebab(value: Any) -> Any:

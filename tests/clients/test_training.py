@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import Dataset, TensorDataset
 
-from hqde_fl.clients.batches import batches
+from hqde_fl.clients.batches import iterate_batches
+from hqde_fl.clients.data_subset import data_subset
 from hqde_fl.clients.evaluation import evaluate
-from hqde_fl.clients.samples import chosen
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.training import Training, idle, poison, reproducible, train
 from hqde_fl.errors import ConfigError, DataError
@@ -57,8 +57,8 @@ class Constant(TensorDataset):
 
 def test_a_tensor_data_set_of_ones_own_is_read_by_its_own_getitem():
     data = Constant(torch.randn(6, 2), torch.arange(6))
-    for found in (data, chosen(data, [0, 3])):
-        (batch,) = batches(found, 6, torch.device("cpu"))
+    for found in (data, data_subset(data, [0, 3])):
+        (batch,) = iterate_batches(found, 6, torch.device("cpu"))
         assert batch.inputs.unique().tolist() == [7]
 
 

@@ -44,8 +44,8 @@ def check(fault, facts):
 
 @pytest.mark.parametrize("name", [*FAULTS, *ATTACKS])
 def test_all_can_act_on_images_with_classes(name):
-    catalogue = FAULTS if name in list(FAULTS) else ATTACKS
-    fault = catalogue.build({"name": name, "z": 1.5} if name == "alie" else name)
+    registry = FAULTS if name in list(FAULTS) else ATTACKS
+    fault = registry.build({"name": name, "z": 1.5} if name == "alie" else name)
     assert check(fault, facts_of(images)) is None
 
 
@@ -64,8 +64,8 @@ WEIGHTS = ["gaussian", "infinity", "nan", "scaling", "sign-flip", "zero", *ATTAC
     ids=["an integer", "no numbers", "complex", "no arrays"],
 )
 def test_what_changes_weights_needs_some(name, model):
-    catalogue = FAULTS if name in list(FAULTS) else ATTACKS
-    fault = catalogue.build({"name": name, "z": 1.5} if name == "alie" else name)
+    registry = FAULTS if name in list(FAULTS) else ATTACKS
+    fault = registry.build({"name": name, "z": 1.5} if name == "alie" else name)
     with pytest.raises(ConfigError, match="must have floating-point weights, found none"):
         check(fault, facts_of(model))
     check(fault, facts_of(partial(State, counter=torch.tensor(3), scale=torch.tensor(1.0))))
@@ -160,6 +160,6 @@ def test_what_needs_no_examples_loads_none():
     task = Task(images, refuse, refuse)
     for name in [*FAULTS, *ATTACKS]:
         if name not in ("backdoor", "label-flip"):
-            catalogue = FAULTS if name in list(FAULTS) else ATTACKS
-            fault = catalogue.build({"name": name, "z": 1.5} if name == "alie" else name)
+            registry = FAULTS if name in list(FAULTS) else ATTACKS
+            fault = registry.build({"name": name, "z": 1.5} if name == "alie" else name)
             check(fault, TaskFacts(task, task.test))

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from hqde_fl.clients.app import ensemble_app
 from hqde_fl.clients.faults import Backdoor, Crash, Fault, LabelFlip, SignFlip, only_for
-from hqde_fl.clients.faults.fault_errors import FaultError, failure, find_failure
+from hqde_fl.clients.faults.fault_errors import FaultError, failure_text, find_failure
 from hqde_fl.clients.members import initial_state
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.training import Training, poison
@@ -122,7 +122,7 @@ def test_a_client_that_trains_in_its_own_way_is_no_place_for_poison(ask, node, s
 
 
 def test_the_sentence_is_found_in_what_engines_make_of_it():
-    text = failure("label-flip", 3, 2, ConfigError("found\n'<x>'"))
+    text = failure_text("label-flip", 3, 2, ConfigError("found\n'<x>'"))
     assert text == "fault 'label-flip' of client 3 failed in round 2: ConfigError: found '<x>'"
     error = FaultError(text)
     for reason in (
@@ -137,7 +137,7 @@ def test_the_sentence_is_found_in_what_engines_make_of_it():
         for other in (("zero", 3, 2), ("label-flip", 4, 2), ("label-flip", 3, 1)):
             assert find_failure(reason, *other) is None
     assert find_failure("fault 'label-flip' of client 3 failed", "label-flip", 3, 2) is None
-    assert len(failure("zero", 1, 1, "x" * 10_000)) < 600
+    assert len(failure_text("zero", 1, 1, "x" * 10_000)) < 600
 
 
 def test_small_images_among_large_ones_are_the_faults_error(ask, node):

@@ -2,7 +2,14 @@ import pickle
 
 import pytest
 
-from hqde_fl.clients.faults import FaultPlan, Schedule, SignFlip, choose, only_for, share
+from hqde_fl.clients.faults import (
+    FaultPlan,
+    Schedule,
+    SignFlip,
+    choose_faulty_clients,
+    count_from_fraction,
+    only_for,
+)
 from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
 
@@ -14,7 +21,7 @@ def plan(counts, *schedules, partitions=10, seed=1):
 
 
 def test_a_plan_without_a_schedule_is_a_choice():
-    expected = choose([3, 2], 10, Seeds(1))
+    expected = choose_faulty_clients([3, 2], 10, Seeds(1))
     for number in (1, 2, 50):
         assert plan([3, 2], ALWAYS, ALWAYS).faulty(number) == expected
 
@@ -51,7 +58,7 @@ def test_several_faults_share_nobody_and_resampling_moves_no_other():
 
 def test_a_mod_follows_the_plan(train, weights, same, node):
     anew = plan([1], Schedule(start=2, resample=True), partitions=3)
-    mod = pickle.loads(pickle.dumps(only_for(SignFlip(), anew.chosen(0))))
+    mod = pickle.loads(pickle.dumps(only_for(SignFlip(), anew.choice_of(0))))
     for number in range(1, 6):
         for partition in range(3):
             context = node(partition)
@@ -63,8 +70,8 @@ def test_a_mod_follows_the_plan(train, weights, same, node):
 
 
 def test_a_fraction_is_rounded_down():
-    assert [share(fraction, 10) for fraction in (0, 0.2, 0.3, 0.39, 1)] == [0, 2, 3, 3, 10]
-    assert share(0.29, 100) == 29
+    assert [count_from_fraction(fraction, 10) for fraction in (0, 0.2, 0.3, 0.39, 1)] == [0, 2, 3, 3, 10]
+    assert count_from_fraction(0.29, 100) == 29
 
 
 @pytest.mark.parametrize(
@@ -72,7 +79,7 @@ def test_a_fraction_is_rounded_down():
     [
         (lambda: Schedule(start=0), "Schedule.start must be >= 1, found 0"),
         (lambda: Schedule(start=5, stop=4), r"0 \(never\) or >= start = 5, found 4"),
-        (lambda: share(1.1, 10), r"fraction of a fault must be in \[0, 1\], found 1.1"),
+        (lambda: count_from_fraction(1.1, 10), r"fraction of a fault must be in \[0, 1\], found 1.1"),
         (lambda: plan([6, 5], ALWAYS, ANEW), "need 11 different clients, found 10 clients"),
         (lambda: plan([6, 5], ALWAYS), "a schedule for each of 2 faults, found 1"),
         (lambda: plan([-1], ANEW), "must be >= 0, found -1"),

@@ -14,7 +14,7 @@ from hqde_fl.clients.faults import (
     Schedule,
     SignFlip,
     attack_success,
-    choose,
+    choose_faulty_clients,
     only_for,
 )
 from hqde_fl.clients.members import initial_state
@@ -38,7 +38,7 @@ from hqde_fl.strategies.hqde import HQDEStrategy
 N, F, SEED = 10, 3, 3
 TASK = load_task({"name": "digits"}, {"name": "dirichlet", "alpha": 0.5}, N, SEED)
 STATE = initial_state(TASK, 1, Seeds(SEED))
-CHOSEN = choose([F], N, Seeds(SEED))[0]
+CHOSEN = choose_faulty_clients([F], N, Seeds(SEED))[0]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -189,7 +189,7 @@ def test_pushed_messages_pass_untouched():
 def test_the_attackers_follow_a_plan():
     plan = FaultPlan(N, Seeds(1), (2,), (Schedule(start=2, stop=3, resample=True),))
     inner, spy = inline(), Spy()
-    grid = AdversaryGrid(inner, spy, plan.chosen(0))
+    grid = AdversaryGrid(inner, spy, plan.choice_of(0))
     for number in range(1, 5):
         replies_of(grid, inner, number=number)
     attackers = [frozenset(scene.attackers) for _, _, scene in spy.seen]
@@ -432,7 +432,7 @@ def test_several_members_are_attacked_together():
 
 def test_colluding_and_local_faults_in_one_run():
     plan = FaultPlan(N, Seeds(SEED), (1, 2, 2), (Schedule(), Schedule(), Schedule(start=2)))
-    mods = [only_for(NaN(), plan.chosen(0)), only_for(SignFlip(), plan.chosen(1))]
-    _, _, records, _ = federated(Fang(), rounds=2, mods=mods, plan=plan.chosen(2))
+    mods = [only_for(NaN(), plan.choice_of(0)), only_for(SignFlip(), plan.chosen(1))]
+    _, _, records, _ = federated(Fang(), rounds=2, mods=mods, plan=plan.choice_of(2))
     assert [record.rejected for record in records[1:]] == [1, 1]
     assert records[2].kept == N - 1

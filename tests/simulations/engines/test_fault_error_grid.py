@@ -11,7 +11,7 @@ import torch
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from hqde_fl.clients.faults.fault_errors import failure
+from hqde_fl.clients.faults.fault_errors import failure_text
 from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.protocol.records import to_record
 from hqde_fl.rules import Median
@@ -157,13 +157,13 @@ def faults(server_round: int) -> dict[int, str]:
 
 
 def test_only_the_planned_fault_in_its_round_can_end_a_run() -> None:
-    said = failure("zero", 1, 2, ValueError("x"))
+    said = failure_text("zero", 1, 2, ValueError("x"))
     for reasons, number in (
         ((said, None), 2),  # a client that has no fault
         ((None, said), 1),  # one whose fault does not act yet
-        ((None, failure("nan", 1, 2, "x")), 2),  # of another fault
-        ((None, failure("zero", 0, 2, "x")), 2),  # of another client
-        ((None, failure("zero", 1, 1, "x")), 2),  # of another round
+        ((None, failure_text("nan", 1, 2, "x")), 2),  # of another fault
+        ((None, failure_text("zero", 0, 2, "x")), 2),  # of another client
+        ((None, failure_text("zero", 1, 1, "x")), 2),  # of another round
         ((None, "RuntimeError: out of memory"), 2),
     ):
         grid, messages = replies(*reasons, round=number)
@@ -177,7 +177,7 @@ def test_only_the_planned_fault_in_its_round_can_end_a_run() -> None:
 
 def test_where_the_grid_does_not_know_the_partitions_clients_tell() -> None:
     """The first to claim a partition has it: another one that claims it as well does not."""
-    grid, messages = replies(failure("zero", 1, 2, "x"), failure("zero", 1, 2, "y"))
+    grid, messages = replies(failure_text("zero", 1, 2, "x"), failure_text("zero", 1, 2, "y"))
 
     class Blind:
         def send_and_receive(
@@ -201,7 +201,7 @@ def test_where_the_grid_does_not_know_the_partitions_clients_tell() -> None:
 
 def test_a_hostile_client_that_says_its_fault_failed_is_a_failed_client(tmp_path: Path) -> None:
     """Through the strategy, with everything on: it costs the liar the round, not the run."""
-    lie = failure("label-flip", 3, 1, "I say so")
+    lie = failure_text("label-flip", 3, 1, "I say so")
     app = ClientApp()
 
     @app.train()

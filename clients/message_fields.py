@@ -21,7 +21,7 @@ def server_round(message: Message) -> int:
     return 0
 
 
-def arrays(message: Message) -> tuple[str, ArrayRecord]:
+def array_record(message: Message) -> tuple[str, ArrayRecord]:
     """The message's one ``ArrayRecord`` and its name.
 
     Raises

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 
-def chosen(data: Dataset[Any], places: Sequence[int]) -> Dataset[Any]:
+def data_subset(data: Dataset[Any], places: Sequence[int]) -> Dataset[Any]:
     """The examples at some places, which may repeat; tensors stay a ``TensorDataset``."""
     if type(data) is TensorDataset:  # a subclass may have its own __getitem__
         index = torch.as_tensor(places, dtype=torch.int64)

@@ -1,7 +1,7 @@
 import pytest
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 
-from hqde_fl.clients.messages import arrays, is_training, partition_of, server_round
+from hqde_fl.clients.message_fields import array_record, is_training, partition_of, server_round
 from hqde_fl.errors import ConfigError
 
 
@@ -20,10 +20,10 @@ def test_the_round_is_read_from_whatever_config_there_is(ask):
 
 def test_there_must_be_one_array_record(ask):
     message = ask({})
-    assert arrays(message)[0] == "arrays"
+    assert array_record(message)[0] == "arrays"
     message.content["more"] = ArrayRecord()
     with pytest.raises(ConfigError, match="exactly 1 ArrayRecord, found 2"):
-        arrays(message)
+        array_record(message)
 
 
 def test_the_partition_is_read_from_the_node(node):
