@@ -1,9 +1,13 @@
-# hqde-fl: everything runs in .venv, made by `make install`.
+# hqde-fl: everything runs in .venv, made by `make install`; with FLWR=1.42 in .venv-flwr-1.42.
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-deploy test test-deployment lint bench
 
-VENV := .venv
+# Which version of Flower, if not that in constraints.txt: its pins are in constraints-flwr-$(FLWR).txt.
+FLWR ?=
+PINS := $(if $(FLWR),constraints-flwr-$(FLWR).txt)
+
+VENV := .venv$(if $(FLWR),-flwr-$(FLWR))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -17,7 +21,8 @@ ARGS ?=
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s%s\n", $$1, $$2 }' Makefile
-	@echo "Options: PYTHON=/path/to/python3.11 for the set-up, ARGS=... for pytest."
+	@echo "Options: PYTHON=/path/to/python3.11 for the set-up, FLWR=1.42 for the other version of"
+	@echo "Flower that is tested, in an environment of its own, ARGS=... for pytest."
 
 install: $(STAMP) ## make .venv and install hqde-fl and its tools in it
 
@@ -55,7 +60,7 @@ bench: install ## run every benchmark, in its quick form
 
 # A command on the PATH proves little (pyenv leaves shims that only print an error), so every
 # candidate in every directory of the PATH is run and asked.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt $(PINS)
 	@fits='import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'; \
 	python=; without_venv=; IFS=:; \
 	for name in $$(echo "$(CANDIDATES)" | tr ' ' ':'); do \
@@ -79,7 +84,10 @@ $(STAMP): pyproject.toml constraints.txt
 		"$$python" -m venv --clear $(VENV); \
 	fi
 	@echo "Installing into $(VENV) (the first time this takes a few minutes)"
+	@# A pin in $(PINS) replaces that of the same package.
+	awk -F == 'FNR == NR {own[$$1]} FNR == NR || !($$1 in own)' \
+		$(or $(PINS),/dev/null) constraints.txt > $(VENV)/constraints.txt
 	@# torch first, by its exact version, so that a CPU build of it is taken where pip knows one.
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable ".[dev]"
 	@touch $@
