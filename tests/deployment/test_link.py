@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -37,10 +38,9 @@ from hqde_fl.simulations.engines.flower_internals import (
 from hqde_fl.simulations.engines.inline import InlineGrid
 
 ROOT = Path(__file__).resolve().parents[2]
-HOMES = (
-    ROOT / "hqde_fl/protocol/flower_internals.py",
-    ROOT / "simulations/engines/flower_internals.py",
-)
+HOMES = {
+    ROOT / room / "flower_internals.py" for room in ("hqde_fl/protocol", "simulations/engines")
+}
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,24 @@ def test_no_other_module_imports_what_flower_does_not_document() -> None:
         path for path in files(ROOT) if private_flower(ast.parse(path.read_text(encoding="utf-8")))
     }
     assert using == HOMES
+
+
+@pytest.mark.parametrize(
+    ("attribute", "home"),
+    [
+        ("_message_id", "flower_internals.py"),
+        ("_runtime_client", "link.py"),
+        ("event_hooks", "link.py"),
+        ("_unary_unary", "link.py"),
+    ],
+)
+def test_an_undocumented_attribute_is_used_in_one_module(attribute: str, home: str) -> None:
+    using = [
+        path.name
+        for path in files(ROOT)
+        if re.search(rf"[.\"]{attribute}\b", path.read_text(encoding="utf-8"))
+    ]
+    assert using == [home]
 
 
 def test_a_ray_worker_loads_no_client_of_a_deployment() -> None:
