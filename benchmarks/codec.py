@@ -48,6 +48,7 @@ from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.engines.inline import InlineGrid
 from hqde_fl.simulations.experiment.model import Experiment
 from hqde_fl.strategies.hqde import HQDEStrategy
+from hqde_fl.strategies.settings import Participation
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -124,7 +125,7 @@ def real_updates(data_dir: str) -> dict[str, Tensor]:
 
         built = chosen.load_task()
         app = ensemble_app(built, training=chosen.training, seed=7, mods=[record])
-        strategy = HQDEStrategy(identify=True, fraction_evaluate=0.0)
+        strategy = HQDEStrategy(participation=Participation(fraction_evaluate=0.0, identify=True))
         start = to_record(initial_state(built, 1, chosen.seeds))
         strategy.start(InlineGrid(app, 10, {}, 7), start, 10)
     return found

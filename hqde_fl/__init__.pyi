@@ -90,6 +90,10 @@ from hqde_fl.strategies.presets import quantum_entanglement as quantum_entanglem
 from hqde_fl.strategies.presets import quantum_superposition as quantum_superposition
 from hqde_fl.strategies.presets import robust as robust
 from hqde_fl.strategies.presets import trimmed_mean as trimmed_mean
+from hqde_fl.strategies.settings import Aggregation as Aggregation
+from hqde_fl.strategies.settings import Communication as Communication
+from hqde_fl.strategies.settings import Participation as Participation
+from hqde_fl.strategies.settings import Reporting as Reporting
 from hqde_fl.updates import Updates as Updates
 
 __version__: str

@@ -16,8 +16,8 @@ from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.faults.backdoor import SUCCESS, Backdoor, attack_success
 from hqde_fl.clients.faults.fault_errors import describe_error
 from hqde_fl.clients.members import initial_state, split
+from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
-from hqde_fl.clients.training import reproducible
 from hqde_fl.errors import RunError
 from hqde_fl.prediction import EnsemblePredictor
 from hqde_fl.protocol.records import from_record, to_record
@@ -35,6 +35,7 @@ from hqde_fl.simulations.recording.run_directory import MANIFEST, Run, RunDirect
 from hqde_fl.strategies.callbacks import Callback
 from hqde_fl.strategies.confidence import HeldOut
 from hqde_fl.strategies.hqde import HQDEStrategy
+from hqde_fl.strategies.settings import Aggregation, Communication, Participation, Reporting
 
 EVALUATION_THREADS = 4
 """Threads that evaluate the global model, where there are as many: sums depend on their number."""
@@ -104,9 +105,10 @@ def _run(
 ) -> None:
     """Run the rounds, from the first one or from a point on."""
     task, held_out = data
+    rule = experiment.rule
 
     def defence(member: int) -> tuple[Aggregator, State]:
-        return strategy.rule, strategy.state.models[member].rule if strategy.state else {}
+        return rule, strategy.state.models[member].rule if strategy.state else {}
 
     measured = HonestMean(experiment.planned.in_round, experiment.screening)
     wanted = experiment.metrics.honest_mean
@@ -117,24 +119,27 @@ def _run(
         experiment.planned.watched(grid), defence, experiment.screening
     )
     checkpoints = Checkpoints(out, experiment, seen, point)
+    options = experiment.strategy
     strategy = HQDEStrategy(
-        experiment.rule,
-        codec=experiment.codec,
-        downlink=experiment.downlink,
+        Aggregation(
+            rule,
+            experiment.server_optimizer,
+            options.quorum,
+            held_out,
+            options.confidence_metric,
+        ),
+        communication=Communication(
+            experiment.codec, experiment.downlink, experiment.screening, options.deadline
+        ),
+        participation=Participation(
+            experiment.selector,
+            options.fraction_evaluate,
+            min_available_nodes=experiment.clients.count,
+            identify=True,
+        ),
         ensemble=experiment.ensemble,
-        selector=experiment.selector,
-        server_optimizer=experiment.server_optimizer,
-        screening=experiment.screening,
-        deadline=experiment.strategy.deadline,
-        quorum=experiment.strategy.quorum,
-        density=experiment.strategy.density,
-        held_out=held_out,
-        confidence_metric=experiment.strategy.confidence_metric,
-        callbacks=(directory, checkpoints, *callbacks),
+        reporting=Reporting((directory, checkpoints, *callbacks), options.density),
         seed=experiment.seed,
-        identify=True,
-        fraction_evaluate=experiment.strategy.fraction_evaluate,
-        min_available_nodes=experiment.clients.count,
     )
 
     with (

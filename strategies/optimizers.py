@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.registry import Catalogue
+from hqde_fl.registry import Registry
 
 Moments = Mapping[str, Tensor]
 """The moments that an optimiser keeps, each (d,)."""
@@ -122,7 +122,7 @@ class Yogi(Adaptive):
         return second - (1 - self.beta_2) * square * (second - square).sign()
 
 
-SERVER_OPTIMIZERS: Catalogue[ServerOptimizer] = Catalogue(
+SERVER_OPTIMIZERS: Registry[ServerOptimizer] = Registry(
     "server optimizer",
     ServerOptimizer,  # type: ignore[type-abstract]
     {"adam": Adam, "sgd": SGD, "yogi": Yogi},

@@ -14,6 +14,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from hqde_fl.errors import CohortError
+from hqde_fl.protocol.grids import KnowsPartitions
 from hqde_fl.strategies.round.reply_matching import Asked
 
 POLL_SECONDS = 0.2
@@ -79,7 +80,7 @@ class Roster:
 
     def _connected(self, grid: Grid) -> list[int]:
         """Return the nodes that are connected, and note which of them have reconnected."""
-        if hasattr(grid, "partition_of"):  # the clients of our own engines are always there
+        if isinstance(grid, KnowsPartitions):
             return list(grid.get_node_ids())
         activated = {node.node_id: node.last_activated_at for node in grid.get_nodes()}
         before = self._activated
@@ -95,7 +96,7 @@ class Roster:
         """
         new = [node for node in nodes if node not in self._asked]
         self._asked.update(new)
-        if hasattr(grid, "partition_of"):  # our own engines know
+        if isinstance(grid, KnowsPartitions):
             self._partitions |= {node: grid.partition_of(node) for node in new}
             return
         if not new:

@@ -20,12 +20,12 @@ from hqde_fl.clients.batches import iterate_batches
 from hqde_fl.clients.evaluation import evaluate_batches
 from hqde_fl.clients.members import initial_state, split
 from hqde_fl.protocol.records import from_record, to_record
-from hqde_fl.rules import Mean
 from hqde_fl.seeding import Seeds
 from hqde_fl.selection import Ensemble
 from hqde_fl.selection.ensemble import Assignment
 from hqde_fl.simulations.engines.inline import InlineGrid
 from hqde_fl.strategies.hqde import HQDEStrategy
+from hqde_fl.strategies.settings import Participation
 
 MEMBERS = 5
 DIVERSE = 0.01
@@ -42,12 +42,11 @@ def trained(where: Setting, assignment: Assignment, seed: int) -> dict[str, floa
     """
     app = ensemble_app(where.task, members=MEMBERS, training=where.training, seed=seed)
     strategy = HQDEStrategy(
-        Mean(weighted=True),
+        participation=Participation(
+            fraction_evaluate=0.0, min_available_nodes=CLIENTS, identify=True
+        ),
         ensemble=Ensemble(MEMBERS, assignment),
         seed=seed,
-        identify=True,
-        fraction_evaluate=0.0,
-        min_available_nodes=CLIENTS,
     )
     start = to_record(initial_state(where.task, MEMBERS, Seeds(seed)))
     rounds = where.rounds if assignment == "all" else where.rounds * MEMBERS

@@ -25,7 +25,7 @@ from hqde_fl.codec import CODECS, Codec
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.prediction import VOTES, EnsemblePredictor
 from hqde_fl.protocol.screening import Screening
-from hqde_fl.registry import Catalogue
+from hqde_fl.registry import Registry
 from hqde_fl.rules import RULES, Aggregator
 from hqde_fl.rules.tolerance import silence_warning
 from hqde_fl.seeding import Seeds
@@ -46,7 +46,7 @@ from hqde_fl.simulations.experiment.overrides import (
 from hqde_fl.simulations.tasks import TASKS, load_task
 from hqde_fl.simulations.tasks.partition import PARTITIONERS
 from hqde_fl.strategies.optimizers import SERVER_OPTIMIZERS, ServerOptimizer
-from hqde_fl.strategies.round.aggregation import DensityPolicy
+from hqde_fl.strategies.settings import DensityPolicy
 
 ENGINES = ("flower", "inline", "ray")
 """Where an experiment can run."""
@@ -54,8 +54,8 @@ ENGINES = ("flower", "inline", "ray")
 RUN_CONFIG = ("config", "experiment", "set")
 """The keys of a Flower run's config that say what to run."""
 
-SCREENING = Catalogue("screening", Screening, {"standard": Screening})
-RESOURCES = Catalogue("resources", Resources, {"group": Resources})
+SCREENING = Registry("screening", Screening, {"standard": Screening})
+RESOURCES = Registry("resources", Resources, {"group": Resources})
 
 APP_ROOT = Path(__file__).resolve().parents[2]
 """The root of the Flower App: experiments named in a run's config are found from here."""

@@ -28,7 +28,7 @@ from hqde_fl.clients.app import ensemble_app
 from hqde_fl.clients.batches import call_model
 from hqde_fl.clients.evaluation import class_probabilities, evaluate_batches, evaluation_mode
 from hqde_fl.clients.members import initial_state, split
-from hqde_fl.clients.training import reproducible
+from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.codec import Codec
 from hqde_fl.errors import ConfigError, DataError, UnknownNameError
 from hqde_fl.prediction import Prediction
@@ -41,6 +41,7 @@ from hqde_fl.simulations.system.federation import Epochs, Federation, check_alik
 from hqde_fl.simulations.system.loaders import Portions, Reading, Source
 from hqde_fl.simulations.system.settings import Config, Settings, check_device, table, whole
 from hqde_fl.strategies.hqde import HQDEStrategy
+from hqde_fl.strategies.settings import Aggregation, Communication, Participation, Reporting
 from hqde_fl.strategies.state import ServerState
 
 ENGINES = ("auto", "inline", "ray")
@@ -221,16 +222,14 @@ class HQDESystem:
             validate = None if validation_loader is None else partial(self._on, validation_loader)
             epochs = Epochs(show, self._learn, validate)
             self._strategy = HQDEStrategy(
-                self.settings.rule,
-                codec=self.settings.codec,
+                Aggregation(self.settings.rule, self.settings.server_optimizer),
+                communication=Communication(self.settings.codec, deadline=DEADLINE),
+                participation=Participation(
+                    fraction_evaluate=0.0, min_available_nodes=self.num_workers, identify=True
+                ),
                 ensemble=Ensemble(self.settings.members),
-                server_optimizer=self.settings.server_optimizer,
-                deadline=DEADLINE,
-                callbacks=(epochs,),
+                reporting=Reporting((epochs,)),
                 seed=self.seed,
-                identify=True,
-                fraction_evaluate=0.0,
-                min_available_nodes=self.num_workers,
             )
             self._strategy.start(federation.grid, self._arrays, last, resume=self._state)
         return epochs.found

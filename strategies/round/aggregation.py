@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 
@@ -18,16 +18,10 @@ from hqde_fl.rules.executor import one_library_thread
 from hqde_fl.strategies.confidence import Confidence
 from hqde_fl.strategies.optimizers import SGD, ServerOptimizer
 from hqde_fl.strategies.round.buffers import merge_buffers
+from hqde_fl.strategies.settings import DensityPolicy
 from hqde_fl.strategies.state import ModelState
 from hqde_fl.updates import Columns
 from hqde_fl.updates.received_updates import gathered
-
-DensityPolicy = Literal["free", "always", "never"]
-"""When the density matrix of the updates is described.
-
-``"free"``: when the rule has measured the updates' inner products anyway, and there are at most 256
-of them. ``"always"``: where it has not, by one more pass over the updates, O(n^2 d).
-"""
 
 MOST_FREE = 256
 """Most updates whose spectrum, O(n^3), is taken without being asked for."""

@@ -14,6 +14,7 @@ from hqde_fl.simulations.audit.federation import deviation, honest
 from hqde_fl.simulations.audit.trial import TOLERANCE
 from hqde_fl.strategies.callbacks import Callback, RoundRecord
 from hqde_fl.strategies.hqde import HQDEStrategy
+from hqde_fl.strategies.settings import Participation, Reporting
 
 HONEST = 3
 
@@ -55,7 +56,11 @@ class Rounds(Callback):
 
 def strategy(rounds: Rounds) -> HQDEStrategy:
     """Screening alone, without a robust rule."""
-    return HQDEStrategy(Mean(), callbacks=[rounds], identify=True, fraction_evaluate=0.0)
+    return HQDEStrategy(
+        Mean(),
+        participation=Participation(fraction_evaluate=0.0, identify=True),
+        reporting=Reporting([rounds]),
+    )
 
 
 def check(rounds: Rounds, rows: Sequence[Row], *, alternative: str = "rejected") -> None:

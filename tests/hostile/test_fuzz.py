@@ -9,13 +9,14 @@ from flwr.app import ConfigRecord, Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hqde_fl.codec import Codec, Quantized
+from hqde_fl.codec import Codec, Identity, Quantized
 from hqde_fl.rules import TrimmedMean
 from hqde_fl.simulations.audit import canary
 from hqde_fl.simulations.audit.federation import CULPRIT, deviation, honest, start
 from hqde_fl.simulations.audit.grid import AuditGrid
 from hqde_fl.simulations.audit.trial import TOLERANCE
 from hqde_fl.strategies.hqde import HQDEStrategy
+from hqde_fl.strategies.settings import Communication, Participation, Reporting
 from tests.hostile.batch import Rounds
 from tests.hostile.mutations import mutated
 
@@ -32,7 +33,10 @@ def test_a_reply_changed_at_random_does_no_harm(
     grid = AuditGrid(None)
     rounds = Rounds()
     hqde = HQDEStrategy(
-        TrimmedMean(f=1), downlink=downlink, callbacks=[rounds], identify=True, fraction_evaluate=0
+        TrimmedMean(f=1),
+        communication=Communication(downlink=downlink or Identity()),
+        participation=Participation(fraction_evaluate=0, identify=True),
+        reporting=Reporting([rounds]),
     )
     arrays = start()
     for number in (1, 2):

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 import pytest
 from flwr.app import ArrayRecord
 
-from hqde_fl.codec import Quantized
+from hqde_fl.codec import Identity, Quantized
 from hqde_fl.rules import ByzantineFilter, Mean
 from hqde_fl.simulations.audit import HOSTILE, trial
 from hqde_fl.simulations.audit.federation import CULPRIT, form, start
 from hqde_fl.simulations.audit.memory import settle
 from hqde_fl.strategies.callbacks import Callback, ClientRecord, RoundRecord
 from hqde_fl.strategies.hqde import HQDEStrategy
+from hqde_fl.strategies.settings import Communication, Participation, Reporting
 
 
 class Culprit(Callback):
@@ -44,9 +45,11 @@ def test_a_bad_reply_is_named_and_honest_progress_kept(name: str) -> None:
     row, culprit = HOSTILE[name], Culprit()
     strategy = HQDEStrategy(
         Mean(weighted=True) if row.expected else ByzantineFilter(),
-        downlink=Quantized(8, unbiased=False) if row.codec else None,
-        callbacks=[culprit],
-        identify=True,
+        communication=Communication(
+            downlink=Quantized(8, unbiased=False) if row.codec else Identity()
+        ),
+        participation=Participation(identify=True),
+        reporting=Reporting([culprit]),
     )
     finding = trial(strategy, row, guarded=True, expected=form(start()))
     assert finding.held, finding
@@ -67,7 +70,10 @@ def test_a_bad_reply_is_named_and_honest_progress_kept(name: str) -> None:
 
 def test_honest_clients_pass() -> None:
     culprit = Culprit()
-    finding = trial(HQDEStrategy(callbacks=[culprit], identify=True), None, expected=form(start()))
+    strategy = HQDEStrategy(
+        participation=Participation(identify=True), reporting=Reporting([culprit])
+    )
+    finding = trial(strategy, None, expected=form(start()))
     assert finding.held
     assert not finding.named
     assert [record.reason for record in culprit.records] == [None, None]

@@ -69,6 +69,6 @@ class Clients(InlineGrid):
 
 def run(strategy: HQDEStrategy, clients: Clients, rounds: int = 1) -> list[dict[str, torch.Tensor]]:
     """The members after some rounds."""
-    members = strategy.ensemble.members
+    members = strategy.settings.ensemble.members
     state = from_record(strategy.start(clients, to_record(start(members)), rounds).arrays)
     return [of_member(member, state) for member in range(members)]

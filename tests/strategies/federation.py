@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from hqde_fl.rules import Mean
 from hqde_fl.simulations.engines.inline import InlineGrid
 from hqde_fl.strategies.callbacks import Callback, ClientRecord, RoundRecord
 from hqde_fl.strategies.hqde import HQDEStrategy
+from hqde_fl.strategies.settings import Aggregation, Communication, Participation, Reporting
 
 MODEL = {
     "layer.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),
@@ -93,9 +96,18 @@ def run_void(
     return from_record(strategy.state.arrays())
 
 
-def strategy_with(recorder: Recorder, **options: object) -> HQDEStrategy:
-    options = {"rule": Mean(), "fraction_evaluate": 0.0, "identify": True, **options}
-    return HQDEStrategy(callbacks=[recorder], **options)  # type: ignore[arg-type]
+GROUPS = (Aggregation, Communication, Participation, Reporting)
+
+
+def strategy_with(recorder: Recorder, **options: Any) -> HQDEStrategy:
+    """Build a strategy from single options, each of which goes to the group that it belongs to."""
+    flat = {"rule": Mean(), "fraction_evaluate": 0.0, "identify": True, "callbacks": [recorder]}
+    flat |= options
+    groups: dict[str, Any] = {}
+    for group in GROUPS:
+        names = [part.name for part in fields(group) if part.name in flat]
+        groups[group.__name__.lower()] = group(**{name: flat.pop(name) for name in names})
+    return HQDEStrategy(**groups, **flat)
 
 
 def change(name: str, array: Array) -> Tamper:

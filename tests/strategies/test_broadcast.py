@@ -16,6 +16,7 @@ from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.selection import Uniform
 from hqde_fl.simulations.engines.inline import InlineGrid
 from hqde_fl.strategies.hqde import HQDEStrategy
+from hqde_fl.strategies.settings import Communication
 from tests.strategies.federation import Recorder, strategy_with
 
 SIZE = 4000
@@ -130,8 +131,7 @@ def test_a_client_without_the_base_is_late_once_and_then_gets_the_model_in_full(
                 else:
                     state[HELD] = ConfigRecord({"version": 99})
 
-    strategy = strategy_with(recorder, downlink=EIGHT)
-    strategy.callbacks = (recorder, Damage())
+    strategy = strategy_with(recorder, downlink=EIGHT, callbacks=[recorder, Damage()])
     run(grid, strategy)
     assert recorder.client(2, 4).reason == "late: needs the model in full"
     assert (recorder.rounds[4].late, recorder.rounds[4].rejected) == (1, 0)
@@ -150,4 +150,4 @@ def test_clients_without_the_mod_get_the_exact_model_in_full() -> None:
 
 def test_error_feedback_is_built_in() -> None:
     with pytest.raises(ConfigError, match="feeds its errors back by itself"):
-        HQDEStrategy(downlink=ErrorFeedback())
+        Communication(downlink=ErrorFeedback())

@@ -26,6 +26,7 @@ from hqde_fl.rules.aggregation import measure_geometry
 from hqde_fl.rules.density_matrix import diagnostics
 from hqde_fl.strategies.confidence import Confidence
 from hqde_fl.strategies.hqde import HQDEStrategy
+from hqde_fl.strategies.settings import Aggregation, Reporting
 from hqde_fl.updates import Updates
 from tests.strategies.federation import HOSTILE, MODEL, Recorder, metric, run, strategy_with
 
@@ -103,9 +104,9 @@ def test_confidence_reaches_the_leaves_of_a_tree_and_chained_rules() -> None:
         (lambda: Chain(Bucketing(2), REPORTED), "needs every client's confidence"),
         (lambda: Tree(root=REPORTED), "a root that asks for no confidence"),
         (lambda: HQDEStrategy(HELD_OUT), "needs held_out to measure the cl"),
-        (lambda: HQDEStrategy(Mean(), held_out=lambda s: 1.0), "held_out acts with confidence='h"),
-        (lambda: HQDEStrategy(Mean(), confidence_metric="a"), "acts with confidence='reported' on"),
-        (lambda: HQDEStrategy(density="often"), "density must be among free, always, never"),
+        (lambda: Aggregation(Mean(), held_out=lambda s: 1.0), "held_out acts with confidence='h"),
+        (lambda: Aggregation(Mean(), confidence_metric="a"), "acts with confidence='reported' on"),
+        (lambda: Reporting(density="often"), "density must be among free, always, never"),
         (
             lambda: aggregate(REPORTED, Updates(torch.ones(3, 2))),
             r"confidence='reported'\) needs Cohort\.confidence, found None",

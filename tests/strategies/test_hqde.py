@@ -21,6 +21,7 @@ from hqde_fl.strategies.callbacks import RoundRecord
 from hqde_fl.strategies.hqde import HQDEStrategy
 from hqde_fl.strategies.optimizers import SGD, Adam
 from hqde_fl.strategies.presets import byzantine_filter, packing, quantized, robust
+from hqde_fl.strategies.settings import Aggregation, Communication, Participation
 from hqde_fl.strategies.state import ServerState
 from tests.strategies.federation import (
     HOSTILE,
@@ -36,12 +37,14 @@ from tests.strategies.federation import (
     weight,
 )
 
+NO_EVALUATION = Participation(fraction_evaluate=0.0)
+
 
 def test_stock_fedavg_is_the_weighted_mean_of_the_weights() -> None:
     """Deltas on the server change nothing about FedAvg, which stock Flower is the oracle for."""
     from flwr.serverapp.strategy import FedAvg
 
-    ours = run(HQDEStrategy(fraction_evaluate=0.0), rounds=3)
+    ours = run(HQDEStrategy(participation=NO_EVALUATION), rounds=3)
     initial = to_record({k: v for k, v in MODEL.items() if v.is_floating_point()})
     stock = FedAvg(fraction_evaluate=0.0).start(federation(None), initial, 3)
     for name, array in stock.arrays.items():
@@ -218,21 +221,23 @@ def test_configuration_reaches_the_clients_untouched() -> None:
 
 
 def test_nodes_that_never_come_are_an_error_with_a_limit() -> None:
-    strategy = HQDEStrategy(Median(), min_available_nodes=11, wait_for_nodes=0.0)
+    strategy = strategy_with(Recorder(), rule=Median(), min_available_nodes=11, wait_for_nodes=0.0)
     with pytest.raises(CohortError, match=r"min_available_nodes=11 .* found 10"):
         run(strategy)
 
 
 def test_impossible_options_are_refused() -> None:
     with pytest.raises(ConfigError, match="deadline > 0"):
-        HQDEStrategy(deadline=0)
+        Communication(deadline=0)
+    with pytest.raises(ConfigError, match="quorum >= 0, found -1"):
+        Aggregation(quorum=-1)
     with pytest.raises(ConfigError, match=r"fraction_evaluate must be in \[0, 1\], found 2"):
-        HQDEStrategy(fraction_evaluate=2)
+        Participation(fraction_evaluate=2)
 
 
 def test_a_tree_of_weighted_means_is_fedavg() -> None:
-    tree = run(presets.hierarchical(fanout=3, fraction_evaluate=0.0))
-    flat = run(presets.fedavg(fraction_evaluate=0.0))
+    tree = run(presets.hierarchical(fanout=3, participation=NO_EVALUATION))
+    flat = run(presets.fedavg(participation=NO_EVALUATION))
     for name, tensor in flat.items():
         torch.testing.assert_close(tree[name], tensor, rtol=1e-6, atol=1e-6)
 
@@ -277,14 +282,21 @@ def test_a_run_that_goes_on_from_a_state_ends_with_the_same_bits() -> None:
 
 def test_presets_are_compositions() -> None:
     strategy = byzantine_filter(fraction=0.2, quorum=3)
-    assert strategy.rule == ByzantineFilter(fraction=0.2)
-    assert strategy.quorum == 3
-    assert robust(quorum=4).rule == Robust()
-    assert robust(quorum=4).quorum == 4
-    assert quantized(2, ByzantineFilter()).codec == byzantine_filter(codec=packing(2)).codec
-    assert quantized().codec == ErrorFeedback(Quantized(4, unbiased=False))
-    assert quantized(2).codec == ErrorFeedback(EntropyCoded(2))
-    assert quantized(32).codec == Identity()
+    assert strategy.settings.aggregation == Aggregation(ByzantineFilter(fraction=0.2), quorum=3)
+    assert robust(quorum=4).settings.aggregation == Aggregation(Robust(), quorum=4)
+    assert presets.fedadam(quorum=4).settings.aggregation == Aggregation(
+        server_optimizer=Adam(), quorum=4
+    )
+    packed = byzantine_filter(communication=Communication(packing(2), deadline=9.0)).settings
+    assert quantized(2, ByzantineFilter(), communication=Communication(deadline=9.0)).settings == (
+        packed
+    )
+    for bits, codec in (
+        (4, ErrorFeedback(Quantized(4, unbiased=False))),
+        (2, ErrorFeedback(EntropyCoded(2))),
+        (32, Identity()),
+    ):
+        assert quantized(bits).settings.communication.codec == codec
     with pytest.raises(ConfigError, match=r"bits must be .* found 4\.5"):
         quantized(4.5)
 

@@ -143,7 +143,7 @@ def test_the_reply_is_known_by_its_reason_alone() -> None:
 class Remote(InlineGrid):
     """Nodes on other hosts: a Grid that knows since when they are connected, and nothing else."""
 
-    partition_of = property()  # type: ignore[assignment]  # not one of our own engines
+    partition_of = None  # type: ignore[assignment]  # not one of our own engines
 
     def __init__(self, task: Task, partitions: int) -> None:
         super().__init__(ensemble_app(task), partitions, {}, seed=1)

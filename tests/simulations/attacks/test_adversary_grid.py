@@ -34,6 +34,7 @@ from hqde_fl.simulations.server_app import evaluation
 from hqde_fl.simulations.tasks import load_task
 from hqde_fl.strategies.callbacks import Callback
 from hqde_fl.strategies.hqde import HQDEStrategy
+from hqde_fl.strategies.settings import Participation, Reporting
 
 N, F, SEED = 10, 3, 3
 TASK = load_task({"name": "digits"}, {"name": "dirichlet", "alpha": 0.5}, N, SEED)
@@ -338,11 +339,14 @@ def federated(attack=None, *, rule=None, rounds=10, mods=(), plan=CHOSEN, member
     """(accuracy, loss) of the final model, and the records of the rounds."""
     recorder = Recorder()
     strategy = HQDEStrategy(
-        rule or Mean(), identify=True, fraction_evaluate=0.0, seed=SEED, callbacks=[recorder]
+        rule or Mean(),
+        participation=Participation(fraction_evaluate=0.0, identify=True),
+        reporting=Reporting([recorder]),
+        seed=SEED,
     )
     grid = inline(*mods, members=members)
     if attack is not None:
-        defence = lambda member: (strategy.rule, strategy.state.models[0].rule)  # noqa: E731
+        defence = lambda member: (strategy.settings.aggregation.rule, strategy.state.models[0].rule)  # noqa: E731
         grid = AdversaryGrid(grid, attack, plan, defence=defence)
     state = initial_state(TASK, members, Seeds(SEED))
     result = strategy.start(grid, to_record(state), rounds, evaluate_fn=evaluation(TASK, members))

@@ -23,6 +23,7 @@ from hqde_fl.simulations.experiment.model import Experiment
 from hqde_fl.simulations.recording.run_directory import Run
 from hqde_fl.simulations.run import run_experiment
 from hqde_fl.strategies.hqde import HQDEStrategy
+from hqde_fl.strategies.settings import Reporting
 
 TASKS = "tests.simulations.odd_tasks"
 
@@ -223,7 +224,7 @@ def test_a_hostile_client_that_says_its_fault_failed_is_a_failed_client(tmp_path
 
     plan = experiment("two_classes", FLIP).planned
     grid = plan.watched(InlineGrid(app, 4, {}))
-    strategy = HQDEStrategy(Median(), callbacks=[Keep()])
+    strategy = HQDEStrategy(Median(), reporting=Reporting([Keep()]))
     strategy.start(grid, to_record({"w": torch.zeros(2)}), 1)
     assert (records[1].failed, records[1].kept) == (1, 3)
     (failed,) = [client for client in records[1].clients if client.reason]

@@ -1,0 +1,182 @@
+"""Settings of ``HQDEStrategy``, in groups of what belongs together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, final, get_args
+
+from hqde_fl.codec import Codec, Identity
+from hqde_fl.errors import ConfigError
+from hqde_fl.protocol.screening import Screening
+from hqde_fl.rules import Aggregator, Mean
+from hqde_fl.seeding import Seeds
+from hqde_fl.selection import Ensemble, Selector, Uniform
+from hqde_fl.strategies.callbacks import Callback
+from hqde_fl.strategies.confidence import Confidence, HeldOut
+from hqde_fl.strategies.optimizers import SGD, ServerOptimizer
+
+DensityPolicy = Literal["free", "always", "never"]
+"""When a round's diagnostics describe the density matrix of the updates; see ``Reporting``."""
+
+
+@final
+@dataclass(frozen=True)
+class Aggregation:
+    """How the updates of a round become the next model.
+
+    Parameters
+    ----------
+    rule : Aggregator
+        How the updates are merged; by default their mean, weighted by the numbers of examples, as
+        in FedAvg.
+    server_optimizer : ServerOptimizer
+        How the aggregated update moves the model; by default it is added as it is.
+    quorum : int
+        Least number of accepted replies, >= 0: with fewer the model is kept, in an ensemble that of
+        the member concerned. 0, the default: as many as the rule needs.
+    held_out : HeldOut, optional
+        Function from a client's model (a state dict) to its quality on examples of the server, in
+        [0, 1]. Rules with ``confidence="held-out"`` need it, no other rule accepts it.
+    confidence_metric : str
+        Name of the metric in a client's reply that rules with ``confidence="reported"`` take as its
+        confidence, clipped to [0, 1]; one that ends in ``loss`` becomes e^(-loss). Empty, the
+        default: ``"train-loss"``.
+    """
+
+    rule: Aggregator = field(default_factory=lambda: Mean(weighted=True))
+    server_optimizer: ServerOptimizer = field(default_factory=SGD)
+    quorum: int = 0
+    held_out: HeldOut | None = None
+    confidence_metric: str = ""
+
+    def __post_init__(self) -> None:
+        if self.quorum < 0:
+            raise ConfigError(f"Aggregation needs quorum >= 0, found {self.quorum}")
+        _ = self.confidence  # refuses what the rule does not go with
+
+    @property
+    def confidence(self) -> Confidence:
+        """Source of the confidence in each client that the rule asks for."""
+        return Confidence.asked_by(self.rule, self.confidence_metric, self.held_out)
+
+
+@final
+@dataclass(frozen=True)
+class Communication:
+    """How models and updates travel, and which replies are accepted.
+
+    Parameters
+    ----------
+    codec : Codec
+        How clients are asked to pack their updates. Clients of ``ensemble_app`` and others with a
+        ``CodecMod`` do; the rest send full weights, and both may take part in one round.
+        ``Identity``, the default, asks for nothing.
+    downlink : Codec
+        How changes of the model are packed for clients that hold an earlier version, as those of
+        ``ensemble_app`` and others with a ``DownlinkMod`` report; all clients then train from the
+        model as it can be reconstructed. ``Identity``, the default, sends everyone the exact model
+        in full.
+    screening : Screening
+        Limits on the content of a reply.
+    deadline : float
+        Seconds that a round waits for replies, > 0, by default 3600; later replies are late.
+    """
+
+    codec: Codec = field(default_factory=Identity)
+    downlink: Codec = field(default_factory=Identity)
+    screening: Screening = field(default_factory=Screening)
+    deadline: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if self.deadline <= 0:
+            raise ConfigError(f"Communication needs deadline > 0, found {self.deadline}")
+        if self.downlink.stateful:
+            raise ConfigError(f"downlink feeds its errors back by itself, found {self.downlink}")
+
+
+@final
+@dataclass(frozen=True)
+class Participation:
+    """Which nodes take part in a round.
+
+    Parameters
+    ----------
+    selector : Selector
+        Chooses the clients that train; by default all of them.
+    fraction_evaluate : float
+        Fraction of the nodes, in [0, 1], that evaluate the model after each round. 0: none.
+    min_available_nodes : int
+        Number of connected nodes that a round waits for, by default 1.
+    wait_for_nodes : float
+        Seconds to wait for them, by default 600; then ``CohortError``.
+    identify : bool
+        Whether nodes are asked for their partition ids first (``ensemble_app`` answers), so that a
+        run is reproducible on engines whose node ids are random.
+    """
+
+    selector: Selector = field(default_factory=Uniform)
+    fraction_evaluate: float = 1.0
+    min_available_nodes: int = 1
+    wait_for_nodes: float = 600.0
+    identify: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fraction_evaluate <= 1:
+            raise ConfigError(
+                f"fraction_evaluate must be in [0, 1], found {self.fraction_evaluate}"
+            )
+
+
+@final
+@dataclass(frozen=True)
+class Reporting:
+    """What is reported of a run, and to whom.
+
+    Parameters
+    ----------
+    callbacks : Sequence[Callback]
+        Called by ``HQDEStrategy.start``. Inside another strategy, whose ``start`` runs the rounds,
+        nothing calls them.
+    density : "free", "always" or "never"
+        When a round's diagnostics hold purity, entropy, mean correlation and fidelity to the last
+        round of the updates' density matrix. ``"free"``, the default: where the rule measures the
+        updates' inner products anyway, for up to 256 clients. ``"always"``: where it does not, by
+        one more pass over the updates, O(n^2 d).
+    """
+
+    callbacks: Sequence[Callback] = ()
+    density: DensityPolicy = "free"
+
+    def __post_init__(self) -> None:
+        if self.density not in (known := get_args(DensityPolicy)):
+            raise ConfigError(f"density must be among {', '.join(known)}, found {self.density!r}")
+
+
+@final
+@dataclass(frozen=True)
+class StrategySettings:
+    """All settings of an ``HQDEStrategy``.
+
+    Parameters
+    ----------
+    aggregation : Aggregation
+        How the updates of a round become the next model.
+    communication : Communication
+        How models and updates travel, and which replies are accepted.
+    participation : Participation
+        Which nodes take part in a round.
+    ensemble : Ensemble
+        The members of the ensemble and their assignment to clients; by default one model.
+    reporting : Reporting
+        What is reported of a run, and to whom.
+    seeds : Seeds
+        Root of all that the server draws at random.
+    """
+
+    aggregation: Aggregation = field(default_factory=Aggregation)
+    communication: Communication = field(default_factory=Communication)
+    participation: Participation = field(default_factory=Participation)
+    ensemble: Ensemble = field(default_factory=Ensemble)
+    reporting: Reporting = field(default_factory=Reporting)
+    seeds: Seeds = field(default_factory=lambda: Seeds(0))
