@@ -5,18 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from hqde_fl.errors import RunError
 from hqde_fl.simulations.experiment.labels import component_label, faults_label
-from hqde_fl.simulations.experiment.overrides import to_toml
 from hqde_fl.simulations.recording.atomic_files import replace_file
 from hqde_fl.simulations.recording.comparison import Comparison, Row, fixed, signed
 from hqde_fl.simulations.recording.run_directory import REPORT
 from hqde_fl.simulations.report.figures import COLOURS
 from hqde_fl.simulations.report.grid import Grid, grid
-from hqde_fl.simulations.report.page import PAGE
 from hqde_fl.simulations.report.run_view import run_panels
-from hqde_fl.simulations.report.style import STYLE
-from hqde_fl.simulations.report.sweep_page import SWEEP_PAGE
 from hqde_fl.simulations.report.sweep_view import NARROW, sweep_view
 
 MAX_SQUARES = 30_000
@@ -49,16 +47,20 @@ def write_report(comparison: Comparison, out: Path) -> Path:
 
 def render(comparison: Comparison) -> str:
     """The page."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     began = [row for row in comparison.rows if row.run is not None]
     if not began:
         reason = next((row.error for row in comparison.rows if row.error), "none began")
         raise RunError(f"there is no run to report: {reason}")
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader(__name__),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters |= {"fixed": fixed, "signed": signed, "toml": to_toml}
+    environment.filters |= {"fixed": fixed, "signed": signed, "toml": tomli_w.dumps}
     first = began[0].run
     assert first is not None
     environment.globals |= {
@@ -69,15 +71,14 @@ def render(comparison: Comparison) -> str:
         "faults_label": faults_label,
         "manifest": first.manifest,
         "narrow": NARROW,
-        "style": STYLE,
     }
     if not comparison.axes:
-        return environment.from_string(PAGE).render(
+        return environment.get_template("run.html.md").render(
             run=first, panels=run_panels(first), grids=_grids(began, 640)
         )
     view: dict[str, Any] = sweep_view(comparison)
     environment.globals["shade"] = view["shade"]
-    return environment.from_string(SWEEP_PAGE).render(grids=_grids(view.pop("shown"), 270), **view)
+    return environment.get_template("sweep.html.md").render(grids=_grids(view.pop("shown"), 270), **view)
 
 
 def _grids(rows: list[Row], room: int) -> list[tuple[Row, Grid | None]]:
