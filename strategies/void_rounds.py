@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from hqde_fl.strategies import outcomes
 from hqde_fl.strategies.callbacks import RoundRecord
 
-OUTCOMES = ("late", "failed", "rejected", "skipped")
-"""Ways for a client to contribute nothing, as its record's reason begins."""
+_REPORTED = (outcomes.LATE, outcomes.FAILED, outcomes.REJECTED, outcomes.SKIPPED)
+"""The outcomes of clients that contributed nothing; of equal counts the first is named first."""
 
 
 class VoidRounds:
@@ -27,7 +28,7 @@ class VoidRounds:
         self._rounds = 0
         self._void: list[int] = []
         self._counts: Counter[str] = Counter()
-        self._reasons: dict[str, Counter[str]] = {outcome: Counter() for outcome in OUTCOMES}
+        self._reasons: dict[str, Counter[str]] = {outcome: Counter() for outcome in _REPORTED}
         self._note = ""
 
     def add(self, record: RoundRecord) -> None:
@@ -40,7 +41,7 @@ class VoidRounds:
         for client in record.clients:
             outcome, _, detail = (client.reason or "").partition(": ")
             self._counts[outcome] += 1
-            if outcome in OUTCOMES:
+            if outcome in _REPORTED:
                 self._reasons[outcome][detail] += 1
 
     def summary(self) -> str | None:
@@ -52,7 +53,7 @@ class VoidRounds:
         asked = sum(self._counts.values())
         found = [
             f"{self._counts[outcome]} {outcome}{self._advice(outcome)}"
-            for outcome in sorted(OUTCOMES, key=lambda each: -self._counts[each])
+            for outcome in sorted(_REPORTED, key=lambda each: -self._counts[each])
             if self._counts[outcome]
         ]
         parts = ["no round produced an aggregate: the model is the initial one"]
@@ -69,9 +70,9 @@ class VoidRounds:
     def _advice(self, outcome: str) -> str:
         """Return the commonest reason of an outcome, or what to do about it, in brackets."""
         match outcome:
-            case "late":
+            case outcomes.LATE:
                 return f" (raise the deadline of {self._deadline:g} s, or give clients less to do)"
-            case "skipped":
+            case outcomes.SKIPPED:
                 return " (no data: check how the data are divided)"
         detail = self._reasons[outcome].most_common(1)[0][0]
         return f" (mostly: {detail})"

@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from hqde_fl.strategies.outcomes import NOT_KEPT
+
 MEGABYTE = 1e6
 
 
@@ -42,7 +44,7 @@ def describe(line: Mapping[str, Any], rounds: int) -> str:
     if line["round"] > 0:
         up, down = line["bytes-up"] / MEGABYTE, line["bytes-down"] / MEGABYTE
         parts += [f"up {up:.2f} MB", f"down {down:.2f} MB", f"kept {line['kept']}/{line['asked']}"]
-        for name in ("filtered", "rejected", "failed", "late", "skipped"):
+        for name in NOT_KEPT:
             if line[name]:
                 parts.append(f"{name} {line[name]}")
         if line["f-used"] is not None and line["f-used"] < line["f"]:

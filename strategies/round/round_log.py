@@ -13,6 +13,7 @@ from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.message_size import message_bytes
 from hqde_fl.rules import Aggregate
 from hqde_fl.strategies.callbacks import ClientRecord, RoundRecord
+from hqde_fl.strategies.outcomes import FAILED, FILTERED, LATE, REJECTED, SKIPPED, outcome_of
 from hqde_fl.strategies.roster import Roster
 from hqde_fl.strategies.round.reply_matching import Asked
 
@@ -74,7 +75,7 @@ class Ledger:
                 partition=roster.partition(node),
                 kept=False,
                 influence=0.0,
-                reason="late",
+                reason=LATE,
                 bytes_down=size[node],
                 bytes_up=0,
                 seconds=None,
@@ -85,7 +86,7 @@ class Ledger:
 
     def answered(self, node: int) -> bool:
         """Whether something has come from this client already."""
-        return self._clients[node].reason != "late"
+        return self._clients[node].reason != LATE
 
     def write(self, node: int, **changes: Any) -> None:
         """Change a client's record."""
@@ -97,7 +98,7 @@ class Ledger:
         Outcomes are ``filtered``, ``rejected``, ``failed``, ``skipped`` and ``late``.
         """
         clients = (c for node, c in self._clients.items() if member in self.share(node))
-        return sum(_outcome(client) == outcome for client in clients)
+        return sum(outcome_of(client.reason) == outcome for client in clients)
 
     def share(self, node: int) -> tuple[int, ...]:
         """The members that a client was given."""
@@ -130,7 +131,7 @@ class Ledger:
                 node,
                 kept=any(merged[member].moved for member, _, out in verdicts if not out),
                 influence=sum(influence for _, influence, _ in verdicts),
-                reason="filtered" if filtered else None,
+                reason=FILTERED if filtered else None,
                 filtered_from=out_of if self._shares else (),
             )
             if not filtered:
@@ -139,7 +140,9 @@ class Ledger:
 
     def skipped(self) -> list[int]:
         """Return the nodes that said that they have no data."""
-        return [node for node, client in self._clients.items() if _outcome(client) == "skipped"]
+        return [
+            node for node, client in self._clients.items() if outcome_of(client.reason) == SKIPPED
+        ]
 
     def close(self, metrics: Mapping[str, float], **facts: Any) -> RoundRecord:
         """Return the round's record.
@@ -158,11 +161,11 @@ class Ledger:
             clients_train=metrics,
             asked=len(clients),
             kept=sum(client.kept for client in clients),
-            filtered=sum(_outcome(client) == "filtered" for client in clients),
-            rejected=sum(_outcome(client) == "rejected" for client in clients),
-            failed=sum(_outcome(client) == "failed" for client in clients),
-            late=sum(_outcome(client) == "late" for client in clients),
-            skipped=sum(_outcome(client) == "skipped" for client in clients),
+            filtered=sum(outcome_of(client.reason) == FILTERED for client in clients),
+            rejected=sum(outcome_of(client.reason) == REJECTED for client in clients),
+            failed=sum(outcome_of(client.reason) == FAILED for client in clients),
+            late=sum(outcome_of(client.reason) == LATE for client in clients),
+            skipped=sum(outcome_of(client.reason) == SKIPPED for client in clients),
             feedback_lost=sum(client.feedback_lost for client in clients),
             bytes_down=sum(client.bytes_down for client in clients),
             bytes_up=sum(client.bytes_up for client in clients),
@@ -175,7 +178,7 @@ class Ledger:
         for client in clients:
             if client.reason and ":" in client.reason:
                 log(INFO, "round %d: node %d %s", self.round, client.node, client.reason)
-        for outcome in ("filtered", "late"):
+        for outcome in (FILTERED, LATE):
             nodes = [client.node for client in clients if client.reason == outcome]
             if nodes:
                 names = ", ".join(map(str, nodes[:MOST_NAMED])) + ", ..." * (
@@ -189,7 +192,3 @@ class Ledger:
                     len(nodes),
                     names,
                 )
-
-
-def _outcome(client: ClientRecord) -> str:
-    return (client.reason or "").partition(":")[0]
