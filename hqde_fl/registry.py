@@ -1,6 +1,6 @@
 """Names in a TOML file, and the frozen dataclasses they stand for.
 
-A catalogue is an explicit dict: nothing registers itself by being imported. ``build`` turns
+A registry is an explicit dict: nothing registers itself by being imported. ``build`` turns
 ``{"name": "trimmed-mean", "f": 3}`` into ``TrimmedMean(f=3)``; an unknown name, an unknown
 parameter or a value of the wrong type is a ``ConfigError`` that says what would have been right.
 """
@@ -19,7 +19,7 @@ from hqde_fl.errors import ConfigError, UnknownNameError
 T = TypeVar("T")
 
 
-class Catalogue(Generic[T]):
+class Registry(Generic[T]):
     """A closed set of named, configurable things of one kind.
 
     Parameters
@@ -49,7 +49,7 @@ class Catalogue(Generic[T]):
         for name, cls in self._entries.items():
             if type(thing) is cls:
                 return name
-        raise ConfigError(f"{type(thing).__name__} is not in the catalogue of {self.kind}s")
+        raise ConfigError(f"{type(thing).__name__} is not in the registry of {self.kind}s")
 
     def summary(self, name: str) -> str:
         """The first line of the entry's docstring."""

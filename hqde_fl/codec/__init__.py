@@ -9,9 +9,9 @@ from hqde_fl.codec.identity import Identity
 from hqde_fl.codec.quantized import Quantized
 from hqde_fl.codec.rotation import Rotated
 from hqde_fl.codec.topk import TopK
-from hqde_fl.registry import Catalogue
+from hqde_fl.registry import Registry
 
-CODECS: Catalogue[Codec] = Catalogue(
+CODECS: Registry[Codec] = Registry(
     "codec",
     Codec,  # type: ignore[type-abstract]
     {

@@ -15,8 +15,8 @@ import numpy as np
 from constriction import stream
 from numpy.typing import NDArray
 
-from hqde_fl.codec.base import Part
 from hqde_fl.codec.bitpack import MAX_BITS, pack, packed_bytes, unpack
+from hqde_fl.codec.payload import Part
 from hqde_fl.codec.plan import LARGEST_INDEX, SYMBOLS, Indices, Plan, symbols_of
 from hqde_fl.codec.reader import Reader
 from hqde_fl.errors import CodecError

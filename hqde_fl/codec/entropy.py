@@ -18,7 +18,7 @@ from typing import ClassVar, final
 import numpy as np
 
 from hqde_fl.codec import ans
-from hqde_fl.codec.base import LARGEST, Codec, Floats, Part, State
+from hqde_fl.codec.base import Codec, State
 from hqde_fl.codec.bitpack import pack, packed_bytes, unpack
 from hqde_fl.codec.classes import (
     BLOCK,
@@ -32,8 +32,9 @@ from hqde_fl.codec.classes import (
     one_class,
     some_of,
 )
+from hqde_fl.codec.payload import MAX_MAGNITUDE, Part
 from hqde_fl.codec.plan import LARGEST_INDEX, Indices, Plan
-from hqde_fl.codec.reader import Reader
+from hqde_fl.codec.reader import Floats, Reader
 from hqde_fl.errors import CodecError, ConfigError
 
 _FIELDS = struct.Struct("<fB")
@@ -69,7 +70,7 @@ class EntropyCoded(Codec):
     def __post_init__(self) -> None:
         if not 0 < self.bits <= 16:
             raise ConfigError(f"EntropyCoded needs bits in (0, 16], found {self.bits}")
-        if not 0 <= self.step < LARGEST:
+        if not 0 <= self.step < MAX_MAGNITUDE:
             raise ConfigError(f"EntropyCoded needs step 0 or positive, found {self.step}")
         if not 0 <= self.dead_zone < 0.5:
             raise ConfigError(f"EntropyCoded needs dead_zone in [0, 0.5), found {self.dead_zone}")
@@ -98,7 +99,7 @@ class EntropyCoded(Codec):
         """Decode each class."""
         step, count = reader.fields(_FIELDS)
         step = np.float32(step)
-        if not 0 <= step <= 8 * LARGEST or count > CLASSES or (step > 0) != (count > 0):
+        if not 0 <= step <= 8 * MAX_MAGNITUDE or count > CLASSES or (step > 0) != (count > 0):
             raise CodecError(f"no entropy code has step {step} and {count} classes")
         if count < 2:
             return ans.read(reader, size, step) if count else np.zeros(size, np.float32)

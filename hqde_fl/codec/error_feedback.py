@@ -12,9 +12,10 @@ from typing import ClassVar, final
 import numpy as np
 import torch
 
-from hqde_fl.codec.base import Codec, Floats, Part, State, join
+from hqde_fl.codec.base import Codec, State
+from hqde_fl.codec.payload import Part, join
 from hqde_fl.codec.quantized import Quantized
-from hqde_fl.codec.reader import Reader
+from hqde_fl.codec.reader import Floats, Reader
 from hqde_fl.errors import ConfigError
 
 RESIDUAL = "residual"

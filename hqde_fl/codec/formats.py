@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from hqde_fl.codec.adaptive import AdaptiveQuantizer
-from hqde_fl.codec.base import Codec, decode
+from hqde_fl.codec.base import Codec
 from hqde_fl.codec.entropy import EntropyCoded
 from hqde_fl.codec.error_feedback import ErrorFeedback
 from hqde_fl.codec.identity import Identity
+from hqde_fl.codec.payload import decode
 from hqde_fl.codec.quantized import Quantized
 from hqde_fl.codec.rotation import Rotated
 from hqde_fl.codec.topk import TopK

@@ -8,8 +8,9 @@ from typing import ClassVar, final
 
 import numpy as np
 
-from hqde_fl.codec.base import Codec, Floats, Part, State
-from hqde_fl.codec.reader import Reader
+from hqde_fl.codec.base import Codec, State
+from hqde_fl.codec.payload import Part
+from hqde_fl.codec.reader import Floats, Reader
 from hqde_fl.errors import CodecError
 
 

@@ -16,10 +16,11 @@ from typing import Any, ClassVar, Literal, final
 import numpy as np
 from numpy.typing import NDArray
 
-from hqde_fl.codec.base import Codec, Floats, Part, State
+from hqde_fl.codec.base import Codec, State
 from hqde_fl.codec.bitpack import pack, packed_bytes, unpack
 from hqde_fl.codec.lloyd_max import MAX_BITS, levels, nearest
-from hqde_fl.codec.reader import Reader
+from hqde_fl.codec.payload import Part
+from hqde_fl.codec.reader import Floats, Reader
 from hqde_fl.errors import CodecError, ConfigError
 
 _FIELDS = struct.Struct("<BBI")

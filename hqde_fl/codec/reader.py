@@ -1,39 +1,52 @@
-"""Bytes that somebody else wrote, read piece by piece and never past their end."""
+"""Read bytes of untrusted origin piece by piece, and never past their end."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hqde_fl.errors import CodecError
 
-if TYPE_CHECKING:
-    from hqde_fl.codec.base import Codec
+Floats = NDArray[np.floating[Any]]
 
 MAX_DEPTH = 4
-"""Most codecs inside each other."""
+"""Codecs inside each other, at most."""
+
+
+class FrameFormat(Protocol):
+    """A codec's reading end: the class of a codec."""
+
+    def read(self, reader: Reader, size: int) -> Floats:
+        """Return the ``size`` values of a frame whose code the reader has just passed."""
+        ...
 
 
 class Reader:
-    """A cursor over bytes that somebody else wrote.
+    """A cursor over the bytes of a frame.
 
     Parameters
     ----------
     data : bytes or memoryview
-        The bytes after the header.
-    formats : Mapping[int, type[Codec]]
-        The codecs that may be read, by their code.
+        The bytes after the payload's header.
+    formats : Mapping[int, FrameFormat]
+        The formats that may be read, by the code that a frame begins with.
     """
 
-    def __init__(self, data: bytes | memoryview, formats: Mapping[int, type[Codec]]) -> None:
+    def __init__(self, data: bytes | memoryview, formats: Mapping[int, FrameFormat]) -> None:
         self._data, self._formats, self._at, self._depth = memoryview(data), formats, 0, 0
 
     def array(self, dtype: str, count: int) -> NDArray[Any]:
-        """The next ``count`` little-endian numbers, not copied."""
+        """Return the next ``count`` little-endian numbers, not copied.
+
+        Raises
+        ------
+        CodecError
+            If fewer bytes are left.
+        """
         width = np.dtype(dtype).itemsize
         if count * width > len(self._data) - self._at:
             raise CodecError(
@@ -45,11 +58,17 @@ class Reader:
         return values
 
     def fields(self, layout: struct.Struct) -> tuple[Any, ...]:
-        """The next few numbers."""
+        """Return the next numbers, packed as ``layout`` says."""
         return layout.unpack(self.array("<u1", layout.size).tobytes())
 
-    def frame(self, size: int) -> NDArray[np.floating[Any]]:
-        """The ``size`` values of the next frame."""
+    def frame(self, size: int) -> Floats:
+        """Return the ``size`` values of the next frame, in whichever format it begins with.
+
+        Raises
+        ------
+        CodecError
+            If the format is not allowed, or the frame is not one of ``size`` values.
+        """
         (code,) = self.array("<u1", 1)
         if int(code) not in self._formats:
             raise CodecError(f"unknown codec {int(code)}, expected one of {sorted(self._formats)}")
@@ -61,6 +80,6 @@ class Reader:
         return values
 
     def end(self) -> None:
-        """Raise unless everything was read."""
+        """Raise ``CodecError`` if bytes are left."""
         if self._at != len(self._data):
             raise CodecError(f"{len(self._data) - self._at} bytes too many")

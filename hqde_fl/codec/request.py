@@ -12,7 +12,7 @@ from hqde_fl.errors import ConfigError
 
 
 def to_json(codec: Codec) -> str:
-    """The codec's name in the catalogue and whatever differs from its defaults."""
+    """The codec's name in the registry and whatever differs from its defaults."""
     return json.dumps(_table(codec), separators=(",", ":"))
 
 

@@ -16,10 +16,11 @@ from typing import ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from hqde_fl.codec.base import Codec, Floats, Part, State
+from hqde_fl.codec.base import Codec, State
 from hqde_fl.codec.bitpack import MAX_BITS, pack, packed_bytes, unpack
 from hqde_fl.codec.identity import Identity
-from hqde_fl.codec.reader import Reader
+from hqde_fl.codec.payload import Part
+from hqde_fl.codec.reader import Floats, Reader
 from hqde_fl.errors import CodecError, ConfigError
 
 _FIELDS = struct.Struct("<Q")

@@ -15,9 +15,9 @@ from hqde_fl.prediction.entanglement import EntanglementVote
 from hqde_fl.prediction.soft_vote import SoftVote
 from hqde_fl.prediction.superposition import SuperpositionVote
 from hqde_fl.prediction.voting import CircularVote
-from hqde_fl.registry import Catalogue
+from hqde_fl.registry import Registry
 
-VOTES: Catalogue[Vote] = Catalogue(
+VOTES: Registry[Vote] = Registry(
     "vote",
     Vote,  # type: ignore[type-abstract]
     {

@@ -16,7 +16,7 @@ from flwr.app import ArrayRecord
 from torch import Tensor
 
 from hqde_fl.codec import Codec, decode_payload
-from hqde_fl.codec.base import LARGEST
+from hqde_fl.codec.payload import MAX_MAGNITUDE
 from hqde_fl.protocol.packed_updates import DELTA, exact, gather, to_packed
 from hqde_fl.protocol.records import from_record, layout_of, to_record
 from hqde_fl.seeding import Seeds
@@ -38,7 +38,7 @@ def difference(
     """The payload that leads from one version towards the next; None if it cannot be coded."""
     delta = layout.flatten(end)[0] - layout.flatten(start)[0]
     coded = gather(delta, layout, exact(layout))
-    if not bool((coded.abs() <= LARGEST).all()):
+    if not bool((coded.abs() <= MAX_MAGNITUDE).all()):
         return None
     return codec.encode(coded, {}, seeds.numpy("downlink", version))[0]
 

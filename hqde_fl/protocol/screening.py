@@ -26,7 +26,7 @@ from hqde_fl.protocol.npy import (
 from hqde_fl.protocol.packed_updates import DELTA, is_packed, unpack
 from hqde_fl.terminal_text import printable
 from hqde_fl.updates.layout import Entry, Layout
-from hqde_fl.updates.received_updates import Sent
+from hqde_fl.updates.received_updates import ReceivedModel
 
 NUM_EXAMPLES = "num-examples"
 """The metric by which a client says how many examples it trained on."""
@@ -60,7 +60,7 @@ class Accepted:
 
     Parameters
     ----------
-    update : Tensor or Sent
+    update : Tensor or ReceivedModel
         (d,) the client's model minus the global one, or the model as it was sent.
     buffers : Mapping[str, Tensor]
         Its integer and boolean buffers.
@@ -70,7 +70,7 @@ class Accepted:
         Its other metrics, the finite ones.
     """
 
-    update: Tensor | Sent
+    update: Tensor | ReceivedModel
     buffers: Mapping[str, Tensor]
     num_examples: float
     metrics: Mapping[str, float]
@@ -78,7 +78,7 @@ class Accepted:
     @property
     def delta(self) -> Tensor:
         """(d,) the client's model minus the global one."""
-        return self.update.delta() if isinstance(self.update, Sent) else self.update
+        return self.update.delta() if isinstance(self.update, ReceivedModel) else self.update
 
 
 @dataclass(frozen=True)
@@ -160,9 +160,9 @@ def screen_metrics(content: RecordDict, limits: Screening) -> tuple[float, dict[
     return count, metrics
 
 
-def _finite(update: Tensor | Sent) -> Tensor | Sent:
+def _finite(update: Tensor | ReceivedModel) -> Tensor | ReceivedModel:
     """The update if all its numbers are finite."""
-    if isinstance(update, Sent):
+    if isinstance(update, ReceivedModel):
         # finite sums of squares prove every number finite, and small enough for any difference
         with np.errstate(over="ignore", invalid="ignore"):
             if all(np.isfinite(np.dot(part, part)) for part in update.parts):
@@ -176,7 +176,7 @@ def _finite(update: Tensor | Sent) -> Tensor | Sent:
 
 def _screen_arrays(
     record: ArrayRecord, layout: Layout, model: Tensor
-) -> tuple[Tensor | Sent, dict[str, Tensor]]:
+) -> tuple[Tensor | ReceivedModel, dict[str, Tensor]]:
     """The update and the buffers, checked against the layout before anything is read."""
     present, packed = dict(record), None
     if any(is_packed(array) for array in present.values()):
@@ -211,7 +211,7 @@ def _screen_arrays(
     return flat, buffers
 
 
-def _as_sent(arrays: Mapping[str, Array], layout: Layout, model: Tensor) -> Sent | None:
+def _as_sent(arrays: Mapping[str, Array], layout: Layout, model: Tensor) -> ReceivedModel | None:
     """The model without copying its bytes, if they are float32 numbers as NumPy reads them."""
     floating = [arrays[entry.name] for entry in layout.entries if entry.offset is not None]
     if model.device.type != "cpu" or {array.dtype for array in floating} != {"float32"}:
@@ -221,7 +221,7 @@ def _as_sent(arrays: Mapping[str, Array], layout: Layout, model: Tensor) -> Sent
     parts = [view_array(array) for array in floating]
     if any(not part.flags.c_contiguous or not part.dtype.isnative for part in parts):
         return None
-    return Sent(tuple(part.reshape(-1) for part in parts), model)
+    return ReceivedModel(tuple(part.reshape(-1) for part in parts), model)
 
 
 def _check(entry: Entry, array: Array) -> None:

@@ -1,9 +1,9 @@
 """Robust aggregation rules, one file each; ``RULES`` names them for TOML files and the CLI."""
 
-from hqde_fl.registry import Catalogue
+from hqde_fl.registry import Registry
 from hqde_fl.rules.adaptive import Adaptive
 from hqde_fl.rules.aggregation import aggregate
-from hqde_fl.rules.base import Aggregate, Aggregator, Decision, Measured, Rule, Statistic, Tolerant
+from hqde_fl.rules.base import Aggregator, Rule, Tolerant
 from hqde_fl.rules.bucketing import Bucketing
 from hqde_fl.rules.bulyan import Bulyan
 from hqde_fl.rules.byzantine_filter import ByzantineFilter
@@ -23,6 +23,7 @@ from hqde_fl.rules.mean import Mean
 from hqde_fl.rules.median import Median
 from hqde_fl.rules.monna import MoNNA
 from hqde_fl.rules.nnm import NNM
+from hqde_fl.rules.results import Aggregate, Decision, Measured, Statistic
 from hqde_fl.rules.robust import Robust
 from hqde_fl.rules.sign_guard import SignGuard
 from hqde_fl.rules.superposition import Superposition
@@ -30,7 +31,7 @@ from hqde_fl.rules.tree import Tree
 from hqde_fl.rules.trimmed_mean import TrimmedMean
 from hqde_fl.rules.voting import Voting
 
-RULES: Catalogue[Aggregator] = Catalogue(
+RULES: Registry[Aggregator] = Registry(
     "rule",
     Aggregator,  # type: ignore[type-abstract]
     {

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.rules.base import Decision, Measured, Rule, State
+from hqde_fl.rules.base import Rule
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.density_matrix import density, entropy
 from hqde_fl.rules.entanglement import Entanglement
+from hqde_fl.rules.results import Decision, Measured, State
 from hqde_fl.rules.superposition import Superposition
 from hqde_fl.rules.voting import Voting
 

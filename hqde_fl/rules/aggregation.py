@@ -1,9 +1,9 @@
-"""Runs rules: pre-aggregations and a last rule, one after the other, as small matrices.
+"""Run rules over updates: pre-aggregations and a last rule, as small matrices.
 
-A linear step is Y = W X: the next step's geometry is W's and the last's, and two linear steps are
-one product of small matrices. The n x d updates are measured once and combined once, however long
-the chain; only a step with a score or a memory of its own, or one after a step that has no
-geometry, makes another pass, over Y's columns computed tile by tile.
+A linear step is Y = W X: the next step's geometry follows from W and the last step's, and two
+linear steps are one product of small matrices. The n x d updates are measured once and combined
+once, however long the chain; only a step with a score or remembered rows, or one after a step
+without geometry, makes another pass, over Y's columns computed tile by tile.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ import torch
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.rules.base import Aggregate, Aggregator, Decision, Measured, Rule, State, linear
+from hqde_fl.rules.base import Aggregator, Rule, linear
 from hqde_fl.rules.cohort import Cohort
-from hqde_fl.rules.executor import Executor, default_executor, one_library_thread
-from hqde_fl.rules.float32_gram import measure_roughly
-from hqde_fl.rules.geometry import Geometry, choose_pivot, relative_gram
-from hqde_fl.rules.tolerance import admit
-from hqde_fl.updates import Columns, Mapped, Stacked
+from hqde_fl.rules.executor import Executor, default_executor
+from hqde_fl.rules.float32_gram import measure_in_float32
+from hqde_fl.rules.geometry import Geometry
+from hqde_fl.rules.gram import choose_pivot, complete_geometry
+from hqde_fl.rules.library_threads import one_library_thread
+from hqde_fl.rules.results import Aggregate, Decision, Measured, State
+from hqde_fl.rules.tolerance import apply_tolerance
+from hqde_fl.updates import Columns, MappedColumns, StackedColumns
 
 
 def aggregate(
@@ -33,38 +36,35 @@ def aggregate(
     state: State | None = None,
     executor: Executor | None = None,
 ) -> Aggregate:
-    """Run a rule over the updates of one round.
+    """Return the aggregate of one round's updates.
 
     Parameters
     ----------
     rule : Aggregator
-        The rule.
+        A rule, a chain or a tree.
     updates : Columns
         (n, d) finite updates.
     cohort : Cohort, optional
-        Who they come from; n anonymous clients if not given.
+        The clients that sent them, in row order; n anonymous clients if not given.
     state : State, optional
-        What the rule returned last round.
+        The state that the rule returned last round; empty if not given.
     executor : Executor, optional
-        Where the tiles are walked; threads of this process if not given.
-
-    Returns
-    -------
-    Aggregate
+        Reads the tiles; threads of this process if not given.
 
     Raises
     ------
     BoundError
-        If there are fewer updates than the rule's bound, even with as many faulty clients fewer to
-        expect as ``cohort.faulty`` says are excluded already.
+        If there are fewer updates than the rule needs, even with its f lowered by
+        ``cohort.faulty``.
     """
     n = updates.shape[0]
     cohort = cohort or Cohort.of(n)
     if cohort.n != n:
         raise ValueError(f"cohort names {cohort.n} clients, updates has {n} rows")
-    cohort = admit(rule, cohort)
+    cohort = apply_tolerance(rule, cohort)
+    runner = partial(run_steps, executor=executor or default_executor(updates))
     with one_library_thread():
-        outcome = rule.run(updates, cohort, state or {}, executor or default_executor(updates))
+        outcome = rule.run(updates, cohort, state or {}, runner)
     f = rule.expected_faulty
     return outcome if f is None else replace(outcome, f_used=cohort.remaining(f))
 
@@ -72,61 +72,72 @@ def aggregate(
 def run_steps(
     steps: Sequence[Rule], updates: Columns, cohort: Cohort, state: State, executor: Executor
 ) -> Aggregate:
-    """Pre-aggregations and, last, the rule that sees their output."""
-    if steps[-1].feeds:
+    """Return the aggregate of updates by pre-aggregations and, last, a rule.
+
+    Parameters
+    ----------
+    steps : Sequence[Rule]
+        The rules in order, at least one.
+    updates : Columns
+        (n, d) finite updates.
+    cohort : Cohort
+        The n clients that sent them, with ``excused`` set.
+    state : State
+        The states of the steps by their position, as returned last round.
+    executor : Executor
+        Reads the tiles.
+    """
+    if steps[-1].is_preaggregation:
         raise ConfigError(f"{steps[-1]} is a pre-aggregation: chain it before a rule")
     n = updates.shape[0]
-    base, mixing = updates, torch.eye(n, dtype=torch.float64)  # the rows so far are mixing @ base
+    # the rows that a step sees are mixing @ base
+    base, mixing = updates, torch.eye(n, dtype=torch.float64)
     geometry: Geometry | None = None
-    first: Geometry | None = None
+    first_geometry: Geometry | None = None
     rejected = torch.zeros(n, dtype=torch.bool)
     diagnostics: dict[str, Any] = {}
     states: dict[str, Any] = {}
     for index, step in enumerate(steps):
         rows = mixing.shape[0]
-        members = cohort.anonymous(rows)
-        members.require(str(step), step.minimum(cohort.excused))
-        own = state.get(str(index), {})
-        if below := tuple(step.anchors(own)):
-            base = Stacked(base, below)
+        row_cohort = cohort.anonymous(rows)
+        row_cohort.require(str(step), step.minimum(cohort.excused))
+        step_state = state.get(str(index), {})
+        if below := tuple(step.remembered_rows(step_state)):
+            base = StackedColumns(base, below)
             mixing = torch.block_diag(mixing, torch.eye(len(below), dtype=torch.float64))
             geometry = None
-        columns = _seen(base, mixing)
-        roughly = step.rough and geometry is None and index + 1 == len(steps)
-        rough = measure_roughly(columns, executor) if roughly else None
-        settled = None if rough is None else step.decide_roughly(rough, members, own)
-        if rough is not None and settled is not None:
-            geometry, decision = rough.geometry, settled
+        columns = _mixed_columns(base, mixing)
+        try_float32 = step.tries_float32 and geometry is None and index + 1 == len(steps)
+        distances = measure_in_float32(columns, executor) if try_float32 else None
+        settled = (
+            None
+            if distances is None
+            else step.decide_from_float32(distances, row_cohort, step_state)
+        )
+        if distances is not None and settled is not None:
+            geometry, decision = distances.geometry, settled
         else:
             measured = measure_step(step, columns, geometry, executor)
             geometry = measured.geometry
-            decision = step.decide(measured, members, own)
-        first = geometry if index == 0 else first
+            decision = step.decide(measured, row_cohort, step_state)
+        first_geometry = geometry if index == 0 else first_geometry
         states[str(index)] = decision.state
         diagnostics |= decision.diagnostics
         if rows == n and decision.rejected is not None:
             rejected |= decision.rejected
         if index + 1 < len(steps):
-            assert decision.mixing is not None  # what feeds another rule is linear
+            assert decision.mixing is not None  # a pre-aggregation is linear
             mixing = decision.mixing @ mixing
             geometry = None if geometry is None else geometry.mixed(decision.mixing)
-    delta, share = _combined(step, decision, base, mixing, columns, executor)
-    states[str(index)] = step.remember(delta, states[str(index)])
-    influence = share[:n]
-    share = influence / (influence.sum() or 1.0)
-    return Aggregate(delta, share, rejected, diagnostics, _kept(states), first)
+    delta, counts = _combine(step, decision, base, mixing, columns, executor)
+    states[str(index)] = step.next_state(delta, states[str(index)])
+    influence = counts[:n]  # without remembered rows
+    influence = influence / (influence.sum() or 1.0)
+    kept_states = {position: kept for position, kept in states.items() if kept}
+    return Aggregate(delta, influence, rejected, diagnostics, kept_states, first_geometry)
 
 
-def measure_geometry(updates: Columns, executor: Executor | None = None) -> Geometry:
-    """Inner products and distances of updates, for whoever wants them without a rule."""
-    executor = executor or default_executor(updates)
-    with one_library_thread():
-        pivot = choose_pivot(updates)
-        gram = executor.reduce(partial(relative_gram, pivot=pivot, unit=1.0), updates).cpu()
-        return Geometry.measure(gram, updates, pivot, 1.0, executor)
-
-
-def _combined(
+def _combine(
     step: Rule,
     decision: Decision,
     base: Columns,
@@ -134,30 +145,42 @@ def _combined(
     columns: Columns,
     executor: Executor,
 ) -> tuple[Tensor, Tensor]:
-    """The result, and what each of the base's rows counted for."""
+    """Return the result (d,), and how much each row of the base counted."""
     if decision.mixing is None:
         delta, counts = executor.combine(partial(step.combine, decision=decision), columns)
         assert counts is not None
         return delta, (counts @ mixing.abs())[0]
     whole = decision.mixing @ mixing
     part, counted = whole, whole[0].nonzero().flatten()
-    if 0 < len(counted) < whole.shape[1]:  # what does not count is not read
+    if 0 < len(counted) < whole.shape[1]:  # rows that do not count are not read
         base, part = base.select(counted.tolist()), whole[:, counted]
     delta, _ = executor.combine(lambda tile: (linear(part, tile)[0], None), base)
     return delta, whole.abs()[0]
 
 
-def _seen(base: Columns, mixing: Tensor) -> Columns:
-    """The columns that a step sees."""
+def _mixed_columns(base: Columns, mixing: Tensor) -> Columns:
+    """Return ``mixing @ base`` as columns; the base itself if the mixing changes nothing."""
     if torch.equal(mixing, torch.eye(base.shape[0], dtype=torch.float64)):
         return base
-    return Mapped(base, partial(linear, mixing), mixing.shape[0])
+    return MappedColumns(base, partial(linear, mixing), mixing.shape[0])
 
 
 def measure_step(
     step: Rule, columns: Columns, geometry: Geometry | None, executor: Executor
 ) -> Measured:
-    """What the step needs to know; geometry that is known already is not measured again."""
+    """Return what a step needs to know of its rows.
+
+    Parameters
+    ----------
+    step : Rule
+        The step.
+    columns : Columns
+        The rows that it sees.
+    geometry : Geometry or None
+        Their geometry if it is known: it is not measured a second time.
+    executor : Executor
+        Reads the tiles.
+    """
     known = geometry is not None or not step.gram
     if known and not step.scored:
         return Measured(geometry)
@@ -166,9 +189,5 @@ def measure_step(
     pivot = choose_pivot(columns)
     statistic = executor.reduce(partial(step.measure, pivot=pivot), columns)
     assert statistic.gram is not None
-    geometry = Geometry.measure(statistic.gram.cpu(), columns, pivot, 1.0, executor)
+    geometry = complete_geometry(statistic.gram.cpu(), columns, pivot, executor)
     return Measured(geometry, None if statistic.score is None else statistic.score.cpu())
-
-
-def _kept(states: dict[str, Any]) -> dict[str, Any]:
-    return {index: state for index, state in states.items() if state}

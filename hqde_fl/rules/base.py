@@ -2,160 +2,74 @@
 
 * **measure** reads the updates tile by tile and returns a statistic that is a sum over tiles: inner
   products of the updates, a score for each client, or nothing.
-* **decide** sees only that statistic, who the clients are and the rule's state; it settles what
-  each update counts for. Everything it touches is n-sized.
+* **decide** sees that statistic, the cohort and the rule's state, never the updates; it settles how
+  much each update counts. Everything it touches is n-sized.
 * **combine** reads the tiles once more and returns the result's columns.
 
-A rule is a frozen dataclass without hidden state: what it must remember between rounds it receives
-as ``state`` and returns. A rule never sees an update that is not finite.
+A rule is a frozen dataclass without hidden state: it receives its memory of earlier rounds as
+``state`` and returns the new one. A rule never sees an update that is not finite.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules.cohort import Cohort
-from hqde_fl.rules.geometry import Geometry, relative_gram
+from hqde_fl.rules.float32_gram import Float32Distances
+from hqde_fl.rules.gram import relative_gram
+from hqde_fl.rules.results import Aggregate, Decision, Measured, State, Statistic
 from hqde_fl.updates import Columns
 
-if TYPE_CHECKING:
-    from hqde_fl.rules.executor import Executor
-    from hqde_fl.rules.float32_gram import Rough
-
-State = Mapping[str, Any]
-"""What a rule remembers: tensors, numbers, strings, lists and mappings of them."""
-
-
-@dataclass(frozen=True, eq=False)
-class Statistic:
-    """What was measured on some tiles; statistics of different tiles add up.
-
-    Parameters
-    ----------
-    gram : Tensor or None
-        ``relative_gram`` of the tiles, for rules that look at distances.
-    score : Tensor or None
-        The float64 sum that the rule asked for.
-    """
-
-    gram: Tensor | None = None
-    score: Tensor | None = None
-
-    def __add__(self, other: Statistic) -> Statistic:
-        return Statistic(_sum(self.gram, other.gram), _sum(self.score, other.score))
-
-
-def _sum(left: Tensor | None, right: Tensor | None) -> Tensor | None:
-    return right if left is None else left if right is None else left + right
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """What ``decide`` sees of the updates: the statistic of all tiles, made sense of.
-
-    Parameters
-    ----------
-    geometry : Geometry or None
-        Distances and inner products, if the rule sets ``gram``.
-    score : Tensor or None
-        The sum of the rule's own scores.
-    """
-
-    geometry: Geometry | None = None
-    score: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What ``decide`` settled.
-
-    Parameters
-    ----------
-    mixing : Tensor or None
-        (m, n) float64: the result is ``mixing @ updates``; m is 1 for a rule that ends a chain.
-        None where the result is no fixed linear combination: ``combine`` computes and counts it.
-    rejected : Tensor or None
-        (n,) bool: the updates the rule singled out as faulty. None: it singles out nobody.
-    diagnostics : Mapping[str, Any]
-        Numbers worth a line in the run's records.
-    state : State
-        For the next round.
-    plan : Any
-        Whatever else ``combine`` needs.
-    """
-
-    mixing: Tensor | None = None
-    rejected: Tensor | None = None
-    diagnostics: Mapping[str, Any] = field(default_factory=dict)
-    state: State = field(default_factory=dict)
-    plan: Any = None
-
-
-@dataclass(frozen=True)
-class Aggregate:
-    """The outcome of a rule.
-
-    Parameters
-    ----------
-    delta : Tensor
-        (d,) the aggregated update.
-    influence : Tensor
-        (n,) float64 share of each client in it; the shares sum to one (to zero if it takes nothing
-        from anybody).
-    rejected : Tensor
-        (n,) bool, clients that the rule singled out as faulty.
-    diagnostics : Mapping[str, Any]
-        Numbers worth a line in the run's records.
-    state : State
-        For the next round.
-    geometry : Geometry or None
-        Inner products of the updates (the first n rows, in case that it remembers more), if the
-        rule has measured them; their first digits, where it needed no more.
-    f_used : int or None
-        The number of faulty clients that the rule worked with; None if it is told none.
-    """
-
-    delta: Tensor
-    influence: Tensor
-    rejected: Tensor
-    diagnostics: Mapping[str, Any]
-    state: State
-    geometry: Geometry | None = None
-    f_used: int | None = None
+StepRunner = Callable[[Sequence["Rule"], Columns, Cohort, State], Aggregate]
+"""Runs pre-aggregations and a last rule over updates: ``aggregation.run_steps`` on an executor."""
 
 
 class Aggregator(ABC):
-    """Anything that ``aggregate`` can run: a rule, a chain of them, a tree of them."""
+    """Anything that ``aggregate`` can run: a rule, a chain of rules or a tree of rules."""
 
     @abstractmethod
-    def run(self, updates: Columns, cohort: Cohort, state: State, executor: Executor) -> Aggregate:
-        """Aggregate the updates of one round; ``aggregate`` is the front of this."""
+    def run(
+        self, updates: Columns, cohort: Cohort, state: State, run_steps: StepRunner
+    ) -> Aggregate:
+        """Return the aggregate of one round's updates; call ``aggregate`` instead of this.
+
+        Parameters
+        ----------
+        updates : Columns
+            (n, d) finite updates.
+        cohort : Cohort
+            The n clients that sent them, with ``excused`` set.
+        state : State
+            The state that the last round returned; empty at first.
+        run_steps : StepRunner
+            Runs the rules that this aggregator consists of.
+        """
 
     @abstractmethod
     def minimum(self, faulty: int = 0) -> int:
-        """Return the fewest updates it can work on when its f is lowered by ``faulty``."""
+        """Return the smallest number of updates it works on if its f is lowered by ``faulty``."""
 
     @abstractmethod
     def breakdown(self, n: int) -> int:
-        """Most faulty clients among n that cannot move the result arbitrarily far."""
+        """Return the most faulty clients among n that cannot move the result arbitrarily far."""
 
     @property
     def expected_faulty(self) -> int | None:
-        """The number of faulty clients that it was told to expect, its f; None if it is told none.
+        """The number of faulty clients f that it is configured for; None if it has no f.
 
-        The largest one in a chain. None for a tree, whose nodes have an f of their own each.
+        The largest one in a chain. None for a tree, each node of which has an f of its own.
         """
         return None
 
     def kappa(self, n: int, f: int) -> float | None:
-        """A constant with which it is (f, kappa)-robust among n updates, where one is proven.
+        """Return a proven constant of (f, kappa)-robustness among n updates; None without proof.
 
         For any n - f updates S: ||result - mean of S||^2 <= kappa var of S, where var is the mean
         squared distance to the mean.
@@ -163,64 +77,72 @@ class Aggregator(ABC):
         return None
 
     def filters(self, n: int) -> bool:
-        """Return whether this rule rejects clients among n, by name.
+        """Return whether this rule names clients among n as rejected.
 
-        A rule that does not is never wrong about a client, nor right.
+        A rule that does not is never right or wrong about a client.
         """
         return False
 
     @property
-    def feeds(self) -> bool:
-        """Whether this is a pre-aggregation: it feeds another rule and cannot be the last."""
+    def is_preaggregation(self) -> bool:
+        """True if the output is rows for another rule, so that this cannot be the last rule."""
         return False
 
     @property
     def confidence_from(self) -> str | None:
-        """Where the confidence in a client must come from: ``"reported"`` or ``"held-out"``.
+        """The source of the confidence in clients that it needs: ``"reported"`` or ``"held-out"``.
 
-        None: the rule needs nobody's word for it, as most.
+        None, as for most rules: it needs no confidence.
         """
         return None
 
-    def masses(self, cohort: Cohort) -> Tensor:
-        """(n,) float64: what each client's update weighs in a mean, before any is taken."""
+    def mean_weights(self, cohort: Cohort) -> Tensor:
+        """Return each client's weight in a mean, (n,) float64: all one unless a rule weighs."""
         return torch.ones(cohort.n, dtype=torch.float64)
 
 
 class Rule(Aggregator):
-    """An aggregation rule, or a pre-aggregation that feeds one.
+    """An aggregation rule, or a pre-aggregation whose output is rows for another rule.
 
     Concrete rules are final frozen dataclasses. They set ``gram`` if ``decide`` needs distances,
-    ``rough`` if it can often do with their first digits, and ``scored`` if it needs the sum of its
-    own ``score``.
+    ``tries_float32`` if a few digits of them often suffice, and ``scored`` if it needs the sum of
+    their own ``score``.
     """
 
     gram: ClassVar[bool] = False
-    rough: ClassVar[bool] = False
+    tries_float32: ClassVar[bool] = False
 
     @property
     def scored(self) -> bool:
-        """Whether ``decide`` needs the sum of ``score`` over the tiles."""
+        """True if ``decide`` needs the sum of ``score`` over the tiles."""
         return False
 
-    def rows(self, n: int) -> int:
-        """How many rows n updates become: one, unless this ``feeds`` another rule."""
+    def output_rows(self, n: int) -> int:
+        """Return the number of rows that n updates become: one, unless a pre-aggregation."""
         return 1
 
-    def carries(self, kappa: float, n: int, f: int) -> float | None:
-        """The constant of this pre-aggregation before a rule with ``kappa``, where proven."""
+    def composed_kappa(self, kappa: float, n: int, f: int) -> float | None:
+        """Return the constant of this pre-aggregation and a rule with ``kappa``, if proven."""
         return None
 
-    def anchors(self, state: State) -> Sequence[Tensor]:
-        """Remembered vectors (d,) to be measured and combined as rows below the updates."""
+    def remembered_rows(self, state: State) -> Sequence[Tensor]:
+        """Return vectors (d,) from the state, measured and combined as rows below the updates."""
         return ()
 
     def score(self, tile: Tensor) -> Tensor:
-        """The rule's own float64 sum over an (n, c) tile."""
+        """Return the rule's own float64 sum over the columns of an (n, c) tile."""
         raise NotImplementedError(f"{type(self).__name__} has no score")
 
     def measure(self, tile: Tensor, pivot: int) -> Statistic:
-        """All that ``decide`` needs to know of an (n, c) tile."""
+        """Return the statistic of an (n, c) tile that ``decide`` needs.
+
+        Parameters
+        ----------
+        tile : Tensor
+            (n, c) columns of the updates.
+        pivot : int
+            The row that the Gram matrix is relative to.
+        """
         return Statistic(
             relative_gram(tile, pivot, 1.0) if self.gram else None,
             self.score(tile) if self.scored else None,
@@ -228,36 +150,38 @@ class Rule(Aggregator):
 
     @abstractmethod
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """Settle what each update counts for; ``measured`` knows the anchors too."""
+        """Return how much each update counts; ``measured`` includes the remembered rows."""
 
-    def decide_roughly(self, rough: Rough, cohort: Cohort, state: State) -> Decision | None:
-        """What ``decide`` would settle, if distances with an error leave no doubt about it."""
+    def decide_from_float32(
+        self, distances: Float32Distances, cohort: Cohort, state: State
+    ) -> Decision | None:
+        """Return the decision of ``decide``; None if the distances' error leaves doubt about it."""
         return None
 
     def combine(self, tile: Tensor, decision: Decision) -> tuple[Tensor, Tensor | None]:
-        """The result's columns (c,) of a tile, and what each update counted for.
+        """Return the result's columns (c,) of an (n, c) tile, and how much each update counted.
 
-        The counts are (1, n) float64, summed over the tile's columns. Only asked where the decision
-        has no mixing: a linear rule's result and influence are its mixing's.
+        The counts are (1, n) float64, summed over the tile's columns. Called only if the decision
+        has no mixing: otherwise result and influence follow from the mixing.
         """
         raise NotImplementedError(f"{type(self).__name__} is linear")
 
-    def remember(self, delta: Tensor, state: State) -> State:
-        """The state to keep once the result is known; only asked of a chain's last rule."""
+    def next_state(self, delta: Tensor, state: State) -> State:
+        """Return the state to keep, given the result (d,); called for a chain's last rule only."""
         return state
 
-    def run(self, updates: Columns, cohort: Cohort, state: State, executor: Executor) -> Aggregate:
-        """Run this one rule."""
-        from hqde_fl.rules.aggregation import run_steps  # which is built on this module
-
-        return run_steps((self,), updates, cohort, state, executor)
+    def run(
+        self, updates: Columns, cohort: Cohort, state: State, run_steps: StepRunner
+    ) -> Aggregate:
+        """Return the aggregate of one round's updates by this one rule."""
+        return run_steps((self,), updates, cohort, state)
 
 
 @dataclass(frozen=True)
 class Tolerant(Rule):
-    """A rule that is told how many faulty clients it has to tolerate.
+    """A rule with a given number f of faulty clients to tolerate.
 
-    It needs 2f + 1 updates, unless it says otherwise.
+    It needs 2f + 1 updates, unless a subclass needs more.
 
     Parameters
     ----------
@@ -273,18 +197,18 @@ class Tolerant(Rule):
 
     @property
     def expected_faulty(self) -> int | None:
-        """The f that it was given."""
+        """The f of this rule."""
         return self.f
 
     def minimum(self, faulty: int = 0) -> int:
-        """2f + 1."""
+        """Return 2f + 1, with f lowered by ``faulty``."""
         return 2 * max(0, self.f - faulty) + 1
 
     def breakdown(self, n: int) -> int:
-        """The declared f."""
+        """Return f if n updates suffice, else 0."""
         return self.f if n >= self.minimum() else 0
 
 
 def linear(mixing: Tensor, tile: Tensor) -> Tensor:
-    """``mixing @ tile`` in the tile's precision."""
+    """Return ``mixing @ tile``, (m, c), in the tile's precision."""
     return mixing.to(tile) @ tile

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.rules.base import Decision, Measured, Rule, State
+from hqde_fl.rules.base import Rule
 from hqde_fl.rules.cohort import Cohort
+from hqde_fl.rules.results import Decision, Measured, State
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,12 @@ class Bucketing(Rule):
         """One update is enough."""
         return 1
 
-    def rows(self, n: int) -> int:
+    def output_rows(self, n: int) -> int:
         """ceil(n / s)."""
         return -(-n // self.s)
 
     @property
-    def feeds(self) -> bool:
+    def is_preaggregation(self) -> bool:
         """Always."""
         return True
 
@@ -51,7 +52,7 @@ class Bucketing(Rule):
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
         """Fill the buckets."""
         order = cohort.shuffled("bucketing")
-        mixing = torch.zeros(self.rows(cohort.n), cohort.n, dtype=torch.float64)
+        mixing = torch.zeros(self.output_rows(cohort.n), cohort.n, dtype=torch.float64)
         for bucket in range(mixing.shape[0]):
             members = order[bucket * self.s : (bucket + 1) * self.s]
             mixing[bucket, members] = 1 / len(members)

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hqde_fl.rules.base import Decision, Measured, State, Tolerant
+from hqde_fl.rules.base import Tolerant
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.order_statistics import mean_around_median_of
+from hqde_fl.rules.results import Decision, Measured, State
 
 
 def select_by_krum(squared: Tensor, f: int, count: int) -> list[int]:

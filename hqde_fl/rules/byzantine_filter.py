@@ -24,12 +24,13 @@ import torch
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.rules.base import Decision, Measured, Rule, State
+from hqde_fl.rules.base import Rule
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.geometric_median import GeometricMedian
 from hqde_fl.rules.geometry import Geometry
 from hqde_fl.rules.near_duplicates import twins
 from hqde_fl.rules.order_statistics import median_of, middle_of, ordered
+from hqde_fl.rules.results import Decision, Measured, State
 
 NORMAL = 1.4826
 """MAD times this estimates the standard deviation of normally distributed numbers."""

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.rules.base import Decision, Measured, Rule, State
+from hqde_fl.rules.base import Rule
 from hqde_fl.rules.cohort import Cohort
+from hqde_fl.rules.results import Decision, Measured, State
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class CenteredClipping(Rule):
         """Less than half: an absolute tau bounds every step, a relative one needs a majority."""
         return (n - 1) // 2
 
-    def anchors(self, state: State) -> Sequence[Tensor]:
+    def remembered_rows(self, state: State) -> Sequence[Tensor]:
         """The last result."""
         return (state["centre"],) if "centre" in state else ()
 
@@ -72,6 +73,6 @@ class CenteredClipping(Rule):
             clipped = int((shrink < 1).sum())
         return Decision(mixing=weights[None, :], diagnostics={"clipped": clipped})
 
-    def remember(self, delta: Tensor, state: State) -> State:
+    def next_state(self, delta: Tensor, state: State) -> State:
         """The result is the next round's v."""
         return {"centre": delta.clone()}

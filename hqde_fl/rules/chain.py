@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.rules.aggregation import run_steps
-from hqde_fl.rules.base import Aggregate, Aggregator, Rule, State
+from hqde_fl.rules.base import Aggregator, Rule, StepRunner
 from hqde_fl.rules.cohort import Cohort
-from hqde_fl.rules.executor import Executor
+from hqde_fl.rules.results import Aggregate, State
 from hqde_fl.updates import Columns
 
 
@@ -29,7 +28,7 @@ class Chain(Aggregator):
     *chained : Aggregator
         At least one rule or chain. All but the last must be pre-aggregations.
     rules : tuple[Aggregator, ...]
-        The same by keyword, as a TOML file says it.
+        The same by keyword, as a TOML file gives it.
     """
 
     rules: tuple[Aggregator, ...]
@@ -42,13 +41,13 @@ class Chain(Aggregator):
             if not isinstance(rule, Rule | Chain):
                 raise ConfigError(f"Chain needs rules or chains of rules, found {rule}")
         for step in self.steps[:-1]:
-            if not step.feeds:
+            if not step.is_preaggregation:
                 raise ConfigError(
                     f"Chain needs pre-aggregations before its last rule, found {step}"
                 )
 
         *before, last = self.steps
-        if last.confidence_from is not None and any(step.rows(9) != 9 for step in before):
+        if last.confidence_from is not None and any(step.output_rows(9) != 9 for step in before):
             raise ConfigError(
                 f"{last} needs every client's confidence: chain it after steps that keep the "
                 f"clients apart, found {self!r}"
@@ -58,13 +57,13 @@ class Chain(Aggregator):
         return f"Chain({', '.join(map(repr, self.rules))})"
 
     @property
-    def feeds(self) -> bool:
-        """Whether its last rule is a pre-aggregation too."""
-        return self.steps[-1].feeds
+    def is_preaggregation(self) -> bool:
+        """True if its last rule is a pre-aggregation."""
+        return self.steps[-1].is_preaggregation
 
     @property
     def steps(self) -> tuple[Rule, ...]:
-        """The steps of all its rules, in order."""
+        """The rules that it consists of, in order, those of nested chains among them."""
         steps: list[Rule] = []
         for rule in self.rules:
             if isinstance(rule, Chain):
@@ -73,60 +72,64 @@ class Chain(Aggregator):
                 steps.append(rule)
         return tuple(steps)
 
-    def run(self, updates: Columns, cohort: Cohort, state: State, executor: Executor) -> Aggregate:
-        """Run the steps one after the other."""
-        return run_steps(self.steps, updates, cohort, state, executor)
+    def run(
+        self, updates: Columns, cohort: Cohort, state: State, run_steps: StepRunner
+    ) -> Aggregate:
+        """Return the aggregate of one round's updates by all steps, one after the other."""
+        return run_steps(self.steps, updates, cohort, state)
 
     def minimum(self, faulty: int = 0) -> int:
-        """The smallest n whose rows suffice for every step."""
+        """Return the smallest n with which every step gets enough rows."""
         n = 1
         while not self._suffices(n, faulty):
             n += 1
         return n
 
     def breakdown(self, n: int) -> int:
-        """The least of its steps', each for the rows that reach it."""
+        """Return the least breakdown of its steps, each for the rows that reach it."""
         least = n
         for step in self.steps:
             least = min(least, step.breakdown(n))
-            n = step.rows(n)
+            n = step.output_rows(n)
         return least
 
     @property
     def expected_faulty(self) -> int | None:
-        """The largest f among its steps."""
-        told = [step.expected_faulty for step in self.steps]
-        return max((f for f in told if f is not None), default=None)
+        """The largest f among its steps; None if none of them has one."""
+        declared = [step.expected_faulty for step in self.steps]
+        return max((f for f in declared if f is not None), default=None)
 
     def kappa(self, n: int, f: int) -> float | None:
-        """The last rule's, carried through the pre-aggregations."""
+        """Return the last rule's constant, composed with those of the pre-aggregations."""
         *before, last = self.steps
         kappa = last.kappa(n, f)
         for step in reversed(before):
-            kappa = None if kappa is None or step.rows(n) != n else step.carries(kappa, n, f)
+            if kappa is None or step.output_rows(n) != n:
+                return None
+            kappa = step.composed_kappa(kappa, n, f)
         return kappa
 
     def filters(self, n: int) -> bool:
-        """Return whether a step rejects that still sees a row for each client."""
+        """Return whether a step rejects clients while every client still has a row of its own."""
         for step in self.steps:
             if step.filters(n):
                 return True
-            if step.rows(n) != n:
+            if step.output_rows(n) != n:
                 return False
         return False
 
     @property
     def confidence_from(self) -> str | None:
-        """The last rule's."""
+        """The source of confidence that the last rule needs; None if it needs none."""
         return self.steps[-1].confidence_from
 
-    def masses(self, cohort: Cohort) -> Tensor:
-        """The last rule's."""
-        return self.steps[-1].masses(cohort)
+    def mean_weights(self, cohort: Cohort) -> Tensor:
+        """Return the clients' weights in the last rule's mean, (n,)."""
+        return self.steps[-1].mean_weights(cohort)
 
     def _suffices(self, n: int, faulty: int) -> bool:
         for step in self.steps:
             if n < step.minimum(faulty):
                 return False
-            n = step.rows(n)
+            n = step.output_rows(n)
         return True

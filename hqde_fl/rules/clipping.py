@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.rules.base import Decision, Measured, Rule, State, Tolerant
+from hqde_fl.rules.base import Rule, Tolerant
 from hqde_fl.rules.cohort import Cohort
+from hqde_fl.rules.results import Decision, Measured, State
 
 
 def shortening(norms: Tensor, longest: float) -> Tensor:
@@ -49,12 +50,12 @@ class Clipping(Rule):
         """One update is enough."""
         return 1
 
-    def rows(self, n: int) -> int:
+    def output_rows(self, n: int) -> int:
         """As many as there were."""
         return n
 
     @property
-    def feeds(self) -> bool:
+    def is_preaggregation(self) -> bool:
         """Always."""
         return True
 
@@ -84,16 +85,16 @@ class ARC(Tolerant):
 
     gram = True
 
-    def rows(self, n: int) -> int:
+    def output_rows(self, n: int) -> int:
         """As many as there were."""
         return n
 
     @property
-    def feeds(self) -> bool:
+    def is_preaggregation(self) -> bool:
         """Always."""
         return True
 
-    def carries(self, kappa: float, n: int, f: int) -> float | None:
+    def composed_kappa(self, kappa: float, n: int, f: int) -> float | None:
         """Kappa + 2 f / (n - 2f)."""
         return kappa + 2 * f / (n - 2 * f) if f == self.f else None
 

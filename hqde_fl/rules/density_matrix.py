@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.rules.base import State
 from hqde_fl.rules.geometry import Geometry
+from hqde_fl.rules.results import State
 
 States = Literal["unit", "raw", "centred"]
 """What the states are: directions of the updates, the updates, or the updates minus their mean."""

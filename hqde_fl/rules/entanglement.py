@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.rules.base import Decision, Measured, Rule, State
+from hqde_fl.rules.base import Rule
 from hqde_fl.rules.bounded_weights import bounded, check_longest, effective, shared
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.density_matrix import cosines
+from hqde_fl.rules.results import Decision, Measured, State
 from hqde_fl.seeding import Seeds
 
 SAME = 1e-9

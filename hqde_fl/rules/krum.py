@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.rules.base import Decision, Measured, State, Tolerant
+from hqde_fl.rules.base import Tolerant
 from hqde_fl.rules.cohort import Cohort
-from hqde_fl.rules.float32_gram import Rough
+from hqde_fl.rules.float32_gram import Float32Distances
+from hqde_fl.rules.results import Decision, Measured, State
 
 
 def krum_scores(squared: Tensor, f: int) -> Tensor:
@@ -40,7 +41,7 @@ def _decide(measured: Measured, cohort: Cohort, f: int, m: int) -> Decision:
     return _average(by_score(krum_scores(squared, f), squared)[:m], cohort)
 
 
-def _decide_roughly(rough: Rough, cohort: Cohort, f: int, m: int) -> Decision | None:
+def _decide_roughly(rough: Float32Distances, cohort: Cohort, f: int, m: int) -> Decision | None:
     """The same decision, if the m best scores are the best whatever the distances exactly are."""
     squared = rough.geometry.squared_distances()
     least, most = krum_scores(squared - rough.error, f), krum_scores(squared + rough.error, f)
@@ -74,7 +75,7 @@ class Krum(Tolerant):
         Faulty clients to tolerate.
     """
 
-    gram = rough = True
+    gram = tries_float32 = True
 
     def minimum(self, faulty: int = 0) -> int:
         """2f + 3."""
@@ -88,7 +89,9 @@ class Krum(Tolerant):
         """The one with the least score."""
         return _decide(measured, cohort, cohort.remaining(self.f), 1)
 
-    def decide_roughly(self, rough: Rough, cohort: Cohort, state: State) -> Decision | None:
+    def decide_from_float32(
+        self, rough: Float32Distances, cohort: Cohort, state: State
+    ) -> Decision | None:
         """The same one, where it is beyond doubt."""
         return _decide_roughly(rough, cohort, cohort.remaining(self.f), 1)
 
@@ -109,7 +112,7 @@ class MultiKrum(Tolerant):
         Updates to average; 0 for n - f.
     """
 
-    gram = rough = True
+    gram = tries_float32 = True
 
     m: int = 0
 
@@ -132,7 +135,9 @@ class MultiKrum(Tolerant):
         f = cohort.remaining(self.f)
         return self._judged(_decide(measured, cohort, f, self.m or cohort.n - f), cohort.n - f)
 
-    def decide_roughly(self, rough: Rough, cohort: Cohort, state: State) -> Decision | None:
+    def decide_from_float32(
+        self, rough: Float32Distances, cohort: Cohort, state: State
+    ) -> Decision | None:
         """The same ones, where they are beyond doubt."""
         f = cohort.remaining(self.f)
         decision = _decide_roughly(rough, cohort, f, self.m or cohort.n - f)

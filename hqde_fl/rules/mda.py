@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from hqde_fl.errors import BoundError, ConfigError
-from hqde_fl.rules.base import Decision, Measured, State, Tolerant
+from hqde_fl.rules.base import Tolerant
 from hqde_fl.rules.cohort import Cohort
+from hqde_fl.rules.results import Decision, Measured, State
 
 
 def covers(far: list[int], budget: int) -> Iterator[int]:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.rules.base import Decision, Measured, Rule, State
+from hqde_fl.rules.base import Rule
 from hqde_fl.rules.cohort import Cohort
+from hqde_fl.rules.results import Decision, Measured, State
 
 
 @dataclass(frozen=True)
@@ -44,22 +45,22 @@ class Mean(Rule):
         """Nobody."""
         return 0
 
-    def masses(self, cohort: Cohort) -> Tensor:
+    def mean_weights(self, cohort: Cohort) -> Tensor:
         """The (capped) numbers of examples, or ones."""
         if not self.weighted:
-            return super().masses(cohort)
+            return super().mean_weights(cohort)
         if cohort.num_examples is None:
             raise ConfigError("Mean(weighted=True) needs num_examples for every row")
         weights = torch.tensor(cohort.num_examples, dtype=torch.float64)
         some = weights[weights > 0]
         if not len(some):
-            return super().masses(cohort)
+            return super().mean_weights(cohort)
         return weights.clamp(max=self.cap * float(some.median()))
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
         """Weights in proportion to the masses."""
-        if cohort.mass is None:
-            weights = self.masses(cohort)
+        if cohort.group_weights is None:
+            weights = self.mean_weights(cohort)
         else:
-            weights = torch.tensor(cohort.mass, dtype=torch.float64)
+            weights = torch.tensor(cohort.group_weights, dtype=torch.float64)
         return Decision(mixing=(weights / weights.sum())[None, :])

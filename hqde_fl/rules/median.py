@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hqde_fl.rules.base import Decision, Measured, Rule, State
+from hqde_fl.rules.base import Rule
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.order_statistics import median_of
+from hqde_fl.rules.results import Decision, Measured, State
 
 
 @dataclass(frozen=True)

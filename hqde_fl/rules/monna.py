@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from hqde_fl.errors import BoundError
-from hqde_fl.rules.base import Decision, Measured, State, Tolerant
+from hqde_fl.rules.base import Tolerant
 from hqde_fl.rules.cohort import Cohort
+from hqde_fl.rules.results import Decision, Measured, State
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from hqde_fl.rules.base import Decision, Measured, State, Tolerant
+from hqde_fl.rules.base import Tolerant
 from hqde_fl.rules.cohort import Cohort
+from hqde_fl.rules.results import Decision, Measured, State
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,16 @@ class NNM(Tolerant):
 
     gram = True
 
-    def rows(self, n: int) -> int:
+    def output_rows(self, n: int) -> int:
         """As many as there were."""
         return n
 
     @property
-    def feeds(self) -> bool:
+    def is_preaggregation(self) -> bool:
         """Always."""
         return True
 
-    def carries(self, kappa: float, n: int, f: int) -> float | None:
+    def composed_kappa(self, kappa: float, n: int, f: int) -> float | None:
         """8 f / (n - f) (kappa + 1)."""
         return 8 * f / (n - f) * (kappa + 1) if f == self.f else None
 

@@ -26,10 +26,11 @@ import torch
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.rules.base import Decision, Measured, Rule, State
+from hqde_fl.rules.base import Rule
 from hqde_fl.rules.clipping import shortening
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.near_duplicates import twin_groups
+from hqde_fl.rules.results import Decision, Measured, State
 
 STEPS = 100
 """Most steps to the fixed point of trust; it need not be exact."""

@@ -1,10 +1,10 @@
-"""How many faulty clients a rule works with in a round.
+"""The number of faulty clients that a rule works with in a round.
 
 f is the number of faulty clients that the user expects. Clients that drop out do not make the
 others more honest, so a rule works with the full f for as long as enough updates are left for it.
-Where they are too few, and clients have been rejected or have failed, f is lowered by the least
-number of these that makes the updates suffice: a client that crashes or sends garbage cannot stop a
-run whose f covers it. Clients that are late or have no data never lower f.
+If they are too few, and clients have been rejected or have failed, f is lowered by the least number
+of these that makes the updates suffice: a client that crashes or sends garbage cannot stop a run
+whose f covers it. Clients that are late or have no data never lower f.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def excused(rule: Aggregator, cohort: Cohort) -> int:
     return cohort.faulty
 
 
-def admit(rule: Aggregator, cohort: Cohort) -> Cohort:
-    """Return the cohort as the rule is to see it: with ``excused`` set.
+def apply_tolerance(rule: Aggregator, cohort: Cohort) -> Cohort:
+    """Return the cohort with ``excused`` set for a rule.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def admit(rule: Aggregator, cohort: Cohort) -> Cohort:
     return replace(cohort, excused=excused(rule, cohort))
 
 
-def silence_warning(rule: Aggregator, clients: int, whose: str = "") -> str | None:
+def silence_warning(rule: Aggregator, clients: int, owner: str = "") -> str | None:
     """Return a warning if fewer silent clients than f suffice to void every round.
 
     Parameters
@@ -61,21 +61,21 @@ def silence_warning(rule: Aggregator, clients: int, whose: str = "") -> str | No
     rule : Aggregator
         The rule.
     clients : int
-        The clients asked in a round.
-    whose : str
-        Stands after "clients", where they are those of a member.
+        The clients that are sent a message in a round.
+    owner : str, default=""
+        Text after "clients", for instance naming the member that they train.
 
     Returns
     -------
     str or None
-        One line; None if ``clients - f >= rule.minimum()``, or if the rule is told no f.
+        One line; None if ``clients - f >= rule.minimum()``, or if the rule has no f.
     """
     f, minimum = rule.expected_faulty, rule.minimum()
     if f is None or clients < minimum or clients - f >= minimum:
         return None
     silent = clients - minimum + 1
     return (
-        f"{rule} needs {minimum} updates, found {clients} clients{whose}: a round is void as soon "
+        f"{rule} needs {minimum} updates, found {clients} clients{owner}: a round is void as soon "
         f"as {silent} of them {'is' if silent == 1 else 'are'} late or without data; "
         f"to bear f = {f} such clients it needs {minimum + f}, or a lower f"
     )

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.rules.base import Aggregate, Aggregator, State
+from hqde_fl.rules.base import Aggregator, StepRunner
 from hqde_fl.rules.cohort import Cohort
-from hqde_fl.rules.executor import Executor
 from hqde_fl.rules.mean import Mean
+from hqde_fl.rules.results import Aggregate, State
 from hqde_fl.updates import Columns, Updates
 
 Node = tuple["Node", ...] | int
@@ -22,9 +22,10 @@ Node = tuple["Node", ...] | int
 
 
 def grow(n: int, fanout: int) -> Node:
-    """A tree over positions 0 .. n - 1 with ceil(log_fanout n) levels, at least one.
+    """Return a tree over positions 0 .. n - 1 with ceil(log_fanout n) levels, at least one.
 
-    The children of each level are dealt to as few nodes as will hold them, as evenly as possible.
+    The children of each level are divided among the fewest nodes that hold them, as evenly as
+    possible.
     """
     level: list[Node] = list(range(n))
     while True:
@@ -39,17 +40,16 @@ def grow(n: int, fanout: int) -> Node:
 class Tree(Aggregator):
     """A rule of rules: ``leaf`` merges each group of clients or of groups, ``root`` the last ones.
 
-    A tree over n clients has ceil(log_fanout n) levels. Clients are dealt to the leaves at random,
-    anew each round. Every node passes on its result and the sum of the weights under it, so a tree
-    of means equals the flat mean, for any n and weights.
+    A tree over n clients has ceil(log_fanout n) levels. Clients are assigned to the leaves at
+    random in each round. Every node passes on its result and the sum of the weights under it, so a
+    tree of means equals the flat mean, for any n and weights.
 
     A tree of robust rules is *weaker* than the same rule over all clients: to break a node it is
     enough to break one more of its children than its rule tolerates. Medians with fanout 4 over 64
     clients tolerate 1 of 4 at each of three levels, so 2 x 2 x 2 = 8 faulty clients can break the
-    tree where the flat median tolerates 31; ``breakdown`` counts this out, and so do the
-    diagnostics of every round. What a rule remembers belongs to its node, not to the clients that
-    happen to be under it. Costs what the rules cost on groups of ``fanout``, and holds ``fanout``
-    results a level.
+    tree where the flat median tolerates 31; ``breakdown`` and the diagnostics of every round give
+    the number. What a rule remembers belongs to its node, not to the clients under it in a round.
+    Costs what the rules cost on groups of ``fanout``, and holds ``fanout`` results a level.
 
     Parameters
     ----------
@@ -69,17 +69,16 @@ class Tree(Aggregator):
         if self.fanout < 2:
             raise ConfigError(f"Tree needs fanout >= 2, found {self.fanout}")
         for name, rule in (("leaf", self.leaf), ("root", self.root)):
-            if rule.feeds:
+            if rule.is_preaggregation:
                 raise ConfigError(f"Tree needs a rule as {name}, found a pre-aggregation: {rule}")
         if self.root.confidence_from is not None:
             raise ConfigError(f"Tree needs a root that asks for no confidence, found {self.root}")
 
     def minimum(self, faulty: int = 0) -> int:
-        """The smallest n for which every node has enough children.
+        """Return the smallest n for which every node has enough children, whatever ``faulty`` is.
 
-        A larger n may be dealt into groups that are too small for a rule: that is an error then.
-
-        Which group an excluded client would have been in is not known, so it excuses no node.
+        A larger n may be divided into groups that are too small for a rule: that is an error then.
+        The group of an excluded client is unknown, so it lowers no node's f.
         """
         n = 1
         while not self._suffices(grow(n, self.fanout), self.root):
@@ -87,44 +86,45 @@ class Tree(Aggregator):
         return n
 
     def breakdown(self, n: int) -> int:
-        """One less than the fewest clients that break as many nodes as it takes."""
-        return self._price(grow(n, self.fanout), self.root) - 1
+        """Return one less than the smallest number of faulty clients that can break the root."""
+        return self._breaking_clients(grow(n, self.fanout), self.root) - 1
 
     def levels(self, n: int) -> int:
-        """Levels of nodes above n clients."""
+        """Return the number of levels of nodes above n clients."""
         node, count = grow(n, self.fanout), 0
         while not isinstance(node, int):
             node, count = node[0], count + 1
         return count
 
     def filters(self, n: int) -> bool:
-        """Return whether the rule directly above the clients rejects; of few clients, the root."""
+        """Return whether the rule directly above the clients rejects; for few clients, the root."""
         return self._filters(grow(n, self.fanout), self.root)
 
     @property
     def confidence_from(self) -> str | None:
-        """What the leaves need; what is above them knows groups, not clients."""
+        """The source of confidence that the leaves need; rules above them know no clients."""
         return self.leaf.confidence_from
 
-    def masses(self, cohort: Cohort) -> Tensor:
-        """The leaves' masses."""
-        return self.leaf.masses(cohort)
+    def mean_weights(self, cohort: Cohort) -> Tensor:
+        """Return the clients' weights in the leaves' means, (n,)."""
+        return self.leaf.mean_weights(cohort)
 
-    def run(self, updates: Columns, cohort: Cohort, state: State, executor: Executor) -> Aggregate:
-        """Aggregate group by group, depth first."""
-        tree = grow(cohort.n, self.fanout)
+    def run(
+        self, updates: Columns, cohort: Cohort, state: State, run_steps: StepRunner
+    ) -> Aggregate:
+        """Return the aggregate of one round's updates, group by group, depth first."""
         cohort.require(str(self), self.minimum())
-        mass = (self.masses(cohort) if cohort.mass is None else torch.tensor(cohort.mass)).tolist()
-        walk = _Walk(
-            self, updates, replace(cohort, faulty=0, late=0, skipped=0), mass, state, executor
-        )
-        top, _ = walk.visit(tree, "0", self.root)
+        given = cohort.group_weights
+        weights = self.mean_weights(cohort) if given is None else torch.tensor(given)
+        present = replace(cohort, faulty=0, late=0, skipped=0)
+        traversal = _Traversal(self, updates, present, weights.tolist(), state, run_steps)
+        top, _ = traversal.visit(grow(cohort.n, self.fanout), "0", self.root)
         diagnostics = {
             **top.diagnostics,
             "tree-levels": self.levels(cohort.n),
             "tree-breakdown": self.breakdown(cohort.n),
         }
-        return replace(top, diagnostics=diagnostics, state=walk.states, geometry=None)
+        return replace(top, diagnostics=diagnostics, state=traversal.new_states, geometry=None)
 
     def _suffices(self, node: Node, rule: Aggregator) -> bool:
         if isinstance(node, int):
@@ -137,34 +137,35 @@ class Tree(Aggregator):
             return rule.filters(len(node))
         return any(self._filters(child, self.leaf) for child in node)
 
-    def _price(self, node: Node, rule: Aggregator) -> int:
+    def _breaking_clients(self, node: Node, rule: Aggregator) -> int:
+        """Return the smallest number of faulty clients under a node that can break it."""
         if isinstance(node, int):
             return 1
-        prices = sorted(self._price(child, self.leaf) for child in node)
-        return sum(prices[: rule.breakdown(len(node)) + 1])
+        cheapest_first = sorted(self._breaking_clients(child, self.leaf) for child in node)
+        return sum(cheapest_first[: rule.breakdown(len(node)) + 1])
 
 
 @dataclass(frozen=True)
-class _Walk:
-    """One round's way through the tree."""
+class _Traversal:
+    """One round's walk through a tree, from the leaves to the root."""
 
     tree: Tree
     updates: Columns
     cohort: Cohort
-    mass: Sequence[float]
+    weights: Sequence[float]
     state: State
-    executor: Executor
-    states: dict[str, Any] = field(default_factory=dict)
+    run_steps: StepRunner
+    new_states: dict[str, Any] = field(default_factory=dict)
 
     def visit(self, node: Node, path: str, rule: Aggregator) -> tuple[Aggregate, float]:
-        """The node's outcome, as shares and verdicts over all clients, and its mass."""
+        """Return a node's aggregate, with influence over all clients, and the weight under it."""
         assert not isinstance(node, int)
         n = self.cohort.n
         if isinstance(node[0], int):
             order = self.cohort.shuffled("tree")
             rows = [order[position] for position in node if isinstance(position, int)]
             ids = tuple(self.cohort.ids[row] for row in rows)
-            mass = tuple(self.mass[row] for row in rows)
+            weights = tuple(self.weights[row] for row in rows)
             influence = torch.eye(n, dtype=torch.float64)[rows]
             columns: Columns = self.updates.select(rows)
             confidence = self.cohort.confidence
@@ -176,15 +177,17 @@ class _Walk:
                 self.visit(child, f"{path}/{k}", self.tree.leaf) for k, child in enumerate(node)
             ]
             rows, confidence = list(range(len(node))), None
-            ids, mass = tuple(rows), tuple(weight for _, weight in below)
+            ids, weights = tuple(rows), tuple(weight for _, weight in below)
             influence = torch.stack([outcome.influence for outcome, _ in below])
             columns = Updates([outcome.delta for outcome, _ in below])
             rejected = torch.stack([outcome.rejected for outcome, _ in below]).any(dim=0)
-        members = replace(self.cohort, ids=ids, num_examples=None, confidence=confidence, mass=mass)
-        own = rule.run(columns, members, self.state.get(path, {}), self.executor)
+        group = replace(
+            self.cohort, ids=ids, num_examples=None, confidence=confidence, group_weights=weights
+        )
+        own = rule.run(columns, group, self.state.get(path, {}), self.run_steps)
         if own.state:
-            self.states[path] = own.state
+            self.new_states[path] = own.state
         if isinstance(node[0], int):
             rejected[rows] = own.rejected
         outcome = replace(own, influence=own.influence @ influence, rejected=rejected)
-        return outcome, sum(mass)
+        return outcome, sum(weights)

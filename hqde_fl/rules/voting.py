@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.rules.base import Decision, Measured, Rule, State
+from hqde_fl.rules.base import Rule
 from hqde_fl.rules.bounded_weights import bounded, check_longest, effective, shared
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.density_matrix import cosines
 from hqde_fl.rules.order_statistics import middle_of
+from hqde_fl.rules.results import Decision, Measured, State
 
 
 @dataclass(frozen=True)

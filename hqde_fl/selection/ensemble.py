@@ -46,22 +46,22 @@ class Ensemble:
 
     def __post_init__(self) -> None:
         if self.members < 1:
-            raise ConfigError(f"members must be >= 1, found {self.members}")
+            raise ConfigError(f"Ensemble.members must be >= 1, found {self.members}")
         for name, known in (("assignment", Assignment), ("mode", Mode)):
             if getattr(self, name) not in get_args(known):
                 raise ConfigError(
-                    f"{name} must be among {', '.join(get_args(known))}, "
+                    f"Ensemble.{name} must be among {', '.join(get_args(known))}, "
                     f"found {getattr(self, name)!r}"
                 )
         if not 0 <= self.members_per_client <= self.members:
             raise ConfigError(
-                f"members-per-client must be in [0, members = {self.members}], "
+                f"Ensemble.members_per_client must be in [0, members = {self.members}], "
                 f"found {self.members_per_client}"
             )
         if self.assignment == "all" and self.members_per_client not in (0, self.members):
             raise ConfigError(
-                f"members-per-client must be members = {self.members} (or 0) with assignment "
-                f"'all', found {self.members_per_client}"
+                f"Ensemble.members_per_client must be members = {self.members} (or 0) with "
+                f"assignment 'all', found {self.members_per_client}"
             )
 
     @property

@@ -25,7 +25,7 @@ class Uniform(Selector):
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
-            raise ConfigError(f"Uniform needs 0 < fraction <= 1, found {self.fraction}")
+            raise ConfigError(f"Uniform.fraction must be in (0, 1], found {self.fraction}")
 
     def size(self, available: int) -> int:
         """The fraction, rounded, and at least one."""

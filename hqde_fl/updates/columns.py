@@ -20,7 +20,7 @@ from torch import Tensor
 TILE_BYTES = 1 << 21
 """Bytes of one float64 tile: with what is made of it, it stays in a core's share of the cache."""
 
-NARROWEST = 256
+MIN_TILE_COLUMNS = 256
 """Columns a tile has at least: n x n work for each tile must not outweigh the tile itself."""
 
 
@@ -117,7 +117,7 @@ class Updates:
 
 
 @dataclass(frozen=True, eq=False)
-class Mapped:
+class MappedColumns:
     """Columns seen through a function of the tile: (n, c) -> (m, c).
 
     Parameters
@@ -155,11 +155,11 @@ class Mapped:
 
     def select(self, rows: Sequence[int]) -> Columns:
         """Some of the m rows."""
-        return Mapped(self, partial(_rows, list(rows)), len(rows))
+        return MappedColumns(self, partial(_rows, list(rows)), len(rows))
 
 
 @dataclass(frozen=True, eq=False)
-class Stacked:
+class StackedColumns:
     """Columns with more rows below: a rule's remembered vectors under this round's updates.
 
     Parameters
@@ -196,7 +196,7 @@ class Stacked:
 
     def select(self, rows: Sequence[int]) -> Columns:
         """Some of the rows."""
-        return Mapped(self, partial(_rows, list(rows)), len(rows))
+        return MappedColumns(self, partial(_rows, list(rows)), len(rows))
 
 
 def _rows(chosen: list[int], tile: Tensor) -> Tensor:
@@ -204,8 +204,8 @@ def _rows(chosen: list[int], tile: Tensor) -> Tensor:
 
 
 def spans(columns: Columns, tile_bytes: int = TILE_BYTES) -> Iterator[tuple[int, int]]:
-    """Column ranges whose float64 tile fits in ``tile_bytes``, but not below ``NARROWEST``."""
+    """Column ranges whose float64 tile fits in ``tile_bytes``, but not below ``MIN_TILE_COLUMNS``."""
     rows, width = columns.shape
-    step = max(NARROWEST, tile_bytes // (8 * max(rows, 1)) // 64 * 64)
+    step = max(MIN_TILE_COLUMNS, tile_bytes // (8 * max(rows, 1)) // 64 * 64)
     for start in range(0, width, step):
         yield start, min(start + step, width)

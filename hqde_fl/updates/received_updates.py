@@ -23,7 +23,7 @@ Flat = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Sent:
+class ReceivedModel:
     """What one client sent: a model in float32.
 
     Parameters
@@ -59,18 +59,18 @@ class Sent:
 
 
 @dataclass(frozen=True, eq=False)
-class Arrived:
-    """``Columns`` of the clients' updates, some of them as what was ``Sent``.
+class ReceivedUpdates:
+    """``Columns`` of the clients' updates, some of them as what was ``ReceivedModel``.
 
     Parameters
     ----------
-    rows : Sequence[Tensor or Sent]
+    rows : Sequence[Tensor or ReceivedModel]
         One for each client: an update (d,), or a model that was sent.
     base : Tensor
         (d,) float32 on the CPU: the base of all that were sent.
     """
 
-    rows: Sequence[Tensor | Sent]
+    rows: Sequence[Tensor | ReceivedModel]
     base: Tensor
 
     @property
@@ -90,11 +90,11 @@ class Arrived:
 
     @cached_property
     def _sent(self) -> list[int]:
-        return [index for index, row in enumerate(self.rows) if isinstance(row, Sent)]
+        return [index for index, row in enumerate(self.rows) if isinstance(row, ReceivedModel)]
 
     def _cut(self, index: int, start: int, stop: int) -> list[Flat]:
         row = self.rows[index]
-        return row.cut(start, stop) if isinstance(row, Sent) else [row[start:stop].numpy()]
+        return row.cut(start, stop) if isinstance(row, ReceivedModel) else [row[start:stop].numpy()]
 
     def tile(self, start: int, stop: int) -> Tensor:
         """Columns ``start:stop`` of all rows."""
@@ -108,14 +108,14 @@ class Arrived:
             tile[self._sent] -= self.base[start:stop].numpy()
         return torch.from_numpy(tile)
 
-    def select(self, rows: Sequence[int]) -> Arrived:
+    def select(self, rows: Sequence[int]) -> ReceivedUpdates:
         """Some of the rows; nothing is copied."""
-        return Arrived([self.rows[i] for i in rows], self.base)
+        return ReceivedUpdates([self.rows[i] for i in rows], self.base)
 
 
-def gathered(rows: Sequence[Tensor | Sent]) -> Columns:
+def received_columns(rows: Sequence[Tensor | ReceivedModel]) -> Columns:
     """The updates of a round as ``Columns``, whether they were sent as models or as updates."""
-    bases = {id(row.base): row.base for row in rows if isinstance(row, Sent)}
+    bases = {id(row.base): row.base for row in rows if isinstance(row, ReceivedModel)}
     if len(bases) == 1:
-        return Arrived(rows, *bases.values())
-    return Updates([row.delta() if isinstance(row, Sent) else row for row in rows])
+        return ReceivedUpdates(rows, *bases.values())
+    return Updates([row.delta() if isinstance(row, ReceivedModel) else row for row in rows])

@@ -16,10 +16,10 @@ from torch import Tensor
 from hqde_fl.errors import BoundError
 from hqde_fl.rules import Aggregator, Chain, Cohort, Measured, Rule, aggregate
 from hqde_fl.rules.base import linear
-from hqde_fl.rules.tolerance import admit
+from hqde_fl.rules.tolerance import apply_tolerance
 from hqde_fl.simulations.attacks.base import Scene
 from hqde_fl.simulations.attacks.span import Span
-from hqde_fl.updates import Mapped
+from hqde_fl.updates import MappedColumns
 
 Damage = Callable[[float], float]
 """How far along the line -> the squared distance of the rule's result from the honest mean."""
@@ -52,7 +52,7 @@ def damage_along(span: Span, start: Tensor, direction: Tensor, f: int, scene: Sc
     if steps is None:
         mean = span.vector(span.mean())
         return lambda t: _or_none(partial(_on_columns, span, rows(t), mean, cohort, scene))
-    remembered = [tuple(s.anchors(scene.state.get(str(i), {}))) for i, s in enumerate(steps)]
+    remembered = [tuple(s.remembered_rows(scene.state.get(str(i), {}))) for i, s in enumerate(steps)]
     wide = Span(span.honest, span.extra + sum(remembered, ()))
     _ = wide.geometry  # measured now, so that a try reads no update
     places, below = [], len(span.extra)
@@ -125,7 +125,7 @@ def _on_gram(
     scene: Scene,
 ) -> float:
     """The rule's steps, as ``hqde_fl.rules.aggregation`` takes them, on coordinates."""
-    cohort = admit(scene.rule, cohort)
+    cohort = apply_tolerance(scene.rule, cohort)
     total = span.origin().shape[0]
     mixing = torch.nn.functional.pad(rows, (0, total - rows.shape[1]))
     for index, step in enumerate(steps):
@@ -142,6 +142,6 @@ def _on_gram(
 
 def _on_columns(span: Span, rows: Tensor, mean: Tensor, cohort: Cohort, scene: Scene) -> float:
     """The rule itself."""
-    updates = Mapped(span.columns, partial(linear, rows), rows.shape[0])
+    updates = MappedColumns(span.columns, partial(linear, rows), rows.shape[0])
     delta = aggregate(scene.rule, updates, cohort, scene.state).delta
     return float(torch.linalg.vector_norm(delta - mean, dtype=torch.float64)) ** 2

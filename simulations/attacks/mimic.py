@@ -13,7 +13,7 @@ from hqde_fl.errors import ConfigError
 from hqde_fl.rules.executor import default_executor
 from hqde_fl.simulations.attacks.base import Attack, Memory, Scene
 from hqde_fl.simulations.attacks.span import Span, columnwise
-from hqde_fl.updates import Columns, Stacked
+from hqde_fl.updates import Columns, StackedColumns
 
 
 @final
@@ -60,7 +60,7 @@ class Mimic(Attack):
             direction = _unit(span.vector(along - along.mean()))
         else:
             along = _along(honest, mean, memory["direction"])
-            pulled = _unit(columnwise(partial(_pull, along), Stacked(honest, (mean,))))
+            pulled = _unit(columnwise(partial(_pull, along), StackedColumns(honest, (mean,))))
             direction = _unit(torch.lerp(memory["direction"], pulled, share))
         memory |= {"rounds": rounds + 1, "mean": mean, "direction": direction}
         return memory | {"victim": scene.honest[_furthest(honest, mean, direction)]}
@@ -82,7 +82,7 @@ def _along(honest: Columns, mean: Tensor, direction: Tensor) -> Tensor:
         wide = tile.to(torch.float64)
         return (wide[:-2] - wide[-2]) @ wide[-1]
 
-    rows = Stacked(honest, (mean, direction))
+    rows = StackedColumns(honest, (mean, direction))
     return default_executor(rows).reduce(inner, rows)
 
 

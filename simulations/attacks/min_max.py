@@ -10,9 +10,10 @@ from torch import Tensor
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules.geometry import Geometry
+from hqde_fl.rules.gram import measure_geometry
 from hqde_fl.simulations.attacks.base import Attack, Scene
-from hqde_fl.simulations.attacks.span import columnwise, deviation, geometry_of, mean_sign
-from hqde_fl.updates import Columns, Mapped, Stacked
+from hqde_fl.simulations.attacks.span import columnwise, deviation, mean_sign
+from hqde_fl.updates import Columns, MappedColumns, StackedColumns
 
 Perturbation = Literal["std", "unit", "sign"]
 
@@ -69,12 +70,13 @@ def about_mean(honest: Columns, p: Tensor) -> Geometry:
         wide = tile.to(torch.float64)
         return torch.cat([wide[:-1] - wide[:-1].mean(dim=0), wide[-1:]])
 
-    return geometry_of(Mapped(Stacked(honest, (p,)), centred, honest.shape[0] + 1))
+    rows = StackedColumns(honest, (p,))
+    return measure_geometry(MappedColumns(rows, centred, honest.shape[0] + 1))
 
 
 def moved(honest: Columns, p: Tensor, gamma: float) -> Tensor:
     """(d,) the honest mean + gamma p."""
-    rows = Stacked(honest, (p,))
+    rows = StackedColumns(honest, (p,))
     return columnwise(lambda tile: tile[:-1].mean(dim=0) + gamma * tile[-1], rows)
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import final
 
 import torch
 from torch import Tensor
 
 from hqde_fl.rules.executor import default_executor
-from hqde_fl.rules.geometry import Geometry, choose_pivot, relative_gram
-from hqde_fl.updates import Columns, Stacked
+from hqde_fl.rules.geometry import Geometry
+from hqde_fl.rules.gram import measure_geometry
+from hqde_fl.updates import Columns, StackedColumns
 
 
 @final
@@ -37,12 +38,12 @@ class Span:
     @property
     def columns(self) -> Columns:
         """All k rows."""
-        return Stacked(self.honest, self.extra) if self.extra else self.honest
+        return StackedColumns(self.honest, self.extra) if self.extra else self.honest
 
     @cached_property
     def geometry(self) -> Geometry:
         """Distances and inner products of the rows, measured once."""
-        return geometry_of(self.columns)
+        return measure_geometry(self.columns)
 
     def honest_rows(self) -> Tensor:
         """(h, k) the honest updates as points."""
@@ -66,12 +67,6 @@ class Span:
         """(d,) what a point stands for."""
         return columnwise(lambda tile: point.to(tile) @ tile, self.columns)
 
-
-def geometry_of(columns: Columns) -> Geometry:
-    """The geometry of any columns."""
-    executor, pivot = default_executor(columns), choose_pivot(columns)
-    gram = executor.reduce(partial(relative_gram, pivot=pivot, unit=1.0), columns)
-    return Geometry.measure(gram.cpu(), columns, pivot, 1.0, executor)
 
 
 def columnwise(function: Callable[[Tensor], Tensor], columns: Columns) -> Tensor:

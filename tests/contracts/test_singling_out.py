@@ -105,7 +105,7 @@ def test_a_rule_says_whether_it_singles_out_clients(name: str) -> None:
     assert rule.filters(N) == ever_rejects(rule)
 
 
-def test_which_of_the_catalogue_do() -> None:
+def test_which_registered_rules_single_out() -> None:
     assert {name for name in RULES if EXAMPLES[name].make(F).filters(N)} == FILTERS
     assert not any(
         rule.filters(N) for rule in (GeometricMedian(), TrimmedMean(F), Superposition(), Tree())

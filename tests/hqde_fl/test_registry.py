@@ -1,4 +1,4 @@
-"""Catalogues: names to frozen dataclasses, and what is said when there is no such name."""
+"""Registries: names and the frozen dataclasses behind them, and the errors for unknown names."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def test_a_codec_reads_only_its_own_parts() -> None:
             other.decode(payload, 100)
 
 
-def test_catalogue_and_wire_name_the_same_codecs() -> None:
+def test_registry_and_wire_name_the_same_codecs() -> None:
     assert {CODECS[name] for name in CODECS} == set(FORMATS.values())
     for code, cls in FORMATS.items():
         assert cls.code == code

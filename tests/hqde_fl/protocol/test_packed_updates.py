@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hqde_fl.codec import EntropyCoded, ErrorFeedback, Identity, Quantized, Rotated, TopK
-from hqde_fl.codec.base import seal
+from hqde_fl.codec.payload import seal
 from hqde_fl.protocol.packed_updates import DELTA, PACKED, exact, gather, to_packed
 from hqde_fl.protocol.records import layout_of, to_record
 from hqde_fl.protocol.screening import Accepted, Rejected, Screening, screen

@@ -19,15 +19,13 @@ from hqde_fl.rules.density_matrix import (
     spectrum,
 )
 from hqde_fl.rules.executor import SerialExecutor
-from hqde_fl.rules.geometry import Geometry, choose_pivot, relative_gram
+from hqde_fl.rules.geometry import Geometry
+from hqde_fl.rules.gram import measure_geometry
 from hqde_fl.updates import Updates
 
 
 def geometry_of(updates: Tensor) -> Geometry:
-    columns = Updates(updates)
-    pivot = choose_pivot(columns)
-    gram = relative_gram(updates, pivot, 1.0)
-    return Geometry.measure(gram, columns, pivot, 1.0, SerialExecutor())
+    return measure_geometry(Updates(updates), SerialExecutor())
 
 
 def draw(n: int, d: int, seed: int = 0) -> Tensor:

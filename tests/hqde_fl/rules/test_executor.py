@@ -9,9 +9,10 @@ from torch import Tensor
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules import Median, SerialExecutor, ThreadedExecutor, aggregate
-from hqde_fl.rules.executor import default_executor, one_library_thread
-from hqde_fl.updates import Mapped, Stacked, Updates, spans
-from hqde_fl.updates.columns import NARROWEST
+from hqde_fl.rules.executor import default_executor
+from hqde_fl.rules.library_threads import one_library_thread
+from hqde_fl.updates import MappedColumns, StackedColumns, Updates, spans
+from hqde_fl.updates.columns import MIN_TILE_COLUMNS
 
 
 def test_tiles_cover_every_column_once() -> None:
@@ -21,7 +22,7 @@ def test_tiles_cover_every_column_once() -> None:
         assert edges[0][0] == 0
         assert edges[-1][1] == 1234
         assert all(a[1] == b[0] for a, b in pairwise(edges))
-    assert next(spans(updates, 1)) == (0, NARROWEST)
+    assert next(spans(updates, 1)) == (0, MIN_TILE_COLUMNS)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -57,7 +58,7 @@ def test_library_threads_are_limited_and_put_back() -> None:
     assert set(seen) == {1}
     assert torch.get_num_threads() == 2
     with one_library_thread(), one_library_thread():
-        assert one_library_thread.before() == 2
+        assert one_library_thread.unlimited_threads() == 2
     assert torch.get_num_threads() == 2
     torch.set_num_threads(before)
 
@@ -92,12 +93,12 @@ def test_threads_must_be_a_count() -> None:
 
 def test_stacked_and_mapped_columns() -> None:
     matrix = torch.arange(12.0).view(3, 4)
-    stacked = Stacked(Updates(matrix), (torch.full((4,), 7.0, dtype=torch.float64),))
+    stacked = StackedColumns(Updates(matrix), (torch.full((4,), 7.0, dtype=torch.float64),))
     assert stacked.shape == (4, 4)
     assert stacked.dtype == torch.float32
     assert stacked.tile(1, 3).tolist() == [[1, 2], [5, 6], [9, 10], [7, 7]]
     assert stacked.select([3, 0]).tile(0, 1).tolist() == [[7], [0]]
-    mapped = Mapped(stacked, lambda tile: tile[:2] * 2, 2)
+    mapped = MappedColumns(stacked, lambda tile: tile[:2] * 2, 2)
     assert mapped.shape == (2, 4)
     assert mapped.tile(0, 2).tolist() == [[0, 2], [8, 10]]
     assert mapped.select([1]).tile(0, 2).tolist() == [[8, 10]]

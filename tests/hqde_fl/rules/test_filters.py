@@ -234,7 +234,7 @@ def test_bounds_of_chains() -> None:
 
 def test_a_pre_aggregation_alone_is_an_error() -> None:
     for rule in (NNM(1), Chain(NNM(1)), Bucketing(2)):
-        assert rule.feeds
+        assert rule.is_preaggregation
         with pytest.raises(ConfigError, match="is a pre-aggregation: chain it before a rule"):
             aggregate(rule, Updates(honest()))
     with pytest.raises(ConfigError, match="needs pre-aggregations before its last rule"):

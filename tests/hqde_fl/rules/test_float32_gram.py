@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from hqde_fl.rules import Cohort, Krum, MultiKrum, SerialExecutor, ThreadedExecutor, aggregate
-from hqde_fl.rules.float32_gram import measure_roughly
+from hqde_fl.rules.float32_gram import measure_in_float32
 from hqde_fl.rules.krum import krum_scores
 from hqde_fl.updates import Updates
 
@@ -31,7 +31,7 @@ def exact(updates: Tensor) -> Tensor:
 def test_no_distance_is_further_off_than_stated(scale: float) -> None:
     for seed in range(3):
         updates = drawn(seed, scale)
-        rough = measure_roughly(Updates(list(updates)), ThreadedExecutor())
+        rough = measure_in_float32(Updates(list(updates)), ThreadedExecutor())
         assert rough is not None
         squared = rough.geometry.squared_distances()
         assert bool(((squared - exact(updates)).abs() <= rough.error).all())
@@ -44,9 +44,9 @@ def test_what_is_settled_roughly_is_what_is_settled_exactly(rule: Krum | MultiKr
     settled = 0
     for seed in range(8):
         updates = drawn(seed, spread=10.0 ** -(seed // 2 + 1))
-        rough = measure_roughly(Updates(updates), SerialExecutor())
+        rough = measure_in_float32(Updates(updates), SerialExecutor())
         assert rough is not None
-        decision = rule.decide_roughly(rough, Cohort.of(N), {})
+        decision = rule.decide_from_float32(rough, Cohort.of(N), {})
         best = krum_scores(exact(updates), 4).argsort()
         count = 1 if isinstance(rule, Krum) else rule.m or N - 4
         found = aggregate(rule, Updates(updates)).influence
@@ -62,9 +62,9 @@ def test_what_is_settled_roughly_is_what_is_settled_exactly(rule: Krum | MultiKr
 def test_equal_scores_are_not_settled_roughly(rule: Krum | MultiKrum) -> None:
     half = drawn(0, spread=0.0)[: N // 2]
     updates = torch.cat([half, -half])  # an update and its opposite are as far from all others
-    rough = measure_roughly(Updates(updates), SerialExecutor())
+    rough = measure_in_float32(Updates(updates), SerialExecutor())
     assert rough is not None
-    assert rule.decide_roughly(rough, Cohort.of(N), {}) is None
+    assert rule.decide_from_float32(rough, Cohort.of(N), {}) is None
 
 
 def test_weights_of_size_one_that_differ_by_a_millionth() -> None:
@@ -80,11 +80,11 @@ def test_nothing_is_said_without_knowing(case: str) -> None:
     updates = drawn(0)
     if case == "copies":  # their distance is nothing, which float32 cannot tell from little
         updates[3] = updates[7]
-        assert measure_roughly(Updates(updates), SerialExecutor()) is None
+        assert measure_in_float32(Updates(updates), SerialExecutor()) is None
     elif case == "huge":  # the squares leave float32's range
-        assert measure_roughly(Updates(updates * 1e25), SerialExecutor()) is None
+        assert measure_in_float32(Updates(updates * 1e25), SerialExecutor()) is None
     elif case == "tiny":
-        rough = measure_roughly(Updates(updates * 1e-25), SerialExecutor())
-        assert rough is None or Krum(4).decide_roughly(rough, Cohort.of(N), {}) is None
+        rough = measure_in_float32(Updates(updates * 1e-25), SerialExecutor())
+        assert rough is None or Krum(4).decide_from_float32(rough, Cohort.of(N), {}) is None
     else:  # little to win
-        assert measure_roughly(Updates(updates[:, :1000]), SerialExecutor()) is None
+        assert measure_in_float32(Updates(updates[:, :1000]), SerialExecutor()) is None

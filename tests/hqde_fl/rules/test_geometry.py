@@ -9,8 +9,8 @@ from torch import Tensor
 
 from hqde_fl.rules import Executor, Krum, SerialExecutor, ThreadedExecutor, TorchDevice, aggregate
 from hqde_fl.rules.aggregation import measure_step
-from hqde_fl.rules.base import Measured
 from hqde_fl.rules.geometry import Geometry
+from hqde_fl.rules.results import Measured
 from hqde_fl.updates import Columns, Updates
 
 

@@ -11,9 +11,10 @@ from torch import Tensor
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules import Adaptive, Entanglement, Superposition, Voting
 from hqde_fl.rules.aggregation import aggregate
-from hqde_fl.rules.base import Aggregate, Rule
+from hqde_fl.rules.base import Rule
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.executor import SerialExecutor
+from hqde_fl.rules.results import Aggregate
 from hqde_fl.seeding import Seeds
 from hqde_fl.updates import Updates
 

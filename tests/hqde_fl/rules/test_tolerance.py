@@ -19,7 +19,7 @@ from hqde_fl.rules import (
     TrimmedMean,
     aggregate,
 )
-from hqde_fl.rules.tolerance import admit, excused, silence_warning
+from hqde_fl.rules.tolerance import apply_tolerance, excused, silence_warning
 from hqde_fl.updates import Updates
 from tests.contracts.rule_examples import EXAMPLES
 
@@ -44,7 +44,7 @@ def test_the_least_number_of_excluded_clients_is_excused(name: str, f: int) -> N
                     excused(rule, cohort)
             else:
                 assert excused(rule, cohort) == expected
-                assert admit(rule, cohort).remaining(f) == max(0, f - expected)
+                assert apply_tolerance(rule, cohort).remaining(f) == max(0, f - expected)
 
 
 def test_the_late_and_those_without_data_excuse_nobody() -> None:

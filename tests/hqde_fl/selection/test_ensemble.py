@@ -56,8 +56,11 @@ def test_random_shares_depend_on_seed_client_and_round_alone():
     ("change", "message"),
     [
         ({"members": 0}, "members must be >= 1, found 0"),
-        ({"members_per_client": 4}, r"members-per-client must be in \[0, members = 3\], found 4"),
-        ({"members_per_client": -1}, r"members-per-client must be in .*, found -1"),
+        (
+            {"members_per_client": 4},
+            r"Ensemble.members_per_client must be in \[0, members = 3\], found 4",
+        ),
+        ({"members_per_client": -1}, r"Ensemble.members_per_client must be in .*, found -1"),
         ({"assignment": "all", "members_per_client": 2}, r"members = 3 \(or 0\) with assignment"),
         ({"assignment": "some"}, "assignment must be among all, round-robin, random, found 'some'"),
         ({"mode": "none"}, "mode must be among independent, fedavg, found 'none'"),

@@ -1,0 +1,111 @@
+"""Data that the steps of a rule hand on: statistics, measurements, decisions, aggregates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from hqde_fl.rules.geometry import Geometry
+
+State = Mapping[str, Any]
+"""A rule's memory between rounds: tensors, numbers, strings, lists and mappings of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Statistic:
+    """The sums that ``measure`` takes over some tiles; statistics of different tiles add up.
+
+    Parameters
+    ----------
+    gram : Tensor or None
+        (n, n) ``relative_gram`` of the tiles, for rules that need distances.
+    score : Tensor or None
+        The float64 sum of the rule's own ``score``.
+    """
+
+    gram: Tensor | None = None
+    score: Tensor | None = None
+
+    def __add__(self, other: Statistic) -> Statistic:
+        return Statistic(_sum(self.gram, other.gram), _sum(self.score, other.score))
+
+
+def _sum(left: Tensor | None, right: Tensor | None) -> Tensor | None:
+    return right if left is None else left if right is None else left + right
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Everything that ``decide`` may know about the updates.
+
+    Parameters
+    ----------
+    geometry : Geometry or None
+        Distances and inner products, if the rule sets ``gram``.
+    score : Tensor or None
+        The sum of the rule's own ``score`` over all tiles, if the rule is ``scored``.
+    """
+
+    geometry: Geometry | None = None
+    score: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The outcome of ``decide``: how much each update counts, and what is said about clients.
+
+    Parameters
+    ----------
+    mixing : Tensor or None
+        (m, n) float64: the result is ``mixing @ updates``; m is 1 for a rule that ends a chain.
+        None if the result is no fixed linear combination: ``combine`` then computes it.
+    rejected : Tensor or None
+        (n,) bool, the updates that the rule singles out as faulty; None for none.
+    diagnostics : Mapping[str, Any]
+        Numbers for the run's records.
+    state : State
+        The rule's memory for the next round.
+    plan : Any
+        Further data for ``combine``.
+    """
+
+    mixing: Tensor | None = None
+    rejected: Tensor | None = None
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    state: State = field(default_factory=dict)
+    plan: Any = None
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """The result of running a rule over the updates of one round.
+
+    Parameters
+    ----------
+    delta : Tensor
+        (d,) the aggregated update.
+    influence : Tensor
+        (n,) float64, each client's part in ``delta``; sums to one, or to zero if no update counts.
+    rejected : Tensor
+        (n,) bool, clients that the rule singled out as faulty.
+    diagnostics : Mapping[str, Any]
+        Numbers for the run's records.
+    state : State
+        The rule's memory for the next round.
+    geometry : Geometry or None
+        Inner products of the updates (followed by remembered rows, if any) as far as the rule
+        measured them: to a few digits where it needed no more.
+    f_used : int or None
+        The number of faulty clients that the rule worked with; None for a rule without f.
+    """
+
+    delta: Tensor
+    influence: Tensor
+    rejected: Tensor
+    diagnostics: Mapping[str, Any]
+    state: State
+    geometry: Geometry | None = None
+    f_used: int | None = None
