@@ -24,19 +24,19 @@ from hqde_fl.protocol.members import member_name, members_of
 from hqde_fl.protocol.no_data import has_no_data
 from hqde_fl.protocol.screening import Accepted, Screening
 from hqde_fl.rules import Aggregator, Mean
-from hqde_fl.rules.base import State
+from hqde_fl.rules.results import State
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.attacks import Attack, Memory, Scene, attack_name
 from hqde_fl.simulations.attacks.round_updates import Wire
-from hqde_fl.simulations.engines.wrapped_grid import WrappedGrid
-from hqde_fl.updates.received_updates import gathered
+from hqde_fl.simulations.engines.wrapped_grid import PartitionAwareGrid, with_nodes
+from hqde_fl.updates.received_updates import received_columns
 
 Defence = Callable[[int], tuple[Aggregator, State]]
 """(member) -> the rule in use and what it remembers of this member, as of now."""
 
 
 @final
-class AdversaryGrid(WrappedGrid):
+class AdversaryGrid(PartitionAwareGrid):
     """A Grid some of whose clients collude.
 
     The attackers train honestly; their own replies are used for the metrics that they claim
@@ -50,7 +50,7 @@ class AdversaryGrid(WrappedGrid):
     Parameters
     ----------
     grid : Grid
-        Runs the clients. What else it offers (``partition_of``, ``counters``) this grid offers too.
+        Runs the clients. If it knows the partitions or keeps contexts, so does this.
     attack : Attack
         What they do.
     chosen : PartitionChoice
@@ -105,7 +105,7 @@ class AdversaryGrid(WrappedGrid):
         replies = self._grid.send_and_receive(sent, timeout=timeout)
         if attackers:
             return self._rewritten(sent, attackers, replies)
-        return self._overheard(sent, replies)
+        return self._note_identities(sent, replies)
 
     def _attackers(self, sent: Sequence[Message]) -> dict[int, int]:
         """Node -> partition id of the attackers among those who are asked to train."""
@@ -126,13 +126,14 @@ class AdversaryGrid(WrappedGrid):
     ) -> Iterator[Message]:
         """The honest replies as they come, then the attackers'."""
         training = {m.metadata.dst_node_id: m for m in sent if is_training(m)}
-        asked = {m.metadata.message_id: m.metadata.dst_node_id for m in sent}
         wires = self._wires(training.values())
         honest: dict[int | None, dict[int, Accepted]] = {member: {} for member in wires}
         excluded = dict.fromkeys(wires, 0)
         waiting: list[tuple[int, tuple[int | None, ...], Message]] = []
-        for reply in replies:
-            node = asked.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
+        for node, reply in with_nodes(sent, replies):
+            if node is None:  # it answers none of the messages: the server will reject it
+                yield reply
+                continue
             share = _share(training[node]) if node in training else ()
             if node in attackers and not reply.has_error():
                 waiting.append((attackers[node], share, reply))
@@ -193,7 +194,7 @@ class AdversaryGrid(WrappedGrid):
             state=state,
             memory=self.memory if own is None else self.memory.get(own, {}),
         )
-        rows = gathered([honest[client].update for client in listed])
+        rows = received_columns([honest[client].update for client in listed])
         try:
             learnt = self._attack.learn(rows, scene)
             crafted = self._attack.craft(rows, len(waiting), replace(scene, memory=learnt))

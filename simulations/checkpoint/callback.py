@@ -7,13 +7,14 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from logging import WARNING
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from flwr.app import ArrayRecord, RecordDict
 from flwr.serverapp import Grid
 
 from hqde_fl.errors import CheckpointError
 from hqde_fl.protocol.flower_internals import log
+from hqde_fl.protocol.grids import KeepsContexts
 from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid
 from hqde_fl.simulations.checkpoint.resume import Point
 from hqde_fl.simulations.checkpoint.store import Snapshot, Store
@@ -47,9 +48,7 @@ class Checkpoints(Callback):
         self._run, self._experiment, self._grid = run, experiment, grid
         self._every = experiment.checkpoint.every
         self._store = Store(run, experiment.checkpoint.keep) if point is None else point.store
-        self._keeper: Any = None
-        if hasattr(grid, "contexts"):
-            self._keeper = cast(Any, grid)
+        self._keeper = grid if isinstance(grid, KeepsContexts) else None
         self._rounds, self._seconds = 0, 0.0
         if self._keeper is None:
             self._store.forget_clients()
@@ -99,5 +98,4 @@ class Checkpoints(Callback):
             note(self._run, {"checkpoints": {**facts, "waited-seconds": self._seconds}})
 
     def _contexts(self, partitions: Collection[int]) -> Mapping[int, RecordDict]:
-        found: Mapping[int, RecordDict] = self._keeper.contexts(partitions)
-        return found
+        return {} if self._keeper is None else self._keeper.contexts(partitions)

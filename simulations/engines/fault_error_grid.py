@@ -1,8 +1,8 @@
-"""A fault whose own code fails ends the run, with its name: it is no faulty client that was caught.
+"""A Grid that ends the run when the code of a simulated fault raises an error.
 
-A client cannot end a run by what it sends. So the server looks for the sentence of ``FaultError``
-only in the error replies of clients that the experiment itself makes faulty, and only for the fault
-that each of them has in the round.
+Such an error is a defect of the experiment, not a faulty client that was detected. A client must
+not be able to end a run by what it sends. So the text of ``FaultError`` is looked for only in error
+replies of clients that the experiment makes faulty, and only for the fault each has in the round.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from flwr.serverapp import Grid
 from hqde_fl.clients.faults.fault_errors import find_failure
 from hqde_fl.clients.message_fields import is_training, server_round
 from hqde_fl.errors import RunError
-from hqde_fl.simulations.engines.wrapped_grid import FaultsOf, WrappedGrid, with_nodes
+from hqde_fl.simulations.engines.wrapped_grid import FaultsOf, PartitionAwareGrid, with_nodes
 
 
 @final
-class FaultErrorGrid(WrappedGrid):
-    """A Grid on which a round ends with a ``RunError`` when a fault reports that it failed itself.
+class FaultErrorGrid(PartitionAwareGrid):
+    """A Grid that raises ``RunError`` when a client reports that the code of its fault failed.
 
-    All other replies pass untouched, also those that look like such a report but come from a client
-    that has no such fault in this round.
+    All other replies pass unchanged, even if they look like such a report but come from a client
+    that does not have that fault in this round.
 
     Parameters
     ----------
     grid : Grid
-        The clients.
+        The Grid that reaches the clients.
     faults : Callable[[int], Mapping[int, str]]
-        (round) -> who has which local fault, by partition id.
+        (round) -> partition id of each faulty client -> name of its local fault.
     """
 
     def __init__(self, grid: Grid, faults: FaultsOf) -> None:
@@ -45,9 +45,11 @@ class FaultErrorGrid(WrappedGrid):
         sent = list(messages)
         replies = self._grid.send_and_receive(sent, timeout=timeout)
         training = [message for message in sent if is_training(message)]
-        return self._watched(training, replies) if training else self._overheard(sent, replies)
+        if not training:
+            return self._note_identities(sent, replies)
+        return self._checked(training, replies)
 
-    def _watched(self, sent: Sequence[Message], replies: Iterable[Message]) -> Iterator[Message]:
+    def _checked(self, sent: Sequence[Message], replies: Iterable[Message]) -> Iterator[Message]:
         number = server_round(sent[0])
         faults = self._faults(number)
         waiting = iter(replies)

@@ -1,18 +1,18 @@
-"""A Grid around another one, for whoever stands between the Strategy and the clients."""
+"""Grids around another Grid, for code that stands between the Strategy and the clients."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from hqde_fl.protocol.grids import KeepsContexts, KnowsPartitions
 from hqde_fl.simulations.engines.flower_internals import NodeInfo, Run
 
 IDENTITY = "query.identity"
-"""The type of the message that asks a node for its partition id."""
+"""Type of the message that asks a node for its partition id."""
 
 
 FaultsOf = Callable[[int], Mapping[int, str]]
@@ -23,32 +23,30 @@ def with_nodes(
     sent: Sequence[Message], replies: Iterable[Message]
 ) -> Iterator[tuple[int | None, Message]]:
     """Yield each reply with the node whose message it answers; None if it answers none of them."""
-    asked = {m.metadata.message_id: m.metadata.dst_node_id for m in sent}
+    nodes = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
     for reply in replies:
-        yield asked.get(reply.metadata.reply_to_message_id), reply
+        yield nodes.get(reply.metadata.reply_to_message_id), reply
 
 
 class WrappedGrid(Grid):
-    """Passes everything on but ``send_and_receive``, which is the round itself.
+    """A Grid that passes everything on to another Grid, except for ``send_and_receive``.
 
-    Which partition a node has is what the wrapped grid knows. Where it does not, the clients'
-    answers to ``query.identity``, on their way to the server, tell: the first node that claims a
-    partition has it.
+    It is a ``KnowsPartitions`` or a ``KeepsContexts`` if the Grid that it wraps is one.
 
     Parameters
     ----------
     grid : Grid
-        The clients.
+        The Grid that reaches the clients.
     """
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
-        self._partitions: dict[int, int] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._grid, name)
+        # Attributes of the object, not methods: the protocols are looked up on the object.
+        if isinstance(grid, KnowsPartitions):
+            self.partition_of = grid.partition_of
+        if isinstance(grid, KeepsContexts):
+            self.contexts, self.set_contexts = grid.contexts, grid.set_contexts
+            self.changed_contexts = grid.changed_contexts
 
     def set_run(self, run: Run) -> None:
         """Set the run."""
@@ -67,23 +65,23 @@ class WrappedGrid(Grid):
         group_id: str,
         ttl: float | None = None,
     ) -> Message:
-        """A message to a node."""
-        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+        """Return a message to a node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        """The nodes."""
+        """Return the ids of the connected nodes."""
         return self._grid.get_node_ids()
 
     def get_nodes(self) -> Iterable[NodeInfo]:
-        """The nodes, and what is known of them."""
+        """Return the connected nodes with what is known of them."""
         return self._grid.get_nodes()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Send messages, whose replies pass untouched."""
+        """Send messages and return their ids; ``pull_messages`` returns the replies."""
         return self._grid.push_messages(messages)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies as they are."""
+        """Return the replies to messages, unchanged."""
         return self._grid.pull_messages(message_ids)
 
     @abstractmethod
@@ -92,14 +90,28 @@ class WrappedGrid(Grid):
     ) -> Iterable[Message]:
         """Send messages and receive the replies."""
 
+
+class PartitionAwareGrid(WrappedGrid):
+    """A wrapped Grid whose subclasses know the partition of a node wherever it can be known.
+
+    If the wrapped Grid does not know the partitions, they are read from the nodes' replies to
+    ``query.identity`` on the way to the server. The first node that claims a partition has it.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        super().__init__(grid)
+        self._partitions: dict[int, int] = {}
+
     def _partition(self, node: int) -> int | None:
-        """The node's partition id, where it is known."""
-        if hasattr(self._grid, "partition_of"):
-            return int(self._grid.partition_of(node))
+        """Return the node's partition id, or None if it is not known."""
+        if isinstance(self._grid, KnowsPartitions):
+            return self._grid.partition_of(node)
         return self._partitions.get(node)
 
-    def _overheard(self, sent: Sequence[Message], replies: Iterable[Message]) -> Iterable[Message]:
-        """Replies as they are, but noting which partition a node says it has."""
+    def _note_identities(
+        self, sent: Sequence[Message], replies: Iterable[Message]
+    ) -> Iterable[Message]:
+        """Return the replies unchanged, and note the partition ids that nodes claim in them."""
         if any(message.metadata.message_type == IDENTITY for message in sent):
             return self._noted(sent, replies)
         return replies
@@ -107,9 +119,9 @@ class WrappedGrid(Grid):
     def _noted(self, sent: Sequence[Message], replies: Iterable[Message]) -> Iterator[Message]:
         for node, reply in with_nodes(sent, replies):
             if node is not None and reply.has_content():
-                answer = reply.content.config_records.get("identity", ConfigRecord())
-                claimed = answer.get("partition-id")
-                known = isinstance(claimed, bool) or claimed in self._partitions.values()
-                if isinstance(claimed, int) and not known:
+                identity = reply.content.config_records.get("identity", ConfigRecord())
+                claimed = identity.get("partition-id")
+                refused = isinstance(claimed, bool) or claimed in self._partitions.values()
+                if isinstance(claimed, int) and not refused:
                     self._partitions[node] = claimed
             yield reply

@@ -32,7 +32,8 @@ from hqde_fl.simulations.engines.deployment.limits import (
     text_bytes,
 )
 from hqde_fl.simulations.engines.deployment.link import HttpGrid, Link, RunNotRunningException
-from hqde_fl.simulations.engines.flower_internals import NodeInfo, Run
+from hqde_fl.simulations.engines.flower_internals import NodeInfo
+from hqde_fl.simulations.engines.wrapped_grid import WrappedGrid
 
 POLL_SECONDS = 0.5
 """How often a node that has not answered is asked for, at most."""
@@ -53,7 +54,7 @@ def guard(grid: Grid) -> Grid:
 
 
 @final
-class GuardedGrid(Grid):
+class GuardedGrid(WrappedGrid):
     """A deployment Grid on which a round ends when its deadline says so, whatever nodes do.
 
     Any Flower Strategy runs on it unchanged.
@@ -75,29 +76,10 @@ class GuardedGrid(Grid):
     ) -> None:
         if wait_for_nodes <= 0:
             raise ConfigError(f"wait_for_nodes must be > 0, found {wait_for_nodes}")
-        self._grid, self._link = grid, Link(grid)
+        super().__init__(grid)
+        self._http, self._link = grid, Link(grid)
         self._fixed, self._grown = limits, _FLOOR
         self._patience, self._waiting_since = wait_for_nodes, inf
-
-    def set_run(self, run: Run) -> None:
-        """Set the run."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        """The run."""
-        return self._grid.run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message to a node."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
         """The nodes that are there.
@@ -120,10 +102,6 @@ class GuardedGrid(Grid):
     def get_nodes(self) -> Sequence[NodeInfo]:
         """The nodes that are there, and what is known of them."""
         return list(self._grid.get_nodes())
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Send messages; ``pull_messages`` has the replies."""
-        return list(self._grid.push_messages(list(messages)))
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Replies as Flower's own Grid pulls them, unguarded: use ``send_and_receive``."""
@@ -149,13 +127,13 @@ class GuardedGrid(Grid):
         taken = self._link.push(sent)
         refused = [m for m, ok in zip(sent, taken, strict=True) if not ok]
         asked = {m.metadata.message_id: m for m, ok in zip(sent, taken, strict=True) if ok}
-        collection = _Collection(self._link, self._grid, asked, activated, limits)
+        collection = _Collection(self._link, self._http, asked, activated, limits)
         collection.start()
         return self._receive(collection, refused, end)
 
     def close(self) -> None:
         """Disconnect."""
-        self._grid.close()
+        self._http.close()
 
     def _receive(
         self, collection: _Collection, refused: Sequence[Message], end: float
