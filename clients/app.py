@@ -1,4 +1,4 @@
-"""From a ``Task`` to a Flower ``ClientApp``."""
+"""Build a Flower ``ClientApp`` from a ``Task``."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ def ensemble_app(
     predictor: EnsemblePredictor | None = None,
     mods: Sequence[Mod] = (),
 ) -> ClientApp:
-    """A ``ClientApp`` that trains, evaluates and says which partition it holds.
+    """Build a ``ClientApp`` that trains, evaluates and reports the partition it holds.
 
-    It answers ``train`` with the full weights, or packed if the server asks for that (see
-    ``CodecMod``), ``evaluate`` with metrics and ``query.identity`` with the partition id, and works
+    It answers ``train`` with full weights, or with a packed update if the server requests one (see
+    ``CodecMod``), ``evaluate`` with metrics and ``query.identity`` with the partition id. It works
     under any Flower strategy.
 
     Parameters
     ----------
     task : Task
-        What is learnt.
+        The model, data, loss and metrics.
     members : int, default=1
-        Members of the ensemble.
+        Number of ensemble members, >= 1.
     training : Training, optional
-        How a client trains.
+        Settings of local training; ``Training()`` if not given.
     seed : int, default=0
         The run's seed.
     bagging : bool, default=False
-        Whether each member learns from a bootstrap sample of a partition.
+        Train each member on its own bootstrap sample of the partition.
     predictor : EnsemblePredictor, optional
-        How several members predict together when they are evaluated.
+        Combines the members' predictions in evaluation; soft vote if not given.
     mods : Sequence[Mod], default=()
-        Flower mods around every message, the first is outermost; outside of them
-        all, models are unpacked and replies packed.
+        Flower mods around every message, the outermost first. Models are unpacked and replies
+        packed outside of all of them.
     """
     client = EnsembleClient(
         task,

@@ -1,4 +1,4 @@
-"""From a data set to batches on a device, and from a batch into a model."""
+"""Batches of a data set on a device, and calls of a model with them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from hqde_fl.errors import DataError
 
 Collate = Callable[[list[Any]], tuple[Any, Any]]
-"""Examples of a data set -> (inputs, targets) of a batch."""
+"""A list of examples of a data set -> the (inputs, targets) of a batch."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What a model is called with, where that is not one object.
+    """The arguments of one call of a model that takes several inputs.
 
     Parameters
     ----------
     positional : tuple
-        By position.
+        Positional arguments.
     named : Mapping[str, Any]
-        By name.
+        Keyword arguments.
     """
 
     positional: tuple[Any, ...] = ()
@@ -34,16 +34,16 @@ class Arguments:
 
 @dataclass(frozen=True)
 class Batch:
-    """Some examples.
+    """The inputs and targets of some examples.
 
     Parameters
     ----------
     inputs : Any
-        What the model is called with: one object, a tensor mostly, or ``Arguments``.
+        The model's input: one object, usually a tensor, or ``Arguments`` for several.
     targets : Any
-        What the loss compares its outputs with.
+        The second argument of the loss.
     size : int
-        How many examples.
+        Number of examples.
     """
 
     inputs: Any
@@ -52,34 +52,34 @@ class Batch:
 
 
 def call_model(model: nn.Module, inputs: Any) -> Any:
-    """The model's outputs for the inputs of a batch."""
+    """Return the model's outputs for the inputs of a batch."""
     if isinstance(inputs, Arguments):
         return model(*inputs.positional, **inputs.named)
     return model(inputs)
 
 
 def logits_of(outputs: Any) -> Any:
-    """A classifier's scores: its outputs, or what they have under the name ``logits_of``."""
+    """Return a classifier's scores: ``outputs.logits`` or ``outputs["logits"]``, else outputs."""
     if isinstance(outputs, Mapping) and "logits" in outputs:
         return outputs["logits"]
     return outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", outputs)
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model is."""
+    """Return the device of a model's first parameter; the CPU if it has none."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """A batch, or a part of one, with every tensor in it on a device."""
+    """Return a value with every tensor in it, also in nested containers, moved to a device."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, Arguments):
         return Arguments(to_device(value.positional, device), to_device(value.named, device))
     if isinstance(value, Mapping):
-        return {key: to_device(each, device) for key, each in value.items()}
+        return {key: to_device(entry, device) for key, entry in value.items()}
     if isinstance(value, tuple | list):
-        parts = [to_device(each, device) for each in value]
+        parts = [to_device(entry, device) for entry in value]
         if hasattr(value, "_fields"):  # a named tuple
             return type(value)(*parts)
         return tuple(parts) if isinstance(value, tuple) else parts
@@ -93,22 +93,23 @@ def iterate_batches(
     generator: torch.Generator | None = None,
     collate: Collate | None = None,
 ) -> Iterator[Batch]:
-    """Batches on a device; with a generator shuffled, and without a last batch of one.
+    """Yield batches of a data set, on a device.
 
-    A batch of one has no variance, which batch normalisation refuses to train on.
+    With a generator the examples are shuffled, and a last batch of one example is left out: it has
+    no variance, so batch normalisation refuses to train on it.
 
     Parameters
     ----------
     data : Dataset
-        A map-style data set, of ``(x, y)`` unless ``collate`` says otherwise; not empty.
+        A map-style data set with at least one example; of ``(x, y)`` unless ``collate`` is given.
     size : int
-        Examples in a batch.
+        Examples per batch, >= 1.
     device : torch.device
-        Where the batches go.
+        Device that the batches are moved to.
     generator : torch.Generator, optional
-        Shuffles the examples.
+        Source of the shuffled order; the data set's own order without it.
     collate : Callable, optional
-        Makes a batch of examples; torch's own way if not given.
+        Makes (inputs, targets) of a list of examples; torch's default if not given.
     """
     examples = len(cast(Sized, data))
     if examples == 0:
@@ -121,7 +122,7 @@ def iterate_batches(
             parts = zip(torch.split(x, size), torch.split(y, size), strict=True)
         else:
             order = torch.randperm(examples, generator=generator)[: examples - drop_last]
-            parts = ((x[chosen], y[chosen]) for chosen in torch.split(order, size))
+            parts = ((x[indices], y[indices]) for indices in torch.split(order, size))
     else:
         parts = DataLoader(
             data,
@@ -132,5 +133,5 @@ def iterate_batches(
             collate_fn=collate,
         )
     for number, (inputs, targets) in enumerate(parts):
-        here = min(size, examples - number * size)
-        yield Batch(to_device(inputs, device), to_device(targets, device), here)
+        count = min(size, examples - number * size)
+        yield Batch(to_device(inputs, device), to_device(targets, device), count)

@@ -1,4 +1,4 @@
-"""Some of a data set's examples."""
+"""Subsets of a data set by index."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import torch
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 
-def data_subset(data: Dataset[Any], places: Sequence[int]) -> Dataset[Any]:
-    """The examples at some places, which may repeat; tensors stay a ``TensorDataset``."""
+def data_subset(data: Dataset[Any], indices: Sequence[int]) -> Dataset[Any]:
+    """Return a data set's examples at some indices, which may repeat.
+
+    The subset of a ``TensorDataset`` is again a ``TensorDataset``.
+    """
     if type(data) is TensorDataset:  # a subclass may have its own __getitem__
-        index = torch.as_tensor(places, dtype=torch.int64)
+        index = torch.as_tensor(indices, dtype=torch.int64)
         return TensorDataset(*(tensor[index] for tensor in data.tensors))
-    return Subset(data, list(places))
+    return Subset(data, list(indices))

@@ -1,4 +1,4 @@
-"""The client: trains the members it is sent on its own partition."""
+"""The Flower client, which trains ensemble members on its partition."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from hqde_fl.clients.data_subset import data_subset
 from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.members import split
 from hqde_fl.clients.message_fields import array_record, partition_of, server_round
+from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
-from hqde_fl.clients.training import Training, reproducible, train
+from hqde_fl.clients.training import Training, train
 from hqde_fl.errors import ConfigError
 from hqde_fl.prediction import EnsemblePredictor
 from hqde_fl.protocol.members import TAG, TAGS, config_of, member_name, members_of, named, of_member
@@ -33,52 +34,55 @@ from hqde_fl.protocol.no_data import no_data
 from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.seeding import Seeds
 
-PARTITIONS_KEPT = 256
+MAX_CACHED_PARTITIONS = 256
 
 V = TypeVar("V")
 
 
 @dataclass(frozen=True)
-class _Share:
-    """One member in a message, and how what becomes of it is named in the reply."""
+class _AssignedMember:
+    """One ensemble member in a training message.
+
+    With ``prefixed``, its entries in the reply are named ``member-<number>/...``.
+    """
 
     member: int
     state: dict[str, Tensor]
-    several: bool
+    prefixed: bool
     tag: Any = None
 
     def name(self, values: Mapping[str, V]) -> dict[str, V]:
-        return named(self.member, values) if self.several else dict(values)
+        return named(self.member, values) if self.prefixed else dict(values)
 
 
 @final
 class EnsembleClient:
     """A Flower client with k >= 1 ensemble members.
 
-    One object serves all clients that its process plays: models and optimisers are built once,
-    partitions are loaded once (the last 256 are kept). A client leaves nothing behind for the next:
-    weights and buffers come from the message, optimisers forget, randomness is named
-    ``("client", partition, round, member)``. So a reply depends on the message and on the partition
-    alone, whatever the process did before.
+    One object serves all clients that its process simulates: models and optimisers are built once,
+    partitions are loaded once (the last 256 stay cached). No client affects the next one: weights
+    and buffers come from the message, the optimisers' state is cleared, and random numbers are
+    seeded by ``("client", partition, round, member)``. A reply therefore depends on the message and
+    the partition alone, not on earlier work of the process.
 
-    A training message may be about some of the members only (see ``hqde_fl.protocol.members``);
-    the reply then holds these, each with the tag that came with it.
+    A training message may hold some of the members only (see ``hqde_fl.protocol.members``); the
+    reply then holds the same members, each with the tag that the message gave it.
 
     Parameters
     ----------
     task : Task
-        What is learnt.
+        The model, data, loss and metrics.
     members : int, default=1
-        The number of members in the ensemble, >= 1.
+        Number of members in the ensemble, >= 1.
     training : Training, optional
-        How each member is trained.
+        Settings of local training; ``Training()`` if not given.
     seed : int, default=0
         The run's seed.
     bagging : bool, default=False
-        Whether each member learns from a bootstrap sample of the partition, as large as it and the
+        Train each member on a bootstrap sample of the partition, of the partition's size and the
         same in every round.
     predictor : EnsemblePredictor, optional
-        How several members predict together when they are evaluated; by soft vote if not given.
+        Combines the members' predictions in evaluation; soft vote if not given.
     """
 
     def __init__(
@@ -100,9 +104,9 @@ class EnsembleClient:
         self._partitions: dict[tuple[int, int], Dataset[Any]] = {}
 
     def train(self, message: Message, context: Context) -> Message:
-        """Train the message's members on the node's partition; the reply holds full weights.
+        """Train the message's members on the node's partition and reply with their full weights.
 
-        A partition without examples gives the reply of ``hqde_fl.protocol.no_data``.
+        For a partition without examples the reply is that of ``hqde_fl.protocol.no_data``.
         """
         start = time.perf_counter()
         partition, count = partition_of(context)
@@ -113,15 +117,15 @@ class EnsembleClient:
         number = server_round(message)
         with reproducible(self.seeds.integer("client", partition, number)):
             losses, returned, tags = [], ArrayRecord(), ConfigRecord()
-            for share in self._shares(message, from_record(record)):
-                model, optimizer = self._load(share.member, share.state)
-                generator = self.seeds.torch("client", partition, number, share.member)
-                bag = self._bag(data, partition, share.member)
+            for assigned in self._assigned_members(message, from_record(record)):
+                model, optimizer = self._load(assigned.member, assigned.state)
+                generator = self.seeds.torch("client", partition, number, assigned.member)
+                bag = self._bag(data, partition, assigned.member)
                 losses.append(train(model, bag, self.task, self.training, generator, optimizer))
-                # what belongs to a member is put together here and nowhere else
-                returned.update(share.name(to_record(model.state_dict())))
-                if share.tag is not None:
-                    tags.update(share.name({TAG: share.tag}))
+                # a member's part of the reply is assembled here and nowhere else
+                returned.update(assigned.name(to_record(model.state_dict())))
+                if assigned.tag is not None:
+                    tags.update(assigned.name({TAG: assigned.tag}))
         metrics: dict[str, MetricRecordValues] = {
             "num-examples": len(data),  # type: ignore[arg-type]
             "train-loss": sum(losses) / len(losses),
@@ -133,7 +137,7 @@ class EnsembleClient:
         return Message(content, reply_to=message)
 
     def evaluate(self, message: Message, context: Context) -> Message:
-        """Evaluate the ensemble on the node's partition, the data it also trains on."""
+        """Evaluate the ensemble on the node's partition, its training data."""
         partition, count = partition_of(context)
         data = self._partition(partition, count)
         if len(data) == 0:  # type: ignore[arg-type]
@@ -142,30 +146,32 @@ class EnsembleClient:
         with reproducible(self.seeds.integer("evaluate", partition), self.training.threads):
             states = split(from_record(record), self.members)
             models = [self._load(member, state)[0] for member, state in enumerate(states)]
-            found = evaluate(models, data, self.task, predictor=self.predictor)
+            values = evaluate(models, data, self.task, predictor=self.predictor)
         metrics: dict[str, MetricRecordValues] = {
             "num-examples": len(data)  # type: ignore[arg-type]
         }
-        metrics |= {f"eval-{name}": value for name, value in found.items()}
+        metrics |= {f"eval-{name}": value for name, value in values.items()}
         return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=message)
 
     def identity(self, message: Message, context: Context) -> Message:
-        """Say which partition the node holds."""
+        """Reply with the id of the node's partition."""
         partition, _ = partition_of(context)
         identity = ConfigRecord({"partition-id": partition})
         return Message(RecordDict({"identity": identity}), reply_to=message)
 
-    def _shares(self, message: Message, state: dict[str, Tensor]) -> list[_Share]:
-        """The members that a message asks to train."""
-        asked = members_of(message)
-        if asked is None:
-            found = enumerate(split(state, self.members))
-            return [_Share(member, each, self.members > 1) for member, each in found]
-        tags = {member: of_member(member, config_of(message)).get(TAG) for member in asked}
-        return [_Share(m, of_member(m, state), True, tags[m]) for m in asked]
+    def _assigned_members(
+        self, message: Message, state: dict[str, Tensor]
+    ) -> list[_AssignedMember]:
+        """Return the members that a training message holds."""
+        assigned = members_of(message)
+        if assigned is None:
+            states = enumerate(split(state, self.members))
+            return [_AssignedMember(member, own, self.members > 1) for member, own in states]
+        tags = {member: of_member(member, config_of(message)).get(TAG) for member in assigned}
+        return [_AssignedMember(m, of_member(m, state), True, tags[m]) for m in assigned]
 
     def _load(self, member: int, state: dict[str, Tensor]) -> tuple[nn.Module, Optimizer]:
-        """A member's model with weights that came in a message, and its optimiser."""
+        """Load weights into a member's model and return the model and its optimiser."""
         if not 0 <= member < self.members:
             raise ConfigError(f"a client of {self.members} members has no {member_name(member)}")
         if member not in self._models:
@@ -176,7 +182,7 @@ class EnsembleClient:
         return self._models[member]
 
     def _bag(self, data: Dataset[Any], partition: int, member: int) -> Dataset[Any]:
-        """What a member learns from: the partition, or its own bootstrap sample of it."""
+        """Return a member's training data: the partition, or a bootstrap sample of it."""
         if not self.bagging:
             return data
         size = len(data)  # type: ignore[arg-type]
@@ -184,10 +190,10 @@ class EnsembleClient:
         return data_subset(data, rng.integers(size, size=size).tolist())
 
     def _partition(self, partition: int, count: int) -> Dataset[Any]:
-        """The partition's data, from the cache if the process has seen it."""
+        """Return a partition's data, from the cache if it is there."""
         key = (partition, count)
         if key not in self._partitions:
-            if len(self._partitions) >= PARTITIONS_KEPT:
+            if len(self._partitions) >= MAX_CACHED_PARTITIONS:
                 self._partitions.pop(next(iter(self._partitions)))
             self._partitions[key] = self.task.partition(partition, count)
         return self._partitions[key]

@@ -1,4 +1,4 @@
-"""How good a model is, or an ensemble: together, and each member alone."""
+"""Evaluation of a model, or of an ensemble and its single members."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from hqde_fl.prediction import (
     negative_log_likelihood,
 )
 
-LEAST = 1e-12
-"""Probabilities count as at least this in a loss."""
+MIN_PROBABILITY = 1e-12
+"""Lower bound of the probabilities whose logarithms enter a loss."""
 
 
 def evaluate(
@@ -31,28 +31,28 @@ def evaluate(
     batch_size: int = 1024,
     predictor: EnsemblePredictor | None = None,
 ) -> dict[str, float]:
-    """The loss and the task's metrics of a model, or of an ensemble.
+    """Return the loss and the task's metrics of a model or an ensemble on a data set.
 
     Parameters
     ----------
     models : Sequence[nn.Module]
-        One model, or classifiers that predict together.
+        One model, or the members of an ensemble.
     data : Dataset
-        The examples; not empty.
+        A map-style data set with at least one example.
     task : Task
-        Says the loss and the metrics.
+        The loss and the metrics.
     batch_size : int, default=1024
-        Examples per step.
+        Examples per batch.
     predictor : EnsemblePredictor, optional
-        How several predict together; by soft vote if not given.
+        Combines the members' predictions; soft vote if not given.
 
     Returns
     -------
     dict[str, float]
-        What ``evaluate_batches`` finds.
+        The values that ``evaluate_batches`` returns.
     """
-    found = iterate_batches(data, batch_size, device_of(models[0]), collate=task.collate)
-    return evaluate_batches(models, found, task, predictor)
+    batches = iterate_batches(data, batch_size, device_of(models[0]), collate=task.collate)
+    return evaluate_batches(models, batches, task, predictor)
 
 
 @torch.no_grad()
@@ -64,28 +64,27 @@ def evaluate_batches(
     *,
     calibrated: bool = False,
 ) -> dict[str, float]:
-    """The loss and the task's metrics of a model, or of an ensemble.
+    """Return the loss and the task's metrics of a model or an ensemble on some batches.
 
     Parameters
     ----------
     models : Sequence[nn.Module]
-        One model, or several that predict together.
+        One model, or the members of an ensemble.
     data : Iterable[Batch]
-        On the models' device.
+        At least one batch, on the models' device.
     task : Task
-        Says the loss and the metrics. Classifiers predict together by their class probabilities,
-        whose logarithms stand for the outputs then; other models by the mean of their outputs.
+        The loss and the metrics. The outputs of an ensemble are the logarithms of its predicted
+        class probabilities for classifiers, and the mean of its members' outputs otherwise.
     predictor : EnsemblePredictor, optional
-        How several predict together; by soft vote if not given.
+        Combines the members' class probabilities; soft vote if not given.
     calibrated : bool, default=False
-        Whether to find ``nll`` and ``ece`` of a single classifier too.
+        Return ``accuracy``, ``nll`` and ``ece`` of a single classifier too.
 
     Returns
     -------
     dict[str, float]
-        ``loss`` and one entry per metric, means over the examples. Of several classifiers also
-        ``accuracy``, ``nll`` and ``ece`` of the ensemble, the same with ``member-`` before it as
-        the mean over the members alone, ``diversity`` and ``disagreement``.
+        ``loss`` and one entry per metric, means over the examples. Of several classifiers also the
+        values that ``ensemble_scores`` returns.
     """
     ensemble = len(models) > 1 and task.classifier
     scored = ensemble or (calibrated and task.classifier)
@@ -95,79 +94,85 @@ def evaluate_batches(
     targets: list[Tensor] = []
     with evaluation_mode(models):
         for batch in data:
-            each = [call_model(model, batch.inputs) for model in models]
+            answers = [call_model(model, batch.inputs) for model in models]
             if scored:
-                votes.append(class_probabilities(each))
+                votes.append(class_probabilities(answers))
                 targets.append(_labels(batch.targets))
             if ensemble:
-                outputs: Any = normalized_distribution(predictor.predict(votes[-1])).clamp(min=LEAST).log()
+                outputs: Any = (
+                    normalized_distribution(predictor.predict(votes[-1]))
+                    .clamp(min=MIN_PROBABILITY)
+                    .log()
+                )
             else:
-                outputs = each[0] if len(each) == 1 else torch.stack(each).mean(dim=0)
+                outputs = answers[0] if len(answers) == 1 else torch.stack(answers).mean(dim=0)
             sums["loss"] += float(task.loss(outputs, batch.targets)) * batch.size
             for name, metric in task.metrics.items():
                 sums[name] += metric(outputs, batch.targets) * batch.size
             seen += batch.size
     if not seen:
         raise ConfigError("evaluation needs at least 1 example, found 0")
-    found = {name: value / seen for name, value in sums.items()}
+    means = {name: value / seen for name, value in sums.items()}
     if ensemble:
-        found |= ensemble_scores(torch.cat(votes, dim=1), torch.cat(targets), predictor)
+        means |= ensemble_scores(torch.cat(votes, dim=1), torch.cat(targets), predictor)
     elif scored:
-        found |= classifier_scores(torch.cat(votes, dim=1)[0], torch.cat(targets))
-    return found
+        means |= classifier_scores(torch.cat(votes, dim=1)[0], torch.cat(targets))
+    return means
 
 
-def ensemble_scores(votes: Tensor, targets: Tensor, predictor: EnsemblePredictor) -> dict[str, float]:
-    """How good an ensemble's prediction is, and how good its members are alone.
+def ensemble_scores(
+    votes: Tensor, targets: Tensor, predictor: EnsemblePredictor
+) -> dict[str, float]:
+    """Return scores of an ensemble's prediction and the mean scores of its single members.
 
     Parameters
     ----------
     votes : Tensor
-        (m, n, c) the members' class probabilities.
+        (m, n, c) class probabilities of m members for n examples.
     targets : Tensor
         (n,) true classes.
     predictor : EnsemblePredictor
-        Combines them.
+        Combines the members' probabilities.
 
     Returns
     -------
     dict[str, float]
         ``accuracy``, ``nll`` (negative log likelihood) and ``ece`` (expected calibration error, 15
-        bins); of a single member, on average, the same as ``member-accuracy`` and so on; and
+        bins) of the ensemble; the mean of each over the members as ``member-accuracy`` and so on;
         ``diversity`` and ``disagreement`` of the members.
     """
     prediction = predictor.predict(votes)
-    found = classifier_scores(normalized_distribution(prediction), targets)
-    alone = [classifier_scores(member, targets) for member in votes]
-    for name in found.copy():
-        found[f"member-{name}"] = sum(each[name] for each in alone) / len(alone)
-    return found | {
+    scores = classifier_scores(normalized_distribution(prediction), targets)
+    members = [classifier_scores(member, targets) for member in votes]
+    for name in scores.copy():
+        scores[f"member-{name}"] = sum(member[name] for member in members) / len(members)
+    return scores | {
         "diversity": prediction.diversity,
         "disagreement": prediction.disagreement,
     }
 
 
 def class_probabilities(outputs: Sequence[Any]) -> Tensor:
-    """(m, n, c) class probabilities of m classifiers' outputs (n, c), before the softmax."""
-    outputs = [logits_of(found) for found in outputs]
-    for found in outputs:
-        if not isinstance(found, Tensor) or found.ndim != 2:
-            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    """Return (m, n, c) softmax probabilities of m classifiers' outputs (n, c)."""
+    logits = [logits_of(output) for output in outputs]
+    for scores in logits:
+        if not isinstance(scores, Tensor) or scores.ndim != 2:
+            shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise ConfigError(
                 f"an ensemble's members must return (examples, classes) scores, found {shape}"
             )
-    return torch.stack([found.to(torch.float32).softmax(dim=1) for found in outputs])
+    return torch.stack([scores.to(torch.float32).softmax(dim=1) for scores in logits])
 
 
 def normalized_distribution(prediction: Prediction) -> Tensor:
-    """(n, c) what an ensemble predicts, scaled to sum to one where its vote did not."""
-    spread = prediction.probability.clamp(min=0)
-    return spread / spread.sum(dim=1, keepdim=True).clamp(min=LEAST)
+    """Return an ensemble's predicted probabilities (n, c), each row scaled to sum to one."""
+    positive = prediction.probability.clamp(min=0)
+    return positive / positive.sum(dim=1, keepdim=True).clamp(min=MIN_PROBABILITY)
 
 
 @contextmanager
 def evaluation_mode(models: Sequence[nn.Module]) -> Iterator[None]:
-    """Models in evaluation mode, and afterwards in the mode they were in."""
+    """Set models to evaluation mode for a block of code and restore their modes afterwards."""
     modes = [model.training for model in models]
     try:
         for model in models:
@@ -186,7 +191,7 @@ def _labels(targets: Any) -> Tensor:
 
 
 def classifier_scores(probability: Tensor, targets: Tensor) -> dict[str, float]:
-    """``accuracy``, ``nll`` and ``ece`` of class probabilities (n, c)."""
+    """Return ``accuracy``, ``nll`` and ``ece`` of class probabilities (n, c)."""
     return {
         "accuracy": float((probability.argmax(dim=1) == targets).to(torch.float64).mean()),
         "nll": negative_log_likelihood(probability, targets),

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
-from hqde_fl.clients.training import reproducible
 from hqde_fl.errors import ConfigError
 from hqde_fl.protocol.members import member_name, named
 from hqde_fl.seeding import Seeds

@@ -1,4 +1,4 @@
-"""What a client reads from a Flower message and from its node."""
+"""The fields that a client reads from a Flower message and from its node's configuration."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from hqde_fl.errors import ConfigError
 
 
 def is_training(message: Message) -> bool:
-    """Whether the message asks the client to train (``train`` or ``train.<action>``)."""
+    """Return True if a message asks the client to train (``train`` or ``train.<action>``)."""
     return message.metadata.message_type.partition(".")[0] == MessageType.TRAIN
 
 
 def server_round(message: Message) -> int:
-    """The server's round, 0 if the message does not say."""
+    """Return the server's round from a message's config records; 0 if they do not hold it."""
     for record in message.content.config_records.values():
         value = record.get("server-round")
         if isinstance(value, int):
@@ -22,26 +22,26 @@ def server_round(message: Message) -> int:
 
 
 def array_record(message: Message) -> tuple[str, ArrayRecord]:
-    """The message's one ``ArrayRecord`` and its name.
+    """Return the name and the content of a message's only ``ArrayRecord``.
 
     Raises
     ------
     ConfigError
-        If there is none, or several.
+        If the message has none, or several.
     """
-    found = list(message.content.array_records.items())
-    if len(found) != 1:
-        raise ConfigError(f"a message needs exactly 1 ArrayRecord, found {len(found)}")
-    return found[0]
+    records = list(message.content.array_records.items())
+    if len(records) != 1:
+        raise ConfigError(f"a message needs exactly 1 ArrayRecord, found {len(records)}")
+    return records[0]
 
 
 def partition_of(context: Context) -> tuple[int, int]:
-    """The node's partition id and the number of partitions.
+    """Return the node's partition id and the number of partitions, from its configuration.
 
     Raises
     ------
     ConfigError
-        If the node was not told, or if the id is outside [0, number).
+        If the configuration lacks one of them, or if the id is outside [0, number).
     """
     config = context.node_config
     number, count = config.get("partition-id"), config.get("num-partitions")

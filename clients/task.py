@@ -1,4 +1,4 @@
-"""What is learnt: a model, each client's data, a test set, a loss and metrics."""
+"""A learning task: a model, each client's data, a test set, a loss and metrics."""
 
 from __future__ import annotations
 
@@ -17,36 +17,37 @@ Metric = Callable[[Any, Any], float]
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> float:
-    """The fraction of targets that got the largest output."""
+    """Return the fraction of examples whose largest output is at the target class."""
     return float((outputs.argmax(dim=1) == targets).float().mean())
 
 
 @dataclass(frozen=True)
 class Task:
-    """Everything a client and the server need to know about what is learnt.
+    """A learning task, as clients and server share it.
 
     Parameters
     ----------
     model : Callable[[], nn.Module]
-        Builds the model. torch's global generator is seeded by the caller around it.
+        Builds the model. The caller seeds torch's global generator before it.
     partition : Callable[[int, int], Dataset]
         (partition id, number of partitions) -> that client's training data, a map-style data set of
-        ``(x, y)``. A ``TensorDataset`` of two tensors is read without a ``DataLoader``.
+        ``(x, y)``. Two tensors in a ``TensorDataset`` are read without a ``DataLoader``.
     test : Callable[[], Dataset]
-        The server's test set.
+        Returns the server's test set.
     loss : Callable[[Any, Any], Tensor], default=cross_entropy
-        (outputs, targets) -> mean loss.
+        (outputs, targets) -> mean loss over the batch.
     metrics : Mapping[str, Metric], default={"accuracy": accuracy}
-        Kebab-case name -> (outputs, targets) -> mean over the batch. ``loss`` is not a free name.
+        Kebab-case name -> function (outputs, targets) -> mean over the batch. The name ``loss`` is
+        reserved.
     collate : Callable, optional
-        Examples of a data set -> ``(inputs, targets)`` of a batch, for data sets whose examples are
-        not ``(x, y)``, or that torch cannot stack. A model with several inputs takes ``Arguments``.
+        A list of examples -> ``(inputs, targets)`` of a batch, for data sets whose examples are not
+        ``(x, y)`` or that torch cannot stack. Several inputs are passed as ``Arguments``.
     classifier : bool, default=True
-        Whether outputs are scores of classes (n, c), and targets classes (n,): then the members of
-        an ensemble combine their probabilities, otherwise the mean of their outputs is taken.
+        True if the outputs are class scores (n, c) and the targets are classes (n,). Members of an
+        ensemble are then combined by their class probabilities, otherwise by their mean output.
     classes : int, optional
-        The number of classes, >= 1, for whoever needs to know it, as faults that change labels do.
-        If not given, the model's outputs on a few examples tell it, where they can.
+        Number of classes, >= 1, which faults that change labels need. If not given, it is inferred
+        from the model's outputs on a few examples, where possible.
     """
 
     model: Callable[[], nn.Module]

@@ -1,58 +1,29 @@
-"""Local training and evaluation of one client, reproducible to the bit."""
+"""Local training of one client's model, reproducible to the bit."""
 
 from __future__ import annotations
 
 import math
-import random
-import threading
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.utils.data import Dataset
 
 from hqde_fl.clients.batches import call_model, device_of, iterate_batches
+from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
+from hqde_fl.clients.training_hooks import Poison, idle, poison
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.noise import RegularizationNoise
 
-# What a fault does *inside* training is set around the call, in the process of the faulty client.
-# Nothing that arrives in a message can set it.
-poison: ContextVar[Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None] = ContextVar(
-    "poison", default=None
-)
-"""Changes every training batch ``(x, y)`` while it is set; a ``Poison`` is first told the task."""
-idle: ContextVar[bool] = ContextVar("idle", default=False)
-"""While set, ``train`` leaves the model as it is and only reports a loss."""
-
 OPTIMIZERS = ("sgd", "adamw")
-
-# The global generators and torch's thread count belong to the process.
-_turn = threading.RLock()
-
-
-class Poison(ABC):
-    """A change of training batches that depends on what is learnt."""
-
-    @abstractmethod
-    def begin(self, task: Task, data: Dataset[Any], model: nn.Module) -> None:
-        """Prepare for training: ``model`` is about to learn ``task`` from ``data``."""
-
-    @abstractmethod
-    def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The batch to train on instead of ``(x, y)``."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a client trains: SGD or AdamW, FedProx with ``proximal_mu > 0``.
+    """Settings of local training: SGD or AdamW, FedProx with ``proximal_mu > 0``.
 
     Parameters
     ----------
@@ -61,22 +32,22 @@ class Training:
     batch_size : int, default=32
         Examples per step, >= 1.
     optimizer : {"sgd", "adamw"}, default="sgd"
-        What it remembers is dropped after every round.
+        The optimiser; its state is cleared in every round.
     lr : float, default=0.05
         Learning rate, > 0.
     momentum : float, default=0.0
-        Of SGD, in [0, 1).
+        Momentum of SGD, in [0, 1).
     weight_decay : float, default=0.0
         L2 penalty, >= 0; AdamW's is decoupled.
     proximal_mu : float, default=0.0
         Weight of FedProx's mu / 2 ||w - w_global||^2 (Li et al. 2020), >= 0.
     threads : int, default=1
-        torch threads to train with; 0 keeps the process's own number. It is part of the
-        configuration because sums are ordered by it: with another number the last bits differ.
+        Number of torch threads, >= 0; 0 keeps the process's number. It is part of the settings
+        because it determines the order of sums: another number changes the last bits.
     device : str, default="auto"
-        Where to train, in torch's spelling. ``auto``: on a GPU if the process may use one.
+        A torch device, or ``auto`` for a GPU if the process has one, else the CPU.
     regularization_noise : RegularizationNoise, optional
-        Noise on the gradients, less of it from step to step of a round.
+        Noise on the gradients that decays from step to step of a round.
     """
 
     epochs: int = 1
@@ -117,13 +88,13 @@ class Training:
 
     @property
     def placement(self) -> str:
-        """Where this process trains."""
+        """The torch device that this process trains on."""
         if self.device != "auto":
             return self.device
         return "cuda" if torch.cuda.is_available() else "cpu"
 
     def new_optimizer(self, model: nn.Module) -> Optimizer:
-        """A fresh optimiser of the model's parameters."""
+        """Return a new optimiser of a model's parameters."""
         if self.optimizer == "adamw":
             return AdamW(model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         return SGD(
@@ -134,42 +105,6 @@ class Training:
         )
 
 
-@contextmanager
-def reproducible(seed: int, threads: int = 0) -> Iterator[None]:
-    """Run code with the process's global generators seeded, and put everything back after it.
-
-    They are torch's, and NumPy's and Python's, of which a data set may draw its augmentation. Only
-    one thread of the process is inside at a time.
-
-    Parameters
-    ----------
-    seed : int
-        The seed of the global generators inside.
-    threads : int, default=0
-        The number of torch threads inside; 0 leaves it alone.
-    """
-    # Asking for CUDA's state would create a context on the GPU in a process that never uses it.
-    started = torch.cuda.is_initialized()
-    gpus = list(range(torch.cuda.device_count())) if started else []
-    with _turn, torch.random.fork_rng(devices=gpus):
-        before = torch.get_num_threads()
-        states = random.getstate(), np.random.get_state()
-        torch.default_generator.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        if gpus:
-            torch.cuda.manual_seed_all(seed)
-        if threads:
-            torch.set_num_threads(threads)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-            if threads:
-                torch.set_num_threads(before)
-
-
 def train(
     model: nn.Module,
     data: Dataset[Any],
@@ -178,27 +113,28 @@ def train(
     generator: torch.Generator,
     optimizer: Optimizer | None = None,
 ) -> float:
-    """Train a model in place.
+    """Train a model in place and return its mean training loss.
 
     Parameters
     ----------
     model : nn.Module
-        Holds the global weights, and the trained ones afterwards.
+        A model with the global weights; holds the trained weights afterwards.
     data : Dataset
-        The client's examples; not empty.
+        The client's examples, at least one.
     task : Task
-        Says the loss.
+        The loss and the way to make batches.
     training : Training
-        Says how.
+        The settings of training.
     generator : torch.Generator
-        All randomness comes from it: the order of the examples and whatever the model draws.
+        Source of all random numbers: the order of the examples and those that the model draws.
     optimizer : Optimizer, optional
-        One that ``training.new_optimizer(model)`` made: what it remembers is dropped.
+        A result of ``training.new_optimizer(model)``, whose state is cleared; a new one if not
+        given.
 
     Returns
     -------
     float
-        The mean loss over all examples seen, without the proximal term.
+        Mean loss over all examples of all epochs, without the proximal term.
     """
     if optimizer is None:
         optimizer = training.new_optimizer(model)
@@ -218,9 +154,9 @@ def _descend(
     generator: torch.Generator,
     optimizer: Optimizer,
 ) -> float:
-    transform = poison.get()
-    if isinstance(transform, Poison):
-        transform.begin(task, data, model)
+    change = poison.get()
+    if isinstance(change, Poison):
+        change.begin(task, data, model)
     mu = training.proximal_mu
     anchors = [(p, p.detach().clone()) for p in model.parameters()] if mu else []
     device, noise, step = device_of(model), training.regularization_noise, 0
@@ -229,8 +165,8 @@ def _descend(
     for _ in range(training.epochs):
         for batch in iterate_batches(data, training.batch_size, device, generator, task.collate):
             x, y = batch.inputs, batch.targets
-            if transform is not None:
-                x, y = transform(x, y)
+            if change is not None:
+                x, y = change(x, y)
             optimizer.zero_grad()
             loss = task.loss(call_model(model, x), y)
             loss.backward()
@@ -248,6 +184,6 @@ def _descend(
 
 @torch.no_grad()
 def _first_loss(model: nn.Module, data: Dataset[Any], task: Task, training: Training) -> float:
-    model.eval()  # in training mode a forward pass alone would move running statistics
+    model.eval()  # in training mode even a forward pass changes running statistics
     batch = next(iterate_batches(data, training.batch_size, device_of(model), collate=task.collate))
     return float(task.loss(call_model(model, batch.inputs), batch.targets))

@@ -1,4 +1,4 @@
-"""Flower client mods. Here: local faults, one file each, in the registry ``FAULTS``."""
+"""Faults of a single client, as Flower client mods; the registry ``FAULTS`` lists them by name."""
 
 from __future__ import annotations
 

@@ -30,26 +30,26 @@ SUCCESS = "attack-success"
 @final
 @dataclass(frozen=True)
 class Backdoor(Fault):
-    """Trains on batches of which a part shows a trigger and is labelled with the target.
+    """Trains on batches in which some images carry a trigger and the target's label.
 
-    The model keeps its accuracy, and labels whatever shows the trigger with the target
+    The model keeps its accuracy, but assigns the target's label to every image with the trigger
     (arXiv:1807.00459; the patch is that of BadNets, arXiv:1708.06733). ``attack_success`` measures
-    it. Needs images, and a client that trains with ``hqde_fl.clients.training``, as
+    that. Needs images, and a client that trains with ``hqde_fl.clients.training``, as that of
     ``ensemble_app`` does.
 
     Parameters
     ----------
     target : int, default=0
-        The label that the trigger stands for, >= 0.
+        The label of images with the trigger, >= 0.
     size : int, default=3
         Side of the square patch in the lower right corner, in pixels, >= 1.
     value : float, default=1.0
-        The patch's value in all channels.
+        Value of the patch in all channels.
     fraction : float, default=0.5
-        The part of every batch that is poisoned, in (0, 1]; at least one example.
+        Fraction of every batch that is poisoned, in (0, 1]; at least one example.
     scale : float, default=1.0
-        How many times as long an update to send, > 0, so that it survives averaging with honest
-        ones: n / f replaces the model.
+        Factor of the update, > 0, so that it survives averaging with honest updates: with n / f it
+        replaces the model.
     """
 
     target: int = 0
@@ -71,7 +71,10 @@ class Backdoor(Fault):
             raise ConfigError(f"Backdoor.scale must be finite and > 0, found {self.scale}")
 
     def check_task(self, facts: TaskFacts) -> None:
-        """Examples must be images of several classes, and not all of the target's."""
+        """Raise ``ConfigError`` unless examples are images of several classes.
+
+        Raises ``DataError`` if all of them have the target's label.
+        """
         classes = facts.require_classes()
         if self.target >= classes:
             raise ConfigError(f"Backdoor.target must be in [0, {classes}), found {self.target}")
@@ -84,7 +87,7 @@ class Backdoor(Fault):
         if self.scale != 1:
             facts.require_weights()
         if not facts.any_label(lambda labels: labels != self.target):
-            raise self._only_target()
+            raise self._only_target_error()
 
     def act(
         self,
@@ -93,23 +96,23 @@ class Backdoor(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """The reply of training on poisoned batches."""
+        """Return the reply of training on poisoned batches."""
         reply = train_poisoned(message, context, call_next, lambda facts: self._poison)
         if self.scale == 1:
             return reply
 
-        def longer(start: State, trained: State) -> State:
+        def scale(start: State, trained: State) -> State:
             return scale_update(start, trained, self.scale)
 
-        return with_changed_state(message, reply, longer)
+        return with_changed_state(message, reply, scale)
 
     def trigger(self, x: Tensor) -> Tensor:
-        """Images (..., height, width) with the patch; the input is left alone.
+        """Return a copy of images (..., height, width) with the patch.
 
         Raises
         ------
         ConfigError
-            If the patch is larger than the images, or they are none.
+            If the patch is larger than the images, or ``x`` has fewer than two dimensions.
         """
         if x.dim() < 2 or min(x.shape[-2:]) < self.size:
             raise ConfigError(
@@ -121,14 +124,14 @@ class Backdoor(Fault):
         return patched
 
     def triggered(self, data: Dataset[Any], collate: Collate | None = None) -> TensorDataset:
-        """All examples of other labels than the target, with the patch, labelled as the target.
+        """Return all examples of other labels with the patch and the target's label.
 
         Parameters
         ----------
         data : Dataset
             Honest examples, a map-style data set.
         collate : Callable, optional
-            Makes a batch (x, y) of examples that are not ``(x, y)`` themselves.
+            Makes a batch (x, y) of a list of examples that are not ``(x, y)``.
 
         Raises
         ------
@@ -145,16 +148,16 @@ class Backdoor(Fault):
             y = torch.tensor([int(label) for _, label in pairs])
         others = y != self.target
         if not bool(others.any()):
-            raise self._only_target()
+            raise self._only_target_error()
         return TensorDataset(self.trigger(x[others]), torch.full_like(y[others], self.target))
 
-    def _only_target(self) -> DataError:
+    def _only_target_error(self) -> DataError:
         return DataError(f"a backdoor to label {self.target} needs examples of another label")
 
     def _poison(self, x: Any, y: Tensor) -> tuple[Tensor, Tensor]:
         if not isinstance(x, Tensor) or x.dim() < 3:
             raise ConfigError(f"Backdoor needs images, found a batch of {shape_of(x)}")
-        count = max(1, round(self.fraction * len(y)))  # batches are shuffled: the first will do
+        count = max(1, round(self.fraction * len(y)))  # batches are shuffled: take the first ones
         labels = y.clone()
         labels[:count] = self.target
         return torch.cat([self.trigger(x[:count]), x[count:]]), labels
@@ -167,27 +170,27 @@ def attack_success(
     backdoor: Backdoor,
     predictor: EnsemblePredictor | None = None,
 ) -> float:
-    """How often a model, or the vote of several, falls for the trigger.
+    """Return the success rate of a backdoor's trigger on a model or an ensemble.
 
-    The fraction of the examples that do not belong to the target, but are taken for it once they
-    show the trigger. A model that knows nothing of it makes its usual mistakes.
+    It is the fraction of examples of other labels that the model assigns to the target when they
+    carry the trigger. A model without the backdoor makes its usual mistakes.
 
     Parameters
     ----------
     models : Sequence[nn.Module]
-        One classifier, or several that vote.
+        One classifier, or the members of an ensemble.
     data : Dataset
         Honest test examples.
     task : Task
-        Says the loss.
+        The task of the models.
     backdoor : Backdoor
         The trigger and the target.
     predictor : EnsemblePredictor, optional
-        How several vote.
+        Combines the members' predictions; soft vote if not given.
     """
-    asked = replace(task, metrics={SUCCESS: _accuracy}, collate=None)
-    found = backdoor.triggered(data, task.collate)
-    return evaluate(models, found, asked, predictor=predictor)[SUCCESS]
+    success = replace(task, metrics={SUCCESS: _accuracy}, collate=None)
+    examples = backdoor.triggered(data, task.collate)
+    return evaluate(models, examples, success, predictor=predictor)[SUCCESS]
 
 
 def _accuracy(outputs: Any, targets: Tensor) -> float:

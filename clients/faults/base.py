@@ -1,4 +1,4 @@
-"""What all local faults share: they act on training messages, on the clients they were given."""
+"""The base class of local faults, and the ways in which they change a reply."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hqde_fl.clients.message_fields import array_record, is_training, partition_of, server_round
 from hqde_fl.clients.task_facts import TaskFacts
-from hqde_fl.clients.training import idle
+from hqde_fl.clients.training_hooks import idle
 from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.protocol.screening import NUM_EXAMPLES
 from hqde_fl.seeding import Seeds
@@ -22,37 +22,36 @@ State = Mapping[str, Tensor]
 
 
 class Fault(ABC):
-    """A way to be faulty, and a Flower mod.
+    """A Flower mod that makes a client faulty.
 
-    Used as a mod by itself it makes every client faulty that runs the app, with seed 0. Use
-    ``only_for`` to choose the clients, to give it the run's seed, and to tell its own errors from
+    Used as a mod directly it makes every client of the app faulty, with seed 0. ``only_for`` limits
+    it to some clients, gives it the run's seed, and separates errors of the fault's own code from
     those of the client's honest training.
     """
 
     raises: ClassVar[bool] = False
-    """Whether raising an exception is what it does: then an exception is no error of its own."""
+    """True if raising an exception is the fault's purpose, and so no error in its code."""
 
     def check_task(self, facts: TaskFacts) -> None:
-        """Raise ``ConfigError`` unless it can act on a task; by default it can on any.
+        """Raise ``ConfigError`` unless the fault can act on a task; by default it can on any.
 
-        Asked before a run starts. What it needs to know of the examples it takes from ``facts``,
-        whose data set is the server's test set then.
+        Called before a run starts, with facts of the server's test set.
         """
         return
 
     @final
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        """Act on a training message; hand on any other."""
+        """Answer a training message with the faulty reply; pass any other message on."""
         return self.apply(message, context, call_next, Seeds(0))
 
     @final
     def apply(
         self, message: Message, context: Context, call_next: ClientAppCallable, seeds: Seeds
     ) -> Message:
-        """Act on a training message with generators from ``seeds``; hand on any other.
+        """Answer a training message with the faulty reply, with random numbers from ``seeds``.
 
-        The generator is named after the fault, the partition and the round, so that what a faulty
-        client sends does not depend on who else ran before it.
+        Any other message is passed on. The generator is seeded by the fault, the partition and the
+        round, so that a faulty reply does not depend on the order in which clients run.
         """
         if not is_training(message):
             return call_next(message, context)
@@ -69,15 +68,17 @@ class Fault(ABC):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """The reply of the faulty client to a training message."""
+        """Return the faulty client's reply to a training message."""
 
 
-def reply_without_training(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """The reply of a client that is asked to train but told to be idle.
+def reply_without_training(
+    message: Message, context: Context, call_next: ClientAppCallable
+) -> Message:
+    """Return the reply of a client that skips its training.
 
-    It has the metrics of an honest reply: the partition's true number of examples, and the global
-    model's loss on its first batch. A client that does not train with
-    ``hqde_fl.clients.training`` trains, in vain.
+    Its metrics are those of an honest reply: the partition's true number of examples, and the
+    global model's loss on the first batch. A client that does not use ``hqde_fl.clients.training``
+    cannot be stopped from training.
     """
     token = idle.set(True)
     try:
@@ -86,16 +87,18 @@ def reply_without_training(message: Message, context: Context, call_next: Client
         idle.reset(token)
 
 
-def with_changed_state(message: Message, reply: Message, change: Callable[[State, State], State]) -> Message:
-    """A reply with other weights.
+def with_changed_state(
+    message: Message, reply: Message, change: Callable[[State, State], State]
+) -> Message:
+    """Return a reply whose weights are changed.
 
     Parameters
     ----------
     message : Message
-        The training message that is answered.
+        The training message that the reply answers.
     reply : Message
-        The honest answer. An error, or an answer without exactly one ``ArrayRecord``, is returned
-        as it is: there are no weights to falsify.
+        The honest reply. An error reply, or one without exactly one ``ArrayRecord``, is returned
+        unchanged.
     change : Callable[[State, State], State]
         (global state, trained state) -> the state to send.
     """
@@ -110,16 +113,17 @@ def with_changed_state(message: Message, reply: Message, change: Callable[[State
 def with_changed_arrays(
     message: Message, reply: Message, rewrite: Callable[[ArrayRecord], ArrayRecord]
 ) -> Message:
-    """A reply with another ``ArrayRecord``, which need not be one that anybody can read.
+    """Return a reply whose ``ArrayRecord`` is replaced, possibly by one that cannot be decoded.
 
     Parameters
     ----------
     message : Message
-        The training message that is answered.
+        The training message that the reply answers.
     reply : Message
-        The honest answer; returned as it is if there is nothing to falsify, as by ``with_changed_state``.
+        The honest reply. An error reply, or one without exactly one ``ArrayRecord``, is returned
+        unchanged.
     rewrite : Callable[[ArrayRecord], ArrayRecord]
-        Honest record -> the record to send; must not change the one it is given.
+        Honest record -> the record to send; must not modify its argument.
     """
     if reply.has_error() or len(reply.content.array_records) != 1:
         return reply
@@ -130,7 +134,7 @@ def with_changed_arrays(
 
 
 def with_claimed_examples(message: Message, reply: Message, num_examples: float) -> Message:
-    """A reply that claims another number of examples; errors are returned as they are."""
+    """Return a reply that claims another number of examples; an error reply stays unchanged."""
     if reply.has_error():
         return reply
     whole = float(num_examples).is_integer() and abs(num_examples) < 2**63

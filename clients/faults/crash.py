@@ -16,7 +16,7 @@ from hqde_fl.clients.message_fields import partition_of, server_round
 @final
 @dataclass(frozen=True)
 class Crash(Fault):
-    """Raises an exception instead of training; Flower answers with an error reply."""
+    """A fault that raises an exception instead of training; Flower sends an error reply."""
 
     raises = True
 
@@ -27,7 +27,7 @@ class Crash(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """Raise ``RuntimeError``: a crash is no error of hqde-fl's."""
+        """Raise ``RuntimeError`` with the partition and the round."""
         partition, _ = partition_of(context)
         raise RuntimeError(
             f"fault 'crash' of partition {partition} in round {server_round(message)}"

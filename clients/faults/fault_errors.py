@@ -1,7 +1,8 @@
-"""A fault whose own code fails is a failed run, not a faulty client: how client and server say so.
+"""The error of a fault whose own code fails, written by the client and recognised by the server.
 
-The client cannot end a run. It raises a ``FaultError``, which travels as any exception does, as the
-reason of an error reply; the server knows who has which fault, and looks for just that sentence.
+It must end the run, and not pass for the failure of a faulty client. The client cannot end a run:
+it raises a ``FaultError``, which reaches the server as the reason of an error reply. The server
+knows which client has which fault and searches the reason for exactly that sentence.
 """
 
 from __future__ import annotations
@@ -10,29 +11,31 @@ from hqde_fl.errors import HQDEError
 from hqde_fl.terminal_text import printable
 
 MAX_REASON_LENGTH = 500
-"""Characters of an error's message that are passed on."""
+"""Largest number of characters of an error's message that is passed on."""
 
 
 class FaultError(HQDEError, RuntimeError):
-    """A fault could not act: an exception in its own code."""
+    """An exception in a fault's own code."""
 
 
 def failure_text(name: str, client: int, server_round: int, error: BaseException | str) -> str:
-    """The sentence that says that a client's fault failed."""
-    return f"{_beginning(name, client, server_round)}{describe_error(error)}"
+    """Return the sentence that reports the failure of a client's fault."""
+    return f"{_prefix(name, client, server_round)}{describe_error(error)}"
 
 
 def find_failure(reason: str, name: str, client: int, server_round: int) -> str | None:
-    """The sentence that ``failure_text`` made, in the reason of an error reply; None if it is not there.
+    """Find the sentence of ``failure_text`` in the reason of an error reply; None if absent.
 
     Parameters
     ----------
     reason : str
-        The whole reason: a traceback, or whatever the engine makes of an exception.
-    name, client, server_round
-        Of the fault that this client has in this round; the sentence has to be about it.
+        The whole reason: a traceback, or the engine's own report of an exception.
+    name : str
+        Name of the client's fault in this round.
+    client, server_round : int
+        The client's partition id and the round, which the sentence must name.
     """
-    begin = reason.rfind(_beginning(name, client, server_round))
+    begin = reason.rfind(_prefix(name, client, server_round))
     if begin < 0:
         return None
     line = reason[begin:].splitlines()[0]
@@ -42,11 +45,11 @@ def find_failure(reason: str, name: str, client: int, server_round: int) -> str 
 
 
 def describe_error(error: BaseException | str) -> str:
-    """An exception in one line, with its type; a text as it is."""
+    """Return an exception's type and message, or a text, as one printable line."""
     if isinstance(error, BaseException):
         error = f"{type(error).__name__}: {error}"
     return printable(" ".join(error.split()), MAX_REASON_LENGTH)
 
 
-def _beginning(name: str, client: int, server_round: int) -> str:
+def _prefix(name: str, client: int, server_round: int) -> str:
     return f"fault {name!r} of client {client} failed in round {server_round}: "

@@ -1,4 +1,4 @@
-"""Which clients are faulty, and when: by partition id and seed, so that every engine agrees."""
+"""The choice of faulty clients in each round, by partition id and seed: the same on any engine."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
 
 FaultyClients = int | frozenset[int]
-"""How many partitions, or which."""
+"""The number of faulty clients to draw, or their partition ids."""
 
 PartitionChoice = Collection[int] | Callable[[int], Collection[int]]
-"""Partition ids that are always chosen, or (round) -> those of a round."""
+"""Partition ids for all rounds, or a function (round) -> partition ids."""
 
 
 @final
 @dataclass(frozen=True)
 class Schedule:
-    """When a fault acts, and whether always in the same clients.
+    """The rounds in which a fault acts.
 
     Parameters
     ----------
     start : int, default=1
-        The first round in which it acts, >= 1.
+        The first round, >= 1.
     stop : int, default=0
-        The last one, >= ``start``; 0 for never stopping.
+        The last round, >= ``start``; 0 for no last round.
     resample : bool, default=False
-        Whether other clients are drawn in every round.
+        Draw other clients in every round.
     """
 
     start: int = 1
@@ -52,17 +52,17 @@ class Schedule:
             )
 
     def active(self, server_round: int) -> bool:
-        """Whether the fault acts in a round."""
+        """Return True if the fault acts in a round."""
         return self.start <= server_round and (self.stop == 0 or server_round <= self.stop)
 
 
-def client_count(who: FaultyClients) -> int:
-    """How many partitions they are."""
-    return who if isinstance(who, int) else len(who)
+def client_count(clients: FaultyClients) -> int:
+    """Return the number of faulty clients."""
+    return clients if isinstance(clients, int) else len(clients)
 
 
 def count_from_fraction(fraction: float, partitions: int) -> int:
-    """How many clients a fraction of them is, rounded down.
+    """Return the number of clients that a fraction of all partitions is, rounded down.
 
     Raises
     ------
@@ -74,103 +74,105 @@ def count_from_fraction(fraction: float, partitions: int) -> int:
     return int(fraction * partitions + 1e-9)
 
 
-def choose_faulty_clients(who: Sequence[FaultyClients], partitions: int, seeds: Seeds) -> list[frozenset[int]]:
-    """Disjoint sets of faulty partitions, one for each fault of a run.
+def choose_faulty_clients(
+    requests: Sequence[FaultyClients], partitions: int, seeds: Seeds
+) -> list[frozenset[int]]:
+    """Choose disjoint sets of faulty partitions, one for each fault of a run.
 
-    Those that are only counted come from one seeded permutation, without those that are named:
-    changing the last count moves none of the earlier sets.
+    Clients that are only counted are drawn from one seeded permutation of those that no fault
+    names. Changing the last count therefore leaves the earlier sets as they are.
 
     Parameters
     ----------
-    who : Sequence[FaultyClients]
-        For each fault how many partitions it gets, >= 0, or which.
+    requests : Sequence[FaultyClients]
+        For each fault the number of its partitions, >= 0, or their ids.
     partitions : int
-        The number of partitions.
+        Number of partitions.
     seeds : Seeds
         The run's seeds.
 
     Raises
     ------
     ConfigError
-        If there are more faulty clients than clients, or one that is named is not there or is
+        If there are more faulty clients than clients, or if a named client does not exist or is
         named twice.
     """
     named: set[int] = set()
-    for each in who:
-        if isinstance(each, int):
-            if each < 0:
-                raise ConfigError(f"the count of a fault must be >= 0, found {each}")
+    for request in requests:
+        if isinstance(request, int):
+            if request < 0:
+                raise ConfigError(f"the count of a fault must be >= 0, found {request}")
             continue
-        if unknown := sorted(each - set(range(partitions))):
+        if unknown := sorted(request - set(range(partitions))):
             raise ConfigError(
                 f"the clients of a fault must be in [0, {partitions - 1}], found {unknown[0]}"
             )
-        if twice := sorted(each & named):
+        if twice := sorted(request & named):
             raise ConfigError(f"a client can have one fault, found two of client {twice[0]}")
-        named |= each
-    if (needed := sum(map(client_count, who))) > partitions:
+        named |= request
+    if (needed := sum(map(client_count, requests))) > partitions:
         raise ConfigError(f"the faults need {needed} different clients, found {partitions} clients")
     drawn = seeds.numpy("faulty").permutation(partitions).tolist()
     order = iter([client for client in drawn if client not in named])
     return [
-        frozenset(next(order) for _ in range(each)) if isinstance(each, int) else each
-        for each in who
+        frozenset(next(order) for _ in range(request)) if isinstance(request, int) else request
+        for request in requests
     ]
 
 
 @final
 @dataclass(frozen=True)
 class FaultPlan:
-    """Which clients are faulty in which round: known to the clients, and to whoever reports on them.
+    """The faulty clients of every round, for the clients themselves and for reports.
 
-    Faults that keep their clients have them from ``choose_faulty_clients``; those that resample share, anew in
-    every round, the clients that are left. So no client ever has two faults at once, and a fault
-    that resamples moves none that does not.
+    Faults that keep their clients get them from ``choose_faulty_clients``. The remaining clients
+    are divided, in every round, among the faults that resample. So no client has two faults at
+    once, and a fault that resamples changes no other fault's clients.
 
     Parameters
     ----------
     partitions : int
-        The number of partitions.
+        Number of partitions.
     seeds : Seeds
         The run's seeds.
-    who : tuple[FaultyClients, ...]
-        For each fault how many partitions it gets, >= 0, or which.
+    requests : tuple[FaultyClients, ...]
+        For each fault the number of its partitions, >= 0, or their ids.
     schedules : tuple[Schedule, ...]
-        When each fault acts.
+        For each fault the rounds in which it acts.
 
     Raises
     ------
     ConfigError
-        As ``choose_faulty_clients``, or if a fault has named clients and resamples.
+        As ``choose_faulty_clients``, or if a fault that names its clients resamples.
     """
 
     partitions: int
     seeds: Seeds
-    who: tuple[FaultyClients, ...]
+    requests: tuple[FaultyClients, ...]
     schedules: tuple[Schedule, ...]
 
     def __post_init__(self) -> None:
-        if len(self.who) != len(self.schedules):
+        if len(self.requests) != len(self.schedules):
             raise ConfigError(
-                f"FaultPlan needs a schedule for each of {len(self.who)} faults, "
+                f"FaultPlan needs a schedule for each of {len(self.requests)} faults, "
                 f"found {len(self.schedules)}"
             )
-        for who, schedule in zip(self.who, self.schedules, strict=True):
-            if schedule.resample and not isinstance(who, int):
+        for request, schedule in zip(self.requests, self.schedules, strict=True):
+            if schedule.resample and not isinstance(request, int):
                 raise ConfigError(
                     "Schedule.resample draws other clients in every round: the fault needs count "
-                    f"or fraction, found clients {sorted(who)}"
+                    f"or fraction, found clients {sorted(request)}"
                 )
-        choose_faulty_clients(self.who, self.partitions, self.seeds)
+        choose_faulty_clients(self.requests, self.partitions, self.seeds)
 
     def faulty(self, server_round: int) -> list[frozenset[int]]:
-        """The partitions that each fault has in a round; none where it does not act."""
+        """Return each fault's partitions in a round; an empty set where it does not act."""
         drawn = _drawn(self, server_round if any(s.resample for s in self.schedules) else 0)
         pairs = zip(drawn, self.schedules, strict=True)
-        return [chosen if s.active(server_round) else frozenset() for chosen, s in pairs]
+        return [clients if s.active(server_round) else frozenset() for clients, s in pairs]
 
     def choice_of(self, index: int) -> Callable[[int], frozenset[int]]:
-        """(round) -> the partitions of the fault at a place, for ``only_for``."""
+        """Return a function (round) -> partitions of the fault at an index, for ``only_for``."""
         return partial(_partitions_in, self, index)
 
 
@@ -180,34 +182,34 @@ def _partitions_in(plan: FaultPlan, index: int, server_round: int) -> frozenset[
 
 @lru_cache(maxsize=64)
 def _drawn(plan: FaultPlan, server_round: int) -> tuple[frozenset[int], ...]:
-    """What each fault has been dealt, whether it acts or not."""
-    pairs = list(zip(plan.who, plan.schedules, strict=True))
-    kept = choose_faulty_clients([0 if s.resample else who for who, s in pairs], plan.partitions, plan.seeds)
+    """Return each fault's partitions in a round, also of faults that do not act in it."""
+    pairs = list(zip(plan.requests, plan.schedules, strict=True))
+    lasting = [0 if schedule.resample else request for request, schedule in pairs]
+    kept = choose_faulty_clients(lasting, plan.partitions, plan.seeds)
     left = sorted(set(range(plan.partitions)).difference(*kept))
     order = iter(plan.seeds.numpy("faulty", server_round).permutation(left).tolist())
     return tuple(
-        frozenset(next(order) for _ in range(client_count(who))) if schedule.resample else fixed
-        for (who, schedule), fixed in zip(pairs, kept, strict=True)
+        frozenset(next(order) for _ in range(client_count(request))) if schedule.resample else fixed
+        for (request, schedule), fixed in zip(pairs, kept, strict=True)
     )
 
 
 def only_for(fault: Fault, chosen: PartitionChoice, seed: int = 0, name: str = "") -> Mod:
-    """A Flower mod that makes the chosen partitions faulty and leaves all others alone.
+    """Return a Flower mod that makes the chosen partitions faulty and no others.
 
     An exception in the fault's own code is raised as a ``FaultError`` that names the fault, the
-    client and the round. One that comes out of the client's honest part passes as it is: the client
-    has failed, as any may.
+    client and the round. An exception in the client's honest part is raised unchanged.
 
     Parameters
     ----------
     fault : Fault
-        What they do.
+        The fault of the chosen clients.
     chosen : PartitionChoice
-        Partition ids, or (round) -> partition ids.
+        Partition ids for all rounds, or a function (round) -> partition ids.
     seed : int, default=0
-        The run's seed, for faults that draw numbers.
+        The run's seed, for faults that draw random numbers.
     name : str, optional
-        What errors call the fault; the name of its class if not given.
+        Name of the fault in errors; the name of its class if not given.
     """
     fixed = chosen if callable(chosen) else frozenset(chosen)
     return _OnlyFor(fault, fixed, Seeds(seed), name or type(fault).__name__)
@@ -227,7 +229,7 @@ class _OnlyFor:
         partition, _ = partition_of(context)
         if partition not in faulty:
             return call_next(message, context)
-        honest = _Honest(call_next)
+        honest = _HonestClient(call_next)
         try:
             return self.fault.apply(message, context, honest, self.seeds)
         except Exception as error:
@@ -236,8 +238,8 @@ class _OnlyFor:
             raise FaultError(failure_text(self.name, partition, number, error)) from error
 
 
-class _Honest:
-    """The client without its fault; remembers what it raised."""
+class _HonestClient:
+    """The client without its fault; keeps the exception that it raised."""
 
     def __init__(self, call_next: ClientAppCallable) -> None:
         self._call_next = call_next

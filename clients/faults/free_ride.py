@@ -1,4 +1,4 @@
-"""Free ride: the global model is sent back as if it had been trained (Fraboni et al., 2021)."""
+"""Free ride: the client returns the global model untrained (Fraboni et al., 2021)."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from hqde_fl.errors import ConfigError
 @final
 @dataclass(frozen=True)
 class FreeRide(Fault):
-    """Does not train: sends the global model back, and claims the examples of an honest client.
+    """Sends the global model back untrained, with an honest client's number of examples.
 
-    Its update is zero, or noise that hides it (arXiv:2006.11901): it slows the others down. The
-    metrics are those of an honest reply, see ``reply_without_training``; integer and boolean buffers are sent as they
-    are.
+    The update is zero, or noise that disguises it (arXiv:2006.11901); it slows training down. The
+    metrics are those of an honest reply (see ``reply_without_training``); integer and boolean
+    buffers are sent unchanged.
 
     Parameters
     ----------
     noise : float, default=0.0
         Standard deviation of the noise that disguises the update, >= 0.
     claim : int, default=0
-        The number of examples it claims to have trained on, >= 0; 0 for its partition's true one.
+        Number of examples claimed, >= 0; 0 for the partition's true number.
     """
 
     noise: float = 0.0
@@ -54,7 +54,7 @@ class FreeRide(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """A reply with the global weights."""
+        """Return a reply with the global weights."""
 
         def returned(start: State, trained: State) -> State:
             return {
@@ -64,7 +64,9 @@ class FreeRide(Fault):
                 for name, tensor in trained.items()
             }
 
-        reply = with_changed_state(message, reply_without_training(message, context, call_next), returned)
+        reply = with_changed_state(
+            message, reply_without_training(message, context, call_next), returned
+        )
         return with_claimed_examples(message, reply, self.claim) if self.claim else reply
 
     def _disguised(self, tensor: Tensor, generator: torch.Generator) -> Tensor:

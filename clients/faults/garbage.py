@@ -1,4 +1,4 @@
-"""Garbage: bytes that are no arrays."""
+"""Garbage: random bytes instead of arrays."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from hqde_fl.errors import ConfigError
 @final
 @dataclass(frozen=True)
 class Garbage(Fault):
-    """Does not train: sends random bytes under the names, shapes and dtypes of honest arrays.
+    """Sends random bytes under the names, shapes and dtypes of the honest arrays, untrained.
 
     Parameters
     ----------
     size : int, default=0
-        Bytes in the place of each array, >= 0; 0 for as many as the honest array has.
+        Bytes per array, >= 0; 0 for as many as the honest array has.
     """
 
     size: int = 0
@@ -32,7 +32,7 @@ class Garbage(Fault):
             raise ConfigError(f"Garbage.size must be >= 0, found {self.size}")
 
     def check_task(self, facts: TaskFacts) -> None:
-        """The model must have arrays."""
+        """Raise ``ConfigError`` unless the model has arrays."""
         if not facts.model.state_dict():
             raise ConfigError("the model must have at least 1 array, found none")
 
@@ -43,7 +43,7 @@ class Garbage(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """A reply that nobody can read."""
+        """Return a reply whose arrays cannot be decoded."""
 
         def noise(array: Array) -> Array:
             drawn = torch.randint(256, (self.size or len(array.data),), generator=generator)
@@ -53,4 +53,6 @@ class Garbage(Fault):
         def replaced(record: ArrayRecord) -> ArrayRecord:
             return ArrayRecord({name: noise(array) for name, array in record.items()})
 
-        return with_changed_arrays(message, reply_without_training(message, context, call_next), replaced)
+        return with_changed_arrays(
+            message, reply_without_training(message, context, call_next), replaced
+        )

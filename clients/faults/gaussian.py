@@ -1,4 +1,4 @@
-"""Gaussian: noise around the global model instead of training."""
+"""Gaussian: the global model plus noise, instead of training."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from hqde_fl.errors import ConfigError
 @final
 @dataclass(frozen=True)
 class Gaussian(Fault):
-    """Does not train: sends the global weights plus N(0, sigma^2).
+    """Sends the global weights plus N(0, sigma^2) noise, untrained.
 
-    The metrics are those of an honest reply, see ``reply_without_training``. Integer and boolean buffers are
-    sent as they are.
+    The metrics are those of an honest reply (see ``reply_without_training``). Integer and boolean
+    buffers are sent unchanged.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class Gaussian(Fault):
             raise ConfigError(f"Gaussian.sigma must be finite and > 0, found {self.sigma}")
 
     def check_task(self, facts: TaskFacts) -> None:
-        """The model must have weights."""
+        """Raise ``ConfigError`` unless the model has floating-point weights."""
         facts.require_weights()
 
     def act(
@@ -46,7 +46,7 @@ class Gaussian(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """A reply with noisy global weights."""
+        """Return a reply with noisy global weights."""
 
         def noisy(start: State, trained: State) -> State:
             return {
@@ -57,4 +57,6 @@ class Gaussian(Fault):
                 for name, tensor in trained.items()
             }
 
-        return with_changed_state(message, reply_without_training(message, context, call_next), noisy)
+        return with_changed_state(
+            message, reply_without_training(message, context, call_next), noisy
+        )

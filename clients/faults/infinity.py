@@ -1,4 +1,4 @@
-"""Infinity: infinite numbers among the weights."""
+"""Infinity: infinite values among the weights."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from hqde_fl.errors import ConfigError
 @final
 @dataclass(frozen=True)
 class Infinity(Fault):
-    """Trains honestly, then replaces one weight, or a fraction of them, by an infinite number.
+    """Trains honestly, then replaces one weight, or a fraction of them, by infinity.
 
     Parameters
     ----------
     fraction : float, default=0.0
-        The fraction of the weights, in [0, 1]; at least one weight is always replaced. Which ones
-        is drawn anew in every round.
+        Fraction of the weights to replace, in [0, 1]; at least one is. They are drawn in every
+        round.
     negative : bool, default=False
-        Whether the number is minus infinity.
+        Write minus infinity.
     """
 
     fraction: float = 0.0
@@ -38,7 +38,7 @@ class Infinity(Fault):
             raise ConfigError(f"Infinity.fraction must be in [0, 1], found {self.fraction}")
 
     def check_task(self, facts: TaskFacts) -> None:
-        """The model must have weights."""
+        """Raise ``ConfigError`` unless the model has floating-point weights."""
         facts.require_weights()
 
     def act(
@@ -48,7 +48,7 @@ class Infinity(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """The honest reply with infinity in it."""
+        """Return the honest reply with infinite weights."""
         value = -math.inf if self.negative else math.inf
 
         def spoilt(start: State, trained: State) -> State:

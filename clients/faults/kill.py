@@ -1,4 +1,4 @@
-"""Kill: the client's process ends."""
+"""Kill: the client ends its process."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from hqde_fl.errors import ConfigError
 @final
 @dataclass(frozen=True)
 class Kill(Fault):
-    """Ends its process instead of training, at once and without cleaning up.
+    """Ends the client's process instead of training, at once and without cleanup.
 
-    Not for engines that run the clients in the server's process: it would end that.
+    Not for engines that run the clients in the server's process, which would end too.
 
     Parameters
     ----------
     status : int, default=1
-        The exit status of the process, in [0, 255].
+        Exit status of the process, in [0, 255].
     """
 
     status: int = 1
@@ -40,5 +40,5 @@ class Kill(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """Does not return."""
+        """End the process; never return."""
         os._exit(self.status)

@@ -1,4 +1,4 @@
-"""Label flip: honest training on wrong labels."""
+"""Label flip: training on wrong labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from hqde_fl.clients.faults.base import Fault
 from hqde_fl.clients.faults.poisoning import Change, train_poisoned
-from hqde_fl.clients.task_facts import TaskFacts, check_labels, ignored_label, shape_of
+from hqde_fl.clients.label_checks import check_labels, ignored_label
+from hqde_fl.clients.task_facts import TaskFacts, shape_of
 from hqde_fl.errors import ConfigError
 
 
@@ -21,19 +22,19 @@ from hqde_fl.errors import ConfigError
 class LabelFlip(Fault):
     """Trains on wrong labels: y becomes classes - 1 - y, or one constant.
 
-    Labels are class numbers in a tensor of any shape and type; one that the loss ignores (its
-    ``ignore_index``) stays. Where the model gives one score for each target, the classes are 0 and
-    1. Needs a client that trains with ``hqde_fl.clients.training``, as ``ensemble_app`` does.
+    Labels are class numbers in a tensor of any shape and dtype; the label that the loss ignores
+    (its ``ignore_index``) stays. With one score per target the classes are 0 and 1. Needs a client
+    that trains with ``hqde_fl.clients.training``, as that of ``ensemble_app`` does.
 
     Parameters
     ----------
     classes : int, optional
-        The number of classes, >= 2. By default the task's: as it says, or as its model's outputs
-        tell. Another number than the task's is refused before a run.
+        Number of classes, >= 2; the task's number if not given. A number that contradicts the task
+        is refused before the run.
     to : int, optional
         The label that every example gets, in [0, classes). Without it the labels are reversed.
     keep : tuple of int, default=()
-        Labels in [0, classes) that stay as they are.
+        Labels in [0, classes) that are not changed.
     """
 
     classes: int | None = None
@@ -45,7 +46,7 @@ class LabelFlip(Fault):
             self._check(self.classes)
 
     def check_task(self, facts: TaskFacts) -> None:
-        """The task must have classes enough, and labels that can be another."""
+        """Raise ``ConfigError`` unless the task has class labels that the fault can change."""
         classes = facts.require_classes(self.classes)
         if facts.one_score and facts.task.classes is None:
             facts.require_two_classes()
@@ -53,15 +54,15 @@ class LabelFlip(Fault):
             raise ConfigError(
                 f"the model must have a score for each of {classes} classes, found {facts.width}"
             )
-        if facts.one_for_each and classes > 2:
+        if facts.one_target_per_output and classes > 2:
             raise ConfigError(
                 f"targets must be numbers of {classes} classes, found one for each output, of the "
                 f"shape {shape_of(facts.labels)}"
             )
         self._check(classes)
-        if all(self._wrong(label, classes) == label for label in range(classes)):
+        if all(self._new_label(label, classes) == label for label in range(classes)):
             raise ConfigError(f"a label must change, found that {self} keeps all {classes}")
-        self._flipped(facts.labels, classes, ignored_label(facts.task))
+        self._flip(facts.labels, classes, ignored_label(facts.task))
 
     def act(
         self,
@@ -70,11 +71,11 @@ class LabelFlip(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """The reply of honest training on wrong labels."""
-        return train_poisoned(message, context, call_next, self._change)
+        """Return the reply of training on wrong labels."""
+        return train_poisoned(message, context, call_next, self._prepare)
 
     def _check(self, classes: int) -> None:
-        """Raise ``ConfigError`` unless ``to`` and ``keep`` are classes."""
+        """Raise ``ConfigError`` unless ``to`` and ``keep`` are class numbers."""
         if classes < 2:
             raise ConfigError(f"LabelFlip.classes must be >= 2, found {classes}")
         if self.to is not None and not 0 <= self.to < classes:
@@ -85,28 +86,28 @@ class LabelFlip(Fault):
                     f"LabelFlip.keep must hold labels in [0, {classes}), found {label}"
                 )
 
-    def _change(self, facts: TaskFacts) -> Change:
-        """The change of a client's batches."""
+    def _prepare(self, facts: TaskFacts) -> Change:
+        """Return the change of a client's batches."""
         classes = facts.require_classes() if self.classes is None else self.classes
         self._check(classes)
         ignored = ignored_label(facts.task)
 
         def flip(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            return x, self._flipped(y, classes, ignored)
+            return x, self._flip(y, classes, ignored)
 
         return flip
 
-    def _flipped(self, y: Tensor, classes: int, ignored: int) -> Tensor:
-        """Wrong labels in the place of right ones, in their type."""
+    def _flip(self, y: Tensor, classes: int, ignored: int) -> Tensor:
+        """Return wrong labels, in the dtype of the right ones if that can hold every class."""
         check_labels(y, classes, ignored, f"LabelFlip(classes={classes})")
         labels = y.to(torch.int64)
-        wrong = torch.full_like(labels, self.to) if self.to is not None else classes - 1 - labels
+        new = torch.full_like(labels, self.to) if self.to is not None else classes - 1 - labels
         kept = torch.tensor([*self.keep, ignored], device=labels.device)
-        wrong = torch.where(torch.isin(labels, kept), labels, wrong)
-        small = not (y.is_floating_point() or y.dtype == torch.bool)
-        return wrong if small and torch.iinfo(y.dtype).max < classes - 1 else wrong.to(y.dtype)
+        new = torch.where(torch.isin(labels, kept), labels, new)
+        integer = not (y.is_floating_point() or y.dtype == torch.bool)
+        return new if integer and torch.iinfo(y.dtype).max < classes - 1 else new.to(y.dtype)
 
-    def _wrong(self, label: int, classes: int) -> int:
+    def _new_label(self, label: int, classes: int) -> int:
         if label in self.keep:
             return label
         return self.to if self.to is not None else classes - 1 - label

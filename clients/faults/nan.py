@@ -1,4 +1,4 @@
-"""NaN: numbers that are none among the weights."""
+"""NaN: NaN values among the weights."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class NaN(Fault):
     Parameters
     ----------
     fraction : float, default=0.0
-        The fraction of the weights, in [0, 1]; at least one weight is always replaced. Which ones
-        is drawn anew in every round.
+        Fraction of the weights to replace, in [0, 1]; at least one is. They are drawn in every
+        round.
     """
 
     fraction: float = 0.0
@@ -33,7 +33,7 @@ class NaN(Fault):
             raise ConfigError(f"NaN.fraction must be in [0, 1], found {self.fraction}")
 
     def check_task(self, facts: TaskFacts) -> None:
-        """The model must have weights."""
+        """Raise ``ConfigError`` unless the model has floating-point weights."""
         facts.require_weights()
 
     def act(
@@ -43,7 +43,7 @@ class NaN(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """The honest reply with NaN in it."""
+        """Return the honest reply with NaN weights."""
 
         def spoilt(start: State, trained: State) -> State:
             return overwrite_weights(trained, float("nan"), self.fraction, generator)
@@ -51,8 +51,10 @@ class NaN(Fault):
         return with_changed_state(message, call_next(message, context), spoilt)
 
 
-def overwrite_weights(trained: State, value: float, fraction: float, generator: torch.Generator) -> State:
-    """A state with a fraction of its floating-point numbers, at least one, replaced."""
+def overwrite_weights(
+    trained: State, value: float, fraction: float, generator: torch.Generator
+) -> State:
+    """Return a state with a fraction of its floating-point values, at least one, replaced."""
     sizes = [t.numel() if t.is_floating_point() else 0 for t in trained.values()]
     total = sum(sizes)
     if total == 0:

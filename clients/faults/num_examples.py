@@ -1,4 +1,4 @@
-"""Num-examples: a lie about how much was trained on."""
+"""Num-examples: a false number of training examples."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from hqde_fl.clients.faults.base import Fault, with_claimed_examples
 class NumExamples(Fault):
     """Trains honestly, but claims a false number of examples.
 
-    Where updates are weighted by it, the client's own takes over the mean, or turns it to nonsense.
+    A mean weighted by that number then consists of the client's update alone, or becomes invalid.
 
     Parameters
     ----------
     claim : float, default=1e9
-        What it claims; anything goes, also negative numbers and (in a file, as strings) ``"nan"``
-        and ``"inf"``. The default is the largest number that standard screening lets pass.
+        The claimed number. Any float: negative, or (in a file, as strings) ``"nan"`` and ``"inf"``.
+        The default is the largest number that default screening accepts.
     """
 
     claim: float = 1e9
@@ -35,5 +35,5 @@ class NumExamples(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """The honest reply with another number."""
+        """Return the honest reply with the claimed number of examples."""
         return with_claimed_examples(message, call_next(message, context), self.claim)

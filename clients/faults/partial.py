@@ -1,4 +1,4 @@
-"""Partial: a reply from which something is missing."""
+"""Partial: a reply that lacks an array or part of one."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from hqde_fl.errors import ConfigError
 @final
 @dataclass(frozen=True)
 class Partial(Fault):
-    """Trains honestly, then sends a part of it, as after a transfer that broke off.
+    """Trains honestly, then sends an incomplete model, as after an interrupted transfer.
 
     Parameters
     ----------
     how : {"missing", "truncated"}, default="missing"
-        ``missing`` leaves the last array out; ``truncated`` sends the first half of the last
-        array's bytes, which still say that they are the whole array.
+        ``missing`` omits the last array; ``truncated`` sends only the first half of its bytes,
+        under its full shape.
     """
 
     how: Literal["missing", "truncated"] = "missing"
@@ -33,7 +33,7 @@ class Partial(Fault):
             raise ConfigError(f"Partial.how must be 'missing' or 'truncated', found {self.how!r}")
 
     def check_task(self, facts: TaskFacts) -> None:
-        """The model must have arrays."""
+        """Raise ``ConfigError`` unless the model has arrays."""
         if not facts.model.state_dict():
             raise ConfigError("the model must have at least 1 array, found none")
 
@@ -44,7 +44,7 @@ class Partial(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """The honest reply without its end."""
+        """Return the honest reply without its end."""
         return with_changed_arrays(message, call_next(message, context), self._cut)
 
     def _cut(self, record: ArrayRecord) -> ArrayRecord:

@@ -1,4 +1,4 @@
-"""Faults that act inside training, on the batches that the client learns from."""
+"""Training on changed batches, for faults that act inside a client's training."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch.utils.data import Dataset
 
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.task_facts import TaskFacts
-from hqde_fl.clients.training import Poison, poison
+from hqde_fl.clients.training_hooks import Poison, poison
 from hqde_fl.errors import ConfigError
 
 Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""A batch (x, y) -> the batch to train on instead."""
+"""A batch (x, y) -> the batch to train on instead of it."""
 
 
 def train_poisoned(
@@ -25,17 +25,17 @@ def train_poisoned(
     call_next: ClientAppCallable,
     prepare: Callable[[TaskFacts], Change],
 ) -> Message:
-    """The reply of training on changed batches.
+    """Run a client's training on changed batches and return its reply.
+
+    Exceptions of ``prepare`` and of the change end the training and are raised unchanged, like
+    those of the training itself.
 
     Parameters
     ----------
     message, context, call_next
-        As a mod is given them.
+        The arguments of a Flower mod.
     prepare : Callable[[TaskFacts], Change]
-        Asked once for each model that is trained: the change of its batches.
-
-    What ``prepare`` or the change raises ends the client's training and comes out of here as it was
-    raised; whatever else the training raises passes.
+        Returns the change of a model's batches; called once for each model that is trained.
     """
     token = poison.set(_Poisoning(prepare))
     try:
@@ -47,9 +47,9 @@ def train_poisoned(
 
 
 def require_poisoned(reply: Message) -> None:
-    """Raise ``ConfigError`` if a client has trained without asking for the change that is set."""
+    """Raise ``ConfigError`` if a client trained without applying the change of its batches."""
     change = poison.get()
-    if not isinstance(change, _Poisoning) or change.asked:
+    if not isinstance(change, _Poisoning) or change.begun:
         return
     if not reply.has_error() and len(reply.content.array_records) > 0:
         raise ConfigError(
@@ -59,7 +59,7 @@ def require_poisoned(reply: Message) -> None:
 
 
 class _PoisonError(Exception):
-    """What the fault raised, on its way through the client's own training."""
+    """Carries an exception of the fault's code through the client's training."""
 
     def __init__(self, cause: Exception) -> None:
         super().__init__(str(cause))
@@ -68,26 +68,26 @@ class _PoisonError(Exception):
 
 @final
 class _Poisoning(Poison):
-    """Keeps apart what the fault raises and what training does."""
+    """A fault's change of batches, whose exceptions are raised as ``_PoisonError``."""
 
     def __init__(self, prepare: Callable[[TaskFacts], Change]) -> None:
         self._prepare = prepare
         self._change: Change | None = None
-        self.asked = False
+        self.begun = False
 
     def begin(self, task: Task, data: Dataset[Any], model: nn.Module) -> None:
-        """Have the fault prepare its change for this training."""
-        self.asked = True
+        """Let the fault prepare its change for this training."""
+        self.begun = True
         facts = TaskFacts(task, lambda: data, model)
         try:
             self._change = self._prepare(facts)
         except Exception as error:
-            if error is facts.failure:  # the client's model or data: its honest part
+            if error is facts.failure:  # raised by the client's model or data, its honest part
                 raise
             raise _PoisonError(error) from error
 
     def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The changed batch."""
+        """Return the changed batch."""
         assert self._change is not None
         try:
             return self._change(x, y)

@@ -1,4 +1,4 @@
-"""Scaling: an update that is too long (model replacement, Bagdasaryan et al., 2020)."""
+"""Scaling: an enlarged update (model replacement, Bagdasaryan et al., 2020)."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from hqde_fl.errors import ConfigError
 @final
 @dataclass(frozen=True)
 class Scaling(Fault):
-    """Trains honestly, then sends the update scaled.
+    """Trains honestly, then sends its update multiplied by a factor.
 
     The weights sent are w_global + scale (w_trained - w_global). With scale = n / f the f clients'
     mean update replaces the mean of all n (arXiv:1807.00459). Integer and boolean buffers are sent
-    as they are.
+    unchanged.
 
     Parameters
     ----------
     scale : float, default=10.0
-        How many times as long, > 0.
+        Factor of the update, > 0.
     """
 
     scale: float = 10.0
@@ -37,7 +37,7 @@ class Scaling(Fault):
             raise ConfigError(f"Scaling.scale must be finite and > 0, found {self.scale}")
 
     def check_task(self, facts: TaskFacts) -> None:
-        """The model must have weights."""
+        """Raise ``ConfigError`` unless the model has floating-point weights."""
         facts.require_weights()
 
     def act(
@@ -47,16 +47,16 @@ class Scaling(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """The honest reply with a longer update."""
+        """Return the honest reply with the scaled update."""
 
-        def longer(start: State, trained: State) -> State:
+        def scale(start: State, trained: State) -> State:
             return scale_update(start, trained, self.scale)
 
-        return with_changed_state(message, call_next(message, context), longer)
+        return with_changed_state(message, call_next(message, context), scale)
 
 
 def scale_update(start: State, trained: State, scale: float) -> State:
-    """``start + scale (trained - start)`` of every floating-point array that both have."""
+    """Return ``start + scale (trained - start)`` for each floating-point array in both states."""
     return {
         name: torch.add(start[name], tensor - start[name], alpha=scale)
         if tensor.is_floating_point() and name in start

@@ -1,4 +1,4 @@
-"""Sign flip: the update points the wrong way."""
+"""Sign flip: the update in the opposite direction."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from hqde_fl.errors import ConfigError
 @final
 @dataclass(frozen=True)
 class SignFlip(Fault):
-    """Trains honestly, then sends the update with its sign flipped, scaled.
+    """Trains honestly, then sends the negative update, scaled.
 
     The weights sent are w_global - scale (w_trained - w_global). Integer and boolean buffers are
-    sent as they are.
+    sent unchanged.
 
     Parameters
     ----------
     scale : float, default=1.0
-        How far the wrong way, > 0.
+        Factor of the negative update, > 0.
     """
 
     scale: float = 1.0
@@ -36,7 +36,7 @@ class SignFlip(Fault):
             raise ConfigError(f"SignFlip.scale must be finite and > 0, found {self.scale}")
 
     def check_task(self, facts: TaskFacts) -> None:
-        """The model must have weights."""
+        """Raise ``ConfigError`` unless the model has floating-point weights."""
         facts.require_weights()
 
     def act(
@@ -46,7 +46,7 @@ class SignFlip(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """The honest reply with its update reversed."""
+        """Return the honest reply with the negative update."""
         return with_changed_state(message, call_next(message, context), self._flip)
 
     def _flip(self, start: State, trained: State) -> State:

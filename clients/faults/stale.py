@@ -1,4 +1,4 @@
-"""Stale: what was trained some rounds ago."""
+"""Stale: weights that were trained some rounds ago."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from hqde_fl.clients.faults.base import Fault, with_changed_arrays
 from hqde_fl.clients.message_fields import array_record
 from hqde_fl.errors import ConfigError
 
-KEPT = "hqde.stale."
-"""Prefix of the records in the client's state: what it trained, the oldest first."""
+RECORD_PREFIX = "hqde.stale."
+"""Prefix of the records in the client's state that hold trained models, the oldest first."""
 
 
 @final
 @dataclass(frozen=True)
 class Stale(Fault):
-    """Trains honestly, but sends the weights that it trained some rounds ago.
+    """Trains honestly, but sends the full weights that it trained some rounds ago.
 
-    They are the full weights of then: they undo what the others have learnt since. The client's
-    ``Context.state`` keeps as many models as ``rounds``; until there are that many the oldest one
-    is sent. Rounds are those in which the client was asked to train and was stale; if the state is
-    lost, as in a crash, it starts anew. The metrics are today's.
+    These undo the training of other clients since then. The client's ``Context.state`` keeps the
+    last ``rounds`` models; until there are that many the oldest one is sent. Only rounds in which
+    the client trained with this fault count; if the state is lost, as in a crash, it begins again.
+    The metrics are those of the current round.
 
     Parameters
     ----------
     rounds : int, default=3
-        How many rounds ago, >= 1.
+        Age of the weights in rounds, >= 1.
     """
 
     rounds: int = 3
@@ -46,27 +46,26 @@ class Stale(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """The reply with old weights."""
+        """Return the honest reply with old weights."""
         reply = call_next(message, context)
         if reply.has_error() or len(reply.content.array_records) != 1:
             return reply
-        kept = _kept(context)
-        oldest = kept[0] if kept else array_record(reply)[1]
-        _keep(context, [*kept, array_record(reply)[1]][-self.rounds :])
+        earlier = _load_models(context)
+        oldest = earlier[0] if earlier else array_record(reply)[1]
+        _store_models(context, [*earlier, array_record(reply)[1]][-self.rounds :])
         return with_changed_arrays(message, reply, lambda trained: oldest)
 
 
-def _kept(context: Context) -> list[ArrayRecord]:
-    """What the client trained in earlier rounds, the oldest first."""
+def _load_models(context: Context) -> list[ArrayRecord]:
+    """Return the models that the client trained in earlier rounds, the oldest first."""
     records = context.state.array_records
-    names = sorted(
-        (name for name in records if name.startswith(KEPT)), key=lambda name: int(name[len(KEPT) :])
-    )
+    names = [name for name in records if name.startswith(RECORD_PREFIX)]
+    names.sort(key=lambda name: int(name.removeprefix(RECORD_PREFIX)))
     return [records[name] for name in names]
 
 
-def _keep(context: Context, records: list[ArrayRecord]) -> None:
-    for name in [name for name in context.state if name.startswith(KEPT)]:
+def _store_models(context: Context, models: list[ArrayRecord]) -> None:
+    for name in [name for name in context.state if name.startswith(RECORD_PREFIX)]:
         del context.state[name]
-    for place, record in enumerate(records):
-        context.state[f"{KEPT}{place}"] = record
+    for index, model in enumerate(models):
+        context.state[f"{RECORD_PREFIX}{index}"] = model

@@ -1,4 +1,4 @@
-"""Straggle: an honest reply that takes its time."""
+"""Straggle: an honest but delayed reply."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from hqde_fl.errors import ConfigError
 @final
 @dataclass(frozen=True)
 class Straggle(Fault):
-    """Waits, then trains honestly; past the round's deadline it is late.
+    """Waits, then trains honestly; after the round's deadline its reply is late.
 
     Parameters
     ----------
     seconds : float, default=60.0
-        How long it waits, >= 0.
+        Seconds to wait, >= 0.
     """
 
     seconds: float = 60.0
@@ -39,6 +39,6 @@ class Straggle(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """The honest reply, later."""
+        """Wait, then return the honest reply."""
         time.sleep(self.seconds)
         return call_next(message, context)

@@ -1,4 +1,4 @@
-"""Wrong dtype: arrays of another type than the model's."""
+"""Wrong dtype: arrays of another dtype than the model's."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Dtype = Literal["float16", "float32", "float64", "int64", "text"]
 class WrongDtype(Fault):
     """Trains honestly, then sends every weight array in another dtype, with its shape and values.
 
-    Integer and boolean buffers are sent as they are.
+    Integer and boolean buffers are sent unchanged.
 
     Parameters
     ----------
     dtype : {"float16", "float32", "float64", "int64", "text"}, default="float64"
-        What it is sent in; ``text`` is an array of strings. Arrays that are of this dtype anyway
-        stay honest.
+        Dtype of the arrays that are sent; ``text`` is an array of strings. Arrays that have this
+        dtype already stay honest.
     """
 
     dtype: Dtype = "float64"
@@ -42,12 +42,12 @@ class WrongDtype(Fault):
             )
 
     def check_task(self, facts: TaskFacts) -> None:
-        """The model must have weights in another dtype."""
-        found = {str(weight.dtype).removeprefix("torch.") for weight in facts.weights.values()}
-        if not found - {self.dtype}:
+        """Raise ``ConfigError`` unless the model has weights in another dtype."""
+        dtypes = {str(weight.dtype).removeprefix("torch.") for weight in facts.weights.values()}
+        if not dtypes - {self.dtype}:
             raise ConfigError(
                 f"WrongDtype.dtype must not be that of all weights, found {self.dtype!r} "
-                f"and {', '.join(found) or 'no weights'}"
+                f"and {', '.join(dtypes) or 'no weights'}"
             )
 
     def act(
@@ -57,10 +57,10 @@ class WrongDtype(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """The honest reply in another dtype."""
-        return with_changed_arrays(message, call_next(message, context), self._converted)
+        """Return the honest reply in another dtype."""
+        return with_changed_arrays(message, call_next(message, context), self._convert)
 
-    def _converted(self, record: ArrayRecord) -> ArrayRecord:
+    def _convert(self, record: ArrayRecord) -> ArrayRecord:
         state, kind = from_record(record), "str" if self.dtype == "text" else self.dtype
         return ArrayRecord(
             {

@@ -1,4 +1,4 @@
-"""Wrong shape: an array that does not fit the model."""
+"""Wrong shape: an array whose shape does not fit the model."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from hqde_fl.errors import ConfigError
 @final
 @dataclass(frozen=True)
 class WrongShape(Fault):
-    """Trains honestly, then sends the first weight array that can be misshapen, misshapen.
+    """Trains honestly, then sends one weight array in a wrong shape.
 
     Parameters
     ----------
     how : {"transpose", "truncate"}, default="transpose"
-        ``transpose`` reverses the axes of the first array whose shape changes by it (a square one
-        would not show); if there is none, and for ``truncate``, the first array that has rows loses
-        its last one.
+        ``transpose`` reverses the axes of the first array whose shape changes by it. If there is
+        none, and for ``truncate``, the first array that has rows loses its last row.
     """
 
     how: Literal["transpose", "truncate"] = "transpose"
@@ -36,10 +35,10 @@ class WrongShape(Fault):
             )
 
     def check_task(self, facts: TaskFacts) -> None:
-        """The model must have an array that can be misshapen."""
+        """Raise ``ConfigError`` unless the model has an array that can be misshapen."""
         weights = facts.weights
-        wrong = self._misshape({}, weights)
-        if all(wrong[name].shape == weight.shape for name, weight in weights.items()):
+        sent = self._misshape({}, weights)
+        if all(sent[name].shape == weight.shape for name, weight in weights.items()):
             raise ConfigError(
                 "the model must have a weight array with at least 1 row, found "
                 f"{len(weights)} arrays without"
@@ -52,7 +51,7 @@ class WrongShape(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """The honest reply with one array of the wrong shape."""
+        """Return the honest reply with one array of a wrong shape."""
         return with_changed_state(message, call_next(message, context), self._misshape)
 
     def _misshape(self, start: State, trained: State) -> State:

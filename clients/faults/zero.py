@@ -1,4 +1,4 @@
-"""Zero: a model of nothing but zeros."""
+"""Zero: a model whose weights are all zero."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from hqde_fl.clients.task_facts import TaskFacts
 @final
 @dataclass(frozen=True)
 class Zero(Fault):
-    """Does not train: sends weights that are all zero.
+    """Sends weights that are all zero, untrained.
 
-    It is the *weights* that are zero, as from a client that lost its memory, so its update is minus
-    the global model. A client whose *update* is zero is a ``FreeRide``. The metrics are those of an
-    honest reply, see ``reply_without_training``; integer and boolean buffers are sent as they are.
+    As its *weights* are zero, its *update* is the negative global model. A client whose update is
+    zero is a ``FreeRide``. The metrics are those of an honest reply (see
+    ``reply_without_training``); integer and boolean buffers are sent unchanged.
     """
 
     def check_task(self, facts: TaskFacts) -> None:
-        """The model must have weights."""
+        """Raise ``ConfigError`` unless the model has floating-point weights."""
         facts.require_weights()
 
     def act(
@@ -34,8 +34,10 @@ class Zero(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """A reply with zeros."""
-        return with_changed_state(message, reply_without_training(message, context, call_next), _zeros)
+        """Return a reply whose weights are zero."""
+        return with_changed_state(
+            message, reply_without_training(message, context, call_next), _zeros
+        )
 
 
 def _zeros(start: State, trained: State) -> State:

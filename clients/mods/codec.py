@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hqde_fl.clients.message_fields import array_record, is_training, server_round
 from hqde_fl.codec import Codec
-from hqde_fl.codec.base import LARGEST
+from hqde_fl.codec.payload import MAX_MAGNITUDE
 from hqde_fl.codec.request import from_json, to_json
 from hqde_fl.protocol.members import member_name, members_of, named, of_member, record_of
 from hqde_fl.protocol.message_size import message_bytes
@@ -72,7 +72,7 @@ class CodecMod:
         packed, memories, anew = ArrayRecord(), [], list[int]()
         for part in parts:
             coded = part.update(trained)
-            if coded is None or not bool((coded.abs() <= LARGEST).all()):  # nor for NaN
+            if coded is None or not bool((coded.abs() <= MAX_MAGNITUDE).all()):  # nor for NaN
                 return reply
             which = () if part.member is None else (part.member,)
             rng = seeds.numpy("codec", place, number, *which)

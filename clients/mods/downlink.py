@@ -1,4 +1,4 @@
-"""Downlink: models that arrive as differences from an earlier version."""
+"""Downlink: reconstruction of models that the server sends as differences to earlier versions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hqde_fl.protocol.delta_broadcast import (
 from hqde_fl.protocol.members import config_of, member_name, members_of, named, of_member, record_of
 
 MODEL = "hqde.model"
-"""Name in the client's state of the model that came last; of a member's with the member's name."""
+"""Name in the client's state of the last received model; a member's name is appended to it."""
 
 
 @final
@@ -31,36 +31,36 @@ MODEL = "hqde.model"
 class DownlinkMod:
     """A Flower mod that reconstructs models which the server sends as differences.
 
-    It has to be the outermost: what is inside sees full models only. The last model, or the last of
-    each member, is kept in ``Context.state``. A client that does not have what the differences
-    start from, or whose checksum is wrong, says so instead of training; the server then sends the
-    model in full.
+    It must be the outermost mod: those inside then see full models only. ``Context.state`` keeps
+    the last model, or the last of each member. A client that lacks the model to which the
+    differences apply, or whose checksum is wrong, replies that it holds no version instead of
+    training; the server then sends the full model.
     """
 
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        """Reconstruct the model, train, and say which version this client holds."""
+        """Reconstruct the model, train, and report the version that this client now holds."""
         if not is_training(message):
             return call_next(message, context)
         config, members = config_of(message), members_of(message)
         if members is None:
-            return self._whole(message, config, context, call_next)
+            return self._train_single_model(message, config, context, call_next)
         if not any(VERSION in of_member(member, config) for member in members):
             return call_next(message, context)
         name, record = array_record(message)
         models: dict[str, Array] = {}
         held = ConfigRecord()
         for member in members:
-            part, about = record_of(of_member(member, record)), of_member(member, config)
+            sent, version = record_of(of_member(member, record)), of_member(member, config)
             suffix = f".{member_name(member)}"
-            model = _followed(part, about, context, suffix)
-            held.update(named(member, {"version": NONE if model is None else about[VERSION]}))
+            model = _reconstruct(sent, version, context, suffix)
+            held.update(named(member, {"version": NONE if model is None else version[VERSION]}))
             if model is not None:
                 models |= named(member, model)
         if NONE in held.values():
             return Message(RecordDict({HELD: held}), reply_to=message)
-        return _trained(message, name, record_of(models), held, context, call_next)
+        return _train(message, name, record_of(models), held, context, call_next)
 
-    def _whole(
+    def _train_single_model(
         self,
         message: Message,
         config: ConfigRecord,
@@ -70,14 +70,14 @@ class DownlinkMod:
         if not isinstance(version := config.get(VERSION), int):
             return call_next(message, context)
         name, record = array_record(message)
-        model = _followed(record, config, context)
+        model = _reconstruct(record, config, context)
         if model is None:
             return Message(RecordDict({HELD: ConfigRecord({"version": NONE})}), reply_to=message)
         held = ConfigRecord({"version": version})
-        return _trained(message, name, model, held, context, call_next)
+        return _train(message, name, model, held, context, call_next)
 
 
-def _trained(
+def _train(
     message: Message,
     name: str,
     model: ArrayRecord,
@@ -85,7 +85,7 @@ def _trained(
     context: Context,
     call_next: ClientAppCallable,
 ) -> Message:
-    """The reply to the message with a full model in it, and which versions are held."""
+    """Train on the full model and return the reply with the versions that the client holds."""
     full = copy.copy(message)
     full.content = RecordDict(dict(message.content))
     full.content[name] = model
@@ -95,10 +95,13 @@ def _trained(
     return Message(RecordDict({**reply.content, HELD: held}), reply_to=message)
 
 
-def _followed(
+def _reconstruct(
     record: ArrayRecord, config: Mapping[str, Any], context: Context, suffix: str = ""
 ) -> ArrayRecord | None:
-    """The model that came, in full or as differences, now kept; None if it cannot be followed."""
+    """Return and keep the model that was sent, in full or as differences.
+
+    None if the client lacks the model to which the differences apply, or the checksum is wrong.
+    """
     version = config[VERSION]
     model = record
     if BASE in config:

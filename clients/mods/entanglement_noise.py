@@ -1,4 +1,4 @@
-"""Entanglement noise: every client's part of a noise that cancels in the cohort's mean."""
+"""Entanglement noise: clients add noise that cancels in the mean over all clients."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from hqde_fl.seeding import Seeds
 class EntanglementNoiseMod:
     """A Flower mod that adds a client's part of the noise to the weights it sends.
 
-    The cohort is all clients there are: where one of them is not asked, fails, is filtered out or
-    weighs more than another, the noise does not cancel. Integer buffers are left alone.
+    The noise cancels only in an equally weighted mean over all clients: not if one is not selected,
+    fails or is filtered. Integer buffers are not changed.
 
     Parameters
     ----------
     noise : EntanglementNoise
-        Which noise.
+        The noise.
     seed : int
         The run's seed, the same for all clients.
     """
@@ -36,22 +36,22 @@ class EntanglementNoiseMod:
     seed: int = 0
 
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        """Add noise to the reply to a training message; hand on any other."""
+        """Add noise to the reply to a training message; pass any other message on."""
         reply = call_next(message, context)
         if not is_training(message):
             return reply
         partition, count = partition_of(context)
-        turn = server_round(message)
+        number = server_round(message)
 
-        def change(start: State, trained: State) -> State:
+        def add_noise(start: State, trained: State) -> State:
             floats = {name: t for name, t in trained.items() if t.is_floating_point()}
             size = sum(tensor.numel() for tensor in floats.values())
-            share = self.noise.share(partition, range(count), size, turn, Seeds(self.seed))
-            parts = share.split([tensor.numel() for tensor in floats.values()])
+            noise = self.noise.share(partition, range(count), size, number, Seeds(self.seed))
+            parts = noise.split([tensor.numel() for tensor in floats.values()])
             noisy: dict[str, Tensor] = {
                 name: (tensor.to(torch.float64) + part.reshape(tensor.shape)).to(tensor.dtype)
                 for (name, tensor), part in zip(floats.items(), parts, strict=True)
             }
             return {**trained, **noisy}
 
-        return with_changed_state(message, reply, change)
+        return with_changed_state(message, reply, add_noise)

@@ -1,4 +1,4 @@
-"""A tiny task, and Flower messages made by hand."""
+"""A small task, and fixtures that build Flower messages and contexts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Node = Callable[..., Context]
 
 
 def blobs(number: int, count: int, examples: int = 21) -> TensorDataset:
-    """Three classes in four dimensions, other examples in every partition."""
+    """Return examples of three classes in four dimensions, different in every partition."""
     generator = torch.Generator().manual_seed(1000 * count + number)
     y = torch.arange(examples) % 3
     centres = torch.eye(3, 4) * 4
@@ -32,7 +32,7 @@ def blobs(number: int, count: int, examples: int = 21) -> TensorDataset:
 
 
 def network() -> nn.Module:
-    """Has everything that can go wrong: dropout, running statistics, an integer buffer."""
+    """Return a network with dropout, running statistics and an integer buffer."""
     return nn.Sequential(
         nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3)
     )
@@ -45,7 +45,7 @@ def task() -> Task:
 
 @pytest.fixture
 def ask(monkeypatch: pytest.MonkeyPatch) -> Ask:
-    """Builds a message from the server: ``ask(state, round, type)``."""
+    """Return a function that builds a message from the server: ``ask(state, round, type)``."""
     for name in ("_run_id", "_task_id", "_node_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
 
@@ -58,7 +58,7 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> Ask:
 
 @pytest.fixture
 def node() -> Node:
-    """Builds the context of the node that holds a partition."""
+    """Return a function that builds the context of the node with a partition."""
 
     def build(partition: int = 0, count: int = 3) -> Context:
         config = {"partition-id": partition, "num-partitions": count}
@@ -74,7 +74,10 @@ def state(task):
 
 @pytest.fixture
 def train(task, ask, node, state):
-    """The reply of a node to one training message; pass ``context`` to ask the same node again."""
+    """Return a function that trains one client and returns its reply.
+
+    Pass ``context`` to send a further message to the same node.
+    """
 
     def build(*mods, number=1, start=None, context=None):
         app = ensemble_app(task, training=Training(lr=0.1, batch_size=4), mods=mods)
@@ -85,13 +88,13 @@ def train(task, ask, node, state):
 
 @pytest.fixture
 def weights():
-    """The function that reads a reply's arrays."""
+    """Return a function that reads a reply's arrays as a state dict."""
     return lambda reply: from_record(reply.content["arrays"])
 
 
 @pytest.fixture
 def screened(ask, state):
-    """What the server makes of a reply."""
+    """Return a function that screens a reply as the server does."""
 
     def build(reply):
         arrays = ask(state).content["arrays"]
@@ -103,7 +106,7 @@ def screened(ask, state):
 
 @pytest.fixture
 def same():
-    """Whether two states are equal."""
+    """Return a function that tells whether two states are equal."""
     return lambda one, other: (
         list(one) == list(other) and all(torch.equal(one[k], other[k]) for k in one)
     )

@@ -1,4 +1,4 @@
-"""EnsembleClient, through the ClientApp it is turned into."""
+"""Tests of ``EnsembleClient`` through the ``ClientApp`` of ``ensemble_app``."""
 
 import hashlib
 import itertools
@@ -44,26 +44,26 @@ def test_the_reply_holds_full_weights_and_metrics(task, ask, node):
     assert reply.metadata.reply_to_message_id == message.metadata.message_id
 
 
-def test_the_message_is_left_as_it_was(task, ask, node):
+def test_training_does_not_change_the_message(task, ask, node):
     state = initial_state(task, 1, Seeds(0))
     message, copy = ask(state), ask(state)
     ensemble_app(task)(message, node())
     assert message.content == copy.content
 
 
-def test_a_reply_does_not_depend_on_who_trained_before(task, ask, node):
+def test_a_reply_does_not_depend_on_earlier_clients(task, ask, node):
     message = ask(initial_state(task, 2, Seeds(0)))
     replies = set()
     for order in itertools.permutations(range(3)):
         app = ensemble_app(task, members=2, training=TRAINING, seed=3)
-        found = {partition: digest(app(message, node(partition))) for partition in order}
-        replies.add(tuple(found[partition] for partition in range(3)))
-        assert found[0] == digest(app(message, node(0)))
+        digests = {partition: digest(app(message, node(partition))) for partition in order}
+        replies.add(tuple(digests[partition] for partition in range(3)))
+        assert digests[0] == digest(app(message, node(0)))
     assert len(replies) == 1
     assert len(set(replies.pop())) == 3
 
 
-def test_round_seed_and_member_each_draw_their_own_numbers(task, ask, node):
+def test_round_seed_and_member_determine_the_random_numbers(task, ask, node):
     state = initial_state(task, 1, Seeds(0))
     digests = {
         digest(ensemble_app(task, seed=seed)(ask(state, number), node()))
@@ -71,8 +71,8 @@ def test_round_seed_and_member_each_draw_their_own_numbers(task, ask, node):
         for number in (1, 2)
     }
     assert len(digests) == 4
-    twins = {f"member-{m}/{name}": tensor for m in (0, 1) for name, tensor in state.items()}
-    reply = ensemble_app(task, members=2)(ask(twins), node())
+    equal_members = {f"member-{m}/{name}": tensor for m in (0, 1) for name, tensor in state.items()}
+    reply = ensemble_app(task, members=2)(ask(equal_members), node())
     one, two = split(from_record(reply.content["arrays"]), 2)
     assert not torch.equal(one["0.weight"], two["0.weight"])
 
@@ -102,25 +102,25 @@ context = Context(1, 1, {"partition-id": 1, "num-partitions": 2}, RecordDict(), 
 app = ensemble_app(task, training=Training(batch_size=5, epochs=3), seed=2)
 reply = app(Message(RecordDict(content), 1, "train"), context)
 data = b"".join(array.data for array in reply.content["arrays"].values())
-found = hashlib.sha256(data).hexdigest()
+result = hashlib.sha256(data).hexdigest()
 """
 
 
 def test_another_process_gives_the_same_bits(ask):
     run = subprocess.run(
-        [sys.executable, "-c", PROGRAM + "print(found)"],
+        [sys.executable, "-c", PROGRAM + "print(result)"],
         env={"PYTHONPATH": ":".join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=True,
     )
     torch.manual_seed(123)
-    here: dict[str, str] = {}
-    exec(PROGRAM, here)
-    assert run.stdout.strip() == here["found"]
+    variables: dict[str, str] = {}
+    exec(PROGRAM, variables)
+    assert run.stdout.strip() == variables["result"]
 
 
-def test_several_members_travel_in_one_record_and_vote(task, ask, node):
+def test_several_members_are_sent_in_one_record_and_vote(task, ask, node):
     state = initial_state(task, 3, Seeds(0))
     app = ensemble_app(task, members=3, training=TRAINING)
     reply = app(ask(state), node())
@@ -139,38 +139,38 @@ def test_several_members_travel_in_one_record_and_vote(task, ask, node):
     assert set(answer) == {"num-examples", *(f"eval-{name}" for name in expected)}
 
 
-def test_a_node_says_which_partition_it_holds(task, ask, node):
+def test_a_node_reports_its_partition(task, ask, node):
     reply = ensemble_app(task)(ask({}, kind="query.identity"), node(2))
     assert dict(reply.content["identity"]) == {"partition-id": 2}
 
 
-def test_models_are_built_once_and_partitions_read_once(task, ask, node, monkeypatch):
-    built, read = [], []
+def test_models_are_built_once_and_partitions_are_loaded_once(task, ask, node, monkeypatch):
+    built, loaded = [], []
 
     def model():
         built.append(1)
         return task.model()
 
     def partition(number, count):
-        read.append(number)
+        loaded.append(number)
         return task.partition(number, count)
 
-    counted = replace(task, model=model, partition=partition)
+    counting = replace(task, model=model, partition=partition)
     message = ask(initial_state(task, 2, Seeds(0)))
-    app = ensemble_app(counted, members=2)
+    app = ensemble_app(counting, members=2)
     for number in (0, 1, 0, 2, 1):
         app(message, node(number))
     assert len(built) == 2
-    assert read == [0, 1, 2]
+    assert loaded == [0, 1, 2]
 
-    monkeypatch.setattr(ensemble, "PARTITIONS_KEPT", 2)
-    client = EnsembleClient(counted, members=2)
+    monkeypatch.setattr(ensemble, "MAX_CACHED_PARTITIONS", 2)
+    client = EnsembleClient(counting, members=2)
     for number in (0, 1, 2, 0):
         client.train(message, node(number))
     assert len(client._partitions) == 2
 
 
-def test_other_weights_than_the_models_are_an_error(task, ask, node):
+def test_weights_of_another_model_are_an_error(task, ask, node):
     state = initial_state(task, 1, Seeds(0))
     del state["0.weight"]
     with pytest.raises(RuntimeError, match=r"0\.weight"):

@@ -6,11 +6,11 @@ from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
 
 
-def test_one_member_travels_under_the_names_of_the_model(task):
+def test_a_single_member_keeps_the_names_of_the_model(task):
     assert list(initial_state(task, 1, Seeds(0))) == list(task.model().state_dict())
 
 
-def test_several_members_are_told_apart_and_start_differently(task):
+def test_several_members_have_prefixed_names_and_different_weights(task):
     state = initial_state(task, 3, Seeds(0))
     names = list(task.model().state_dict())
     assert list(state) == [f"member-{m}/{name}" for m in range(3) for name in names]
@@ -19,7 +19,7 @@ def test_several_members_are_told_apart_and_start_differently(task):
     task.model().load_state_dict(one)
 
 
-def test_the_start_depends_on_the_seed_alone(task):
+def test_the_initial_state_depends_on_the_seed_alone(task):
     torch.manual_seed(1)
     rng = torch.get_rng_state()
     one = initial_state(task, 2, Seeds(4))

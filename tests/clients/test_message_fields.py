@@ -13,12 +13,12 @@ def test_training_messages_are_recognised(ask, kind, expected):
     assert is_training(ask({}, kind=kind)) is expected
 
 
-def test_the_round_is_read_from_whatever_config_there_is(ask):
+def test_the_round_is_read_from_any_config_record(ask):
     assert server_round(ask({}, 7)) == 7
     assert server_round(Message(RecordDict(), 1, "train")) == 0
 
 
-def test_there_must_be_one_array_record(ask):
+def test_a_message_must_have_one_array_record(ask):
     message = ask({})
     assert array_record(message)[0] == "arrays"
     message.content["more"] = ArrayRecord()
@@ -26,7 +26,7 @@ def test_there_must_be_one_array_record(ask):
         array_record(message)
 
 
-def test_the_partition_is_read_from_the_node(node):
+def test_the_partition_is_read_from_the_nodes_config(node):
     assert partition_of(node(2, 5)) == (2, 5)
 
 
@@ -39,6 +39,6 @@ def test_the_partition_is_read_from_the_node(node):
         ({"partition-id": -1, "num-partitions": 2}, r"found -1"),
     ],
 )
-def test_a_node_that_does_not_know_its_partition_is_told_so(config, message):
+def test_a_missing_or_impossible_partition_is_an_error(config, message):
     with pytest.raises(ConfigError, match=message):
         partition_of(Context(1, 1, config, RecordDict(), {}))

@@ -5,7 +5,7 @@ from hqde_fl.clients.task import Task, accuracy
 from hqde_fl.errors import ConfigError
 
 
-def test_accuracy_is_the_fraction_of_right_answers():
+def test_accuracy_is_the_fraction_of_correct_predictions():
     outputs = torch.tensor([[2.0, 1.0], [0.0, 3.0], [5.0, 4.0], [0.0, 1.0]])
     assert accuracy(outputs, torch.tensor([0, 1, 1, 1])) == 0.75
 

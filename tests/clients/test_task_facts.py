@@ -1,4 +1,4 @@
-"""What a model and a few examples tell of a task."""
+"""Tests of the properties of a task that a model and a few examples show."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from torch.nn import functional
 from torch.utils.data import Dataset, TensorDataset
 
 from hqde_fl.clients.batches import Arguments
+from hqde_fl.clients.label_checks import DEFAULT_IGNORE_INDEX, check_labels, ignored_label
 from hqde_fl.clients.task import Task
-from hqde_fl.clients.task_facts import IGNORED, TaskFacts, check_labels, ignored_label
+from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.errors import ConfigError
 
 N = 20
@@ -27,7 +28,7 @@ def facts(
     collate: Any = None,
     **more: Any,
 ) -> TaskFacts:
-    """Of a task whose model makes of x what ``outputs`` does."""
+    """Return the facts of a task whose model computes ``outputs(x)``."""
 
     class Model(nn.Module):
         def forward(self, x: Any) -> Any:
@@ -72,12 +73,12 @@ LABELS = torch.arange(N) % 2
         "no batch",
     ],
 )
-def test_outputs_tell_the_number_of_classes_where_they_can(outputs, targets, classes):
+def test_the_number_of_classes_is_inferred_from_outputs_where_possible(outputs, targets, classes):
     assert facts(outputs, targets).classes == classes
     assert facts(outputs, targets, classes=12).classes == 12
 
 
-def test_what_a_task_says_needs_neither_model_nor_data():
+def test_stated_classes_need_neither_model_nor_data():
     def refuse(*_: object) -> Any:
         raise AssertionError
 
@@ -97,7 +98,7 @@ def test_what_a_task_says_needs_neither_model_nor_data():
         (lambda x: (x, x), LABELS, None, r"found outputs tuple for .* give Task\(classes=\.\.\.\)"),
     ],
 )
-def test_classes_that_cannot_be(outputs, targets, stated, message):
+def test_unknown_or_contradicting_classes_are_refused(outputs, targets, stated, message):
     with pytest.raises(ConfigError, match=message):
         facts(outputs, targets).require_classes(stated)
 
@@ -107,11 +108,11 @@ def test_one_class_is_too_few():
         facts(lambda x: x[:, :2], LABELS, classes=1).require_classes()
 
 
-def test_where_the_outputs_do_not_tell_somebody_may_say_it():
+def test_a_stated_number_of_classes_is_used_where_it_cannot_be_inferred():
     assert facts(lambda x: (x, x), LABELS).require_classes(4) == 4
 
 
-def test_one_score_for_each_target_is_about_two_classes_or_none():
+def test_one_score_per_target_requires_the_labels_0_and_1():
     rare = torch.zeros(1000)
     rare[577] = 1
     for labels in (rare, rare.long()):
@@ -122,17 +123,17 @@ def test_one_score_for_each_target_is_about_two_classes_or_none():
         facts(lambda x: x[:, :1], torch.zeros(N).long()).require_two_classes()
 
 
-def test_looking_changes_nothing():
-    """The model, its mode, and the generators are as they were; nothing is done twice."""
+def test_facts_leave_model_mode_and_generators_unchanged():
+    """Each fact is computed once, and leaves the model, its mode and the generators unchanged."""
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3))
-    asked: list[int] = []
+    read: list[int] = []
 
     class Drawing(Dataset[Any]):
         def __len__(self) -> int:
             return 100
 
         def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-            asked.append(index)
+            read.append(index)
             return torch.randn(4), index % 3
 
     task = Task(lambda: model, lambda i, n: Drawing(), Drawing)
@@ -141,15 +142,15 @@ def test_looking_changes_nothing():
     torch.manual_seed(3)
     expected = torch.randn(2)
     torch.manual_seed(3)
-    found = TaskFacts(task, Drawing, model)
-    assert (found.classes, found.classes, found.width) == (3, 3, 3)
+    drawn = TaskFacts(task, Drawing, model)
+    assert (drawn.classes, drawn.classes, drawn.width) == (3, 3, 3)
     assert torch.equal(torch.randn(2), expected)
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert asked == [0, 12, 25, 37, 50, 62, 75, 87]
+    assert read == [0, 12, 25, 37, 50, 62, 75, 87]
 
 
-def test_arguments_and_a_collate_of_the_tasks_own():
+def test_a_tasks_collate_may_return_arguments():
     def collate(examples: list[Any]) -> tuple[Any, Any]:
         x, y = torch.utils.data.default_collate(examples)
         return Arguments(named={"x": x}), y
@@ -157,14 +158,14 @@ def test_arguments_and_a_collate_of_the_tasks_own():
     assert facts(lambda x: x[:, :3], LABELS, collate=collate).classes == 3
 
 
-def test_who_is_to_blame():
+def test_errors_of_the_task_are_kept_as_failure():
     def broken(x: Any) -> Any:
         raise ValueError("out of memory")
 
-    found = facts(broken, LABELS)
+    failing = facts(broken, LABELS)
     with pytest.raises(ValueError, match="out of memory") as caught:
-        _ = found.classes
-    assert found.failure is caught.value
+        _ = failing.classes
+    assert failing.failure is caught.value
     fine = facts(lambda x: (x, x), LABELS)
     with pytest.raises(ConfigError):
         fine.require_classes()
@@ -175,11 +176,11 @@ def test_who_is_to_blame():
     assert empty.failure is not None
 
 
-def test_a_loss_may_say_which_label_it_ignores():
+def test_the_ignored_label_is_that_of_the_loss():
     def ignored(loss: Any) -> int:
         return ignored_label(Task(nn.Identity, lambda i, n: [], lambda: [], loss))
 
-    assert ignored(functional.cross_entropy) == ignored(lambda o, t: o) == IGNORED
+    assert ignored(functional.cross_entropy) == ignored(lambda o, t: o) == DEFAULT_IGNORE_INDEX
     assert ignored(nn.CrossEntropyLoss(ignore_index=255)) == 255
     assert ignored(partial(functional.cross_entropy, ignore_index=-1)) == -1
 
@@ -193,8 +194,8 @@ def test_a_loss_may_say_which_label_it_ignores():
         ([0, -1], "it needs labels of at least 0, found -1; .* ignore_index"),
     ],
 )
-def test_labels_that_are_no_classes(labels, message):
+def test_labels_that_are_not_class_numbers_are_refused(labels, message):
     with pytest.raises(ConfigError, match=message):
-        check_labels(torch.tensor(labels), 3, IGNORED, "it")
-    check_labels(torch.tensor([0, 2, IGNORED]), 3, IGNORED, "it")
-    check_labels(torch.tensor([True, False]), 2, IGNORED, "it")
+        check_labels(torch.tensor(labels), 3, DEFAULT_IGNORE_INDEX, "it")
+    check_labels(torch.tensor([0, 2, DEFAULT_IGNORE_INDEX]), 3, DEFAULT_IGNORE_INDEX, "it")
+    check_labels(torch.tensor([True, False]), 2, DEFAULT_IGNORE_INDEX, "it")

@@ -11,8 +11,10 @@ from torch.utils.data import Dataset, TensorDataset
 from hqde_fl.clients.batches import iterate_batches
 from hqde_fl.clients.data_subset import data_subset
 from hqde_fl.clients.evaluation import evaluate
+from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
-from hqde_fl.clients.training import Training, idle, poison, reproducible, train
+from hqde_fl.clients.training import Training, train
+from hqde_fl.clients.training_hooks import idle, poison
 from hqde_fl.errors import ConfigError, DataError
 
 
@@ -34,7 +36,7 @@ def same(one, other):
 
 
 class Examples(Dataset):
-    """Not a TensorDataset: its labels are Python numbers, and it goes through a DataLoader."""
+    """A data set with Python numbers as labels, which is read through a ``DataLoader``."""
 
     def __init__(self, data):
         self.data = data
@@ -48,29 +50,29 @@ class Examples(Dataset):
 
 
 class Constant(TensorDataset):
-    """Tensors behind a ``__getitem__`` of its own."""
+    """A ``TensorDataset`` with its own ``__getitem__``."""
 
     def __getitem__(self, index):
         x, y = super().__getitem__(index)
         return torch.full_like(x, 7), y
 
 
-def test_a_tensor_data_set_of_ones_own_is_read_by_its_own_getitem():
+def test_a_subclass_of_tensor_dataset_is_read_by_its_own_getitem():
     data = Constant(torch.randn(6, 2), torch.arange(6))
-    for found in (data, data_subset(data, [0, 3])):
-        (batch,) = iterate_batches(found, 6, torch.device("cpu"))
+    for part in (data, data_subset(data, [0, 3])):
+        (batch,) = iterate_batches(part, 6, torch.device("cpu"))
         assert batch.inputs.unique().tolist() == [7]
 
 
 class Augmented(Examples):
-    """Draws from the global generators of NumPy and Python."""
+    """A data set that draws from the global generators of NumPy and Python."""
 
     def __getitem__(self, index):
         x, y = super().__getitem__(index)
         return x + np.random.randn() + random.random(), y
 
 
-def test_what_a_data_set_draws_is_reproducible_and_missed_by_nobody(task):
+def test_a_data_sets_random_numbers_are_reproducible_and_leave_the_generators_unchanged(task):
     data = Augmented(task.partition(0, 3))
     states = random.getstate(), np.random.get_state()[1].tolist()
     one = trained(task, Training(), data=data)[0]
@@ -104,7 +106,7 @@ def test_the_same_generator_gives_the_same_bits_and_another_does_not(task):
     assert not same(trained(task, training)[0], trained(task, training, seed=1)[0])
 
 
-def test_the_number_of_threads_of_the_process_does_not_matter():
+def test_the_process_thread_count_does_not_change_the_result():
     def network():
         return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 
@@ -130,7 +132,7 @@ def test_the_global_generator_is_neither_read_nor_changed(task):
     assert same(one, trained(task, Training())[0])
 
 
-def test_reproducible_puts_everything_back_after_an_exception():
+def test_reproducible_restores_the_process_after_an_exception():
     state, threads = torch.get_rng_state(), torch.get_num_threads()
 
     def fail():
@@ -144,7 +146,7 @@ def test_reproducible_puts_everything_back_after_an_exception():
     assert torch.get_num_threads() == threads
 
 
-def test_a_used_optimizer_is_as_good_as_a_new_one(task):
+def test_a_used_optimizer_gives_the_result_of_a_new_one(task):
     training = Training(epochs=2, momentum=0.9, batch_size=4)
     fresh, _ = trained(task, training)
     model, _ = trained(task, training, seed=9)
@@ -171,13 +173,13 @@ def test_the_proximal_term_is_fedprox(task):
         distance = sum(((p - q.detach()) ** 2).sum() for p, q in pairs)
         (functional.cross_entropy(expected(x), y) + 0.7 / 2 * distance).backward()
         optimizer.step()
-    found, _ = trained(flat, training)
-    for p, q in zip(found.parameters(), expected.parameters(), strict=True):
+    model, _ = trained(flat, training)
+    for p, q in zip(model.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
-    assert not torch.allclose(found.weight, start.weight)
+    assert not torch.allclose(model.weight, start.weight)
 
 
-def test_any_map_style_data_set_will_do(task):
+def test_any_map_style_data_set_can_be_trained_on(task):
     data = task.partition(0, 3)
     model, loss = trained(task, Training(), data=Examples(data))
     assert 0 < loss < 5
@@ -195,7 +197,7 @@ def test_a_last_batch_of_one_is_dropped(task, wrap):
     assert int(model.state_dict()["1.num_batches_tracked"]) == 2
 
 
-def test_a_single_example_is_trained_on(task):
+def test_a_single_example_can_be_trained_on(task):
     flat = Task(lambda: nn.Linear(4, 3), task.partition, task.test)
     data = TensorDataset(*(t[:1] for t in task.partition(0, 3).tensors))
     assert trained(flat, Training(), data=data)[1] > 0
@@ -209,7 +211,7 @@ def test_no_examples_are_an_error(task):
         evaluate([task.model()], empty, task)
 
 
-def test_poison_changes_what_is_learnt_while_it_is_set(task):
+def test_poison_changes_training_while_it_is_set(task):
     honest, _ = trained(task, Training())
     token = poison.set(lambda x, y: (x, 2 - y))
     try:
@@ -219,7 +221,7 @@ def test_poison_changes_what_is_learnt_while_it_is_set(task):
     assert same(trained(task, Training())[0], honest)
 
 
-def test_an_idle_client_leaves_the_model_alone_and_reports_a_loss(task):
+def test_an_idle_client_keeps_the_model_and_reports_a_loss(task):
     token = idle.set(True)
     try:
         model, loss = trained(task, Training(batch_size=64))
@@ -248,9 +250,9 @@ def test_several_models_vote_with_their_mean_probabilities(task):
     x, y = task.test().tensors
     with torch.no_grad():
         mean = torch.stack([model(x).softmax(dim=1) for model in models]).mean(dim=0)
-    found = evaluate(models, task.test(), task)
-    assert found["accuracy"] == pytest.approx(float((mean.argmax(1) == y).float().mean()))
-    assert found["loss"] == pytest.approx(float(functional.nll_loss(mean.log(), y)), rel=1e-5)
+    values = evaluate(models, task.test(), task)
+    assert values["accuracy"] == pytest.approx(float((mean.argmax(1) == y).float().mean()))
+    assert values["loss"] == pytest.approx(float(functional.nll_loss(mean.log(), y)), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -273,12 +275,12 @@ def test_impossible_training_is_refused_by_name(name, value):
         Training(**{name: value})
 
 
-def test_regularization_noise_perturbs_the_gradients_and_dies_down(task):
+def test_regularization_noise_perturbs_the_gradients_and_decays(task):
     from hqde_fl.noise import RegularizationNoise
 
     plain, _ = trained(task, Training(lr=0.1))
     silent, _ = trained(task, Training(lr=0.1, regularization_noise=RegularizationNoise(0.0)))
-    # it draws as many numbers whatever the scale, after the order of the examples was drawn
+    # it draws the same count of numbers at any scale, after the order of the examples is drawn
     assert same(plain, silent)
     steady, fading = (RegularizationNoise(0.5, decay=decay) for decay in (0.0, 20.0))
     noisy = Training(lr=0.1, batch_size=4, regularization_noise=steady)
@@ -286,11 +288,12 @@ def test_regularization_noise_perturbs_the_gradients_and_dies_down(task):
     assert same(trained(task, noisy)[0], trained(task, noisy)[0])
     dying = Training(lr=0.1, batch_size=4, regularization_noise=fading)
     assert not same(trained(task, noisy)[0], trained(task, dying)[0])
-    first, only = (Training(lr=0.1, regularization_noise=each) for each in (steady, fading))
-    assert same(trained(task, first)[0], trained(task, only)[0])  # the first step has it all
+    one_step = [Training(lr=0.1, regularization_noise=noise) for noise in (steady, fading)]
+    models = [trained(task, training)[0] for training in one_step]
+    assert same(*models)  # the first step has the full noise
 
 
-def test_adamw_trains_and_forgets_between_rounds(task):
+def test_adamw_trains_and_its_state_is_cleared_between_rounds(task):
     training = Training(optimizer="adamw", lr=0.05, epochs=3)
     model, loss = trained(task, training)
     assert evaluate([model], task.partition(0, 3), task)["loss"] < loss

@@ -16,7 +16,7 @@ SIDE = 6
 
 
 def images(count=120, seed=0):
-    """The label is the row that is bright."""
+    """Return images whose label is the index of their bright row."""
     y = torch.arange(count) % 3
     x = 0.1 * torch.rand(count, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
     x[torch.arange(count), 0, y] += 0.5
@@ -34,7 +34,7 @@ def task():
 
 @pytest.fixture
 def trained(task, ask, node, weights):
-    """The model that a client sends."""
+    """Return a function that trains a client and returns the model that it sends."""
 
     def build(*mods):
         app = ensemble_app(task, training=Training(epochs=20, lr=0.3, batch_size=10), mods=mods)
@@ -54,7 +54,7 @@ def test_the_trigger_is_a_patch_in_the_corner():
     assert Backdoor(size=2).trigger(torch.zeros(5, 5)).sum() == 4
 
 
-def test_triggered_data_are_all_others_labelled_as_the_target():
+def test_triggered_examples_are_those_of_other_labels_with_the_targets_label():
     data = images(9)
     backdoor = Backdoor(target=1, size=2)
     for source in (data, [(x, int(y)) for x, y in data]):
@@ -65,7 +65,7 @@ def test_triggered_data_are_all_others_labelled_as_the_target():
         backdoor.triggered(TensorDataset(torch.zeros(2, 4, 4), torch.ones(2)))
 
 
-def test_only_a_part_of_every_batch_is_poisoned():
+def test_only_a_fraction_of_every_batch_is_poisoned():
     x, y = images(9).tensors
     copies = x.clone(), y.clone()
     backdoor = Backdoor(target=2, fraction=1 / 3, size=2)
@@ -78,7 +78,7 @@ def test_only_a_part_of_every_batch_is_poisoned():
     assert Backdoor(fraction=0.01)._poison(x, y)[1][0] == 0
 
 
-def test_a_poisoned_model_is_accurate_and_obeys_the_trigger(task, trained):
+def test_a_poisoned_model_is_accurate_and_follows_the_trigger(task, trained):
     backdoor = Backdoor(target=2, size=2)
     honest, poisoned = trained(), trained(backdoor)
     for model in (honest, poisoned):
@@ -88,7 +88,7 @@ def test_a_poisoned_model_is_accurate_and_obeys_the_trigger(task, trained):
     assert attack_success([poisoned, poisoned], task.test(), task, backdoor) > 0.9
 
 
-def test_a_scaled_backdoor_is_the_same_update_but_longer(task, trained):
+def test_a_scaled_backdoor_is_a_multiple_of_the_same_update(task, trained):
     start = initial_state(task, 1, Seeds(0))
     once = trained(Backdoor(size=2)).state_dict()
     thrice = trained(Backdoor(size=2, scale=3.0)).state_dict()

@@ -1,4 +1,4 @@
-"""Faults look at a task before a run: what cannot act there is refused."""
+"""Tests that a fault or attack which cannot act on a task is refused before the run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Y = torch.arange(30) % 3
 
 
 class State(nn.Module):
-    """A model with these arrays as its state."""
+    """A model whose state is the given arrays."""
 
     def __init__(self, **arrays):
         super().__init__()
@@ -43,7 +43,7 @@ def check(fault, facts):
 
 
 @pytest.mark.parametrize("name", [*FAULTS, *ATTACKS])
-def test_all_can_act_on_images_with_classes(name):
+def test_all_faults_can_act_on_images_with_classes(name):
     registry = FAULTS if name in list(FAULTS) else ATTACKS
     fault = registry.build({"name": name, "z": 1.5} if name == "alie" else name)
     assert check(fault, facts_of(images)) is None
@@ -63,7 +63,7 @@ WEIGHTS = ["gaussian", "infinity", "nan", "scaling", "sign-flip", "zero", *ATTAC
     ],
     ids=["an integer", "no numbers", "complex", "no arrays"],
 )
-def test_what_changes_weights_needs_some(name, model):
+def test_a_fault_that_changes_weights_needs_floating_point_weights(name, model):
     registry = FAULTS if name in list(FAULTS) else ATTACKS
     fault = registry.build({"name": name, "z": 1.5} if name == "alie" else name)
     with pytest.raises(ConfigError, match="must have floating-point weights, found none"):
@@ -86,7 +86,7 @@ def test_a_wrong_shape_needs_an_array_with_rows(how):
     check(WrongShape(how), facts_of(partial(State, a=torch.tensor(1.0), b=torch.zeros(1))))
 
 
-def test_a_wrong_dtype_must_be_another():
+def test_a_wrong_dtype_must_differ_from_the_models():
     doubles = partial(State, a=torch.zeros(2).double())
     with pytest.raises(
         ConfigError, match="not be that of all weights, found 'float64' and float64"
@@ -153,7 +153,7 @@ def test_a_backdoor_in_arguments_is_refused():
         check(Backdoor(), facts_of(partial(Model, 64, 3), collate=collate))
 
 
-def test_what_needs_no_examples_loads_none():
+def test_a_fault_that_needs_no_examples_loads_none():
     def refuse(*_):
         raise AssertionError
 

@@ -1,4 +1,4 @@
-"""What a fault's own code raises is told from what the client's honest part raises."""
+"""Tests that errors of a fault's own code are separated from those of the honest client."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from hqde_fl.clients.faults import Backdoor, Crash, Fault, LabelFlip, SignFlip, 
 from hqde_fl.clients.faults.fault_errors import FaultError, failure_text, find_failure
 from hqde_fl.clients.members import initial_state
 from hqde_fl.clients.task import Task
-from hqde_fl.clients.training import Training, poison
+from hqde_fl.clients.training import Training
+from hqde_fl.clients.training_hooks import poison
 from hqde_fl.errors import ConfigError
 from hqde_fl.protocol.records import to_record
 from hqde_fl.seeding import Seeds
@@ -23,7 +24,7 @@ from hqde_fl.seeding import Seeds
 
 @dataclass(frozen=True)
 class Broken(Fault):
-    """Raises before, instead of or after the honest part."""
+    """A fault whose code raises before or after the honest training."""
 
     when: str
 
@@ -43,7 +44,7 @@ def state(task):
 
 @pytest.fixture
 def reply(task, ask, node, state):
-    """The reply of a partition in round 4 with a fault of partition 2."""
+    """Return a function that gives a partition's reply in round 4 with a fault of partition 2."""
 
     def build(fault, partition=2, name="", data=task.partition):
         mods = [only_for(fault, {2}, name=name)]
@@ -54,7 +55,7 @@ def reply(task, ask, node, state):
 
 
 class Unreadable(Dataset[Any]):
-    """Data on a disk that has failed."""
+    """A data set whose examples cannot be read."""
 
     def __len__(self):
         return 20
@@ -88,12 +89,12 @@ def test_a_faults_own_error_names_it(reply, fault, message):
 
 
 @pytest.mark.parametrize("fault", [SignFlip(), Broken("after"), LabelFlip(classes=3), LabelFlip()])
-def test_an_error_of_the_honest_part_passes_as_it_is(reply, fault):
+def test_an_error_of_the_honest_client_is_raised_unchanged(reply, fault):
     with pytest.raises(OSError, match="disk failed"):
         reply(fault, data=fails)
 
 
-def test_a_crash_is_what_it_does(reply):
+def test_a_crash_is_no_error_of_the_fault(reply):
     with pytest.raises(RuntimeError, match="'crash' of partition 2 in round 4") as caught:
         reply(Crash())
     assert not isinstance(caught.value, FaultError)
@@ -106,7 +107,7 @@ def test_a_fault_inside_a_fault_is_named_once(task, ask, node, state):
         app(ask(state), node())
 
 
-def test_a_client_that_trains_in_its_own_way_is_no_place_for_poison(ask, node, state):
+def test_poisoning_a_client_with_its_own_training_code_is_an_error(ask, node, state):
     message = ask(state, 3)
     own = Message(RecordDict({"arrays": to_record(state)}), reply_to=message)
     mod = only_for(LabelFlip(), {0}, name="label-flip")
@@ -121,7 +122,7 @@ def test_a_client_that_trains_in_its_own_way_is_no_place_for_poison(ask, node, s
         assert mod(message, node(), lambda *_, reply=empty: reply) is empty
 
 
-def test_the_sentence_is_found_in_what_engines_make_of_it():
+def test_the_failure_is_found_in_the_engines_reports():
     text = failure_text("label-flip", 3, 2, ConfigError("found\n'<x>'"))
     assert text == "fault 'label-flip' of client 3 failed in round 2: ConfigError: found '<x>'"
     error = FaultError(text)
@@ -140,8 +141,8 @@ def test_the_sentence_is_found_in_what_engines_make_of_it():
     assert len(failure_text("zero", 1, 1, "x" * 10_000)) < 600
 
 
-def test_small_images_among_large_ones_are_the_faults_error(ask, node):
-    """The test set may be larger than what a client has."""
+def test_images_smaller_than_the_trigger_are_an_error_of_the_fault(ask, node):
+    """The check before the run sees the test set only, whose images may be larger."""
     small = TensorDataset(torch.rand(9, 1, 2, 2), torch.arange(9) % 3)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
     task = Task(lambda: model, lambda i, n: small, lambda: small)

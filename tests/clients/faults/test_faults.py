@@ -1,4 +1,4 @@
-"""What every fault must do, and what each of them does."""
+"""Tests of the properties of every fault, and of the single faults."""
 
 import os
 from dataclasses import replace
@@ -21,7 +21,8 @@ from hqde_fl.clients.faults import (
 )
 from hqde_fl.clients.members import initial_state
 from hqde_fl.clients.task import Task
-from hqde_fl.clients.training import Training, idle, poison
+from hqde_fl.clients.training import Training
+from hqde_fl.clients.training_hooks import idle, poison
 from hqde_fl.errors import ConfigError
 from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.seeding import Seeds
@@ -38,7 +39,7 @@ SENDING = [
     "wrong-shape",
     "zero",
 ]
-"""Those that send the model's arrays, with some other numbers in them, from the first round on."""
+"""Faults that send all of the model's arrays with changed values from the first round on."""
 
 
 def fault_of(name):
@@ -49,7 +50,7 @@ def fault_of(name):
 
 @pytest.fixture(autouse=True)
 def survived(monkeypatch):
-    """A killed client ends this test, not the process."""
+    """Make a killed client raise ``SystemExit`` instead of ending the process."""
 
     def exit(status):
         raise SystemExit(status)
@@ -64,7 +65,7 @@ def state(task):
 
 @pytest.fixture
 def reply(task, ask, node, state):
-    """The reply of partition 0 in round 1 with the given mods."""
+    """Return a function that gives the reply of a client with the given mods."""
 
     def build(*mods, number=1, partition=0, start=None, kind="train"):
         app = ensemble_app(task, training=TRAINING, mods=mods)
@@ -75,7 +76,7 @@ def reply(task, ask, node, state):
 
 @pytest.fixture
 def images(ask, node):
-    """The reply of a client whose data are 4 x 4 images."""
+    """Return a function that gives the reply of a client whose data are 4 x 4 images."""
     generator = torch.Generator().manual_seed(0)
     data = torch.utils.data.TensorDataset(
         torch.rand(21, 1, 4, 4, generator=generator), torch.arange(21) % 3
@@ -107,13 +108,13 @@ def test_every_fault_acts_on_training_alone(reply, name):
 
 
 @pytest.mark.parametrize("name", list(FAULTS))
-def test_every_fault_spares_the_clients_that_were_not_chosen(reply, name):
+def test_every_fault_acts_on_the_chosen_clients_alone(reply, name):
     mod = only_for(fault_of(name), {1, 2})
     assert same(weights(reply(mod)), weights(reply()))
 
 
 @pytest.mark.parametrize("name", list(FAULTS))
-def test_every_fault_leaves_no_hook_behind(reply, images, name):
+def test_every_fault_resets_its_training_hooks(reply, images, name):
     try:
         images(fault_of(name)) if name == "backdoor" else reply(fault_of(name))
     except (RuntimeError, SystemExit):
@@ -135,7 +136,7 @@ def test_every_fault_sends_the_metrics_of_an_honest_reply(reply, name):
 
 
 @pytest.mark.parametrize("name", SENDING)
-def test_every_fault_leaves_integer_buffers_and_names_alone(reply, name):
+def test_every_fault_keeps_integer_buffers_and_names(reply, name):
     honest, faulty = weights(reply()), weights(reply(fault_of(name)))
     assert list(faulty) == list(honest)
     assert all(faulty[k].dtype == honest[k].dtype for k in honest)
@@ -158,9 +159,9 @@ def test_every_fault_copes_with_several_members_and_bfloat16(task, ask, node, na
     app = ensemble_app(half, members=2, training=TRAINING, mods=[fault_of(name)])
     message = ask(state)
     before = message.content["arrays"].copy()
-    found = weights(app(message, node()))
-    assert list(found) == list(state)
-    assert all(found[k].dtype == state[k].dtype for k in state)
+    sent = weights(app(message, node()))
+    assert list(sent) == list(state)
+    assert all(sent[k].dtype == state[k].dtype for k in state)
     assert message.content["arrays"] == before
 
 
@@ -182,8 +183,8 @@ def test_every_fault_copes_with_replies_that_it_cannot_falsify(ask, node, state,
         assert fault_of(name)(message, node(), lambda *_, a=answer: a) is answer
     for odd in ({}, {"other": torch.ones(2, 3)}, {"n": torch.tensor(3)}, {"e": torch.ones(0, 2)}):
         answer = Message(RecordDict({"update": to_record(odd)}), reply_to=message)
-        found = fault_of(name)(message, node(), lambda *_, a=answer: a)
-        assert list(found.content["update"]) == list(odd)
+        sent = fault_of(name)(message, node(), lambda *_, a=answer: a)
+        assert list(sent.content["update"]) == list(odd)
 
 
 def test_a_sign_flip_reverses_and_scales_the_update(reply, state):
@@ -198,11 +199,11 @@ def test_a_sign_flip_reverses_and_scales_the_update(reply, state):
 
 def test_flipped_labels_are_reversed_or_constant(task, reply, ask, node, state):
     x, y = task.partition(0, 3).tensors
-    spared = torch.where(y == 2, 2, torch.ones_like(y))
+    except_two = torch.where(y == 2, 2, torch.ones_like(y))
     for fault, labels in (
         (LabelFlip(3), 2 - y),
         (LabelFlip(3, to=1), torch.ones_like(y)),
-        (LabelFlip(3, to=1, keep=(2,)), spared),
+        (LabelFlip(3, to=1, keep=(2,)), except_two),
     ):
         data = torch.utils.data.TensorDataset(x, labels)
         wrong = replace(task, partition=lambda i, n, d=data: d)
@@ -233,8 +234,8 @@ def test_gaussian_noise_lies_around_the_global_model(task, ask, node):
     app = ensemble_app(wide, mods=[mod])
 
     def noise(number, partition):
-        found = weights(app(ask(state, number), node(partition)))
-        return torch.cat([(found[k] - state[k]).flatten() for k in state])
+        sent = weights(app(ask(state, number), node(partition)))
+        return torch.cat([(sent[k] - state[k]).flatten() for k in state])
 
     first = noise(1, 0)
     assert float(first.mean()) == pytest.approx(0, abs=0.02)
@@ -257,8 +258,8 @@ def test_a_nan_hits_one_weight_or_a_fraction(reply):
 
 def test_a_nan_hits_another_weight_in_every_round(reply):
     places = {
-        tuple(torch.cat([t.flatten().isnan() for t in found.values()]).nonzero().flatten().tolist())
-        for found in (weights(reply(NaN(), number=number)) for number in range(5))
+        tuple(torch.cat([t.flatten().isnan() for t in sent.values()]).nonzero().flatten().tolist())
+        for sent in (weights(reply(NaN(), number=number)) for number in range(5))
     }
     assert len(places) > 1
 
@@ -270,28 +271,28 @@ def test_a_wrong_shape_is_the_shape_of_one_array(reply, state, how, shape):
     assert wrong == {"0.weight": shape}
 
 
-def test_a_square_array_is_no_place_for_a_wrong_shape(ask, node):
+def test_a_wrong_shape_skips_square_arrays(ask, node):
     square = {"a": torch.ones(3, 3), "b": torch.ones(2, 3)}
     vector = {"a": torch.ones(3, 3), "c": torch.tensor(1.0)}
     for state, expected in ((square, {"a": (3, 3), "b": (3, 2)}), (vector, {"a": (2, 3), "c": ()})):
         message = ask(state)
         answer = Message(RecordDict({"arrays": to_record(state)}), reply_to=message)
-        found = weights(WrongShape()(message, node(), lambda *_, a=answer: a))
-        assert {k: tuple(t.shape) for k, t in found.items()} == expected
+        sent = weights(WrongShape()(message, node(), lambda *_, a=answer: a))
+        assert {k: tuple(t.shape) for k, t in sent.items()} == expected
 
 
-def test_a_crash_is_an_exception_that_says_where(reply):
+def test_a_crash_names_the_partition_and_the_round(reply):
     with pytest.raises(RuntimeError, match="'crash' of partition 2 in round 4"):
         reply(Crash(), number=4, partition=2)
 
 
-def test_another_record_name_is_no_obstacle(node, ask):
+def test_a_record_of_any_name_is_changed(node, ask):
     message = ask({})
     message.content.pop("arrays")
     message.content["model"] = to_record({"w": torch.zeros(2)})
     answer = Message(RecordDict({"update": to_record({"w": torch.ones(2)})}), reply_to=message)
-    found = SignFlip()(message, node(), lambda *_: answer)
-    assert from_record(found.content["update"])["w"].tolist() == [-1, -1]
+    sent = SignFlip()(message, node(), lambda *_: answer)
+    assert from_record(sent.content["update"])["w"].tolist() == [-1, -1]
     assert isinstance(answer.content["update"], ArrayRecord)
     assert from_record(answer.content["update"])["w"].tolist() == [1, 1]
 

@@ -1,4 +1,4 @@
-"""Faults of clients that do not train, train in vain, are late or die."""
+"""Tests of faults that skip training, replace its result, delay the reply or end the process."""
 
 import subprocess
 import sys
@@ -27,23 +27,23 @@ def test_zero_sends_no_weights_and_a_free_ride_no_update(train, weights, state):
             assert torch.equal(free[name], start)
 
 
-def test_a_free_ride_may_be_disguised_and_boast(train, weights, state, screened):
+def test_a_free_ride_may_add_noise_and_claim_more_examples(train, weights, state, screened):
     reply = train(FreeRide(noise=1e-3, claim=500))
     assert reply.content["metrics"]["num-examples"] == 500
-    found = weights(reply)
-    noise = torch.cat([(found[k] - v).flatten() for k, v in state.items() if v.is_floating_point()])
+    sent = weights(reply)
+    noise = torch.cat([(sent[k] - v).flatten() for k, v in state.items() if v.is_floating_point()])
     assert 0.5e-3 < float(noise.std()) < 2e-3
     assert isinstance(screened(reply), Accepted)
 
 
-def test_a_stale_client_sends_what_it_trained_rounds_ago(train, weights, same, node):
+def test_a_stale_client_sends_the_weights_of_earlier_rounds(train, weights, same, node):
     context, honest = node(), [weights(train(number=n)) for n in range(1, 6)]
-    found = [weights(train(Stale(2), number=n, context=context)) for n in range(1, 6)]
-    for reply, expected in zip(found, [0, 0, 0, 1, 2], strict=True):
+    stale = [weights(train(Stale(2), number=n, context=context)) for n in range(1, 6)]
+    for reply, expected in zip(stale, [0, 0, 0, 1, 2], strict=True):
         assert same(reply, honest[expected])
 
 
-def test_a_stale_client_keeps_no_more_than_it_needs_and_nobody_elses_state(train, node):
+def test_a_stale_client_keeps_only_the_models_it_needs_and_no_other_state(train, node):
     context = node()
     context.state["other"] = train().content["arrays"]
     for number in range(1, 15):
@@ -52,7 +52,7 @@ def test_a_stale_client_keeps_no_more_than_it_needs_and_nobody_elses_state(train
     assert "other" in context.state
 
 
-def test_a_stale_client_that_failed_remembers_nothing_of_it(ask, node, state):
+def test_a_failed_reply_of_a_stale_client_is_not_kept(ask, node, state):
     message, context = ask(state), node()
     failed = Message(Error(0, "memory"), reply_to=message)
     for answer in (failed, Message(RecordDict(), reply_to=message)):

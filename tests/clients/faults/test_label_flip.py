@@ -1,4 +1,4 @@
-"""Label flip takes its classes from the task."""
+"""Tests of ``LabelFlip``, which takes its classes from the task."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRAINING = Training(lr=0.1, batch_size=4)
 
 
 class Named(nn.Linear):
-    """Returns its scores under a name."""
+    """A linear model that returns its scores as the attribute ``logits``."""
 
     def forward(self, input: torch.Tensor) -> SimpleNamespace:  # type: ignore[override]
         return SimpleNamespace(logits=super().forward(input))
@@ -100,7 +100,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_it_trains_on_the_other_labels(ask, node, weights, same, case):
+def test_a_label_flip_trains_on_the_flipped_labels(ask, node, weights, same, case):
     task, fault, wrong = CASES[case]
     fault.check_task(TaskFacts(task, task.test))
     x, right = task.test().tensors
@@ -115,13 +115,13 @@ def test_it_trains_on_the_other_labels(ask, node, weights, same, case):
     assert not same(trained(right, fault), trained(right))
 
 
-def test_a_client_that_has_but_one_class_flips_it_too(ask, node, weights, same):
-    """The task has two, whatever one of its clients has."""
+def test_a_client_with_examples_of_one_class_flips_them_too(ask, node, weights, same):
+    """The number of classes is that of the task, not of one client's data."""
     task = task_of(flat(1), torch.zeros(8).long(), bce)
     state = initial_state(task, 1, Seeds(0))
-    found = weights(ensemble_app(task, training=TRAINING, mods=[LabelFlip()])(ask(state), node()))
+    flipped = weights(ensemble_app(task, training=TRAINING, mods=[LabelFlip()])(ask(state), node()))
     ones = task_of(flat(1), torch.ones(8).long(), bce)
-    assert same(found, weights(ensemble_app(ones, training=TRAINING)(ask(state), node())))
+    assert same(flipped, weights(ensemble_app(ones, training=TRAINING)(ask(state), node())))
 
 
 @pytest.mark.parametrize(
@@ -145,16 +145,16 @@ def test_a_client_that_has_but_one_class_flips_it_too(ask, node, weights, same):
         (task_of(flat(2), Y, classifier=False), LabelFlip(classes=2), "must be a classification"),
     ],
 )
-def test_what_it_cannot_act_on_is_refused(task, fault, message):
+def test_a_label_flip_is_refused_where_it_cannot_act(task, fault, message):
     with pytest.raises(ConfigError, match=message):
         fault.check_task(TaskFacts(task, task.test))
 
 
-def test_a_task_that_says_its_classes_need_not_be_a_classifier():
+def test_a_task_with_stated_classes_need_not_be_a_classifier():
     task = task_of(images, IMAGES, classes=3, classifier=False)
     LabelFlip().check_task(TaskFacts(task, task.test))
 
 
-def test_a_type_too_small_for_a_class_is_left():
+def test_labels_get_a_wider_dtype_where_theirs_is_too_small():
     labels = torch.zeros(3, dtype=torch.int8)
-    assert LabelFlip()._flipped(labels, 200, -100).tolist() == [199] * 3
+    assert LabelFlip()._flip(labels, 200, -100).tolist() == [199] * 3

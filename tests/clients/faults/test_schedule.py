@@ -13,14 +13,14 @@ from hqde_fl.clients.faults import (
 from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
 
-ALWAYS, ANEW = Schedule(), Schedule(resample=True)
+ALWAYS, RESAMPLED = Schedule(), Schedule(resample=True)
 
 
 def plan(counts, *schedules, partitions=10, seed=1):
     return FaultPlan(partitions, Seeds(seed), tuple(counts), schedules)
 
 
-def test_a_plan_without_a_schedule_is_a_choice():
+def test_a_plan_that_never_resamples_keeps_its_choice():
     expected = choose_faulty_clients([3, 2], 10, Seeds(1))
     for number in (1, 2, 50):
         assert plan([3, 2], ALWAYS, ALWAYS).faulty(number) == expected
@@ -35,18 +35,18 @@ def test_a_fault_starts_and_stops():
     assert endless.active(10**6)
 
 
-def test_resampled_clients_are_others_in_every_round_and_the_same_for_a_seed():
-    anew = plan([3], ANEW)
-    rounds = [anew.faulty(number)[0] for number in range(1, 30)]
+def test_resampled_clients_differ_by_round_and_depend_on_the_seed_alone():
+    resampled = plan([3], RESAMPLED)
+    rounds = [resampled.faulty(number)[0] for number in range(1, 30)]
     assert all(len(chosen) == 3 for chosen in rounds)
     assert len(set(rounds)) > 15
     assert frozenset().union(*rounds) == frozenset(range(10))
-    assert rounds == [plan([3], ANEW).faulty(number)[0] for number in range(1, 30)]
-    assert rounds != [plan([3], ANEW, seed=2).faulty(number)[0] for number in range(1, 30)]
+    assert rounds == [plan([3], RESAMPLED).faulty(number)[0] for number in range(1, 30)]
+    assert rounds != [plan([3], RESAMPLED, seed=2).faulty(number)[0] for number in range(1, 30)]
 
 
-def test_several_faults_share_nobody_and_resampling_moves_no_other():
-    mixed = plan([2, 3, 2, 3], ALWAYS, ANEW, Schedule(start=4), ANEW)
+def test_faults_have_disjoint_clients_and_resampling_changes_no_other_fault():
+    mixed = plan([2, 3, 2, 3], ALWAYS, RESAMPLED, Schedule(start=4), RESAMPLED)
     fixed = plan([2, 2], ALWAYS, ALWAYS).faulty(1)
     for number in range(1, 10):
         sets = mixed.faulty(number)
@@ -57,8 +57,8 @@ def test_several_faults_share_nobody_and_resampling_moves_no_other():
 
 
 def test_a_mod_follows_the_plan(train, weights, same, node):
-    anew = plan([1], Schedule(start=2, resample=True), partitions=3)
-    mod = pickle.loads(pickle.dumps(only_for(SignFlip(), anew.choice_of(0))))
+    resampled = plan([1], Schedule(start=2, resample=True), partitions=3)
+    mod = pickle.loads(pickle.dumps(only_for(SignFlip(), resampled.choice_of(0))))
     for number in range(1, 6):
         for partition in range(3):
             context = node(partition)
@@ -66,11 +66,12 @@ def test_a_mod_follows_the_plan(train, weights, same, node):
                 weights(train(mod, number=number, context=context)),
                 weights(train(number=number, context=context)),
             )
-            assert faulty == (partition in anew.faulty(number)[0])
+            assert faulty == (partition in resampled.faulty(number)[0])
 
 
 def test_a_fraction_is_rounded_down():
-    assert [count_from_fraction(fraction, 10) for fraction in (0, 0.2, 0.3, 0.39, 1)] == [0, 2, 3, 3, 10]
+    counts = [count_from_fraction(fraction, 10) for fraction in (0, 0.2, 0.3, 0.39, 1)]
+    assert counts == [0, 2, 3, 3, 10]
     assert count_from_fraction(0.29, 100) == 29
 
 
@@ -79,10 +80,10 @@ def test_a_fraction_is_rounded_down():
     [
         (lambda: Schedule(start=0), "Schedule.start must be >= 1, found 0"),
         (lambda: Schedule(start=5, stop=4), r"0 \(never\) or >= start = 5, found 4"),
-        (lambda: count_from_fraction(1.1, 10), r"fraction of a fault must be in \[0, 1\], found 1.1"),
-        (lambda: plan([6, 5], ALWAYS, ANEW), "need 11 different clients, found 10 clients"),
+        (lambda: count_from_fraction(1.1, 10), r"fraction of a fault must be .* 1\], found 1.1"),
+        (lambda: plan([6, 5], ALWAYS, RESAMPLED), "need 11 different clients, found 10 clients"),
         (lambda: plan([6, 5], ALWAYS), "a schedule for each of 2 faults, found 1"),
-        (lambda: plan([-1], ANEW), "must be >= 0, found -1"),
+        (lambda: plan([-1], RESAMPLED), "must be >= 0, found -1"),
     ],
 )
 def test_impossible_plans_are_refused(build, message):

@@ -1,4 +1,4 @@
-"""Faults that send something that is not the model: the server drops them, and says why."""
+"""Tests that the server rejects replies which are not the model, and gives the reason."""
 
 import math
 
@@ -30,13 +30,13 @@ from hqde_fl.protocol.screening import Accepted, Rejected
         (WrongDtype("text"), "wrong dtype '<U"),
     ],
 )
-def test_the_server_says_what_is_wrong(train, screened, fault, reason):
+def test_the_server_gives_the_reason_of_a_rejection(train, screened, fault, reason):
     outcome = screened(train(fault))
     assert isinstance(outcome, Rejected)
     assert reason in outcome.reason
 
 
-def test_garbage_looks_like_the_model_from_outside_and_differs_by_round(train):
+def test_garbage_has_the_models_names_and_shapes_and_differs_by_round(train):
     honest, first = train().content["arrays"], train(Garbage()).content["arrays"]
     assert list(first) == list(honest)
     for name, array in first.items():
@@ -46,7 +46,7 @@ def test_garbage_looks_like_the_model_from_outside_and_differs_by_round(train):
     assert {len(array.data) for array in train(Garbage(7)).content["arrays"].values()} == {7}
 
 
-def test_a_part_is_the_honest_reply_without_its_end(train):
+def test_a_partial_reply_is_the_honest_reply_without_its_end(train):
     honest = train().content["arrays"]
     missing = train(Partial("missing")).content["arrays"]
     assert dict(missing) == {name: honest[name] for name in list(honest)[:-1]}
@@ -60,12 +60,12 @@ def test_a_part_is_the_honest_reply_without_its_end(train):
 
 @pytest.mark.parametrize("dtype", ["float16", "float64", "int64", "text"])
 def test_another_dtype_keeps_shapes_values_and_buffers(train, weights, dtype):
-    honest, found = weights(train()), train(WrongDtype(dtype)).content["arrays"]
+    honest, sent = weights(train()), train(WrongDtype(dtype)).content["arrays"]
     for name, tensor in honest.items():
         if not tensor.is_floating_point():
-            assert found[name].dtype == "int64"
+            assert sent[name].dtype == "int64"
             continue
-        values = found[name].numpy()
+        values = sent[name].numpy()
         assert values.shape == tuple(tensor.shape)
         if dtype == "text":
             assert np.array_equal(values.astype(float), tensor.double().numpy())
@@ -73,11 +73,11 @@ def test_another_dtype_keeps_shapes_values_and_buffers(train, weights, dtype):
             assert np.array_equal(values, tensor.double().numpy().astype(dtype))
 
 
-def test_a_lie_about_the_examples_changes_nothing_else(train, weights, same, screened):
-    honest, lying = train(), train(NumExamples(claim=1000.0))
-    assert same(weights(lying), weights(honest))
-    assert type(lying.content["metrics"]["num-examples"]) is int
-    outcome = screened(lying)
+def test_a_false_number_of_examples_changes_nothing_else(train, weights, same, screened):
+    honest, faulty = train(), train(NumExamples(claim=1000.0))
+    assert same(weights(faulty), weights(honest))
+    assert type(faulty.content["metrics"]["num-examples"]) is int
+    outcome = screened(faulty)
     assert isinstance(outcome, Accepted)
     assert outcome.num_examples == 1000
     assert isinstance(screened(train(NumExamples())), Accepted)

@@ -1,4 +1,4 @@
-"""CodecMod: what it packs, what it hands on, and what it remembers."""
+"""Tests of ``CodecMod``: packing, replies passed on unpacked, and error feedback."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ FEEDBACK = ErrorFeedback(Quantized(2, unbiased=False))
 
 
 def records(context):
-    """The client's state as plain values."""
+    """Return the client's state as plain values."""
     return {
         name: {
             key: value.data if hasattr(value, "data") else value for key, value in record.items()
@@ -33,7 +33,7 @@ def delta(screened):
     return screened.delta
 
 
-def test_a_packed_reply_is_the_plain_one_but_for_the_codecs_error(train, screened):
+def test_a_packed_reply_differs_from_the_plain_one_by_the_codecs_error_alone(train, screened):
     plain = delta(screened(train()))
     assert torch.equal(delta(screened(train(CodecMod(Identity())))), plain)
     packed = screened(train(CodecMod(Quantized(8))))
@@ -42,12 +42,12 @@ def test_a_packed_reply_is_the_plain_one_but_for_the_codecs_error(train, screene
     assert int(packed.buffers["1.num_batches_tracked"]) == 5
 
 
-def test_integers_and_the_smallest_arrays_travel_exact(train):
+def test_integers_and_the_smallest_arrays_are_sent_exactly(train):
     record = train(CodecMod(Quantized(4))).content["arrays"]
     assert set(record) == {"1.num_batches_tracked", DELTA}
     layers = {"weight": 10_000, "bias": 10, "scale": 10, "more": 2}
     layout = layout_of(to_record({name: torch.zeros(size) for name, size in layers.items()}))
-    assert exact(layout) == {"bias", "more"}  # 12 of 10 022; with the other ten it were too many
+    assert exact(layout) == {"bias", "more"}  # 12 of 10 022; ten more would be too many
     small = layout_of(to_record({"weight": torch.zeros(8), "steps": torch.tensor(3)}))
     assert exact(small) == {"steps"}
 
@@ -66,7 +66,7 @@ def test_bytes_before_and_after_are_reported(train):
     assert metrics["packed-bytes"] < metrics["plain-bytes"] / 2
 
 
-def test_what_a_message_missed_comes_with_the_next(train, screened, node):
+def test_a_codecs_error_is_sent_with_the_next_update(train, screened, node):
     context, mod = node(), CodecMod(FEEDBACK)
     plain = torch.stack([delta(screened(train(number=n))) for n in range(1, 9)])
     packed = torch.stack(
@@ -75,14 +75,14 @@ def test_what_a_message_missed_comes_with_the_next(train, screened, node):
     one = float((packed[0] - plain[0]).norm())
     assert one > 0
     assert float((packed.sum(0) - plain.sum(0)).norm()) < 2 * one  # not eight times
-    forgetful = torch.stack([delta(screened(train(mod, number=n))) for n in range(1, 9)])
-    assert not torch.equal(packed[1], forgetful[1])
+    without_feedback = torch.stack([delta(screened(train(mod, number=n))) for n in range(1, 9)])
+    assert not torch.equal(packed[1], without_feedback[1])
 
 
 @pytest.mark.parametrize(
     "fault", [Crash(), WrongShape(), WrongDtype(), NaN(), Garbage(), Partial()]
 )
-def test_what_cannot_be_packed_is_handed_on_and_leaves_the_memory_alone(
+def test_a_reply_that_cannot_be_packed_is_passed_on_and_keeps_the_residual(
     fault, train, screened, node
 ):
     context, mod = node(), CodecMod(FEEDBACK)
@@ -106,7 +106,7 @@ def test_faults_act_before_the_codec(train, screened):
     assert float(cosine) < -0.99
 
 
-def test_another_codec_starts_with_an_empty_memory(train, node):
+def test_another_codec_starts_without_a_residual(train, node):
     context = node()
     train(CodecMod(FEEDBACK), context=context)
     other = CodecMod(ErrorFeedback(EntropyCoded(2)))
@@ -116,7 +116,7 @@ def test_another_codec_starts_with_an_empty_memory(train, node):
     assert not context.state
 
 
-def test_the_server_asks_and_the_mods_own_codec_wins(task, ask, node, state):
+def test_the_server_requests_a_codec_and_the_mods_own_codec_overrides_it(task, ask, node, state):
     def app(mod):
         client = ClientApp(mods=[mod])
 
@@ -141,15 +141,15 @@ def test_the_server_asks_and_the_mods_own_codec_wins(task, ask, node, state):
     def sent(mod, text):
         return len(app(mod)(request(text), node()).content["arrays"][DELTA].data)
 
-    asked = to_json(Quantized(4))
-    assert sent(CodecMod(), asked) == sent(CodecMod(Quantized(4)), asked)
-    assert sent(CodecMod(Quantized(8)), asked) > sent(CodecMod(), asked)
+    requested = to_json(Quantized(4))
+    assert sent(CodecMod(), requested) == sent(CodecMod(Quantized(4)), requested)
+    assert sent(CodecMod(Quantized(8)), requested) > sent(CodecMod(), requested)
     assert DELTA not in app(CodecMod())(ask(state), node()).content["arrays"]
     with pytest.raises(ConfigError, match="unknown codec 'quantised': did you mean 'quantized'"):
         sent(CodecMod(), '{"name": "quantised"}')
 
 
-def test_other_messages_pass(task, ask, node, state):
+def test_other_messages_are_passed_on(task, ask, node, state):
     from hqde_fl.clients.app import ensemble_app
 
     app = ensemble_app(task, mods=[CodecMod(Quantized(4))])
@@ -163,7 +163,7 @@ def test_the_same_round_draws_the_same_numbers(train):
     assert train(CodecMod(Quantized(2), seed=6)).content["arrays"] != one
 
 
-def test_the_reply_says_when_there_was_no_error_to_feed_back(train, node):
+def test_the_reply_names_the_models_without_a_residual(train, node):
     context, mod = node(), CodecMod(FEEDBACK)
     assert train(mod, number=3, context=context).content["hqde.feedback"]["none"] == [0]
     assert "hqde.feedback" not in train(mod, number=5, context=context).content

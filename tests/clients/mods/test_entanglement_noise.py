@@ -19,7 +19,7 @@ def replies(task, ask, node, number, *mods, count=5):
     return [from_record(answer.content.array_records["arrays"]) for answer in answers]
 
 
-def test_the_noise_is_there_and_cancels_in_the_mean(task, ask, node):
+def test_the_noise_is_added_and_cancels_in_the_mean(task, ask, node):
     plain = replies(task, ask, node, 1)
     noisy = replies(task, ask, node, 1, EntanglementNoiseMod(NOISE, 7))
     again = replies(task, ask, node, 2, EntanglementNoiseMod(NOISE, 7))
@@ -35,10 +35,10 @@ def test_the_noise_is_there_and_cancels_in_the_mean(task, ask, node):
         assert not torch.equal(again[0][name], noisy[0][name])
 
 
-def test_evaluation_and_errors_are_handed_on(task, ask, node):
+def test_evaluation_is_passed_on(task, ask, node):
     state = initial_state(task, 1, Seeds(0))
     app = ensemble_app(task, mods=[EntanglementNoiseMod(NOISE)])
     plain = ensemble_app(task)
     question = ask(state, 1, "evaluate")
-    one, other = (each(question, node()).content["metrics"] for each in (app, plain))
+    one, other = (client(question, node()).content["metrics"] for client in (app, plain))
     assert one == other

@@ -1,4 +1,4 @@
-"""A client that is asked to train some of the members."""
+"""Tests of clients that train only the members assigned to them."""
 
 from dataclasses import replace
 
@@ -32,9 +32,9 @@ def state(task):
 
 
 @pytest.fixture
-def share(ask, state):
-    """Builds the message to node 1 about some members."""
-    ask(initial_state_of(state))  # lets messages be made here
+def assign(ask, state):
+    """Return a function that builds a training message to node 1 with some members."""
+    ask(initial_state_of(state))  # this fixture makes messages possible in this process
 
     def build(*members, number=1, models=None, **config):
         tags = {member: 1000 + member for member in members}
@@ -53,8 +53,8 @@ def app_of(task, **options):
     return ensemble_app(task, members=M, training=TRAINING, seed=SEED, **options)
 
 
-def test_only_its_members_come_back_each_with_its_tag(task, share, state, node):
-    message = share(2, 0)
+def test_the_reply_holds_only_the_assigned_members_with_their_tags(task, assign, state, node):
+    message = assign(2, 0)
     sent = message.content["arrays"]
     assert {name.split("/")[0] for name in sent} == {"member-0", "member-2"}
     reply = app_of(task)(message, node())
@@ -64,31 +64,33 @@ def test_only_its_members_come_back_each_with_its_tag(task, share, state, node):
     assert not torch.equal(returned["member-2/0.weight"], from_record(sent)["member-2/0.weight"])
 
 
-def test_a_member_learns_the_same_whoever_is_trained_with_it(task, share, state, ask, node):
-    alone = from_record(app_of(task)(share(2), node()).content["arrays"])
-    together = from_record(app_of(task)(share(3, 2), node()).content["arrays"])
+def test_a_members_training_does_not_depend_on_the_other_assigned_members(
+    task, assign, state, ask, node
+):
+    alone = from_record(app_of(task)(assign(2), node()).content["arrays"])
+    together = from_record(app_of(task)(assign(3, 2), node()).content["arrays"])
     whole = from_record(app_of(task)(ask(initial_state_of(state)), node()).content["arrays"])
     for name, tensor in alone.items():
         assert torch.equal(tensor, together[name])
         assert torch.equal(tensor, whole[name])
 
 
-def test_a_bag_is_the_members_own_and_stays(task, share, state, node):
+def test_a_bootstrap_sample_differs_by_member_and_not_by_message(task, assign, state, node):
     def trained(message, **options):
         return from_record(app_of(task, **options)(message, node()).content["arrays"])
 
     start = state.models[0].model()
     models = tuple(ServerState.of(to_record(start)).models[0] for _ in range(M))
-    plain = trained(share(0, models=models))
-    bagged = trained(share(0, 1, models=models), bagging=True)
-    again = trained(share(0, models=models), bagging=True)
+    plain = trained(assign(0, models=models))
+    bagged = trained(assign(0, 1, models=models), bagging=True)
+    again = trained(assign(0, models=models), bagging=True)
     name = "0.weight"
     assert not torch.equal(bagged[f"member-0/{name}"], plain[f"member-0/{name}"])
     assert not torch.equal(bagged[f"member-0/{name}"], bagged[f"member-1/{name}"])
     assert torch.equal(bagged[f"member-0/{name}"], again[f"member-0/{name}"])
 
 
-def test_a_member_that_the_client_does_not_know_is_an_error(task, ask, node):
+def test_a_member_beyond_the_ensemble_is_an_error(task, ask, node):
     arrays = to_record(named(7, initial_state(task, 1, Seeds(0))))
     ask({})
     content = RecordDict({"arrays": arrays, "config": ConfigRecord({"members": [7]})})
@@ -96,43 +98,45 @@ def test_a_member_that_the_client_does_not_know_is_an_error(task, ask, node):
         app_of(task)(Message(content, 1, "train"), node())
 
 
-def test_error_feedback_remembers_each_member(task, share, node):
+def test_error_feedback_keeps_one_residual_per_member(task, assign, node):
     app, context = app_of(task), node()
-    first = app(share(0, 2, codec=FEEDBACK), context)
+    first = app(assign(0, 2, codec=FEEDBACK), context)
     assert {name for name in first.content["arrays"] if name.endswith(DELTA)} == {
         f"member-0/{DELTA}",
         f"member-2/{DELTA}",
     }
     held = context.state.array_records["hqde.codec.member-0.memory"]
-    app(share(2, number=2, codec=FEEDBACK), context)
+    app(assign(2, number=2, codec=FEEDBACK), context)
     assert context.state.array_records["hqde.codec.member-0.memory"] == held
     assert "hqde.codec.member-1.memory" not in context.state.array_records
 
     alone = node()
-    app(share(2, codec=FEEDBACK), alone)
-    app(share(2, number=2, codec=FEEDBACK), alone)
+    app(assign(2, codec=FEEDBACK), alone)
+    app(assign(2, number=2, codec=FEEDBACK), alone)
     for name in ("hqde.codec.member-2", "hqde.codec.member-2.memory"):
         assert alone.state[name] == context.state[name]
 
 
-def test_differences_are_followed_member_by_member(task, share, state, node):
+def test_each_member_is_reconstructed_from_its_own_differences(task, assign, state, node):
     app, context, codec = app_of(task), node(), Quantized(8, unbiased=False)
 
     def following(models, held):
-        found = []
+        following_models = []
         for member, model in enumerate(models):
             before = model.broadcast or Broadcast(model.layout, model.model())
             current = {1} if member in held else set()
             broadcast = before.heard(current, set())
-            found.append(replace(model, broadcast=broadcast.follow(model.model(), codec, Seeds(1))))
-        return tuple(found)
+            following_models.append(
+                replace(model, broadcast=broadcast.follow(model.model(), codec, Seeds(1)))
+            )
+        return tuple(following_models)
 
     models = following(state.models, ())
-    reply = app(share(0, 1, models=models), context)
+    reply = app(assign(0, 1, models=models), context)
     assert dict(reply.content[HELD]) == {"member-0/version": 1, "member-1/version": 1}
     moved = tuple(replace(model, flat=model.flat + 0.1) for model in models)
     models = following(moved, (0, 1))
-    message = share(1, 2, models=models)
+    message = assign(1, 2, models=models)
     assert any(name.startswith(f"member-1/{DELTA}") for name in message.content["arrays"])
     reply = app(message, context)
     assert dict(reply.content[HELD]) == {"member-1/version": 2, "member-2/version": 2}
