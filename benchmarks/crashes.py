@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from hqde_fl.simulations.experiment.model import Experiment
-from hqde_fl.simulations.experiment.overrides import to_toml
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -90,7 +91,7 @@ def drill(directory: Path, experiment: Experiment, kills: int, seed: int = 0) ->
         Of the moments.
     """
     file, whole, broken = (directory / name for name in ("drill.toml", "whole", "broken"))
-    file.write_text(to_toml(experiment.to_table()))
+    file.write_text(tomli_w.dumps(experiment.to_table()))
     started = time.monotonic()
     undisturbed = _start(file, whole)
     _await_round(whole, 1, undisturbed)

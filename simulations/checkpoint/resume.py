@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,18 +17,17 @@ from hqde_fl.errors import CheckpointError, ConfigError
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.simulations.checkpoint.store import Snapshot, Store
 from hqde_fl.simulations.experiment.model import Experiment
-from hqde_fl.simulations.recording.run_directory import CLIENTS, MANIFEST, ROUNDS, manifest_of
+from hqde_fl.simulations.recording.directory_lock import directory_lock
+from hqde_fl.simulations.recording.file_names import CLIENTS, MANIFEST, ROUNDS
+from hqde_fl.simulations.recording.manifest import read_manifest
 from hqde_fl.strategies.state import ServerState
 
-FREE = ("engine", "checkpoint")
+CHANGEABLE_TABLES = ("engine", "checkpoint")
 """Tables of an experiment that may be others when its run goes on."""
-
-_POLL_SECONDS = 0.1
-_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True, eq=False)
-class Point:
+class ResumePoint:
     """Where a run goes on.
 
     Parameters
@@ -60,7 +56,7 @@ class Point:
         return None if self.state is None else self.state.round
 
 
-def reopen(run: Path, experiment: Experiment) -> Point:
+def reopen(run: Path, experiment: Experiment) -> ResumePoint:
     """Find the newest usable checkpoint, and cut off whatever was recorded after it.
 
     Parameters
@@ -85,11 +81,11 @@ def reopen(run: Path, experiment: Experiment) -> Point:
         require_same(run, stored_experiment(run), experiment)
         log(WARNING, "%s has no checkpoint yet: the run begins again", run)
         _cut(run, {ROUNDS: 0, CLIENTS: 0})
-        return Point(store)
+        return ResumePoint(store)
     snapshot = found.snapshot
     require_same(run, json.loads(snapshot.experiment), experiment)
     _cut(run, snapshot.history)
-    return Point(store, snapshot.state, snapshot.attack, found.contexts, refused)
+    return ResumePoint(store, snapshot.state, snapshot.attack, found.contexts, refused)
 
 
 def stored_experiment(run: Path) -> Mapping[str, Any]:
@@ -101,7 +97,7 @@ def stored_experiment(run: Path) -> Mapping[str, Any]:
         If there is no run in the directory.
     """
     try:
-        return dict(manifest_of(run)["experiment"])
+        return dict(read_manifest(run)["experiment"])
     except ConfigError:
         snapshot = Store(run).newest() if (run / MANIFEST).exists() else None
         if snapshot is None:
@@ -114,7 +110,7 @@ def stored_folders(run: Path | None) -> list[str]:
     """Return the folders in which a run looked for modules of the user's own, if it says so."""
     if run is not None:
         with suppress(ConfigError):
-            return [str(folder) for folder in manifest_of(run).get("import-from", ())]
+            return [str(folder) for folder in read_manifest(run).get("import-from", ())]
     return []
 
 
@@ -142,7 +138,7 @@ def require_same(run: Path, stored: Mapping[str, Any], experiment: Experiment) -
     before = _flat(Experiment.parse(stored).to_table())  # with the keys that were not there yet
     now = _flat(experiment.to_table())
     for key in sorted(before.keys() | now.keys()):
-        if key.partition(".")[0] in FREE or before.get(key) == now.get(key):
+        if key.partition(".")[0] in CHANGEABLE_TABLES or before.get(key) == now.get(key):
             continue
         if key == "rounds" and now[key] > before[key]:
             continue
@@ -171,27 +167,9 @@ def exclusive(run: Path, wait: float = 60.0) -> Iterator[None]:
         If another process is still at it then.
     """
     run.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(run, os.O_RDONLY)
-    end = time.monotonic() + wait
-    try:
-        while not _locked(descriptor):
-            if time.monotonic() > end:
-                raise ConfigError(f"{run} is in use: another process is writing into it")
-            time.sleep(_POLL_SECONDS)
+    in_use = ConfigError(f"{run} is in use: another process is writing into it")
+    with directory_lock(run, in_use, wait):
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _UNSUPPORTED:  # a file system without locks: nothing to be had
-            raise
-    return True
 
 
 def _check_history(run: Path, snapshot: Snapshot) -> None:

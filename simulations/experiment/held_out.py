@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hqde_fl.clients.data_subset import data_subset
 from hqde_fl.clients.evaluation import evaluate
+from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
-from hqde_fl.clients.training import reproducible
 from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
 from hqde_fl.strategies.confidence import HeldOut

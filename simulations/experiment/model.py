@@ -375,7 +375,7 @@ class Experiment(Section):
         for place, table in enumerate(self.engine.resources):
             check_component(RESOURCES, _group(table), f"engine.resources.{place}")
         _ = self.training  # what only torch can tell: whether there is such a device
-        if self.rule.feeds:
+        if self.rule.is_preaggregation:
             name = self.strategy.rule["name"]
             raise ConfigError(
                 f"strategy.rule {name!r} is a pre-aggregation, which feeds a rule: "

@@ -11,15 +11,15 @@ from flwr.clientapp.typing import Mod
 from hqde_fl.clients.mods.entanglement_noise import EntanglementNoiseMod
 from hqde_fl.errors import ConfigError
 from hqde_fl.noise import EntanglementNoise, ExplorationNoise, RegularizationNoise
-from hqde_fl.registry import Catalogue
+from hqde_fl.registry import Registry
 from hqde_fl.selection import Ensemble
 from hqde_fl.simulations.experiment.overrides import check_component
 from hqde_fl.strategies.exploration import Exploring
 from hqde_fl.strategies.optimizers import ServerOptimizer
 
-EXPLORATION = Catalogue("noise", ExplorationNoise, {"exploration": ExplorationNoise})
-ENTANGLEMENT = Catalogue("noise", EntanglementNoise, {"entanglement": EntanglementNoise})
-REGULARIZATION = Catalogue("noise", RegularizationNoise, {"regularization": RegularizationNoise})
+EXPLORATION = Registry("noise", ExplorationNoise, {"exploration": ExplorationNoise})
+ENTANGLEMENT = Registry("noise", EntanglementNoise, {"entanglement": EntanglementNoise})
+REGULARIZATION = Registry("noise", RegularizationNoise, {"regularization": RegularizationNoise})
 
 Table = Mapping[str, Any]
 
@@ -61,12 +61,12 @@ class Noises:
         ensemble : Ensemble
             Who trains which member.
         """
-        for key, catalogue, table in (
+        for key, registry, table in (
             ("strategy.exploration-noise", EXPLORATION, self.exploration),
             ("clients.entanglement-noise", ENTANGLEMENT, self.entanglement),
             ("clients.regularization-noise", REGULARIZATION, self.regularization),
         ):
-            check_component(catalogue, {"name": next(iter(catalogue)), **table}, key)
+            check_component(registry, {"name": next(iter(registry)), **table}, key)
         if not self.entanglement:
             return
         needs = "clients.entanglement-noise cancels over all clients: it needs"

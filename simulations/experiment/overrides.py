@@ -1,4 +1,4 @@
-"""TOML tables before they mean anything: reading, overriding, checking against a catalogue."""
+"""TOML tables before they mean anything: reading, overriding, checking against a registry."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator
 from pydantic_core import PydanticCustomError
 
 from hqde_fl.errors import ConfigError, UnknownNameError
-from hqde_fl.registry import Catalogue
+from hqde_fl.registry import Registry
 
 NOT_PLAIN = "not_plain"
 """Type of the validation error about a value that a table cannot hold."""
@@ -130,13 +130,13 @@ def parse_value(text: str) -> Any:
 
 
 def check_component(
-    catalogue: Catalogue[Any], table: Mapping[str, Any], key: str, known: Iterable[str] = ()
+    registry: Registry[Any], table: Mapping[str, Any], key: str, known: Iterable[str] = ()
 ) -> None:
-    """Raise ``ConfigError`` unless the catalogue can build what the table describes.
+    """Raise ``ConfigError`` unless the registry can build what the table describes.
 
     Parameters
     ----------
-    catalogue : Catalogue
+    registry : Registry
         Where the table's ``name`` is looked up.
     table : Mapping[str, Any]
         The name and its parameters.
@@ -148,49 +148,18 @@ def check_component(
     if "name" not in table:
         if near := difflib.get_close_matches("name", table, n=1):
             raise UnknownNameError(f"[{key}] key", near[0], ["name"])
-        raise ConfigError(f"{key} needs a name, one of: {', '.join(catalogue)}")
+        raise ConfigError(f"{key} needs a name, one of: {', '.join(registry)}")
     name = table["name"]
     if not isinstance(name, str):
         raise ConfigError(f"{key}.name needs to be a string, found {name!r}")
-    parameters = catalogue.parameters(name)
+    parameters = registry.parameters(name)
     for found in table:
         if found not in ("name", *parameters):
-            raise _foreign(catalogue.kind, name, found, [*parameters, *known])
-    catalogue.build(table)
+            raise _foreign(registry.kind, name, found, [*parameters, *known])
+    registry.build(table)
 
 
 def _foreign(kind: str, name: str, found: str, known: Sequence[str]) -> ConfigError:
     hint = str(UnknownNameError(kind, found, known)).partition(": ")[2]
     takes = hint if known else f"{name} takes none"
     return ConfigError(f"parameter {found!r} does not belong to {kind} {name!r}: {takes}")
-
-
-def to_toml(document: Mapping[str, Any]) -> str:
-    """A plain document as TOML text."""
-    lines: list[str] = []
-    _write_table(document, "", lines)
-    return "\n".join(lines).strip() + "\n"
-
-
-def _write_table(table: Mapping[str, Any], prefix: str, lines: list[str]) -> None:
-    below = {key: value for key, value in table.items() if isinstance(value, Mapping) and value}
-    rows = [(key, value) for key, value in table.items() if key not in below]
-    if prefix and (rows or not below):
-        lines += ["", f"[{prefix[:-1]}]"]
-    lines += [f"{_toml_key(key)} = {_toml_value(value)}" for key, value in rows]
-    for key, value in below.items():
-        _write_table(value, f"{prefix}{_toml_key(key)}.", lines)
-
-
-def _toml_key(key: str) -> str:
-    bare = key.isascii() and key.replace("-", "").replace("_", "").isalnum()
-    return key if bare else _toml_value(key)
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, Mapping):
-        inner = ", ".join(f"{_toml_key(key)} = {_toml_value(each)}" for key, each in value.items())
-        return f"{{ {inner} }}" if inner else "{}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_toml_value, value))}]"
-    return json.dumps(value, ensure_ascii=False)  # JSON writes plain values as TOML does

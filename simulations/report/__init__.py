@@ -11,7 +11,7 @@ from hqde_fl.errors import RunError
 from hqde_fl.simulations.experiment.labels import component_label, faults_label
 from hqde_fl.simulations.recording.atomic_files import replace_file
 from hqde_fl.simulations.recording.comparison import Comparison, Row, fixed, signed
-from hqde_fl.simulations.recording.run_directory import REPORT
+from hqde_fl.simulations.recording.file_names import REPORT
 from hqde_fl.simulations.report.figures import COLOURS
 from hqde_fl.simulations.report.grid import Grid, grid
 from hqde_fl.simulations.report.run_view import run_panels

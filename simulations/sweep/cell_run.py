@@ -13,7 +13,8 @@ import psutil
 from hqde_fl.errors import HQDEError
 from hqde_fl.simulations.console.interruption import interrupted
 from hqde_fl.simulations.experiment.model import Experiment
-from hqde_fl.simulations.recording.run_directory import Run, note
+from hqde_fl.simulations.recording.manifest import add_to_manifest
+from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.recording.run_follower import OnRound
 from hqde_fl.simulations.run import run_experiment
 
@@ -49,7 +50,7 @@ def carry_out(experiment: Experiment, out: Path, on_round: OnRound) -> str | Non
         name = "" if isinstance(error, HQDEError) else f"{type(error).__name__}: "
         return f"{name}{error}".splitlines()[0]
     seconds = round(time.monotonic() - started, 3)
-    note(out, {"wall-seconds": seconds, "memory-mib": round(peak / MEBIBYTE, 1)})
+    add_to_manifest(out, {"wall-seconds": seconds, "memory-mib": round(peak / MEBIBYTE, 1)})
     return None
 
 

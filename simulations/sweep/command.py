@@ -10,7 +10,7 @@ from rich.console import Console
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.console.results_table import results_table
 from hqde_fl.simulations.recording.comparison import INDEX, Comparison
-from hqde_fl.simulations.recording.run_directory import REPORT
+from hqde_fl.simulations.recording.file_names import REPORT
 from hqde_fl.simulations.sweep.cell_run import is_finished
 from hqde_fl.simulations.sweep.cells import Cell, Sweep
 from hqde_fl.simulations.sweep.estimate import from_finished, from_probes, spoken

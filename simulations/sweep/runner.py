@@ -17,13 +17,16 @@ from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.console.interruption import interruptible, uninterrupted
 from hqde_fl.simulations.experiment.model import Experiment
 from hqde_fl.simulations.recording.comparison import INDEX, Comparison
-from hqde_fl.simulations.recording.run_directory import close
+from hqde_fl.simulations.recording.directory_lock import directory_lock
+from hqde_fl.simulations.recording.manifest import record_end
 from hqde_fl.simulations.run import require_empty
 from hqde_fl.simulations.sweep.cell_run import carry_out, is_finished
 from hqde_fl.simulations.sweep.cells import CELLS, Cell, Sweep
-from hqde_fl.simulations.sweep.lock import locked
 from hqde_fl.simulations.sweep.tables import write_tables
 from hqde_fl.simulations.sweep.worker import Worker
+
+LOCK_SECONDS = 10.0
+"""Seconds within which the worker processes of a sweep that was killed must have ended."""
 
 POLL_SECONDS = 0.1
 
@@ -96,7 +99,8 @@ def run_sweep(
         cells = [(cell.labels, cell.directory, errors.get(cell.key)) for cell in sweep.cells]
         return Comparison.read(out, sweep.name, sweep.axes, cells)
 
-    with locked(out) as lock, interruptible():
+    busy = ConfigError(f"another sweep is running in {out}")
+    with directory_lock(out, busy, LOCK_SECONDS) as lock, interruptible():
         state().save(out)  # so that a sweep that is killed can be told, and shown
         missing = [c for c in sweep.distinct if not is_finished(out / c.directory, c.experiment)]
         watch.planned(missing, len(sweep.distinct) - len(missing))
@@ -109,7 +113,7 @@ def run_sweep(
             with uninterrupted():
                 for cell in missing:  # a process that was ended could not say so
                     error = errors.get(cell.key)
-                    close(out / cell.directory, "failed" if error else "interrupted", error)
+                    record_end(out / cell.directory, "failed" if error else "interrupted", error)
                 comparison = state()
                 comparison.save(out)
                 write_tables(comparison, out)

@@ -21,11 +21,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+import tomli_w
 
 from hqde_fl.errors import RunError
 from hqde_fl.simulations.deploy import nodes
 from hqde_fl.simulations.deploy.authority import make_authority, make_node_key
-from hqde_fl.simulations.deploy.federation import Federation
+from hqde_fl.simulations.deploy.federation import FederationDirectory
 from hqde_fl.simulations.deploy.nodes import connected, online, status
 from hqde_fl.simulations.deploy.supervised import Report
 from hqde_fl.simulations.deploy.supervisor import register
@@ -33,8 +34,7 @@ from hqde_fl.simulations.engines.flower.engine import LOG_FILE, run_deployed
 from hqde_fl.simulations.engines.flower.superlink import program
 from hqde_fl.simulations.engines.ray.access import is_loopback
 from hqde_fl.simulations.experiment.model import Experiment
-from hqde_fl.simulations.experiment.overrides import to_toml
-from hqde_fl.simulations.recording.run_directory import Run
+from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.run import run_experiment
 from tests.simulations.command import rounds_in, started
 
@@ -57,9 +57,9 @@ SHORT = {"rounds": 2, "faults": []}
 
 
 @pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FederationDirectory]:
     """Four of six nodes are up; one key is registered besides, and one is not."""
-    made = Federation.create(tmp_path_factory.mktemp("deployment") / "federation", 6)
+    made = FederationDirectory.create(tmp_path_factory.mktemp("deployment") / "federation", 6)
     with nodes.federation_up(made, 4) as found:
         register(made, ["node-4"], found.address)
         yield made
@@ -71,7 +71,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
 class Going:
     """A run in a thread."""
 
-    federation: Federation
+    federation: FederationDirectory
     out: Path
     changes: dict[str, object] = field(default_factory=dict)
     resume: bool = False
@@ -124,13 +124,13 @@ def wait_until(holds: Callable[[], object], what: str) -> None:
         time.sleep(0.05)
 
 
-def report(federation: Federation, name: str) -> Report:
+def report(federation: FederationDirectory, name: str) -> Report:
     found = status(federation)
     assert found is not None
     return next(process for process in found.processes if process.name == name)
 
 
-def processes_of(federation: Federation) -> list[psutil.Process]:
+def processes_of(federation: FederationDirectory) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
@@ -141,7 +141,7 @@ def processes_of(federation: Federation) -> list[psutil.Process]:
     return found
 
 
-def training(federation: Federation, name: str) -> list[psutil.Process]:
+def training(federation: FederationDirectory, name: str) -> list[psutil.Process]:
     """The ClientApp processes below a SuperNode."""
     pid = report(federation, name).pid
     if pid is None:
@@ -153,7 +153,7 @@ def training(federation: Federation, name: str) -> list[psutil.Process]:
         return []
 
 
-def kill(federation: Federation, name: str) -> int:
+def kill(federation: FederationDirectory, name: str) -> int:
     """``kill -9`` a supervised process; how often it had been restarted before."""
     before = report(federation, name)
     assert before.pid is not None
@@ -161,14 +161,14 @@ def kill(federation: Federation, name: str) -> int:
     return before.restarts
 
 
-def all_online(federation: Federation) -> bool:
+def all_online(federation: FederationDirectory) -> bool:
     found = status(federation)
     assert found is not None
     said = online(connected(federation))
     return all(said[node] == "online" for node in found.ids.values())
 
 
-def node_id(federation: Federation, name: str) -> int:
+def node_id(federation: FederationDirectory, name: str) -> int:
     """Of a key that is registered, and is found again."""
     found = status(federation)
     assert found is not None
@@ -176,7 +176,7 @@ def node_id(federation: Federation, name: str) -> int:
 
 
 def test_one_hostile_node_and_one_killed_in_training(
-    federation: Federation, tmp_path: Path
+    federation: FederationDirectory, tmp_path: Path
 ) -> None:
     """The run completes, and its model is as good as the simulation's."""
     going = Going(federation, tmp_path / "run")
@@ -195,7 +195,7 @@ def test_one_hostile_node_and_one_killed_in_training(
 
 
 def test_all_that_listens_in_a_run_listens_on_loopback(
-    federation: Federation, tmp_path: Path
+    federation: FederationDirectory, tmp_path: Path
 ) -> None:
     wait_until(lambda: all_online(federation), "nodes come back")
     run = Going(federation, tmp_path / "out", SHORT)
@@ -211,7 +211,7 @@ def test_all_that_listens_in_a_run_listens_on_loopback(
     assert [each for each in listeners if not is_loopback(each[1])] == []
 
 
-def test_a_node_killed_while_uploading(federation: Federation, tmp_path: Path) -> None:
+def test_a_node_killed_while_uploading(federation: FederationDirectory, tmp_path: Path) -> None:
     found = status(federation)
     assert found is not None
     folder = str(federation.path / "node-4")
@@ -238,7 +238,7 @@ def test_a_node_killed_while_uploading(federation: Federation, tmp_path: Path) -
 
 
 def test_a_superlink_that_is_killed_keeps_its_nodes_and_the_run_is_resumed(
-    federation: Federation, tmp_path: Path
+    federation: FederationDirectory, tmp_path: Path
 ) -> None:
     out, plan = tmp_path / "run", {**SHORT, "rounds": 3}
     going = Going(federation, out, plan)
@@ -264,13 +264,13 @@ def task(partitions, seed, partition):
 """
 
 
-def test_sigterm_stops_the_run_on_the_superlink(federation: Federation, tmp_path: Path) -> None:
+def test_sigterm_stops_the_run_on_the_superlink(federation: FederationDirectory, tmp_path: Path) -> None:
     """Of an experiment with a task beside it; twice, as somebody in a hurry sends it."""
     folder, out = tmp_path / "study", tmp_path / "run"
     folder.mkdir()
     (folder / "own_deployed_task.py").write_text(OWN_TASK)
     table = {**EXPERIMENT.to_table(), "task": {"name": "own_deployed_task:task"}, "rounds": 1000}
-    (folder / "own.toml").write_text(to_toml(table))
+    (folder / "own.toml").write_text(tomli_w.dumps(table))
     arguments = ["run", "study/own.toml", "--out", out, "--superlink", federation.path]
     with started(*arguments, cwd=tmp_path) as running:
         running.wait_for(lambda: rounds_in(out) >= 2, "the first round")
@@ -285,7 +285,7 @@ def test_sigterm_stops_the_run_on_the_superlink(federation: Federation, tmp_path
     assert all_online(federation)
 
 
-def states(federation: Federation) -> list[str]:
+def states(federation: FederationDirectory) -> list[str]:
     """Of all runs on the SuperLink."""
     link = connected(federation)
     listed = subprocess.run(
@@ -298,7 +298,7 @@ def states(federation: Federation) -> list[str]:
     return [run["status"] for run in json.loads(listed.stdout)["runs"]]
 
 
-def busy(federation: Federation) -> list[str]:
+def busy(federation: FederationDirectory) -> list[str]:
     """ServerApps that are there, and ClientApps that compute."""
     found = []
     for process in processes_of(federation):
@@ -313,7 +313,7 @@ def busy(federation: Federation) -> list[str]:
 
 
 def test_sigterm_ends_nodes_up_and_all_it_has_started(tmp_path: Path) -> None:
-    made = Federation.create(tmp_path / "federation", 2)
+    made = FederationDirectory.create(tmp_path / "federation", 2)
     with started("nodes", "up", made.path, cwd=tmp_path) as running:
         running.wait_for(lambda: len(processes_of(made)) >= 3, "SuperLink and SuperNodes start")
         running.send(signal.SIGTERM, signal.SIGTERM)
@@ -323,7 +323,7 @@ def test_sigterm_ends_nodes_up_and_all_it_has_started(tmp_path: Path) -> None:
 
 
 def supernode(
-    federation: Federation, key: Path, root: Path | None, *options: str
+    federation: FederationDirectory, key: Path, root: Path | None, *options: str
 ) -> tuple[int, str]:
     """A SuperNode on a port of its own, which is expected to give up: exit status and output.
 
@@ -357,7 +357,7 @@ def free_port() -> int:
 
 
 def test_who_is_not_registered_or_not_who_they_say_is_refused(
-    federation: Federation, tmp_path: Path
+    federation: FederationDirectory, tmp_path: Path
 ) -> None:
     """An unregistered key, another authority, plain text, and a key that is in use."""
     root = federation.path / "ca.crt"
@@ -382,7 +382,7 @@ def test_who_is_not_registered_or_not_who_they_say_is_refused(
 
 
 def test_a_fault_that_fails_ends_the_run_with_its_name(
-    federation: Federation, tmp_path: Path
+    federation: FederationDirectory, tmp_path: Path
 ) -> None:
     task = {"name": "tests.simulations.odd_tasks:surprise"}
     changes = {"rounds": 1, "task": task, "faults": [{"name": "label-flip", "clients": [2]}]}
@@ -395,7 +395,7 @@ def test_a_fault_that_fails_ends_the_run_with_its_name(
     assert manifest["error"].startswith(f"RunError: {own}")
 
 
-def test_the_engine_says_how_a_deployed_run_ended(federation: Federation, tmp_path: Path) -> None:
+def test_the_engine_says_how_a_deployed_run_ended(federation: FederationDirectory, tmp_path: Path) -> None:
     """What the command line does: the true outcome, and a directory as any run has it."""
     file = tmp_path / "good.toml"
     file.write_text('name = "good"\nrounds = 1\n[clients]\ncount = 4\n')

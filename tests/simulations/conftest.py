@@ -1,11 +1,12 @@
 import json
 
 import pytest
+import tomli_w
 from flwr.app import ArrayRecord
 
 from hqde_fl.simulations.experiment.model import Experiment
-from hqde_fl.simulations.experiment.overrides import to_toml
-from hqde_fl.simulations.recording.run_directory import Run, RunDirectory
+from hqde_fl.simulations.recording.recorded_run import Run
+from hqde_fl.simulations.recording.run_directory import RunDirectory
 from hqde_fl.strategies.callbacks import ClientRecord, RoundRecord
 
 TINY = {
@@ -102,5 +103,5 @@ def comparable():
 def tiny_file(tmp_path):
     """The tiny experiment as a file."""
     file = tmp_path / "tiny.toml"
-    file.write_text(to_toml(TINY))
+    file.write_text(tomli_w.dumps(TINY))
     return file

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 
 from benchmarks.crashes import FEEDBACK, comparable, drill
 from hqde_fl.errors import CheckpointError, ConfigError, RunError
 from hqde_fl.simulations.checkpoint.resume import exclusive, stored_experiment
 from hqde_fl.simulations.checkpoint.store import DIRECTORY, REFUSED
 from hqde_fl.simulations.experiment.model import Experiment
-from hqde_fl.simulations.experiment.overrides import to_toml
-from hqde_fl.simulations.recording.run_directory import Run
+from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.run import run_experiment
 
 TINY = {
@@ -300,7 +300,7 @@ def test_the_command_line(tmp_path: Path, interrupted: Callable[..., Path]) -> N
     assert refused.exit_code == 2
     assert "seed = 7, found 8" in refused.output
     file = tmp_path / "tiny.toml"
-    file.write_text(to_toml(experiment(rounds=4).to_table()))
+    file.write_text(tomli_w.dumps(experiment(rounds=4).to_table()))
     done = runner.invoke(app, ["run", str(file), "--resume", str(out)])
     assert done.exit_code == 0, done.output
     assert "round 4/4" in done.output

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.engines.flower import engine
 from hqde_fl.simulations.experiment import import_path, own_modules
 from hqde_fl.simulations.experiment.model import Experiment
-from hqde_fl.simulations.experiment.overrides import to_toml
-from hqde_fl.simulations.recording.run_directory import Run
+from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.run import run_experiment
 from hqde_fl.simulations.sweep import Sweep
 from tests.simulations.command import call, environment
@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(HIDING)
     table = {**TINY, "task": {"name": "own_task:task"}, "rounds": 1, "clients": {"count": 2}}
-    (folder / "own.toml").write_text(to_toml({**table, "strategy": {}, "faults": []}))
+    (folder / "own.toml").write_text(tomli_w.dumps({**table, "strategy": {}, "faults": []}))
     return folder
 
 

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from hqde_fl.errors import ConfigError, RunError
-from hqde_fl.simulations.recording.run_directory import note
+from hqde_fl.simulations.recording.manifest import add_to_manifest
 from hqde_fl.simulations.sweep import Sweep, command, estimate, run_sweep
 from hqde_fl.simulations.sweep.progress import SweepProgress
 
@@ -36,7 +36,7 @@ def test_what_finished_cells_took_says_how_long_the_others_will(file, recorded, 
     sweep, out = Sweep.load(file(ROBUST)), tmp_path / "out"
     run_sweep(sweep, out, report=False)
     for cell in sweep.distinct[:2]:
-        note(out / cell.directory, {"wall-seconds": 4.0})
+        add_to_manifest(out / cell.directory, {"wall-seconds": 4.0})
     missing = sweep.distinct[2:]
     found = estimate.from_finished(sweep.distinct, missing, out)
     assert found.seconds == pytest.approx(4.0 * len(missing))

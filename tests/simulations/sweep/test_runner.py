@@ -8,12 +8,12 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
-from hqde_fl.errors import ConfigError
+from hqde_fl.errors import ConfigError, HQDEError
 from hqde_fl.simulations.experiment.model import APP_ROOT
 from hqde_fl.simulations.recording.comparison import Comparison
-from hqde_fl.simulations.recording.run_directory import note
-from hqde_fl.simulations.sweep import Sweep, Watch, run_sweep
-from hqde_fl.simulations.sweep.lock import locked
+from hqde_fl.simulations.recording.directory_lock import directory_lock
+from hqde_fl.simulations.recording.manifest import add_to_manifest
+from hqde_fl.simulations.sweep import Sweep, Watch, run_sweep, runner
 
 from .conftest import ROBUST
 
@@ -113,7 +113,7 @@ def test_a_cell_that_could_not_say_that_it_was_cut_short_is_interrupted(file, re
     sweep, out = Sweep.load(file()), tmp_path / "out"
     run_sweep(sweep, out, report=False)
     for cell in sweep.cells[:2]:
-        note(out / cell.directory, {"status": "running"})  # as its process leaves it when killed
+        add_to_manifest(out / cell.directory, {"status": "running"})  # as its process leaves it when killed
     recorded[len(recorded["calls"]) + 1] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         run_sweep(sweep, out, resume=True, report=False)
@@ -130,15 +130,16 @@ def test_an_axis_keeps_its_values_beside_results_of_the_same_name(file, recorded
     assert found == [("2", "finished"), ("3", "failed")]
 
 
-def test_a_directory_has_one_sweep_at_a_time(tmp_path):
+def test_a_directory_has_one_sweep_at_a_time(file, recorded, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "LOCK_SECONDS", 0.0)
+    sweep, out = Sweep.load(file()), tmp_path / "out"
+    run_sweep(sweep, out, report=False)
     with (
-        locked(tmp_path),
-        pytest.raises(ConfigError, match="another sweep is running"),
-        locked(tmp_path, patience=0),
+        directory_lock(out, HQDEError()),
+        pytest.raises(ConfigError, match="another sweep is running in .*out"),
     ):
-        pass
-    with locked(tmp_path, patience=0):
-        pass
+        run_sweep(sweep, out, resume=True)
+    assert run_sweep(sweep, out, resume=True, report=False).rows
 
 
 @pytest.mark.parametrize(
@@ -213,7 +214,7 @@ def test_killed_at_any_moment_and_resumed_the_results_are_the_same(file, tmp_pat
         process.wait(WAIT)
     done = [row for row in Comparison.load(out).rows if row.status == "finished"]
     assert 3 <= len(done) < 16
-    with locked(out, patience=WAIT):  # its workers have ended too
+    with directory_lock(out, HQDEError(), WAIT):  # its workers have ended too
         left = {path.name: path.stat().st_mtime_ns for path in (out / "cells").glob("*/*")}
     comparison = run_sweep(Sweep.load(path), out, jobs=2, resume=True, report=False)
     assert {row.status for row in comparison.rows} == {"finished"}

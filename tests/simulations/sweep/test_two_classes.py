@@ -14,7 +14,7 @@ from rich.console import Console
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.console.results_table import results_table
 from hqde_fl.simulations.recording.comparison import Comparison
-from hqde_fl.simulations.recording.run_directory import Run
+from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.report import write_report
 from hqde_fl.simulations.sweep import Sweep
 from hqde_fl.simulations.sweep.command import dry
