@@ -1,12 +1,12 @@
-"""What the server sends: the model in full, or what has changed since a client last had it."""
+"""The clients' model: its versions, and the version that each client holds."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message
 from torch import Tensor
 
 from hqde_fl.codec import Codec
@@ -14,11 +14,11 @@ from hqde_fl.protocol.delta_broadcast import (
     BASE,
     CHECKSUM,
     HELD,
-    NONE,
+    NO_VERSION,
     VERSION,
+    apply_differences,
     checksum,
-    difference,
-    moved,
+    encode_difference,
     to_differences,
 )
 from hqde_fl.protocol.members import member_name
@@ -26,36 +26,33 @@ from hqde_fl.protocol.records import to_record
 from hqde_fl.seeding import Seeds
 from hqde_fl.updates.layout import Layout
 
-MOST_PAYLOADS = 8
-"""A client that is further behind gets the model in full."""
+MAX_PAYLOADS = 8
+"""Differences that are kept: a client that needs more of them gets the model in full."""
 
 Content = tuple[ArrayRecord, ConfigRecord]
-"""The arrays and the config of a message."""
-
-Offer = tuple[ArrayRecord, Mapping[str, int]]
-"""The arrays of one model, and what the config has to say about them."""
+"""Arrays and config of a message, or of one member's part of it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Broadcast:
-    """The clients' model, and which version of it each of them holds.
+    """The clients' model, and the version of it that each client holds.
 
-    Clients train from this model, not from the server's: it follows the server's with the codec's
-    error, which is part of the next difference and so is made up for (error feedback). Every client
-    of a round gets the same model, whether in full or as differences.
+    Clients train from this model, not from the server's. It differs from the server's by the error
+    of the codec, which is part of the next difference and so is corrected (error feedback). Every
+    client of a round gets the same model, whether in full or as differences.
 
     Parameters
     ----------
     layout : Layout
-        Of the model.
+        Names, shapes and places of the model's entries in a flat vector.
     model : Mapping[str, Tensor]
-        The clients' model.
+        The clients' model, as a state dict.
     version : int
         Its version, one more in every round.
     payloads : tuple[bytes, ...]
-        The last differences; the last one leads to this version.
+        The latest differences, at most ``MAX_PAYLOADS``; the last one leads to this version.
     held : Mapping[int, int]
-        Node -> the version it says it holds.
+        Node id -> the version that the node reported to hold.
     """
 
     layout: Layout
@@ -66,41 +63,61 @@ class Broadcast:
 
     @cached_property
     def flat(self) -> Tensor:
-        """(d,) the clients' model."""
+        """The clients' model as one vector (d,)."""
         return self.layout.flatten(self.model)[0]
 
-    def follow(self, model: Mapping[str, Tensor], codec: Codec, seeds: Seeds) -> Broadcast:
-        """The next version, nearer to the server's model."""
+    def next_version(self, model: Mapping[str, Tensor], codec: Codec, seeds: Seeds) -> Broadcast:
+        """Return the next version, as near to the server's model as the codec can pack it.
+
+        Parameters
+        ----------
+        model : Mapping[str, Tensor]
+            The server's model, as a state dict.
+        codec : Codec
+            Packs the difference.
+        seeds : Seeds
+            Source of the codec's random numbers.
+        """
         version = self.version + 1
         payload = None
         if self.held:
-            payload = difference(self.model, model, self.layout, codec, seeds, version)
-        if payload is None:  # nobody could use it, so the model can be exact
+            payload = encode_difference(self.model, model, self.layout, codec, seeds, version)
+        if payload is None:  # no client could use a difference, so the model can be exact
             return replace(self, model=model, version=version, payloads=(), held={})
-        followed = moved(self.model, model, self.layout, [payload])
-        kept = (*self.payloads, payload)[-MOST_PAYLOADS:]
-        return replace(self, model=followed, version=version, payloads=kept)
+        reconstructed = apply_differences(self.model, model, self.layout, [payload])
+        kept = (*self.payloads, payload)[-MAX_PAYLOADS:]
+        return replace(self, model=reconstructed, version=version, payloads=kept)
 
-    def offer(self, behind: int) -> Offer:
-        """What is sent to a node that is so many payloads behind: arrays, and their config."""
+    def content(self, behind: int) -> Content:
+        """Return the arrays and the config for a node that needs the last ``behind`` payloads.
+
+        With ``behind = 0`` the arrays are the model in full.
+        """
         full = to_record(self.model)
-        config: dict[str, int] = {VERSION: self.version, CHECKSUM: checksum(full)}
+        config = ConfigRecord({VERSION: self.version, CHECKSUM: checksum(full)})
         if behind == 0:
             return full, config
-        record = to_differences(self.model, self.layout, self.payloads[-behind:])
-        return record, {**config, BASE: self.version - behind}
+        config[BASE] = self.version - behind
+        return to_differences(self.model, self.layout, self.payloads[-behind:]), config
 
-    def heard(self, current: Collection[int], lost: Collection[int]) -> Broadcast:
-        """With the word of some nodes that they hold this version, and of some that they hold none.
+    def with_held(self, reported: Mapping[int, int]) -> Broadcast:
+        """Return the broadcast after nodes have reported which version they hold.
 
-        Whoever says nothing is taken to hold what it held.
+        Parameters
+        ----------
+        reported : Mapping[int, int]
+            Node id -> version, ``NO_VERSION`` for a node that holds none. Nodes that are missing
+            are taken to hold what they held before.
         """
-        held = {node: version for node, version in self.held.items() if node not in lost}
-        return replace(self, held=held | dict.fromkeys(current, self.version))
+        held = {**self.held, **reported}
+        held = {node: version for node, version in held.items() if version != NO_VERSION}
+        return replace(self, held=held)
 
-    def behind(self, node: int) -> int:
-        """How many payloads a node needs; 0 if it needs the model in full."""
-        behind = self.version - self.held.get(node, 0)  # more than there are, if it holds none
+    def payloads_behind(self, node: int) -> int:
+        """Return the number of payloads that a node needs; 0 if it needs the model in full."""
+        behind = self.version - self.held.get(
+            node, 0
+        )  # of a node that holds none more than are kept
         if not 0 < behind <= len(self.payloads):
             return 0
         packed = sum(len(payload) for payload in self.payloads[-behind:])
@@ -108,28 +125,21 @@ class Broadcast:
 
 
 def version_held(reply: Message, member: int | None = None) -> int | None:
-    """The version that a client says it holds, ``NONE`` if it could not follow; None if silent."""
+    """Return the version of the clients' model that a reply says its sender holds.
+
+    It is ``NO_VERSION`` if the client lacked the version that the differences start from, and None
+    if the reply does not say.
+
+    Parameters
+    ----------
+    reply : Message
+        A reply to a training message, not yet screened.
+    member : int, optional
+        The member of the ensemble; None where there is one model.
+    """
     record = reply.content.config_records.get(HELD)
     key = "version" if member is None else f"{member_name(member)}/version"
     version = None if record is None else record.get(key)
     if isinstance(version, bool) or not isinstance(version, int):
         return None
-    return version if version >= NONE else None
-
-
-def address(
-    nodes: Sequence[int],
-    contents: Sequence[Content],
-    keys: tuple[str, str],
-    server_round: int,
-    kind: str,
-) -> list[Message]:
-    """One message for each node; the same arrays make one content, which no one may write to."""
-    shared: dict[int, RecordDict] = {}
-    for arrays, config in contents:
-        if id(arrays) not in shared:
-            config = ConfigRecord({**config, "server-round": server_round})
-            shared[id(arrays)] = RecordDict({keys[0]: arrays, keys[1]: config})
-    group = str(server_round)
-    pairs = zip(nodes, contents, strict=True)
-    return [Message(shared[id(a)], node, kind, group_id=group) for node, (a, _) in pairs]
+    return version if version >= NO_VERSION else None

@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
-from itertools import count
 from logging import INFO, WARNING
 from typing import final
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
-from hqde_fl.codec import Identity
-from hqde_fl.codec.request import to_json
 from hqde_fl.errors import RunError
 from hqde_fl.protocol.flower_internals import log
-from hqde_fl.rules import Aggregator, Cohort
+from hqde_fl.rules import Aggregator
 from hqde_fl.rules.tolerance import silence_warning
 from hqde_fl.seeding import Seeds
 from hqde_fl.selection import Ensemble, Selector, Uniform
-from hqde_fl.strategies.broadcast import Broadcast, address
 from hqde_fl.strategies.callbacks import RoundRecord
-from hqde_fl.strategies.metrics import floats, means
-from hqde_fl.strategies.resting import put_to_rest, still_resting
+from hqde_fl.strategies.metrics import floats
+from hqde_fl.strategies.resting import still_resting
 from hqde_fl.strategies.roster import Roster
-from hqde_fl.strategies.round.aggregation import Merged, Merging, summed_up, united
-from hqde_fl.strategies.round.outgoing import contents
-from hqde_fl.strategies.round.receiving import Received, receive, receive_reports
-from hqde_fl.strategies.round.round_log import Ledger, Verdict
+from hqde_fl.strategies.round.aggregation import average_members
+from hqde_fl.strategies.round.round import Round
 from hqde_fl.strategies.settings import (
     Aggregation,
     Communication,
@@ -38,10 +32,14 @@ from hqde_fl.strategies.settings import (
     Reporting,
     StrategySettings,
 )
-from hqde_fl.strategies.state import ModelState, ServerState
+from hqde_fl.strategies.state import ServerState
 from hqde_fl.strategies.void_rounds import VoidRounds
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
+"""Function (round, model) -> metrics of the model on the server; see ``HQDEStrategy.start``."""
+
+StopFn = Callable[[int, Result], bool]
+"""Function (round, result so far) -> whether the run ends; see ``HQDEStrategy.start``."""
 
 
 @final
@@ -97,13 +95,8 @@ class HQDEStrategy(FedAvg):
             Seeds(seed),
         )
         self.state: ServerState | None = None
-        self._arrays: ArrayRecord | None = None
         self._roster = Roster()
-        self._sent: list[Message] = []
-        self._sent_evaluate: list[Message] = []
-        self._shares: dict[int, tuple[int, ...]] = {}
-        self._tags: dict[int, int] = {}
-        self._record = RoundRecord(round=0)
+        self._round: Round | None = None
 
     def summary(self) -> None:
         """Log what the strategy is made of."""
@@ -120,38 +113,24 @@ class HQDEStrategy(FedAvg):
     ) -> list[Message]:
         """Choose the clients and address the global model to them.
 
-        The model is what is handed in: a strategy around this one may have changed it since the
-        last round. All else that the server remembers is kept; round 1 begins a new run.
+        The model is the one handed in: a strategy around this one may have changed it since the
+        last round. All other state is kept; round 1 begins a new run.
         """
-        self.state, self._arrays = self._taken_up(server_round, arrays), arrays
+        self.state = self._starting_state(server_round, arrays)
         rng = self.settings.seeds.numpy("select", "train", server_round)
-        nodes = self._select(
-            self.settings.participation.selector, self._nodes(grid), server_round, rng
-        )
+        nodes = self._select(self.settings.participation.selector, grid, server_round, rng)
         if server_round == 1 and (warning := self._warning(len(nodes))):
             log(WARNING, warning)
-        if self.settings.communication.codec != Identity():
-            config = ConfigRecord({"codec": to_json(self.settings.communication.codec), **config})
-        if self.settings.communication.downlink != Identity():
-            models = tuple(map(self._followed, self.state.models, map(self._seeds, count())))
-            self.state = replace(self.state, models=models)
-        self._tags, share = {}, self.settings.ensemble.share
-        if (members := self.settings.ensemble.members) > 1:
-            self._tags = {
-                m: self.settings.seeds.integer("tag", server_round, m) for m in range(members)
-            }
-        self._shares = {
-            node: share(self._roster.identity(node), server_round, self.settings.seeds)
-            for node in nodes
-        }
-        sent = contents(self.state.models, self._shares, config, self._tags)
-        self._sent = address(nodes, sent, self._keys, server_round, MessageType.TRAIN)
-        return self._sent
+        keys = (self.arrayrecord_key, self.configrecord_key)
+        current = Round(server_round, self.state, arrays, self.settings, self._roster, keys)
+        messages = current.address(nodes, config)
+        self.state, self._round = current.state, current
+        return messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Screen the replies, merge what is left, move the model.
+        """Screen the replies, merge the accepted updates and move the model.
 
         Returns
         -------
@@ -161,71 +140,31 @@ class HQDEStrategy(FedAvg):
         Raises
         ------
         BoundError
-            If ``quorum`` was reached but the rule needs more updates than clients were asked.
+            If ``quorum`` was reached but the rule needs more updates than there are clients.
         """
-        if self.state is None:
-            raise RuntimeError("aggregate_train needs configure_train to be called before it")
-        several = self.settings.ensemble.members > 1
-        ledger = Ledger(server_round, self._sent, self._roster, self._shares if several else None)
-        limits, key = self.settings.communication.screening, self.arrayrecord_key
-        received = receive(replies, ledger, self.state.models, self._tags, limits, key)
-        received = received.ordered(self._roster.order(received.accepted))
-        merged: dict[int, Merged] = {}
-        for member, model in enumerate(self.state.models):
-            merged[member] = self._merge(member, received.heard(member, model), received, ledger)
-        moved = [member for member, each in merged.items() if each.note is None]
-        verdicts = {
-            member: Verdict(list(received.of(member)), each.outcome, member in moved)
-            for member, each in merged.items()
-            if each.outcome is not None
-        }
-        kept = ledger.settle(verdicts)
-        metrics = means([received.metrics(node) for node in received.accepted if node in kept])
-        models = tuple(each.model for each in merged.values())
-        if self.settings.ensemble.mode == "fedavg":
-            models = united(models, moved)
-        self.state = ServerState(
-            server_round,
-            models,
-            self._feedback(received.anew, ledger),
-            put_to_rest(
-                self.state.resting, server_round, list(map(self._roster.identity, ledger.skipped()))
-            ),
-            None if self.state.aggregated is None else self.state.aggregated + bool(moved),
-        )
-        facts = summed_up(merged)
-        if facts["note"] is not None:
-            log(WARNING, "round %d keeps the model: %s", server_round, facts["note"])
-        f = self.settings.aggregation.rule.expected_faulty
-        self._record = ledger.close(metrics, **facts, f=f, void=not moved)
-        if moved:
-            self._arrays = self.state.arrays()
-        return (self._arrays if moved else None), MetricRecord(dict(metrics))
+        current = self._current_round("aggregate_train")
+        current.close(replies)
+        self.state, record = current.state, current.record
+        return None if record.void else current.arrays, MetricRecord(dict(record.clients_train))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """Choose the clients that evaluate the model."""
-        if self.settings.participation.fraction_evaluate == 0:
+        """Choose the clients that evaluate the model, and address it to them."""
+        fraction = self.settings.participation.fraction_evaluate
+        if fraction == 0:
             return []
+        current = self._current_round("configure_evaluate")
         rng = self.settings.seeds.numpy("select", "evaluate", server_round)
-        selector = Uniform(self.settings.participation.fraction_evaluate)
-        nodes = self._select(selector, self._nodes(grid), server_round + 1, rng)
-        contents = [(arrays, config)] * len(nodes)
-        self._sent_evaluate = address(
-            nodes, contents, self._keys, server_round, MessageType.EVALUATE
-        )
-        return self._sent_evaluate
+        nodes = self._select(Uniform(fraction), grid, server_round + 1, rng)
+        return current.address_evaluation(nodes, arrays, config)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Mean of the clients' metrics, each client counting once."""
-        reports = receive_reports(
-            replies, self._sent_evaluate, self.settings.communication.screening
-        )
-        good = [reports[node] for node in self._roster.order(reports)]
-        return MetricRecord(dict(means(good))) if good else None
+        """Return the mean of the clients' metrics, each client counting once."""
+        metrics = self._current_round("aggregate_evaluate").evaluation_metrics(replies)
+        return None if metrics is None else MetricRecord(dict(metrics))
 
     # --- the whole run ----------------------------------------------------------------------------
 
@@ -238,27 +177,33 @@ class HQDEStrategy(FedAvg):
         train_config: ConfigRecord | None = None,
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: EvaluateFn | None = None,
+        should_stop: StopFn | None = None,
+        *,
         resume: ServerState | None = None,
     ) -> Result:
-        """Run the rounds.
+        """Run the rounds and return the final model and metrics.
 
         Parameters
         ----------
         grid : Grid
-            The way to the nodes.
+            Delivers messages to the nodes and their replies.
         initial_arrays : ArrayRecord
             The initial model.
         num_rounds : int
-            How many rounds.
+            Number of the last round, >= 0, by default 3.
         timeout : float, optional
-            Seconds that a round waits for replies; ``deadline`` if not given.
+            Seconds that a round waits for replies; by default ``Communication.deadline``.
         train_config, evaluate_config : ConfigRecord, optional
-            Sent along with the model.
+            Config that training and evaluation messages carry beside the model.
         evaluate_fn : callable, optional
-            (round, model) -> metrics on the server, before the first round and after each.
+            Function (round, model) -> metrics or None that evaluates the model on the server,
+            before the first round and after each.
+        should_stop : callable, optional
+            Function (round, result so far) -> bool, called after each round, when its evaluation
+            and callbacks are done. If it is true, the run ends as after its last round.
         resume : ServerState, optional
-            Where a run of the same configuration was: the round after it is the first one, and its
-            model takes the place of ``initial_arrays``. What is over is not reported again.
+            State of a run of the same configuration, which goes on with the round after it and with
+            its model instead of ``initial_arrays``. Earlier rounds are not reported again.
 
         Returns
         -------
@@ -268,12 +213,13 @@ class HQDEStrategy(FedAvg):
         Raises
         ------
         RunError
-            If no round of the run produced an aggregate, after all callbacks were told of the end:
-            what became of the clients, and what to change.
+            If no round of the run produced an aggregate. It is raised after the ``on_end`` of all
+            callbacks, and says what became of the clients and what to change.
         """
         deadline = self.settings.communication.deadline if timeout is None else timeout
-        self.state = resume or self._begin(initial_arrays)
-        self._arrays = initial_arrays = self.state.arrays()
+        self.state = resume or self._initial_state(initial_arrays)
+        self._round = None
+        initial_arrays = self.state.arrays()
         result = Result(arrays=initial_arrays)
         self.summary()
         void = VoidRounds(deadline, self.state.round + 1)
@@ -291,7 +237,7 @@ class HQDEStrategy(FedAvg):
                 result.arrays = arrays
             if metrics is not None:
                 result.train_metrics_clientapp[server_round] = metrics
-            record = self._record
+            record = self._current_round("start").record
             void.add(record)
             config = evaluate_config if evaluate_config is not None else ConfigRecord()
             messages = self.configure_evaluate(server_round, result.arrays, config, grid)
@@ -303,6 +249,9 @@ class HQDEStrategy(FedAvg):
                     result.evaluate_metrics_clientapp[server_round] = evaluated
                     record = replace(record, clients_evaluate=floats(evaluated))
             self._finish(record, result, evaluate_fn, started)
+            if should_stop is not None and should_stop(server_round, result):
+                log(INFO, "should_stop ended the run after round %d", server_round)
+                break
         for callback in self.settings.reporting.callbacks:
             callback.on_end(result.arrays)
         if self.state.round and self.state.aggregated == 0:
@@ -311,111 +260,53 @@ class HQDEStrategy(FedAvg):
             log(INFO, summary)
         return result
 
-    # --- its parts --------------------------------------------------------------------------------
+    # --- parts of both ----------------------------------------------------------------------------
 
-    @property
-    def _merging(self) -> Merging:
-        return Merging(
-            self.settings.aggregation.rule,
-            self.settings.aggregation.server_optimizer,
-            self.settings.aggregation.quorum,
-            self.settings.aggregation.confidence,
-            self.settings.reporting.density,
-        )
+    def _current_round(self, caller: str) -> Round:
+        if self._round is None:
+            raise RuntimeError(f"{caller} needs configure_train to be called before it")
+        return self._round
 
-    @property
-    def _keys(self) -> tuple[str, str]:
-        return self.arrayrecord_key, self.configrecord_key
+    def _initial_state(self, arrays: ArrayRecord) -> ServerState:
+        """Return the state before the first round."""
+        state = ServerState.of(arrays, self.settings.ensemble.members)
+        if self.settings.ensemble.mode == "fedavg":  # members that become one model start as one
+            state = replace(state, models=average_members(state.models, [0]))
+        return state
 
-    def _taken_up(self, server_round: int, arrays: ArrayRecord) -> ServerState:
+    def _starting_state(self, server_round: int, arrays: ArrayRecord) -> ServerState:
         """Return the state from which a round starts, with the model that was handed in."""
-        if self.state is None or server_round <= 1 <= self.state.round:
-            return self._begin(arrays)
-        # The record that this strategy made itself needs no second look.
-        return self.state if arrays is self._arrays else self.state.with_arrays(arrays)
+        state = self.state
+        if state is None or server_round <= 1 <= state.round:
+            return self._initial_state(arrays)
+        # Converting this strategy's own record again would round the model to the record's dtypes.
+        own = state.arrays() if self._round is None else self._round.arrays
+        return state if arrays is own else state.with_arrays(arrays)
 
     def _select(
-        self, selector: Selector, nodes: list[int], server_round: int, rng: np.random.Generator
+        self, selector: Selector, grid: Grid, server_round: int, rng: np.random.Generator
     ) -> list[int]:
         """Return the nodes chosen for a round: as many as if none rested, of those that do not."""
         assert self.state is not None
-        reconnected = set(map(self._roster.identity, self._roster.reconnected))
+        participation = self.settings.participation
+        patience = self.settings.communication.deadline if participation.identify else 0.0
+        nodes = self._roster.wait(
+            grid, participation.min_available_nodes, participation.wait_for_nodes, patience
+        )
+        identity = self._roster.identity
+        reconnected = set(map(identity, self._roster.reconnected))
         resting = still_resting(self.state.resting, server_round, reconnected)
         self.state = replace(self.state, resting=resting)
         if not resting:
             return selector.select(nodes, rng)
-        awake = [node for node in nodes if self._roster.identity(node) not in resting]
+        awake = [node for node in nodes if identity(node) not in resting]
         return selector.select(awake, rng, selector.size(len(nodes))) if awake else []
 
     def _warning(self, clients: int) -> str | None:
         """Return a warning if few silent clients suffice to void every round."""
         cohort = self.settings.ensemble.cohort(clients)
-        return silence_warning(
-            self.settings.aggregation.rule, cohort, "" if cohort == clients else " of each member"
-        )
-
-    def _nodes(self, grid: Grid) -> list[int]:
-        patience = (
-            self.settings.communication.deadline if self.settings.participation.identify else 0.0
-        )
-        return self._roster.wait(
-            grid,
-            self.settings.participation.min_available_nodes,
-            self.settings.participation.wait_for_nodes,
-            patience,
-        )
-
-    def _seeds(self, member: int) -> Seeds:
-        """What is drawn on the server for a member."""
-        several = self.settings.ensemble.members > 1
-        return (
-            Seeds(self.settings.seeds.integer("member", member)) if several else self.settings.seeds
-        )
-
-    def _begin(self, arrays: ArrayRecord) -> ServerState:
-        """The state before the first round."""
-        state = ServerState.of(arrays, self.settings.ensemble.members)
-        if self.settings.ensemble.mode == "fedavg":  # members that will be one model start as one
-            state = replace(state, models=united(state.models, [0]))
-        return state
-
-    def _followed(self, model: ModelState, seeds: Seeds) -> ModelState:
-        """The model with the next version of the clients' model, as near to it as can be packed."""
-        state = model.model()
-        broadcast = model.broadcast or Broadcast(model.layout, state)
-        return replace(
-            model, broadcast=broadcast.follow(state, self.settings.communication.downlink, seeds)
-        )
-
-    def _merge(self, member: int, model: ModelState, received: Received, ledger: Ledger) -> Merged:
-        """The next state of a member, merged over the clients that trained it."""
-        if self.settings.ensemble.members > 1 and not ledger.given(member):
-            return Merged(model, note="no client was given it")
-        replies = received.of(member)
-        cohort = Cohort(
-            ids=tuple(self._roster.identity(node) for node in replies),
-            num_examples=tuple(reply.num_examples for reply in replies.values()),
-            faulty=ledger.count("rejected", member) + ledger.count("failed", member),
-            late=ledger.count("late", member),
-            skipped=ledger.count("skipped", member),
-            round=ledger.round,
-            seed=self._seeds(member).root,
-        )
-        resting = len(self.state.resting) if self.state is not None else 0
-        return self._merging.merge(model, list(replies.values()), cohort, resting)
-
-    def _feedback(
-        self, anew: Collection[tuple[int, int]], ledger: Ledger
-    ) -> dict[tuple[int, int], int]:
-        """Who has kept an error to feed back, since when; who had one and has not is counted."""
-        kept = dict(self.state.feedback if self.state is not None else {})
-        for node, member in sorted(anew):
-            client = self._roster.identity(node)
-            if (client, member) in kept:
-                ledger.write(node, feedback_lost=True)
-                log(WARNING, "node %d (client %d) has lost its error feedback", node, client)
-            kept[client, member] = ledger.round
-        return kept
+        rule = self.settings.aggregation.rule
+        return silence_warning(rule, cohort, "" if cohort == clients else " of each member")
 
     def _finish(
         self, record: RoundRecord, result: Result, evaluate_fn: EvaluateFn | None, started: float

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 
 from hqde_fl.errors import CohortError
 from hqde_fl.protocol.grids import KnowsPartitions
-from hqde_fl.strategies.round.reply_matching import Asked
+from hqde_fl.strategies.round.reply_matching import ReplyMatcher
 
 POLL_SECONDS = 0.2
 
@@ -103,10 +103,10 @@ class Roster:
             return
         question = RecordDict({"config": ConfigRecord()})
         messages = [Message(question, node, "query.identity") for node in new]
-        replies, asked = grid.send_and_receive(messages, timeout=seconds), Asked(messages)
-        for reply in replies:
-            node = asked.source(reply)
-            if node is None or not reply.has_content() or asked.forged(reply, node):
+        matcher = ReplyMatcher(messages)
+        for reply in grid.send_and_receive(messages, timeout=seconds):
+            node = matcher.source(reply)
+            if node is None or not reply.has_content() or matcher.envelope_error(reply, node):
                 continue
             answer = reply.content.config_records.get("identity", ConfigRecord())
             claimed = answer.get("partition-id")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from threading import TIMEOUT_MAX
 from typing import Literal, final, get_args
 
 from hqde_fl.codec import Codec, Identity
@@ -52,7 +53,7 @@ class Aggregation:
 
     def __post_init__(self) -> None:
         if self.quorum < 0:
-            raise ConfigError(f"Aggregation needs quorum >= 0, found {self.quorum}")
+            raise ConfigError(f"Aggregation.quorum must be >= 0, found {self.quorum}")
         _ = self.confidence  # refuses what the rule does not go with
 
     @property
@@ -80,7 +81,8 @@ class Communication:
     screening : Screening
         Limits on the content of a reply.
     deadline : float
-        Seconds that a round waits for replies, > 0, by default 3600; later replies are late.
+        Seconds that a round waits for replies, in (0, ``threading.TIMEOUT_MAX``], by default 3600;
+        later replies are late.
     """
 
     codec: Codec = field(default_factory=Identity)
@@ -89,8 +91,10 @@ class Communication:
     deadline: float = 3600.0
 
     def __post_init__(self) -> None:
-        if self.deadline <= 0:
-            raise ConfigError(f"Communication needs deadline > 0, found {self.deadline}")
+        if not 0 < self.deadline <= TIMEOUT_MAX:
+            raise ConfigError(
+                f"Communication.deadline must be in (0, {TIMEOUT_MAX:g}], found {self.deadline}"
+            )
         if self.downlink.stateful:
             raise ConfigError(f"downlink feeds its errors back by itself, found {self.downlink}")
 
@@ -124,7 +128,7 @@ class Participation:
     def __post_init__(self) -> None:
         if not 0 <= self.fraction_evaluate <= 1:
             raise ConfigError(
-                f"fraction_evaluate must be in [0, 1], found {self.fraction_evaluate}"
+                f"Participation.fraction_evaluate must be in [0, 1], found {self.fraction_evaluate}"
             )
 
 
@@ -180,3 +184,8 @@ class StrategySettings:
     ensemble: Ensemble = field(default_factory=Ensemble)
     reporting: Reporting = field(default_factory=Reporting)
     seeds: Seeds = field(default_factory=lambda: Seeds(0))
+
+    def member_seeds(self, member: int) -> Seeds:
+        """Return the root of what the server draws at random for one member."""
+        several = self.ensemble.members > 1
+        return Seeds(self.seeds.integer("member", member)) if several else self.seeds

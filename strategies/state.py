@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from flwr.app import Array, ArrayRecord
+from flwr.app import ArrayRecord
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.protocol.members import named, of_member, record_of
+from hqde_fl.protocol.members import join_members, split_members, uncopied_record
 from hqde_fl.protocol.records import from_record, layout_of, to_record
-from hqde_fl.rules.base import State
+from hqde_fl.rules.results import State
 from hqde_fl.strategies.broadcast import Broadcast
 from hqde_fl.strategies.optimizers import Moments
 from hqde_fl.strategies.resting import Resting
@@ -146,23 +146,16 @@ class ServerState:
         return replace(self, models=tuple(model.with_arrays(part) for model, part in pairs))
 
     def arrays(self) -> ArrayRecord:
-        """The global model as Flower sends it: all members, by their names."""
-        if len(self.models) == 1:
-            return self.models[0].record
-        joined: dict[str, Array] = {}
-        for member, model in enumerate(self.models):
-            joined |= named(member, model.record)
-        return record_of(joined)
+        """Return the global model as Flower sends it: all members, by their names; read-only."""
+        return self.models[0].record if len(self.models) == 1 else self._joined
+
+    @cached_property
+    def _joined(self) -> ArrayRecord:
+        return uncopied_record(join_members([model.record for model in self.models]))
 
 
 def _split(arrays: ArrayRecord, members: int) -> list[ArrayRecord]:
     """Return each member's arrays."""
     if members == 1:
         return [arrays]
-    parts = [record_of(of_member(member, arrays)) for member in range(members)]
-    if not all(parts) or sum(map(len, parts)) != len(arrays):
-        raise ConfigError(
-            f"an ensemble of {members} members needs arrays named member-0/... to "
-            f"member-{members - 1}/..., found {', '.join(list(arrays)[:3])}, ..."
-        )
-    return parts
+    return [uncopied_record(part) for part in split_members(arrays, members)]

@@ -1,153 +1,140 @@
-"""How the good replies of a round become the next model: rule, then server optimiser."""
+"""Merge the accepted updates of a round into the next model: rule, then server optimiser."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, final
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from hqde_fl.errors import BoundError
-from hqde_fl.protocol.members import member_name, named
+from hqde_fl.protocol.members import add_member_prefix, member_name
 from hqde_fl.protocol.screening import Accepted
-from hqde_fl.rules import Aggregate, Aggregator, Cohort, aggregate
-from hqde_fl.rules.aggregation import measure_geometry
+from hqde_fl.rules import Aggregate, Cohort, aggregate
 from hqde_fl.rules.density_matrix import diagnostics
-from hqde_fl.rules.executor import one_library_thread
-from hqde_fl.strategies.confidence import Confidence
-from hqde_fl.strategies.optimizers import SGD, ServerOptimizer
+from hqde_fl.rules.gram import measure_geometry
+from hqde_fl.rules.library_threads import one_library_thread
 from hqde_fl.strategies.round.buffers import merge_buffers
-from hqde_fl.strategies.settings import DensityPolicy
+from hqde_fl.strategies.settings import Aggregation, DensityPolicy
 from hqde_fl.strategies.state import ModelState
 from hqde_fl.updates import Columns
-from hqde_fl.updates.received_updates import gathered
+from hqde_fl.updates.received_updates import received_columns
 
-MOST_FREE = 256
-"""Most updates whose spectrum, O(n^3), is taken without being asked for."""
+MAX_FREE_CLIENTS = 256
+"""Most updates for which the density policy "free" takes the spectrum, O(n^3)."""
 
 
 @dataclass(frozen=True, eq=False)
-class Merged:
-    """What became of one model in one round.
+class MergedModel:
+    """Outcome of a round for one model.
 
     Parameters
     ----------
     model : ModelState
-        The next one.
+        The next model; the same as before if it was kept.
+    nodes : Sequence[int]
+        Ids of the nodes whose updates the rule was given, in the order of the outcome's rows.
     outcome : Aggregate or None
-        What the rule made of the replies, if it was asked.
+        Result of the rule; None if it was not run.
     note : str or None
-        Why the model was kept as it was, if it was.
+        Why the model was kept as it was; None if it moved.
     """
 
     model: ModelState
+    nodes: Sequence[int] = ()
     outcome: Aggregate | None = None
     note: str | None = None
 
+    @property
+    def moved(self) -> bool:
+        """Whether the model was moved by the outcome."""
+        return self.note is None
 
-@final
-@dataclass(frozen=True)
-class Merging:
-    """How the good replies of a round become the next model.
+
+def merge_model(
+    settings: Aggregation,
+    density: DensityPolicy,
+    model: ModelState,
+    replies: Mapping[int, Accepted],
+    cohort: Cohort,
+    resting: int = 0,
+) -> MergedModel:
+    """Merge the accepted updates of one model and move it by the server optimiser.
 
     Parameters
     ----------
-    rule : Aggregator
-        How the updates are merged.
-    server_optimizer : ServerOptimizer
-        How the aggregated update moves the model.
-    quorum : int
-        With fewer good replies the model is kept. 0: as many as the rule needs.
-    confidence : Confidence
-        Where the rule's confidence in the clients comes from, if it asks for any.
+    settings : Aggregation
+        Rule, server optimiser and quorum.
     density : "free", "always" or "never"
-        When to describe the updates' density matrix in the round's diagnostics.
+        When the round's diagnostics describe the updates' density matrix.
+    model : ModelState
+        The model as the round began.
+    replies : Mapping[int, Accepted]
+        Node id -> the update that passed screening.
+    cohort : Cohort
+        The clients of these updates, in the same order.
+    resting : int
+        Number of clients without data in an earlier round, which got no message.
+
+    Raises
+    ------
+    BoundError
+        If ``quorum`` was reached but the rule needs more updates than there are clients.
     """
-
-    rule: Aggregator
-    server_optimizer: ServerOptimizer = field(default_factory=SGD)
-    quorum: int = 0
-    confidence: Confidence = field(default_factory=Confidence)
-    density: DensityPolicy = "free"
-
-    def merge(
-        self,
-        model: ModelState,
-        replies: Sequence[Accepted],
-        cohort: Cohort,
-        resting: int = 0,
-    ) -> Merged:
-        """The next state of a model.
-
-        Parameters
-        ----------
-        model : ModelState
-            As the round began.
-        replies : Sequence[Accepted]
-            Those that passed screening.
-        cohort : Cohort
-            Who they come from, in the same order.
-        resting : int
-            Clients that were not asked because they had no data in an earlier round.
-
-        Raises
-        ------
-        BoundError
-            If ``quorum`` was reached but the rule needs more updates than clients were asked.
-        """
-        try:
-            if self.quorum:
-                cohort.require("quorum", self.quorum)
-            if not replies:
-                cohort.require(str(self.rule), max(1, self.rule.minimum(cohort.faulty)))
-            updates = gathered([reply.update for reply in replies])
-            cohort = replace(cohort, confidence=self.confidence.of(model, replies))
-            outcome = aggregate(self.rule, updates, cohort, model.rule)
-        except BoundError as error:
-            # The user said that the quorum would be enough, and no round can ever have more.
-            if 0 < self.quorum <= cohort.n and cohort.asked + resting < self.rule.minimum():
-                raise
-            rest = f"; clients that rest because they have no data: {resting}" if resting else ""
-            return Merged(model, note=f"{error}{rest}")
-        model, outcome = self._described(model, updates, cohort, outcome)
-        return self._move(model, replies, outcome)
-
-    def _described(
-        self, model: ModelState, updates: Columns, cohort: Cohort, outcome: Aggregate
-    ) -> tuple[ModelState, Aggregate]:
-        """The outcome with the density matrix's diagnostics, and the model that remembers it."""
-        geometry = outcome.geometry
-        if self.density == "always" and geometry is None:
-            geometry = measure_geometry(updates)
-        few = cohort.n <= MOST_FREE or self.density == "always"
-        if geometry is None or not few or self.density == "never":
-            return replace(model, density={}), outcome
-        with one_library_thread():  # many threads on small matrices are in each other's way
-            described, density = diagnostics(geometry.leading(cohort.n), cohort.ids, model.density)
-        outcome = replace(outcome, diagnostics={**outcome.diagnostics, **described})
-        return replace(model, density=density), outcome
-
-    def _move(self, model: ModelState, replies: Sequence[Accepted], outcome: Aggregate) -> Merged:
-        """The model moved by the outcome, unless it must not be."""
-        step, moments = self.server_optimizer.step(outcome.delta, model.moments)
-        flat = model.flat + step
-        if not bool(torch.isfinite(flat).all()):
-            return Merged(model, outcome, "the aggregated update is not finite")
-        pairs = zip(replies, outcome.rejected.tolist(), strict=True)
-        buffers = [reply.buffers for reply, rejected in pairs if not rejected]
-        moved = replace(
-            model,
-            flat=flat,
-            buffers=merge_buffers(buffers) if buffers else model.buffers,
-            moments=moments,
-            rule=outcome.state,
-        )
-        return Merged(moved, outcome)
+    rule, quorum, updates = settings.rule, settings.quorum, list(replies.values())
+    try:
+        if quorum:
+            cohort.require("quorum", quorum)
+        if not updates:
+            cohort.require(str(rule), max(1, rule.minimum(cohort.faulty)))
+        columns = received_columns([reply.update for reply in updates])
+        cohort = replace(cohort, confidence=settings.confidence.of(model, updates))
+        outcome = aggregate(rule, columns, cohort, model.rule)
+    except BoundError as error:
+        # The user declared the quorum sufficient, and no round can ever have more updates.
+        if 0 < quorum <= cohort.n and cohort.requested + resting < rule.minimum():
+            raise
+        rest = f"; clients that rest because they have no data: {resting}" if resting else ""
+        return MergedModel(model, note=f"{error}{rest}")
+    model, outcome = _with_density(density, model, columns, cohort, outcome)
+    step, moments = settings.server_optimizer.step(outcome.delta, model.moments)
+    flat = model.flat + step
+    if not bool(torch.isfinite(flat).all()):
+        return MergedModel(model, tuple(replies), outcome, "the aggregated update is not finite")
+    pairs = zip(updates, outcome.rejected.tolist(), strict=True)
+    buffers = [reply.buffers for reply, filtered in pairs if not filtered]
+    merged = replace(
+        model,
+        flat=flat,
+        buffers=merge_buffers(buffers) if buffers else model.buffers,
+        moments=moments,
+        rule=outcome.state,
+    )
+    return MergedModel(merged, tuple(replies), outcome)
 
 
-def united(models: Sequence[ModelState], moved: Sequence[int]) -> tuple[ModelState, ...]:
-    """All members with the mean of some of them as their model; unchanged if these are none."""
+def _with_density(
+    policy: DensityPolicy, model: ModelState, updates: Columns, cohort: Cohort, outcome: Aggregate
+) -> tuple[ModelState, Aggregate]:
+    """Return the model and the outcome with what the density policy calls for.
+
+    The outcome's diagnostics describe the density matrix; the model keeps it for the next round.
+    """
+    geometry = outcome.geometry
+    if policy == "always" and geometry is None:
+        geometry = measure_geometry(updates)
+    few = cohort.n <= MAX_FREE_CLIENTS or policy == "always"
+    if geometry is None or not few or policy == "never":
+        return replace(model, density={}), outcome
+    with one_library_thread():  # threads of small matrix operations slow each other down
+        described, density = diagnostics(geometry.leading(cohort.n), cohort.ids, model.density)
+    outcome = replace(outcome, diagnostics={**outcome.diagnostics, **described})
+    return replace(model, density=density), outcome
+
+
+def average_members(models: Sequence[ModelState], moved: Sequence[int]) -> tuple[ModelState, ...]:
+    """Give all members the mean of those that moved; return them unchanged if none did."""
     if not moved:
         return tuple(models)
     flat = torch.stack([models[member].flat for member in moved]).mean(dim=0)
@@ -155,24 +142,22 @@ def united(models: Sequence[ModelState], moved: Sequence[int]) -> tuple[ModelSta
     return tuple(replace(model, flat=flat, buffers=buffers) for model in models)
 
 
-def summed_up(merged: Mapping[int, Merged]) -> dict[str, Any]:
+def summarize(merged: Sequence[MergedModel]) -> dict[str, Any]:
     """Return a round's note, diagnostics and f used, by the names of ``RoundRecord``'s fields.
 
-    The notes and diagnostics of several members are under the members' names.
+    Parameters
+    ----------
+    merged : Sequence[MergedModel]
+        Outcome for each member. The notes and diagnostics of several members carry their names.
     """
-    used = [
-        each.outcome.f_used
-        for each in merged.values()
-        if each.outcome is not None and each.outcome.f_used is not None
-    ]
-    f_used = min(used, default=None)
-    if len(merged) == 1:
-        only = merged[0]
-        diagnostics = {} if only.outcome is None else dict(only.outcome.diagnostics)
-        return {"note": only.note, "diagnostics": diagnostics, "f_used": f_used}
-    notes = [f"{member_name(m)}: {each.note}" for m, each in merged.items() if each.note]
-    diagnostics = {}
-    for member, each in merged.items():
-        if each.outcome is not None:
-            diagnostics |= named(member, each.outcome.diagnostics)
-    return {"note": "; ".join(notes) or None, "diagnostics": diagnostics, "f_used": f_used}
+    outcomes = {m: model.outcome for m, model in enumerate(merged) if model.outcome is not None}
+    used = [outcome.f_used for outcome in outcomes.values() if outcome.f_used is not None]
+    described: dict[str, Any] = {}
+    for member, outcome in outcomes.items():
+        own = outcome.diagnostics
+        described |= add_member_prefix(member, own) if len(merged) > 1 else own
+    note = merged[0].note
+    if len(merged) > 1:
+        notes = [f"{member_name(m)}: {model.note}" for m, model in enumerate(merged) if model.note]
+        note = "; ".join(notes) or None
+    return {"note": note, "diagnostics": described, "f_used": min(used, default=None)}

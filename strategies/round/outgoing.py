@@ -1,60 +1,99 @@
-"""What each client of a round is sent: the model, or its members of an ensemble."""
+"""Address to each node the model, or its members of an ensemble."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from flwr.app import Array, ConfigRecord
+from flwr.app import Array, ConfigRecord, Message, RecordDict
 
-from hqde_fl.protocol.members import MEMBERS, TAG, named, record_of
-from hqde_fl.strategies.broadcast import Content, Offer
+from hqde_fl.protocol.members import MEMBERS, TAG, add_member_prefix, uncopied_record
+from hqde_fl.strategies.broadcast import Content
 from hqde_fl.strategies.state import ModelState
 
-Shares = Mapping[int, tuple[int, ...]]
-"""Node -> the members that it is given."""
+Assignments = Mapping[int, tuple[int, ...]]
+"""Node -> the members that it trains, ascending; (0,) where there is one model."""
 
 Tags = Mapping[int, int]
-"""Member -> what a client sends back with it. The same for all clients of a round, so that those
-with the same members can be sent the same message. Empty where there is one model."""
+"""Member -> tag that comes back with its update. All clients of a round get the same tags, so that
+those with the same members can share one message. Empty where there is one model."""
 
 
 def contents(
-    models: Sequence[ModelState], shares: Shares, config: ConfigRecord, tags: Tags
+    models: Sequence[ModelState], assignments: Assignments, config: ConfigRecord, tags: Tags
 ) -> list[Content]:
-    """Arrays and config for each node; nodes that are sent the same share the same objects."""
-    offers: dict[tuple[int, int], Offer] = {}
+    """Return the arrays and the config for each node, in the order of the assignments.
+
+    Nodes that get the same content share the same two objects.
+    """
+    parts: dict[tuple[int, int], Content] = {}
     shared: dict[tuple[tuple[int, int], ...], Content] = {}
-    found = []
-    for node, share in shares.items():
-        parts = tuple((member, _behind(models[member], node)) for member in share)
-        for member, behind in parts:
-            if (member, behind) not in offers:
-                offers[member, behind] = _offer(models[member], behind)
-        if parts not in shared:
-            some = {member: offers[member, behind] for member, behind in parts}
-            shared[parts] = _joined(some, config, tags) if tags else _plain(some[0], config)
-        found.append(shared[parts])
-    return found
+    of_nodes = []
+    for node, members in assignments.items():
+        keys = tuple((member, _payloads_behind(models[member], node)) for member in members)
+        for member, behind in keys:
+            if (member, behind) not in parts:
+                parts[member, behind] = _member_content(models[member], behind)
+        if keys not in shared:
+            by_member = {member: parts[member, behind] for member, behind in keys}
+            shared[keys] = (
+                _joined(by_member, config, tags) if tags else _with_config(by_member[0], config)
+            )
+        of_nodes.append(shared[keys])
+    return of_nodes
 
 
-def _behind(model: ModelState, node: int) -> int:
-    return 0 if model.broadcast is None else model.broadcast.behind(node)
+def address(
+    nodes: Sequence[int],
+    contents: Sequence[Content],
+    keys: tuple[str, str],
+    server_round: int,
+    kind: str,
+) -> list[Message]:
+    """Return one message for each node; those with the same arrays share one read-only content.
+
+    Parameters
+    ----------
+    nodes : Sequence[int]
+        Ids of the nodes.
+    contents : Sequence[Content]
+        Arrays and config for each of them.
+    keys : tuple[str, str]
+        Names of the ``ArrayRecord`` and of the ``ConfigRecord`` in the message.
+    server_round : int
+        The round, which the config is told as ``server-round``.
+    kind : str
+        Type of the message, such as ``MessageType.TRAIN``.
+    """
+    shared: dict[int, RecordDict] = {}
+    for arrays, config in contents:
+        if id(arrays) not in shared:
+            config = ConfigRecord({**config, "server-round": server_round})
+            shared[id(arrays)] = RecordDict({keys[0]: arrays, keys[1]: config})
+    group = str(server_round)
+    pairs = zip(nodes, contents, strict=True)
+    return [Message(shared[id(a)], node, kind, group_id=group) for node, (a, _) in pairs]
 
 
-def _offer(model: ModelState, behind: int) -> Offer:
-    return (model.record, {}) if model.broadcast is None else model.broadcast.offer(behind)
+def _payloads_behind(model: ModelState, node: int) -> int:
+    return 0 if model.broadcast is None else model.broadcast.payloads_behind(node)
 
 
-def _plain(offer: Offer, config: ConfigRecord) -> Content:
-    arrays, about = offer
-    return arrays, ConfigRecord({**config, **about})
+def _member_content(model: ModelState, behind: int) -> Content:
+    if model.broadcast is None:
+        return model.record, ConfigRecord()
+    return model.broadcast.content(behind)
 
 
-def _joined(offers: Mapping[int, Offer], config: ConfigRecord, tags: Tags) -> Content:
-    """Several members in one message."""
+def _with_config(content: Content, config: ConfigRecord) -> Content:
+    arrays, own = content
+    return arrays, ConfigRecord({**config, **own})
+
+
+def _joined(by_member: Mapping[int, Content], config: ConfigRecord, tags: Tags) -> Content:
+    """Return several members as the content of one message."""
     arrays: dict[str, Array] = {}
-    about: dict[str, int] = {}
-    for member, (record, config_of_member) in offers.items():
-        arrays |= named(member, record)
-        about |= named(member, {**config_of_member, TAG: tags[member]})
-    return record_of(arrays), ConfigRecord({**config, MEMBERS: list(offers), **about})
+    joined = ConfigRecord({**config, MEMBERS: list(by_member)})
+    for member, (record, own) in by_member.items():
+        arrays |= add_member_prefix(member, record)
+        joined.update(add_member_prefix(member, {**own, TAG: tags[member]}))
+    return uncopied_record(arrays), joined

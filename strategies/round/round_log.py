@@ -1,9 +1,9 @@
-"""Who was asked to train this round, and what became of each of them."""
+"""Record what becomes of each client in a training round."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from logging import INFO
 from typing import Any
 
@@ -11,161 +11,147 @@ from flwr.app import Message
 
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.message_size import message_bytes
-from hqde_fl.rules import Aggregate
 from hqde_fl.strategies.callbacks import ClientRecord, RoundRecord
 from hqde_fl.strategies.outcomes import FAILED, FILTERED, LATE, REJECTED, SKIPPED, outcome_of
 from hqde_fl.strategies.roster import Roster
-from hqde_fl.strategies.round.reply_matching import Asked
+from hqde_fl.strategies.round.aggregation import MergedModel
+from hqde_fl.strategies.round.outgoing import Assignments
 
-MOST_NAMED = 20
-"""Nodes in one line of the log."""
-
-
-@dataclass(frozen=True, eq=False)
-class Verdict:
-    """What a rule made of the good replies for one model.
-
-    Parameters
-    ----------
-    nodes : Sequence[int]
-        Whose replies they are, in the order of the outcome's rows.
-    outcome : Aggregate
-        The rule's.
-    moved : bool
-        Whether the model was moved by it.
-    """
-
-    nodes: Sequence[int]
-    outcome: Aggregate
-    moved: bool
+MAX_LOGGED_NODES = 20
+"""Nodes that one line of the log names."""
 
 
-class Ledger:
-    """The clients of one training round. Until a client answers, it is late.
+class RoundLog:
+    """The records of a round's clients. A client is late until its reply arrives.
 
     Parameters
     ----------
     server_round : int
         The round.
-    sent : Sequence[Message]
+    messages : Sequence[Message]
         The messages, one for each client; those with the same content share it.
     roster : Roster
         Knows the nodes' partition ids.
-    shares : Mapping[int, tuple[int, ...]], optional
-        Node -> the members that it was given; the only model there is if not given.
+    assignments : Assignments
+        Node -> the members that it trains; empty where there is one model.
     """
 
     def __init__(
         self,
         server_round: int,
-        sent: Sequence[Message],
+        messages: Sequence[Message],
         roster: Roster,
-        shares: Mapping[int, tuple[int, ...]] | None = None,
+        assignments: Assignments,
     ) -> None:
         self.round = server_round
-        self._shares = shares or {}
-        self.asked = Asked(sent)
-        contents = {id(message.content): message.content for message in sent}
+        self._assignments = assignments
+        contents = {id(message.content): message.content for message in messages}
         sizes = {key: message_bytes(content) for key, content in contents.items()}
-        size = {m.metadata.dst_node_id: sizes[id(m.content)] for m in sent}
         self._clients = {
-            node: ClientRecord(
+            (node := message.metadata.dst_node_id): ClientRecord(
                 round=server_round,
                 node=node,
                 partition=roster.partition(node),
                 kept=False,
                 influence=0.0,
                 reason=LATE,
-                bytes_down=size[node],
+                bytes_down=sizes[id(message.content)],
                 bytes_up=0,
                 seconds=None,
-                members=self._shares.get(node, ()),
+                members=assignments.get(node, ()),
             )
-            for node in (message.metadata.dst_node_id for message in sent)
+            for message in messages
         }
 
-    def answered(self, node: int) -> bool:
-        """Whether something has come from this client already."""
+    def has_reply(self, node: int) -> bool:
+        """Return whether a reply of this client has been recorded already."""
         return self._clients[node].reason != LATE
 
-    def write(self, node: int, **changes: Any) -> None:
-        """Change a client's record."""
+    def update(self, node: int, **changes: Any) -> None:
+        """Change fields of a client's record."""
         self._clients[node] = replace(self._clients[node], **changes)
+
+    def assigned_members(self, node: int) -> tuple[int, ...]:
+        """Return the members that a client trains; (0,) where there is one model."""
+        return self._assignments.get(node, (0,))
+
+    def assigned_clients(self, member: int) -> list[ClientRecord]:
+        """Return the records of the clients that train a member."""
+        return [c for node, c in self._clients.items() if member in self.assigned_members(node)]
 
     def count(self, outcome: str, member: int = 0) -> int:
         """Return the number of clients of a member with an outcome.
 
         Outcomes are ``filtered``, ``rejected``, ``failed``, ``skipped`` and ``late``.
         """
-        clients = (c for node, c in self._clients.items() if member in self.share(node))
+        clients = self.assigned_clients(member)
         return sum(outcome_of(client.reason) == outcome for client in clients)
 
-    def share(self, node: int) -> tuple[int, ...]:
-        """The members that a client was given."""
-        return self._shares.get(node, (0,))
+    def skipped(self) -> list[int]:
+        """Return the ids of the nodes that reported to have no data."""
+        clients = self._clients.items()
+        return [node for node, client in clients if outcome_of(client.reason) == SKIPPED]
 
-    def given(self, member: int) -> int:
-        """How many clients were given a member."""
-        return sum(member in self.share(node) for node in self._clients)
-
-    def settle(self, merged: Mapping[int, Verdict]) -> set[int]:
-        """Write down what became of the good replies; the nodes that the rule kept.
+    def record_influence(self, merged: Sequence[MergedModel]) -> set[int]:
+        """Record the influence of the accepted clients and those that the rule filtered.
 
         Parameters
         ----------
-        merged : Mapping[int, Verdict]
-            Member -> the rule's verdict on its good replies, where the rule was asked.
-        """
-        moved = sum(verdict.moved for verdict in merged.values())
-        seen: dict[int, list[tuple[int, float, bool]]] = {}
-        for member, verdict in merged.items():
-            shares, out = verdict.outcome.influence.tolist(), verdict.outcome.rejected.tolist()
-            for node, share, rejected in zip(verdict.nodes, shares, out, strict=True):
-                influence = share / moved if verdict.moved else 0.0
-                seen.setdefault(node, []).append((member, influence, rejected))
-        kept = set()
-        for node, verdicts in seen.items():
-            out_of = tuple(member for member, _, rejected in verdicts if rejected)
-            filtered = len(out_of) == len(verdicts)
-            self.write(
-                node,
-                kept=any(merged[member].moved for member, _, out in verdicts if not out),
-                influence=sum(influence for _, influence, _ in verdicts),
-                reason=FILTERED if filtered else None,
-                filtered_from=out_of if self._shares else (),
-            )
-            if not filtered:
-                kept.add(node)
-        return kept
+        merged : Sequence[MergedModel]
+            Outcome for each member.
 
-    def skipped(self) -> list[int]:
-        """Return the nodes that said that they have no data."""
-        return [
-            node for node, client in self._clients.items() if outcome_of(client.reason) == SKIPPED
-        ]
+        Returns
+        -------
+        set[int]
+            Ids of the nodes that were not filtered from all of their members.
+        """
+        moved = sum(model.moved for model in merged)
+        by_node: dict[int, list[tuple[int, float, bool]]] = {}
+        for member, model in enumerate(merged):
+            if model.outcome is None:
+                continue
+            influences, filtered = model.outcome.influence.tolist(), model.outcome.rejected.tolist()
+            for node, influence, out in zip(model.nodes, influences, filtered, strict=True):
+                mean = influence / moved if model.moved else 0.0
+                by_node.setdefault(node, []).append((member, mean, out))
+        passed = set()
+        for node, entries in by_node.items():
+            filtered_from = tuple(member for member, _, out in entries if out)
+            wholly = len(filtered_from) == len(entries)
+            self.update(
+                node,
+                kept=any(merged[member].moved for member, _, out in entries if not out),
+                influence=sum(influence for _, influence, _ in entries),
+                reason=FILTERED if wholly else None,
+                filtered_from=filtered_from if self._assignments else (),
+            )
+            if not wholly:
+                passed.add(node)
+        return passed
 
     def close(self, metrics: Mapping[str, float], **facts: Any) -> RoundRecord:
-        """Return the round's record.
+        """Return the round's record, and log which clients were not kept.
 
         Parameters
         ----------
         metrics : Mapping[str, float]
-            Means of what the clients kept reported.
+            Mean training metrics of the clients kept.
         **facts : Any
-            What the rule made of the round, by the names of ``RoundRecord``'s fields.
+            Result of the aggregation, by the names of ``RoundRecord``'s fields.
         """
         clients = tuple(self._clients.values())
-        self._name(clients)
+        self._log_exclusions(clients)
+        outcomes = [outcome_of(client.reason) for client in clients]
         return RoundRecord(
             round=self.round,
             clients_train=metrics,
             asked=len(clients),
             kept=sum(client.kept for client in clients),
-            filtered=sum(outcome_of(client.reason) == FILTERED for client in clients),
-            rejected=sum(outcome_of(client.reason) == REJECTED for client in clients),
-            failed=sum(outcome_of(client.reason) == FAILED for client in clients),
-            late=sum(outcome_of(client.reason) == LATE for client in clients),
-            skipped=sum(outcome_of(client.reason) == SKIPPED for client in clients),
+            filtered=outcomes.count(FILTERED),
+            rejected=outcomes.count(REJECTED),
+            failed=outcomes.count(FAILED),
+            late=outcomes.count(LATE),
+            skipped=outcomes.count(SKIPPED),
             feedback_lost=sum(client.feedback_lost for client in clients),
             bytes_down=sum(client.bytes_down for client in clients),
             bytes_up=sum(client.bytes_up for client in clients),
@@ -173,22 +159,16 @@ class Ledger:
             **facts,
         )
 
-    def _name(self, clients: Sequence[ClientRecord]) -> None:
-        """Log who was not kept, and why, for whoever has no callback."""
+    def _log_exclusions(self, clients: Sequence[ClientRecord]) -> None:
+        """Log the clients that were not kept, for runs without callbacks."""
         for client in clients:
             if client.reason and ":" in client.reason:
                 log(INFO, "round %d: node %d %s", self.round, client.node, client.reason)
         for outcome in (FILTERED, LATE):
             nodes = [client.node for client in clients if client.reason == outcome]
-            if nodes:
-                names = ", ".join(map(str, nodes[:MOST_NAMED])) + ", ..." * (
-                    len(nodes) > MOST_NAMED
-                )
-                log(
-                    INFO,
-                    "round %d: %s: %d clients (nodes %s)",
-                    self.round,
-                    outcome,
-                    len(nodes),
-                    names,
-                )
+            if not nodes:
+                continue
+            names = ", ".join(map(str, nodes[:MAX_LOGGED_NODES]))
+            names += ", ..." * (len(nodes) > MAX_LOGGED_NODES)
+            line = "round %d: %s: %d clients (nodes %s)"
+            log(INFO, line, self.round, outcome, len(nodes), names)

@@ -13,7 +13,7 @@ from hqde_fl.codec import ErrorFeedback, Quantized
 from hqde_fl.codec.request import to_json
 from hqde_fl.errors import ConfigError
 from hqde_fl.protocol.delta_broadcast import HELD
-from hqde_fl.protocol.members import TAGS, named
+from hqde_fl.protocol.members import TAGS, add_member_prefix
 from hqde_fl.protocol.packed_updates import DELTA
 from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.seeding import Seeds
@@ -91,7 +91,7 @@ def test_a_bootstrap_sample_differs_by_member_and_not_by_message(task, assign, s
 
 
 def test_a_member_beyond_the_ensemble_is_an_error(task, ask, node):
-    arrays = to_record(named(7, initial_state(task, 1, Seeds(0))))
+    arrays = to_record(add_member_prefix(7, initial_state(task, 1, Seeds(0))))
     ask({})
     content = RecordDict({"arrays": arrays, "config": ConfigRecord({"members": [7]})})
     with pytest.raises(ConfigError, match="a client of 4 members has no member-7"):
@@ -124,10 +124,9 @@ def test_each_member_is_reconstructed_from_its_own_differences(task, assign, sta
         following_models = []
         for member, model in enumerate(models):
             before = model.broadcast or Broadcast(model.layout, model.model())
-            current = {1} if member in held else set()
-            broadcast = before.heard(current, set())
+            broadcast = before.with_held({1: before.version} if member in held else {})
             following_models.append(
-                replace(model, broadcast=broadcast.follow(model.model(), codec, Seeds(1)))
+                replace(model, broadcast=broadcast.next_version(model.model(), codec, Seeds(1)))
             )
         return tuple(following_models)
 

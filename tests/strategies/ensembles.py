@@ -9,7 +9,15 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
-from hqde_fl.protocol.members import TAG, TAGS, config_of, members_of, named, of_member, record_of
+from hqde_fl.protocol.members import (
+    TAG,
+    TAGS,
+    add_member_prefix,
+    message_config,
+    requested_members,
+    select_member,
+    uncopied_record,
+)
 from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.simulations.engines.inline import InlineGrid
 from hqde_fl.strategies.hqde import HQDEStrategy
@@ -25,7 +33,7 @@ def start(members: int) -> dict[str, torch.Tensor]:
     for member in range(members):
         generator = torch.Generator().manual_seed(member)
         weights = {"w": 10 * torch.randn(D, generator=generator), "steps": torch.tensor(0)}
-        state |= named(member, weights)
+        state |= add_member_prefix(member, weights)
     return state
 
 
@@ -48,16 +56,16 @@ class Clients(InlineGrid):
         @app.train()
         def train(message: Message, context: Context) -> Message:
             partition = int(context.node_config["partition-id"])
-            config, record = config_of(message), message.content.array_records["arrays"]
+            config, record = message_config(message), message.content.array_records["arrays"]
             self.seen.append((int(config["server-round"]), partition, record))  # type: ignore[arg-type]
-            members = members_of(message)
+            members = requested_members(message)
             assert members is not None
             arrays, tags = ArrayRecord(), ConfigRecord()
             for member in members:
-                state = from_record(record_of(of_member(member, record)))
+                state = from_record(uncopied_record(select_member(member, record)))
                 moved = {"w": state["w"] + step(partition, member), "steps": state["steps"] + 1}
-                arrays.update(named(member, to_record(moved)))
-                tags.update(named(member, {TAG: of_member(member, config)[TAG]}))
+                arrays.update(add_member_prefix(member, to_record(moved)))
+                tags.update(add_member_prefix(member, {TAG: select_member(member, config)[TAG]}))
             metrics = MetricRecord({"num-examples": 10, "train-loss": 0.5})
             content = RecordDict({"arrays": arrays, "metrics": metrics, TAGS: tags})
             if tamper is not None and partition == HOSTILE:
@@ -71,4 +79,4 @@ def run(strategy: HQDEStrategy, clients: Clients, rounds: int = 1) -> list[dict[
     """The members after some rounds."""
     members = strategy.settings.ensemble.members
     state = from_record(strategy.start(clients, to_record(start(members)), rounds).arrays)
-    return [of_member(member, state) for member in range(members)]
+    return [select_member(member, state) for member in range(members)]

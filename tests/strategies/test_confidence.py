@@ -22,8 +22,8 @@ from hqde_fl.rules import (
     Tree,
     aggregate,
 )
-from hqde_fl.rules.aggregation import measure_geometry
 from hqde_fl.rules.density_matrix import diagnostics
+from hqde_fl.rules.gram import measure_geometry
 from hqde_fl.strategies.confidence import Confidence
 from hqde_fl.strategies.hqde import HQDEStrategy
 from hqde_fl.strategies.settings import Aggregation, Reporting

@@ -15,7 +15,7 @@ from hqde_fl.clients.mods.codec import CodecMod
 from hqde_fl.clients.mods.downlink import DownlinkMod
 from hqde_fl.codec import ErrorFeedback, Identity, Quantized
 from hqde_fl.errors import BoundError, ConfigError
-from hqde_fl.protocol.members import TAGS, member_name, of_member
+from hqde_fl.protocol.members import TAGS, member_name, select_member
 from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.rules import ByzantineFilter, CenteredClipping, Krum, Mean, Median, TrimmedMean
 from hqde_fl.seeding import Seeds
@@ -332,7 +332,7 @@ def test_a_run_goes_on_where_it_was() -> None:
     rest = strategy(Recorder())
     arrays_ = rest.start(Clients(9), to_record(start(3)), 4, resume=states[2]).arrays
     for member, model in enumerate(whole):
-        assert torch.equal(of_member(member, from_record(arrays_))["w"], model["w"])
+        assert torch.equal(select_member(member, from_record(arrays_))["w"], model["w"])
 
 
 # --- codecs ---------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import torch
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 
 from hqde_fl.codec import Quantized
-from hqde_fl.codec.base import seal
+from hqde_fl.codec.payload import seal
 from hqde_fl.protocol.packed_updates import DELTA, PACKED
 from hqde_fl.rules import TrimmedMean
 from tests.strategies.federation import (

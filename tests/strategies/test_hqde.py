@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ConfigRecord, Context, Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
+from flwr.serverapp.strategy import Result
 
 from hqde_fl.clients.mods.codec import CodecMod
 from hqde_fl.codec import EntropyCoded, ErrorFeedback, Identity, Quantized
@@ -227,11 +228,11 @@ def test_nodes_that_never_come_are_an_error_with_a_limit() -> None:
 
 
 def test_impossible_options_are_refused() -> None:
-    with pytest.raises(ConfigError, match="deadline > 0"):
+    with pytest.raises(ConfigError, match=r"Communication\.deadline must be in \(0, .*\], found 0"):
         Communication(deadline=0)
-    with pytest.raises(ConfigError, match="quorum >= 0, found -1"):
+    with pytest.raises(ConfigError, match=r"Aggregation\.quorum must be >= 0, found -1"):
         Aggregation(quorum=-1)
-    with pytest.raises(ConfigError, match=r"fraction_evaluate must be in \[0, 1\], found 2"):
+    with pytest.raises(ConfigError, match=r"Participation\.fraction_evaluate .* \[0, 1\], found 2"):
         Participation(fraction_evaluate=2)
 
 
@@ -346,3 +347,48 @@ def test_a_client_that_lost_its_error_feedback_is_named_and_counted() -> None:
     assert strategy.state is not None
     since = {client: 3 if client == HOSTILE else 1 for client in (0, 2, 4, 6, 8)}
     assert strategy.state.feedback == {(client, 0): number for client, number in since.items()}
+
+
+# --- stopping early -------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_told_to_stop_ends_after_that_round() -> None:
+    events: list[object] = []
+
+    class Listener(Recorder):
+        def on_state(self, state: ServerState, record: RoundRecord) -> None:
+            events.append(("state", record.round))
+
+        def on_end(self, arrays: ArrayRecord) -> None:
+            events.append("end")
+
+    def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        return MetricRecord({"round": float(server_round)})
+
+    def should_stop(server_round: int, result: Result) -> bool:
+        assert result.evaluate_metrics_serverapp[server_round]["round"] == server_round
+        events.append(("stop?", server_round))
+        return server_round == 2
+
+    stopped = strategy_with(Listener()).start(
+        federation(None), to_record(MODEL), 5, evaluate_fn=evaluate, should_stop=should_stop
+    )
+    expected = [("state", 0), ("state", 1), ("stop?", 1), ("state", 2), ("stop?", 2), "end"]
+    assert events == expected
+    assert sorted(stopped.train_metrics_clientapp) == [1, 2]
+    whole = run(strategy_with(Recorder()), rounds=2)
+    assert all(torch.equal(whole[k], v) for k, v in from_record(stopped.arrays).items())
+
+
+def test_a_run_that_is_stopped_before_it_has_an_aggregate_has_failed() -> None:
+    recorder = Recorder()
+    with pytest.raises(RunError, match="no round produced an aggregate"):
+        strategy_with(recorder, quorum=10).start(
+            federation(crash), to_record(MODEL), 5, should_stop=lambda number, result: number == 2
+        )
+    assert [record.round for record in recorder.rounds] == [0, 1, 2]
+
+
+def test_aggregation_without_a_round_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="aggregate_train needs configure_train to be called"):
+        strategy_with(Recorder()).aggregate_train(1, [])

@@ -11,8 +11,8 @@ from flwr.app.message.message import make_message
 from flwr.app.metadata import Metadata
 
 from hqde_fl.protocol.message_size import message_bytes
-from hqde_fl.strategies.round.receiving import last_line
-from hqde_fl.strategies.round.reply_matching import Asked
+from hqde_fl.strategies.round.reply_matching import ReplyMatcher
+from hqde_fl.strategies.round.reply_screening import last_line
 from hqde_fl.terminal_text import printable
 from tests.strategies.federation import HOSTILE, Recorder, run, strategy_with, weight
 
@@ -34,7 +34,7 @@ def envelope(**changes: object) -> Metadata:
     return Metadata(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-ASKED = [
+MESSAGES = [
     make_message(envelope(message_id=f"id-{node}", dst_node_id=node), content=RecordDict())
     for node in (7, 8)
 ]
@@ -47,12 +47,12 @@ def reply(**changes: object) -> Message:
 
 
 def test_a_reply_is_of_the_node_whose_message_it_answers() -> None:
-    asked = Asked(ASKED)
-    assert asked.source(reply()) == 7
-    assert asked.source(reply(src_node_id=8)) == 7
-    assert asked.source(reply(reply_to_message_id="id-8")) == 8
-    assert asked.source(reply(reply_to_message_id="of another round")) is None
-    assert asked.source(reply(reply_to_message_id="")) is None
+    matcher = ReplyMatcher(MESSAGES)
+    assert matcher.source(reply()) == 7
+    assert matcher.source(reply(src_node_id=8)) == 7
+    assert matcher.source(reply(reply_to_message_id="id-8")) == 8
+    assert matcher.source(reply(reply_to_message_id="of another round")) is None
+    assert matcher.source(reply(reply_to_message_id="")) is None
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_reply_is_of_the_node_whose_message_it_answers() -> None:
 def test_an_envelope_says_what_the_message_said(
     changes: dict[str, object], reason: str | None
 ) -> None:
-    assert Asked(ASKED).forged(reply(**changes), 7) == reason
+    assert ReplyMatcher(MESSAGES).envelope_error(reply(**changes), 7) == reason
 
 
 def test_what_no_message_can_hold_is_counted() -> None:

@@ -1,0 +1,194 @@
+"""Screen the replies to a round's messages as they arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from logging import INFO, WARNING
+
+from flwr.app import ConfigRecord, Message
+
+from hqde_fl.protocol.delta_broadcast import NO_VERSION
+from hqde_fl.protocol.flower_internals import log
+from hqde_fl.protocol.message_size import message_bytes
+from hqde_fl.protocol.no_data import NO_DATA, has_no_data
+from hqde_fl.protocol.packed_updates import FEEDBACK, NO_RESIDUAL
+from hqde_fl.protocol.screening import Accepted, Rejected, Screening, screen, screen_evaluation
+from hqde_fl.strategies.broadcast import version_held
+from hqde_fl.strategies.round.member_screening import screen_members
+from hqde_fl.strategies.round.outgoing import Tags
+from hqde_fl.strategies.round.reply_matching import ReplyMatcher
+from hqde_fl.strategies.round.round_log import RoundLog
+from hqde_fl.strategies.state import ModelState
+from hqde_fl.terminal_text import printable
+
+MAX_REASON_TAIL = 4096
+"""Characters at the end of an error's reason that are looked at."""
+
+
+class ScreenedReplies:
+    """The training replies of a round that passed screening, and what replies report.
+
+    Parameters
+    ----------
+    models : Sequence[ModelState]
+        The members as the round began.
+    messages : Sequence[Message]
+        The messages that the replies answer.
+    round_log : RoundLog
+        Knows the assignments; records each reply's size and the reason for its exclusion.
+    tags : Tags
+        Tags of the members; empty where there is one model.
+    limits : Screening
+        Limits on the content of a reply.
+    arrays_key : str
+        Name of a reply's one ``ArrayRecord``.
+
+    Attributes
+    ----------
+    accepted : dict[int, Mapping[int, Accepted]]
+        Node id -> member -> update, in the order of arrival.
+    held : list[dict[int, int]]
+        For each member, node id -> the version of the clients' model that the node reports to hold:
+        that of this round, or ``NO_VERSION``.
+    without_residual : set[tuple[int, int]]
+        Node id and member of updates whose client had no error-feedback residual.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[ModelState],
+        messages: Sequence[Message],
+        round_log: RoundLog,
+        tags: Tags,
+        limits: Screening,
+        arrays_key: str,
+    ) -> None:
+        self.accepted: dict[int, Mapping[int, Accepted]] = {}
+        self.held: list[dict[int, int]] = [{} for _ in models]
+        self.without_residual: set[tuple[int, int]] = set()
+        self._models, self._matcher, self._log = models, ReplyMatcher(messages), round_log
+        self._tags, self._limits, self._key = tags, limits, arrays_key
+
+    def add(self, reply: Message) -> None:
+        """Screen one reply, which is hostile until proven otherwise, and record the result."""
+        node = self._matcher.source(reply)
+        if node is None:
+            source = reply.metadata.src_node_id
+            log(WARNING, "dropped a reply signed by node %d to a message never sent", source)
+        elif self._log.has_reply(node):
+            self.accepted.pop(node, None)
+            self._log.update(node, reason="rejected: duplicate reply")
+        elif reply.has_error():
+            failure = f"failed: {last_line(reply.error.reason)}"
+            self._log.update(node, reason=NO_DATA if has_no_data(reply) else failure)
+        elif not reply.has_content():
+            self._log.update(node, reason="rejected: neither a content nor an error")
+        else:
+            self._log.update(node, bytes_up=message_bytes(reply.content), reason=None)
+            if reason := self._exclusion(node, reply):
+                self._log.update(node, reason=reason)
+
+    def of_member(self, member: int) -> dict[int, Accepted]:
+        """Return the accepted updates of a member by node id."""
+        return {node: part[member] for node, part in self.accepted.items() if member in part}
+
+    def metrics(self, node: int) -> Mapping[str, float]:
+        """Return the metrics of a node's accepted reply."""
+        return next(iter(self.accepted[node].values())).metrics
+
+    def _exclusion(self, node: int, reply: Message) -> str | None:
+        """Return why a reply is not accepted; None after it has been accepted."""
+        if reason := self._matcher.envelope_error(reply, node):
+            return f"rejected: {reason}"
+        members = self._log.assigned_members(node)
+        listed = reply.content.config_records.get(FEEDBACK, ConfigRecord()).get(NO_RESIDUAL)
+        if isinstance(listed, list):
+            self.without_residual.update((node, member) for member in members if member in listed)
+        held = self._versions_held(reply, members)
+        if NO_VERSION in held.values():
+            self._note_held(node, held)
+            return "late: needs the model in full"
+        screened = self._screen(reply, members)
+        if isinstance(screened, Rejected):
+            return f"rejected: {screened.reason}"
+        self.accepted[node] = screened
+        self._log.update(node, seconds=self.metrics(node).get("train-seconds"))
+        self._note_held(node, held)
+        return None
+
+    def _screen(self, reply: Message, members: Sequence[int]) -> Mapping[int, Accepted] | Rejected:
+        """Return the reply's update of each member, or why the reply is rejected."""
+        if self._tags:
+            return screen_members(reply, self._models, members, self._tags, self._limits, self._key)
+        model = self._models[0]
+        screened = screen(reply, model.layout, model.origin, self._limits, self._key)
+        return screened if isinstance(screened, Rejected) else {0: screened}
+
+    def _versions_held(self, reply: Message, members: Sequence[int]) -> dict[int, int]:
+        """Return each member's version that a reply reports: the current one or ``NO_VERSION``."""
+        reported = {}
+        for member in members:
+            broadcast = self._models[member].broadcast
+            if broadcast is not None:
+                version = version_held(reply, member if self._tags else None)
+                if version is not None and version in (NO_VERSION, broadcast.version):
+                    reported[member] = version
+        return reported
+
+    def _note_held(self, node: int, versions: Mapping[int, int]) -> None:
+        for member, version in versions.items():
+            self.held[member][node] = version
+
+
+def screen_reports(
+    replies: Iterable[Message], messages: Sequence[Message], limits: Screening
+) -> dict[int, Mapping[str, float]]:
+    """Screen the replies to a round's evaluation messages.
+
+    Parameters
+    ----------
+    replies : Iterable[Message]
+        Hostile until proven otherwise.
+    messages : Sequence[Message]
+        The messages that they answer.
+    limits : Screening
+        Limits on the content of a reply.
+
+    Returns
+    -------
+    dict[int, Mapping[str, float]]
+        Node id -> its metrics, for the nodes whose reply passed.
+    """
+    matcher = ReplyMatcher(messages)
+    reports: dict[int, Mapping[str, float]] = {}
+    seen: set[int] = set()
+    for reply in replies:
+        node = matcher.source(reply)
+        if node is None:
+            source = reply.metadata.src_node_id
+            log(WARNING, "dropped a report signed by node %d to a message never sent", source)
+            continue
+        screened: Mapping[str, float] | Rejected
+        if node in seen:
+            reports.pop(node, None)
+            screened = Rejected("duplicate reply")
+        elif reply.has_error():
+            log(INFO, "evaluation on node %d failed: %s", node, last_line(reply.error.reason))
+            seen.add(node)
+            continue
+        elif reason := matcher.envelope_error(reply, node):
+            screened = Rejected(reason)
+        else:
+            screened = screen_evaluation(reply, limits)
+        seen.add(node)
+        if isinstance(screened, Rejected):
+            log(INFO, "evaluation of node %d rejected: %s", node, screened.reason)
+        else:
+            reports[node] = screened
+    return reports
+
+
+def last_line(reason: object) -> str:
+    """Return the last line of an error reply's reason; for an exception this is its message."""
+    lines = str(reason or "")[-MAX_REASON_TAIL:].strip().splitlines()
+    return printable(lines[-1].strip(), 200) if lines else "no reason given"

@@ -1,0 +1,202 @@
+"""One training round, from its addressed messages to its record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from logging import WARNING
+from typing import final
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType
+
+from hqde_fl.codec import Identity
+from hqde_fl.codec.request import to_json
+from hqde_fl.protocol.flower_internals import log
+from hqde_fl.rules import Cohort
+from hqde_fl.strategies.broadcast import Broadcast
+from hqde_fl.strategies.callbacks import RoundRecord
+from hqde_fl.strategies.metrics import means
+from hqde_fl.strategies.outcomes import FAILED, LATE, REJECTED, SKIPPED
+from hqde_fl.strategies.resting import put_to_rest
+from hqde_fl.strategies.roster import Roster
+from hqde_fl.strategies.round.aggregation import (
+    MergedModel,
+    average_members,
+    merge_model,
+    summarize,
+)
+from hqde_fl.strategies.round.outgoing import address, contents
+from hqde_fl.strategies.round.reply_screening import ScreenedReplies, screen_reports
+from hqde_fl.strategies.round.round_log import RoundLog
+from hqde_fl.strategies.settings import StrategySettings
+from hqde_fl.strategies.state import ModelState, ServerState
+
+
+@final
+class Round:
+    """A training round: it addresses the model to clients and merges their replies.
+
+    Parameters
+    ----------
+    number : int
+        The round, from 1.
+    state : ServerState
+        State from which the round starts.
+    arrays : ArrayRecord
+        The global model of that state, as it was handed in.
+    settings : StrategySettings
+        Settings of the strategy.
+    roster : Roster
+        Knows the nodes' partition ids.
+    keys : tuple[str, str]
+        Names of the ``ArrayRecord`` and of the ``ConfigRecord`` in messages.
+
+    Attributes
+    ----------
+    state : ServerState
+        State from which the round starts; after ``close`` the next one.
+    arrays : ArrayRecord
+        Global model of that state.
+    record : RoundRecord
+        Record of the round, complete after ``close``.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        state: ServerState,
+        arrays: ArrayRecord,
+        settings: StrategySettings,
+        roster: Roster,
+        keys: tuple[str, str],
+    ) -> None:
+        self.number, self.state, self.arrays = number, state, arrays
+        self.record = RoundRecord(round=number)
+        self._settings, self._roster, self._keys = settings, roster, keys
+        self._messages: list[Message] = []
+        self._evaluation_messages: list[Message] = []
+        self._assignments: dict[int, tuple[int, ...]] = {}
+        self._tags: dict[int, int] = {}
+
+    def address(self, nodes: Sequence[int], config: ConfigRecord) -> list[Message]:
+        """Return the training messages to the nodes: the model, or each node's members."""
+        settings, number = self._settings, self.number
+        if settings.communication.codec != Identity():
+            config = ConfigRecord({"codec": to_json(settings.communication.codec), **config})
+        if settings.communication.downlink != Identity():
+            models = tuple(self._broadcast(*pair) for pair in enumerate(self.state.models))
+            self.state = replace(self.state, models=models)
+        if (members := settings.ensemble.members) > 1:
+            self._tags = {m: settings.seeds.integer("tag", number, m) for m in range(members)}
+        self._assignments = {
+            node: settings.ensemble.share(self._roster.identity(node), number, settings.seeds)
+            for node in nodes
+        }
+        content = contents(self.state.models, self._assignments, config, self._tags)
+        self._messages = address(nodes, content, self._keys, number, MessageType.TRAIN)
+        return self._messages
+
+    def close(self, replies: Iterable[Message]) -> None:
+        """Screen the replies, merge the accepted ones and complete state, arrays and record.
+
+        Raises
+        ------
+        BoundError
+            If ``quorum`` was reached but the rule needs more updates than there are clients.
+        """
+        settings, models = self._settings, self.state.models
+        assignments = self._assignments if self._tags else {}
+        round_log = RoundLog(self.number, self._messages, self._roster, assignments)
+        limits = settings.communication.screening
+        screened = ScreenedReplies(
+            models, self._messages, round_log, self._tags, limits, self._keys[0]
+        )
+        for reply in replies:
+            screened.add(reply)
+        order = self._roster.order(screened.accepted)
+        screened.accepted = {node: screened.accepted[node] for node in order}
+        merged = [self._merge(m, model, screened, round_log) for m, model in enumerate(models)]
+        moved = [member for member, outcome in enumerate(merged) if outcome.moved]
+        passed = round_log.record_influence(merged)
+        metrics = means([screened.metrics(node) for node in screened.accepted if node in passed])
+        models = tuple(outcome.model for outcome in merged)
+        if settings.ensemble.mode == "fedavg":
+            models = average_members(models, moved)
+        skipped = list(map(self._roster.identity, round_log.skipped()))
+        counted = self.state.aggregated
+        self.state = ServerState(
+            self.number,
+            models,
+            self._residuals(screened.without_residual, round_log),
+            put_to_rest(self.state.resting, self.number, skipped),
+            None if counted is None else counted + bool(moved),
+        )
+        facts = summarize(merged)
+        if facts["note"] is not None:
+            log(WARNING, "round %d keeps the model: %s", self.number, facts["note"])
+        f = settings.aggregation.rule.expected_faulty
+        self.record = round_log.close(metrics, **facts, f=f, void=not moved)
+        if moved:
+            self.arrays = self.state.arrays()
+
+    def address_evaluation(
+        self, nodes: Sequence[int], arrays: ArrayRecord, config: ConfigRecord
+    ) -> list[Message]:
+        """Return the messages that ask the nodes to evaluate a model."""
+        content = [(arrays, config)] * len(nodes)
+        self._evaluation_messages = address(
+            nodes, content, self._keys, self.number, MessageType.EVALUATE
+        )
+        return self._evaluation_messages
+
+    def evaluation_metrics(self, replies: Iterable[Message]) -> dict[str, float] | None:
+        """Return the clients' mean evaluation metrics; None if no reply passes screening."""
+        limits = self._settings.communication.screening
+        reports = screen_reports(replies, self._evaluation_messages, limits)
+        return means([reports[node] for node in self._roster.order(reports)]) if reports else None
+
+    def _broadcast(self, member: int, model: ModelState) -> ModelState:
+        """Return a model with the next version of the clients' model."""
+        codec, seeds = self._settings.communication.downlink, self._settings.member_seeds(member)
+        state = model.model()
+        broadcast = model.broadcast or Broadcast(model.layout, state)
+        return replace(model, broadcast=broadcast.next_version(state, codec, seeds))
+
+    def _merge(
+        self, member: int, model: ModelState, screened: ScreenedReplies, round_log: RoundLog
+    ) -> MergedModel:
+        """Merge the accepted updates of a member."""
+        if model.broadcast is not None:
+            broadcast = model.broadcast.with_held(screened.held[member])
+            model = replace(model, broadcast=broadcast)
+        if self._tags and not round_log.assigned_clients(member):
+            return MergedModel(model, note="no client was given it")
+        replies = screened.of_member(member)
+        cohort = Cohort(
+            ids=tuple(self._roster.identity(node) for node in replies),
+            num_examples=tuple(reply.num_examples for reply in replies.values()),
+            faulty=round_log.count(REJECTED, member) + round_log.count(FAILED, member),
+            late=round_log.count(LATE, member),
+            skipped=round_log.count(SKIPPED, member),
+            round=self.number,
+            seed=self._settings.member_seeds(member).root,
+        )
+        aggregation, density = self._settings.aggregation, self._settings.reporting.density
+        resting = len(self.state.resting)
+        return merge_model(aggregation, density, model, replies, cohort, resting)
+
+    def _residuals(
+        self, without_residual: Iterable[tuple[int, int]], round_log: RoundLog
+    ) -> dict[tuple[int, int], int]:
+        """Update which clients hold an error-feedback residual, and count those that lost theirs.
+
+        A client that had none holds one from this round on; one that should have had one lost it.
+        """
+        since = dict(self.state.feedback)
+        for node, member in sorted(without_residual):
+            client = self._roster.identity(node)
+            if (client, member) in since:
+                round_log.update(node, feedback_lost=True)
+                log(WARNING, "node %d (client %d) has lost its error feedback", node, client)
+            since[client, member] = self.number
+        return since
