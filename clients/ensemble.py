@@ -22,14 +22,22 @@ from torch.utils.data import Dataset
 
 from hqde_fl.clients.data_subset import data_subset
 from hqde_fl.clients.evaluation import evaluate
-from hqde_fl.clients.members import split
 from hqde_fl.clients.message_fields import array_record, partition_of, server_round
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.training import Training, train
 from hqde_fl.errors import ConfigError
 from hqde_fl.prediction import EnsemblePredictor
-from hqde_fl.protocol.members import TAG, TAGS, config_of, member_name, members_of, named, of_member
+from hqde_fl.protocol.members import (
+    TAG,
+    TAGS,
+    add_member_prefix,
+    member_name,
+    message_config,
+    requested_members,
+    select_member,
+    split_members,
+)
 from hqde_fl.protocol.no_data import no_data
 from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.seeding import Seeds
@@ -52,7 +60,7 @@ class _AssignedMember:
     tag: Any = None
 
     def name(self, values: Mapping[str, V]) -> dict[str, V]:
-        return named(self.member, values) if self.prefixed else dict(values)
+        return add_member_prefix(self.member, values) if self.prefixed else dict(values)
 
 
 @final
@@ -144,7 +152,7 @@ class EnsembleClient:
             return no_data(message)
         _, record = array_record(message)
         with reproducible(self.seeds.integer("evaluate", partition), self.training.threads):
-            states = split(from_record(record), self.members)
+            states = split_members(from_record(record), self.members)
             models = [self._load(member, state)[0] for member, state in enumerate(states)]
             values = evaluate(models, data, self.task, predictor=self.predictor)
         metrics: dict[str, MetricRecordValues] = {
@@ -163,12 +171,14 @@ class EnsembleClient:
         self, message: Message, state: dict[str, Tensor]
     ) -> list[_AssignedMember]:
         """Return the members that a training message holds."""
-        assigned = members_of(message)
+        assigned = requested_members(message)
         if assigned is None:
-            states = enumerate(split(state, self.members))
+            states = enumerate(split_members(state, self.members))
             return [_AssignedMember(member, own, self.members > 1) for member, own in states]
-        tags = {member: of_member(member, config_of(message)).get(TAG) for member in assigned}
-        return [_AssignedMember(m, of_member(m, state), True, tags[m]) for m in assigned]
+        tags = {
+            member: select_member(member, message_config(message)).get(TAG) for member in assigned
+        }
+        return [_AssignedMember(m, select_member(m, state), True, tags[m]) for m in assigned]
 
     def _load(self, member: int, state: dict[str, Tensor]) -> tuple[nn.Module, Optimizer]:
         """Load weights into a member's model and return the model and its optimiser."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -12,11 +12,15 @@ from torch import Tensor
 
 from hqde_fl.clients.message_fields import array_record, is_training, server_round
 from hqde_fl.codec import Codec
-from hqde_fl.codec.payload import MAX_MAGNITUDE
 from hqde_fl.codec.request import from_json, to_json
-from hqde_fl.protocol.members import member_name, members_of, named, of_member, record_of
+from hqde_fl.protocol.members import (
+    add_member_prefix,
+    member_name,
+    model_arrays,
+    requested_members,
+)
 from hqde_fl.protocol.message_size import message_bytes
-from hqde_fl.protocol.packed_updates import DELTA, FEEDBACK, NO_ERROR, exact, gather, to_packed
+from hqde_fl.protocol.packed_updates import FEEDBACK, NO_RESIDUAL, pack_update, packed_size
 from hqde_fl.protocol.records import from_record, layout_of, to_record
 from hqde_fl.seeding import Seeds
 from hqde_fl.updates.layout import Layout
@@ -71,18 +75,22 @@ class CodecMod:
         number, seeds = server_round(message), Seeds(self.seed)
         packed, memories, anew = ArrayRecord(), [], list[int]()
         for part in parts:
-            coded = part.update(trained)
-            if coded is None or not bool((coded.abs() <= MAX_MAGNITUDE).all()):  # nor for NaN
+            arrays = model_arrays(trained, part.member)
+            delta = part.delta(arrays)
+            if delta is None:
                 return reply
             which = () if part.member is None else (part.member,)
             rng = seeds.numpy("codec", place, number, *which)
-            owner = ConfigRecord({"codec": to_json(codec), "size": len(coded)})
+            owner = ConfigRecord({"codec": to_json(codec), "size": packed_size(part.layout)})
             remembered = _recall(context, part.memory, owner)
-            payload, memory = codec.encode(coded, remembered, rng)
+            result = pack_update(arrays, delta, part.layout, codec, remembered, rng)
+            if result is None:
+                return reply
+            arrays, memory = result
             memories.append((part.memory, owner, memory))
             if codec.stateful and not remembered:
                 anew.append(part.member or 0)
-            packed.update(part.packed(trained, payload))
+            packed.update(arrays if part.member is None else add_member_prefix(part.member, arrays))
         for where, owner, memory in memories:  # all or nothing
             _keep(context, where, owner, memory)
         return _answer(message, reply, packed, anew)
@@ -101,35 +109,22 @@ class _Part:
         """Where in the client's state the codec's memory of it lies."""
         return MEMORY if self.member is None else f"{MEMORY}.{member_name(self.member)}"
 
-    def own(self, record: ArrayRecord) -> Mapping[str, Array]:
-        return record if self.member is None else of_member(self.member, record)
-
-    def update(self, record: ArrayRecord) -> Tensor | None:
-        """What training added to the arrays that are packed; None if that cannot be read."""
+    def delta(self, arrays: Mapping[str, Array]) -> Tensor | None:
+        """Return the model's update (d,) from its trained arrays; None if they are malformed."""
         try:
-            trained = from_record(record_of(self.own(record)))
-        except Exception:  # whatever is wrong with the bytes, saying so is the server's part
+            trained = from_record(arrays)
+        except Exception:  # the server screens the bytes and reports what is wrong with them
             return None
-        delta = self.layout.flatten(trained)[0] - self.layout.flatten(self.origin)[0]
-        return gather(delta, self.layout, exact(self.layout))
-
-    def packed(self, record: ArrayRecord, payload: bytes) -> dict[str, Array]:
-        """Its arrays in the reply, the payload for all but some."""
-        names = exact(self.layout)
-        arrays = {name: array for name, array in self.own(record).items() if name in names}
-        arrays[DELTA] = to_packed(payload)
-        return arrays if self.member is None else named(self.member, arrays)
+        return self.layout.flatten(trained)[0] - self.layout.flatten(self.origin)[0]
 
 
 def _parts(message: Message, record: ArrayRecord) -> list[_Part]:
     """The models in a training message."""
-    members = members_of(message)
-    if members is None:
-        return [_Part(None, layout_of(record), from_record(record))]
-    records = [record_of(of_member(member, record)) for member in members]
+    members: Sequence[int | None] | None = requested_members(message)
     return [
-        _Part(member, layout_of(own), from_record(own))
-        for member, own in zip(members, records, strict=True)
+        _Part(member, layout_of(arrays), from_record(arrays))
+        for member in ([None] if members is None else members)
+        for arrays in (model_arrays(record, member),)
     ]
 
 
@@ -165,7 +160,7 @@ def _answer(message: Message, reply: Message, packed: ArrayRecord, anew: list[in
     for key, metrics in reply.content.metric_records.items():
         content[key] = MetricRecord({**metrics, **sizes})
     if anew:
-        content[FEEDBACK] = ConfigRecord({NO_ERROR: anew})
+        content[FEEDBACK] = ConfigRecord({NO_RESIDUAL: anew})
     return Message(content, reply_to=message)
 
 

@@ -15,12 +15,19 @@ from hqde_fl.protocol.delta_broadcast import (
     BASE,
     CHECKSUM,
     HELD,
-    NONE,
+    NO_VERSION,
     VERSION,
     checksum,
     from_differences,
 )
-from hqde_fl.protocol.members import config_of, member_name, members_of, named, of_member, record_of
+from hqde_fl.protocol.members import (
+    add_member_prefix,
+    member_name,
+    message_config,
+    requested_members,
+    select_member,
+    uncopied_record,
+)
 
 MODEL = "hqde.model"
 """Name in the client's state of the last received model; a member's name is appended to it."""
@@ -41,24 +48,31 @@ class DownlinkMod:
         """Reconstruct the model, train, and report the version that this client now holds."""
         if not is_training(message):
             return call_next(message, context)
-        config, members = config_of(message), members_of(message)
+        config, members = message_config(message), requested_members(message)
         if members is None:
             return self._train_single_model(message, config, context, call_next)
-        if not any(VERSION in of_member(member, config) for member in members):
+        if not any(VERSION in select_member(member, config) for member in members):
             return call_next(message, context)
         name, record = array_record(message)
         models: dict[str, Array] = {}
         held = ConfigRecord()
         for member in members:
-            sent, version = record_of(of_member(member, record)), of_member(member, config)
+            sent, version = (
+                uncopied_record(select_member(member, record)),
+                select_member(member, config),
+            )
             suffix = f".{member_name(member)}"
             model = _reconstruct(sent, version, context, suffix)
-            held.update(named(member, {"version": NONE if model is None else version[VERSION]}))
+            held.update(
+                add_member_prefix(
+                    member, {"version": NO_VERSION if model is None else version[VERSION]}
+                )
+            )
             if model is not None:
-                models |= named(member, model)
-        if NONE in held.values():
+                models |= add_member_prefix(member, model)
+        if NO_VERSION in held.values():
             return Message(RecordDict({HELD: held}), reply_to=message)
-        return _train(message, name, record_of(models), held, context, call_next)
+        return _train(message, name, uncopied_record(models), held, context, call_next)
 
     def _train_single_model(
         self,
@@ -72,7 +86,9 @@ class DownlinkMod:
         name, record = array_record(message)
         model = _reconstruct(record, config, context)
         if model is None:
-            return Message(RecordDict({HELD: ConfigRecord({"version": NONE})}), reply_to=message)
+            return Message(
+                RecordDict({HELD: ConfigRecord({"version": NO_VERSION})}), reply_to=message
+            )
         held = ConfigRecord({"version": version})
         return _train(message, name, model, held, context, call_next)
 

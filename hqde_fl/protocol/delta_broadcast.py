@@ -1,9 +1,9 @@
-"""A model as differences between its versions: how a broadcast is packed.
+"""A broadcast model as differences between its versions.
 
-A message with a model in full says which version it is. A message with differences also says from
-which version they start, and holds one payload for each version since, next to the arrays that
-always travel exact. Both ends add payloads up in the same way, so that they hold the same bits; a
-checksum in the message lets the client make sure.
+A message with a model in full names its version. A message with differences also names the version
+that they start from, and holds one payload for each version since, next to the arrays that always
+travel exact. Both ends add payloads up in the same way, so that they hold the same bits; a checksum
+in the message lets the client make sure.
 """
 
 from __future__ import annotations
@@ -16,8 +16,13 @@ from flwr.app import ArrayRecord
 from torch import Tensor
 
 from hqde_fl.codec import Codec, decode_payload
-from hqde_fl.codec.payload import MAX_MAGNITUDE
-from hqde_fl.protocol.packed_updates import DELTA, exact, gather, to_packed
+from hqde_fl.protocol.packed_updates import (
+    DELTA,
+    encode_update,
+    exact_arrays,
+    packed_entries,
+    to_packed,
+)
 from hqde_fl.protocol.records import from_record, layout_of, to_record
 from hqde_fl.seeding import Seeds
 from hqde_fl.updates.layout import Layout
@@ -26,86 +31,101 @@ VERSION, BASE, CHECKSUM = "model-version", "base-version", "model-checksum"
 """Keys of the message's config."""
 HELD = "hqde.held"
 """Name of the reply's ConfigRecord with the version that the client holds now."""
-NONE = -1
-"""The version held by a client that could not follow and has not trained."""
+NO_VERSION = -1
+"""The version held by a client that could not apply the differences and has not trained."""
 
-State = Mapping[str, Tensor]
+ModelArrays = Mapping[str, Tensor]
+"""A model's state dict."""
 
 
-def difference(
-    start: State, end: State, layout: Layout, codec: Codec, seeds: Seeds, version: int
+def encode_difference(
+    start: ModelArrays, end: ModelArrays, layout: Layout, codec: Codec, seeds: Seeds, version: int
 ) -> bytes | None:
-    """The payload that leads from one version towards the next; None if it cannot be coded."""
-    delta = layout.flatten(end)[0] - layout.flatten(start)[0]
-    coded = gather(delta, layout, exact(layout))
-    if not bool((coded.abs() <= MAX_MAGNITUDE).all()):
-        return None
-    return codec.encode(coded, {}, seeds.numpy("downlink", version))[0]
-
-
-def moved(start: State, arrays: State, layout: Layout, payloads: Sequence[bytes]) -> State:
-    """The version that payloads lead to.
+    """Return the payload that leads from one version towards the next; None if it is not codable.
 
     Parameters
     ----------
-    start : State
+    start, end : ModelArrays
+        The version held by the clients, and the model that they should hold.
+    layout : Layout
+        The model's layout.
+    codec : Codec
+        Codes the difference.
+    seeds : Seeds
+        The run's seeds, for codecs that round at random.
+    version : int
+        The number of the new version.
+    """
+    delta = layout.flatten(end)[0] - layout.flatten(start)[0]
+    encoded = encode_update(delta, layout, codec, {}, seeds.numpy("downlink", version))
+    return None if encoded is None else encoded[0]
+
+
+def apply_differences(
+    start: ModelArrays, arrays: ModelArrays, layout: Layout, payloads: Sequence[bytes]
+) -> ModelArrays:
+    """Return the version that payloads lead to.
+
+    Parameters
+    ----------
+    start : ModelArrays
         The version that they start from.
-    arrays : State
+    arrays : ModelArrays
         The exact arrays of the version that they lead to.
     layout : Layout
-        Of the model.
+        The model's layout.
     payloads : Sequence[bytes]
-        In order.
+        The payloads of the versions in between, the oldest first.
 
     Raises
     ------
     CodecError
-        If a payload is not one of this model's.
+        If a payload does not fit the model.
     """
-    names = exact(layout)
-    coded = [e for e in layout.entries if e.offset is not None and e.name not in names]
-    state = {**start, **{name: arrays[name] for name in names}}
+    packed = packed_entries(layout)
+    sizes = [entry.size for entry in packed]
+    state = {**start, **{name: arrays[name] for name in exact_arrays(layout)}}
     for payload in payloads:
-        delta = decode_payload(payload, sum(entry.size for entry in coded))
-        parts = delta.split([entry.size for entry in coded])
-        for entry, part in zip(coded, parts, strict=True):
+        parts = decode_payload(payload, sum(sizes)).split(sizes)
+        for entry, part in zip(packed, parts, strict=True):
             dtype = getattr(torch, entry.dtype)
             wide = state[entry.name].to(layout.dtype) + part.to(layout.dtype).reshape(entry.shape)
             state[entry.name] = wide.to(dtype)  # in every step, or half precision would differ
     return state
 
 
-def to_differences(state: State, layout: Layout, payloads: Sequence[bytes]) -> ArrayRecord:
-    """What is sent to a client that holds the version before these payloads."""
-    names = exact(layout)
+def to_differences(state: ModelArrays, layout: Layout, payloads: Sequence[bytes]) -> ArrayRecord:
+    """Return the arrays to send to a client that holds the version before these payloads."""
+    names = exact_arrays(layout)
     record = to_record({name: tensor for name, tensor in state.items() if name in names})
-    for place, payload in enumerate(payloads):
-        record[f"{DELTA}-{place}"] = to_packed(payload)
+    for position, payload in enumerate(payloads):
+        record[f"{DELTA}-{position}"] = to_packed(payload)
     return record
 
 
 def from_differences(held: ArrayRecord, record: ArrayRecord, skip: int) -> ArrayRecord:
-    """The model that a client reconstructs from the version it holds.
+    """Return the model that a client reconstructs from the version it holds.
 
     Parameters
     ----------
     held : ArrayRecord
-        That version.
+        The version that the client holds.
     record : ArrayRecord
-        What came.
+        The record received, as ``to_differences`` made it.
     skip : int
-        How many payloads the version it holds has behind it already.
+        The number of leading payloads that the held version includes already.
     """
     layout = layout_of(held)
     count = sum(name.startswith(f"{DELTA}-") for name in record)
-    payloads = [record[f"{DELTA}-{place}"].data for place in range(skip, count)]
+    payloads = [record[f"{DELTA}-{position}"].data for position in range(skip, count)]
     arrays = {name: array for name, array in record.items() if not name.startswith(f"{DELTA}-")}
-    return to_record(moved(from_record(held), from_record(ArrayRecord(arrays)), layout, payloads))
+    exact = from_record(ArrayRecord(arrays))
+    return to_record(apply_differences(from_record(held), exact, layout, payloads))
 
 
 def checksum(record: ArrayRecord) -> int:
-    """CRC-32 of all arrays' bytes, in order."""
-    found = 0
+    """Return the CRC-32 of all arrays' bytes, in order."""
+    crc = 0
     for array in record.values():
-        found = zlib.crc32(array.data, found)
-    return found
+        crc = zlib.crc32(array.data, crc)
+    return crc

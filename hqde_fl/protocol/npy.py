@@ -22,19 +22,25 @@ NUMPY = "numpy.ndarray"
 """Flower's own serialisation type: the bytes of an .npy file."""
 
 MAX_HEADER_BYTES = 4096
-"""Longest .npy header that is read."""
+"""Length of an .npy header, at most."""
 _MAX_CACHED_HEADER_BYTES = 256
-"""Longest header that is remembered, so that clients cannot fill the memory with headers."""
+"""Longer headers are not cached, so that clients cannot fill the memory with them."""
 MAX_SHOWN_DIMENSIONS = 64
-"""Dimensions of a shape that are written out before it is cut."""
+"""Dimensions of a shape in an error message, at most."""
 
 
 class MalformedError(ValueError):
-    """Something that a client sent is malformed. The message is the reason of its rejection."""
+    """Bytes or fields from a client are malformed. The message is the reason of its rejection."""
 
 
 def decode_array(array: Array) -> Tensor:
-    """The values of an array, in memory of their own."""
+    """Return the values of an array, in memory of their own.
+
+    Raises
+    ------
+    MalformedError
+        If its bytes do not fit its shape and dtype.
+    """
     size = math.prod(array.shape)
     if array.stype == BFLOAT16 and array.dtype == "bfloat16":
         if len(array.data) != 2 * size:
@@ -46,30 +52,47 @@ def decode_array(array: Array) -> Tensor:
 
 
 def view_array(array: Array) -> npt.NDArray[Any]:
-    """A view of an array's bytes, once its header and length are right."""
+    """Return a read-only view of an array's bytes as numbers, in the byte order that they have.
+
+    Raises
+    ------
+    MalformedError
+        If they are not an .npy file that fits the array's shape and dtype.
+    """
     size = math.prod(array.shape)
     if array.stype != NUMPY:
         raise MalformedError(f"unknown serialisation type {array.stype[:40]!r}")
     dtype = np.dtype(array.dtype)
     if dtype.kind not in "fiub" or dtype.names is not None:
         raise MalformedError(f"dtype {array.dtype[:40]!r} holds no numbers")
-    start, fortran = _npy_header(array, dtype)
+    start, fortran = _check_header(array, dtype)
     if len(array.data) - start != size * dtype.itemsize:
         raise MalformedError(f"{len(array.data) - start} bytes for {size} numbers of {dtype}")
     values = np.frombuffer(array.data, dtype=dtype, offset=start)
     return values.reshape(array.shape, order="F" if fortran else "C")
 
 
-def _npy_header(array: Array, dtype: np.dtype[Any]) -> tuple[int, bool]:
-    """Where the numbers of an .npy file start, and whether they lie in Fortran order."""
-    data = array.data
+def header_span(data: bytes) -> tuple[int, int]:
+    """Return the positions at which the header text and the numbers of an .npy file begin.
+
+    Raises
+    ------
+    MalformedError
+        If the bytes do not begin as an .npy file does.
+    """
     if data[:6] != b"\x93NUMPY" or data[6:8] not in (b"\x01\x00", b"\x02\x00", b"\x03\x00"):
         raise MalformedError("not the bytes of an .npy array")
-    width = 2 if data[6] == 1 else 4
-    start = 8 + width + int.from_bytes(data[8 : 8 + width], "little")
+    text = 8 + (2 if data[6] == 1 else 4)
+    return text, text + int.from_bytes(data[8:text], "little")
+
+
+def _check_header(array: Array, dtype: np.dtype[Any]) -> tuple[int, bool]:
+    """Return the position of the numbers in an .npy file, and if they lie in Fortran order."""
+    data = array.data
+    text, start = header_span(data)
     if start > min(len(data), MAX_HEADER_BYTES):
         raise MalformedError("the .npy header is longer than the array's bytes")
-    header = bytes(data[8 + width : start])
+    header = bytes(data[text:start])
     parse = _parse_header if len(header) <= _MAX_CACHED_HEADER_BYTES else _parse_header.__wrapped__
     shape, descr, fortran = parse(header)
     if shape != tuple(array.shape) or descr != dtype:

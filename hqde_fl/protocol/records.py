@@ -1,4 +1,4 @@
-"""State dicts as Flower records, and back."""
+"""Convert state dicts to Flower records and back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hqde_fl.updates.layout import Layout
 
 
 def to_array(tensor: Tensor) -> Array:
-    """A Flower ``Array`` with the tensor's values, shape and dtype."""
+    """Return a Flower ``Array`` with the tensor's values, shape and dtype."""
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype == torch.bfloat16:
         data = tensor.view(torch.int16).numpy().tobytes()
@@ -22,12 +22,12 @@ def to_array(tensor: Tensor) -> Array:
 
 
 def to_record(state: Mapping[str, Tensor]) -> ArrayRecord:
-    """A state dict as an ``ArrayRecord``, in the same order."""
+    """Return a state dict as an ``ArrayRecord``, in the same order."""
     return ArrayRecord({name: to_array(tensor) for name, tensor in state.items()})
 
 
-def from_record(record: ArrayRecord) -> dict[str, Tensor]:
-    """A trusted ``ArrayRecord`` as a state dict. The tensors own their memory.
+def from_record(record: Mapping[str, Array]) -> dict[str, Tensor]:
+    """Return the state dict in a trusted ``ArrayRecord``; the tensors own their memory.
 
     Raises
     ------
@@ -37,6 +37,6 @@ def from_record(record: ArrayRecord) -> dict[str, Tensor]:
     return {name: decode_array(array) for name, array in record.items()}
 
 
-def layout_of(record: ArrayRecord) -> Layout:
+def layout_of(record: Mapping[str, Array]) -> Layout:
     """Return the layout of the model that a trusted record holds."""
     return Layout.of((name, tuple(array.shape), array.dtype) for name, array in record.items())

@@ -7,16 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self, final
 
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 from torch import Tensor
 
 from hqde_fl.clients.message_fields import array_record, server_round
 from hqde_fl.clients.mods.codec import REQUEST
 from hqde_fl.codec import Codec
-from hqde_fl.codec.base import LARGEST
 from hqde_fl.codec.request import from_json
-from hqde_fl.protocol.members import named, of_member, record_of, reply_of
-from hqde_fl.protocol.packed_updates import DELTA, exact, gather, to_packed
+from hqde_fl.protocol.members import model_arrays, replace_model, select_member_reply
+from hqde_fl.protocol.packed_updates import pack_update
 from hqde_fl.protocol.records import from_record, layout_of, to_record
 from hqde_fl.protocol.screening import Accepted, Rejected, Screening, screen
 from hqde_fl.seeding import Seeds
@@ -25,7 +24,7 @@ from hqde_fl.updates.layout import Layout
 
 @final
 @dataclass(frozen=True, eq=False)
-class Wire:
+class RoundUpdates:
     """The updates of one model in the replies to one round's training messages.
 
     Parameters
@@ -66,10 +65,9 @@ class Wire:
     ) -> Self:
         """What a training message says about the replies to it."""
         key, record = array_record(message)
-        if member is not None:
-            record = record_of(of_member(member, record))
-        layout = layout_of(record)
-        model, buffers = layout.flatten(from_record(record))
+        arrays = model_arrays(record, member)
+        layout = layout_of(arrays)
+        model, buffers = layout.flatten(from_record(arrays))
         asked = [config.get(REQUEST) for config in message.content.config_records.values()]
         codec = next((from_json(text) for text in asked if isinstance(text, str)), None)
         number = server_round(message)
@@ -78,7 +76,7 @@ class Wire:
     def read(self, reply: Message) -> Accepted | Rejected:
         """The update in a reply, packed or not, as the server will see it."""
         if self.member is not None and list(reply.content.array_records) == [self.key]:
-            reply = reply_of(self.member, reply, self.key)
+            reply = select_member_reply(self.member, reply, self.key)
         return screen(reply, self.layout, self.model, self.screening, self.key)
 
     def write(self, reply: Message, client: int, delta: Tensor) -> Message:
@@ -88,28 +86,16 @@ class Wire:
         memory of error feedback is left to the honest: nothing is carried over.
         """
         delta = delta.to(self.model)
-        own = to_record(self.layout.restore(self.model + delta, self.buffers))
+        arrays: Mapping[str, Array] = to_record(
+            self.layout.restore(self.model + delta, self.buffers)
+        )
         if self.codec is not None:
-            own = self._packed(own, client, delta)
-        if self.member is not None:
-            theirs = reply.content.array_records[self.key]
-            mine = of_member(self.member, theirs)
-            rest = {k: v for k, v in theirs.items() if k not in named(self.member, mine)}
-            own = record_of(rest | named(self.member, own))
+            which = () if self.member is None else (self.member,)
+            rng = self.seeds.numpy("attack", "codec", client, self.round, *which)
+            packed = pack_update(arrays, delta, self.layout, self.codec, {}, rng)
+            arrays = arrays if packed is None else packed[0]
         forged = copy.copy(reply)
         forged.content = RecordDict(dict(reply.content))
-        forged.content[self.key] = own
+        record = ArrayRecord() if self.member is None else reply.content.array_records[self.key]
+        forged.content[self.key] = replace_model(record, self.member, arrays)
         return forged
-
-    def _packed(self, full: ArrayRecord, client: int, delta: Tensor) -> ArrayRecord:
-        assert self.codec is not None
-        names = exact(self.layout)
-        coded = gather(delta, self.layout, names)
-        if not bool((coded.abs() <= LARGEST).all()):
-            return full
-        which = () if self.member is None else (self.member,)
-        rng = self.seeds.numpy("attack", "codec", client, self.round, *which)
-        payload, _ = self.codec.encode(coded, {}, rng)
-        record = ArrayRecord({name: array for name, array in full.items() if name in names})
-        record[DELTA] = to_packed(payload)
-        return record

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from hqde_fl.clients.members import initial_state, join, split
+from hqde_fl.clients.members import initial_state
 from hqde_fl.errors import ConfigError
+from hqde_fl.protocol.members import split_members
 from hqde_fl.seeding import Seeds
 
 
@@ -14,7 +15,7 @@ def test_several_members_have_prefixed_names_and_different_weights(task):
     state = initial_state(task, 3, Seeds(0))
     names = list(task.model().state_dict())
     assert list(state) == [f"member-{m}/{name}" for m in range(3) for name in names]
-    one, two, _ = split(state, 3)
+    one, two, _ = split_members(state, 3)
     assert not torch.equal(one["0.weight"], two["0.weight"])
     task.model().load_state_dict(one)
 
@@ -33,28 +34,7 @@ def test_the_initial_state_depends_on_the_seed_alone(task):
     assert torch.equal(first["0.weight"], one["member-0/0.weight"])
 
 
-@pytest.mark.parametrize("members", [1, 2, 11])
-def test_split_undoes_join(task, members):
-    states = [{"a/b": torch.tensor([float(m)]), "n": torch.tensor(m)} for m in range(members)]
-    assert split(join(states), members) == states
-
-
-@pytest.mark.parametrize(
-    ("state", "message"),
-    [
-        ({"member-0/w": 0, "member-2/w": 0}, "found 'member-2/w'"),
-        ({"w": 0}, "found 'w'"),
-        ({"member-0/": 0}, "found 'member-0/'"),
-        ({"member-0/w": 0}, "has no member-1/"),
-    ],
-)
-def test_a_state_of_other_members_is_refused(state, message):
-    with pytest.raises(ConfigError, match=message):
-        split(state, 2)
-
 
 def test_there_is_at_least_one_member(task):
     with pytest.raises(ConfigError, match="members must be >= 1, found 0"):
         initial_state(task, 0, Seeds(0))
-    with pytest.raises(ConfigError, match="members must be >= 1, found 0"):
-        split({}, 0)

@@ -1,4 +1,4 @@
-"""Flower records as something Ray moves between processes without copying the numbers.
+"""Convert Flower records to values that Ray moves between processes without copying arrays.
 
 An array's bytes become a ``PickleBuffer``: pickle protocol 5 hands it over out of band, Ray keeps
 it in shared memory, and the other side sees a read-only view of that memory. Small arrays travel
@@ -9,25 +9,22 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
-from io import BytesIO
 from typing import Any
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-HEADER_BYTES = 1 << 12
-"""Within so many bytes lies the header of any .npy file that Flower writes."""
+from hqde_fl.protocol.npy import view_array
+
 OUT_OF_BAND_BYTES = 1 << 14
-"""Arrays of at least this size travel out of band."""
+"""Size from which an array is pickled out of band."""
 
 Packed = Sequence[tuple[str, str, Any]]
 """(name, kind, items) for each record."""
 
 
 def pack(content: RecordDict) -> Packed:
-    """Plain tuples, with the large arrays' bytes out of band."""
+    """Return a content as plain tuples in which large arrays are ``PickleBuffer``s."""
     packed: list[tuple[str, str, Any]] = []
     for name, record in content.items():
         if isinstance(record, ArrayRecord):
@@ -39,11 +36,11 @@ def pack(content: RecordDict) -> Packed:
 
 
 def unpack(packed: Packed) -> RecordDict:
-    """New records; the large arrays' bytes are read-only views of what was packed."""
+    """Return the content that was packed; bytes of large arrays are read-only views of it."""
     content = RecordDict()
     for name, kind, items in packed:
         if kind == "arrays":
-            record = ArrayRecord()  # filled by hand: its constructor would copy every array
+            record = ArrayRecord()  # its constructor would copy every array
             for key, *array in items:
                 record[key] = _unpacked(*array)
             content[name] = record
@@ -53,21 +50,17 @@ def unpack(packed: Packed) -> RecordDict:
 
 
 class SharedArray(Array):
-    """An ``Array`` whose bytes are a view of shared memory; ``numpy`` copies them once.
+    """An ``Array`` whose bytes are a view of shared memory.
 
-    Flower's own ``numpy`` reads through a file object, which copies a view once more on the way.
+    Its ``numpy`` copies them once; Flower's own reads through a file object and copies them twice.
     """
 
     def numpy(self) -> NDArray[Any]:
-        """The numbers, in memory of their own."""
-        head = BytesIO(bytes(self.data[:HEADER_BYTES]))
-        if self.stype != "numpy.ndarray" or npy.read_magic(head) != (1, 0):
+        """Return the numbers, in memory of their own."""
+        try:
+            return view_array(self).copy()
+        except Exception:  # Flower reads what it can of such an array, or says what is wrong
             return super().numpy()
-        shape, fortran, dtype = npy.read_array_header_1_0(head)
-        if dtype.hasobject:
-            return super().numpy()
-        flat = np.frombuffer(self.data, dtype, offset=head.tell())
-        return flat.reshape(shape, order="F" if fortran else "C").copy()
 
 
 def _packed(array: Array) -> tuple[str, tuple[int, ...], str, Any]:

@@ -11,7 +11,7 @@ from hqde_fl.codec import EntropyCoded, ErrorFeedback, Identity, Quantized
 from hqde_fl.codec.request import to_json
 from hqde_fl.errors import ConfigError
 from hqde_fl.protocol.message_size import message_bytes
-from hqde_fl.protocol.packed_updates import DELTA, exact
+from hqde_fl.protocol.packed_updates import DELTA, exact_arrays
 from hqde_fl.protocol.records import from_record, layout_of, to_record
 from hqde_fl.protocol.screening import Accepted, Rejected
 
@@ -47,9 +47,9 @@ def test_integers_and_the_smallest_arrays_are_sent_exactly(train):
     assert set(record) == {"1.num_batches_tracked", DELTA}
     layers = {"weight": 10_000, "bias": 10, "scale": 10, "more": 2}
     layout = layout_of(to_record({name: torch.zeros(size) for name, size in layers.items()}))
-    assert exact(layout) == {"bias", "more"}  # 12 of 10 022; ten more would be too many
+    assert exact_arrays(layout) == {"bias", "more"}  # 12 of 10 022; ten more would be too many
     small = layout_of(to_record({"weight": torch.zeros(8), "steps": torch.tensor(3)}))
-    assert exact(small) == {"steps"}
+    assert exact_arrays(small) == {"steps"}
 
 
 def test_bytes_before_and_after_are_reported(train):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
-from flwr.app.message.message import make_message
 from flwr.app.metadata import Metadata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hqde_fl.codec import EntropyCoded, ErrorFeedback, Identity, Quantized, Rotated, TopK
 from hqde_fl.codec.payload import seal
-from hqde_fl.protocol.packed_updates import DELTA, PACKED, exact, gather, to_packed
+from hqde_fl.protocol.flower_internals import make_message
+from hqde_fl.protocol.packed_updates import DELTA, PACKED, exact_arrays, gather, to_packed
 from hqde_fl.protocol.records import layout_of, to_record
 from hqde_fl.protocol.screening import Accepted, Rejected, Screening, screen
 
@@ -24,7 +24,7 @@ MODEL = {
 }
 LAYOUT = layout_of(to_record(MODEL))
 FLAT = LAYOUT.flatten(MODEL)[0]
-NAMES = exact(LAYOUT)
+NAMES = exact_arrays(LAYOUT)
 CODECS = (
     Identity(),
     Quantized(3),

@@ -1,0 +1,168 @@
+"""Builders of hostile replies that change an honest message in one way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord, RecordDict
+from numpy.typing import NDArray
+
+from hqde_fl.protocol.flower_internals import make_message
+from hqde_fl.protocol.npy import header_span
+from hqde_fl.simulations.audit.catalogue_row import AnswerContext, Replies
+
+ARRAYS, METRICS = "arrays", "metrics"
+WEIGHT, BIAS, STEPS = "layer.weight", "layer.bias", "steps"
+"""The audited model's arrays: a matrix and a vector of float32, and an integer counter."""
+
+
+Record = ArrayRecord | MetricRecord | ConfigRecord
+Values = NDArray[np.float32]
+
+
+def with_content(change: Callable[[RecordDict], RecordDict]) -> Replies:
+    """Build a single reply whose content is changed."""
+
+    def replies(case: AnswerContext) -> Sequence[Message]:
+        return [Message(change(case.content), reply_to=case.message)]
+
+    return replies
+
+
+def with_array(name: str, make: Callable[[Array], Array]) -> Replies:
+    """Build a reply in which one array is replaced."""
+
+    def change(content: RecordDict) -> RecordDict:
+        record = content.array_records[ARRAYS]
+        record[name] = make(record[name])
+        return content
+
+    return with_content(change)
+
+
+def with_weight(change: Callable[[Values], NDArray[Any]]) -> Replies:
+    """Build a reply with other values in the weight matrix, encoded as Flower does."""
+    return with_array(WEIGHT, lambda honest: Array(change(honest.numpy().astype(np.float32))))
+
+
+def with_float_arrays(change: Callable[[Values], NDArray[Any]]) -> Replies:
+    """Build a reply with other values in all float arrays."""
+    return with_content(lambda content: change_float_arrays(content, change))
+
+
+def change_float_arrays(
+    content: RecordDict, change: Callable[[Values], NDArray[Any]]
+) -> RecordDict:
+    """Change the values of all float arrays of a content and return it."""
+    record = content.array_records[ARRAYS]
+    for name in (WEIGHT, BIAS):
+        record[name] = Array(change(record[name].numpy().astype(np.float32)))
+    return content
+
+
+def shift_slightly(content: RecordDict) -> RecordDict:
+    """Add 0.2 to all weights: harmless unless the client's influence is too large."""
+    return change_float_arrays(content, lambda values: values + np.float32(0.2))
+
+
+def with_false_fields(**claims: Any) -> Replies:
+    """Build a reply whose weight matrix claims another dtype, shape, stype or data."""
+
+    def make(honest: Array) -> Array:
+        fields = {
+            "dtype": honest.dtype,
+            "shape": honest.shape,
+            "stype": honest.stype,
+            "data": honest.data,
+        }
+        return Array(**{**fields, **claims})
+
+    return with_array(WEIGHT, make)
+
+
+def with_bytes(change: Callable[[bytes], bytes]) -> Replies:
+    """Build a reply whose weight matrix has other bytes."""
+    return with_array(WEIGHT, lambda a: Array(a.dtype, a.shape, a.stype, change(a.data)))
+
+
+def with_header(text: str) -> Replies:
+    """Build a reply whose weight matrix has another .npy header, of the right length."""
+
+    def change(honest: bytes) -> bytes:
+        _, start = header_span(honest)
+        new = text.encode("latin1") + b"\n"
+        return honest[:8] + len(new).to_bytes(2, "little") + new + honest[start:]
+
+    return with_bytes(change)
+
+
+def with_extra_array(name: str, new: Array) -> Replies:
+    """Build a reply with an additional array."""
+
+    def change(content: RecordDict) -> RecordDict:
+        content.array_records[ARRAYS][name] = new
+        return content
+
+    return with_content(change)
+
+
+def with_record(name: str, new: Record) -> Replies:
+    """Build a reply with an additional or replaced record."""
+
+    def change(content: RecordDict) -> RecordDict:
+        content[name] = new
+        return content
+
+    return with_content(change)
+
+
+def with_renamed_record(old: str, new: str) -> Replies:
+    """Build a reply in which a record has another name."""
+
+    def change(content: RecordDict) -> RecordDict:
+        return RecordDict({new if name == old else name: part for name, part in content.items()})
+
+    return with_content(change)
+
+
+def without(*path: str) -> Replies:
+    """Build a reply without a record, or without an entry of it."""
+
+    def change(content: RecordDict) -> RecordDict:
+        holder: Any = content if len(path) == 1 else content[path[0]]
+        del holder[path[-1]]
+        return content
+
+    return with_content(change)
+
+
+def with_metric(name: str, value: Any) -> Replies:
+    """Build a reply with another value of a metric."""
+
+    def change(content: RecordDict) -> RecordDict:
+        content.metric_records[METRICS][name] = value
+        return content
+
+    return with_content(change)
+
+
+def with_envelope(**changes: Any) -> Replies:
+    """Build an honest reply with other metadata, given as values or functions of the case."""
+
+    def replies(case: AnswerContext) -> Sequence[Message]:
+        fields = {key: value(case) if callable(value) else value for key, value in changes.items()}
+        return [change_envelope(Message(case.content, reply_to=case.message), **fields)]
+
+    return replies
+
+
+def change_envelope(reply: Message, **changes: Any) -> Message:
+    """Return a reply with other metadata."""
+    meta = reply.metadata
+    names = "run_id message_id src_node_id dst_node_id reply_to_message_id group_id created_at ttl"
+    fields = {name: getattr(meta, name) for name in [*names.split(), "message_type"]}
+    content = reply.content if reply.has_content() else None
+    error = reply.error if reply.has_error() else None
+    return make_message(Metadata(**{**fields, **changes}), content=content, error=error)
