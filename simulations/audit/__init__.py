@@ -1,9 +1,9 @@
-"""Bad replies as data, and what a Flower Strategy makes of them: ``hqde-fl audit``."""
+"""A catalogue of hostile replies and trials of Flower Strategies with them: ``hqde-fl audit``."""
 
 from __future__ import annotations
 
 from hqde_fl.simulations.audit.catalogue import HOSTILE
-from hqde_fl.simulations.audit.row import Case, Row, Wire
+from hqde_fl.simulations.audit.catalogue_row import AnswerContext, CatalogueRow, UploadedReply
 from hqde_fl.simulations.audit.trial import Finding, trial
 
-__all__ = ["HOSTILE", "Case", "Finding", "Row", "Wire", "trial"]
+__all__ = ["HOSTILE", "AnswerContext", "Finding", "CatalogueRow", "UploadedReply", "trial"]

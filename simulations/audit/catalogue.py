@@ -1,10 +1,10 @@
-"""The catalogue of bad replies."""
+"""The catalogue of hostile replies."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hqde_fl.simulations.audit.row import Row
+from hqde_fl.simulations.audit.catalogue_row import CatalogueRow
 from hqde_fl.simulations.audit.rows import (
     arrays,
     bombs,
@@ -18,7 +18,7 @@ from hqde_fl.simulations.audit.rows import (
     values,
 )
 
-GROUPS: Mapping[str, tuple[Row, ...]] = {
+GROUPS: Mapping[str, tuple[CatalogueRow, ...]] = {
     "arrays": arrays.ROWS,
     "files": files.ROWS,
     "values": values.ROWS,
@@ -30,7 +30,7 @@ GROUPS: Mapping[str, tuple[Row, ...]] = {
     "packed": packed.ROWS,
     "evaluation": evaluation.ROWS,
 }
-"""Theme -> its rows."""
+"""Theme -> the rows of that theme."""
 
-HOSTILE: Mapping[str, Row] = {row.name: row for rows in GROUPS.values() for row in rows}
+HOSTILE: Mapping[str, CatalogueRow] = {row.name: row for rows in GROUPS.values() for row in rows}
 """Name -> row."""

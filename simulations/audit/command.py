@@ -1,4 +1,4 @@
-"""``hqde-fl audit``: what a person sees of it."""
+"""The command ``hqde-fl audit``: it runs the audits and prints their tables."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.simulations.audit.audit import Subject, audit, chosen
 from hqde_fl.simulations.audit.catalogue import GROUPS, HOSTILE
-from hqde_fl.simulations.audit.memory import memory_bound
-from hqde_fl.simulations.audit.row import Row
+from hqde_fl.simulations.audit.catalogue_row import CatalogueRow
+from hqde_fl.simulations.audit.peak_memory import memory_bound
+from hqde_fl.simulations.audit.strategy_audit import StrategyAudit, audit, select_rows
 from hqde_fl.simulations.audit.trial import Finding
-from hqde_fl.simulations.recording.run_directory import strict, versions
+from hqde_fl.simulations.recording.environment import versions
+from hqde_fl.simulations.recording.strict_json import to_json_value
 
 NOT_TRIED = "-"
 UNMEASURED = "memory was not measured, as only Linux keeps a peak that can be reset"
@@ -38,25 +39,25 @@ def run_audit(
     Parameters
     ----------
     names : Sequence[str]
-        The strategies, see ``build``.
+        Names of the strategies, see ``build_strategy``.
     patterns : Sequence[str]
-        Which rows, see ``chosen``.
+        Patterns of row names, see ``select_rows``.
     seconds, megabytes : float, int
-        What one row may take.
+        Limits of time and memory (MiB) of one row.
     json_file : Path, optional
-        Where to write all findings.
-    markdown : bool
-        Whether to print the table as Markdown.
+        File to write all findings to.
+    markdown : bool, default=False
+        Print the table as Markdown.
 
     Returns
     -------
     bool
-        Whether all of them passed every row.
+        True if every strategy passed every row.
     """
-    rows = chosen(patterns)
+    rows = select_rows(patterns)
     if json_file is not None:
         try:
-            json_file.open("a").close()  # rather now than when all is done
+            json_file.open("a").close()  # fail now rather than after all trials
         except OSError as error:
             raise ConfigError(f"--json {json_file} cannot be written: {error.strerror}") from None
     console = Console()
@@ -74,7 +75,7 @@ def run_audit(
                 )
             )
     if json_file is not None:
-        json_file.write_text(json.dumps(strict(report(subjects)), indent=1) + "\n")
+        json_file.write_text(json.dumps(to_json_value(report(subjects)), indent=1) + "\n")
     if markdown:
         print("\n".join(to_markdown(subjects, rows)))
     else:
@@ -86,16 +87,16 @@ def run_audit(
     return not any(subject.failures for subject in subjects)
 
 
-def verdict(subject: Subject) -> str:
-    """One line about a strategy."""
+def verdict(subject: StrategyAudit) -> str:
+    """Return a line with the number of rows that a strategy passed."""
     failures = subject.failures
     passed = len(subject.findings) - len(failures)
     line = f"{subject.name}: passed {passed} of {len(subject.findings)} rows"
     return line if subject.measured or not subject.findings else f"{line}; {UNMEASURED}"
 
 
-def cell(subject: Subject, row: Row) -> str:
-    """What a row did to a strategy, in a word or two."""
+def cell(subject: StrategyAudit, row: CatalogueRow) -> str:
+    """Return the table cell for a row and a strategy: "ok", or the damage in a few words."""
     finding = subject.findings.get(row.name)
     if finding is None:
         return NOT_TRIED
@@ -109,22 +110,22 @@ def cell(subject: Subject, row: Row) -> str:
         return f"poisoned ({finding.deviation:.2g})"
     if finding.model != "sound":
         return finding.model
-    if not finding.held:
+    if not finding.withstood:
         return f"evaluation {finding.evaluation:.2g}"
-    if subject.ours and not finding.frugal:
+    if subject.is_hqde and not finding.within_memory_bound:
         return f"memory {memory(finding)}"
     return "ok" if subject.passed(row) else "not named"
 
 
 def memory(finding: Finding) -> str:
-    """By how much memory grew, and for how much that was received."""
+    """Return a text with the growth of memory and the size of the replies, in MiB."""
     if finding.growth is None:
         return "not measured"
     return f"{finding.growth / 2**20:.1f} MiB for {finding.received / 2**20:.1f}"
 
 
-def report(subjects: Sequence[Subject]) -> Mapping[str, Any]:
-    """Everything, for a program."""
+def report(subjects: Sequence[StrategyAudit]) -> Mapping[str, Any]:
+    """Return all findings as a mapping that can be written as JSON."""
     return {
         "versions": versions(),
         "strategies": {
@@ -137,32 +138,32 @@ def report(subjects: Sequence[Subject]) -> Mapping[str, Any]:
     }
 
 
-def to_markdown(subjects: Sequence[Subject], rows: Sequence[Row]) -> Iterator[str]:
-    """A table for each group of rows."""
+def to_markdown(subjects: Sequence[StrategyAudit], rows: Sequence[CatalogueRow]) -> Iterator[str]:
+    """Yield the lines of a Markdown table per group of rows, and a verdict per strategy."""
     names = [subject.name for subject in subjects]
     for group, members in GROUPS.items():
-        if inside := [row for row in members if row in rows]:
+        if selected := [row for row in members if row in rows]:
             yield f"\n### {group.capitalize()}\n"
             yield f"| {' | '.join(['row', 'the client', *names])} |"
             yield "|---" * (2 + len(names)) + "|"
-            for row in inside:
+            for row in selected:
                 cells = [cell(subject, row) for subject in subjects]
-                yield f"| {' | '.join([f'`{row.name}`', row.does, *cells])} |"
+                yield f"| {' | '.join([f'`{row.name}`', row.behaviour, *cells])} |"
     yield ""
     for subject in subjects:
         yield f"* {verdict(subject)}"
 
 
-def _line(subject: Subject, name: str) -> Mapping[str, Any]:
+def _line(subject: StrategyAudit, name: str) -> Mapping[str, Any]:
     row, finding = HOSTILE[name], subject.findings[name]
     fields = dataclasses.asdict(finding)
-    del fields["form"]
-    named = True if finding.named else (False if subject.ours else None)  # None: no way to tell
+    del fields["signature"]
+    named = True if finding.named else (False if subject.is_hqde else None)  # None: no way to tell
     fields["memory_bound"] = memory_bound(finding.received)
-    return {**fields, "does": row.does, "named": named, "passed": subject.passed(row)}
+    return {**fields, "does": row.behaviour, "named": named, "passed": subject.passed(row)}
 
 
-def _matrix(subjects: Sequence[Subject], rows: Sequence[Row]) -> Table:
+def _matrix(subjects: Sequence[StrategyAudit], rows: Sequence[CatalogueRow]) -> Table:
     table = Table(box=None)
     for title in ("", *(subject.name for subject in subjects)):
         table.add_column(title, no_wrap=True)
@@ -172,7 +173,7 @@ def _matrix(subjects: Sequence[Subject], rows: Sequence[Row]) -> Table:
     return table
 
 
-def _details(subject: Subject, rows: Sequence[Row]) -> Table:
+def _details(subject: StrategyAudit, rows: Sequence[CatalogueRow]) -> Table:
     table = Table(box=None)
     for title in ("row", "verdict", "culprit named", "memory"):
         table.add_column(title, no_wrap=True)
@@ -180,7 +181,7 @@ def _details(subject: Subject, rows: Sequence[Row]) -> Table:
     for row in rows:
         if (finding := subject.findings.get(row.name)) is None:
             continue
-        unknown = "no" if subject.ours and row.expected else "no way to tell"
+        unknown = "no" if subject.is_hqde and row.expected else "no way to tell"
         named = "yes" if finding.named else ("not needed" if not row.expected else unknown)
         said = escape(finding.raised or finding.said)
         word = _coloured(cell(subject, row))

@@ -1,4 +1,4 @@
-"""A function whose calls can be ended: in a process of its own, with limits on time and memory."""
+"""Calls of a function in a separate process, with limits on time and memory."""
 
 from __future__ import annotations
 
@@ -17,28 +17,29 @@ import psutil
 T = TypeVar("T")
 
 START_SECONDS = 600.0
-"""What a process may take to load the function's module."""
+"""Limit in seconds on the start of a process, which loads the function's module."""
 
 
 class EndedError(Exception):
-    """The process was ended, or ended itself, before it had a result."""
+    """The process was killed, or ended, before it returned a result."""
 
 
 @final
 class Sandbox(Generic[T]):
-    """Calls a function in another process, which a call that goes wrong takes with it.
+    """Calls a function in a separate process, of which a failed call leaves this one unharmed.
 
-    The next call then has a new one. A context: on the way out the process is ended.
+    After a call that ends the process, the next call starts a new one. A context manager that ends
+    the process on exit.
 
     Parameters
     ----------
     function : Callable[..., T]
-        A function of a module.
+        A function at the top level of a module.
     seconds : float
-        What a call may take.
+        Time limit of a call.
     megabytes : int
-        What the process may allocate, beyond what it has when it starts. Where the platform cannot
-        limit it (macOS), it is not limited.
+        Limit in MiB on memory that the process allocates after its start. Not enforced on platforms
+        without such a limit (macOS).
     """
 
     def __init__(
@@ -60,12 +61,12 @@ class Sandbox(Generic[T]):
         self._end()
 
     def __call__(self, *arguments: Any) -> T:
-        """Call the function.
+        """Call the function in the process and return its result, or raise its exception.
 
         Raises
         ------
         EndedError
-            If there is no result: it says why.
+            If the process ended without a result; the message names the cause.
         """
         if self._line is None:
             self._line = self._start()
@@ -117,7 +118,7 @@ class Sandbox(Generic[T]):
 
 @contextmanager
 def _safe_path() -> Iterator[None]:
-    """Start Python so that it does not look for its own modules in the working directory first."""
+    """Keep new Python processes from searching the working directory for their modules first."""
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
@@ -129,15 +130,15 @@ def _safe_path() -> Iterator[None]:
 
 
 def _serve(line: Connection, megabytes: int, function: Callable[..., Any]) -> None:
-    """Answer calls in this process, quietly and within the limit."""
+    """Answer calls in this process, with its output discarded and its memory limited."""
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
-    with suppress(ImportError, ValueError, OSError):  # not everywhere
+    with suppress(ImportError, ValueError, OSError):  # not every platform has this limit
         import resource
 
-        most = psutil.Process().memory_info().vms + megabytes * 2**20
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        limit = psutil.Process().memory_info().vms + megabytes * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     line.send(None)
     with suppress(EOFError):
         while True:

@@ -1,4 +1,4 @@
-"""One row against one strategy: what happened."""
+"""The trial of a strategy with one row of the catalogue, and its finding."""
 
 from __future__ import annotations
 
@@ -11,51 +11,57 @@ from typing import Literal
 
 from flwr.serverapp.strategy import Result, Strategy
 
-from hqde_fl.simulations.audit import canary
-from hqde_fl.simulations.audit.federation import LOSS, Form, deviation, form, start
+from hqde_fl.simulations.audit import pickle_canary as canary
+from hqde_fl.simulations.audit.catalogue_row import CatalogueRow
 from hqde_fl.simulations.audit.grid import AuditGrid
-from hqde_fl.simulations.audit.memory import memory_bound
-from hqde_fl.simulations.audit.row import Row
+from hqde_fl.simulations.audit.honest_clients import (
+    LOSS,
+    ModelSignature,
+    deviation,
+    initial_model,
+    model_signature,
+)
+from hqde_fl.simulations.audit.peak_memory import memory_bound
 
 ROUNDS = 2
 TOLERANCE = 0.05
-"""How far the model may end from the honest mean, where the honest step is 1 a round."""
+"""Largest sound deviation of a weight from the honest mean; the honest update is 1 per round."""
 
 Model = Literal["sound", "poisoned", "not finite", "stalled", "deformed", "none"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one row did to a strategy.
+    """The effect of one row on a strategy.
 
     Parameters
     ----------
     row : str
-        Its name; empty for the run without a culprit.
+        Name of the row; empty for the run without a culprit.
     raised : str or None
-        What ended the run: an exception, or how its process was ended.
+        The exception that ended the run, or the way in which its process ended.
     model : str
-        ``sound``: within the tolerance of the honest mean. Else ``poisoned``, ``not finite``,
-        ``stalled`` (honest progress was lost), ``deformed`` (other shapes or types than without a
-        culprit), or ``none`` where the run did not end by itself.
+        ``sound`` if within the tolerance of the honest mean. Else ``poisoned``, ``not finite``,
+        ``stalled`` (honest progress was lost), ``deformed`` (other shapes or dtypes than without a
+        culprit), or ``none`` if the run returned no model.
     deviation : float or None
-        The largest difference of a number from the honest mean.
+        Largest absolute difference of a weight from the honest mean.
     evaluation : float or None
-        The clients' mean loss as the strategy has it; the honest one is 2.
+        The clients' mean loss according to the strategy; the honest one is 2.
     named : bool
-        Whether the culprit's node id is in anything that was logged or raised.
+        True if something that was logged or raised contains the culprit's node id.
     loaded : bool
-        Whether a pickle was loaded.
+        True if a pickle was loaded.
     said : str
-        What was logged or raised about the culprit last.
-    form : Form or None
-        Names, shapes and types of the model's arrays.
+        The last text about the culprit that was logged or raised.
+    signature : ModelSignature or None
+        Names, shapes and dtypes of the model's arrays.
     received : int
-        Bytes of the culprit's replies in one round, as they travel.
+        Bytes of the culprit's replies in one round, as uploaded.
     growth : int or None
-        Bytes by which the process's memory grew at most while they were read and screened, in the
-        round with most for what was received. None if the platform cannot measure it, or the
-        process was ended.
+        Largest growth of the process's memory, in bytes, while these replies were read and
+        screened, in the round that exceeded its bound the most. None if the platform cannot measure
+        it, or the process ended.
     """
 
     row: str
@@ -66,71 +72,75 @@ class Finding:
     named: bool = False
     loaded: bool = False
     said: str = ""
-    form: Form | None = None
+    signature: ModelSignature | None = None
     received: int = 0
     growth: int | None = None
 
     @property
-    def frugal(self) -> bool:
-        """Whether memory stayed within its bound, as far as it was measured."""
+    def within_memory_bound(self) -> bool:
+        """True unless memory was measured and exceeded its bound."""
         return self.growth is None or self.growth <= memory_bound(self.received)
 
     @property
-    def held(self) -> bool:
-        """Whether the run went on, with a sound model and a sound evaluation, and ran no code."""
+    def withstood(self) -> bool:
+        """True if the run ended with a sound model and evaluation and loaded no pickle."""
         sound = self.evaluation is None or abs(self.evaluation - LOSS) <= TOLERANCE
         return self.raised is None and self.model == "sound" and sound and not self.loaded
 
 
 def trial(
-    strategy: Strategy, row: Row | None, *, guarded: bool = False, expected: Form | None = None
+    strategy: Strategy,
+    row: CatalogueRow | None,
+    *,
+    guarded: bool = False,
+    expected: ModelSignature | None = None,
 ) -> Finding:
-    """Run a strategy for two rounds in which one of eleven clients does what the row says.
+    """Run a strategy for two rounds in which one of 11 clients follows a row of the catalogue.
 
     Parameters
     ----------
     strategy : Strategy
-        A new one: whatever it remembers must not come from another trial.
-    row : Row or None
-        None: all clients are honest.
-    guarded : bool
-        Whether uploads are read as ``GuardedGrid`` reads them, or as Flower's own Grid does.
-    expected : Form or None
-        The ``form`` that the model has at the end without a culprit; not compared if None.
+        A new strategy, without state from another trial.
+    row : CatalogueRow or None
+        Behaviour of the culprit; None if all clients are honest.
+    guarded : bool, default=False
+        Read uploads as ``GuardedGrid`` does, not as Flower's own Grid.
+    expected : ModelSignature, optional
+        Signature of the final model without a culprit; not compared if not given.
     """
     grid = AuditGrid(row, guarded)
-    canary.hush()
+    canary.reset()
     finding = Finding("" if row is None else row.name)
-    with _listening(str(grid.culprit)) as heard:
+    with _logged_texts(str(grid.culprit)) as texts:
         try:
-            result = strategy.start(grid, start(), num_rounds=ROUNDS)
-            finding = _judged(finding, result, expected)
+            result = strategy.start(grid, initial_model(), num_rounds=ROUNDS)
+            finding = _judge(finding, result, expected)
         except Exception as error:
             finding = replace(finding, raised=f"{type(error).__name__}: {error}"[:300])
-            heard += [str(error)] if str(grid.culprit) in str(error) else []
-    grid.measured()
-    if row is not None and not grid.asked:
+            texts += [str(error)] if str(grid.culprit) in str(error) else []
+    grid.end_measurement()
+    if row is not None and not grid.culprit_answered:
         finding = replace(finding, raised="the strategy never asked the culprit")
-    said = " ".join(heard[-1].split())[:300] if heard else ""
-    finding = replace(finding, received=grid.worst.received, growth=grid.worst.growth)
-    return replace(finding, named=bool(heard), said=said, loaded=canary.heard())
+    said = " ".join(texts[-1].split())[:300] if texts else ""
+    finding = replace(finding, received=grid.largest_memory_use.received, growth=grid.largest_memory_use.growth)
+    return replace(finding, named=bool(texts), said=said, loaded=canary.was_loaded())
 
 
-def _judged(finding: Finding, result: Result, expected: Form | None) -> Finding:
-    """What became of the model and of the clients' evaluation."""
+def _judge(finding: Finding, result: Result, expected: ModelSignature | None) -> Finding:
+    """Add the verdict on the final model and the clients' evaluation to a finding."""
     evaluations = result.evaluate_metrics_clientapp
     loss = evaluations[max(evaluations)].get("eval-loss") if evaluations else None
     finding = replace(finding, evaluation=loss if isinstance(loss, float) else None)
     if not result.arrays:
-        return replace(finding, model="stalled")  # there was never a new model
+        return replace(finding, model="stalled")  # no round gave a new model
     try:
         distance = deviation(result.arrays, ROUNDS)
-    except Exception:  # other names, or shapes that do not go together
+    except Exception:  # other names, or shapes that do not match
         return replace(finding, model="deformed")
-    finding = replace(finding, deviation=distance, form=form(result.arrays))
+    finding = replace(finding, deviation=distance, signature=model_signature(result.arrays))
     if not math.isfinite(distance):
         return replace(finding, model="not finite")
-    if expected is not None and finding.form != expected:
+    if expected is not None and finding.signature != expected:
         return replace(finding, model="deformed")
     if distance <= TOLERANCE:
         return replace(finding, model="sound")
@@ -139,23 +149,23 @@ def _judged(finding: Finding, result: Result, expected: Form | None) -> Finding:
 
 
 @contextmanager
-def _listening(word: str) -> Iterator[list[str]]:
-    """What is logged with a word in it, by Flower or anybody; nothing is printed."""
-    heard: list[str] = []
+def _logged_texts(word: str) -> Iterator[list[str]]:
+    """Collect the log messages of any logger that contain a word; print none of them."""
+    texts: list[str] = []
 
-    class Ear(logging.Handler):
+    class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             text = record.getMessage()
             if word in text:
-                heard.append(text)
+                texts.append(text)
 
     loggers = [logging.getLogger(), logging.getLogger("flwr")]
     before = [(logger, logger.handlers, logger.level) for logger in loggers]
     for logger in loggers:
-        logger.handlers = [Ear()] if logger.name == "flwr" or not logger.propagate else []
+        logger.handlers = [Collector()] if logger.name == "flwr" or not logger.propagate else []
         logger.setLevel(logging.DEBUG)
     try:
-        yield heard
+        yield texts
     finally:
         for logger, handlers, level in before:
             logger.handlers = handlers

@@ -24,10 +24,10 @@ from flwr.superlink.grid import HttpGrid
 from hqde_fl.protocol.message_size import message_bytes
 from hqde_fl.protocol.records import from_record, layout_of
 from hqde_fl.protocol.screening import Rejected, Screening, screen, screen_evaluation
-from hqde_fl.simulations.audit import Case, Row, Wire
+from hqde_fl.simulations.audit import AnswerContext, CatalogueRow, UploadedReply
 from hqde_fl.simulations.audit.catalogue import GROUPS
-from hqde_fl.simulations.audit.federation import honest, start
-from hqde_fl.simulations.audit.memory import PeakMeter, memory_bound
+from hqde_fl.simulations.audit.honest_clients import honest_content, initial_model
+from hqde_fl.simulations.audit.peak_memory import PeakMeter, memory_bound
 from hqde_fl.simulations.audit.sandbox import Sandbox
 from hqde_fl.simulations.engines.deployment import guarded_grid
 from hqde_fl.simulations.engines.deployment.guarded_grid import GuardedGrid
@@ -69,7 +69,7 @@ def serve(
     address: str, token: str, run_id: int, node: int, kind: str, seconds: float
 ) -> tuple[str, int | None]:
     """Ask a node, read and screen its reply: what is wrong with it, and the growth of memory."""
-    grid, arrays = connected(address, token, run_id), start()
+    grid, arrays = connected(address, token, run_id), initial_model()
     message = Message(RecordDict({"arrays": arrays}), node, kind, group_id="1")
     layout = layout_of(arrays)
     model = layout.flatten(from_record(arrays))[0]
@@ -94,23 +94,23 @@ def server() -> Iterator[Sandbox[tuple[str, int | None]]]:
         yield sandbox
 
 
-def upload_of(node: Node, row: Row | None) -> Upload:
+def upload_of(node: Node, row: CatalogueRow | None) -> Upload:
     """What a node hands in that does what a row says, or what is right."""
     asked = node.instruction()
-    content = honest(asked, 0)
+    content = honest_content(asked, 0)
     upload = node.reply(content, asked)
     if row is None:
         return upload
     context = Context(asked.metadata.run_id, node.id, {}, RecordDict(), {})
-    (wire,) = row.replies(Case(asked, content, context, None, 4242))
-    assert isinstance(wire, Wire)
+    (wire,) = row.replies(AnswerContext(asked, content, context, None, 4242))
+    assert isinstance(wire, UploadedReply)
     upload.message.metadata.__dict__["_message_id"] = wire.root
     flat = [ObjectTree(object_id=key) for key in wire.objects if key != wire.root]
     tree = wire.tree or ObjectTree(object_id=wire.root, children=flat)
     return Upload(upload.message, tree, dict(wire.objects))
 
 
-def hand_in(node: Node, row: Row | None) -> int:
+def hand_in(node: Node, row: CatalogueRow | None) -> int:
     """Answer; the bytes sent. A node whose upload is refused goes away, so that nobody waits."""
     upload = upload_of(node, row)
     with suppress(httpx.HTTPStatusError):
@@ -121,10 +121,10 @@ def hand_in(node: Node, row: Row | None) -> int:
 
 
 def ask(
-    site: Site, server: Sandbox[tuple[str, int | None]], row: Row | None
+    site: Site, server: Sandbox[tuple[str, int | None]], row: CatalogueRow | None
 ) -> tuple[str, int | None, int]:
     """One reply on its way through the SuperLink: what became of it, growth, bytes sent."""
-    node, kind = Node(site.address), "train" if row is None else row.asked
+    node, kind = Node(site.address), "train" if row is None else row.request
     token, run_id = site.grid._token, site.grid.run.run_id
     with ThreadPoolExecutor(1) as pool:
         sent = pool.submit(hand_in, node, row)
@@ -153,7 +153,7 @@ def test_a_bomb_is_named_within_the_memory_bound(
 def test_what_a_superlink_takes(site: Site, name: str) -> None:
     """Nobody pulls it here. The objects of a wide tree are others than those announced."""
     node, row, link = Node(site.address), ROWS[name], Link(site.grid)
-    message = Message(RecordDict({"arrays": start()}), node.id, row.asked, group_id="1")
+    message = Message(RecordDict({"arrays": initial_model()}), node.id, row.request, group_id="1")
     assert link.push([message]) == [True]
     upload = upload_of(node, row)
     try:

@@ -9,9 +9,9 @@ import pytest
 from flwr.app import Context, RecordDict
 from flwr.proto.message_pb2 import ObjectTree
 
-from hqde_fl.simulations.audit import Case, Wire
-from hqde_fl.simulations.audit.federation import honest, start
-from hqde_fl.simulations.audit.wire import to_wire
+from hqde_fl.simulations.audit import AnswerContext, UploadedReply
+from hqde_fl.simulations.audit.honest_clients import honest_content, initial_model
+from hqde_fl.simulations.audit.message_objects import to_objects
 from hqde_fl.simulations.engines.deployment.guarded_grid import GuardedGrid
 from tests.deployment.superlink import Node, Site, Upload
 from tests.hostile.batch import HONEST, Rounds, check, rejected, strategy
@@ -42,13 +42,13 @@ ROWS = [
 def answer(node: Node, partition: int) -> None:
     """What a node does: what its row says, or what is right."""
     message = node.instruction()
-    content = honest(message, partition)
+    content = honest_content(message, partition)
     if partition >= len(ROWS):
         node.hand_in(node.reply(content, message))
         return
     context = Context(message.metadata.run_id, node.id, {}, RecordDict(), {})
-    (reply,) = ROWS[partition].replies(Case(message, content, context, None, 4242))
-    wire = reply if isinstance(reply, Wire) else to_wire(reply)
+    (reply,) = ROWS[partition].replies(AnswerContext(message, content, context, None, 4242))
+    wire = reply if isinstance(reply, UploadedReply) else to_objects(reply)
     upload = node.reply(content, message)
     upload.message.metadata.__dict__["_message_id"] = wire.root
     children = [ObjectTree(object_id=key) for key in wire.objects if key != wire.root]
@@ -73,7 +73,7 @@ def test_every_culprit_is_named_and_the_honest_mean_kept(site: Site) -> None:
 
     worker = threading.Thread(target=work, daemon=True)
     worker.start()
-    hqde.start(GuardedGrid(site.grid), start(), num_rounds=1, timeout=600.0)
+    hqde.start(GuardedGrid(site.grid), initial_model(), num_rounds=1, timeout=600.0)
     worker.join()
     for node in nodes:
         node.deactivate()

@@ -1,4 +1,4 @@
-"""Many rows at once: each in a client of its own, beside three honest ones."""
+"""One federation with a hostile client per row of the catalogue, beside three honest clients."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
 
 from hqde_fl.rules import Mean
-from hqde_fl.simulations.audit import HOSTILE, Case, Row, Wire
+from hqde_fl.simulations.audit import HOSTILE, AnswerContext, CatalogueRow, UploadedReply
 from hqde_fl.simulations.audit.catalogue import GROUPS
-from hqde_fl.simulations.audit.federation import deviation, honest
+from hqde_fl.simulations.audit.honest_clients import deviation, honest_content
 from hqde_fl.simulations.audit.trial import TOLERANCE
 from hqde_fl.strategies.callbacks import Callback, RoundRecord
 from hqde_fl.strategies.hqde import HQDEStrategy
@@ -19,31 +19,33 @@ from hqde_fl.strategies.settings import Participation, Reporting
 HONEST = 3
 
 
-def rejected(*groups: str) -> list[Row]:
-    """The rows of some groups that a strategy must catch by itself, whatever its rule."""
+def rejected(*groups: str) -> list[CatalogueRow]:
+    """Return the rows of some groups that a strategy must reject or fail under any rule."""
     rows = [row for group in groups for row in GROUPS[group]]
     return [row for row in rows if row.expected.startswith(("rejected", "failed"))]
 
 
 def batch_app(names: Sequence[str]) -> ClientApp:
-    """Client p does what the p-th row says; those beyond are honest."""
+    """Return an app whose client p follows the p-th row; clients beyond the rows are honest."""
     app = ClientApp()
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
         partition = int(context.node_config["partition-id"])
-        content = honest(message, partition)
+        content = honest_content(message, partition)
         if partition >= len(names):
             return Message(content, reply_to=message)
-        (reply,) = HOSTILE[names[partition]].replies(Case(message, content, context, None, 0))
-        assert not isinstance(reply, Wire)
+        (reply,) = HOSTILE[names[partition]].replies(
+            AnswerContext(message, content, context, None, 0)
+        )
+        assert not isinstance(reply, UploadedReply)
         return reply
 
     return app
 
 
 class Rounds(Callback):
-    """Keeps the records and the model."""
+    """A callback that keeps all records and the last model."""
 
     def __init__(self) -> None:
         self.rounds: list[RoundRecord] = []
@@ -55,7 +57,7 @@ class Rounds(Callback):
 
 
 def strategy(rounds: Rounds) -> HQDEStrategy:
-    """Screening alone, without a robust rule."""
+    """Return a strategy that screens replies but has no robust rule."""
     return HQDEStrategy(
         Mean(),
         participation=Participation(fraction_evaluate=0.0, identify=True),
@@ -63,10 +65,11 @@ def strategy(rounds: Rounds) -> HQDEStrategy:
     )
 
 
-def check(rounds: Rounds, rows: Sequence[Row], *, alternative: str = "rejected") -> None:
-    """Every culprit was named in every round, and the model is the honest mean.
+def check(rounds: Rounds, rows: Sequence[CatalogueRow], *, alternative: str = "rejected") -> None:
+    """Assert that every culprit was named in every round, and that the model is the honest mean.
 
-    ``alternative``: how else a reason may begin, where an engine stops a reply before the strategy.
+    ``alternative`` is another beginning of a reason, for engines that stop a reply before the
+    strategy does.
     """
     for record in rounds.rounds[1:]:
         assert record.kept == HONEST

@@ -1,4 +1,4 @@
-"""What an audit has to survive."""
+"""Strategies that an audit must survive."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp.strategy import FedAvg
 
-from hqde_fl.simulations.audit.federation import CLIENTS
+from hqde_fl.simulations.audit.honest_clients import CLIENTS
 
 
 class Picky(FedAvg):
-    """Hangs or dies when a reply is not as it should be."""
+    """A strategy that hangs or aborts its process unless all clients reply with a content."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -22,9 +22,9 @@ class Picky(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        found = list(replies)
-        if sum(reply.has_content() for reply in found) == CLIENTS:
-            return super().aggregate_train(server_round, found)
+        received = list(replies)
+        if sum(reply.has_content() for reply in received) == CLIENTS:
+            return super().aggregate_train(server_round, received)
         if self._how == "dies":
             os.abort()
         time.sleep(3600)

@@ -1,4 +1,4 @@
-"""A valid reply, changed in ways that nobody thought of."""
+"""Random changes of valid replies, for fuzzing."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from hqde_fl.codec import (
     Rotated,
     TopK,
 )
-from hqde_fl.codec.base import seal
+from hqde_fl.codec.payload import seal
 from hqde_fl.protocol.delta_broadcast import BASE, HELD, VERSION
 from hqde_fl.protocol.packed_updates import DELTA, PACKED
+from hqde_fl.simulations.audit.message_changes import ARRAYS, METRICS, STEPS, change_envelope
 from hqde_fl.simulations.audit.rows.packed import HEAD, SIZE
-from hqde_fl.simulations.audit.tamper import ARRAYS, METRICS, STEPS, envelope
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
@@ -55,7 +55,7 @@ STYPES = st.sampled_from(["numpy.ndarray", PACKED, "hqde.bfloat16", "pickle"])
 
 
 def bytes_from(draw: Draw, data: bytes) -> bytes:
-    """Some bytes replaced, removed, added, or all of them others."""
+    """Return bytes of which some are flipped, cut, inserted or replaced, or all are random."""
     how = draw(st.sampled_from(["flip", "cut", "insert", "replace", "any"]))
     at = draw(st.integers(0, max(len(data) - 1, 0)))
     if how == "flip":
@@ -70,7 +70,7 @@ def bytes_from(draw: Draw, data: bytes) -> bytes:
 
 
 def _array(draw: Draw, array: Array) -> Array:
-    """An array in which one thing is not as it was."""
+    """Return an array with another dtype, shape, stype or other bytes."""
     fields = {"dtype": array.dtype, "shape": array.shape, "stype": array.stype, "data": array.data}
     changes: Mapping[str, st.SearchStrategy[Any]] = {
         "dtype": DTYPES | TEXT,
@@ -125,7 +125,7 @@ def claim_version(draw: Draw, content: RecordDict) -> None:
 
 
 def pack(draw: Draw, content: RecordDict) -> None:
-    """A payload in which bytes are not as they were, its checksum made to fit."""
+    """Replace the arrays by a payload with random changes and a matching checksum."""
     record = content.array_records.get(ARRAYS, ArrayRecord())
     if STEPS in record:
         frame = draw(st.sampled_from(FRAMES))
@@ -149,11 +149,11 @@ MUTATIONS = [
 ]
 
 
-def mutated(draw: Draw, content: RecordDict, asked: Message) -> Message:
-    """A reply that differs in one to four ways; sometimes its envelope lies as well."""
+def mutated(draw: Draw, content: RecordDict, message: Message) -> Message:
+    """Return a reply with one to four random changes, and sometimes false metadata."""
     for mutation in draw(st.lists(st.sampled_from(MUTATIONS), min_size=1, max_size=4)):
         mutation(draw, content)
-    reply = Message(content, reply_to=asked)
+    reply = Message(content, reply_to=message)
     if draw(st.integers(0, 9)) == 0:
         fields = {
             "run_id": INTS,
@@ -164,5 +164,5 @@ def mutated(draw: Draw, content: RecordDict, asked: Message) -> Message:
             "created_at": st.floats(),
         }
         name = draw(st.sampled_from(list(fields)))
-        reply = envelope(reply, **{name: draw(fields[name])})
+        reply = change_envelope(reply, **{name: draw(fields[name])})
     return reply

@@ -1,4 +1,4 @@
-"""Replies changed at random: nothing raises, and honest clients are kept."""
+"""Fuzzing: randomly changed replies raise nothing, and honest clients are kept."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ from hypothesis import strategies as st
 
 from hqde_fl.codec import Codec, Identity, Quantized
 from hqde_fl.rules import TrimmedMean
-from hqde_fl.simulations.audit import canary
-from hqde_fl.simulations.audit.federation import CULPRIT, deviation, honest, start
+from hqde_fl.simulations.audit import pickle_canary as canary
 from hqde_fl.simulations.audit.grid import AuditGrid
+from hqde_fl.simulations.audit.honest_clients import (
+    CULPRIT,
+    deviation,
+    honest_content,
+    initial_model,
+)
 from hqde_fl.simulations.audit.trial import TOLERANCE
 from hqde_fl.strategies.hqde import HQDEStrategy
 from hqde_fl.strategies.settings import Communication, Participation, Reporting
@@ -21,7 +26,7 @@ from tests.hostile.batch import Rounds
 from tests.hostile.mutations import mutated
 
 EXAMPLES = int(os.environ.get("HQDE_FL_FUZZ_EXAMPLES", "60"))
-"""For a long run: HQDE_FL_FUZZ_EXAMPLES=100000 pytest tests/hostile/test_fuzz.py"""
+"""Number of examples; a long run: HQDE_FL_FUZZ_EXAMPLES=100000 pytest tests/hostile/test_fuzz.py"""
 
 
 @pytest.mark.parametrize("downlink", [None, Quantized(8, unbiased=False)], ids=["full", "downlink"])
@@ -38,17 +43,17 @@ def test_a_reply_changed_at_random_does_no_harm(
         participation=Participation(fraction_evaluate=0, identify=True),
         reporting=Reporting([rounds]),
     )
-    arrays = start()
+    arrays = initial_model()
     for number in (1, 2):
         messages = hqde.configure_train(number, arrays, ConfigRecord(), grid)
         replies = []
         for partition, message in enumerate(messages):
             message.metadata.__dict__["_message_id"] = f"{number}-{partition}"
             if partition == CULPRIT:
-                content = honest(messages[0], partition)  # which has the model in full
+                content = honest_content(messages[0], partition)  # this message has the full model
                 replies.append(mutated(data.draw, content, message))
             else:
-                replies.append(Message(honest(message, partition), reply_to=message))
+                replies.append(Message(honest_content(message, partition), reply_to=message))
         changed, _ = hqde.aggregate_train(number, replies)
         assert changed is not None
         arrays = changed
@@ -56,4 +61,4 @@ def test_a_reply_changed_at_random_does_no_harm(
         assert record.note is None
         assert all(client.kept for client in record.clients if client.partition != CULPRIT)
     assert deviation(arrays, 2) <= TOLERANCE
-    assert not canary.heard()
+    assert not canary.was_loaded()

@@ -1,4 +1,4 @@
-"""Every row of the hostile catalogue against HQDEStrategy."""
+"""Trials of ``HQDEStrategy`` with every row of the hostile catalogue."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from flwr.app import ArrayRecord
 from hqde_fl.codec import Identity, Quantized
 from hqde_fl.rules import ByzantineFilter, Mean
 from hqde_fl.simulations.audit import HOSTILE, trial
-from hqde_fl.simulations.audit.federation import CULPRIT, form, start
-from hqde_fl.simulations.audit.memory import settle
+from hqde_fl.simulations.audit.honest_clients import CULPRIT, initial_model, model_signature
+from hqde_fl.simulations.audit.peak_memory import freeze_heap
 from hqde_fl.strategies.callbacks import Callback, ClientRecord, RoundRecord
 from hqde_fl.strategies.hqde import HQDEStrategy
 from hqde_fl.strategies.settings import Communication, Participation, Reporting
 
 
 class Culprit(Callback):
-    """Keeps what became of the culprit."""
+    """A callback that keeps the culprit's records and the number of kept clients."""
 
     def __init__(self) -> None:
         self.records: list[ClientRecord] = []
@@ -27,21 +27,21 @@ class Culprit(Callback):
 
     def on_round(self, record: RoundRecord, arrays: ArrayRecord) -> None:
         self.kept.append(record.kept)
-        self.records += [each for each in record.clients if each.partition == CULPRIT]
+        self.records += [client for client in record.clients if client.partition == CULPRIT]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _prepared() -> Iterator[None]:
-    """A first run loads modules and starts threads, which is no row's doing."""
+    """Run one trial first, so that no row is charged for loaded modules and started threads."""
     trial(HQDEStrategy(ByzantineFilter()), None)
-    settle()
+    freeze_heap()
     yield
     gc.unfreeze()
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_bad_reply_is_named_and_honest_progress_kept(name: str) -> None:
-    """What screening must catch, it catches without the help of a robust rule."""
+def test_a_hostile_reply_is_named_and_honest_progress_is_kept(name: str) -> None:
+    """Rows that screening must reject are tried without a robust rule."""
     row, culprit = HOSTILE[name], Culprit()
     strategy = HQDEStrategy(
         Mean(weighted=True) if row.expected else ByzantineFilter(),
@@ -51,10 +51,10 @@ def test_a_bad_reply_is_named_and_honest_progress_kept(name: str) -> None:
         participation=Participation(identify=True),
         reporting=Reporting([culprit]),
     )
-    finding = trial(strategy, row, guarded=True, expected=form(start()))
-    assert finding.held, finding
+    finding = trial(strategy, row, guarded=True, expected=model_signature(initial_model()))
+    assert finding.withstood, finding
     last = culprit.records[-1]
-    if row.asked == "evaluate":
+    if row.request == "evaluate":
         assert last.kept
         assert finding.named == bool(row.expected)
         assert row.expected in f"{finding.said} "
@@ -73,7 +73,7 @@ def test_honest_clients_pass() -> None:
     strategy = HQDEStrategy(
         participation=Participation(identify=True), reporting=Reporting([culprit])
     )
-    finding = trial(strategy, None, expected=form(start()))
-    assert finding.held
+    finding = trial(strategy, None, expected=model_signature(initial_model()))
+    assert finding.withstood
     assert not finding.named
     assert [record.reason for record in culprit.records] == [None, None]

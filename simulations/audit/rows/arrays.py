@@ -1,21 +1,21 @@
-"""Arrays that are not those of the model: names, shapes, types."""
+"""Hostile replies with arrays of other names, shapes or dtypes than the model's."""
 
 from __future__ import annotations
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, RecordDict
 
-from hqde_fl.simulations.audit.row import Row
-from hqde_fl.simulations.audit.tamper import (
+from hqde_fl.simulations.audit.catalogue_row import CatalogueRow
+from hqde_fl.simulations.audit.message_changes import (
     ARRAYS,
     BIAS,
     STEPS,
     WEIGHT,
-    answer,
-    array,
-    extra,
-    lying,
-    weight,
+    with_array,
+    with_content,
+    with_extra_array,
+    with_false_fields,
+    with_weight,
     without,
 )
 
@@ -41,134 +41,161 @@ def _many(content: RecordDict) -> RecordDict:
 
 
 ROWS = (
-    Row("missing-array", "leaves an array out", "rejected: missing", without(ARRAYS, BIAS)),
-    Row("extra-array", "sends one array more", "rejected: unknown array", extra("more", ONE)),
-    Row(
-        "many-arrays", "sends 2,000 arrays more", "rejected: unknown array 'more.0'", answer(_many)
+    CatalogueRow(
+        "missing-array", "leaves an array out", "rejected: missing", without(ARRAYS, BIAS)
     ),
-    Row(
+    CatalogueRow(
+        "extra-array",
+        "sends one array more",
+        "rejected: unknown array",
+        with_extra_array("more", ONE),
+    ),
+    CatalogueRow(
+        "many-arrays",
+        "sends 2,000 arrays more",
+        "rejected: unknown array 'more.0'",
+        with_content(_many),
+    ),
+    CatalogueRow(
         "path-like-array",
         "names an array like a file",
         "rejected: unknown array '../../etc/passwd'",
-        extra("../../etc/passwd", ONE),
+        with_extra_array("../../etc/passwd", ONE),
     ),
-    Row(
+    CatalogueRow(
         "unicode-array",
         "names an array like one of the model's, in other letters",
         "rejected: unknown array",
-        extra("lаyer.weight", ONE),  # noqa: RUF001  # the first a is Cyrillic
+        with_extra_array("lаyer.weight", ONE),  # noqa: RUF001  # the first a is Cyrillic
     ),
-    Row(
+    CatalogueRow(
         "surrogate-array",
         "names an array with half a character",
         "rejected: unknown array '\\udcff",
-        extra("\udcff", ONE),
+        with_extra_array("\udcff", ONE),
     ),
-    Row("long-array-name", "names an array with a megabyte", "rejected: ", extra("x" * 2**20, ONE)),
-    Row("other-order", "sends the arrays in another order", "", answer(_shuffled)),
-    Row("aliased-arrays", "sends one array for all", "rejected: wrong shape", answer(_aliased)),
-    Row("transposed", "transposes a matrix", "rejected: wrong shape", weight(lambda w: w.T.copy())),
-    Row(
+    CatalogueRow(
+        "long-array-name",
+        "names an array with a megabyte",
+        "rejected: ",
+        with_extra_array("x" * 2**20, ONE),
+    ),
+    CatalogueRow("other-order", "sends the arrays in another order", "", with_content(_shuffled)),
+    CatalogueRow(
+        "aliased-arrays", "sends one array for all", "rejected: wrong shape", with_content(_aliased)
+    ),
+    CatalogueRow(
+        "transposed",
+        "transposes a matrix",
+        "rejected: wrong shape",
+        with_weight(lambda w: w.T.copy()),
+    ),
+    CatalogueRow(
         "broadcastable",
         "sends one number that NumPy would stretch",
         "rejected: wrong shape (1,)",
-        weight(lambda w: w[0, :1].copy()),
+        with_weight(lambda w: w[0, :1].copy()),
     ),
-    Row(
+    CatalogueRow(
         "zero-d",
         "sends a number without dimensions",
         "rejected: wrong shape ()",
-        weight(lambda w: np.array(w[0, 0])),
+        with_weight(lambda w: np.array(w[0, 0])),
     ),
-    Row("empty-array", "sends no numbers", "rejected: wrong shape (0, 6)", weight(lambda w: w[:0])),
-    Row(
+    CatalogueRow(
+        "empty-array",
+        "sends no numbers",
+        "rejected: wrong shape (0, 6)",
+        with_weight(lambda w: w[:0]),
+    ),
+    CatalogueRow(
         "shape-of-10^9",
         "claims a billion numbers",
         "rejected: wrong shape (1000000000,)",
-        lying(shape=(10**9,)),
+        with_false_fields(shape=(10**9,)),
     ),
-    Row(
+    CatalogueRow(
         "shape-of-10^30",
         "claims more numbers than 64 bits count",
         "rejected: wrong shape (1000000",
-        lying(shape=(10**30,)),
+        with_false_fields(shape=(10**30,)),
     ),
-    Row(
+    CatalogueRow(
         "negative-shape",
         "claims negative dimensions",
         "rejected: wrong shape (-8, -6)",
-        lying(shape=(-8, -6)),
+        with_false_fields(shape=(-8, -6)),
     ),
-    Row(
+    CatalogueRow(
         "a-million-dimensions",
         "claims a million dimensions",
         "rejected: wrong shape (1, 1, 1",
-        lying(shape=(1,) * 10**6),
+        with_false_fields(shape=(1,) * 10**6),
     ),
-    Row(
+    CatalogueRow(
         "lying-shape",
         "sends six numbers as forty-eight",
         "rejected: the .npy header says float32 (6,)",
-        array(WEIGHT, lambda a: Array("float32", a.shape, a.stype, Array(a.numpy()[0]).data)),
+        with_array(WEIGHT, lambda a: Array("float32", a.shape, a.stype, Array(a.numpy()[0]).data)),
     ),
-    Row(
+    CatalogueRow(
         "float64",
         "sends float64 for float32",
         "rejected: wrong dtype 'float64'",
-        weight(lambda w: w.astype(np.float64)),
+        with_weight(lambda w: w.astype(np.float64)),
     ),
-    Row(
+    CatalogueRow(
         "float16",
         "sends float16 for float32",
         "rejected: wrong dtype 'float16'",
-        weight(lambda w: w.astype(np.float16)),
+        with_weight(lambda w: w.astype(np.float16)),
     ),
-    Row(
+    CatalogueRow(
         "integers",
         "sends integers for floats",
         "rejected: wrong dtype 'int32'",
-        weight(lambda w: w.astype(np.int32)),
+        with_weight(lambda w: w.astype(np.int32)),
     ),
-    Row(
+    CatalogueRow(
         "floats-for-integers",
         "sends a float for the counter",
         "rejected: wrong dtype 'float32' of 'steps'",
-        array(STEPS, lambda a: Array(np.array(3, np.float32))),
+        with_array(STEPS, lambda a: Array(np.array(3, np.float32))),
     ),
-    Row(
+    CatalogueRow(
         "huge-integer",
         "sends the largest integer for the counter",
         "",
-        array(STEPS, lambda a: Array(np.array(2**63 - 1))),
+        with_array(STEPS, lambda a: Array(np.array(2**63 - 1))),
     ),
-    Row(
+    CatalogueRow(
         "complex",
         "sends complex numbers",
         "rejected: wrong dtype 'complex64'",
-        weight(lambda w: w.astype(np.complex64)),
+        with_weight(lambda w: w.astype(np.complex64)),
     ),
-    Row(
+    CatalogueRow(
         "strings",
         "sends text for numbers",
         "rejected: wrong dtype '<U1'",
-        weight(lambda w: np.full(w.shape, "x")),
+        with_weight(lambda w: np.full(w.shape, "x")),
     ),
-    Row(
+    CatalogueRow(
         "void",
         "sends raw records for numbers",
         "rejected: wrong dtype",
-        weight(lambda w: np.zeros(w.shape, [("a", "f4"), ("b", "f4")])),
+        with_weight(lambda w: np.zeros(w.shape, [("a", "f4"), ("b", "f4")])),
     ),
-    Row(
+    CatalogueRow(
         "surrogate-dtype",
         "names a dtype with half a character",
         "rejected: wrong dtype '\\udcff'",
-        lying(dtype="\udcff"),
+        with_false_fields(dtype="\udcff"),
     ),
-    Row(
+    CatalogueRow(
         "unknown-stype",
         "names another serialisation",
         "rejected: unknown serialisation type 'pickle'",
-        lying(stype="pickle"),
+        with_false_fields(stype="pickle"),
     ),
 )

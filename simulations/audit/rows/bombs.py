@@ -1,8 +1,8 @@
-"""Uploads whose parsing takes many times the memory of their bytes.
+"""Hostile uploads whose parsing takes many times the memory of their bytes.
 
-5 MB of JSON become 140 MB of Python objects, and 1 MiB of metrics more than 100 MiB. What reads
-them is the Grid, before any strategy: Flower's own parses whatever it is sent, ``GuardedGrid``
-weighs it first. docs/hostile.md says which of them a SuperLink takes at all.
+5 MB of JSON become 140 MB of Python objects, and 1 MiB of metrics more than 100 MiB. The Grid reads
+them before any strategy does: Flower's Grid parses every upload, ``GuardedGrid`` estimates the
+memory first. docs/hostile.md lists those that a SuperLink accepts at all.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 
-from hqde_fl.simulations.audit.row import Replies, Row, Wire
-from hqde_fl.simulations.audit.uploads import (
+from hqde_fl.simulations.audit.catalogue_row import CatalogueRow, Replies, UploadedReply
+from hqde_fl.simulations.audit.upload_changes import (
     body_of,
-    first,
-    object_of,
-    other_body,
-    other_content,
-    swapped,
-    to_field,
-    uploaded,
+    encode_object,
+    first_object,
+    protobuf_field,
+    replace_object,
+    with_body,
+    with_object,
+    with_upload,
 )
 from hqde_fl.simulations.engines.flower_internals import HEAD_BODY_DIVIDER
 
@@ -29,11 +29,11 @@ MEMORY = f"{LARGE}reading it takes more than"
 RECORDS = f"{LARGE}its metrics and configs take more than"
 MALFORMED = "failed: malformed reply"
 BYTES = 2 << 20
-"""Of JSON, in the rows that say 2 MB."""
+"""Bytes of JSON in the rows whose description says 2 MB."""
 INTEGER = b"\x10\x02"
-"""The value of a metric, as protobuf writes it: 1."""
+"""The metric value 1 in protobuf's encoding."""
 RECORD_BYTES = 1_000_000
-"""Of metrics or configs, just below what ``GuardedGrid`` reads of them."""
+"""Bytes of metrics or configs, just below the limit of ``GuardedGrid``."""
 FIELDS = {
     "dtype": '"float32"',
     "shape": "[8, 6]",
@@ -43,17 +43,17 @@ FIELDS = {
 
 
 def _filled(text: str, size: int = BYTES) -> str:
-    """A list of the same values over and over."""
+    """Return a JSON list that repeats a text up to a size in bytes."""
     return "[" + text * (size // len(text)) + "0]"
 
 
 def _described(**changes: Callable[[], str]) -> Replies:
-    """An array with JSON of a client's own making in place of a field."""
+    """Build an upload in whose array some fields are replaced by other JSON."""
 
     def body(_: bytes) -> bytes:
         return _fields({name: make() for name, make in changes.items()})
 
-    return other_body("Array", body)
+    return with_body("Array", body)
 
 
 def _fields(changes: Mapping[str, str]) -> bytes:
@@ -62,237 +62,240 @@ def _fields(changes: Mapping[str, str]) -> bytes:
 
 
 def _table(kind: str, entry: Callable[[int, str], str], entries: int) -> Replies:
-    """A record with more entries, of a client's own making; what is in it it still has."""
+    """Build an upload in which a record has many more entries besides its own."""
 
     def body(honest: bytes) -> bytes:
         child = next(iter(json.loads(honest).values()))
-        more = ", ".join(entry(count, child) for count in range(entries))
+        more = ", ".join(entry(index, child) for index in range(entries))
         return f"{honest.decode().removesuffix('}')}, {more}}}".encode()
 
-    return other_body(kind, body)
+    return with_body(kind, body)
 
 
 def _head(make: Callable[[str, str], str]) -> Replies:
-    """The record of arrays behind another head, made from its children and its length."""
+    """Build an upload whose record of arrays has another head, made of its children and length."""
 
     def content(honest: bytes) -> bytes:
         _, children, length = honest.split(HEAD_BODY_DIVIDER, 1)[0].decode().split(" ")
         return make(children, length).encode() + HEAD_BODY_DIVIDER + body_of(honest)
 
-    return other_content("ArrayRecord", content)
-
-
-def _made_up(count: int) -> str:
-    """Ids of children that there are not."""
-    return ",".join(f"{each:064x}" for each in range(count))
+    return with_object("ArrayRecord", content)
 
 
 def _unlimited(_: bytes) -> bytes:
-    """A record of arrays without the byte that ends its head."""
+    """Return a record of arrays without the byte that ends its head."""
     return b"ArrayRecord " + b"," * BYTES
 
 
 def _metric(key: bytes, value: bytes) -> bytes:
-    return to_field(1, to_field(1, key), to_field(2, value))
+    return protobuf_field(1, protobuf_field(1, key), protobuf_field(2, value))
 
 
 def _distinct(value: bytes, size: int = RECORD_BYTES) -> bytes:
-    """As many metrics of one value, with names of their own, as fit."""
+    """Return as many metrics with distinct names and one value as fit into a size in bytes."""
     return b"".join(
         _metric(b"%05x" % i, value) for i in range(size // len(_metric(b"00000", value)))
     )
 
 
 def _values(make: Callable[[], bytes], kind: str = "MetricRecord") -> Replies:
-    """Another record in place of the metrics, or a config."""
-    return other_content("MetricRecord", lambda _: object_of(kind, [], make())[1])
+    """Build an upload in which the metrics are replaced by a record of another content."""
+    return with_object("MetricRecord", lambda _: encode_object(kind, [], make())[1])
 
 
 def _message(make: Callable[[], bytes]) -> Replies:
-    """Another body of the message, its content as before."""
-    return other_body("Message", lambda _: make())
+    """Build an upload whose message has another body, but the same content."""
+    return with_body("Message", lambda _: make())
 
 
-def _listed(wire: Wire, kind: str, more: Iterable[tuple[str, bytes]]) -> Wire:
-    """More objects in the first record of a kind."""
-    key, record = first(wire, kind)
-    names, objects = json.loads(body_of(record)), dict(wire.objects)
-    for count, (child, content) in enumerate(more):
-        names[f"more.{count}"], objects[child] = child, content
+def _listed(upload: UploadedReply, kind: str, more: Iterable[tuple[str, bytes]]) -> UploadedReply:
+    """Add objects to the first record of a kind."""
+    key, record = first_object(upload, kind)
+    names, objects = json.loads(body_of(record)), dict(upload.objects)
+    for index, (child, content) in enumerate(more):
+        names[f"more.{index}"], objects[child] = child, content
     children = list(dict.fromkeys(names.values()))
     body = json.dumps(names).encode()
-    return swapped(Wire(wire.root, objects), key, object_of(kind, children, body)[1])
+    return replace_object(
+        UploadedReply(upload.root, objects), key, encode_object(kind, children, body)[1]
+    )
 
 
-def _many_arrays(wire: Wire) -> Wire:
-    """More arrays, each described by 100 KB of JSON."""
-    chunk, content = object_of("ArrayChunk", [], b"x")
+def _many_arrays(upload: UploadedReply) -> UploadedReply:
+    """Add 100 arrays, each described by 100 KB of JSON."""
+    chunk, content = encode_object("ArrayChunk", [], b"x")
     names = (f'"{"x" * (100_000 + count)}"' for count in range(100))
-    arrays = (object_of("Array", [chunk], _fields({"dtype": name})) for name in names)
-    return _listed(Wire(wire.root, {**wire.objects, chunk: content}), "ArrayRecord", arrays)
+    arrays = (encode_object("Array", [chunk], _fields({"dtype": name})) for name in names)
+    return _listed(
+        UploadedReply(upload.root, {**upload.objects, chunk: content}), "ArrayRecord", arrays
+    )
 
 
-def _many_records(wire: Wire) -> Wire:
-    """More records of metrics, each of 4 KB."""
+def _many_records(upload: UploadedReply) -> UploadedReply:
+    """Add 200 records of metrics of 4 KB each."""
     bodies = (_metric(b"n%d" % count, INTEGER) + _distinct(INTEGER, 4000) for count in range(200))
-    records = (object_of("MetricRecord", [], body) for body in bodies)
-    return _listed(wire, "RecordDict", records)
+    records = (encode_object("MetricRecord", [], body) for body in bodies)
+    return _listed(upload, "RecordDict", records)
 
 
 def _tree(make: Callable[[], bytes]) -> Replies:
-    """An honest upload, announced with another tree of objects."""
+    """Build an honest upload that is announced with another tree of objects."""
 
-    def rewrite(wire: Wire) -> Wire:
-        return Wire(wire.root, wire.objects, to_field(1, wire.root.encode()) + make())
+    def rewrite(upload: UploadedReply) -> UploadedReply:
+        return UploadedReply(
+            upload.root, upload.objects, protobuf_field(1, upload.root.encode()) + make()
+        )
 
-    return uploaded(rewrite)
+    return with_upload(rewrite)
 
 
 def _wide_tree() -> bytes:
-    return b"".join(to_field(2, to_field(1, b"%064x" % count)) for count in range(20_000))
+    return b"".join(
+        protobuf_field(2, protobuf_field(1, b"%064x" % count)) for count in range(20_000)
+    )
 
 
 def _deep_tree() -> bytes:
     tree = b""
     for count in range(2000):
-        tree = to_field(2, to_field(1, b"%064x" % count) + tree)
+        tree = protobuf_field(2, protobuf_field(1, b"%064x" % count) + tree)
     return tree
 
 
 ROWS = (
-    Row(
+    CatalogueRow(
         "shape-of-objects",
         "writes 5 MB of {}, {}, ... for a shape",
         TEXT,
         _described(shape=lambda: _filled("{}, ", 5 << 20)),
     ),
-    Row(
+    CatalogueRow(
         "shape-of-lists",
         "writes 2 MB of lists in lists for a shape",
         TEXT,
         _described(shape=lambda: _filled("[[[[[]]]]],")),
     ),
-    Row(
+    CatalogueRow(
         "shape-of-integers",
         "writes 2 MB of integers for a shape",
         TEXT,
         _described(shape=lambda: _filled("1234, ")),
     ),
-    Row(
+    CatalogueRow(
         "dtype-of-objects",
         "writes 2 MB of objects in objects for a dtype",
         TEXT,
         _described(dtype=lambda: _filled('{"": {"": {}}}, ')),
     ),
-    Row(
+    CatalogueRow(
         "dtype-of-2-MB",
         "names a dtype with 2 MB and one emoji",
         TEXT,
         _described(dtype=lambda: f'"{"x" * BYTES}\\ud83d\\ude00"'),
     ),
-    Row(
+    CatalogueRow(
         "stype-of-lists",
         "writes 2 MB of [], [], ... for a serialisation",
         TEXT,
         _described(stype=lambda: _filled("[],")),
     ),
-    Row(
+    CatalogueRow(
         "a-million-chunks",
         "lists its one chunk a million times",
         TEXT,
         _described(arraychunk_ids=lambda: _filled("0,")),
     ),
-    Row(
+    CatalogueRow(
         "chunks-of-objects",
         "lists 2 MB of objects for chunks",
         TEXT,
         _described(arraychunk_ids=lambda: _filled('{"":0},')),
     ),
-    Row(
+    CatalogueRow(
         "repeated-fields",
         "says its dtype 100,000 times",
         TEXT,
         _described(more=lambda: "0" + ', "dtype": "float32"' * 100_000),
     ),
-    Row(
+    CatalogueRow(
         "head-of-100-KB",
         "describes an array by 100 KB of lists in lists",
         MALFORMED,
         _described(shape=lambda: _filled("[[[[[]]]]],", 100_000)),
     ),
-    Row(
+    CatalogueRow(
         "1001-dimensions",
         "claims 1,001 dimensions",
         f"{MALFORMED}: an array of 1001 dimensions",
         _described(shape=lambda: _filled("1234,", 5000)),
     ),
-    Row(
+    CatalogueRow(
         "digits-in-a-shape",
         "writes a dimension of 100,000 digits",
         f"{MALFORMED} (ValueError",
         _described(shape=lambda: f"[{'9' * 100_000}]"),
     ),
-    Row(
+    CatalogueRow(
         "digits-of-a-chunk",
         "numbers a chunk with 4,000 digits",
         f"{MALFORMED} (IndexError",
         _described(arraychunk_ids=lambda: f"[{'9' * 4000}]"),
     ),
-    Row(
+    CatalogueRow(
         "deep-2-MB",
         "nests 2 million brackets",
         TEXT,
         _described(shape=lambda: "[" * BYTES),
     ),
-    Row(
+    CatalogueRow(
         "a-hundred-heads-of-100-KB",
         "describes a hundred arrays by 100 KB each",
         TEXT,
-        uploaded(_many_arrays),
+        with_upload(_many_arrays),
     ),
-    Row(
+    CatalogueRow(
         "100000-names",
         "names its arrays 100,000 times",
         TEXT,
         _table("ArrayRecord", lambda count, child: f'"{count:06x}": "{child}"', 100_000),
     ),
-    Row(
+    CatalogueRow(
         "100000-records",
         "names its records 100,000 times",
         TEXT,
         _table("RecordDict", lambda count, child: f'"{count:06x}": "{child}"', 100_000),
     ),
-    Row(
+    CatalogueRow(
         "one-name-again-and-again",
         "names one array 100,000 times by the same name",
         TEXT,
         _table("ArrayRecord", lambda _, child: f'"x": "{child}"', 100_000),
     ),
-    Row(
+    CatalogueRow(
         "names-of-objects",
         "names objects for arrays, in 200 KB",
         MEMORY,
         _table("ArrayRecord", lambda count, _: f'"{count:04x}": {{"": {{}}}}', 10_000),
     ),
-    Row(
+    CatalogueRow(
         "names-in-four-bytes",
         "names an array with 200 KB and one emoji",
         "rejected: ",
         _table("ArrayRecord", lambda _, child: f'"{"x" * 200_000}\\ud83d\\ude00": "{child}"', 1),
     ),
-    Row(
+    CatalogueRow(
         "half-a-name",
         "names a thousand arrays with half characters",
         "rejected: unknown array",
         _table("ArrayRecord", lambda count, child: f'"\\ud800{count}": "{child}"', 1000),
     ),
-    Row(
+    CatalogueRow(
         "names-of-lists",
         "names lists for arrays",
         MALFORMED,
         _table("ArrayRecord", lambda count, _: f'"{count}": []', 1000),
     ),
-    Row(
+    CatalogueRow(
         "50000-children",
         "lists 50,000 objects below a record",
         TEXT,
@@ -302,144 +305,151 @@ ROWS = (
             )
         ),
     ),
-    Row(
+    CatalogueRow(
         "one-child-again-and-again",
         "lists one object below a record 50,000 times",
         TEXT,
         _head(lambda some, length: f"ArrayRecord {','.join([some[:64]] * 50_000)} {length}"),
     ),
-    Row(
+    CatalogueRow(
         "commas-for-children",
         "lists 2 million children without a name",
         TEXT,
         _head(lambda _, length: f"ArrayRecord {',' * BYTES} {length}"),
     ),
-    Row(
+    CatalogueRow(
         "short-children",
         "lists children by two letters",
         f"{MALFORMED}: its ArrayRecord lists what is no id",
         _head(lambda _, length: f"ArrayRecord {'ab,' * 50_000} {length}"),
     ),
-    Row(
+    CatalogueRow(
         "spaces-in-a-head",
         "writes 2 million spaces into a head",
         TEXT,
         _head(lambda some, length: f"ArrayRecord {some}{' ' * BYTES}{length}"),
     ),
-    Row(
+    CatalogueRow(
         "digits-in-a-head",
         "claims a length of 100,000 digits",
         f"{MALFORMED}: the length of its ArrayRecord",
         _head(lambda some, _: f"ArrayRecord {some} {'9' * 100_000}"),
     ),
-    Row(
+    CatalogueRow(
         "head-without-end",
         "sends 2 MB without the end of a head",
         f"{MALFORMED}: an object without a head",
-        other_content("ArrayRecord", _unlimited),
+        with_object("ArrayRecord", _unlimited),
     ),
-    Row(
+    CatalogueRow(
         "reason-of-16-MiB",
         "uploads an error with 16 MiB of reasons",
         f"{LARGE}its message takes more than",
-        _message(lambda: to_field(3, to_field(2, b"x" * 2**24))),
+        _message(lambda: protobuf_field(3, protobuf_field(2, b"x" * 2**24))),
     ),
-    Row(
+    CatalogueRow(
         "many-reasons",
         "uploads an error with 150,000 reasons",
         MEMORY,
-        _message(lambda: to_field(3, to_field(2, b"x")) * 150_000),
+        _message(lambda: protobuf_field(3, protobuf_field(2, b"x")) * 150_000),
     ),
-    Row(
+    CatalogueRow(
         "records-in-a-message",
         "uploads a message that holds 500,000 empty records itself",
         MEMORY,
-        _message(lambda: to_field(2, to_field(1) * 500_000)),
+        _message(lambda: protobuf_field(2, protobuf_field(1) * 500_000)),
     ),
-    Row(
+    CatalogueRow(
         "metadata-of-1-MB",
         "uploads a message with 300,000 fields that there are not",
         MEMORY,
-        _message(lambda: to_field(1, to_field(100) * 300_000)),
+        _message(lambda: protobuf_field(1, protobuf_field(100) * 300_000)),
     ),
-    Row(
+    CatalogueRow(
         "metrics-of-nothing",
         "sends 500,000 empty metrics",
         MEMORY,
-        _values(lambda: to_field(1) * 500_000),
+        _values(lambda: protobuf_field(1) * 500_000),
     ),
-    Row("metrics-of-1-MB", "sends 80,000 metrics", MEMORY, _values(lambda: _distinct(INTEGER))),
-    Row(
+    CatalogueRow(
+        "metrics-of-1-MB", "sends 80,000 metrics", MEMORY, _values(lambda: _distinct(INTEGER))
+    ),
+    CatalogueRow(
         "lists-in-metrics",
         "sends 60,000 metrics that are lists",
         MEMORY,
-        _values(lambda: _distinct(to_field(22, to_field(1, b"\x02\x02")))),
+        _values(lambda: _distinct(protobuf_field(22, protobuf_field(1, b"\x02\x02")))),
     ),
-    Row(
+    CatalogueRow(
         "a-million-integers",
         "sends a metric of a million small integers",
         MEMORY,
-        _values(lambda: _metric(b"x", to_field(22, to_field(1, b"\x02" * RECORD_BYTES)))),
+        _values(
+            lambda: _metric(b"x", protobuf_field(22, protobuf_field(1, b"\x02" * RECORD_BYTES)))
+        ),
     ),
-    Row(
+    CatalogueRow(
         "integers-one-by-one",
         "sends a metric of 500,000 integers, not packed",
         MEMORY,
-        _values(lambda: _metric(b"x", to_field(22, b"\x08\x02" * (RECORD_BYTES // 2)))),
+        _values(lambda: _metric(b"x", protobuf_field(22, b"\x08\x02" * (RECORD_BYTES // 2)))),
     ),
-    Row(
+    CatalogueRow(
         "one-metric-again-and-again",
         "sends one metric 70,000 times by the same name",
         MEMORY,
         _values(lambda: _metric(b"x", INTEGER) * 70_000),
     ),
-    Row(
+    CatalogueRow(
         "strings-in-a-config",
         "sends a config of 250,000 strings",
         MEMORY,
-        _values(lambda: _metric(b"x", to_field(25, to_field(1, b"ab") * 250_000)), "ConfigRecord"),
+        _values(
+            lambda: _metric(b"x", protobuf_field(25, protobuf_field(1, b"ab") * 250_000)),
+            "ConfigRecord",
+        ),
     ),
-    Row(
+    CatalogueRow(
         "2-MB-of-metrics",
         "sends 2 MB of metrics",
         RECORDS,
         _values(lambda: _distinct(INTEGER, BYTES)),
     ),
-    Row(
+    CatalogueRow(
         "many-records-of-metrics",
         "sends 200 records of 4 KB of metrics",
         MEMORY,
-        uploaded(_many_records),
+        with_upload(_many_records),
     ),
-    Row(
+    CatalogueRow(
         "1000-metrics",
         "uploads 1,000 metrics",
         "rejected: expected at most 64 metrics",
         _values(lambda: _distinct(INTEGER, 13_000)),
     ),
-    Row(
+    CatalogueRow(
         "wide-tree",
         "announces 20,000 objects",
         f"{LARGE}more than 256 objects",
         _tree(_wide_tree),
     ),
-    Row(
+    CatalogueRow(
         "deep-tree",
         "announces objects in objects, 2,000 deep",
         f"{LARGE}more than 256 objects",
         _tree(_deep_tree),
     ),
-    Row(
+    CatalogueRow(
         "empty-tree",
         "announces a million objects without a name",
         f"{LARGE}more than 256 objects",
-        _tree(lambda: to_field(2) * (BYTES // 2)),
+        _tree(lambda: protobuf_field(2) * (BYTES // 2)),
     ),
-    Row(
+    CatalogueRow(
         "evaluation-of-lists",
         "reports 60,000 metrics that are lists",
         MEMORY,
-        _values(lambda: _distinct(to_field(22, to_field(1, b"\x02\x02")))),
-        asked="evaluate",
+        _values(lambda: _distinct(protobuf_field(22, protobuf_field(1, b"\x02\x02")))),
+        request="evaluate",
     ),
 )

@@ -1,4 +1,4 @@
-"""Bytes that are not the .npy file they say they are."""
+"""Hostile replies whose arrays are not valid .npy files, or not those that they claim to be."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ import zipfile
 import numpy as np
 from flwr.app import Array
 
-from hqde_fl.simulations.audit.canary import Canary
-from hqde_fl.simulations.audit.row import Row
-from hqde_fl.simulations.audit.tamper import WEIGHT, array, data, header, lying
+from hqde_fl.simulations.audit.catalogue_row import CatalogueRow
+from hqde_fl.simulations.audit.message_changes import (
+    WEIGHT,
+    with_array,
+    with_bytes,
+    with_false_fields,
+    with_header,
+)
+from hqde_fl.simulations.audit.pickle_canary import Canary
 
 NOT_NPY = "rejected: not the bytes of an .npy array"
 MALFORMED = "rejected: malformed reply ("
@@ -22,19 +28,19 @@ def _header(descr: str = "'<f4'", shape: str = "(8, 6)", order: str = "False") -
 
 
 def _pickled(honest: Array) -> Array:
-    """An array of objects, whose loading would run code."""
+    """Return an array of pickled objects, which run code when loaded."""
     file = io.BytesIO()
     np.save(file, np.array([[Canary()]], dtype=object), allow_pickle=True)
     return Array("object", (1, 1), honest.stype, file.getvalue())
 
 
 def _disguised(honest: Array) -> Array:
-    """The same bytes, said to be the numbers expected."""
+    """Return pickled objects under the dtype and shape of the honest array."""
     return Array(honest.dtype, honest.shape, honest.stype, _pickled(honest).data)
 
 
 def _zipped(honest: bytes) -> bytes:
-    """An .npz with a member that inflates to 64 MiB from 64 KiB."""
+    """Return an .npz archive of 64 KiB that inflates to 64 MiB."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("arr_0.npy", bytes(2**26))
@@ -46,93 +52,103 @@ def _fortran(honest: Array) -> Array:
 
 
 def _big_endian(honest: Array) -> Array:
-    swapped = Array(honest.numpy().astype(">f4"))
-    return Array("float32", honest.shape, honest.stype, swapped.data)
+    big_endian = Array(honest.numpy().astype(">f4"))
+    return Array("float32", honest.shape, honest.stype, big_endian.data)
 
 
 ROWS = (
-    Row("garbage-bytes", "sends any bytes", NOT_NPY, lying(data=bytes(range(256)))),
-    Row("no-bytes", "sends no bytes", NOT_NPY, lying(data=b"")),
-    Row(
+    CatalogueRow(
+        "garbage-bytes", "sends any bytes", NOT_NPY, with_false_fields(data=bytes(range(256)))
+    ),
+    CatalogueRow("no-bytes", "sends no bytes", NOT_NPY, with_false_fields(data=b"")),
+    CatalogueRow(
         "truncated",
         "cuts the last number off",
         "rejected: 188 bytes for 48 ",
-        data(lambda d: d[:-4]),
+        with_bytes(lambda d: d[:-4]),
     ),
-    Row(
+    CatalogueRow(
         "trailing-bytes",
         "adds a number",
         "rejected: 196 bytes for 48",
-        data(lambda d: d + bytes(4)),
+        with_bytes(lambda d: d + bytes(4)),
     ),
-    Row(
+    CatalogueRow(
         "header-of-64-GiB",
         "claims 64 GiB in the .npy header",
         "rejected: the .npy header says float32 (131072, 131072)",
-        header(_header(shape="(131072, 131072)")),
+        with_header(_header(shape="(131072, 131072)")),
     ),
-    Row(
+    CatalogueRow(
         "header-without-end",
         "claims a header longer than the file",
         "rejected: the .npy header is longer",
-        data(lambda d: d[:8] + b"\xff\xff" + d[10:]),
+        with_bytes(lambda d: d[:8] + b"\xff\xff" + d[10:]),
     ),
-    Row(
+    CatalogueRow(
         "unknown-npy-version",
         "claims version 9 of the format",
         NOT_NPY,
-        data(lambda d: d[:6] + b"\x09\x00" + d[8:]),
+        with_bytes(lambda d: d[:6] + b"\x09\x00" + d[8:]),
     ),
-    Row(
+    CatalogueRow(
         "code-in-header",
         "writes code into the header",
         MALFORMED,
-        header("__import__('os').abort()"),
+        with_header("__import__('os').abort()"),
     ),
-    Row(
+    CatalogueRow(
         "deep-header",
         "nests 3,000 brackets in the header",
         MALFORMED,
-        header(_header(shape="(" * 1500 + ")" * 1500)),
+        with_header(_header(shape="(" * 1500 + ")" * 1500)),
     ),
-    Row(
+    CatalogueRow(
         "deep-dtype",
         "nests 200 dtypes in the header",
         "rejected: ",
-        header(_header(descr="[('a', " * 200 + "'<f4'" + ")]" * 200)),
+        with_header(_header(descr="[('a', " * 200 + "'<f4'" + ")]" * 200)),
     ),
-    Row("minus-signs", "writes 3,000 minus signs", MALFORMED, header("-" * 3000 + "1")),
-    Row("header-without-keys", "leaves the shape out of the header", MALFORMED, header("{}")),
-    Row(
+    CatalogueRow(
+        "minus-signs", "writes 3,000 minus signs", MALFORMED, with_header("-" * 3000 + "1")
+    ),
+    CatalogueRow(
+        "header-without-keys", "leaves the shape out of the header", MALFORMED, with_header("{}")
+    ),
+    CatalogueRow(
         "lying-dtype",
         "sends float64 bytes as float32",
         "rejected: the .npy header says float64",
-        header(_header(descr="'<f8'")),
+        with_header(_header(descr="'<f8'")),
     ),
-    Row(
+    CatalogueRow(
         "pickled",
         "sends pickled objects, which run code when loaded",
         "rejected: wrong shape",
-        array(WEIGHT, _pickled),
+        with_array(WEIGHT, _pickled),
     ),
-    Row(
+    CatalogueRow(
         "pickled-in-disguise",
         "says that pickled objects are numbers",
         "rejected: the .npy header says object",
-        array(WEIGHT, _disguised),
+        with_array(WEIGHT, _disguised),
     ),
-    Row(
+    CatalogueRow(
         "bare-pickle",
         "sends a pickle for an .npy file",
         NOT_NPY,
-        data(lambda d: pickle.dumps(Canary())),
+        with_bytes(lambda d: pickle.dumps(Canary())),
     ),
-    Row("zip-bomb", "sends an archive that inflates a thousandfold", NOT_NPY, data(_zipped)),
-    Row("fortran-order", "sends its numbers column by column", "", array(WEIGHT, _fortran)),
-    Row(
+    CatalogueRow(
+        "zip-bomb", "sends an archive that inflates a thousandfold", NOT_NPY, with_bytes(_zipped)
+    ),
+    CatalogueRow(
+        "fortran-order", "sends its numbers column by column", "", with_array(WEIGHT, _fortran)
+    ),
+    CatalogueRow(
         "big-endian",
         "sends its numbers in the other byte order",
         "rejected: the .npy header says >f4",
-        array(WEIGHT, _big_endian),
+        with_array(WEIGHT, _big_endian),
     ),
 )

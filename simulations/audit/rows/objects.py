@@ -1,23 +1,23 @@
-"""Uploads that are no message: lies in the objects of which a deployment's replies consist.
+"""Hostile uploads whose objects do not form a valid message.
 
-Each object has the id that its bytes have, or Flower's SuperLink would not take it. What reads them
-is the Grid, before any strategy: Flower's own follows them, ``GuardedGrid`` does not.
+The id of each object is the hash of its bytes: Flower's SuperLink refuses any other. The Grid reads
+them before any strategy does: Flower's Grid trusts them, ``GuardedGrid`` does not.
 """
 
 from __future__ import annotations
 
 import json
 
-from hqde_fl.simulations.audit.row import Replies, Row, Wire
-from hqde_fl.simulations.audit.tamper import WEIGHT
-from hqde_fl.simulations.audit.uploads import (
-    alone,
+from hqde_fl.simulations.audit.catalogue_row import CatalogueRow, Replies, UploadedReply
+from hqde_fl.simulations.audit.message_changes import WEIGHT
+from hqde_fl.simulations.audit.upload_changes import (
     body_of,
+    encode_object,
     kind_of,
-    object_of,
-    other_body,
-    swapped,
-    uploaded,
+    replace_object,
+    with_body,
+    with_single_object,
+    with_upload,
 )
 
 FAILED = "failed: malformed reply"
@@ -25,97 +25,101 @@ CHUNK_BYTES, TIMES = 5 << 20, 200
 NESTED = 5000
 
 
-def _chunks(listed: str) -> Replies:
-    """An array that lists other chunks than it has."""
-    new = f'"arraychunk_ids": {listed}'.encode()
-    return other_body("Array", lambda body: body.replace(b'"arraychunk_ids": [0]', new))
+def _chunks(ids: str) -> Replies:
+    """Build an upload whose array lists other chunks than it has."""
+    new = f'"arraychunk_ids": {ids}'.encode()
+    return with_body("Array", lambda body: body.replace(b'"arraychunk_ids": [0]', new))
 
 
-def _repeating(wire: Wire) -> Wire:
-    """One chunk of 5 MiB, listed two hundred times as the weight matrix."""
-    record = next(each for each in wire.objects.values() if kind_of(each) == "ArrayRecord")
-    key, chunk = object_of("ArrayChunk", [], bytes(CHUNK_BYTES))
+def _repeating(upload: UploadedReply) -> UploadedReply:
+    """Replace the weight matrix by one chunk of 5 MiB that is listed 200 times."""
+    record = next(data for data in upload.objects.values() if kind_of(data) == "ArrayRecord")
+    key, chunk = encode_object("ArrayChunk", [], bytes(CHUNK_BYTES))
     fields = {"dtype": "float32", "shape": [8, 6], "stype": "numpy.ndarray"}
     text = json.dumps({**fields, "arraychunk_ids": [0] * TIMES}).encode()
-    found = swapped(wire, json.loads(body_of(record))[WEIGHT], object_of("Array", [key], text)[1])
-    return Wire(found.root, {**found.objects, key: chunk})
+    found = replace_object(
+        upload, json.loads(body_of(record))[WEIGHT], encode_object("Array", [key], text)[1]
+    )
+    return UploadedReply(found.root, {**found.objects, key: chunk})
 
 
-def _deep(wire: Wire) -> Wire:
-    """Records inside records."""
-    key, content = object_of("RecordDict", [], b"{}")
+def _deep(upload: UploadedReply) -> UploadedReply:
+    """Replace the content by records nested in records."""
+    key, content = encode_object("RecordDict", [], b"{}")
     chain = {key: content}
     for _ in range(NESTED):
-        key, content = object_of("RecordDict", [key], json.dumps({"x": key}).encode())
+        key, content = encode_object("RecordDict", [key], json.dumps({"x": key}).encode())
         chain[key] = content
-    root, message = object_of("Message", [key], body_of(wire.objects[wire.root]))
-    return Wire(root, {**chain, root: message})
+    root, message = encode_object("Message", [key], body_of(upload.objects[upload.root]))
+    return UploadedReply(root, {**chain, root: message})
 
 
 ROWS = (
-    Row(
+    CatalogueRow(
         "hollow-message",
         "uploads a message with neither a content nor an error",
         FAILED,
-        alone("Message", lambda body: body),
+        with_single_object("Message", lambda body: body),
     ),
-    Row(
+    CatalogueRow(
         "array-as-message",
         "uploads an array as its message",
         FAILED,
-        alone(
+        with_single_object(
             "Array", lambda _: b'{"dtype": "f4", "shape": [], "stype": "x", "arraychunk_ids": []}'
         ),
     ),
-    Row(
+    CatalogueRow(
         "records-as-message",
         "uploads records as its message",
         FAILED,
-        alone("RecordDict", lambda _: b"{}"),
+        with_single_object("RecordDict", lambda _: b"{}"),
     ),
-    Row("deep-records", f"nests {NESTED:,} records", FAILED, uploaded(_deep)),
-    Row(
+    CatalogueRow("deep-records", f"nests {NESTED:,} records", FAILED, with_upload(_deep)),
+    CatalogueRow(
         "deep-json",
         "nests 100,000 brackets in an array",
         FAILED,
-        other_body("Array", lambda _: b"[" * 100_000),
+        with_body("Array", lambda _: b"[" * 100_000),
     ),
-    Row(
+    CatalogueRow(
         "no-json",
         "writes no JSON where JSON is due",
         FAILED,
-        other_body("ArrayRecord", lambda _: b"\xff\xfe"),
+        with_body("ArrayRecord", lambda _: b"\xff\xfe"),
     ),
-    Row(
+    CatalogueRow(
         "json-of-another-kind",
         "writes a list for a table",
         FAILED,
-        other_body("RecordDict", lambda _: b"[1, 2, 3]"),
+        with_body("RecordDict", lambda _: b"[1, 2, 3]"),
     ),
-    Row(
+    CatalogueRow(
         "shape-of-text",
         "writes text for a shape",
         FAILED,
-        other_body("Array", lambda body: body.replace(b"[", b'["8", ', 1)),
+        with_body("Array", lambda body: body.replace(b"[", b'["8", ', 1)),
     ),
-    Row(
+    CatalogueRow(
         "shape-of-null",
         "writes no shape",
         FAILED,
-        other_body("Array", lambda body: body.replace(b'"shape"', b'"form"')),
+        with_body("Array", lambda body: body.replace(b'"shape"', b'"form"')),
     ),
-    Row(
+    CatalogueRow(
         "no-protobuf",
         "writes no protobuf where protobuf is due",
         FAILED,
-        other_body("MetricRecord", lambda _: b"\xff" * 64),
+        with_body("MetricRecord", lambda _: b"\xff" * 64),
     ),
-    Row("chunk-out-of-range", "lists a chunk that it does not have", FAILED, _chunks("[7]")),
-    Row("chunk-infinity", "lists the infinitieth chunk", FAILED, _chunks("[Infinity]")),
-    Row(
+    CatalogueRow(
+        "chunk-out-of-range", "lists a chunk that it does not have", FAILED, _chunks("[7]")
+    ),
+    CatalogueRow("chunk-infinity", "lists the infinitieth chunk", FAILED, _chunks("[Infinity]")),
+    CatalogueRow(
         "repeating-chunk",
         "makes 1 GB of a chunk of 5 MiB",
         "failed: too large",
-        uploaded(_repeating),
+        with_upload(_repeating),
     ),
 )

@@ -1,6 +1,6 @@
-"""Packed updates that are none, and lies about the model that a client holds.
+"""Hostile packed updates, and false claims about the model version that a client holds.
 
-Only hqde-fl knows them; a plain strategy sees an unknown serialisation.
+Only hqde-fl reads them; to any other strategy they are arrays of an unknown serialisation.
 """
 
 from __future__ import annotations
@@ -12,15 +12,23 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from hqde_fl.codec import EntropyCoded, Quantized, TopK
-from hqde_fl.codec.base import Codec, seal
+from hqde_fl.codec.base import Codec
+from hqde_fl.codec.payload import seal
 from hqde_fl.protocol.delta_broadcast import HELD
 from hqde_fl.protocol.packed_updates import DELTA, PACKED
 from hqde_fl.seeding import Seeds
-from hqde_fl.simulations.audit.row import Replies, Row
-from hqde_fl.simulations.audit.tamper import ARRAYS, BIAS, STEPS, answer, extra, record
+from hqde_fl.simulations.audit.catalogue_row import CatalogueRow, Replies
+from hqde_fl.simulations.audit.message_changes import (
+    ARRAYS,
+    BIAS,
+    STEPS,
+    with_content,
+    with_extra_array,
+    with_record,
+)
 
 SIZE, HEAD = 54, 16
-"""Numbers of the audited model; bytes before a payload's frame."""
+"""Number of the audited model's floating-point weights; bytes before a payload's frame."""
 NO_OTHERS: Mapping[str, Array | None] = {}
 FLAT = Array(np.ones((2, 3), np.float32))
 
@@ -32,25 +40,28 @@ def _payload(codec: Codec, size: int = SIZE) -> bytes:
 def _packed(
     payload: bytes, others: Mapping[str, Array | None] = NO_OTHERS, length: int | None = None
 ) -> Replies:
-    """A payload instead of the float arrays; None for another array takes it away."""
+    """Build a reply with a payload instead of the float arrays.
+
+    ``others`` are further arrays, where None removes an array; ``length`` is the claimed length.
+    """
     coded = Array("uint8", (len(payload) if length is None else length,), PACKED, payload)
 
     def change(content: RecordDict) -> RecordDict:
         steps = content.array_records[ARRAYS][STEPS]
         arrays = {STEPS: steps, DELTA: coded, **others}
-        content[ARRAYS] = ArrayRecord({name: each for name, each in arrays.items() if each})
+        content[ARRAYS] = ArrayRecord({name: array for name, array in arrays.items() if array})
         return content
 
-    return answer(change)
+    return with_content(change)
 
 
-def _row(name: str, does: str, expected: str, replies: Replies) -> Row:
-    return Row(name, does, expected and f"rejected: {expected}", replies, codec=True)
+def _row(name: str, behaviour: str, expected: str, replies: Replies) -> CatalogueRow:
+    return CatalogueRow(name, behaviour, expected and f"rejected: {expected}", replies, codec=True)
 
 
-def _held(name: str, version: object) -> Row:
+def _held(name: str, version: object) -> CatalogueRow:
     claim = ConfigRecord({"version": version})  # type: ignore[dict-item]
-    return _row(f"holds-{name}", f"says it holds version {name}", "", record(HELD, claim))
+    return _row(f"holds-{name}", f"says it holds version {name}", "", with_record(HELD, claim))
 
 
 FOUR = _payload(Quantized(4))
@@ -156,14 +167,14 @@ ROWS = (
         "packed-plain",
         "sends plain numbers as a payload",
         "unknown array 'hqde.delta'",
-        extra(DELTA, FLAT),
+        with_extra_array(DELTA, FLAT),
     ),
     _row("packed-huge", "packs numbers of 3e38", "", _packed(seal(HUGE, SIZE))),
-    Row(
+    CatalogueRow(
         "holds-nothing",
         "says in every round that it could not follow",
         "",
-        record(HELD, ConfigRecord({"version": -1})),
+        with_record(HELD, ConfigRecord({"version": -1})),
         codec=True,
     ),
     _held("-2^63", -(2**63)),

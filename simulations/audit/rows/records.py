@@ -1,33 +1,40 @@
-"""Replies made of other records than one of arrays and one of metrics."""
+"""Hostile replies that are not one record of arrays and one of metrics."""
 
 from __future__ import annotations
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from hqde_fl.simulations.audit.row import Case, Reply, Row
-from hqde_fl.simulations.audit.tamper import ARRAYS, METRICS, answer, record, renamed, without
+from hqde_fl.simulations.audit.catalogue_row import AnswerContext, CatalogueRow, Reply
+from hqde_fl.simulations.audit.message_changes import (
+    ARRAYS,
+    METRICS,
+    with_content,
+    with_record,
+    with_renamed_record,
+    without,
+)
 
 CONTEXT_BYTES = 500 * 2**20
-"""What a client can leave in its own context."""
+"""Bytes that a hostile client stores in its own context."""
 
 
-def _hoarding(case: Case) -> list[Reply]:
+def _hoarding(case: AnswerContext) -> list[Reply]:
     case.context.state["junk"] = ConfigRecord({"junk": bytes(CONTEXT_BYTES)})
-    return answer(lambda content: content)(case)  # type: ignore[return-value]
+    return with_content(lambda content: content)(case)  # type: ignore[return-value]
 
 
-def _alias(old: str, new: str) -> Row:
+def _alias(old: str, new: str) -> CatalogueRow:
     def change(content: RecordDict) -> RecordDict:
         content[new] = content[old]
         return content
 
     kind = "ArrayRecord" if old == ARRAYS else "MetricRecord"
-    return Row(
+    return CatalogueRow(
         f"{old}-twice",
         f"sends its {old} under two names",
         f"rejected: expected one {kind}",
-        answer(change),
+        with_content(change),
     )
 
 
@@ -36,65 +43,86 @@ def _swapped(content: RecordDict) -> RecordDict:
 
 
 ROWS = (
-    Row("nothing", "sends no records", "rejected: expected one", answer(lambda _: RecordDict())),
-    Row("no-arrays", "sends metrics only", "rejected: expected one ArrayRecord", without(ARRAYS)),
-    Row("no-metrics", "sends arrays only", "rejected: expected one MetricRecord", without(METRICS)),
-    Row("empty-arrays", "sends no array", "rejected: missing array", record(ARRAYS, ArrayRecord())),
-    Row(
+    CatalogueRow(
+        "nothing",
+        "sends no records",
+        "rejected: expected one",
+        with_content(lambda _: RecordDict()),
+    ),
+    CatalogueRow(
+        "no-arrays", "sends metrics only", "rejected: expected one ArrayRecord", without(ARRAYS)
+    ),
+    CatalogueRow(
+        "no-metrics", "sends arrays only", "rejected: expected one MetricRecord", without(METRICS)
+    ),
+    CatalogueRow(
+        "empty-arrays",
+        "sends no array",
+        "rejected: missing array",
+        with_record(ARRAYS, ArrayRecord()),
+    ),
+    CatalogueRow(
         "empty-metrics",
         "sends no metric",
         "rejected: metric 'num-examples' is missing",
-        record(METRICS, MetricRecord()),
+        with_record(METRICS, MetricRecord()),
     ),
-    Row(
+    CatalogueRow(
         "two-array-records",
         "sends arrays twice, the second time others",
         "rejected: expected one ArrayRecord 'arrays', found 2",
-        record("again", ArrayRecord([np.ones((2, 3), np.float32)])),
+        with_record("again", ArrayRecord([np.ones((2, 3), np.float32)])),
     ),
     _alias(ARRAYS, "again"),
     _alias(METRICS, "again"),
-    Row(
+    CatalogueRow(
         "another-record-name",
         "calls its arrays weights",
         "rejected: expected one ArrayRecord 'arrays', found 1 ('weights')",
-        renamed(ARRAYS, "weights"),
+        with_renamed_record(ARRAYS, "weights"),
     ),
-    Row("another-metrics-name", "calls its metrics otherwise", "", renamed(METRICS, "scores")),
-    Row("swapped-records", "swaps the names of its records", "rejected: ", answer(_swapped)),
-    Row(
+    CatalogueRow(
+        "another-metrics-name",
+        "calls its metrics otherwise",
+        "",
+        with_renamed_record(METRICS, "scores"),
+    ),
+    CatalogueRow(
+        "swapped-records", "swaps the names of its records", "rejected: ", with_content(_swapped)
+    ),
+    CatalogueRow(
         "surrogate-record",
         "names a record with half a character",
         "rejected: ",
-        record("\udcff", ArrayRecord()),
+        with_record("\udcff", ArrayRecord()),
     ),
-    Row(
+    CatalogueRow(
         "escape-in-record",
         "names a record with what clears a terminal",
         "rejected: expected one ArrayRecord 'arrays', found 2 ('arrays', '\\x1b[2J\\n'",
-        record("\x1b[2J\n", ArrayRecord()),
+        with_record("\x1b[2J\n", ArrayRecord()),
     ),
-    Row(
+    CatalogueRow(
         "two-thousand-records",
         "sends 2,000 records more",
         "rejected: expected one MetricRecord, found 2001",
-        answer(
+        with_content(
             lambda content: RecordDict(
                 {**content, **{f"more-{i}": MetricRecord({"x": i}) for i in range(2_000)}}
             )
         ),
     ),
-    Row(
+    CatalogueRow(
         "bytes-in-config",
         "adds 8 MiB of bytes in a config",
         "",
-        record("junk", ConfigRecord({"junk": bytes(2**23)})),
+        with_record("junk", ConfigRecord({"junk": bytes(2**23)})),
     ),
-    Row(
+    CatalogueRow(
         "config-for-arrays",
         "sends a config named arrays",
         "rejected: expected one ArrayRecord",
-        record(ARRAYS, ConfigRecord({"x": b"1"})),
+        with_record(ARRAYS, ConfigRecord({"x": b"1"})),
     ),
-    Row("500-MiB-context", "hoards 500 MiB in its context", "", _hoarding),
+    CatalogueRow("500-MiB-context", "hoards 500 MiB in its context", "", _hoarding),
 )

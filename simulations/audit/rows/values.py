@@ -1,11 +1,11 @@
-"""Arrays of the right form with numbers that no honest client sends."""
+"""Hostile replies with arrays of the right shape, but impossible or harmful values."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from hqde_fl.simulations.audit.row import Row
-from hqde_fl.simulations.audit.tamper import Values, every, weight
+from hqde_fl.simulations.audit.catalogue_row import CatalogueRow
+from hqde_fl.simulations.audit.message_changes import Values, with_float_arrays, with_weight
 
 NON_FINITE = "rejected: non-finite update"
 
@@ -23,28 +23,56 @@ def _one_off(values: Values) -> Values:
 
 
 def _alternating(values: Values) -> Values:
-    """The largest floats, whose sum is zero and the sum of whose squares is no float."""
+    """Return the largest floats in alternating sign: their sum is 0, their norm overflows."""
     signs = np.where(np.arange(values.size) % 2, 1, -1).reshape(values.shape)
     return (signs * np.finfo(np.float32).max).astype(np.float32)
 
 
 ROWS = (
-    Row("one-nan", "sends one NaN", NON_FINITE, weight(_one_nan)),
-    Row("all-nan", "sends NaN only", NON_FINITE, every(lambda v: np.full_like(v, np.nan))),
-    Row("infinity", "sends infinity", NON_FINITE, weight(lambda v: np.full_like(v, np.inf))),
-    Row("minus-infinity", "sends minus infinity", NON_FINITE, weight(lambda v: v - np.inf)),
-    Row(
+    CatalogueRow("one-nan", "sends one NaN", NON_FINITE, with_weight(_one_nan)),
+    CatalogueRow(
+        "all-nan",
+        "sends NaN only",
+        NON_FINITE,
+        with_float_arrays(lambda v: np.full_like(v, np.nan)),
+    ),
+    CatalogueRow(
+        "infinity", "sends infinity", NON_FINITE, with_weight(lambda v: np.full_like(v, np.inf))
+    ),
+    CatalogueRow(
+        "minus-infinity", "sends minus infinity", NON_FINITE, with_weight(lambda v: v - np.inf)
+    ),
+    CatalogueRow(
         "both-infinities",
         "sends both infinities",
         NON_FINITE,
-        weight(lambda v: np.where(v % 2, -np.inf, np.inf).astype(np.float32)),
+        with_weight(lambda v: np.where(v % 2, -np.inf, np.inf).astype(np.float32)),
     ),
-    Row("1e30", "sends 1e30 everywhere", "", every(lambda v: np.full_like(v, 1e30))),
-    Row("largest-floats", "sends the largest floats", "", every(_alternating)),
-    Row("ten-times-backwards", "sends the weights times -10", "", every(lambda v: -10 * v)),
-    Row("a-thousand-off", "adds 1,000 to every weight", "", every(lambda v: v + 1000)),
-    Row("one-weight-off", "adds 1e6 to one weight", "", weight(_one_off)),
-    Row("zeros", "sends zeros", "", every(np.zeros_like)),
-    Row("negative-zeros", "sends negative zeros", "", every(lambda v: np.full_like(v, -0.0))),
-    Row("denormals", "sends the smallest floats", "", every(lambda v: np.full_like(v, 1e-45))),
+    CatalogueRow(
+        "1e30", "sends 1e30 everywhere", "", with_float_arrays(lambda v: np.full_like(v, 1e30))
+    ),
+    CatalogueRow("largest-floats", "sends the largest floats", "", with_float_arrays(_alternating)),
+    CatalogueRow(
+        "ten-times-backwards",
+        "sends the weights times -10",
+        "",
+        with_float_arrays(lambda v: -10 * v),
+    ),
+    CatalogueRow(
+        "a-thousand-off", "adds 1,000 to every weight", "", with_float_arrays(lambda v: v + 1000)
+    ),
+    CatalogueRow("one-weight-off", "adds 1e6 to one weight", "", with_weight(_one_off)),
+    CatalogueRow("zeros", "sends zeros", "", with_float_arrays(np.zeros_like)),
+    CatalogueRow(
+        "negative-zeros",
+        "sends negative zeros",
+        "",
+        with_float_arrays(lambda v: np.full_like(v, -0.0)),
+    ),
+    CatalogueRow(
+        "denormals",
+        "sends the smallest floats",
+        "",
+        with_float_arrays(lambda v: np.full_like(v, 1e-45)),
+    ),
 )

@@ -1,7 +1,7 @@
-"""How far this process's memory rises above where it was: the operating system's own measurement.
+"""The growth of this process's memory, as the operating system measures it, and its bound.
 
-The kernel keeps the highest resident size of a process (``VmHWM``), and Linux can be told to begin
-anew. Unlike a sampling thread it misses no peak, and unlike ``tracemalloc`` it sees what C code
+The kernel keeps the largest resident size of a process (``VmHWM``), which Linux can reset. Unlike a
+sampling thread it misses no peak, and unlike ``tracemalloc`` it includes the memory that C code
 allocates: NumPy, PyTorch, protobuf, the JSON parser.
 """
 
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import final
 
 FACTOR = 4
-"""A client's reply may raise the server's memory by this many times the bytes received for it."""
+"""Multiple of a reply's size by which it may raise the server's memory."""
 ALLOWANCE = 16 << 20
-"""Bytes by which it may raise the memory beyond that."""
+"""Bytes by which a reply of any size may raise the server's memory in addition."""
 
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 _RESET_PEAK = "5"
@@ -27,11 +27,11 @@ def memory_bound(received: int) -> int:
     return FACTOR * received + ALLOWANCE
 
 
-def settle() -> None:
-    """Leave what is in memory now out of later garbage collections.
+def freeze_heap() -> None:
+    """Exclude all present objects from later garbage collections.
 
-    Every measurement begins with a collection, which takes a tenth of a second where PyTorch is
-    loaded. ``gc.unfreeze`` takes it back.
+    Every measurement begins with a collection, which takes a tenth of a second once PyTorch is
+    loaded. ``gc.unfreeze`` undoes this.
     """
     gc.collect()
     gc.freeze()
@@ -39,10 +39,10 @@ def settle() -> None:
 
 @final
 class PeakMeter:
-    """Measure the peak growth of this process's resident memory, again and again.
+    """A meter of the peak growth of this process's resident memory, for repeated measurements.
 
-    Before each measurement memory that is free is given back, so that what is allocated next
-    raises the resident size. What fits into gaps that cannot be given back is not seen: a few MiB.
+    Before each measurement free memory is returned to the system, so that new allocations raise
+    the resident size. Allocations in gaps that cannot be returned, a few MiB, are not measured.
     """
 
     def __init__(self) -> None:
@@ -61,9 +61,9 @@ class PeakMeter:
         self._start = _status("VmHWM")  # which is the resident size now
 
     def stop(self) -> int | None:
-        """Return by how many bytes memory had grown at most since ``start``.
+        """Return the largest growth of memory since ``start``, in bytes.
 
-        None if this platform cannot say: only Linux keeps a peak that can be reset.
+        None if this platform cannot measure it: only Linux keeps a peak that can be reset.
         """
         before, self._start = self._start, None
         peak = None if before is None else _status("VmHWM")
@@ -71,7 +71,7 @@ class PeakMeter:
 
 
 def _status(field: str) -> int | None:
-    """Return a size that the kernel tells of this process, in bytes."""
+    """Return a size from the kernel's status of this process, in bytes; None if absent."""
     for line in _STATUS.read_text().splitlines():
         name, _, value = line.partition(":")
         if name == field:

@@ -1,4 +1,4 @@
-"""The strategies that can be audited: by name, or as module:attribute."""
+"""The strategies that can be audited, by name or as ``module:attribute``."""
 
 from __future__ import annotations
 
@@ -42,23 +42,22 @@ NAMED: Mapping[str, Factory] = {
     "MultiKrum": lambda: MultiKrum(num_malicious_nodes=1, num_nodes_to_select=5),
     "Bulyan": lambda: Bulyan(num_malicious_nodes=1),
 }
-"""Our presets, and Flower's own strategies (in capitals) told of one malicious node."""
+"""hqde-fl's presets, and Flower's strategies (capitalised) that expect one malicious node."""
 
 
-def build(name: str) -> Strategy:
-    """A new strategy.
+def build_strategy(name: str) -> Strategy:
+    """Build a new strategy.
 
     Parameters
     ----------
     name : str
-        A name above, or ``package.module:attribute``: a Strategy, or what returns one when it is
-        called without arguments. An instance is copied. The working directory is looked in as well,
-        after everything else.
+        A key of ``NAMED``, or ``package.module:attribute`` of a Strategy (which is copied) or of a
+        callable without arguments that returns one. The working directory is searched last.
 
     Raises
     ------
     ConfigError
-        If there is none of that name, or it cannot be made.
+        If there is no such strategy, or building it fails.
     """
     if ":" not in name:
         if name not in NAMED:
@@ -80,6 +79,6 @@ def build(name: str) -> Strategy:
     return copy.deepcopy(found)
 
 
-def ours(strategy: Strategy) -> bool:
-    """Whether it is one of hqde-fl's: it knows packed updates, and says who misbehaved."""
+def is_hqde_strategy(strategy: Strategy) -> bool:
+    """Return True if a strategy is hqde-fl's: it reads packed updates and names the culprit."""
     return isinstance(strategy, HQDEStrategy)
