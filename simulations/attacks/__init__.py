@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hqde_fl.registry import Registry
 from hqde_fl.simulations.attacks.alie import ALIE
-from hqde_fl.simulations.attacks.base import Attack, Memory, Scene
+from hqde_fl.simulations.attacks.base import Attack, AttackerKnowledge, Memory
 from hqde_fl.simulations.attacks.fang import Fang
 from hqde_fl.simulations.attacks.ipm import IPM
 from hqde_fl.simulations.attacks.mimic import Mimic
@@ -46,6 +46,6 @@ __all__ = [
     "MinSum",
     "OptimalALIE",
     "OptimalIPM",
-    "Scene",
+    "AttackerKnowledge",
     "attack_name",
 ]

@@ -20,14 +20,14 @@ from hqde_fl.clients.faults import PartitionChoice
 from hqde_fl.clients.faults.fault_errors import describe_error
 from hqde_fl.clients.message_fields import is_training, server_round
 from hqde_fl.errors import ConfigError, RunError
-from hqde_fl.protocol.members import member_name, members_of
+from hqde_fl.protocol.members import member_name, requested_members
 from hqde_fl.protocol.no_data import has_no_data
 from hqde_fl.protocol.screening import Accepted, Screening
 from hqde_fl.rules import Aggregator, Mean
 from hqde_fl.rules.results import State
 from hqde_fl.seeding import Seeds
-from hqde_fl.simulations.attacks import Attack, Memory, Scene, attack_name
-from hqde_fl.simulations.attacks.round_updates import Wire
+from hqde_fl.simulations.attacks import Attack, AttackerKnowledge, Memory, attack_name
+from hqde_fl.simulations.attacks.round_updates import RoundUpdates
 from hqde_fl.simulations.engines.wrapped_grid import PartitionAwareGrid, with_nodes
 from hqde_fl.updates.received_updates import received_columns
 
@@ -160,18 +160,18 @@ class AdversaryGrid(PartitionAwareGrid):
                 waiting[place] = (*waiting[place][:2], reply)
         yield from (reply for _, _, reply in waiting)
 
-    def _wires(self, training: Iterable[Message]) -> dict[int | None, Wire]:
+    def _wires(self, training: Iterable[Message]) -> dict[int | None, RoundUpdates]:
         """How the updates of each member travel this round; of the only model under None."""
-        wires: dict[int | None, Wire] = {}
+        wires: dict[int | None, RoundUpdates] = {}
         for message in training:
             for member in _share(message):
                 if member not in wires:
-                    wires[member] = Wire.of(message, self._seeds, self._screening, member)
+                    wires[member] = RoundUpdates.of(message, self._seeds, self._screening, member)
         return dict(sorted(wires.items(), key=lambda pair: pair[0] or 0))
 
     def _forged(
         self,
-        wire: Wire,
+        wire: RoundUpdates,
         honest: dict[int, Accepted],
         waiting: Sequence[tuple[int, Message]],
         excluded: int,
@@ -184,7 +184,7 @@ class AdversaryGrid(PartitionAwareGrid):
         listed = sorted(honest)
         rule, state = self._defence(wire.member or 0)
         own = None if wire.member is None else member_name(wire.member)
-        scene = Scene(
+        scene = AttackerKnowledge(
             honest=tuple(listed),
             attackers=tuple(client for client, _ in waiting),
             num_examples={client: read.num_examples for client, read in counted.items()},
@@ -212,5 +212,5 @@ class AdversaryGrid(PartitionAwareGrid):
 
 def _share(message: Message) -> tuple[int | None, ...]:
     """The members that a training message is about; None for the only model there is."""
-    members = members_of(message)
+    members = requested_members(message)
     return (None,) if members is None else members

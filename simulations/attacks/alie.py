@@ -10,14 +10,14 @@ from typing import Literal, final
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.simulations.attacks.base import Attack, Scene
-from hqde_fl.simulations.attacks.span import columnwise
+from hqde_fl.simulations.attacks.base import Attack, AttackerKnowledge
+from hqde_fl.simulations.attacks.update_span import columnwise
 from hqde_fl.updates import Columns
 
 Deviation = Literal["std", "root-std"]
 
 
-def largest_z(n: int, f: int) -> float:
+def max_z(n: int, f: int) -> float:
     """The paper's z_max = Phi^-1((n - f - s) / (n - f)) with s = floor(n / 2 + 1) - f.
 
     s honest clients lie further out than z_max in each coordinate and so support the attackers in a
@@ -59,15 +59,15 @@ class ALIE(Attack):
     def check(self, n: int, f: int) -> None:
         """The paper's z_max must be positive."""
         super().check(n, f)
-        if self.z == 0 and largest_z(n, f) <= 0:
+        if self.z == 0 and max_z(n, f) <= 0:
             raise ConfigError(
                 f"ALIE.z must be given for {f} attackers among {n} clients, whose z_max of "
-                f"{largest_z(n, f):.2g} moves nothing; the paper's experiments go up to 1.5"
+                f"{max_z(n, f):.2g} moves nothing; the paper's experiments go up to 1.5"
             )
 
-    def forge(self, honest: Columns, f: int, scene: Scene) -> Tensor:
+    def forge(self, honest: Columns, f: int, scene: AttackerKnowledge) -> Tensor:
         """Mean - z std."""
-        z = self.z or max(0.0, largest_z(honest.shape[0] + f, f))
+        z = self.z or max(0.0, max_z(honest.shape[0] + f, f))
 
         def moved(tile: Tensor) -> Tensor:
             std = tile.std(dim=0, correction=0)

@@ -12,8 +12,8 @@ from torch import Tensor
 from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules import Aggregator, Cohort, Mean
-from hqde_fl.rules.base import State
-from hqde_fl.rules.executor import one_library_thread
+from hqde_fl.rules.library_threads import one_library_thread
+from hqde_fl.rules.results import State
 from hqde_fl.updates import Columns, Updates
 
 Memory = Mapping[str, Any]
@@ -21,7 +21,7 @@ Memory = Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class AttackerKnowledge:
     """What attackers know of a round besides the honest updates.
 
     Parameters
@@ -61,7 +61,7 @@ class Scene:
         counts = tuple(float(self.num_examples.get(client, 1.0)) for client in listed)
         return Cohort(listed, counts, faulty=self.excluded), order
 
-    def filled(self, honest: int, f: int) -> Scene:
+    def filled(self, honest: int, f: int) -> AttackerKnowledge:
         """The same scene, certain to name ``honest`` honest clients and f attackers."""
         known = self.honest or tuple(range(honest))
         first = max(known, default=-1) + 1
@@ -85,7 +85,7 @@ class Attack(ABC):
     """Whether it is made for the rule in use, and must know it."""
 
     @final
-    def craft(self, honest: Tensor | Columns, f: int, scene: Scene | None = None) -> Tensor:
+    def craft(self, honest: Tensor | Columns, f: int, scene: AttackerKnowledge | None = None) -> Tensor:
         """The attackers' updates.
 
         Parameters
@@ -94,7 +94,7 @@ class Attack(ABC):
             (h, d) honest updates, h >= 1. Never written to.
         f : int
             The number of attackers, >= 1.
-        scene : Scene, optional
+        scene : AttackerKnowledge, optional
             What else they know.
 
         Returns
@@ -106,13 +106,13 @@ class Attack(ABC):
             raise ValueError(f"an attack needs f >= 1 attackers, found {f}")
         columns = Updates(honest) if isinstance(honest, Tensor) else honest
         with one_library_thread():
-            return self.forge(columns, f, (scene or Scene()).filled(columns.shape[0], f))
+            return self.forge(columns, f, (scene or AttackerKnowledge()).filled(columns.shape[0], f))
 
     @abstractmethod
-    def forge(self, honest: Columns, f: int, scene: Scene) -> Tensor:
+    def forge(self, honest: Columns, f: int, scene: AttackerKnowledge) -> Tensor:
         """What ``craft`` returns, for a complete scene."""
 
-    def learn(self, honest: Columns, scene: Scene) -> Memory:
+    def learn(self, honest: Columns, scene: AttackerKnowledge) -> Memory:
         """What to remember once this round's honest updates are known; asked before ``craft``."""
         return scene.memory
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules.krum import by_score, krum_scores
-from hqde_fl.simulations.attacks.base import Attack, Memory, Scene
-from hqde_fl.simulations.attacks.span import Span, mean_sign
+from hqde_fl.simulations.attacks.base import Attack, AttackerKnowledge, Memory
+from hqde_fl.simulations.attacks.update_span import UpdateSpan, mean_sign
 from hqde_fl.updates import Columns
 
 Against = Literal["update", "model", "first-model"]
@@ -49,21 +49,21 @@ class Fang(Attack):
         if not (math.isfinite(self.threshold) and self.threshold > 0):
             raise ConfigError(f"Fang.threshold must be finite and > 0, found {self.threshold}")
 
-    def learn(self, honest: Columns, scene: Scene) -> Memory:
+    def learn(self, honest: Columns, scene: AttackerKnowledge) -> Memory:
         """The first model."""
         if self.against != "first-model" or "model" in scene.memory:
             return scene.memory
         return {**scene.memory, "model": _model(scene)}
 
-    def forge(self, honest: Columns, f: int, scene: Scene) -> Tensor:
+    def forge(self, honest: Columns, f: int, scene: AttackerKnowledge) -> Tensor:
         """Minus lambda s, from wherever they start."""
         if self.against == "update":
-            span = Span(honest, (mean_sign(honest),))
+            span = UpdateSpan(honest, (mean_sign(honest),))
             start, sign = span.origin(), span.row(0)
         else:
             now = _model(scene)
             origin = scene.memory.get("model", now)
-            span = Span(honest, (origin.sign().to(now), origin - now))
+            span = UpdateSpan(honest, (origin.sign().to(now), origin - now))
             start, sign = span.row(1), span.row(0)
         strength = _upper_bound(span, f, start)
         while strength > self.threshold and not _chosen(span, f, start - strength * sign):
@@ -71,13 +71,13 @@ class Fang(Attack):
         return span.vector(start - strength * sign)
 
 
-def _model(scene: Scene) -> Tensor:
+def _model(scene: AttackerKnowledge) -> Tensor:
     if scene.model is None:
         raise ConfigError("Fang.against 'model' and 'first-model' need the global model")
     return scene.model
 
 
-def _upper_bound(span: Span, f: int, start: Tensor) -> float:
+def _upper_bound(span: UpdateSpan, f: int, start: Tensor) -> float:
     """The paper's bound on lambda, from distances among the honest and to where they start.
 
     min_i (sum of the distances to the h - 2 nearest) / ((n - 2f - 1) sqrt d)
@@ -92,7 +92,7 @@ def _upper_bound(span: Span, f: int, start: Tensor) -> float:
     return geometry.unit * bound / math.sqrt(d)
 
 
-def _chosen(span: Span, f: int, point: Tensor) -> bool:
+def _chosen(span: UpdateSpan, f: int, point: Tensor) -> bool:
     """Whether Krum prefers f copies of a point to all honest updates."""
     rows = torch.cat([span.honest_rows(), point.expand(f, -1)])
     squared = span.geometry.mixed(rows).squared_distances()

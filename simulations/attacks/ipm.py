@@ -9,8 +9,8 @@ from typing import final
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.simulations.attacks.base import Attack, Scene
-from hqde_fl.simulations.attacks.span import columnwise
+from hqde_fl.simulations.attacks.base import Attack, AttackerKnowledge
+from hqde_fl.simulations.attacks.update_span import columnwise
 from hqde_fl.updates import Columns
 
 
@@ -35,6 +35,6 @@ class IPM(Attack):
         if not (math.isfinite(self.epsilon) and self.epsilon > 0):
             raise ConfigError(f"IPM.epsilon must be finite and > 0, found {self.epsilon}")
 
-    def forge(self, honest: Columns, f: int, scene: Scene) -> Tensor:
+    def forge(self, honest: Columns, f: int, scene: AttackerKnowledge) -> Tensor:
         """Minus epsilon times the mean."""
         return columnwise(lambda tile: -self.epsilon * tile.mean(dim=0), honest)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules.executor import default_executor
-from hqde_fl.simulations.attacks.base import Attack, Memory, Scene
-from hqde_fl.simulations.attacks.span import Span, columnwise
+from hqde_fl.simulations.attacks.base import Attack, AttackerKnowledge, Memory
+from hqde_fl.simulations.attacks.update_span import UpdateSpan, columnwise
 from hqde_fl.updates import Columns, StackedColumns
 
 
@@ -44,13 +44,13 @@ class Mimic(Attack):
         if self.warmup < 1:
             raise ConfigError(f"Mimic.warmup must be >= 1, found {self.warmup}")
 
-    def learn(self, honest: Columns, scene: Scene) -> Memory:
+    def learn(self, honest: Columns, scene: AttackerKnowledge) -> Memory:
         """The direction, the mean, and whom to copy."""
         memory: dict[str, Any] = dict(scene.memory)
         rounds = int(memory.get("rounds", 0))
         if rounds >= self.warmup:
             return memory
-        span = Span(honest)
+        span = UpdateSpan(honest)
         now, share = span.vector(span.mean()), 1 / (rounds + 1)
         mean = now if rounds == 0 else torch.lerp(memory["mean"], now, share)
         if rounds == 0:
@@ -65,7 +65,7 @@ class Mimic(Attack):
         memory |= {"rounds": rounds + 1, "mean": mean, "direction": direction}
         return memory | {"victim": scene.honest[_furthest(honest, mean, direction)]}
 
-    def forge(self, honest: Columns, f: int, scene: Scene) -> Tensor:
+    def forge(self, honest: Columns, f: int, scene: AttackerKnowledge) -> Tensor:
         """The victim's update."""
         memory = scene.memory if "victim" in scene.memory else self.learn(honest, scene)
         if memory["victim"] in scene.honest:

@@ -11,8 +11,8 @@ from torch import Tensor
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules.geometry import Geometry
 from hqde_fl.rules.gram import measure_geometry
-from hqde_fl.simulations.attacks.base import Attack, Scene
-from hqde_fl.simulations.attacks.span import columnwise, deviation, mean_sign
+from hqde_fl.simulations.attacks.base import Attack, AttackerKnowledge
+from hqde_fl.simulations.attacks.update_span import columnwise, deviation, mean_sign
 from hqde_fl.updates import Columns, MappedColumns, StackedColumns
 
 Perturbation = Literal["std", "unit", "sign"]
@@ -38,7 +38,7 @@ class MinMax(Attack):
     def __post_init__(self) -> None:
         check_perturbation(self, self.perturbation)
 
-    def forge(self, honest: Columns, f: int, scene: Scene) -> Tensor:
+    def forge(self, honest: Columns, f: int, scene: AttackerKnowledge) -> Tensor:
         """Mean + gamma p."""
         p = perturbation(self.perturbation, honest)
         return moved(honest, p, _gamma(about_mean(honest, p)))

@@ -8,7 +8,7 @@ from typing import final
 
 from torch import Tensor
 
-from hqde_fl.simulations.attacks.base import Attack, Scene
+from hqde_fl.simulations.attacks.base import Attack, AttackerKnowledge
 from hqde_fl.simulations.attacks.min_max import (
     Perturbation,
     about_mean,
@@ -39,7 +39,7 @@ class MinSum(Attack):
     def __post_init__(self) -> None:
         check_perturbation(self, self.perturbation)
 
-    def forge(self, honest: Columns, f: int, scene: Scene) -> Tensor:
+    def forge(self, honest: Columns, f: int, scene: AttackerKnowledge) -> Tensor:
         """Mean + gamma p."""
         p = perturbation(self.perturbation, honest)
         geometry = about_mean(honest, p)

@@ -7,11 +7,11 @@ from typing import final
 
 from torch import Tensor
 
-from hqde_fl.simulations.attacks.alie import largest_z
-from hqde_fl.simulations.attacks.base import Attack, Scene
-from hqde_fl.simulations.attacks.damage import damage_along, most_harmful
+from hqde_fl.simulations.attacks.alie import max_z
+from hqde_fl.simulations.attacks.base import Attack, AttackerKnowledge
+from hqde_fl.simulations.attacks.damage_search import damage_along, find_most_harmful
 from hqde_fl.simulations.attacks.optimal_ipm import check_search
-from hqde_fl.simulations.attacks.span import Span, deviation
+from hqde_fl.simulations.attacks.update_span import UpdateSpan, deviation
 from hqde_fl.updates import Columns
 
 
@@ -39,11 +39,11 @@ class OptimalALIE(Attack):
     def __post_init__(self) -> None:
         check_search(self, self.limit, self.tries)
 
-    def forge(self, honest: Columns, f: int, scene: Scene) -> Tensor:
+    def forge(self, honest: Columns, f: int, scene: AttackerKnowledge) -> Tensor:
         """Mean - z std with the worst z."""
-        span = Span(honest, (deviation(honest),))
+        span = UpdateSpan(honest, (deviation(honest),))
         damage = damage_along(span, span.mean(), -span.row(0), f, scene)
-        paper = max(0.0, largest_z(honest.shape[0] + f, f))
+        paper = max(0.0, max_z(honest.shape[0] + f, f))
         known = [z for z in (paper, 1.5, -paper, -1.5) if abs(z) <= self.limit]
-        z = most_harmful(damage, [*known, -self.limit], self.limit, self.tries)
+        z = find_most_harmful(damage, [*known, -self.limit], self.limit, self.tries)
         return span.vector(span.mean() - z * span.row(0))

@@ -9,9 +9,9 @@ from typing import final
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.simulations.attacks.base import Attack, Scene
-from hqde_fl.simulations.attacks.damage import damage_along, most_harmful
-from hqde_fl.simulations.attacks.span import Span
+from hqde_fl.simulations.attacks.base import Attack, AttackerKnowledge
+from hqde_fl.simulations.attacks.damage_search import damage_along, find_most_harmful
+from hqde_fl.simulations.attacks.update_span import UpdateSpan
 from hqde_fl.updates import Columns
 
 
@@ -39,12 +39,12 @@ class OptimalIPM(Attack):
     def __post_init__(self) -> None:
         check_search(self, self.limit, self.tries)
 
-    def forge(self, honest: Columns, f: int, scene: Scene) -> Tensor:
+    def forge(self, honest: Columns, f: int, scene: AttackerKnowledge) -> Tensor:
         """Minus epsilon times the mean with the worst epsilon."""
-        span = Span(honest)
+        span = UpdateSpan(honest)
         damage = damage_along(span, span.origin(), -span.mean(), f, scene)
         known = [epsilon for epsilon in (0.1, 0.5, 3.0) if epsilon <= self.limit]
-        epsilon = most_harmful(damage, [*known, self.limit], self.limit, self.tries)
+        epsilon = find_most_harmful(damage, [*known, self.limit], self.limit, self.tries)
         return span.vector(-epsilon * span.mean())
 
 

@@ -28,7 +28,7 @@ from hqde_fl.rules import CenteredClipping, Mean, Median
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.attacks import ALIE, ATTACKS, IPM, Attack, Fang, Mimic
 from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid
-from hqde_fl.simulations.attacks.round_updates import Wire
+from hqde_fl.simulations.attacks.round_updates import RoundUpdates
 from hqde_fl.simulations.engines.inline import InlineGrid
 from hqde_fl.simulations.server_app import evaluation
 from hqde_fl.simulations.tasks import load_task
@@ -292,7 +292,7 @@ def test_full_weights_keep_buffers_dtypes_and_metadata():
     }
     inline()  # sets who this process is to Flower
     message = Message(RecordDict({"model": to_record(state)}), 1, "train")
-    wire = Wire.of(message, Seeds(0), Screening())
+    wire = RoundUpdates.of(message, Seeds(0), Screening())
     answer = Message(
         RecordDict({"model": to_record({**state, "n": torch.tensor(9)})}), reply_to=message
     )
@@ -314,7 +314,7 @@ def test_packed_updates_are_seen_as_the_server_does_and_packed_again():
     messages = ask(inner)
     messages[0].content["config"]["codec"] = to_json(codec)  # one content for all
     replies = list(grid.send_and_receive(messages))
-    wire = Wire.of(messages[0], Seeds(5), Screening())
+    wire = RoundUpdates.of(messages[0], Seeds(5), Screening())
     assert wire.codec == codec
     assert all(DELTA in reply.content["arrays"] for reply in replies)
     honest, _, _ = spy.seen[0]

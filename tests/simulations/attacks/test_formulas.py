@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.simulations.attacks import ALIE, IPM, Fang, Mimic, MinMax, MinSum, Scene
-from hqde_fl.simulations.attacks.alie import largest_z
+from hqde_fl.simulations.attacks import ALIE, IPM, AttackerKnowledge, Fang, Mimic, MinMax, MinSum
+from hqde_fl.simulations.attacks.alie import max_z
 from hqde_fl.updates import Updates
 
 SEEDS = range(6)
@@ -49,20 +49,20 @@ def largest(holds, low=0.0, high=1.0):
     [(50, 12, 0.3360), (10, 3, 0.1800), (25, 5, 0.2533), (100, 20, 0.2858), (10, 2, 0.0)],
 )
 def test_z_is_the_papers(n, f, z):
-    assert largest_z(n, f) == pytest.approx(z, abs=1e-4)
+    assert max_z(n, f) == pytest.approx(z, abs=1e-4)
 
 
 def test_z_where_the_formula_has_no_meaning():
-    assert largest_z(10, 1) < 0
-    assert math.isfinite(largest_z(10, 8))
-    assert largest_z(3, 2) == -math.inf
+    assert max_z(10, 1) < 0
+    assert math.isfinite(max_z(10, 8))
+    assert max_z(3, 2) == -math.inf
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_alie_is_mean_minus_z_deviations(draw, seed):
     rows = draw(seed)
     close(ALIE(z=1.5).craft(rows, 3), mean_of(rows) - 1.5 * std_of(rows))
-    close(ALIE().craft(rows, 3), mean_of(rows) - largest_z(10, 3) * std_of(rows))
+    close(ALIE().craft(rows, 3), mean_of(rows) - max_z(10, 3) * std_of(rows))
     found = ALIE(z=0.73, deviation="root-std").craft(rows, 3)
     close(found, mean_of(rows) - 0.73 * std_of(rows).sqrt())
 
@@ -156,12 +156,12 @@ def test_fang_may_work_against_the_model_or_the_first_one(draw, seed):
     rows, first, now = draw(seed, common=0.1), *draw(seed + 100, h=2, d=40)
     attack = Fang("model")
     expected, _ = fang_of(rows, 3, torch.zeros(40).double(), now.sign())
-    close(attack.craft(rows, 3, Scene(model=now)), expected)
+    close(attack.craft(rows, 3, AttackerKnowledge(model=now)), expected)
     attack = Fang("first-model")
-    memory = attack.learn(Updates(rows), Scene(model=first))
-    assert attack.learn(Updates(rows), Scene(model=now, memory=memory)) == memory
+    memory = attack.learn(Updates(rows), AttackerKnowledge(model=first))
+    assert attack.learn(Updates(rows), AttackerKnowledge(model=now, memory=memory)) == memory
     expected, _ = fang_of(rows, 3, first - now, first.sign())
-    close(attack.craft(rows, 3, Scene(model=now, memory=memory)), expected)
+    close(attack.craft(rows, 3, AttackerKnowledge(model=now, memory=memory)), expected)
     with pytest.raises(ConfigError, match="need the global model"):
         attack.craft(rows, 3)
 
@@ -191,21 +191,21 @@ def test_mimic_copies_who_is_furthest_along_the_largest_variance(draw, seed, war
     rounds = [draw(10 * seed + k) for k in range(5)]
     memory, found = {}, []
     for rows in rounds:
-        memory = Mimic(warmup).learn(Updates(rows), Scene(memory=memory).filled(7, 2))
-        sent = Mimic(warmup).craft(rows, 2, Scene(memory=memory))
+        memory = Mimic(warmup).learn(Updates(rows), AttackerKnowledge(memory=memory).filled(7, 2))
+        sent = Mimic(warmup).craft(rows, 2, AttackerKnowledge(memory=memory))
         found.append([torch.equal(sent, row) for row in rows].index(True))
     assert found == mimic_of(rounds, warmup)
 
 
 def test_mimic_copies_somebody_else_while_its_victim_is_away(draw):
     rows = draw()
-    here = Scene(honest=(10, 11, 12, 13, 14, 15, 16))
+    here = AttackerKnowledge(honest=(10, 11, 12, 13, 14, 15, 16))
     memory = Mimic(warmup=1).learn(Updates(rows), here)
     victim = memory["victim"]
     assert torch.equal(
-        Mimic().craft(rows, 2, Scene(honest=here.honest, memory=memory)), rows[victim - 10]
+        Mimic().craft(rows, 2, AttackerKnowledge(honest=here.honest, memory=memory)), rows[victim - 10]
     )
-    away = Scene(honest=(20, 21, 22, 23, 24, 25, 26), memory=memory)
+    away = AttackerKnowledge(honest=(20, 21, 22, 23, 24, 25, 26), memory=memory)
     assert Mimic(warmup=1).learn(Updates(rows), away) == memory
     sent = Mimic().craft(rows, 2, away)
     assert torch.equal(sent, rows[victim - 10])  # still the furthest out

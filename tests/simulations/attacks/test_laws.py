@@ -11,13 +11,13 @@ from hqde_fl.simulations.attacks import (
     ALIE,
     ATTACKS,
     IPM,
+    AttackerKnowledge,
     Fang,
     Mimic,
     MinMax,
     MinSum,
     OptimalALIE,
     OptimalIPM,
-    Scene,
 )
 from hqde_fl.updates import Updates
 
@@ -26,7 +26,7 @@ each = pytest.mark.parametrize("attack", ALL, ids=repr)
 
 
 def scene(d=40):
-    return Scene(model=torch.linspace(-1, 1, d), rule=Median())
+    return AttackerKnowledge(model=torch.linspace(-1, 1, d), rule=Median())
 
 
 @each
@@ -49,7 +49,7 @@ def test_the_order_of_the_honest_does_not_matter(attack, draw):
     rows, order = draw(), [3, 1, 6, 0, 5, 2, 4]
     found = attack.craft(rows, 3, scene())
     again = attack.craft(
-        rows[order], 3, Scene(tuple(order), (7, 8, 9), model=scene().model, rule=Median())
+        rows[order], 3, AttackerKnowledge(tuple(order), (7, 8, 9), model=scene().model, rule=Median())
     )
     torch.testing.assert_close(again, found, rtol=1e-9, atol=1e-9)
 
@@ -66,7 +66,7 @@ def test_many_columns_are_walked_in_tiles(attack, draw):
     rows = draw(h=5, d=30_000, dtype=torch.float32)
     wide = torch.cat([rows, torch.zeros(5, 30_000)], dim=1)
     model = torch.ones(60_000)
-    found = attack.craft(wide, 2, Scene(model=model, rule=Median()))
+    found = attack.craft(wide, 2, AttackerKnowledge(model=model, rule=Median()))
     assert found.shape == (60_000,)
     assert found[:30_000].abs().sum() > 0
     assert not found[30_000:].any() or isinstance(attack, Fang)
@@ -105,7 +105,7 @@ def test_impossible_attacks_are_refused(build, message):
 
 def test_a_scene_must_fit(draw):
     with pytest.raises(ValueError, match="names 2 honest clients and 3 attackers, found 7 and 3"):
-        IPM().craft(draw(), 3, Scene(honest=(0, 1)))
+        IPM().craft(draw(), 3, AttackerKnowledge(honest=(0, 1)))
     with pytest.raises(ValueError, match="f >= 1 attackers, found 0"):
         IPM().craft(draw(), 0)
 

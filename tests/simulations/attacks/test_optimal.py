@@ -27,9 +27,9 @@ from hqde_fl.rules import (
     TrimmedMean,
     aggregate,
 )
-from hqde_fl.simulations.attacks import ALIE, IPM, OptimalALIE, OptimalIPM, Scene
-from hqde_fl.simulations.attacks.damage import _steps, damage_along, most_harmful
-from hqde_fl.simulations.attacks.span import Span, deviation
+from hqde_fl.simulations.attacks import ALIE, IPM, AttackerKnowledge, OptimalALIE, OptimalIPM
+from hqde_fl.simulations.attacks.damage_search import _steps, damage_along, find_most_harmful
+from hqde_fl.simulations.attacks.update_span import UpdateSpan, deviation
 from hqde_fl.updates import Updates
 
 ON_COORDINATES = [
@@ -62,7 +62,7 @@ HONEST, ATTACKERS = (0, 2, 3, 4, 6, 8, 9), (1, 5, 7)
 
 def scene_for(rule, state=None):
     examples = {client: 10.0 + client for client in range(10)}
-    return Scene(HONEST, ATTACKERS, examples, rule=rule, state=state or {})
+    return AttackerKnowledge(HONEST, ATTACKERS, examples, rule=rule, state=state or {})
 
 
 def outcome(rule, rows, sent, state=None):
@@ -88,7 +88,7 @@ def test_damage_is_what_the_rule_would_suffer(draw, rule, seed):
     rows = draw(seed)
     state = outcome(rule, draw(seed + 50), draw(seed + 60)[:3]).state
     std = deviation(Updates(rows))
-    span = Span(Updates(rows), (std,))
+    span = UpdateSpan(Updates(rows), (std,))
     scene = scene_for(rule, state)
     alie = damage_along(span, span.mean(), -span.row(0), 3, scene)
     ipm = damage_along(span, span.origin(), -span.mean(), 3, scene)
@@ -110,7 +110,7 @@ def test_damage_counts_excluded_clients_as_the_server_does(draw, rule, excluded)
     rows = draw(0)[:4]
     scene = replace(scene_for(rule), honest=HONEST[:4], excluded=excluded)
     cohort, order = scene.cohort()
-    span = Span(Updates(rows), ())
+    span = UpdateSpan(Updates(rows), ())
     damage = damage_along(span, span.origin(), -span.mean(), 3, scene)
     sent = torch.cat([rows, -2.0 * rows.mean(dim=0).expand(3, -1)])[order]
     if excluded == 0:
@@ -162,9 +162,9 @@ def test_the_search_comes_close_to_the_best_of_a_fine_grid(draw, rule):
 
 def test_a_rule_with_too_few_updates_is_not_harmed(draw):
     rows = draw(h=3)
-    span = Span(Updates(rows))
+    span = UpdateSpan(Updates(rows))
     for rule in (Krum(3), TrimmedMean(3)):
-        scene = Scene(rule=rule).filled(3, 1)
+        scene = AttackerKnowledge(rule=rule).filled(3, 1)
         assert damage_along(span, span.origin(), span.mean(), 1, scene)(5.0) == 0
         assert torch.isfinite(OptimalALIE().craft(rows, 1, scene)).all()
 
@@ -176,7 +176,7 @@ def test_a_try_on_coordinates_reads_no_update(draw):
             return super().tile(start, stop)
 
     reads = []
-    span = Span(Watched(draw()))
+    span = UpdateSpan(Watched(draw()))
     rule = Chain(NNM(3), CenteredClipping())
     damage = damage_along(span, span.origin(), -span.mean(), 3, scene_for(rule))
     reads.clear()
@@ -191,13 +191,13 @@ def test_the_search_finds_the_top_of_a_hill_and_the_edge_of_a_cliff():
         tried.append(t)
         return -((t - 2.2) ** 2)
 
-    assert most_harmful(hill, [1.0], 10.0, 60) == pytest.approx(2.2, abs=0.05)
+    assert find_most_harmful(hill, [1.0], 10.0, 60) == pytest.approx(2.2, abs=0.05)
     assert len(tried) <= 61
     assert min(tried) >= 0
-    cliff = most_harmful(lambda t: t if t < 3.7 else 0.0, [1.0], 10.0, 60)
+    cliff = find_most_harmful(lambda t: t if t < 3.7 else 0.0, [1.0], 10.0, 60)
     assert 3.6 < cliff < 3.7
-    assert most_harmful(lambda t: -t, [1.0, -1.0], 10.0, 30) == -10
-    assert most_harmful(lambda t: 0.0, [1.5, 0.1], 10.0, 30) == 1.5
+    assert find_most_harmful(lambda t: -t, [1.0, -1.0], 10.0, 30) == -10
+    assert find_most_harmful(lambda t: 0.0, [1.5, 0.1], 10.0, 30) == 1.5
 
 
 def test_nothing_is_tried_beyond_the_limit(draw):

@@ -17,8 +17,8 @@ from hqde_fl.errors import BoundError
 from hqde_fl.rules import Aggregator, Chain, Cohort, Measured, Rule, aggregate
 from hqde_fl.rules.base import linear
 from hqde_fl.rules.tolerance import apply_tolerance
-from hqde_fl.simulations.attacks.base import Scene
-from hqde_fl.simulations.attacks.span import Span
+from hqde_fl.simulations.attacks.base import AttackerKnowledge
+from hqde_fl.simulations.attacks.update_span import UpdateSpan
 from hqde_fl.updates import MappedColumns
 
 Damage = Callable[[float], float]
@@ -28,18 +28,18 @@ REACH = 1000.0
 """The search looks at distances down to this factor below its limit."""
 
 
-def damage_along(span: Span, start: Tensor, direction: Tensor, f: int, scene: Scene) -> Damage:
+def damage_along(span: UpdateSpan, start: Tensor, direction: Tensor, f: int, scene: AttackerKnowledge) -> Damage:
     """The damage that f attackers do who send start + t direction.
 
     Parameters
     ----------
-    span : Span
+    span : UpdateSpan
         The honest updates, and what else the line is made of.
     start, direction : Tensor
         (k,) points of the span.
     f : int
         The number of attackers.
-    scene : Scene
+    scene : AttackerKnowledge
         The clients, the rule and its state.
     """
     cohort, order = scene.cohort()
@@ -53,7 +53,7 @@ def damage_along(span: Span, start: Tensor, direction: Tensor, f: int, scene: Sc
         mean = span.vector(span.mean())
         return lambda t: _or_none(partial(_on_columns, span, rows(t), mean, cohort, scene))
     remembered = [tuple(s.remembered_rows(scene.state.get(str(i), {}))) for i, s in enumerate(steps)]
-    wide = Span(span.honest, span.extra + sum(remembered, ()))
+    wide = UpdateSpan(span.honest, span.extra + sum(remembered, ()))
     _ = wide.geometry  # measured now, so that a try reads no update
     places, below = [], len(span.extra)
     for vectors in remembered:
@@ -62,7 +62,7 @@ def damage_along(span: Span, start: Tensor, direction: Tensor, f: int, scene: Sc
     return lambda t: _or_none(partial(_on_gram, wide, rows(t), places, steps, cohort, scene))
 
 
-def most_harmful(damage: Damage, known: Sequence[float], limit: float, tries: int) -> float:
+def find_most_harmful(damage: Damage, known: Sequence[float], limit: float, tries: int) -> float:
     """The t in [-limit, limit] with the greatest damage found.
 
     Parameters
@@ -117,12 +117,12 @@ def _or_none(attempt: Callable[[], float]) -> float:
 
 
 def _on_gram(
-    span: Span,
+    span: UpdateSpan,
     rows: Tensor,
     places: Sequence[Sequence[Tensor]],
     steps: Sequence[Rule],
     cohort: Cohort,
-    scene: Scene,
+    scene: AttackerKnowledge,
 ) -> float:
     """The rule's steps, as ``hqde_fl.rules.aggregation`` takes them, on coordinates."""
     cohort = apply_tolerance(scene.rule, cohort)
@@ -140,7 +140,7 @@ def _on_gram(
     return float(span.geometry.mixed(ends).squared_distances()[0, 1]) * span.geometry.unit**2
 
 
-def _on_columns(span: Span, rows: Tensor, mean: Tensor, cohort: Cohort, scene: Scene) -> float:
+def _on_columns(span: UpdateSpan, rows: Tensor, mean: Tensor, cohort: Cohort, scene: AttackerKnowledge) -> float:
     """The rule itself."""
     updates = MappedColumns(span.columns, partial(linear, rows), rows.shape[0])
     delta = aggregate(scene.rule, updates, cohort, scene.state).delta

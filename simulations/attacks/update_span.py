@@ -18,7 +18,7 @@ from hqde_fl.updates import Columns, StackedColumns
 
 @final
 @dataclass(frozen=True, eq=False)
-class Span:
+class UpdateSpan:
     """The honest updates, vectors below them, and whatever is a linear combination of these rows.
 
     A point is the (k,) float64 weights of the k rows. Distances between points cost O(k^2), once
