@@ -1,8 +1,8 @@
-"""How well a run told its faulty clients from the honest ones: a simulation knows who is who.
+"""Count which faulty and which honest clients of a simulation were filtered or never judged.
 
-Precision, recall and F1 are about the decisions of the *rule*: whom it filtered, among those whose
-updates it judged. What happened to the others (rejected by screening, failed, late, without data)
-is counted beside it. To have crashed is not to have been detected.
+Precision, recall and F1 measure the decisions of the *rule*: which clients it filtered among those
+whose updates it judged. The others (rejected by screening, failed, late, without data) are counted
+separately, because a client that crashed was not detected.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-UNJUDGED = ("rejected", "failed", "late", "skipped")
-"""How the reason of a client begins whose update never reached the rule."""
+from hqde_fl.strategies.outcomes import FILTERED, UNJUDGED, outcome_of
 
 
 @dataclass(frozen=True)
 class Count:
-    """Clients, each once for every round.
+    """Numbers of faulty and of honest clients, each client counted once for every round.
 
     Parameters
     ----------
     faulty, honest : int
-        How many of either kind.
+        The two numbers.
     """
 
     faulty: int = 0
@@ -43,21 +42,21 @@ class Count:
 
 @dataclass(frozen=True)
 class Detection:
-    """What became of faulty and of honest clients, each counted once for every round.
+    """Counts of faulty and of honest clients by outcome, and the scores made from them.
 
     Parameters
     ----------
-    asked : Count
-        Who took part.
+    requested : Count
+        Clients that were requested to train.
     judged : Count
-        Those whose update the rule kept or filtered, if it is a rule that filters.
+        Clients whose update the rule kept or filtered; none if the rule cannot filter.
     filtered : Count
-        Those of them that it filtered.
+        Clients whose update the rule filtered.
     unjudged : Mapping[str, Count]
-        For each of ``UNJUDGED`` those to whom that happened.
+        Clients whose update never reached the rule, by outcome: one entry for each of ``UNJUDGED``.
     """
 
-    asked: Count = Count()
+    requested: Count = Count()
     judged: Count = Count()
     filtered: Count = Count()
     unjudged: Mapping[str, Count] = field(default_factory=lambda: dict.fromkeys(UNJUDGED, Count()))
@@ -66,111 +65,107 @@ class Detection:
     def of(cls, clients: Iterable[Mapping[str, Any]], filters: bool = True) -> Self:
         """Count lines of ``clients.jsonl``; clients without a partition id are left out.
 
-        A round after which the model stayed as it was had no decision: nobody in it was judged.
+        A round that left the model as it was made no decision: no client in it was judged.
 
         Parameters
         ----------
         clients : Iterable[Mapping[str, Any]]
-            The lines; ``fault`` says what a client was told to do wrong in that round, if anything.
-        filters : bool
-            Whether the rule singles out clients. One that does not has judged nobody, except in
-            rounds in which it singled somebody out: with fewer updates it may.
+            The lines; ``fault`` names the client's fault in that round, or is None.
+        filters : bool, default=True
+            Whether the rule is one that filters clients. Another rule judges clients only in rounds
+            in which it filtered some, as it may when few updates are left.
         """
         rounds: dict[int, list[Mapping[str, Any]]] = {}
-        for each in clients:
-            rounds.setdefault(each["round"], []).append(each)
-        parts = [cls._of_round(lines, filters) for lines in rounds.values()]
-        return cls.total(parts)
+        for client in clients:
+            rounds.setdefault(client["round"], []).append(client)
+        return cls.total(cls._of_round(lines, filters) for lines in rounds.values())
 
     @classmethod
     def _of_round(cls, lines: list[Mapping[str, Any]], filters: bool) -> Self:
-        decided = any(each["kept"] for each in lines)
-        lines = [each for each in lines if each["partition"] is not None]
-        filtered = [each for each in lines if decided and _outcome(each) == "filtered"]
-        kept = [each for each in lines if each["kept"]] if filters or filtered else []
+        decided = any(line["kept"] for line in lines)
+        outcomes = [
+            (outcome_of(line["reason"]), line) for line in lines if line["partition"] is not None
+        ]
+        filtered = [line for outcome, line in outcomes if decided and outcome == FILTERED]
+        kept = [line for _, line in outcomes if line["kept"]] if filters or filtered else []
         return cls(
-            Count.of(lines),
+            Count.of(line for _, line in outcomes),
             Count.of(kept) + Count.of(filtered),
             Count.of(filtered),
-            {name: Count.of(e for e in lines if _outcome(e) == name) for name in UNJUDGED},
+            {name: Count.of(line for out, line in outcomes if out == name) for name in UNJUDGED},
         )
 
     @classmethod
     def total(cls, parts: Iterable[Detection]) -> Self:
-        """The counts of several runs, or rounds, together."""
-        found = list(parts)
+        """Add up the counts of several runs or rounds."""
+        parts = list(parts)
         return cls(
-            sum((each.asked for each in found), Count()),
-            sum((each.judged for each in found), Count()),
-            sum((each.filtered for each in found), Count()),
-            {name: sum((each.unjudged[name] for each in found), Count()) for name in UNJUDGED},
+            sum((part.requested for part in parts), Count()),
+            sum((part.judged for part in parts), Count()),
+            sum((part.filtered for part in parts), Count()),
+            {name: sum((part.unjudged[name] for part in parts), Count()) for name in UNJUDGED},
         )
 
     @property
     def faulty(self) -> int:
-        """Faulty clients that took part."""
-        return self.asked.faulty
+        """Number of faulty clients requested to train."""
+        return self.requested.faulty
 
     @property
     def honest(self) -> int:
-        """Honest clients that took part."""
-        return self.asked.honest
+        """Number of honest clients requested to train."""
+        return self.requested.honest
 
     @property
     def caught(self) -> int:
-        """Faulty and filtered."""
+        """Number of faulty clients that the rule filtered."""
         return self.filtered.faulty
 
     @property
     def false_alarms(self) -> int:
-        """Honest and filtered."""
+        """Number of honest clients that the rule filtered."""
         return self.filtered.honest
 
     @property
     def precision(self) -> float | None:
-        """Share of the filtered that were faulty; None if nobody was filtered."""
-        everybody = self.caught + self.false_alarms
-        return self.caught / everybody if everybody else None
+        """Fraction of the filtered clients that were faulty, or None if none was filtered."""
+        filtered = self.caught + self.false_alarms
+        return self.caught / filtered if filtered else None
 
     @property
     def recall(self) -> float | None:
-        """Share of the faulty that were filtered; None if no faulty client was judged."""
+        """Fraction of the judged faulty clients that were filtered, or None if none was judged."""
         return self.caught / self.judged.faulty if self.judged.faulty else None
 
     @property
     def f1(self) -> float | None:
-        """Harmonic mean of precision and recall; None if no faulty client was judged."""
+        """Harmonic mean of precision and recall, or None if no faulty client was judged."""
         if not self.judged.faulty:
             return None
         return 2 * self.caught / (self.judged.faulty + self.caught + self.false_alarms)
 
     @property
     def alarm_rate(self) -> float | None:
-        """Share of the honest that were filtered; None if no honest client was judged."""
+        """Fraction of the judged honest clients that were filtered, or None if none was judged."""
         return self.false_alarms / self.judged.honest if self.judged.honest else None
 
     @property
     def occurring(self) -> tuple[str, ...]:
-        """Those of ``UNJUDGED`` that happened to anybody."""
+        """The outcomes among ``UNJUDGED`` that at least one client had."""
         return tuple(name for name in UNJUDGED if self.unjudged[name] != Count())
 
     def counts(self) -> dict[str, int]:
-        """All counts, by the names that they have in files."""
-        found = {
+        """Return all counts under the keys that ``rounds.jsonl`` and ``results.csv`` have."""
+        counts = {
             "faulty": self.faulty,
             "honest": self.honest,
             "caught": self.caught,
             "false-alarms": self.false_alarms,
         }
         for name, count in {"judged": self.judged, **self.unjudged}.items():
-            found |= {f"{name}-faulty": count.faulty, f"{name}-honest": count.honest}
-        return found
+            counts |= {f"{name}-faulty": count.faulty, f"{name}-honest": count.honest}
+        return counts
 
     def to_line(self) -> dict[str, int | float | None]:
-        """What a line of ``rounds.jsonl`` says of it."""
+        """Return the counts, precision and recall, as a line of ``rounds.jsonl`` has them."""
         return {**self.counts(), "precision": self.precision, "recall": self.recall}
-
-
-def _outcome(client: Mapping[str, Any]) -> str:
-    """The first word of a client's reason."""
-    return str(client["reason"] or "").partition(":")[0]

@@ -19,7 +19,7 @@ from hqde_fl.clients.message_fields import is_training
 from hqde_fl.protocol.records import from_record
 from hqde_fl.protocol.screening import Accepted, Screening
 from hqde_fl.seeding import Seeds
-from hqde_fl.simulations.attacks.round_updates import Wire
+from hqde_fl.simulations.attacks.round_updates import RoundUpdates
 from hqde_fl.simulations.engines.wrapped_grid import FaultsOf, WrappedGrid, with_nodes
 from hqde_fl.strategies.callbacks import RoundRecord
 
@@ -40,7 +40,7 @@ class HonestMean:
 
     def __init__(self, faults: FaultsOf, screening: Screening) -> None:
         self._faults, self._screening = faults, screening
-        self._wire: Wire | None = None
+        self._wire: RoundUpdates | None = None
         self._updates: dict[int, Tensor] = {}
 
     def grid(self, grid: Grid) -> Grid:
@@ -49,7 +49,7 @@ class HonestMean:
 
     def begin(self, message: Message) -> None:
         """A round's training messages are sent; this is one of them."""
-        self._wire, self._updates = Wire.of(message, Seeds(0), self._screening), {}
+        self._wire, self._updates = RoundUpdates.of(message, Seeds(0), self._screening), {}
 
     def hear(self, node: int, reply: Message) -> None:
         """A reply to one of them has come."""

@@ -12,7 +12,8 @@ from typing import Any
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.protocol.flower_internals import log
-from hqde_fl.simulations.recording.run_directory import MANIFEST, ROUNDS, manifest_of
+from hqde_fl.simulations.recording.file_names import MANIFEST, ROUNDS
+from hqde_fl.simulations.recording.manifest import read_manifest
 
 OnRound = Callable[[Mapping[str, Any]], None]
 """Called with every line of ``rounds.jsonl`` as it is written."""
@@ -72,6 +73,6 @@ def _resumptions(out: Path) -> list[Mapping[str, Any]] | None:
     if not (out / MANIFEST).exists():
         return None
     try:
-        return list(manifest_of(out).get("resumed", ()))
+        return list(read_manifest(out).get("resumed", ()))
     except ConfigError:  # the next one is written from the checkpoints
         return []

@@ -1,33 +1,47 @@
-"""``report.html``: one file that needs nothing else, for a run or for the runs of a sweep."""
+"""Write ``report.html``: one page about a run or a sweep that loads nothing from elsewhere.
+
+The ServerApp draws the report wherever it runs, also on a host that holds nothing of this project
+but the Flower App Bundle. So the templates are files of a kind that a bundle carries. It carries no
+``.html`` and no ``.css``, but Markdown, of which HTML is a part: ``run.html.md``, ``style.css.md``.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import tomli_w
 
 from hqde_fl.errors import RunError
 from hqde_fl.simulations.experiment.labels import component_label, faults_label
 from hqde_fl.simulations.recording.atomic_files import replace_file
-from hqde_fl.simulations.recording.comparison import Comparison, Row, fixed, signed
+from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.file_names import REPORT
-from hqde_fl.simulations.report.figures import COLOURS
-from hqde_fl.simulations.report.grid import Grid, grid
+from hqde_fl.simulations.recording.seed_groups import ComparisonRow
+from hqde_fl.simulations.report.charts import PAGE_COLOURS
+from hqde_fl.simulations.report.heat_colours import cell_colours
+from hqde_fl.simulations.report.number_text import fixed, signed
+from hqde_fl.simulations.report.outcome_grid import OutcomeGrid, outcome_grid
 from hqde_fl.simulations.report.run_view import run_panels
-from hqde_fl.simulations.report.sweep_view import NARROW, sweep_view
+from hqde_fl.simulations.report.sweep_view import sweep_view
 
-MAX_SQUARES = 30_000
-"""Clients times rounds that one page draws: browsers take more, readers do not."""
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+MAX_GRID_CELLS = 30_000
+"""Clients times rounds that one page draws: browsers can show more, readers cannot read more."""
+
+RUN_GRID_WIDTH, SWEEP_GRID_WIDTH = 640, 270
+"""Width for the rounds in an outcome grid, in pixels."""
 
 
 def write_report(comparison: Comparison, out: Path) -> Path:
-    """Draw the report of a sweep, and its figures, or the report of one run.
+    """Write the report of a run, or the report and the figures of a sweep.
 
     Parameters
     ----------
     comparison : Comparison
-        What is shown.
+        The run or the runs of the sweep.
     out : Path
         The directory that ``report.html`` and, for a sweep, ``figures/`` are written to.
 
@@ -39,20 +53,37 @@ def write_report(comparison: Comparison, out: Path) -> Path:
     path = out / REPORT
     replace_file(path, render(comparison).encode())
     if comparison.axes:
-        from hqde_fl.simulations.report.paper import write_figures
+        from hqde_fl.simulations.report.paper_figures import write_figures
 
         write_figures(comparison, out)
     return path
 
 
 def render(comparison: Comparison) -> str:
-    """The page."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    began = [row for row in comparison.rows if row.run is not None]
-    if not began:
+    """Return the HTML page of a run or a sweep; raise ``RunError`` if no run has begun."""
+    begun = [row for row in comparison.rows if row.run is not None]
+    if not begun:
         reason = next((row.error for row in comparison.rows if row.error), "none began")
         raise RunError(f"there is no run to report: {reason}")
+    first = begun[0].run
+    assert first is not None
+    shared = {
+        "comparison": comparison,
+        "experiment": first.manifest["experiment"],
+        "manifest": first.manifest,
+    }
+    if not comparison.axes:
+        grids = _grids(begun, RUN_GRID_WIDTH)
+        page = _environment().get_template("run.html.md")
+        return page.render(shared, run=first, panels=run_panels(first), grids=grids)
+    view = sweep_view(comparison)
+    grids = _grids(view["shown"], SWEEP_GRID_WIDTH)
+    return _environment().get_template("sweep.html.md").render(shared, **view, grids=grids)
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader(__name__),
         autoescape=True,
@@ -61,31 +92,20 @@ def render(comparison: Comparison) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"fixed": fixed, "signed": signed, "toml": tomli_w.dumps}
-    first = began[0].run
-    assert first is not None
     environment.globals |= {
-        "colours": COLOURS,
-        "comparison": comparison,
+        "cell_colours": cell_colours,
         "component_label": component_label,
-        "experiment": first.manifest["experiment"],
         "faults_label": faults_label,
-        "manifest": first.manifest,
-        "narrow": NARROW,
+        "page_colours": PAGE_COLOURS,
     }
-    if not comparison.axes:
-        return environment.get_template("run.html.md").render(
-            run=first, panels=run_panels(first), grids=_grids(began, 640)
-        )
-    view: dict[str, Any] = sweep_view(comparison)
-    environment.globals["shade"] = view["shade"]
-    return environment.get_template("sweep.html.md").render(grids=_grids(view.pop("shown"), 270), **view)
+    return environment
 
 
-def _grids(rows: list[Row], room: int) -> list[tuple[Row, Grid | None]]:
-    """A grid for each run, as long as the page has room."""
-    found, squares = [], 0
+def _grids(rows: list[ComparisonRow], room: int) -> list[tuple[ComparisonRow, OutcomeGrid | None]]:
+    """Return the outcome grid of each run, None for those beyond ``MAX_GRID_CELLS``."""
+    grids, cells = [], 0
     for row in rows:
         assert row.run is not None
-        squares += len(row.run.clients)
-        found.append((row, grid(row.run, room) if squares <= MAX_SQUARES else None))
-    return found
+        cells += len(row.run.clients)
+        grids.append((row, outcome_grid(row.run, room) if cells <= MAX_GRID_CELLS else None))
+    return grids

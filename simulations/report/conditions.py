@@ -1,4 +1,4 @@
-"""The conditions that the lines of a sweep meet, and their curves: means over the seeds."""
+"""Conditions of a sweep and the curves of its lines under them: means over the seeds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from hqde_fl.simulations.recording.comparison import Comparison, Group
+from hqde_fl.simulations.recording.comparison import Comparison
+from hqde_fl.simulations.recording.seed_groups import SeedGroup
 
 
 @dataclass(frozen=True)
@@ -16,25 +17,25 @@ class Condition:
     Parameters
     ----------
     title : str
-        What it is called.
-    groups : tuple[Group, ...]
-        The lines in it.
+        The labels, joined.
+    groups : tuple[SeedGroup, ...]
+        One group for each line.
     """
 
     title: str
-    groups: tuple[Group, ...]
+    groups: tuple[SeedGroup, ...]
 
-    def series(self, metric: str) -> dict[str, list[tuple[int, float | None]]]:
-        """Label of the line -> (round, mean over the seeds) of a metric of the server."""
-        found: dict[str, list[tuple[int, float | None]]] = {}
+    def curves(self, metric: str) -> dict[str, list[tuple[int, float | None]]]:
+        """Return (round, mean over the seeds) of a server metric for each line that has any."""
+        curves: dict[str, list[tuple[int, float | None]]] = {}
         for group in self.groups:
             points = _points(group, metric)
             if any(points.values()):
-                found[group.labels[0]] = [(n, fmean(v) if v else None) for n, v in points.items()]
-        return found
+                curves[group.labels[0]] = [(n, fmean(v) if v else None) for n, v in points.items()]
+        return curves
 
     def bands(self, metric: str) -> dict[str, list[tuple[int, float, float]]]:
-        """Label of the line -> (round, least, greatest) where there are several seeds."""
+        """Return (round, least, greatest value) for each line with several seeds."""
         return {
             group.labels[0]: [
                 (n, min(v), max(v)) for n, v in _points(group, metric).items() if len(v) > 1
@@ -45,36 +46,35 @@ class Condition:
 
 
 def conditions(comparison: Comparison) -> list[Condition]:
-    """All conditions; those that show the same runs once, by what their names have in common."""
-    found: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    """Return all conditions; those that show the same runs become one, with their common labels."""
+    columns_of_runs: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for column in comparison.columns:
-        groups = [comparison.at(line, column) for line in comparison.lines]
-        key = tuple(row.directory for group in groups for row in group.rows)
-        found.setdefault(key, []).append(column)
+        groups = [comparison.group_at(line, column) for line in comparison.lines]
+        directories = tuple(name for group in groups for name in group.directories)
+        columns_of_runs.setdefault(directories, []).append(column)
     return [
         Condition(
-            ", ".join(_common(columns)) or "all runs",
-            tuple(comparison.at(line, columns[0]) for line in comparison.lines),
+            ", ".join(_common_labels(columns)) or "all runs",
+            tuple(comparison.group_at(line, columns[0]) for line in comparison.lines),
         )
-        for columns in found.values()
+        for columns in columns_of_runs.values()
     ]
 
 
-def _common(columns: Sequence[tuple[str, ...]]) -> list[str]:
-    """The labels that all have."""
+def _common_labels(columns: Sequence[tuple[str, ...]]) -> list[str]:
     return [labels[0] for labels in zip(*columns, strict=True) if len(set(labels)) == 1]
 
 
-def _points(group: Group, metric: str) -> dict[int, list[float]]:
-    """Round -> the values of the seeds that have one."""
-    found: dict[int, list[float]] = {}
+def _points(group: SeedGroup, metric: str) -> dict[int, list[float]]:
+    """Return for each round the metric's values, of the seeds that have one."""
+    points: dict[int, list[float]] = {}
     for run in group.runs:
-        for line in run.rounds:
-            value = _metric(line, metric)
-            found.setdefault(line["round"], []).extend([] if value is None else [value])
-    return dict(sorted(found.items()))
+        for record in run.rounds:
+            value = _metric(record, metric)
+            points.setdefault(record["round"], []).extend([] if value is None else [value])
+    return dict(sorted(points.items()))
 
 
-def _metric(line: Mapping[str, Mapping[str, float | None]], name: str) -> float | None:
-    value = line["server"].get(name)
+def _metric(record: Mapping[str, Mapping[str, float | None]], name: str) -> float | None:
+    value = record["server"].get(name)
     return None if value is None else float(value)

@@ -1,4 +1,4 @@
-"""What the page of one run shows."""
+"""Draw the charts that the page of one run shows."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hqde_fl.simulations.recording.run_directory import Run
-from hqde_fl.simulations.report.figures import Series, bars, curves
+from hqde_fl.simulations.recording.recorded_run import Run
+from hqde_fl.simulations.report.charts import Series, bar_chart, line_chart
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A chart.
+    """A chart with its heading and legend.
 
     Parameters
     ----------
     title : str
-        Its heading.
+        The heading.
     svg : str
-        The drawing.
-    legend : tuple[str, ...]
-        Names of its lines, in the order of the page's colours; empty where the page has them.
+        The chart, an SVG element.
+    legend : tuple[str, ...], default=()
+        Names of its lines, in the order of the page's colours; empty if it needs no legend.
     """
 
     title: str
@@ -30,27 +30,29 @@ class Panel:
 
 
 def run_panels(run: Run) -> list[Panel]:
-    """The charts of one run."""
+    """Return charts of a run's metrics, traffic and time over the rounds."""
     trained = [line for line in run.rounds if line["round"] > 0]
     names = list(dict.fromkeys(name for line in run.rounds for name in line["server"]))
     panels = []
     for name in sorted(names, key=lambda name: (name != "accuracy", name)):
         limits = (0.0, 1.0) if name == "accuracy" else None
-        svg = curves({name: _points(run, name)}, f"{name} on the server's test set", limits=limits)
+        svg = line_chart(
+            {name: _points(run, name)}, f"{name} on the server's test set", limits=limits
+        )
         panels.append(Panel(f"{name.capitalize()} on the test set", svg))
     for name in ("train-loss", "eval-accuracy"):
         key = "clients-train" if name.startswith("train") else "clients-evaluate"
         points = [(line["round"], line[key].get(name)) for line in trained]
         if any(value is not None for _, value in points):
-            panels.append(Panel(f"Mean {name} of the clients", curves({name: points}, name)))
+            panels.append(Panel(f"Mean {name} of the clients", line_chart({name: points}, name)))
     traffic: Series = {
         "to the clients": [(line["round"], line["bytes-down"] / 1e6) for line in trained],
         "from the clients": [(line["round"], line["bytes-up"] / 1e6) for line in trained],
     }
     if trained:
-        panels.append(Panel("Traffic, MB a round", bars(traffic, "traffic"), tuple(traffic)))
+        panels.append(Panel("Traffic, MB a round", bar_chart(traffic, "traffic"), tuple(traffic)))
         seconds: Series = {"seconds": [(line["round"], line["seconds"]) for line in trained]}
-        panels.append(Panel("Seconds a round", bars(seconds, "seconds a round")))
+        panels.append(Panel("Seconds a round", bar_chart(seconds, "seconds a round")))
     return panels
 
 

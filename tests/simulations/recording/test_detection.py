@@ -77,7 +77,7 @@ def test_a_round_that_changed_nothing_was_no_decision():
         line(1, None, number=3),
     ]
     found = Detection.of(lines)
-    assert (found.asked, found.judged, found.filtered) == (Count(3, 3), Count(1, 1), Count())
+    assert (found.requested, found.judged, found.filtered) == (Count(3, 3), Count(1, 1), Count())
     assert (found.precision, found.recall) == (None, 0.0)
 
 
@@ -94,6 +94,6 @@ def test_where_there_is_nothing_to_divide_by_there_is_no_number():
 def test_totals_add_up():
     one, none = Detection.of(LINES), Detection.of(LINES[:2], filters=False)
     total = Detection.total([one, none])
-    assert total.asked == one.asked + none.asked
+    assert total.requested == one.requested + none.requested
     assert total.unjudged == one.unjudged
     assert Detection.total([]) == Detection()

@@ -8,7 +8,10 @@ from flwr.app import ArrayRecord
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.protocol.records import to_record
-from hqde_fl.simulations.recording.run_directory import Run, RunDirectory, close, strict
+from hqde_fl.simulations.recording.manifest import record_end
+from hqde_fl.simulations.recording.recorded_run import Run
+from hqde_fl.simulations.recording.run_directory import RunDirectory
+from hqde_fl.simulations.recording.strict_json import to_json_value
 from hqde_fl.strategies.callbacks import RoundRecord
 
 
@@ -34,8 +37,8 @@ def test_what_is_written_is_strict_json_with_sorted_kebab_case_keys(tmp_path, ti
 
 def test_strict_copies_and_keeps_plain_values():
     value = {"a": [1, 2.5, True, None, "x"], "b": {"c": torch.arange(2)}}
-    assert strict(value) == {"a": [1, 2.5, True, None, "x"], "b": {"c": [0, 1]}}
-    assert type(strict({"t": True})["t"]) is bool
+    assert to_json_value(value) == {"a": [1, 2.5, True, None, "x"], "b": {"c": [0, 1]}}
+    assert type(to_json_value({"t": True})["t"]) is bool
 
 
 def test_a_finished_run_is_read_back(tmp_path, filtering, record):
@@ -92,7 +95,7 @@ def test_a_run_that_does_not_finish_says_so_and_keeps_its_lines(
     run = Run.load(tmp_path / "run")
     assert (run.manifest["status"], run.manifest["error"]) == (status, text)
     assert len(run.rounds) == 1
-    close(tmp_path / "run", "failed", "too late")
+    record_end(tmp_path / "run", "failed", "too late")
     assert Run.load(tmp_path / "run").manifest["error"] == text
 
 

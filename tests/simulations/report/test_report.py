@@ -7,15 +7,17 @@ from rich.console import Console
 
 from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.simulations.console.results_table import results_table
-from hqde_fl.simulations.recording.comparison import Comparison, Row, Shown
+from hqde_fl.simulations.recording.comparison import Comparison, ComparisonAxis
 from hqde_fl.simulations.recording.detection import Count, Detection
+from hqde_fl.simulations.recording.seed_groups import ComparisonRow
 from hqde_fl.simulations.report import write_report
+from hqde_fl.simulations.report.charts import line_chart
 from hqde_fl.simulations.report.conditions import conditions
-from hqde_fl.simulations.report.figures import curves
-from hqde_fl.simulations.report.grid import grid
-from hqde_fl.simulations.report.shades import scale, shade
-from hqde_fl.simulations.report.strips import strips_of
-from hqde_fl.simulations.report.study import Study
+from hqde_fl.simulations.report.heat_colours import cell_colours, scale_colours
+from hqde_fl.simulations.report.heat_maps import accuracy_maps, detection_maps
+from hqde_fl.simulations.report.outcome_grid import outcome_grid
+from hqde_fl.simulations.report.scores import filtering_lines, line_scores
+from hqde_fl.simulations.report.strip_charts import strip_charts
 from hqde_fl.simulations.sweep import Sweep
 from hqde_fl.strategies.callbacks import ClientRecord, RoundRecord
 
@@ -36,14 +38,14 @@ def test_the_report_of_one_run_needs_nothing_else(tmp_path, filtering, record):
 def test_the_report_of_a_sweep_compares(tmp_path, tiny, record):
     runs = [record(tmp_path / name, tiny) for name in ("a", "b", "c")]
     rows = [
-        Row(("mean", "no faults"), "a", runs[0]),
-        Row(("mean", "3 <crash>"), "b", runs[1], "RunError: it <broke>"),
-        Row(("median", "no faults"), "c", runs[2]),
-        Row(("median", "3 <crash>"), "d", None),
+        ComparisonRow(("mean", "no faults"), "a", runs[0]),
+        ComparisonRow(("mean", "3 <crash>"), "b", runs[1], "RunError: it <broke>"),
+        ComparisonRow(("median", "no faults"), "c", runs[2]),
+        ComparisonRow(("median", "3 <crash>"), "d", None),
     ]
     axes = (
-        Shown("rule", ("mean", "median"), ("mean", "median")),
-        Shown("faults", ("no faults", "3 <crash>"), ("no faults", "3 <crash>")),
+        ComparisonAxis("rule", ("mean", "median"), ("mean", "median")),
+        ComparisonAxis("faults", ("no faults", "3 <crash>"), ("no faults", "3 <crash>")),
     )
     comparison = Comparison("many", axes, tuple(rows))
     page = write_report(comparison, tmp_path).read_text()
@@ -73,8 +75,8 @@ def test_a_table_in_the_terminal(tmp_path, tiny, record, conditions, width, head
     """Numbers are never cut off, and brackets in a label are no markup."""
     run, rule = record(tmp_path / "run", tiny), "filter (detectors=[mad, twins])"
     faults = tuple(f"[bold]{number}" for number in range(conditions))
-    rows = tuple(Row((rule, each), "run", run) for each in faults)
-    axes = (Shown("[rule]", (rule,), (rule,)), Shown("faults", faults, faults))
+    rows = tuple(ComparisonRow((rule, each), "run", run) for each in faults)
+    axes = (ComparisonAxis("[rule]", (rule,), (rule,)), ComparisonAxis("faults", faults, faults))
     console = Console(file=StringIO(), width=width)
     console.print(results_table(Comparison("many", axes, rows), width))
     printed = console.file.getvalue()
@@ -154,7 +156,7 @@ def test_whatever_labels_say_they_can_be_drawn(tmp_path, swept):
 
 def test_every_figure_is_a_file_of_its_own(swept):
     comparison = swept(labelled("a, b", "a b", "A B", "a b 2", "long " * 80))
-    first, *others, _ = (heat.slug for heat in Study(comparison).heat_maps())
+    first, *others, _ = (heat.file_name for heat in accuracy_maps(comparison))
     assert first == "rule-by-attack-a-b"
     assert others[:3] == [f"{first}-2", "rule-by-attack-A-B-3", f"{first}-2-2"]
     assert len(others[3]) <= 60
@@ -165,9 +167,9 @@ def test_conditions_that_are_all_the_same_are_called_by_their_own_axis(swept):
         SETUP + "[sweep]\nrule = ['mean', 'median']\nattack = ['none', 'zero']\nf = [0]\n"
         "partition = [{ label = 'a', name = 'iid' }, { label = 'b', name = 'iid' }]\n"
     )
-    found = {heat.title: heat.columns for heat in Study(comparison).heat_maps()}
-    assert found["rule by partition, worst over the rest"] == ("any partition",)
-    assert found["rule by attack, f=0, a"] == ("any attack",)
+    columns = {heat.title: heat.columns for heat in accuracy_maps(comparison)}
+    assert columns["rule by partition, worst over the rest"] == ("any partition",)
+    assert columns["rule by attack, f=0, a"] == ("any attack",)
 
 
 @pytest.mark.parametrize(
@@ -189,24 +191,24 @@ def test_a_damaged_index_is_one_clear_line(tmp_path, damage):
 
 
 def test_many_conditions_make_heat_maps_and_a_ranking(tmp_path, robust):
-    study = Study(robust)
-    assert [(m.title, len(m.lines), m.columns) for m in study.heat_maps()] == [
+    assert [(m.title, len(m.lines), m.columns) for m in accuracy_maps(robust)] == [
         ("rule by attack, f=0", 3, ("any attack",)),
         ("rule by attack, f=1", 3, ("sign-flip", "label-flip", "zero")),
         ("rule by f, worst over the rest", 3, ("f=0", "f=1")),
     ]
-    (spot, *_) = study.heat_maps()[1].spots[0]
-    assert spot.value == pytest.approx(0.7)
-    assert spot.spread == 0
-    assert study.filters == ("sign-guard", "byzantine-filter")
-    score = study.scores[0]
+    (cell, *_) = accuracy_maps(robust)[1].cells[0]
+    assert cell.value == pytest.approx(0.7)
+    assert cell.spread == 0
+    assert filtering_lines(robust) == ["sign-guard", "byzantine-filter"]
+    scores = line_scores(robust)
+    score = scores[0]
     assert (score.worst.accuracy, score.missing) == (pytest.approx(0.7), 0)
     assert score.detection == Detection(Count(12, 36), Count(12, 36), Count(6, 0))
-    trimmed = next(score for score in study.scores if score.line == "<trim>")
+    trimmed = next(score for score in scores if score.line == "<trim>")
     assert trimmed.detection == Detection(Count(12, 36))
     assert trimmed.detection.recall is None
-    f1, precision, recall = study.detection_maps()
-    assert [heat.spots[0][0].value for heat in (f1, precision, recall)] == [
+    f1, precision, recall = detection_maps(robust)
+    assert [heat.cells[0][0].value for heat in (f1, precision, recall)] == [
         pytest.approx(2 / 3),
         1.0,
         0.5,
@@ -217,8 +219,8 @@ def test_many_conditions_make_heat_maps_and_a_ranking(tmp_path, robust):
         "label-flip, f=1",
         "zero, f=1",
     ]
-    (strip, *_) = strips_of(robust, study.filters)
-    assert strip.strips[0].rounds == ((1, 1.0, 0.0), (2, 0.0, 0.0))
+    (chart, *_) = strip_charts(robust, filtering_lines(robust))
+    assert chart.strips[0].rounds == ((1, 1.0, 0.0), (2, 0.0, 0.0))
     page = write_report(robust, tmp_path).read_text()
     assert not EXTERNAL.search(page)
     assert "#0000" not in page
@@ -244,7 +246,7 @@ WORST = "rule-by-f-worst-over-the-rest"
 
 
 def test_a_group_is_worth_the_mean_of_its_seeds_and_needs_all_of_them(robust):
-    group = robust.at("sign-guard", ("zero", "f=1"))
+    group = robust.group_at("sign-guard", ("zero", "f=1"))
     assert [row.labels[3] for row in group.rows] == ["seed=1", "seed=2"]
     assert group.accuracy == pytest.approx(0.7)
     broken = replace(group, rows=(group.rows[0], replace(group.rows[1], error="gone")))
@@ -253,11 +255,11 @@ def test_a_group_is_worth_the_mean_of_its_seeds_and_needs_all_of_them(robust):
     assert broken.accuracies == (pytest.approx(0.7),)
 
 
-def test_the_colours_of_heat_maps_keep_to_one_scale():
-    assert shade(-1.0) == shade(0.0)
-    assert shade(0.0)[1] == "#ffffff"
-    assert shade(1.0)[1] == "#111418"
-    assert len(set(scale())) == 11
+def test_the_colours_of_heat_maps_keep_to_one_scale_colours():
+    assert cell_colours(-1.0) == cell_colours(0.0)
+    assert cell_colours(0.0)[1] == "#ffffff"
+    assert cell_colours(1.0)[1] == "#111418"
+    assert len(set(scale_colours())) == 11
 
 
 def test_a_run_without_a_round_still_has_a_report(tmp_path, tiny, record):
@@ -281,33 +283,33 @@ def test_metrics_that_are_missing_or_not_finite_do_not_stop_it(tmp_path, tiny, r
 
 
 def test_nothing_to_report_is_an_error(tmp_path):
-    rows = (Row(("a",), "a", None, "DataError: gone"),)
+    rows = (ComparisonRow(("a",), "a", None, "DataError: gone"),)
     with pytest.raises(RunError, match="there is no run to report: DataError: gone"):
-        write_report(Comparison("x", (Shown("seed", ("a",), ("a",)),), rows), tmp_path)
+        write_report(Comparison("x", (ComparisonAxis("seed", ("a",), ("a",)),), rows), tmp_path)
 
 
 def test_the_grid_puts_faulty_clients_first_and_shows_influence(tmp_path, filtering, record):
-    drawn = grid(record(tmp_path / "run", filtering), room=640)
+    drawn = outcome_grid(record(tmp_path / "run", filtering), room=640)
     (faulty,) = filtering.faulty
     assert drawn.lines[0].label == str(faulty)
     assert drawn.lines[0].fault == "sign-flip"
     assert [line.fault for line in drawn.lines[1:]] == [None] * 3
-    assert len(drawn.squares) == 8
-    assert drawn.statuses == ("kept", "filtered")
-    assert drawn.lines[0].share == pytest.approx(1 / 8)
-    assert drawn.lines[1].share == pytest.approx(1 / 4)
+    assert len(drawn.cells) == 8
+    assert drawn.outcomes == ("kept", "filtered")
+    assert drawn.lines[0].influence == pytest.approx(1 / 8)
+    assert drawn.lines[1].influence == pytest.approx(1 / 4)
 
 
 def test_clients_of_unknown_partition_are_drawn_by_node(tmp_path, tiny, record):
     client = ClientRecord(1, 77, None, False, 0.0, "failed: <b>", 1, 0, None)
     run = record(tmp_path / "run", tiny, [RoundRecord(round=1, asked=1, clients=(client,))])
-    assert grid(run, room=640).lines[0].label == "77"
+    assert outcome_grid(run, room=640).lines[0].label == "77"
     assert "failed: &lt;b&gt;" in write_report(Comparison.of(run), tmp_path).read_text()
 
 
 def test_a_chart_is_the_same_every_time_and_its_text_is_text():
     series = {"a": [(0, 0.5), (1, None), (2, 0.7)]}
-    first = curves(series, "x < y & z")
-    assert first == curves(series, "x < y & z")
+    first = line_chart(series, "x < y & z")
+    assert first == line_chart(series, "x < y & z")
     assert ">round</text>" in first
     assert 'aria-label="x ( y and z"' in first

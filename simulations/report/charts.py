@@ -1,7 +1,7 @@
-"""The report's charts, drawn by matplotlib: for the page and, in other colours, for paper.
+"""Draw line and bar charts with matplotlib: as SVG for the page, and into axes for paper.
 
-On the page they are SVG with its colours replaced by the page's CSS variables, so that a chart
-follows the page into dark mode, and its text is text, in the page's own font.
+On the page a chart uses the page's CSS variables as its colours, so that it follows the page into
+dark mode, and its text is text, in the page's own font.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Series = Mapping[str, Sequence[tuple[int, float | None]]]
-"""Name -> (round, value) points."""
+"""The (round, value) points of each line, by its label; a value of None leaves a gap."""
 
 Bands = Mapping[str, Sequence[tuple[int, float, float]]]
-"""Name -> (round, least, greatest value) of several seeds."""
+"""The (round, least, greatest value) of several seeds, by the label of their line."""
 
-COLOURS = 8
-"""Different lines that the page has colours for."""
+PAGE_COLOURS = 8
+"""Number of line colours that the page's style sheet has."""
 
-_LINE = [f"#0000{16 + index:02x}" for index in range(COLOURS)]
+# placeholders, which no chart uses otherwise
+_LINE_COLOURS = [f"#0000{16 + index:02x}" for index in range(PAGE_COLOURS)]
 _INK, _GRID = "#000001", "#000002"
 _VARIABLES = {_INK: "var(--muted)", _GRID: "var(--rule)"} | {
-    colour: f"var(--c{index})" for index, colour in enumerate(_LINE)
+    colour: f"var(--c{index})" for index, colour in enumerate(_LINE_COLOURS)
 }
 
 
-def style(ink: str, rule: str) -> dict[str, Any]:
-    """Matplotlib's parameters for text and lines in two colours."""
+def chart_style(ink: str, rule: str) -> dict[str, Any]:
+    """Return matplotlib's parameters for text in one colour, axes and grid in another."""
     return {
         "axes.edgecolor": rule,
         "axes.grid": True,
@@ -49,35 +50,35 @@ def style(ink: str, rule: str) -> dict[str, Any]:
     }
 
 
-def curves(
+def line_chart(
     series: Series,
     name: str,
     *,
     limits: tuple[float, float] | None = None,
     log: bool = False,
-    fixed: Sequence[str] = (),
+    family: Sequence[str] = (),
     bands: Bands | None = None,
 ) -> str:
-    """Lines over the rounds.
+    """Return a chart of lines over the rounds, as an SVG element.
 
     Parameters
     ----------
     series : Mapping[str, Sequence[tuple[int, float | None]]]
         The lines; a value that is missing leaves a gap.
     name : str
-        What the values are: the chart's accessible name.
+        The chart's accessible name.
     limits : tuple[float, float], optional
-        Of the values.
-    log : bool
-        Logarithmic values.
-    fixed : Sequence[str]
-        All lines of a family of charts, so that one line has one colour in all of them.
+        Least and greatest value of the vertical axis; by default those of the lines.
+    log : bool, default=False
+        Whether the vertical axis is logarithmic.
+    family : Sequence[str], optional
+        The labels of all lines of a family of charts, so that a line has one colour in all of them.
     bands : Mapping[str, Sequence[tuple[int, float, float]]], optional
-        Drawn faintly around the lines.
+        Ranges drawn faintly around the lines.
     """
 
     def draw(axes: Axes) -> None:
-        draw_curves(axes, series, _LINE, fixed=fixed, bands=bands or {})
+        draw_lines(axes, series, _LINE_COLOURS, family=family, bands=bands or {})
         if limits is not None:
             axes.set_ylim(*limits)
         if log:
@@ -87,18 +88,18 @@ def curves(
     return _figure(draw, name)
 
 
-def draw_curves(
+def draw_lines(
     axes: Axes,
     series: Series,
     colours: Sequence[str],
     *,
-    fixed: Sequence[str] = (),
+    family: Sequence[str] = (),
     bands: Bands | None = None,
 ) -> None:
-    """Draw lines into axes, the same line in the same colour as in all charts of its family."""
+    """Draw lines and bands into axes; a line has the same colour in all charts of its family."""
     few = len(series) <= 3
     for index, (label, points) in enumerate(series.items()):
-        place = list(fixed).index(label) if label in fixed else index
+        place = list(family).index(label) if label in family else index
         colour = colours[place % len(colours)]
         axes.plot(
             [x for x, _ in points],
@@ -116,17 +117,18 @@ def draw_curves(
             axes.fill_between(rounds, low, high, color=colour, alpha=0.13, linewidth=0)
 
 
-def bars(series: Series, name: str) -> str:
-    """Stacked bars over the rounds."""
+def bar_chart(series: Series, name: str) -> str:
+    """Return a chart of stacked bars over the rounds, as an SVG element."""
 
     def draw(axes: Axes) -> None:
         bottom: dict[int, float] = {}
         for index, points in enumerate(series.values()):
             rounds = [x for x, _ in points]
             values = [y or 0.0 for _, y in points]
-            under = [bottom.get(x, 0.0) for x in rounds]
-            axes.bar(rounds, values, bottom=under, color=_LINE[index % COLOURS], width=0.72)
-            bottom |= {x: low + y for x, low, y in zip(rounds, under, values, strict=True)}
+            below = [bottom.get(x, 0.0) for x in rounds]
+            colour = _LINE_COLOURS[index % PAGE_COLOURS]
+            axes.bar(rounds, values, bottom=below, color=colour, width=0.72)
+            bottom |= {x: low + y for x, low, y in zip(rounds, below, values, strict=True)}
         axes.grid(False, axis="x")
         axes.set_xlim(left=0.4)
 
@@ -139,7 +141,7 @@ def _figure(draw: Callable[[Axes], None], name: str) -> str:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    parameters: Any = {**style(_INK, _GRID), "svg.fonttype": "none", "svg.hashsalt": name}
+    parameters: Any = {**chart_style(_INK, _GRID), "svg.fonttype": "none", "svg.hashsalt": name}
     with matplotlib.rc_context(parameters):
         figure = Figure(figsize=(4.6, 2.5), layout="constrained")
         FigureCanvasSVG(figure)
@@ -153,7 +155,7 @@ def _figure(draw: Callable[[Axes], None], name: str) -> str:
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """The figure as an element of a page."""
+    """Return a figure as an SVG element of the page."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

@@ -1,0 +1,111 @@
+"""Read a run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from hqde_fl.errors import ConfigError, HQDEError
+from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.recording.detection import Detection
+from hqde_fl.simulations.recording.file_names import CLIENTS, ROUNDS
+from hqde_fl.simulations.recording.manifest import read_manifest
+from hqde_fl.simulations.recording.strict_json import parse_json
+from hqde_fl.strategies.outcomes import FILTERED
+from hqde_fl.strategies.void_rounds import void_summary
+
+
+@dataclass(frozen=True)
+class Run:
+    """The contents of a run directory.
+
+    Parameters
+    ----------
+    path : Path
+        The directory.
+    manifest : Mapping[str, Any]
+        The experiment, the start, the end, the machine.
+    rounds, clients : tuple[Mapping[str, Any], ...]
+        The lines of ``rounds.jsonl`` and ``clients.jsonl``.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+    rounds: tuple[Mapping[str, Any], ...]
+    clients: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a run directory; the run may still be going on.
+
+        Raises
+        ------
+        ConfigError
+            If there is no manifest, or a damaged line, which is named.
+        """
+        path = Path(path)
+        return cls(path, read_manifest(path), read_lines(path / ROUNDS), read_lines(path / CLIENTS))
+
+    @property
+    def final(self) -> Mapping[str, float | None]:
+        """The server's metrics of the last round."""
+        return dict(self.rounds[-1]["server"]) if self.rounds else {}
+
+    @property
+    def accuracy(self) -> float | None:
+        """The final accuracy, or None if it was not measured."""
+        return self.final.get("accuracy")
+
+    @property
+    def void_rounds(self) -> str | None:
+        """One line about the rounds without an aggregate, or None if there are none."""
+        void = [line["round"] for line in self.rounds if line.get("void")]
+        return void_summary(void, len(self.rounds) - 1)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all rounds."""
+        return float(sum(line["seconds"] or 0.0 for line in self.rounds))
+
+    @cached_property
+    def faulty(self) -> dict[int, str]:
+        """The name of the fault of every faulty client, by partition id."""
+        return {int(client): name for client, name in self.manifest["faulty"].items()}
+
+    @cached_property
+    def filters(self) -> bool:
+        """True if the rule can filter clients; told from the experiment in older directories."""
+        if isinstance(filters := self.manifest.get("filters"), bool):
+            return filters
+        try:
+            return Experiment.parse(self.manifest["experiment"]).parts.filters
+        except HQDEError:  # of a version with other keys: its decisions show it
+            return any(client["reason"] == FILTERED for client in self.clients)
+
+    @cached_property
+    def detection(self) -> Detection:
+        """Counts of the faulty and honest clients that the rule filtered and kept."""
+        return Detection.of(self.clients, self.filters)
+
+
+def read_lines(path: Path) -> tuple[Mapping[str, Any], ...]:
+    """Return the records of a ``.jsonl`` file, none if there is no such file.
+
+    Raises
+    ------
+    ConfigError
+        If a complete line is no record; the message gives its number.
+    """
+    if not path.exists():
+        return ()
+    data, records = path.read_bytes(), []
+    # a line without its end was being written when the run was killed
+    for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), start=1):
+        record = parse_json(line)
+        if not isinstance(record, dict):
+            raise ConfigError(f"{path}, line {number}: damaged, no record of a run")
+        records.append(record)
+    return tuple(records)

@@ -1,0 +1,178 @@
+"""Heat maps of a sweep: final accuracy, and how well the rules that filter detect faulty clients.
+
+A row is a label of the first axis (a rule, mostly), a column a label of another axis.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import chain, count, product
+
+from hqde_fl.simulations.recording.comparison import Comparison
+from hqde_fl.simulations.recording.detection import Detection
+from hqde_fl.simulations.recording.seed_groups import SeedGroup
+from hqde_fl.simulations.report.scores import (
+    distinct_groups,
+    faulty_detection,
+    filtering_lines,
+)
+
+MAX_FILE_NAME_LENGTH = 60
+"""Characters of a file's name, each of up to four bytes."""
+
+
+@dataclass(frozen=True)
+class HeatMapCell:
+    """A cell of a heat map.
+
+    Parameters
+    ----------
+    value : float or None
+        In [0, 1], or None if there is no value.
+    spread : float or None
+        Half the distance between the best and the worst seed.
+    note : str
+        The text shown when the pointer is on the cell.
+    """
+
+    value: float | None
+    spread: float | None
+    note: str
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """Values in [0, 1] of every line under every condition.
+
+    Parameters
+    ----------
+    title : str
+        Its heading.
+    file_name : str
+        Name of its figure's files, without a suffix.
+    lines, columns : tuple[str, ...]
+        The labels of the rows and of the columns.
+    cells : tuple[tuple[HeatMapCell, ...], ...]
+        The rows.
+    """
+
+    title: str
+    file_name: str
+    lines: tuple[str, ...]
+    columns: tuple[str, ...]
+    cells: tuple[tuple[HeatMapCell, ...], ...]
+
+
+def accuracy_maps(comparison: Comparison) -> list[HeatMap]:
+    """Return maps of the first axis by the second, and of the first by each of the others.
+
+    There is one map of the first by the second axis for each combination of labels on the others.
+    In a map of the first by another axis, a cell is the worst group over all the rest.
+    """
+    names = [axis.name for axis in comparison.compared_axes]
+    if len(names) < 2:
+        return []
+    labels = [tuple(axis.labels) for axis in comparison.compared_axes]
+    maps = []
+    for rest in product(*labels[2:]):
+        title = f"{names[0]} by {names[1]}" + "".join(f", {label}" for label in rest)
+        columns = {
+            label: [comparison.group_at(line, (label, *rest)) for line in comparison.lines]
+            for label in labels[1]
+        }
+        maps.append(_accuracy_map(comparison, title, columns, names[1]))
+    for place in range(2, len(names)):
+        title = f"{names[0]} by {names[place]}, worst over the rest"
+        columns = {label: _worst_groups(comparison, place, label) for label in labels[place]}
+        maps.append(_accuracy_map(comparison, title, columns, names[place]))
+    return _with_unique_file_names(maps)
+
+
+def detection_maps(comparison: Comparison) -> list[HeatMap]:
+    """Return maps of F1, precision and recall, of the lines that filter by the second axis."""
+    lines = filtering_lines(comparison)
+    if not lines or not any(group.faulty for group in comparison.groups):
+        return []
+    detections = {line: _detections(comparison, line) for line in lines}
+    columns = tuple(dict.fromkeys(label for row in detections.values() for label in row))
+    return [
+        HeatMap(
+            title,
+            name,
+            tuple(lines),
+            columns,
+            tuple(
+                tuple(_detection_cell(detections[line].get(column), name) for column in columns)
+                for line in lines
+            ),
+        )
+        for title, name in (("F1", "f1"), ("Precision", "precision"), ("Recall", "recall"))
+    ]
+
+
+def _detections(comparison: Comparison, line: str) -> dict[str, Detection]:
+    """Return the detection counts of a line for each label on the second axis that has any."""
+    if len(comparison.compared_axes) < 2:
+        return {"all": faulty_detection(distinct_groups(comparison, line))}
+    groups = {
+        label: [group for group in comparison.groups_of(line) if group.labels[1] == label]
+        for label in comparison.compared_axes[1].labels
+    }
+    return {
+        label: faulty_detection(found)
+        for label, found in groups.items()
+        if any(group.faulty for group in found)
+    }
+
+
+def _accuracy_map(
+    comparison: Comparison, title: str, columns: dict[str, list[SeedGroup]], axis: str
+) -> HeatMap:
+    distinct = {
+        tuple(name for group in groups for name in group.directories) for groups in columns.values()
+    }
+    if len(columns) > 1 and len(distinct) == 1:  # without faulty clients every attack is the same
+        columns = {f"any {axis}": next(iter(columns.values()))}
+    rows = zip(*columns.values(), strict=True)
+    cells = tuple(tuple(map(_accuracy_cell, row)) for row in rows)
+    file_name = re.sub(r"[^\w.=-]+", "-", title)[:MAX_FILE_NAME_LENGTH].strip("-")
+    return HeatMap(title, file_name, comparison.lines, tuple(columns), cells)
+
+
+def _worst_groups(comparison: Comparison, place: int, label: str) -> list[SeedGroup]:
+    """Return for each line its worst group among those with a label at a place."""
+    return [
+        min(
+            (group for group in comparison.groups_of(line) if group.labels[place] == label),
+            key=lambda group: 2.0 if group.accuracy is None else group.accuracy,
+        )
+        for line in comparison.lines
+    ]
+
+
+def _with_unique_file_names(maps: Iterable[HeatMap]) -> list[HeatMap]:
+    """Return maps with numbers added to file names that differ in upper and lower case at most."""
+    unique: dict[str, HeatMap] = {}
+    for heat in maps:
+        names = chain([heat.file_name], (f"{heat.file_name}-{number}" for number in count(2)))
+        name = next(name for name in names if name.casefold() not in unique)
+        unique[name.casefold()] = replace(heat, file_name=name)
+    return list(unique.values())
+
+
+def _accuracy_cell(group: SeedGroup) -> HeatMapCell:
+    seeds = ", ".join(f"{accuracy:.3f}" for accuracy in group.accuracies)
+    text = group.error or (f"seeds: {seeds}" if seeds else group.status)
+    return HeatMapCell(group.accuracy, group.spread, f"{', '.join(group.labels)}: {text}")
+
+
+def _detection_cell(detection: Detection | None, score: str) -> HeatMapCell:
+    if detection is None:
+        return HeatMapCell(None, None, "not run")
+    counts = (
+        f"{detection.caught} of {detection.judged.faulty} faulty updates filtered, "
+        f"{detection.false_alarms} of {detection.judged.honest} honest ones"
+    )
+    return HeatMapCell(getattr(detection, score), None, counts)

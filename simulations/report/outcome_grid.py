@@ -1,0 +1,175 @@
+"""Lay out a grid of a run's clients and rounds, one cell for the outcome of a client in a round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hqde_fl.simulations.recording.recorded_run import Run
+from hqde_fl.strategies.outcomes import KEPT, NOT_KEPT, outcome_of
+
+UNUSED = "unused"
+"""Shown for a client that was not kept and has no reason: its round is void."""
+
+SHOWN_OUTCOMES = (KEPT, *NOT_KEPT, UNUSED)
+
+_LABEL_WIDTH, _BAR_WIDTH, _TOP, _LINE_HEIGHT = 104, 138, 22, 19
+
+
+@dataclass(frozen=True)
+class GridCell:
+    """The cell of one client in one round.
+
+    Parameters
+    ----------
+    x, y, width : float
+        Its place and width, in pixels.
+    outcome : str
+        The client's outcome, one of ``SHOWN_OUTCOMES``.
+    opacity : float
+        In (0, 1]. A kept client's cell is the more opaque, the more influence it had.
+    title : str
+        The text shown when the pointer is on the cell.
+    """
+
+    x: float
+    y: float
+    width: float
+    outcome: str
+    opacity: float
+    title: str
+
+
+@dataclass(frozen=True)
+class GridLine:
+    """The line of one client.
+
+    Parameters
+    ----------
+    y : float
+        Its place, in pixels.
+    label : str
+        The client's partition id, or its node id if that is unknown.
+    fault : str or None
+        The name of its fault, or None if the client is honest.
+    influence : float
+        Its mean influence over the rounds it took part in.
+    """
+
+    y: float
+    label: str
+    fault: str | None
+    influence: float
+
+
+@dataclass(frozen=True)
+class OutcomeGrid:
+    """The grid of all clients of a run, the faulty ones first.
+
+    Parameters
+    ----------
+    width, height : float
+        Size of the drawing, in pixels.
+    lines : tuple[GridLine, ...]
+        The clients.
+    cells : tuple[GridCell, ...]
+        The cells of all clients.
+    ticks : tuple[tuple[float, int], ...]
+        Place and number of each round that is labelled.
+    bars : float
+        Place where the bars of mean influence begin.
+    scale : float
+        Length of a bar for an influence of one.
+    equal_influence : float
+        The influence of a client if all had the same.
+    outcomes : tuple[str, ...]
+        Those of ``SHOWN_OUTCOMES`` that occur.
+    """
+
+    width: float
+    height: float
+    lines: tuple[GridLine, ...]
+    cells: tuple[GridCell, ...]
+    ticks: tuple[tuple[float, int], ...]
+    bars: float
+    scale: float
+    equal_influence: float
+    outcomes: tuple[str, ...]
+
+
+def outcome_grid(run: Run, room: float) -> OutcomeGrid | None:
+    """Return the grid of a run, or None if no client ever took part.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    room : float
+        Width for all its rounds, in pixels. The grid is wider if the cells would be too narrow.
+    """
+    if not run.clients:
+        return None
+    keys = sorted(
+        {_key(client) for client in run.clients}, key=lambda key: (key not in run.faulty, key)
+    )
+    rounds = max(int(client["round"]) for client in run.clients)
+    step = min(36.0, max(9.0, room / rounds))
+    places = {key: _TOP + index * _LINE_HEIGHT for index, key in enumerate(keys)}
+    cohort = len(run.clients) / len({client["round"] for client in run.clients})
+    influence = {key: _mean_influence(run, key) for key in keys}
+    lines = tuple(
+        GridLine(y, str(key), run.faulty.get(key), influence[key]) for key, y in places.items()
+    )
+    cells = tuple(
+        GridCell(
+            x=_LABEL_WIDTH + (client["round"] - 1) * step,
+            y=places[_key(client)],
+            width=step - 2,
+            outcome=_shown_outcome(client),
+            opacity=min(1.0, 0.25 + 0.5 * (client["influence"] or 0.0) * cohort)
+            if client["kept"]
+            else 1.0,
+            title=_title(client, run.faulty.get(_key(client))),
+        )
+        for client in run.clients
+    )
+    every = next(k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10**9) if step * k >= 26)
+    labelled = [n for n in range(1, rounds + 1) if n % every == 0 or (n == 1 and every != 2)]
+    bars = _LABEL_WIDTH + rounds * step + 14
+    return OutcomeGrid(
+        width=bars + _BAR_WIDTH,
+        height=_TOP + len(keys) * _LINE_HEIGHT + 4,
+        lines=lines,
+        cells=cells,
+        ticks=tuple((_LABEL_WIDTH + (number - 0.5) * step - 1, number) for number in labelled),
+        bars=bars,
+        scale=90 / max(*influence.values(), 1 / cohort, 1e-9),
+        equal_influence=1 / cohort,
+        outcomes=tuple(
+            outcome for outcome in SHOWN_OUTCOMES if any(cell.outcome == outcome for cell in cells)
+        ),
+    )
+
+
+def _shown_outcome(client: Mapping[str, Any]) -> str:
+    """Return the one of ``SHOWN_OUTCOMES`` for a line of ``clients.jsonl``."""
+    if client["kept"]:
+        return KEPT
+    outcome = outcome_of(client["reason"])
+    return outcome if outcome in NOT_KEPT else UNUSED
+
+
+def _key(client: Mapping[str, Any]) -> int:
+    return int(client["node"] if client["partition"] is None else client["partition"])
+
+
+def _mean_influence(run: Run, key: int) -> float:
+    values = [client["influence"] or 0.0 for client in run.clients if _key(client) == key]
+    return float(sum(values) / len(values))
+
+
+def _title(client: Mapping[str, Any], fault: str | None) -> str:
+    name = f"client {_key(client)}" + (f" ({fault})" if fault else "")
+    text = f"kept, influence {client['influence']:.3f}" if client["kept"] else client["reason"]
+    return f"round {client['round']}, {name}: {text or 'not used'}"

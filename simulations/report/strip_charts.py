@@ -1,0 +1,77 @@
+"""Find, round by round, the fractions of a sweep's faulty and honest clients that were filtered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hqde_fl.simulations.recording.comparison import Comparison
+from hqde_fl.simulations.recording.detection import Detection
+from hqde_fl.simulations.recording.seed_groups import SeedGroup
+
+
+@dataclass(frozen=True)
+class Strip:
+    """The rounds of a line under one condition.
+
+    Parameters
+    ----------
+    label : str
+        The condition.
+    rounds : tuple[tuple[int, float | None, float | None], ...]
+        For each round its number, the fraction of the judged faulty clients that the rule filtered,
+        and the fraction of the judged honest ones; None for a fraction of no clients.
+    """
+
+    label: str
+    rounds: tuple[tuple[int, float | None, float | None], ...]
+
+
+@dataclass(frozen=True)
+class StripChart:
+    """The strips of one line of a sweep, for all conditions with faulty clients.
+
+    Parameters
+    ----------
+    line : str
+        The label of the line.
+    strips : tuple[Strip, ...]
+        One strip for each condition.
+    last_round : int
+        The last round of any strip.
+    """
+
+    line: str
+    strips: tuple[Strip, ...]
+    last_round: int
+
+
+def strip_charts(comparison: Comparison, lines: Sequence[str]) -> list[StripChart]:
+    """Return the strip charts of some lines, without those that have no round to show."""
+    charts = []
+    for line in lines:
+        groups = [group for group in comparison.groups_of(line) if group.faulty]
+        strips = tuple(Strip(", ".join(g.labels[1:]) or line, _rounds(g)) for g in groups)
+        last = max((number for strip in strips for number, _, _ in strip.rounds), default=0)
+        if last:
+            charts.append(StripChart(line, strips, last))
+    return charts
+
+
+def detection_by_round(
+    clients: Sequence[Mapping[str, object]], filters: bool
+) -> dict[int, Detection]:
+    """Return the detection counts of each round from the lines of ``clients.jsonl``."""
+    rounds: dict[int, list[Mapping[str, object]]] = {}
+    for client in clients:
+        number = client["round"]
+        assert isinstance(number, int)
+        rounds.setdefault(number, []).append(client)
+    return {number: Detection.of(lines, filters) for number, lines in sorted(rounds.items())}
+
+
+def _rounds(group: SeedGroup) -> tuple[tuple[int, float | None, float | None], ...]:
+    seeds = [detection_by_round(run.clients, run.filters) for run in group.runs]
+    numbers = sorted({number for seed in seeds for number in seed})
+    totals = {n: Detection.total(seed[n] for seed in seeds if n in seed) for n in numbers}
+    return tuple((n, total.recall, total.alarm_rate) for n, total in totals.items())
