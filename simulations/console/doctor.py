@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from hqde_fl.simulations.recording.run_directory import hardware, versions
+from hqde_fl.simulations.recording.environment import hardware, versions
 
 if TYPE_CHECKING:
     from hqde_fl.simulations.experiment.model import Experiment
@@ -34,7 +34,7 @@ def examine(experiment: Experiment | None = None, address: str = "") -> Iterator
 
     from hqde_fl.simulations.engines.ray.access import access
     from hqde_fl.simulations.engines.ray.pool import cluster, connect
-    from hqde_fl.simulations.engines.ray.resources import Resources, settle
+    from hqde_fl.simulations.engines.ray.resources import Resources, allocate
 
     yield "versions", ", ".join(f"{name} {found}" for name, found in versions().items() if found)
     machine = hardware()
@@ -57,14 +57,14 @@ def examine(experiment: Experiment | None = None, address: str = "") -> Iterator
     yield "Ray access", access()
     yield "Ray dashboard", dashboard or "none (pip install 'ray[default]' brings one)"
     yield "Python", sys.executable
-    groups = experiment.resources if experiment else [Resources()]
+    groups = experiment.parts.resources if experiment else [Resources()]
     for group in groups:
-        share = settle(group, nodes)
-        at_once = sum(share.fits(node) for node in nodes)
+        allocation = allocate(group, nodes)
+        at_once = sum(allocation.fits(node) for node in nodes)
         yield (
             f"clients {group.partitions or '(all others)' if len(groups) > 1 else ''}".strip(),
-            f"{share.num_cpus:g} CPUs ({share.threads} torch threads) and {share.num_gpus:g} GPUs "
-            f"each, {at_once} at once",
+            f"{allocation.num_cpus:g} CPUs ({allocation.threads} torch threads) and "
+            f"{allocation.num_gpus:g} GPUs each, {at_once} at once",
         )
     if mine:
         ray.shutdown()

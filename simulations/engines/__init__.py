@@ -1,1 +1,1 @@
-"""The engines a run can be carried out by."""
+"""The engines that can carry out a run: inline, Ray and Flower."""

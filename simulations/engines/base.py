@@ -1,4 +1,4 @@
-"""What the Grids whose clients are simulated here have in common: who there is."""
+"""The base of the Grids with simulated clients: nodes, partitions and message ids."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SERVER_NODE = 1
 
 
 class LocalGrid(Grid):
-    """A Grid that knows its clients: one for each partition, with the same node id in every run.
+    """A Grid with one simulated client for each partition, with the same node id in every run.
 
     Parameters
     ----------
     partitions : int
-        How many clients there are.
+        Number of clients.
     seed : int
-        Node ids and the run's id derive from it.
+        Seed from which the node ids and the run's id derive.
     """
 
     def __init__(self, partitions: int, seed: int) -> None:
@@ -54,42 +54,42 @@ class LocalGrid(Grid):
         group_id: str,
         ttl: float | None = None,
     ) -> Message:
-        """A message to a node."""
+        """Return a message to a node."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
-        """All clients' node ids, in the order of their partitions."""
+        """Return all clients' node ids, in the order of their partitions."""
         return self._nodes
 
     def partition_of(self, node: int) -> int:
-        """The partition id of a node."""
+        """Return the partition id of a node."""
         return self._partitions[node]
 
     def changed_contexts(self) -> frozenset[int]:
-        """Partitions whose clients have run since this was last asked."""
+        """Return the partition ids of clients that ran since the last call."""
         changed = frozenset(self._partitions[node] for node in self._changed)
         self._changed.clear()
         return changed
 
     @abstractmethod
     def contexts(self, partitions: Iterable[int]) -> dict[int, RecordDict]:
-        """What clients remember between messages, for those that remember anything."""
+        """Return the states of those clients of ``partitions`` that have one, by partition id."""
 
     @abstractmethod
     def set_contexts(self, contexts: Mapping[int, RecordDict]) -> None:
-        """Have clients remember what they did when an earlier run of theirs ended."""
+        """Replace the states of clients by those with which an earlier run ended."""
 
     @abstractmethod
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Have the clients run; the messages' ids."""
+        """Start the messages' clients and return the messages' ids."""
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """The replies that are there."""
-        found = [self._replies.pop(key, None) for key in message_ids]
-        return [reply for reply in found if reply is not None]
+        """Return the replies that have finished by now."""
+        replies = [self._replies.pop(key, None) for key in message_ids]
+        return [reply for reply in replies if reply is not None]
 
     def _number(self, message: Message) -> str:
-        """Give a message its id."""
+        """Set the id of a message and return it."""
         self._sent += 1
         key = str(self._sent)
         set_message_id(message, key)

@@ -1,8 +1,8 @@
-"""A Flower Grid in this process: for tests, tiny models and debuggers.
+"""A Flower Grid whose clients run in this process: for tests, tiny models and debuggers.
 
-Every message passes through Flower's own serialisation, so that client and server share no memory,
-exactly as on a network. Clients run one after the other; one that raises gives an error reply, as
-in Flower.
+Every message is serialised and parsed by Flower's own code, so that client and server share no
+memory, as on a network. Clients run one after the other; if one raises an exception, its reply is
+an error, as in Flower.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from hqde_fl.simulations.engines.ray.packing import pack, unpack
 
 @final
 class InlineGrid(LocalGrid):
-    """Clients called in this process, one after the other.
+    """A Grid that calls its clients in this process, one after the other.
 
     Parameters
     ----------
     client_app : ClientApp
-        What every client runs.
+        The app of every client.
     partitions : int
-        How many clients there are.
+        Number of clients.
     run_config : UserConfig
         The run's configuration, as the clients see it.
     seed : int
-        Node ids derive from it and the partition id: they are the same in every run.
+        Seed from which the node ids derive: they are the same in every run with it.
     """
 
     def __init__(
@@ -55,30 +55,30 @@ class InlineGrid(LocalGrid):
         }
 
     def contexts(self, partitions: Iterable[int]) -> dict[int, RecordDict]:
-        """What clients remember between messages; records of their own, which share the arrays."""
-        states = {each: self._contexts[self._nodes[each]].state for each in partitions}
-        return {each: unpack(pack(state)) for each, state in states.items() if state}
+        """Return the clients' states by partition id, as new records that share the arrays."""
+        states = {part: self._contexts[self._nodes[part]].state for part in partitions}
+        return {part: unpack(pack(state)) for part, state in states.items() if state}
 
     def set_contexts(self, contexts: Mapping[int, RecordDict]) -> None:
-        """Have clients remember what they did when an earlier run of theirs ended."""
+        """Replace the states of clients by those with which an earlier run ended."""
         for partition, state in contexts.items():
             own = unpack(pack(state))
             for record in own.array_records.values():
                 for array in record.values():
-                    array.data = bytes(array.data)  # another engine's may be views of its memory
+                    array.data = bytes(array.data)  # it may be a view of another engine's memory
             self._contexts[self._nodes[partition]].state = own
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Run the clients; their replies wait to be pulled."""
+        """Run the messages' clients and return the messages' ids."""
         return [self._push(message) for message in messages]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Run the clients and return their replies.
+        """Run the messages' clients and return their replies.
 
-        A client that has begun cannot be interrupted in this process; those whose turn has not come
-        when ``timeout`` seconds are over are not run.
+        Clients that have not started after ``timeout`` seconds are not run; one that has started
+        cannot be interrupted.
         """
         end = time.monotonic() + (float("inf") if timeout is None else timeout)
         replies = []
@@ -98,13 +98,13 @@ class InlineGrid(LocalGrid):
         context = self._contexts[node]
         self._changed.add(node)
         received = copy.copy(message)
-        received.content = _copied(message.content)
+        received.content = _serialised_copy(message.content)
         TaskIdentity.node_id = node
         try:
             reply = self._client_app(received, context)
             if reply.has_error():
                 return Message(reply.error, reply_to=message)
-            return Message(_copied(reply.content), reply_to=message)
+            return Message(_serialised_copy(reply.content), reply_to=message)
         except Exception as error:
             reason = f"{traceback.format_exc()}\n{type(error).__name__}: {error}"
             code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
@@ -113,5 +113,5 @@ class InlineGrid(LocalGrid):
             TaskIdentity.node_id = SERVER_NODE
 
 
-def _copied(content: RecordDict) -> RecordDict:
+def _serialised_copy(content: RecordDict) -> RecordDict:
     return recorddict_from_proto(recorddict_to_proto(content))

@@ -6,7 +6,7 @@ from hqde_fl.seeding import Seeds
 
 
 def node_ids(seed: int, partitions: int) -> list[int]:
-    """One distinct positive id for each partition; a larger population keeps the smaller one's."""
+    """Return one distinct positive id for each partition; the first k are those of k partitions."""
     rng = Seeds(seed).numpy("nodes")
     ids: list[int] = list(dict.fromkeys(rng.integers(2, 2**62, size=partitions).tolist()))
     while len(ids) < partitions:  # a collision: one in 2^62 for each pair

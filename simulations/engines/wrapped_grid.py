@@ -23,8 +23,10 @@ def with_nodes(
     sent: Sequence[Message], replies: Iterable[Message]
 ) -> Iterator[tuple[int | None, Message]]:
     """Yield each reply with the node whose message it answers; None if it answers none of them."""
-    nodes = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
+    nodes: dict[str, int] = {}
     for reply in replies:
+        if not nodes:  # a Grid may give the messages their ids only when it is iterated over
+            nodes = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
         yield nodes.get(reply.metadata.reply_to_message_id), reply
 
 

@@ -41,7 +41,7 @@ from flwr.superlink.main import create_app
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from hqde_fl.simulations.audit.uploads import to_field
+from hqde_fl.simulations.audit.upload_changes import protobuf_field
 
 HEARTBEAT = 30.0
 
@@ -139,7 +139,7 @@ class Raw:
 
     def __init__(self, request: PushMessagesRequest, tree: bytes) -> None:
         number = request.DESCRIPTOR.fields_by_name["message_object_trees"].number
-        self._bytes = request.SerializeToString() + to_field(number, tree)
+        self._bytes = request.SerializeToString() + protobuf_field(number, tree)
 
     def SerializeToString(self, deterministic: bool) -> bytes:  # noqa: N802
         return self._bytes

@@ -264,7 +264,9 @@ def task(partitions, seed, partition):
 """
 
 
-def test_sigterm_stops_the_run_on_the_superlink(federation: FederationDirectory, tmp_path: Path) -> None:
+def test_sigterm_stops_the_run_on_the_superlink(
+    federation: FederationDirectory, tmp_path: Path
+) -> None:
     """Of an experiment with a task beside it; twice, as somebody in a hurry sends it."""
     folder, out = tmp_path / "study", tmp_path / "run"
     folder.mkdir()
@@ -395,7 +397,9 @@ def test_a_fault_that_fails_ends_the_run_with_its_name(
     assert manifest["error"].startswith(f"RunError: {own}")
 
 
-def test_the_engine_says_how_a_deployed_run_ended(federation: FederationDirectory, tmp_path: Path) -> None:
+def test_the_engine_says_how_a_deployed_run_ended(
+    federation: FederationDirectory, tmp_path: Path
+) -> None:
     """What the command line does: the true outcome, and a directory as any run has it."""
     file = tmp_path / "good.toml"
     file.write_text('name = "good"\nrounds = 1\n[clients]\ncount = 4\n')

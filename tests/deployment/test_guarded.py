@@ -364,7 +364,7 @@ def test_an_instruction_does_not_outlive_its_round_by_much(site: Site) -> None:
 
 @pytest.mark.parametrize("seconds", [1e10, math.inf])
 def test_a_deadline_may_be_longer_than_a_thread_can_wait(seconds: float) -> None:
-    collection = guarded_grid._Collection(None, None, {}, {}, SMALL)
+    collection = guarded_grid._ReplyCollector(None, None, {}, {}, SMALL)
     collection.run()
     assert list(collection.until(time.monotonic() + seconds)) == []
 

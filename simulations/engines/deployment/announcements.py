@@ -1,7 +1,7 @@
-"""What a SuperLink says of replies before their objects are pulled, read without parsing it.
+"""Read a SuperLink's list of replies without parsing the messages and object trees in it.
 
-A message and its tree of objects were written by the node that sends them. Parsed, a tree of empty
-objects weighs a hundred times its bytes; here only the few fields that are needed are looked at.
+Both were written by the node that sends the reply. A parsed tree of empty objects takes a hundred
+times as much memory as its bytes, so only the few fields that are needed are read from the bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hqde_fl.simulations.engines.flower_internals import (
     PullAppMessagesResponse,
 )
 
-_LENGTH = 2  # the wire type of whatever says its length
+_LENGTH = 2  # protobuf's wire type of strings, bytes and messages
 
 
 def _number(kind: Any, name: str) -> int:
@@ -36,14 +36,14 @@ _ID, _CHILDREN = _number(ObjectTree, "object_id"), _number(ObjectTree, "children
 @final
 @dataclass(frozen=True)
 class Announced:
-    """A message that a SuperNode handed in, whose objects can be pulled.
+    """A message that a SuperNode has sent and whose objects can be pulled.
 
     Parameters
     ----------
     answers : str
         The id of the message that it answers; empty if it answers none.
     tree : bytes
-        The serialised tree of its objects.
+        The serialised tree of the ids of its objects.
     """
 
     answers: str
@@ -51,78 +51,72 @@ class Announced:
 
     @property
     def root(self) -> str:
-        """The id of the message's own object."""
+        """The id of the object at the root of the tree: the message itself."""
         return _first(self.tree, _parts(self.tree, 0, len(self.tree), _ID))
 
-    def object_ids(self, most: int) -> list[str]:
-        """Return the distinct ids of the tree's objects.
-
-        Raises
-        ------
-        ReplyError
-            If there are more than ``most``, each counted as often as it is listed.
-        """
-        return object_ids(self.tree, most)
+    def object_ids(self, max_objects: int) -> list[str]:
+        """Return the distinct ids in the tree; see the function of the same name."""
+        return object_ids(self.tree, max_objects)
 
 
-def object_ids(tree: bytes, most: int) -> list[str]:
-    """Return the distinct ids in a serialised tree of objects, walked without recursion.
+def object_ids(tree: bytes, max_objects: int) -> list[str]:
+    """Return the distinct ids in a serialised tree of objects.
 
     Raises
     ------
     ReplyError
-        If there are more than ``most`` objects, each counted as often as it is listed.
+        If the tree has more than ``max_objects`` entries; repeated ids count each time.
     """
-    found: dict[str, None] = {}
-    waiting = [(0, len(tree))]
-    seen = 1
+    ids: dict[str, None] = {}
+    waiting = [(0, len(tree))]  # a list instead of recursion: the tree may be deep
+    entries = 1
     while waiting:
         key = ""
         for number, wire, start, end in fields(tree, *waiting.pop()):
             if number == _ID and wire == _LENGTH:
                 key = _text(tree, start, end)
             elif number == _CHILDREN and wire == _LENGTH:
-                seen += 1
-                if seen > most:
-                    raise ReplyError(f"too large: more than {most} objects")
+                entries += 1
+                if entries > max_objects:
+                    raise ReplyError(f"too large: more than {max_objects} objects")
                 waiting.append((start, end))
-        found[key] = None
-    return list(found)
+        ids[key] = None
+    return list(ids)
 
 
 @final
 @dataclass
 class Announcements:
-    """All messages of one answer; stands in for the protobuf message of the answer."""
+    """The messages listed in one response; takes the place of the response's protobuf class."""
 
     messages: list[Announced] = field(default_factory=list)
 
     def ParseFromString(self, data: bytes) -> None:  # noqa: N802  # protobuf's name
-        """Read an answer."""
+        """Read the messages from a serialised response."""
         size = len(data)
-        answers = [_answers(data, *part) for part in _parts(data, 0, size, _MESSAGES)]
+        answers = [_answered_id(data, *part) for part in _parts(data, 0, size, _MESSAGES)]
         trees = [data[start:end] for start, end in _parts(data, 0, size, _TREES)]
-        self.messages = [Announced(*both) for both in zip(answers, trees, strict=True)]
+        self.messages = [Announced(*pair) for pair in zip(answers, trees, strict=True)]
 
 
-def _answers(data: bytes, start: int, end: int) -> str:
+def _answered_id(data: bytes, start: int, end: int) -> str:
     """Return the id of the message that a message answers."""
     metadata = _parts(data, start, end, _METADATA)
-    return _first(data, (part for each in metadata for part in _parts(data, *each, _ANSWERS)))
+    return _first(data, (part for place in metadata for part in _parts(data, *place, _ANSWERS)))
 
 
 def _parts(data: bytes, start: int, end: int, number: int) -> Iterator[tuple[int, int]]:
-    """Yield where each value of one field of a message starts and ends."""
-    for found, wire, begin, stop in fields(data, start, end):
-        if found == number and wire == _LENGTH:
+    """Yield the start and the end of each value of one field of a serialised message."""
+    for field_number, wire, begin, stop in fields(data, start, end):
+        if field_number == number and wire == _LENGTH:
             yield begin, stop
 
 
 def _first(data: bytes, parts: Iterator[tuple[int, int]]) -> str:
-    """Return the first of some values, or an empty one: a SuperLink writes a field once."""
+    """Return the first of the values, or an empty string: a SuperLink writes a field once."""
     return next((_text(data, *part) for part in parts), "")
 
 
 def _text(data: bytes, start: int, end: int) -> str:
-    """Return a value that is an id, or an empty one if it is too long for that."""
+    """Return a value as a string, or an empty string if it is too long to be an id."""
     return data[start:end].decode() if end - start <= ID_LENGTH else ""

@@ -1,9 +1,9 @@
-"""Flower's deployment Grid, made to survive what SuperNodes send and how they die.
+"""A deployment Grid that survives malformed replies and SuperNodes that stall or die.
 
-The stock Grid asks for all replies at once and waits for each until its last byte is there, so one
-SuperNode that stalls holds the round, and one malformed upload ends the run inside the Grid, before
-any Strategy sees it. Here every reply is asked for by itself, in small steps, in a thread of the
-round's own; whatever goes wrong with it is an error reply of the node that was asked.
+Flower's own Grid asks for all replies at once and waits for each until its last byte has arrived.
+So one SuperNode that stalls blocks the round, and one malformed upload ends the run inside the
+Grid, before any Strategy sees it. Here a thread of the round asks for every reply separately, in
+small steps, and turns any failure into an error reply of the node in question.
 """
 
 from __future__ import annotations
@@ -31,31 +31,35 @@ from hqde_fl.simulations.engines.deployment.limits import (
     ReplyError,
     text_bytes,
 )
-from hqde_fl.simulations.engines.deployment.link import HttpGrid, Link, RunNotRunningException
-from hqde_fl.simulations.engines.flower_internals import NodeInfo
+from hqde_fl.simulations.engines.deployment.link import Link
+from hqde_fl.simulations.engines.flower_internals import (
+    HttpGrid,
+    NodeInfo,
+    RunNotRunningException,
+)
 from hqde_fl.simulations.engines.wrapped_grid import WrappedGrid
 
 POLL_SECONDS = 0.5
-"""How often a node that has not answered is asked for, at most."""
+"""Minimum time between two requests for the reply of one node."""
 NODES_SECONDS = 2.0
-"""How often the SuperLink is asked which nodes are there."""
+"""Time between two requests for the list of connected nodes."""
 SLICE_SECONDS = 2.0
-"""How long one reply is worked on while others wait."""
+"""Maximum time for which one reply is pulled before the next one gets its turn."""
 TTL_SECONDS = 15.0
-"""How much longer than its round an instruction is valid."""
+"""Time for which an instruction stays valid after its round has ended."""
 
 _FLOOR = Limits(max_bytes=16 << 20, max_objects=256)
 _RATIO = 4
 
 
 def guard(grid: Grid) -> Grid:
-    """The Grid itself, guarded if it is Flower's own for deployments."""
+    """Return a ``GuardedGrid`` around Flower's deployment Grid; any other Grid unchanged."""
     return GuardedGrid(grid) if isinstance(grid, HttpGrid) else grid
 
 
 @final
 class GuardedGrid(WrappedGrid):
-    """A deployment Grid on which a round ends when its deadline says so, whatever nodes do.
+    """A deployment Grid on which every round ends by its deadline, whatever the nodes do.
 
     Any Flower Strategy runs on it unchanged.
 
@@ -64,11 +68,11 @@ class GuardedGrid(WrappedGrid):
     grid : HttpGrid
         Flower's Grid.
     limits : Limits, optional
-        What a reply may weigh. If not given, four times the largest message sent so far, at least
-        16 MiB, 256 objects and 256 KiB of text that describes them.
+        Limits on the size of a reply. If not given, four times the largest message sent so far, at
+        least 16 MiB, 256 objects and 256 KiB of text that describes them.
     wait_for_nodes : float
-        Seconds after which a Strategy that does nothing but ask for nodes gets a ``CohortError``;
-        stock Strategies would wait for ever.
+        Seconds, > 0, after which a Strategy that only asks for nodes gets a ``CohortError``; stock
+        Strategies would wait for ever.
     """
 
     def __init__(
@@ -82,12 +86,12 @@ class GuardedGrid(WrappedGrid):
         self._patience, self._waiting_since = wait_for_nodes, inf
 
     def get_node_ids(self) -> list[int]:
-        """The nodes that are there.
+        """Return the ids of the connected nodes.
 
         Raises
         ------
         CohortError
-            If nothing else has been asked for ``wait_for_nodes`` seconds.
+            If no messages have been sent for ``wait_for_nodes`` seconds of such calls.
         """
         nodes = [node.node_id for node in self.get_nodes()]
         now = time.monotonic()
@@ -100,62 +104,65 @@ class GuardedGrid(WrappedGrid):
         return nodes
 
     def get_nodes(self) -> Sequence[NodeInfo]:
-        """The nodes that are there, and what is known of them."""
+        """Return the connected nodes with what is known of them."""
         return list(self._grid.get_nodes())
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies as Flower's own Grid pulls them, unguarded: use ``send_and_receive``."""
+        """Return replies as Flower's own Grid pulls them; only ``send_and_receive`` is guarded."""
         return self._grid.pull_messages(message_ids)
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterator[Message]:
-        """Send messages; the replies as they come.
+        """Send messages and return an iterator over the replies in the order of their arrival.
 
-        After ``timeout`` seconds on a monotonic clock, counted from here, there are no more. What
-        is wrong with a reply, or with the node that owes it, is an error reply of that node.
+        It ends ``timeout`` seconds after this call. A malformed or oversized reply becomes an error
+        reply of its node, and so does the failure of a node.
         """
         end = time.monotonic() + (inf if timeout is None else timeout)
         self._waiting_since = inf
         sent = list(messages)
         if timeout is not None:
-            for message in sent:  # so that a slow node does not work through rounds that are over
+            for message in sent:  # so that a slow node does not work on rounds that have ended
                 message.metadata.ttl = min(message.metadata.ttl, timeout + TTL_SECONDS)
         limits = self._limits(sent)
-        self._link.largest_answer = limits.max_bytes
+        self._link.max_answer_bytes = limits.max_bytes
         activated = _activated(self.get_nodes())
         taken = self._link.push(sent)
         refused = [m for m, ok in zip(sent, taken, strict=True) if not ok]
-        asked = {m.metadata.message_id: m for m, ok in zip(sent, taken, strict=True) if ok}
-        collection = _Collection(self._link, self._http, asked, activated, limits)
-        collection.start()
-        return self._receive(collection, refused, end)
+        accepted = {m.metadata.message_id: m for m, ok in zip(sent, taken, strict=True) if ok}
+        collector = _ReplyCollector(self._link, self._http, accepted, activated, limits)
+        collector.start()
+        return self._receive(collector, refused, end)
 
     def close(self) -> None:
         """Disconnect."""
         self._http.close()
 
     def _receive(
-        self, collection: _Collection, refused: Sequence[Message], end: float
+        self, collector: _ReplyCollector, refused: Sequence[Message], end: float
     ) -> Iterator[Message]:
         try:
             for message in refused:
                 yield _failure(message, "the SuperLink did not take the message for it")
-            yield from collection.until(end)
-        finally:  # the deadline, an interrupt, or a Strategy that has seen enough
-            collection.stop()
+            yield from collector.until(end)
+        finally:  # the deadline, an interrupt, or a Strategy that stops reading
+            collector.stop()
 
     def _limits(self, sent: Sequence[Message]) -> Limits:
         if self._fixed is not None:
             return self._fixed
         for content in {id(m.content): m.content for m in sent}.values():
-            self._grown = grown(self._grown, content)
+            self._grown = raise_limits(self._grown, content)
         return self._grown
 
 
 @dataclass
 class _Upload:
-    """A reply that is being uploaded."""
+    """A reply whose objects are being pulled.
+
+    ``missing`` are the ids of objects that are still to be pulled; ``size`` is in bytes.
+    """
 
     root: str
     missing: list[str]
@@ -163,92 +170,107 @@ class _Upload:
     size: int = 0
 
 
-class _Collection(threading.Thread):
-    """Collects the replies of one round.
+class _ReplyCollector(threading.Thread):
+    """A daemon thread that collects the replies of one round.
 
-    A daemon in a thread of its own: a call to the SuperLink that hangs holds neither the round nor
-    the end of the process.
+    So a request to the SuperLink that hangs blocks neither the round nor the end of the process.
+
+    Parameters
+    ----------
+    link : Link
+        Requests to the SuperLink.
+    grid : HttpGrid
+        Lists the connected nodes.
+    sent : Mapping[str, Message]
+        The messages of the round by their ids.
+    activated : Mapping[int, str]
+        Node id -> time at which the node connected, from before the messages were sent.
+    limits : Limits
+        Limits on the size of a reply.
     """
 
     def __init__(
         self,
         link: Link,
         grid: HttpGrid,
-        asked: Mapping[str, Message],
+        sent: Mapping[str, Message],
         activated: Mapping[int, str],
         limits: Limits,
     ) -> None:
         super().__init__(daemon=True, name="replies")
         self._link, self._grid, self._limits = link, grid, limits
-        self._open, self._activated = dict(asked), activated
+        self._open, self._activated = dict(sent), activated
         self._uploads: dict[str, _Upload] = {}
-        self._found: queue.SimpleQueue[Message | BaseException | None] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[Message | BaseException | None] = queue.SimpleQueue()
         self._over = threading.Event()
 
     def until(self, end: float) -> Iterator[Message]:
-        """The replies until all are there or the time is over; then those found by that time."""
+        """Yield replies until all have been yielded, or the time ``end`` has come."""
         while True:
             try:
                 left = end - time.monotonic()
-                found = self._found.get(
+                result = self._results.get(
                     block=left > 0, timeout=min(max(left, 0), threading.TIMEOUT_MAX)
                 )
             except queue.Empty:
                 return
-            if found is None:
+            if result is None:
                 return
-            if isinstance(found, BaseException):
-                raise found
-            yield found
+            if isinstance(result, BaseException):
+                raise result
+            yield result
 
     def stop(self) -> None:
-        """Have it end as soon as it can."""
+        """Tell the thread to end as soon as it can."""
         self._over.set()
 
     def run(self) -> None:
-        """Sweep over the open messages until there are none."""
-        look = time.monotonic() + NODES_SECONDS
+        """Go over the messages without a reply, again and again, until there are none."""
+        next_list = time.monotonic() + NODES_SECONDS
         try:
             while self._open and not self._over.is_set():
                 begun = time.monotonic()
-                there = None
-                if begun > look:
-                    there, look = _activated(self._grid.get_nodes()), begun + NODES_SECONDS
+                connected = None
+                if begun > next_list:
+                    connected = _activated(self._grid.get_nodes())
+                    next_list = begun + NODES_SECONDS
                 for key in list(self._open):
                     if self._over.is_set():
                         break
-                    self._settle(key, there)
+                    self._try_to_finish(key, connected)
                 self._over.wait(max(POLL_SECONDS, time.monotonic() - begun))
-            self._found.put(None)
+            self._results.put(None)
         except BaseException as error:  # the run was stopped, or the SuperLink is gone
-            self._found.put(error)
+            self._results.put(error)
         finally:
             for upload in self._uploads.values():
                 with contextlib.suppress(Exception):
                     self._link.forget(upload.root)
 
-    def _settle(self, key: str, there: Mapping[int, str] | None) -> None:
-        """Advance one reply; put it, or what is wrong with it, where the round finds it."""
-        asked = self._open[key]
+    def _try_to_finish(self, key: str, connected: Mapping[int, str] | None) -> None:
+        """Pull more of one reply; once it is complete or has failed, add it to the results."""
+        message = self._open[key]
         try:
-            content = self._advance(key)
+            content = self._pull(key)
             if content is None:
-                self._check(key, there)
+                self._check_node(key, connected)
                 return
-            reply = Message(content, reply_to=asked)
+            reply = Message(content, reply_to=message)
         except RunNotRunningException:
             raise
         except ReplyError as error:
-            reply = _failure(asked, str(error))
-        except Exception as error:  # the SuperLink could not make sense of it either
-            reply = _failure(asked, f"malformed reply ({type(error).__name__}: {str(error)[:120]})")
+            reply = _failure(message, str(error))
+        except Exception as error:  # for instance of the SuperLink, which could not read it either
+            reply = _failure(
+                message, f"malformed reply ({type(error).__name__}: {str(error)[:120]})"
+            )
         del self._open[key]
         if upload := self._uploads.pop(key, None):
             self._link.forget(upload.root)
-        self._found.put(reply)
+        self._results.put(reply)
 
-    def _advance(self, key: str) -> RecordDict | Error | None:
-        """Pull what is there of one reply, for a while; its content once all of it is."""
+    def _pull(self, key: str) -> RecordDict | Error | None:
+        """Pull objects of one reply for a while; return its content once they are complete."""
         upload = self._uploads.get(key)
         if upload is None:
             announced = self._link.reply(key)
@@ -259,45 +281,46 @@ class _Collection(threading.Thread):
         until = time.monotonic() + SLICE_SECONDS
         while upload.missing:
             left = min(self._limits.max_bytes - upload.size, self._limits.object_bytes)
-            found = self._link.object(upload.missing[-1], left)
-            if found is None or self._over.is_set():
+            content = self._link.object(upload.missing[-1], left)
+            if content is None or self._over.is_set():
                 return None
-            upload.size += len(found)
+            upload.size += len(content)
             if upload.size > self._limits.max_bytes:
                 raise ReplyError(f"too large: more than {self._limits.max_bytes} bytes")
-            upload.objects[upload.missing.pop()] = found
+            upload.objects[upload.missing.pop()] = content
             if time.monotonic() > until and upload.missing:
                 return None
         return inflate(upload.root, upload.objects, self._limits)
 
-    def _check(self, key: str, there: Mapping[int, str] | None) -> None:
-        """Give up a node that went away in the middle of an upload, or came back without memory.
+    def _check_node(self, key: str, connected: Mapping[int, str] | None) -> None:
+        """Raise ``ReplyError`` if a node disconnected during its upload, or has restarted.
 
-        ``there`` was asked before the reply was looked for: a reply handed in before a restart has
-        been found by now. Nodes that are away and have handed in nothing the SuperLink reports.
+        ``connected`` was listed before the reply was asked for, so a reply that was sent before a
+        restart is not lost. The SuperLink itself reports nodes that disconnected without a reply.
         """
-        if there is None:
+        if connected is None:
             return
         node = self._open[key].metadata.dst_node_id
-        if node not in there and key in self._uploads:
+        if node not in connected and key in self._uploads:
             raise ReplyError("went offline while uploading its reply")
         before = self._activated.get(node)
-        if node in there and before is not None and there[node] != before:
+        if node in connected and before is not None and connected[node] != before:
             raise ReplyError("restarted while it was at work")
 
 
-def _failure(asked: Message, reason: str) -> Message:
-    log(WARNING, "node %d: %s", asked.metadata.dst_node_id, reason)
-    return Message(Error(ErrorCode.MESSAGE_UNAVAILABLE, reason), reply_to=asked)
+def _failure(message: Message, reason: str) -> Message:
+    """Log a failure and return it as the error reply to a message."""
+    log(WARNING, "node %d: %s", message.metadata.dst_node_id, reason)
+    return Message(Error(ErrorCode.MESSAGE_UNAVAILABLE, reason), reply_to=message)
 
 
 def _activated(nodes: Iterable[NodeInfo]) -> dict[int, str]:
-    """When each node came online."""
+    """Return the time at which each node connected, by node id."""
     return {node.node_id: node.last_activated_at for node in nodes}
 
 
-def grown(limits: Limits, content: RecordDict) -> Limits:
-    """Limits for replies to a message as well: four times what it is."""
+def raise_limits(limits: Limits, content: RecordDict) -> Limits:
+    """Return the limits, raised to at least four times the size of a message's content."""
     return replace(
         limits,
         max_bytes=max(limits.max_bytes, _RATIO * message_bytes(content)),
@@ -307,6 +330,6 @@ def grown(limits: Limits, content: RecordDict) -> Limits:
 
 
 def _objects(content: RecordDict) -> int:
-    """How many objects a message is moved as, at most."""
+    """Return an upper bound of the number of objects in which a message is sent."""
     arrays = [a for r in content.values() if isinstance(r, ArrayRecord) for a in r.values()]
     return 2 + len(content) + sum(2 + len(array.data) // CHUNK_BYTES for array in arrays)

@@ -1,14 +1,13 @@
-"""What a SuperNode uploaded -> the content of its reply, without trusting a byte of it.
+"""Read the content of a reply from the objects that a SuperNode uploaded, without trusting them.
 
-Flower moves a message as a tree of objects: message, records, arrays, chunks of arrays. Each is a
-head (its type, its children's ids, its length) and a body. Flower's own reader follows whatever the
-heads and bodies say; a reader of hostile uploads must know beforehand what may be below what, and
-what the result will weigh: an array that lists one chunk two hundred times makes a gigabyte of five
-megabytes, and five megabytes of JSON make a hundred of dictionaries.
+Flower sends a message as a tree of objects: message, records, arrays, chunks of arrays. Each object
+has a head (its type, its children's ids, its length) and a body. Flower's own reader believes the
+heads and bodies. But an array that lists one chunk two hundred times turns five megabytes into a
+gigabyte, and five megabytes of JSON become a hundred megabytes of dictionaries.
 
-So everything is weighed before it is parsed, in two ways. ``Limits`` bound what is sent: they
-follow from what the server sent itself. And the reader keeps an account of the memory that it is
-about to use, which may not exceed a few times what was received.
+So this reader knows which types may be below which, and checks sizes before it parses, in two ways.
+``Limits`` bound the size of the upload; they follow from the size of the server's own message. And
+the memory that parsing will take is estimated first and may not exceed a few times the upload.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ from hqde_fl.simulations.engines.flower_internals import (
     error_from_proto,
 )
 
-LONGEST_REASON = 4096
-"""Characters of an error's reason that are kept."""
+MAX_REASON_LENGTH = 4096
+"""Number of characters of an error's reason that are kept, counted from its end."""
 
 _ARRAY_BYTES, _CHUNK_ENTRY = 1 << 17, 16  # of JSON that describes an array, and for each chunk
 _DIMENSIONS = 64  # as many as NumPy has
@@ -63,7 +62,7 @@ _PROTO = {
 
 
 def inflate(root: str, objects: Mapping[str, bytes], limits: Limits) -> RecordDict | Error:
-    """Read a reply.
+    """Read a reply from its objects.
 
     Parameters
     ----------
@@ -72,32 +71,32 @@ def inflate(root: str, objects: Mapping[str, bytes], limits: Limits) -> RecordDi
     objects : Mapping of str to bytes
         Every object of the reply by its id.
     limits : Limits
-        What it may weigh.
+        Limits on its size.
 
     Returns
     -------
     RecordDict or Error
-        Its content, or the error that it reports.
+        The content of the reply, or the error that it reports.
 
     Raises
     ------
     ReplyError
-        If it is malformed or too large.
+        If the reply is malformed or too large.
     """
     try:
-        return _Reader(objects, limits).message(root)
+        return _ReplyReader(objects, limits).message(root)
     except ReplyError:
         raise
     except RecursionError:
         raise ReplyError("malformed reply: nested too deeply") from None
-    except Exception as error:  # whatever a client managed to break, it breaks only its own reply
+    except Exception as error:  # any failure concerns only the reply of this client
         reason = f"malformed reply ({type(error).__name__}: {str(error)[:120]})"
         raise ReplyError(reason) from None
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """An object whose head is right, and its body, not copied."""
+    """An object whose head has been checked; ``body`` is a view of its content from ``start``."""
 
     kind: type[InflatableObject]
     children: list[str]
@@ -109,12 +108,12 @@ class _Opened:
         return memoryview(self.content)[self.start :]
 
 
-class _Reader:
-    """Inflates from the root down; an object that is referred to twice is inflated once."""
+class _ReplyReader:
+    """Reads objects from the root down; an object with several parents is read once."""
 
     def __init__(self, objects: Mapping[str, bytes], limits: Limits) -> None:
         self._objects, self._limits = objects, limits
-        self._most_text = limits.text_bytes
+        self._max_text = limits.text_bytes
         self._done: dict[str, InflatableObject] = {}
         self._inflated = 0  # bytes of arrays
         self._records = 0  # bytes of metrics and configs
@@ -132,13 +131,13 @@ class _Reader:
         proto = ProtoMessage.FromString(body)
         if proto.HasField("error"):
             error = error_from_proto(proto.error)
-            return Error(error.code, (error.reason or "")[-LONGEST_REASON:])
+            return Error(error.code, (error.reason or "")[-MAX_REASON_LENGTH:])
         if len(opened.children) != 1:
             raise ReplyError(f"malformed reply: a message with {len(opened.children)} contents")
         return cast(RecordDict, self._inflate(opened.children[0], _BELOW[Message]))
 
     def _open(self, key: str, allowed: tuple[type[InflatableObject], ...]) -> _Opened:
-        """Read an object's head, and leave its body."""
+        """Check an object's head; its type must be one of ``allowed``."""
         content = self._objects.get(key)
         if content is None:
             raise ReplyError("malformed reply: it refers to an object that is not part of it")
@@ -161,19 +160,19 @@ class _Reader:
 
     def _inflate(self, key: str, allowed: tuple[type[InflatableObject], ...]) -> InflatableObject:
         if key in self._done:
-            found = self._done[key]
-            if not isinstance(found, allowed):
+            inflated = self._done[key]
+            if not isinstance(inflated, allowed):
                 raise ReplyError("malformed reply: an object in two places")
-            return found
+            return inflated
         opened = self._open(key, allowed)
         if opened.kind is Array:
-            found = self._array(opened)
+            inflated = self._array(opened)
         elif opened.kind in (ConfigRecord, MetricRecord):
-            found = self._values(opened)
+            inflated = self._values(opened)
         else:
-            found = self._names(opened)
-        self._done[key] = found
-        return found
+            inflated = self._names(opened)
+        self._done[key] = inflated
+        return inflated
 
     def _names(self, opened: _Opened) -> InflatableObject:
         """Read a record of arrays or of records: a table of names and ids."""
@@ -185,25 +184,25 @@ class _Reader:
         if set(names.values()) != below.keys():
             raise ValueError("it names other objects than it has")
         kind = cast(Any, opened.kind)
-        return cast(InflatableObject, kind({name: below[each] for name, each in names.items()}))
+        return cast(InflatableObject, kind({name: below[child] for name, child in names.items()}))
 
     def _values(self, opened: _Opened) -> InflatableObject:
         """Read a record of metrics or configs."""
-        most = self._limits.max_record_bytes
+        limit = self._limits.max_record_bytes
         self._records += len(opened.content)
-        if self._records > most:
-            raise ReplyError(f"too large: its metrics and configs take more than {most} bytes")
+        if self._records > limit:
+            raise ReplyError(f"too large: its metrics and configs take more than {limit} bytes")
         self._spend(message_weight(bytes(opened.body), _PROTO[opened.kind], self._left))
         if opened.children:
             raise ValueError("metrics and configs have nothing below them")
         return opened.kind.inflate(opened.content, children={})
 
     def _array(self, opened: _Opened) -> Array:
-        """Read an array, unless its chunks, listed any number of times, are too large together."""
-        most = self._limits.max_bytes
+        """Read an array; raise if its chunks, repeated ones included, are too large together."""
+        limit = self._limits.max_bytes
         length = len(opened.body)
         self._describe(length)
-        entries = len(opened.children) + most // CHUNK_BYTES
+        entries = len(opened.children) + limit // CHUNK_BYTES
         if length > _ARRAY_BYTES + _CHUNK_ENTRY * entries:
             raise ReplyError(f"too large: an array described by {length} bytes")
         text = bytes(opened.body)
@@ -214,8 +213,8 @@ class _Reader:
         if set(listed) != chunks.keys():
             raise ValueError("it lists other chunks than it has")
         self._inflated += sum(len(chunks[child]) for child in listed)
-        if self._inflated > most:
-            raise ReplyError(f"too large: its arrays take more than {most} bytes once inflated")
+        if self._inflated > limit:
+            raise ReplyError(f"too large: its arrays take more than {limit} bytes once inflated")
         shape = tuple(fields["shape"])
         if len(shape) > _DIMENSIONS:
             raise ReplyError(f"malformed reply: an array of {len(shape)} dimensions")
@@ -226,21 +225,20 @@ class _Reader:
         return array
 
     def _describe(self, length: int) -> None:
-        """Count bytes that describe the reply, before they are parsed."""
+        """Add to the size of types, ids, names and shapes; raise if it exceeds its limit."""
         self._text += length
-        if self._text > self._most_text:
+        if self._text > self._max_text:
             raise ReplyError(
-                f"too large: its types, ids, names and shapes take more than "
-                f"{self._most_text} bytes"
+                f"too large: its types, ids, names and shapes take more than {self._max_text} bytes"
             )
 
     def _spend(self, weight: int) -> None:
-        """Count memory that is about to be used and kept."""
+        """Subtract memory that parsing is about to use and keep; raise if too little is left."""
         self._afford(weight)
         self._left -= weight
 
     def _afford(self, weight: int) -> None:
-        """Refuse what takes more memory than is left, even if only for a moment."""
+        """Raise if something takes more memory than is left, even if only while it is parsed."""
         if weight > self._left:
             raise ReplyError(
                 f"too large: reading it takes more than {self._memory} bytes of memory"
@@ -248,7 +246,7 @@ class _Reader:
 
 
 def _ids(content: bytes, start: int, end: int, name: str) -> list[str]:
-    """Return the ids of an object's children, without a copy of the text that lists them."""
+    """Return the ids of an object's children from its head, without copying the whole list."""
     if end <= start:
         return []
     if (end - start + 1) % (ID_LENGTH + 1):

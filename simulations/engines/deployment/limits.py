@@ -1,4 +1,4 @@
-"""What one client's reply may weigh, as it is sent."""
+"""Limits on the size of one client's reply as it is uploaded."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from flwr.app import Array, ArrayRecord, RecordDict
 from hqde_fl.simulations.engines.flower_internals import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
 
 CHUNK_BYTES = FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
-"""Bytes of one chunk of an array."""
+"""Maximum size of a chunk of an array."""
 ID_LENGTH = 64
-"""Characters of an object's id."""
+"""Number of characters of an object's id."""
 MESSAGE_BYTES = 1 << 20
-"""Bytes of a message without its content: its metadata, and the reason of an error."""
+"""Maximum size of a message without its content: its metadata, and the reason of an error."""
 
 _TEXT_FLOOR, _TEXT_PER_OBJECT = 1 << 18, 1 << 10
 
 
 class ReplyError(Exception):
-    """A reply that is not used, and why."""
+    """A reply is malformed or too large; the text of the error says which."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one reply may weigh.
+    """Limits on the size of one reply.
 
     Parameters
     ----------
     max_bytes : int
-        Its objects together, as they are uploaded and as they are once inflated.
+        Maximum size of all objects together, both as uploaded and after inflating.
     max_objects : int
-        How many objects.
+        Maximum number of objects.
     max_record_bytes : int
-        Its metrics and configs, as they are uploaded.
+        Maximum size of the metrics and configs as uploaded.
     max_text_bytes : int, optional
-        What describes its numbers, all together: types, ids, names, shapes. If not given, 1 KiB for
-        each of ``max_objects``, at least 256 KiB.
+        Maximum size of the types, ids, names and shapes of all objects together. If not given, 1
+        KiB for each of ``max_objects``, at least 256 KiB.
     """
 
     max_bytes: int
@@ -47,28 +47,28 @@ class Limits:
 
     @property
     def text_bytes(self) -> int:
-        """Bytes that may describe its numbers."""
+        """Maximum size of the types, ids, names and shapes of all objects together."""
         if self.max_text_bytes is not None:
             return self.max_text_bytes
         return max(_TEXT_FLOOR, _TEXT_PER_OBJECT * self.max_objects)
 
     @property
     def object_bytes(self) -> int:
-        """Bytes of the largest object: four chunks, should a client cut its arrays otherwise."""
+        """Maximum size of an object: four chunks, as a client may cut its arrays differently."""
         return max(4 * CHUNK_BYTES, self.text_bytes, self.max_record_bytes) + MESSAGE_BYTES
 
 
 def text_bytes(content: RecordDict) -> int:
-    """Return about how many bytes describe the arrays of a message when it is moved as objects."""
+    """Return the approximate size of types, ids, names and shapes in the objects of a message."""
     total = 0
     for key, record in content.items():
         total += len(json.dumps(key)) + 4 * ID_LENGTH
         if isinstance(record, ArrayRecord):
-            total += sum(_described(name, array) for name, array in record.items())
+            total += sum(_array_text_bytes(name, array) for name, array in record.items())
     return total
 
 
-def _described(name: str, array: Array) -> int:
+def _array_text_bytes(name: str, array: Array) -> int:
     chunks = 1 + len(array.data) // CHUNK_BYTES
     fields = {"dtype": array.dtype, "shape": array.shape, "stype": array.stype}
     return len(json.dumps({name: fields})) + (4 + 2 * chunks) * ID_LENGTH

@@ -1,8 +1,8 @@
-"""The one place that reaches into Flower's deployment Grid.
+"""Single requests to the SuperLink, through the private client of Flower's deployment Grid.
 
-``HttpGrid.pull_messages`` blocks until every object of a reply has arrived, which is in the hands
-of who sends it. What it is made of, one question to the SuperLink at a time, has no public name.
-``tests/deployment/test_link.py`` pins every name used here.
+``HttpGrid.pull_messages`` blocks until every object of a reply has arrived, so a node that never
+finishes its upload can block it. The single requests that it consists of have no public names. No
+other module uses private attributes of ``HttpGrid``; ``tests/deployment/test_link.py`` pins them.
 """
 
 from __future__ import annotations
@@ -21,55 +21,52 @@ from hqde_fl.simulations.engines.flower_internals import (
     HttpGrid,
     PullAppMessagesRequest,
     PullObjectRequest,
-    RunNotRunningException,
 )
 
-__all__ = ["HttpGrid", "Link", "RunNotRunningException"]
-
-_SLACK = 1 << 16  # bytes of a response around the object it carries
+_ENVELOPE_BYTES = 1 << 16  # of a response, besides the object in it
 
 
 @final
 class Link:
-    """Single questions to the SuperLink.
+    """Sends single requests to the SuperLink, with a limit on the size of each response.
 
     Parameters
     ----------
     grid : HttpGrid
-        Flower's Grid, connected or not.
+        Flower's Grid; it need not be connected.
     """
 
     def __init__(self, grid: HttpGrid) -> None:
-        self.largest_answer = 16 << 20
-        """Bytes that an answer may have which says what replies consist of."""
+        self.max_answer_bytes = 16 << 20
+        """Maximum size of a response that lists the objects of replies."""
         self._grid = grid
         self._client = grid._runtime_client
-        self._allowed = threading.local()  # a call of a round that is over may still hang
+        self._allowed = threading.local()  # a request of an earlier round may still be waiting
         http = self._client._client
-        http.headers["accept-encoding"] = "identity"  # or a length says nothing of what it becomes
+        http.headers["accept-encoding"] = "identity"  # so that content-length is the true size
         hooks = http.event_hooks
-        hooks["response"] = [*hooks["response"], self._look]
+        hooks["response"] = [*hooks["response"], self._check_size]
         http.event_hooks = hooks
 
     def push(self, messages: Sequence[Message]) -> list[bool]:
-        """Send messages; which of them the SuperLink took."""
+        """Send messages; return for each of them if the SuperLink accepted it."""
         ids = list(self._grid.push_messages(messages))
         return [bool(key) for key in ids] or [False] * len(messages)
 
     def reply(self, message_id: str) -> Announced | None:
-        """The reply to a message, if there is one: its id, and which objects it consists of.
+        """Return the id and the object tree of the reply to a message; None if there is none yet.
 
-        The SuperLink hands out a reply once, and with it whatever SuperNodes addressed to the
-        ServerApp of their own accord. Neither is parsed here: a message and its tree of objects
-        may weigh a hundred times as much as Python objects.
+        The SuperLink lists a reply only once, and along with it any messages that SuperNodes have
+        addressed to the ServerApp unasked; those are deleted. Messages and object trees are not
+        parsed, because as Python objects they may take a hundred times as much memory.
 
         Raises
         ------
         ReplyError
-            If the answer is larger than ``largest_answer``.
+            If the response is larger than ``max_answer_bytes``.
         """
         call: Any = self._client._unary_unary
-        self._allowed.bytes = self.largest_answer + _SLACK
+        self._allowed.bytes = self.max_answer_bytes + _ENVELOPE_BYTES
         try:
             answer: Announcements = call(
                 path="/v1/runtime/pull-messages",
@@ -79,23 +76,23 @@ class Link:
             )
         finally:
             self._allowed.bytes = None
-        found = None
+        reply = None
         for announced in answer.messages:
-            if announced.answers == message_id and found is None:
-                found = announced
-            elif announced.root:  # a SuperNode can address instructions of its own to the ServerApp
+            if announced.answers == message_id and reply is None:
+                reply = announced
+            elif announced.root:
                 self.forget(announced.root)
-        return found
+        return reply
 
-    def object(self, object_id: str, largest: int) -> bytes | None:
-        """One object; None if it has not been uploaded yet.
+    def object(self, object_id: str, max_bytes: int) -> bytes | None:
+        """Return the bytes of an object; None if it has not been uploaded yet.
 
         Raises
         ------
         ReplyError
-            If it is larger than ``largest`` bytes, or will never come.
+            If it is larger than ``max_bytes``, or the SuperLink no longer expects it.
         """
-        self._allowed.bytes = largest + _SLACK
+        self._allowed.bytes = max_bytes + _ENVELOPE_BYTES
         try:
             answer = self._client.PullObject(
                 PullObjectRequest(
@@ -109,15 +106,15 @@ class Link:
         return bytes(answer.object_content) if answer.object_available else None
 
     def forget(self, message_id: str) -> None:
-        """Have the SuperLink delete what it holds of a reply."""
+        """Ask the SuperLink to delete the objects of a reply."""
         self._client.ConfirmMessageReceived(
             ConfirmMessageReceivedRequest(
                 node=self._grid.node, run_id=self._grid.run.run_id, message_object_id=message_id
             )
         )
 
-    def _look(self, response: httpx.Response) -> None:
-        """Called with every response before its body is read."""
+    def _check_size(self, response: httpx.Response) -> None:
+        """Raise ``ReplyError`` before the body of a response is read that is too large."""
         allowed = getattr(self._allowed, "bytes", None)
         length = int(response.headers.get("content-length", 0))
         if allowed is not None and length > allowed:

@@ -1,9 +1,9 @@
-"""Estimate what bytes will weigh as Python objects, before they are parsed.
+"""Estimate the memory that JSON and protobuf messages take once parsed, before they are parsed.
 
-A parser allocates as it reads, so a limit on what it returns comes too late: 5 MB of ``{}, {}, ..``
-are 100 MB of dictionaries. The estimates here are upper bounds for CPython 3.11 and protobuf's upb,
-taken from measurements, which tests/simulations/engines/test_weighing.py repeats; making them takes
-next to no memory.
+A parser allocates while it reads, so a limit on its result comes too late: 5 MB of ``{}, {}, ..``
+become 100 MB of dictionaries. The estimates are upper bounds for CPython 3.11 and protobuf's upb.
+They come from measurements that tests/simulations/engines/deployment/test_weighing.py repeats, and
+take hardly any memory themselves.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from collections.abc import Iterator
 from typing import Any
 
 _JSON = {b"}": 240, b"]": 96, b",": 48, b":": 150, b'"': 30}
-"""Bytes for each such character: every value, key and finished container needs some of them."""
+"""Bytes of memory for each such character; every value, key and closed container needs one."""
 _JSON_UNFINISHED = 512
-"""Bytes for each container that is not finished: there are as many as Python's recursion allows."""
+"""Bytes of memory for containers that are never closed; Python's recursion limit bounds them."""
 _JSON_ASCII, _JSON_OTHER = 3, 9
-"""Bytes for each byte of JSON: the text and its strings, in one or in four bytes a character."""
+"""Bytes of memory for each byte of JSON text and strings: one or four bytes a character."""
 
 _MESSAGE, _TEXT, _SCALAR = 700, 200, 100
-"""Bytes for each message, string and number inside a message, its way back to bytes included."""
+"""Bytes of memory for each message, string and number in a message, including serialising it."""
 _ASCII, _OTHER = 7, 10
-"""Bytes for each byte of a string or of bytes."""
+"""Bytes of memory for each byte of a string or of bytes."""
 _VARINT, _FIXED = 88, 80
-"""Bytes for each number in a packed list."""
+"""Bytes of memory for each number in a packed list."""
 
 _VARINT_WIRE, _FIXED64, _LENGTH, _START, _END, _FIXED32 = range(6)
 _STRING, _BYTES = 9, 12
-"""Types of fields, as protobuf numbers them."""
+"""Field types, as numbered by protobuf."""
 _FIXED_WIDTH = {1: 8, 6: 8, 16: 8, 2: 4, 7: 4, 15: 4}
-"""Type of a field -> bytes of each number of it, where all have as many."""
+"""Field type -> bytes of each number, for types with numbers of a fixed size."""
 _CONTINUED = bytes(range(128, 256))
-"""All bytes of a varint but its last."""
+"""The values of all bytes of a varint except its last."""
 
 
 def json_weight(text: bytes) -> int:
-    """Return an upper bound of the bytes that JSON takes while and after it is parsed."""
+    """Return an upper bound of the bytes of memory that JSON takes during and after parsing."""
     plain = text.isascii() and b"\\u" not in text
     letters = len(text) * (_JSON_ASCII if plain else _JSON_OTHER)
     return (
@@ -45,21 +45,21 @@ def json_weight(text: bytes) -> int:
     )
 
 
-def message_weight(data: bytes, kind: Any, most: int) -> int:
-    """Return an upper bound of the bytes that a protobuf message takes as Python objects.
+def message_weight(data: bytes, kind: Any, limit: int) -> int:
+    """Return an upper bound of the bytes of memory that a protobuf message takes once parsed.
 
     Parameters
     ----------
     data : bytes
-        The serialised message; malformed data is weighed up to where a parser would give up.
+        The serialised message; malformed data counts up to the place where a parser stops.
     kind : google.protobuf.descriptor.Descriptor
         The type of the message.
-    most : int
-        Counting stops beyond this.
+    limit : int
+        Value above which counting stops.
     """
     weight = _MESSAGE
     waiting = [(0, len(data), kind)]
-    while waiting and weight <= most:
+    while waiting and weight <= limit:
         start, end, kind = waiting.pop()
         for number, wire, begin, stop in fields(data, start, end):
             field = kind.fields_by_number.get(number)
@@ -72,7 +72,7 @@ def message_weight(data: bytes, kind: Any, most: int) -> int:
                 waiting.append((begin, stop, field.message_type))
             else:
                 weight += _value_weight(data[begin:stop], field)
-            if weight > most:
+            if weight > limit:
                 break
     return weight
 
@@ -80,9 +80,9 @@ def message_weight(data: bytes, kind: Any, most: int) -> int:
 def fields(
     data: bytes, start: int = 0, end: int | None = None
 ) -> Iterator[tuple[int, int, int, int]]:
-    """Yield number, wire type, start and end of each field of a protobuf message.
+    """Yield number, wire type, start and end of each field of a serialised protobuf message.
 
-    Ends early where the data is malformed.
+    It ends at the first malformed field.
     """
     end = len(data) if end is None else end
     while start < end:
@@ -105,7 +105,7 @@ def fields(
 
 
 def _varint(data: bytes, start: int, end: int) -> tuple[int, int]:
-    """Return a varint and where it ends: beyond ``end`` if it is malformed."""
+    """Return a varint and the place of its end, which is beyond ``end`` if it is malformed."""
     value = 0
     for place, byte in enumerate(data[start : min(end, start + 10)]):
         value |= (byte & 127) << (7 * place)
@@ -115,14 +115,14 @@ def _varint(data: bytes, start: int, end: int) -> tuple[int, int]:
 
 
 def _value_weight(part: bytes, field: Any) -> int:
-    """Return the weight of a string, of bytes, or of a packed list of numbers."""
+    """Return the bytes of memory of a string, of bytes, or of a packed list of numbers."""
     if field.type in (_STRING, _BYTES):
-        return _TEXT + len(part) * (_ASCII if _narrow(part, field) else _OTHER)
+        return _TEXT + len(part) * (_ASCII if _is_one_byte_text(part, field) else _OTHER)
     if width := _FIXED_WIDTH.get(field.type):
         return _SCALAR + _FIXED * (len(part) // width)
     return _SCALAR + _VARINT * len(part.translate(None, _CONTINUED))
 
 
-def _narrow(part: bytes, field: Any) -> bool:
-    """Return whether a value takes one byte a character."""
+def _is_one_byte_text(part: bytes, field: Any) -> bool:
+    """Return True for a value that takes one byte a character in Python."""
     return field.type == _BYTES or part.isascii()

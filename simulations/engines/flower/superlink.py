@@ -31,7 +31,7 @@ from hqde_fl.simulations.engines.ray.private import is_private, private_environm
 _ATTEMPTS = 3  # another process may take the free port first
 _STARTUP = 60.0  # seconds
 _SHUTDOWN = 30.0  # seconds
-_LONGEST = 24  # characters: Ray's sockets below the directory have about 107 to themselves
+_MAX_BASE_LENGTH = 24  # characters: Ray's sockets below the directory have about 107 to themselves
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def _home() -> Iterator[Path]:
     base = tempfile.gettempdir()
     with tempfile.TemporaryDirectory(
         prefix="hqde-fl-",
-        dir=base if len(base) <= _LONGEST else "/tmp",
+        dir=base if len(base) <= _MAX_BASE_LENGTH else "/tmp",
         ignore_cleanup_errors=True,  # the guard has removed it already
     ) as directory:
         yield Path(directory)

@@ -1,4 +1,4 @@
-"""Who can reach a Ray: whether it listens on loopback alone, and whether it asks for a token."""
+"""Describe who can use a Ray: does it listen on loopback only, and does it ask for a token."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 _METHOD = "/ray.rpc.NodeInfoGcsService/GetClusterId"
-"""The first thing that a driver asks for; Ray has no name for the call in Python."""
+"""The first call of a driver; Ray has no name for it in Python."""
 _SECONDS = 5.0
 
 
 def access() -> str:
-    """Say who can use the Ray that this process is connected to.
+    """Return a sentence that says who can use the Ray that this process is connected to.
 
-    The addresses are those that the nodes have given themselves, which is where they listen; the
-    GCS, where a driver begins, is called once without a token to see whether it minds.
+    The addresses are those on which the nodes listen. The GCS, to which a driver connects first, is
+    called once without a token to see if it refuses.
     """
     import ray
 
@@ -26,14 +26,14 @@ def access() -> str:
 
 
 def sentence(addresses: Sequence[str], asks: bool | None) -> str:
-    """Say who can use a Ray with nodes at these addresses.
+    """Return a sentence that says who can use a Ray with nodes at these addresses.
 
     Parameters
     ----------
     addresses : Sequence of str
         The nodes' IP addresses.
     asks : bool or None
-        Whether it asks for a token; None if that is not known.
+        True if it asks for a token; None if that is not known.
     """
     away = [address for address in addresses if not is_loopback(address)]
     where = "listens on loopback: other hosts cannot reach it"
@@ -48,22 +48,22 @@ def sentence(addresses: Sequence[str], asks: bool | None) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an IP address is one that other hosts cannot reach."""
+    """Return True for an IP address that other hosts cannot reach."""
     try:
-        found = ipaddress.ip_address(address)
+        parsed = ipaddress.ip_address(address)
     except ValueError:
-        return False  # a name: better to warn than to be wrong
-    mapped = getattr(found, "ipv4_mapped", None)
-    return bool((mapped or found).is_loopback)
+        return False  # a name may mean any address
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return bool((mapped or parsed).is_loopback)
 
 
 def asks_for_token(gcs: str) -> bool | None:
-    """Whether a GCS refuses who has no token; None if there is no telling.
+    """Return True if a GCS refuses a caller without a token; None if it gives no answer.
 
     Parameters
     ----------
     gcs : str
-        Its address, ``host:port``. One that speaks TLS does not answer, nor does a Ray client's.
+        Its address, ``host:port``. A GCS that uses TLS and a Ray client server give no answer.
     """
     try:
         import grpc  # type: ignore[import-untyped]

@@ -1,9 +1,9 @@
-"""Clients in batches to workers, and their outcomes back as they finish.
+"""Send clients to workers in batches, and collect their outcomes as they finish.
 
-A batch is as large as what its clients were measured to cost allows: many tiny clients share one
-call, a heavy one has a call of its own. When a worker dies, the clients of its batch run again,
-each alone, so that only the one that kills its worker is held to account; from then on that client
-always runs alone.
+The size of a batch follows from the measured cost of a client: many small clients share one Ray
+call, a large one has its own. When a worker dies, the clients of its batch run again one by one, so
+that only the client that kills its worker gets an error; from then on that client always runs
+alone.
 """
 
 from __future__ import annotations
@@ -18,58 +18,58 @@ from ray.exceptions import RayError, RayTaskError
 
 from hqde_fl.simulations.engines.ray.packing import Packed
 from hqde_fl.simulations.engines.ray.pool import Pool, Slot
-from hqde_fl.simulations.engines.ray.resources import Share
-from hqde_fl.simulations.engines.ray.worker import Done, Job
+from hqde_fl.simulations.engines.ray.resources import Allocation
+from hqde_fl.simulations.engines.ray.worker import Job, Outcome
 
 BATCH_SECONDS = 0.1
-"""A batch should take about so long."""
+"""Intended duration of a batch."""
 BATCH_BYTES = 32 << 20
-"""And its replies should not be larger than this together."""
+"""Intended size of all replies of a batch together."""
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
-    """One client to run.
+class ClientCall:
+    """A message to one client, to be run by a worker.
 
     Parameters
     ----------
     key : str
-        Names it among the others: the message's id.
+        The id of the message.
     job : Job
-        What the worker is told.
+        The client and the metadata of the message.
     content : ObjectRef
-        The packed content, shared by all that have the same.
-    share : Share
-        What it is given.
+        The packed content; one object for all messages with the same content.
+    allocation : Allocation
+        The resources that the client gets.
     """
 
     key: str
     job: Job
     content: Any
-    share: Share
+    allocation: Allocation
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
-    """Tasks that one worker runs in one call."""
+class CallBatch:
+    """Client calls that one worker runs in one Ray call, and references to the new states."""
 
     slot: Slot
-    tasks: Sequence[Task]
+    calls: Sequence[ClientCall]
     states: Sequence[Any]
 
 
 @dataclass
 class Counters:
-    """What happened underneath the rounds.
+    """Numbers of incidents during a run.
 
     Parameters
     ----------
     deaths : int
         Workers that died.
     reruns : int
-        Clients that were run again because another one's worker died under them.
+        Clients that ran again because their worker died while it ran a batch of several.
     lost_states : int
-        Clients whose state was gone when they needed it.
+        Clients whose state could not be fetched when they were to run.
     cancelled : int
         Clients that were cancelled at the deadline.
     """
@@ -82,20 +82,22 @@ class Counters:
 
 @dataclass(eq=False)
 class Dispatcher:
-    """Runs tasks on a pool.
+    """Runs client calls on the workers of a pool.
 
     Parameters
     ----------
     pool : Pool
         The workers.
     app_key : str
-        Names the app to the workers.
+        The name by which workers cache the app.
     app : Sequence[Any]
-        A reference to the app, its run config and run id; and the driver's import path.
+        A reference to (ClientApp, run config, run id), and the driver's import path.
     states : dict[int, ObjectRef]
-        Node -> what its client remembers.
+        Node id -> packed state of its client.
     changed : set[int]
-        Nodes are added to it as their clients have run.
+        Ids of the nodes whose clients have run; the dispatcher adds to it.
+    counters : Counters
+        Incidents; the dispatcher counts them.
     """
 
     pool: Pool
@@ -104,39 +106,39 @@ class Dispatcher:
     states: dict[int, Any] = field(default_factory=dict)
     changed: set[int] = field(default_factory=set)
     counters: Counters = field(default_factory=Counters)
-    _queues: dict[tuple[Share, Any], deque[Task]] = field(default_factory=dict)
-    _alone: deque[Task] = field(default_factory=deque)
-    _running: dict[Any, Batch] = field(default_factory=dict)
+    _queues: dict[tuple[Allocation, Any], deque[ClientCall]] = field(default_factory=dict)
+    _alone: deque[ClientCall] = field(default_factory=deque)
+    _running: dict[Any, CallBatch] = field(default_factory=dict)
     _suspects: set[int] = field(default_factory=set)
     _seconds: float = 0.0
     _bytes: float = 0.0
 
-    def submit(self, tasks: Iterable[Task]) -> None:
-        """Queue tasks."""
-        for task in tasks:
-            if task.job.node in self._suspects:
-                self._alone.append(task)
+    def submit(self, calls: Iterable[ClientCall]) -> None:
+        """Queue client calls."""
+        for call in calls:
+            if call.job.node in self._suspects:
+                self._alone.append(call)
             else:
-                self._queues.setdefault((task.share, task.content), deque()).append(task)
+                self._queues.setdefault((call.allocation, call.content), deque()).append(call)
 
     @property
     def unfinished(self) -> int:
-        """Tasks queued or running."""
+        """The number of calls that are queued or running."""
         queued = len(self._alone) + sum(map(len, self._queues.values()))
-        return queued + sum(len(batch.tasks) for batch in self._running.values())
+        return queued + sum(len(batch.calls) for batch in self._running.values())
 
     @property
     def waiting(self) -> bool:
-        """Whether anything is under way that ``step`` could wait for."""
+        """True if a batch is running or a worker starting, so that ``step`` can wait for it."""
         return bool(self._running) or any(slot.boot is not None for slot in self.pool.slots)
 
-    def step(self, timeout: float | None) -> list[tuple[Task, Done]]:
-        """Start what can be started, wait for something to finish, and return what has.
+    def step(self, timeout: float | None) -> list[tuple[ClientCall, Outcome]]:
+        """Start workers and batches, wait until one finishes, and return the finished calls.
 
         Parameters
         ----------
         timeout : float or None
-            Seconds to wait at most.
+            Maximum number of seconds to wait; None for no limit.
         """
         self._grow()
         self._assign()
@@ -148,7 +150,7 @@ class Dispatcher:
         ready, _ = ray.wait(waiting, num_returns=1, timeout=timeout, fetch_local=False)
         if ready:
             ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
-        outcomes: list[tuple[Task, Done]] = []
+        outcomes: list[tuple[ClientCall, Outcome]] = []
         for reference in ready:
             if reference in boots:
                 self.pool.booted(boots[reference])
@@ -158,7 +160,7 @@ class Dispatcher:
         return outcomes
 
     def cancel(self) -> None:
-        """Drop what is queued and end the workers that are busy."""
+        """Drop the queued calls and end the busy workers."""
         self.counters.cancelled += self.unfinished
         self._queues.clear()
         self._alone.clear()
@@ -167,92 +169,96 @@ class Dispatcher:
         self._running.clear()
 
     def _grow(self) -> None:
-        wanted: dict[Share, int] = {}
-        for (share, _), queue in self._queues.items():
-            wanted[share] = wanted.get(share, 0) + len(queue)
-        for task in self._alone:
-            wanted[task.share] = wanted.get(task.share, 0) + 1
+        """Start as many workers of each allocation as there are calls for it, if they fit."""
+        wanted: dict[Allocation, int] = {}
+        for (allocation, _), queue in self._queues.items():
+            wanted[allocation] = wanted.get(allocation, 0) + len(queue)
+        for call in self._alone:
+            wanted[call.allocation] = wanted.get(call.allocation, 0) + 1
         for batch in self._running.values():
-            wanted[batch.slot.share] = wanted.get(batch.slot.share, 0) + 1
-        if any(n > sum(s.share == share for s in self.pool.slots) for share, n in wanted.items()):
+            wanted[batch.slot.allocation] = wanted.get(batch.slot.allocation, 0) + 1
+        if any(count > self.pool.count(allocation) for allocation, count in wanted.items()):
             self.pool.grow(wanted)
 
     def _assign(self) -> None:
-        for slot in [s for s in self.pool.slots if s.boot is None and not s.busy]:
-            tasks = self._next(slot.share)
-            if tasks:
-                self._start(slot, tasks)
+        """Give the next batch to every idle worker."""
+        for slot in [slot for slot in self.pool.slots if slot.boot is None and not slot.busy]:
+            if calls := self._next_batch(slot.allocation):
+                self._start(slot, calls)
 
-    def _next(self, share: Share) -> list[Task]:
-        """The next batch for a worker with this share."""
-        workers = sum(slot.share == share for slot in self.pool.slots)
+    def _next_batch(self, allocation: Allocation) -> list[ClientCall]:
+        """Take the next calls for a worker with this allocation out of the queues."""
+        workers = self.pool.count(allocation)
         for (wanted, content), queue in self._queues.items():
-            if wanted == share:
-                batch = [queue.popleft() for _ in range(self._size(len(queue), workers))]
+            if wanted == allocation:
+                batch = [queue.popleft() for _ in range(self._batch_size(len(queue), workers))]
                 if not queue:
                     del self._queues[wanted, content]
                 return batch
-        for task in self._alone:
-            if task.share == share:
-                self._alone.remove(task)
-                return [task]
+        for call in self._alone:
+            if call.allocation == allocation:
+                self._alone.remove(call)
+                return [call]
         return []
 
-    def _size(self, queued: int, workers: int) -> int:
-        """One until a client has been measured; never so many that a worker runs dry."""
+    def _batch_size(self, queued: int, workers: int) -> int:
+        """Return the size of the next batch: 1 until a client's cost has been measured."""
         if self._seconds == 0:
             return 1
         size = min(BATCH_SECONDS / self._seconds, BATCH_BYTES / max(self._bytes, 1.0))
+        # at most half of a worker's part of the queue, so that all workers finish at about one time
         return max(1, min(int(size), -(-queued // (2 * workers))))
 
-    def _start(self, slot: Slot, tasks: Sequence[Task]) -> None:
+    def _start(self, slot: Slot, calls: Sequence[ClientCall]) -> None:
         slot.busy = True
-        jobs = [task.job for task in tasks]
-        run = slot.actor.run.options(num_returns=1 + len(tasks))
-        outcomes, *states = run.remote(self.app_key, self.app, tasks[0].content, jobs)
-        self._running[outcomes] = Batch(slot, tasks, states)
+        jobs = [call.job for call in calls]
+        run = slot.actor.run.options(num_returns=1 + len(calls))
+        outcomes, *states = run.remote(self.app_key, self.app, calls[0].content, jobs)
+        self._running[outcomes] = CallBatch(slot, calls, states)
 
-    def _collect(self, reference: Any, batch: Batch) -> list[tuple[Task, Done]]:
+    def _collect(self, reference: Any, batch: CallBatch) -> list[tuple[ClientCall, Outcome]]:
+        """Return the outcomes of a finished batch and keep the states; none if its worker died."""
         try:
-            outcomes: list[Done] = ray.get(reference)
+            outcomes: list[Outcome] = ray.get(reference)
         except RayTaskError as error:  # not the client: the worker could not even begin
             batch.slot.busy = False
-            return [(task, _failed(f"the worker failed: {error.cause}")) for task in batch.tasks]
+            return [(call, _failed(f"the worker failed: {error.cause}")) for call in batch.calls]
         except RayError as error:
-            return self._died(batch, str(error).strip().splitlines()[0])
+            return self._handle_death(batch, str(error).strip().splitlines()[0])
         batch.slot.busy = False
-        for task, done, state in zip(batch.tasks, outcomes, batch.states, strict=True):
-            self.changed.add(task.job.node)
-            if done.error is None:  # a client that raised keeps the state it had
-                self.states.pop(task.job.node, None)
-                if done.stateful:
-                    self.states[task.job.node] = state
-            self.counters.lost_states += done.lost
+        for call, outcome, state in zip(batch.calls, outcomes, batch.states, strict=True):
+            self.changed.add(call.job.node)
+            if outcome.error is None:  # a client that raised keeps the state it had
+                self.states.pop(call.job.node, None)
+                if outcome.stateful:
+                    self.states[call.job.node] = state
+            self.counters.lost_states += outcome.lost
         self._measure(outcomes)
-        return list(zip(batch.tasks, outcomes, strict=True))
+        return list(zip(batch.calls, outcomes, strict=True))
 
-    def _died(self, batch: Batch, reason: str) -> list[tuple[Task, Done]]:
+    def _handle_death(self, batch: CallBatch, reason: str) -> list[tuple[ClientCall, Outcome]]:
+        """Queue the calls of a worker that died again, each alone; a single call has failed."""
         self.counters.deaths += 1
         self.pool.bury(batch.slot)
         self.pool.refresh()
-        if len(batch.tasks) > 1:
-            self.counters.reruns += len(batch.tasks)
-            self._alone.extend(batch.tasks)
+        if len(batch.calls) > 1:
+            self.counters.reruns += len(batch.calls)
+            self._alone.extend(batch.calls)
             return []
-        self._suspects.add(batch.tasks[0].job.node)
-        return [(batch.tasks[0], _failed(f"the client's process died: {reason}"))]
+        self._suspects.add(batch.calls[0].job.node)
+        return [(batch.calls[0], _failed(f"the client's process died: {reason}"))]
 
-    def _measure(self, outcomes: Sequence[Done]) -> None:
-        """Keep a running mean of what a client costs."""
-        seconds = sum(done.seconds for done in outcomes) / len(outcomes)
-        size = sum(_bytes(done.reply) for done in outcomes) / len(outcomes)
+    def _measure(self, outcomes: Sequence[Outcome]) -> None:
+        """Update the running means of a client's seconds and bytes."""
+        seconds = sum(outcome.seconds for outcome in outcomes) / len(outcomes)
+        size = sum(_bytes(outcome.reply) for outcome in outcomes) / len(outcomes)
         keep = 0.5 if self._seconds else 0.0
         self._seconds = keep * self._seconds + (1 - keep) * max(seconds, 1e-5)
         self._bytes = keep * self._bytes + (1 - keep) * size
 
 
-def _failed(reason: str) -> Done:
-    return Done(reply=None, error=reason, stateful=False, lost=False, seconds=0.0)
+def _failed(reason: str) -> Outcome:
+    return Outcome(reply=None, error=reason, stateful=False, lost=False, seconds=0.0)
 
 
 def _bytes(packed: Packed | None) -> int:

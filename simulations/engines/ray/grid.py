@@ -1,9 +1,9 @@
-"""A Flower Grid on Ray, whose cost follows the cohort and not the population.
+"""A Flower Grid on Ray whose cost depends on the cohort of a round, not on the population.
 
-What a round's messages share is put into Ray's object store once and read there by every worker;
-clients run in batches in a pool of warm actors; replies are handed on as they finish; a client's
-state stays in the object store between rounds. A worker that dies costs the client that killed it,
-nobody else. Any Flower Strategy runs on it unchanged.
+Content that several messages of a round have in common is put into Ray's object store once. Clients
+run in batches in a pool of actors that stay alive between rounds and runs. Replies are handed on as
+they finish, and the clients' states stay in the object store. If a worker dies, only the client
+that killed it gets an error. Any Flower Strategy runs on this Grid unchanged.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from hqde_fl.errors import ConfigError
 from hqde_fl.protocol.flower_internals import ErrorCode
 from hqde_fl.simulations.console.interruption import ends_process
 from hqde_fl.simulations.engines.base import LocalGrid
-from hqde_fl.simulations.engines.ray.dispatch import Counters, Dispatcher, Task
+from hqde_fl.simulations.engines.ray.dispatch import ClientCall, Counters, Dispatcher
 from hqde_fl.simulations.engines.ray.packing import Packed, pack, unpack
 from hqde_fl.simulations.engines.ray.pool import POOL, Pool, connect
-from hqde_fl.simulations.engines.ray.resources import Resources, Share
-from hqde_fl.simulations.engines.ray.worker import Done, Job
+from hqde_fl.simulations.engines.ray.resources import Allocation, Resources
+from hqde_fl.simulations.engines.ray.worker import Job, Outcome
 from hqde_fl.simulations.experiment import import_path
 
 POLL_SECONDS = 0.05
@@ -37,28 +37,28 @@ class RayGrid(LocalGrid):
     Parameters
     ----------
     client_app : ClientApp
-        What every client runs; it must be picklable by Ray (cloudpickle).
+        The app of every client; Ray must be able to pickle it (cloudpickle).
     partitions : int
-        The population. What a round costs depends on the clients it asks, not on this.
+        Number of clients.
     run_config : UserConfig
         The run's configuration, as the clients see it.
     seed : int
-        Node ids derive from it and the partition id: they are the same in every run.
+        Seed from which the node ids derive: they are the same in every run with it.
     resources : Sequence[Resources]
-        What a client is given, group by group; at most one group may leave ``partitions`` empty,
-        and it takes all clients that no other group names. One CPU each if not given.
+        Resources of a client, by groups of clients; one CPU each if empty. At most one group may
+        leave ``partitions`` empty: it holds all clients that no other group names.
     address : str
-        The Ray cluster to join; ``RAY_ADDRESS`` or a local Ray if empty. A Ray that this process is
-        connected to already is used as it is.
+        Address of the Ray cluster to join; ``RAY_ADDRESS`` or a new local Ray if empty. If this
+        process is connected to a Ray, that one is used.
     runtime_env : Mapping[str, Any], optional
         Ray's runtime environment for workers on a joined cluster.
     pool : Pool
-        The workers; by default those that this process keeps warm between runs.
+        The workers; by default those that this process keeps alive between runs.
 
     Raises
     ------
     ConfigError
-        If no client fits on the cluster: it says what the cluster has.
+        If no client fits on the cluster; the message lists the cluster's resources.
     RunError
         If the cluster cannot be joined.
     """
@@ -77,62 +77,63 @@ class RayGrid(LocalGrid):
     ) -> None:
         super().__init__(partitions, seed)
         self.dashboard = connect(address, runtime_env)
-        self._shares = _Shares(resources, pool)
+        self._shares = _Allocations(resources, pool)
         app = ray.put((client_app, dict(run_config), self._run.run_id))
         self._dispatcher = Dispatcher(
             pool, app.hex(), [app, import_path.current()], changed=self._changed
         )
-        self._asked: dict[str, Message] = {}
+        self._pending: dict[str, Message] = {}
 
     @property
     def counters(self) -> Counters:
-        """What happened underneath the rounds: deaths, reruns, lost states, cancellations."""
+        """Numbers of dead workers, rerun clients, lost states and cancelled clients."""
         return self._dispatcher.counters
 
     def contexts(self, partitions: Iterable[int]) -> dict[int, RecordDict]:
-        """What clients remember between messages, fetched from the object store.
+        """Return the clients' states by partition id, fetched from the object store.
 
-        What was lost with a node of the cluster is not there.
+        States that were lost with a node of the cluster are left out.
         """
-        nodes = {self._nodes[each]: each for each in partitions}
         states = self._dispatcher.states
-        held = {each: states[node] for node, each in nodes.items() if node in states}
+        nodes = {partition: self._nodes[partition] for partition in partitions}
+        references = {part: states[node] for part, node in nodes.items() if node in states}
         try:
-            fetched = dict(zip(held, ray.get(list(held.values())), strict=True))
-        except ray.exceptions.RayError:  # one of them is lost: which?
-            fetched = {each: found for each, ref in held.items() if (found := _fetched(ref))}
-        return {each: unpack(packed) for each, packed in fetched.items()}
+            fetched = dict(zip(references, ray.get(list(references.values())), strict=True))
+        except ray.exceptions.RayError:  # one is lost: fetch the others one by one
+            one_by_one = {part: _fetch(reference) for part, reference in references.items()}
+            fetched = {part: packed for part, packed in one_by_one.items() if packed}
+        return {part: unpack(packed) for part, packed in fetched.items()}
 
     def set_contexts(self, contexts: Mapping[int, RecordDict]) -> None:
-        """Have clients remember what they did when an earlier run of theirs ended."""
+        """Replace the states of clients by those with which an earlier run ended."""
         for partition, state in contexts.items():
             self._dispatcher.states[self._nodes[partition]] = ray.put(pack(state))
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Queue clients; what they share is put into the object store once."""
+        """Queue the messages' clients and return the messages' ids."""
         contents: dict[int, tuple[RecordDict, Any]] = {}
-        tasks = []
+        calls = []
         for message in messages:
             key = self._number(message)
             content = message.content
             if id(content) not in contents:
                 contents[id(content)] = (content, ray.put(pack(content)))
-            tasks.append(self._task(key, message, contents[id(content)][1]))
-            self._asked[key] = message
-        self._dispatcher.submit(tasks)
-        return [task.key for task in tasks]
+            calls.append(self._call(key, message, contents[id(content)][1]))
+            self._pending[key] = message
+        self._dispatcher.submit(calls)
+        return [call.key for call in calls]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """The replies that are there."""
+        """Return the replies that have finished by now."""
         self._advance(timeout=0)
         return super().pull_messages(message_ids)
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Replies:
-        """Run clients; their replies as they finish.
+        """Run the messages' clients and return an iterable of the replies as they finish.
 
-        Clients that have not finished when ``timeout`` seconds are over are cancelled.
+        Clients that have not finished after ``timeout`` seconds are cancelled.
         """
         end = time.monotonic() + (float("inf") if timeout is None else timeout)
         return Replies(self._receive(set(self.push_messages(messages)), end))
@@ -147,20 +148,20 @@ class RayGrid(LocalGrid):
                 if not keys or left <= 0:
                     return
                 self._advance(None if left == float("inf") else left)
-        finally:  # the deadline, an interrupt, or a Strategy that has seen enough
-            if keys and not ends_process():  # then Ray ends with it, and may have ended already
+        finally:  # the deadline, an interrupt, or a Strategy that stops reading
+            if keys and not ends_process():  # if the process ends, Ray does too, or has already
                 self._dispatcher.cancel()
                 for key in keys:
-                    del self._asked[key]
+                    del self._pending[key]
 
     def _advance(self, timeout: float | None) -> None:
         outcomes = self._dispatcher.step(timeout)
-        for task, done in outcomes:
-            self._replies[task.key] = _reply(self._asked.pop(task.key), done)
+        for call, outcome in outcomes:
+            self._replies[call.key] = _reply(self._pending.pop(call.key), outcome)
         if not outcomes and timeout != 0 and not self._dispatcher.waiting:
-            time.sleep(POLL_SECONDS)  # no worker fits at present: a node may have gone
+            time.sleep(POLL_SECONDS)  # no worker fits at present: a node of the cluster may be gone
 
-    def _task(self, key: str, message: Message, content: Any) -> Task:
+    def _call(self, key: str, message: Message, content: Any) -> ClientCall:
         node = message.metadata.dst_node_id
         partition = self._partitions[node]
         meta = message.metadata
@@ -171,12 +172,12 @@ class RayGrid(LocalGrid):
             metadata=(key, meta.message_type, meta.group_id, meta.created_at, meta.ttl),
             context=self._dispatcher.states.get(node),
         )
-        return Task(key, job, content, self._shares.of(partition))
+        return ClientCall(key, job, content, self._shares.of(partition))
 
 
 @final
 class Replies:
-    """The replies of a round, in the order in which they come; it can be walked once."""
+    """The replies of a round in the order in which they finish; can be iterated over once."""
 
     def __init__(self, replies: Iterator[Message]) -> None:
         self._replies = replies
@@ -185,8 +186,8 @@ class Replies:
         return self._replies
 
 
-class _Shares:
-    """Which client is given what."""
+class _Allocations:
+    """The resources of every client."""
 
     def __init__(self, resources: Sequence[Resources], pool: Pool) -> None:
         groups = list(resources) or [Resources()]
@@ -197,33 +198,34 @@ class _Shares:
         if len(named) != len(set(named)):
             raise ConfigError("engine.resources: a partition is in more than one group")
         groups = groups if rest else [*groups, Resources()]
-        shares = pool.settle(groups)
-        self._rest = next(s for s, g in zip(shares, groups, strict=True) if not g.partitions)
+        allocations = pool.allocate(groups)
+        self._rest = next(s for s, g in zip(allocations, groups, strict=True) if not g.partitions)
         self._named = {
-            partition: share
-            for share, group in zip(shares, groups, strict=True)
+            partition: allocation
+            for allocation, group in zip(allocations, groups, strict=True)
             for partition in group.members()
         }
 
-    def of(self, partition: int) -> Share:
-        """What a client is given."""
+    def of(self, partition: int) -> Allocation:
+        """Return the resources of a client."""
         return self._named.get(partition, self._rest)
 
 
-def _fetched(reference: Any) -> Packed | None:
+def _fetch(reference: Any) -> Packed | None:
     try:
         return ray.get(reference)  # type: ignore[no-any-return]
     except ray.exceptions.RayError:
         return None
 
 
-def _reply(asked: Message, done: Done) -> Message:
-    if done.reply is None:
-        crashed = done.seconds == 0.0
+def _reply(message: Message, outcome: Outcome) -> Message:
+    """Return the reply to a message: the client's content, or an error."""
+    if outcome.reply is None:
+        crashed = outcome.seconds == 0.0
         code = ErrorCode.CLIENT_APP_CRASHED if crashed else ErrorCode.CLIENT_APP_RAISED_EXCEPTION
-        return Message(Error(code, done.error), reply_to=asked)
+        return Message(Error(code, outcome.error), reply_to=message)
     try:
-        return Message(unpack(done.reply), reply_to=asked)
-    except Exception as error:  # records that Flower itself will not have
+        return Message(unpack(outcome.reply), reply_to=message)
+    except Exception as error:  # Flower refuses the records
         reason = f"malformed reply ({type(error).__name__}: {error})"
-        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=asked)
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)

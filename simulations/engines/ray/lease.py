@@ -1,4 +1,4 @@
-"""Who uses this process's Ray: one that was started here ends with its last user, no other does."""
+"""Leases on this process's Ray: a Ray that was started here ends with the last of them."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ _started = False
 
 
 class RayLease:
-    """Makes sure that there is a Ray for as long as it is held.
+    """Keeps this process connected to a Ray until it is released.
 
-    A Ray that is there already, the host program's own for instance, is used and left alone; only
-    the workers end that nobody needs any more, which would keep its CPUs.
+    If the process is connected already, for instance by the host program, that Ray is used and not
+    shut down; with the last lease only the idle workers on it are ended, to free its CPUs.
     """
 
     def __init__(self) -> None:
         global _started
         with _lock:
             if not ray.is_initialized():
-                _users.clear()  # whatever they used has been shut down by somebody else
+                _users.clear()  # the Ray that they used was shut down by other code
                 _connect()
                 _started = True
             _users.add(id(self))
 
     @property
     def alive(self) -> bool:
-        """Whether the Ray is still there."""
+        """True if it is not released and the process is still connected to a Ray."""
         return id(self) in _users and ray.is_initialized()
 
     def release(self) -> None:
-        """Give it back; may be called again."""
+        """Release the lease; calling it again has no effect."""
         global _started
         with _lock:
             if id(self) not in _users:
@@ -52,7 +52,7 @@ class RayLease:
 
 
 def _connect() -> None:
-    """Connect in a thread that never ends: Linux ends Ray's processes with whoever started them."""
+    """Connect in a thread that never ends: Linux ends Ray's processes with the thread's end."""
     connected: Future[None] = Future()
 
     def begin() -> None:

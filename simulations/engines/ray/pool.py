@@ -1,4 +1,4 @@
-"""Ray for this process, and the workers that stay warm between runs."""
+"""Connect this process to a Ray, and keep its workers alive between runs."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ from hqde_fl.errors import RunError
 from hqde_fl.simulations.console.interruption import sigterm_kept
 from hqde_fl.simulations.engines.ray.access import asks_for_token
 from hqde_fl.simulations.engines.ray.private import is_private, private_ray, read_environment
-from hqde_fl.simulations.engines.ray.resources import Resources, Share, settle
+from hqde_fl.simulations.engines.ray.resources import Allocation, Resources, allocate
 from hqde_fl.simulations.engines.ray.starter import Starter
 from hqde_fl.simulations.experiment import import_path
 
 _CONNECTING = threading.Lock()
 _starting: list[threading.Event] = []
-"""Set when a start that ``prepare`` began is over."""
+"""Events that are set when a start of Ray that ``prepare`` began has succeeded or failed."""
 _announced: list[str] = []
-"""The dashboard of a Ray that ``prepare`` connected to, until somebody connects and hears of it."""
+"""Dashboard address of a Ray that ``prepare`` started, until ``connect`` returns it."""
 
 KILL_ROUNDS = 5
-"""How often processes of Ray are looked for that are to be killed."""
+"""Maximum number of passes over Ray's processes to kill them."""
 
 BOOT_FAILURES = 3
-"""Workers that may fail to start, one after the other, before a run gives up."""
+"""Number of workers that fail to start in a row after which a run ends."""
 
 
 def connect(address: str = "", runtime_env: Mapping[str, Any] | None = None) -> str:
-    """Make sure that this process has a Ray.
+    """Connect this process to a Ray, unless it is connected to one already.
 
-    A Ray that is there already is used as it is. Else the cluster at ``address`` (or at the
-    environment's ``RAY_ADDRESS``) is joined, and this project's code shipped to it; failing an
-    address, a local Ray is started, which ends with this process and which nobody else can use.
+    With an address, here or in the environment's ``RAY_ADDRESS``, the cluster there is joined and
+    the package ``hqde_fl`` is sent to it. Otherwise a local Ray is started that ends with this
+    process and that no other user and no other host can use.
 
     Parameters
     ----------
     address : str
-        Such as ``"10.0.0.1:6379"`` or ``"auto"``.
+        Address of a cluster such as ``"10.0.0.1:6379"``, or ``"auto"``; empty for a local Ray.
     runtime_env : Mapping[str, Any], optional
-        Ray's runtime environment for the workers, on top of this project's code.
+        Ray's runtime environment for the workers of a cluster; the package is added to it.
 
     Returns
     -------
     str
-        The address of Ray's dashboard; empty if there is none, or if Ray was there already.
+        The address of Ray's dashboard; empty if there is none, or if Ray was connected already.
 
     Raises
     ------
@@ -73,10 +73,10 @@ def _connect(address: str, runtime_env: Mapping[str, Any] | None) -> str:
     environment = dict(runtime_env or {})
     private = is_private(address)
     if private:
-        # not whatever Ray somebody else happens to run here, which ray.init would join by itself
+        # "local", because ray.init would otherwise join a Ray that another user runs on this host
         options |= {"address": "local", "include_dashboard": False}
     else:
-        environment["py_modules"] = [*environment.get("py_modules", []), *hqde_fl.__path__[:1]]
+        environment["py_modules"] = [*environment.get("py_modules", []), _package_folder()]
         options["address"] = address
         read_environment()  # the user may have set a token for it after Ray was imported
     try:
@@ -84,7 +84,7 @@ def _connect(address: str, runtime_env: Mapping[str, Any] | None) -> str:
             sigterm_kept(),
             warnings.catch_warnings(),
             private_ray() if private else nullcontext(),
-        ):  # Ray announces a change that does not concern us
+        ):  # the warning announces a change of Ray that has no effect here
             warnings.simplefilter("ignore", FutureWarning)
             return str(ray.init(runtime_env=environment or None, **options).dashboard_url or "")
     except (ConnectionError, RuntimeError, ValueError, AuthenticationError) as error:
@@ -92,17 +92,34 @@ def _connect(address: str, runtime_env: Mapping[str, Any] | None) -> str:
         raise RunError(f"no Ray at {address or 'this machine'}: {error}{hint}") from error
 
 
+def _package_folder() -> str:
+    """Return the folder of the package ``hqde_fl``, which is sent to the nodes of a cluster.
+
+    Raises
+    ------
+    RunError
+        If the package is spread over several folders, as in a checkout without links.
+    """
+    folder, *others = hqde_fl.__path__
+    if others:
+        raise RunError(
+            f"{folder} cannot be sent to a Ray cluster: its links to strategies, clients and "
+            "simulations are missing (install hqde-fl, or clone it with core.symlinks=true)"
+        )
+    return str(folder)
+
+
 def _hint(address: str) -> str:
-    """What Ray keeps to its log when it does not get in."""
+    """Return how to pass the token that a cluster asks for: Ray's own error does not say it."""
     if not asks_for_token(address):
         return ""
     return " (it asks for a token: set RAY_AUTH_MODE=token and its RAY_AUTH_TOKEN)"
 
 
 def prepare(address: str = "", runtime_env: Mapping[str, Any] | None = None) -> None:
-    """Begin to ``connect``, while the caller loads its data: starting a Ray is mostly waiting.
+    """Start ``connect`` in a thread, so that the caller can load its data meanwhile.
 
-    Whatever goes wrong is seen by whoever connects next, for it is tried again then.
+    If it fails, nothing is raised here: the next call of ``connect`` tries again and raises.
     """
     over = threading.Event()
 
@@ -120,105 +137,110 @@ def prepare(address: str = "", runtime_env: Mapping[str, Any] | None = None) -> 
 
 
 def prepared(seconds: float) -> None:
-    """Wait until a start that ``prepare`` began is over: half a Ray cannot be ended as a whole."""
+    """Wait until ``prepare`` has finished: a Ray that is half started cannot be shut down."""
     for over in _starting:
         over.wait(seconds)
 
 
 def end_at_once() -> bool:
-    """Kill a Ray that this process has started, or begun to start; whether there was one.
+    """Kill the Ray that this process has started, or is starting; return True if there was one.
 
-    This process must end then: whatever it asks of that Ray may end it, or never return.
+    This process must end afterwards: a call to that Ray may abort it, or never return.
     """
-    found = False
-    for _ in range(KILL_ROUNDS):  # the thread that starts it may just be starting one more process
+    killed = False
+    for _ in range(KILL_ROUNDS):  # the thread that starts Ray may just be starting a process
         if not (processes := _ray_processes()):
             break
-        found = True
+        killed = True
         for process in processes:
             with suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(processes, timeout=0.3)
-    return found
+    return killed
 
 
 def _ray_processes() -> list[psutil.Process]:
     """Return the living processes of Ray below this one."""
-    found: list[psutil.Process] = []
+    processes: list[psutil.Process] = []
     for child in psutil.Process().children():
         with suppress(psutil.Error):
             if os.path.dirname(ray.__file__) in " ".join(child.cmdline()):
-                found += [child, *child.children(recursive=True)]
-    return found
+                processes += [child, *child.children(recursive=True)]
+    return processes
 
 
 def cluster() -> list[dict[str, float]]:
-    """What each node of the cluster has, by Ray's names."""
+    """Return the resources of each node of the cluster, by Ray's names."""
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 @dataclass(eq=False)
 class Slot:
-    """A worker: booting, idle, busy or dead.
+    """A worker that is starting, idle or busy.
 
     Parameters
     ----------
     actor : ActorHandle
         The worker.
-    share : Share
-        What it was given.
+    allocation : Allocation
+        Its resources.
     boot : ObjectRef or None
-        Comes when the worker is there; None from then on.
+        A reference that is ready once the worker has started; None from then on.
     busy : bool
-        Whether it runs something.
+        True while it runs a batch.
     """
 
     actor: Any
-    share: Share
+    allocation: Allocation
     boot: Any
     busy: bool = False
 
 
 @dataclass(eq=False)
 class Pool:
-    """The workers of this process. Workers that nobody needs make room for others."""
+    """The workers of this process. Idle workers are ended if others need their resources."""
 
     slots: list[Slot] = field(default_factory=list)
     _nodes: list[dict[str, float]] = field(default_factory=list)
     _failures: int = 0
 
-    def settle(self, groups: Sequence[Resources]) -> list[Share]:
-        """What each group's clients get on this cluster."""
+    def allocate(self, groups: Sequence[Resources]) -> list[Allocation]:
+        """Return the resources that a client of each group gets on this cluster."""
         self._nodes = cluster()
-        return [settle(group, self._nodes) for group in groups]
+        return [allocate(group, self._nodes) for group in groups]
 
-    def idle(self, share: Share) -> list[Slot]:
-        """Workers with this share that wait for work."""
-        return [s for s in self.slots if s.share == share and s.boot is None and not s.busy]
+    def count(self, allocation: Allocation) -> int:
+        """Return the number of workers with these resources."""
+        return sum(slot.allocation == allocation for slot in self.slots)
 
-    def grow(self, wanted: Mapping[Share, int]) -> None:
-        """Start workers until each share has as many as it wants, or no more fit.
+    def grow(self, wanted: Mapping[Allocation, int]) -> None:
+        """Start workers until each allocation has as many as wanted, or no more fit.
 
-        Shares take turns, so that no group waits until another is done. When nothing fits, idle
-        workers of shares that nobody wants are retired first.
+        Allocations take turns, so that no group waits until another is done. When no worker fits,
+        idle workers of allocations that are not wanted are ended first.
+
+        Parameters
+        ----------
+        wanted : Mapping[Allocation, int]
+            Number of workers wanted of each allocation, >= 0.
         """
-        missing = {share: n - self._count(share) for share, n in wanted.items()}
+        missing = {allocation: n - self.count(allocation) for allocation, n in wanted.items()}
         while any(n > 0 for n in missing.values()):
             started = False
-            for share in sorted(missing, key=lambda s: self._count(s)):
-                if missing[share] > 0 and self._make_room(share, wanted):
-                    self._start(share)
-                    missing[share] -= 1
+            for allocation in sorted(missing, key=self.count):
+                if missing[allocation] > 0 and self._make_room(allocation, wanted):
+                    self._start(allocation)
+                    missing[allocation] -= 1
                     started = True
             if not started:
                 return
 
     def refresh(self) -> None:
-        """Look again at what the cluster has: a node may have come or gone."""
+        """Read the cluster's resources again: a node may have been added or lost."""
         self._nodes = cluster()
 
     def booted(self, slot: Slot) -> None:
-        """Take note that a worker is there, or why it is not.
+        """Mark a worker as started, or remove it if its start failed.
 
         Raises
         ------
@@ -235,44 +257,42 @@ class Pool:
                 raise RunError(f"{BOOT_FAILURES} Ray workers did not start: {error}") from None
 
     def bury(self, slot: Slot) -> None:
-        """End a worker, whatever it is doing."""
+        """End a worker, even if it is busy."""
         if slot in self.slots:
             self.slots.remove(slot)
         ray.kill(slot.actor)
 
     def close(self, *, idle_only: bool = False) -> None:
-        """End all workers, or those that run nothing; the Ray stays."""
+        """End all workers, or only those that are not busy; this process stays connected."""
         for slot in list(self.slots):
             if not (idle_only and slot.busy):
                 self.bury(slot)
 
-    def _count(self, share: Share) -> int:
-        return sum(slot.share == share for slot in self.slots)
-
-    def _start(self, share: Share) -> None:
+    def _start(self, allocation: Allocation) -> None:
         remote: Any = ray.remote(Starter)
         actor = remote.options(
-            num_cpus=share.num_cpus, num_gpus=share.num_gpus, max_restarts=0
-        ).remote(import_path.current(), share.threads, share.memory_fraction)
-        self.slots.append(Slot(actor, share, boot=actor.ping.remote()))
+            num_cpus=allocation.num_cpus, num_gpus=allocation.num_gpus, max_restarts=0
+        ).remote(import_path.current(), allocation.threads, allocation.memory_fraction)
+        self.slots.append(Slot(actor, allocation, boot=actor.ping.remote()))
 
-    def _make_room(self, share: Share, wanted: Mapping[Share, int]) -> bool:
-        spare = [s for s in self.slots if s.share not in wanted and not s.busy]
-        while not self._fits(share):
+    def _make_room(self, allocation: Allocation, wanted: Mapping[Allocation, int]) -> bool:
+        """End idle workers until one with this allocation fits; return True if it does."""
+        spare = [s for s in self.slots if s.allocation not in wanted and not s.busy]
+        while not self._fits(allocation):
             if not spare:
                 return False
             self.bury(spare.pop())
         return True
 
-    def _fits(self, share: Share) -> bool:
-        """Whether one more such worker fits beside the others, by the cluster's totals."""
+    def _fits(self, allocation: Allocation) -> bool:
+        """Return True if one more such worker fits beside the others, by the cluster's totals."""
         for name, amount in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
             total = sum(node.get(name, 0) for node in self._nodes)
-            taken = sum(getattr(slot.share, amount) for slot in self.slots)
-            if taken + getattr(share, amount) > total + 1e-6:
+            taken = sum(getattr(slot.allocation, amount) for slot in self.slots)
+            if taken + getattr(allocation, amount) > total + 1e-6:
                 return False
-        return self._count(share) < sum(share.fits(node) for node in self._nodes)
+        return self.count(allocation) < sum(allocation.fits(node) for node in self._nodes)
 
 
 POOL = Pool()
-"""This process's workers: every run uses them."""
+"""The workers of this process, which all its runs use."""

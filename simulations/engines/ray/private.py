@@ -1,8 +1,8 @@
-"""A Ray of our own that nobody else can use: it listens on loopback and asks for a token.
+"""Start a Ray that only this process can use: it listens on loopback and asks for a token.
 
-Ray as it comes listens on every interface and asks nobody who they are: whoever reaches one of its
-ports can run code with the rights of the user who started it. Two of Ray's own settings close it.
-Both are environment variables, so they also reach the Ray of engine ``flower``, which Flower starts
+By default Ray listens on every interface and asks for no token: anyone who reaches one of its ports
+can run code with the rights of the user who started it. Two of Ray's settings prevent that. Both
+are environment variables, so they also apply to the Ray of engine ``flower``, which Flower starts
 in a process of its own:
 
 - ``RAY_AUTH_MODE=token`` and ``RAY_AUTH_TOKEN``: every server of Ray asks for the token. Each Ray
@@ -11,8 +11,7 @@ in a process of its own:
   address is then that of ``localhost``, and Ray's processes listen on the address of their node.
   ``ray.init(_node_ip_address="127.0.0.1")`` does not help: Ray replaces it by the host's address.
 
-A cluster that the user names and a Ray that the host program already has are not ours: nothing here
-touches them.
+Nothing here changes a cluster that the user names, or a Ray that the host program has started.
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ from typing import Any
 from hqde_fl.errors import RunError
 
 LOOPBACK = ("127.0.0.1", "::1")
-"""The addresses that Ray takes for loopback; with any other it listens on every interface."""
+"""Addresses that Ray accepts as loopback; with any other it listens on every interface."""
 
 
 def is_private(address: str) -> bool:
-    """Say whether Ray starts a Ray of its own for this address, rather than join one.
+    """Return True if ``ray.init`` starts a local Ray for this address and joins no cluster.
 
     Parameters
     ----------
     address : str
-        What the user gave as the address of a cluster, or has in ``RAY_ADDRESS``.
+        The address that the user gave, or the value of ``RAY_ADDRESS``; may be empty.
     """
     return address in ("", "local")
 
@@ -65,11 +64,11 @@ def private_environment() -> dict[str, str]:
 
 @contextmanager
 def private_ray() -> Iterator[None]:
-    """Make the Ray private that is started in this context, by ``ray.init`` or as a test's cluster.
+    """Make a Ray private that is started in this context, by ``ray.init`` or as a test cluster.
 
     The environment is changed only while Ray's processes start, which inherit it. So other programs
-    that the host program starts get no token, and what the user has set for a cluster stays as it
-    was. This process keeps the token in Ray's memory until ``ray.shutdown()``, whoever calls it.
+    that the host program starts get no token, and the user's own ``RAY_`` variables are restored.
+    The token stays in this process's memory until ``ray.shutdown()``.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a client may use of a machine, and how many of them fit."""
+"""Resources of a client, and the number of clients that fit on a cluster with them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from hqde_fl.errors import ConfigError
 
 @dataclass(frozen=True)
 class Resources:
-    """What each client of a group is given.
+    """The resources that are configured for each client of a group.
 
     Parameters
     ----------
     num_cpus : float
-        CPUs, > 0; torch gets as many threads, at least one.
+        Number of CPUs, > 0; torch uses as many threads, at least one.
     num_gpus : float or "auto"
-        GPUs, a fraction or a whole number; ``"auto"``: each GPU is divided by the clients that fit.
+        Number of GPUs, in [0, 1] or whole; ``"auto"`` divides each GPU by the clients that fit.
     memory_fraction : float or None
-        Share of its GPU's memory that a client may take; a fraction of a GPU does not limit it.
+        Fraction of its GPU's memory, in (0, 1], that a client may use; None for no limit, whatever
+        fraction of a GPU it has.
     partitions : str
-        The clients of the group, such as ``"0-9,12"``; empty for all that no other group names.
+        Partition ids of the group, such as ``"0-9,12"``; empty for all that no other group names.
     """
 
     num_cpus: float = 1.0
@@ -45,28 +46,28 @@ class Resources:
         self.members()
 
     def members(self) -> frozenset[int]:
-        """The partitions it names."""
-        found: set[int] = set()
+        """Return the partition ids that the group names."""
+        members: set[int] = set()
         for part in filter(None, self.partitions.replace(" ", "").split(",")):
             low, _, high = part.partition("-")
             if not low.isdigit() or not (high or low).isdigit() or int(high or low) < int(low):
                 raise ConfigError(
                     f"engine.resources needs partitions such as '0-9,12', found {self.partitions!r}"
                 )
-            found.update(range(int(low), int(high or low) + 1))
-        return frozenset(found)
+            members.update(range(int(low), int(high or low) + 1))
+        return frozenset(members)
 
 
 @dataclass(frozen=True)
-class Share:
-    """What one client is given, all questions answered.
+class Allocation:
+    """The resources of one client, with a number in place of ``"auto"``.
 
     Parameters
     ----------
     num_cpus, num_gpus : float
-        As Ray is asked for them.
+        Numbers of CPUs and GPUs, as Ray takes them.
     memory_fraction : float or None
-        Share of its GPU's memory that the client may take.
+        Fraction of its GPU's memory, in (0, 1], that the client may use; None for no limit.
     """
 
     num_cpus: float
@@ -75,11 +76,11 @@ class Share:
 
     @property
     def threads(self) -> int:
-        """Torch threads."""
+        """Number of torch threads."""
         return max(1, int(self.num_cpus))
 
     def fits(self, node: Mapping[str, float]) -> int:
-        """How many such clients fit on a node with these resources."""
+        """Return the number of such clients that fit on a node with these resources."""
         count = int(node.get("CPU", 0) / self.num_cpus + 1e-9)
         if self.num_gpus >= 1:
             return min(count, int(node.get("GPU", 0) / self.num_gpus))
@@ -88,34 +89,34 @@ class Share:
         return count
 
 
-def settle(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> Share:
-    """What a group's clients get on a cluster.
+def allocate(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> Allocation:
+    """Return the resources that a client of a group gets on a cluster.
 
     Parameters
     ----------
     resources : Resources
-        What was asked for.
+        The configured resources of the group.
     nodes : Sequence[Mapping[str, float]]
-        What each node of the cluster has, by Ray's names (``CPU``, ``GPU``).
+        The resources of each node of the cluster, by Ray's names (``CPU``, ``GPU``).
 
     Raises
     ------
     ConfigError
-        If not one such client fits on any node: it says what the cluster has.
+        If no such client fits on any node; the message lists the nodes' resources.
     """
     gpus = resources.num_gpus
     if gpus == "auto":
         with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
-        fitting = [int(node.get("CPU", 0) / resources.num_cpus) for node in with_gpus]
-        # as many clients on each GPU as the CPUs beside it can feed
+        # as many clients on each GPU as fit on the CPUs of its node
+        clients = [int(node.get("CPU", 0) / resources.num_cpus) for node in with_gpus]
         cards = [int(node["GPU"]) for node in with_gpus]
-        each = [max(1, -(-n // m)) for n, m in zip(fitting, cards, strict=True)]
-        gpus = 1 / max(each) if each else 0.0
-    share = Share(resources.num_cpus, gpus, resources.memory_fraction)
-    if not any(share.fits(node) for node in nodes):
-        found = "; ".join(f"{n.get('CPU', 0):g} CPUs, {n.get('GPU', 0):g} GPUs" for n in nodes)
+        clients_per_gpu = [max(1, -(-n // m)) for n, m in zip(clients, cards, strict=True)]
+        gpus = 1 / max(clients_per_gpu) if clients_per_gpu else 0.0
+    allocation = Allocation(resources.num_cpus, gpus, resources.memory_fraction)
+    if not any(allocation.fits(node) for node in nodes):
+        listed = "; ".join(f"{n.get('CPU', 0):g} CPUs, {n.get('GPU', 0):g} GPUs" for n in nodes)
         raise ConfigError(
-            f"a client with num-cpus = {share.num_cpus:g}, num-gpus = {share.num_gpus:g} "
-            f"fits on no node of the cluster, which has {found}"
+            f"a client with num-cpus = {allocation.num_cpus:g}, num-gpus = {allocation.num_gpus:g} "
+            f"fits on no node of the cluster, which has {listed}"
         )
-    return share
+    return allocation

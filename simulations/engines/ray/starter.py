@@ -1,7 +1,8 @@
-"""The actor as which every Ray worker starts: it orders the import path, then loads ``Worker``.
+"""The Ray actor in which a ``ClientWorker`` runs: it sets the import path before it loads that.
 
-Ray's workers look for modules in the driver's working directory first. This module is pickled by
-value, so that they need not look for anything of hqde-fl before that has been put right.
+A Ray worker looks for modules in the driver's working directory first, where a module of the user
+may hide one of hqde-fl. So this module is pickled by value and imports nothing until the path is
+set.
 """
 
 from __future__ import annotations
@@ -17,30 +18,30 @@ from hqde_fl.simulations.experiment.import_path import follow
 
 
 class Starter:
-    """A ``Worker``, loaded where the driver would load it from.
+    """An actor that loads a ``ClientWorker`` by the driver's import path and forwards calls to it.
 
     Parameters
     ----------
     path : Mapping[str, Any]
         The driver's ``import_path.current()``.
     threads, memory_fraction : int, float or None
-        Of ``Worker``.
+        Arguments of ``ClientWorker``.
     """
 
     def __init__(
         self, path: Mapping[str, Any], threads: int, memory_fraction: float | None
     ) -> None:
         follow(path)
-        from hqde_fl.simulations.engines.ray.worker import Worker
+        from hqde_fl.simulations.engines.ray.worker import ClientWorker
 
-        self._worker = Worker(threads, memory_fraction)
+        self._worker = ClientWorker(threads, memory_fraction)
 
     def ping(self) -> int:
-        """Return its process id, as soon as it is there."""
+        """Return the id of this process; Ray answers once the worker has started."""
         return self._worker.ping()
 
     def run(self, *arguments: Any) -> list[Any]:
-        """Run clients: see ``Worker.run``."""
+        """Run clients: see ``ClientWorker.run``."""
         return self._worker.run(*arguments)
 
 

@@ -20,21 +20,21 @@ from hqde_fl.simulations.engines.ray.packing import Packed, pack, unpack
 from hqde_fl.simulations.experiment.import_path import follow
 
 APPS_KEPT = 2
-"""ClientApps that a worker keeps between runs, with whatever data they have loaded."""
+"""Number of ClientApps that a worker keeps between runs, with the data they have loaded."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One client to run.
+    """A message to one client, without its content.
 
     Parameters
     ----------
     node, partition, partitions : int
-        Who it is.
+        The client's node id and partition id, and the number of partitions.
     metadata : tuple
-        (message id, message type, group id, created at, time to live) of its message.
+        (message id, message type, group id, created at, time to live) of the message.
     context : ObjectRef or None
-        Its state from earlier rounds.
+        The client's packed state from earlier rounds; None if it has none.
     """
 
     node: int
@@ -45,21 +45,21 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Done:
-    """What came of a job.
+class Outcome:
+    """The result of a job.
 
     Parameters
     ----------
     reply : Packed or None
-        The reply's content; None if the client raised.
+        The content of the reply; None if the client raised an exception.
     error : str or None
-        What it raised.
+        The traceback of the exception; None if there was none.
     stateful : bool
-        Whether the client left something in its context.
+        True if the client's context holds a state after the job.
     lost : bool
-        Whether its state from earlier rounds could not be found.
+        True if the client's state from earlier rounds could not be fetched.
     seconds : float
-        How long it took.
+        Duration of the job.
     """
 
     reply: Packed | None
@@ -69,15 +69,15 @@ class Done:
     seconds: float
 
 
-class Worker:
-    """Runs batches of clients of any app. One at a time; Ray queues the rest.
+class ClientWorker:
+    """Runs batches of clients of any app, one batch at a time; Ray queues further calls.
 
     Parameters
     ----------
     threads : int
-        Torch threads, the CPUs that each client was given.
+        Number of torch threads, >= 1.
     memory_fraction : float or None
-        The share of its GPU's memory that a client may take; Ray's fractions do not limit it.
+        Fraction of the GPU's memory, in (0, 1], that a client may use; None for no limit.
     """
 
     def __init__(self, threads: int, memory_fraction: float | None) -> None:
@@ -91,34 +91,34 @@ class Worker:
         self._apps: OrderedDict[str, tuple[ClientApp, dict[str, Any], int]] = OrderedDict()
 
     def ping(self) -> int:
-        """Its process id, as soon as it is there."""
+        """Return the id of this process; Ray answers once the worker has started."""
         return os.getpid()
 
     def run(self, key: str, app: Sequence[Any], content: Packed, jobs: Sequence[Job]) -> list[Any]:
-        """Run clients on one content.
+        """Run one message after the other, all with the same content.
 
         Parameters
         ----------
         key : str
-            Names the app; it is fetched once.
+            Name of the app, under which the worker caches it.
         app : Sequence[Any]
             A reference to the pickled (ClientApp, run config, run id), and the driver's
-            ``import_path.current()``: where the modules are that unpickling it imports.
+            ``import_path.current()``, so that the modules that unpickling imports can be found.
         content : Packed
-            Of every client's message.
+            Content of all the messages.
         jobs : Sequence[Job]
             The clients.
 
         Returns
         -------
         list
-            The jobs' outcomes as one list, followed by the state of each client (or None): separate
-            objects, so that the driver need not hold the states.
+            The list of the jobs' outcomes, followed by the packed state of each client (or None).
+            The states are objects of their own so that they can stay in Ray's object store.
         """
         client_app, run_config, run_id = self._app(key, app)
         outcomes, states = [], []
         for job in jobs:
-            outcome, state = self._one(client_app, run_config, run_id, content, job)
+            outcome, state = self._run_job(client_app, run_config, run_id, content, job)
             outcomes.append(outcome)
             states.append(state)
         return [outcomes, *states]
@@ -132,14 +132,14 @@ class Worker:
         self._apps.move_to_end(key)
         return self._apps[key]
 
-    def _one(
+    def _run_job(
         self,
         client_app: ClientApp,
         run_config: dict[str, Any],
         run_id: int,
         content: Packed,
         job: Job,
-    ) -> tuple[Done, Any]:
+    ) -> tuple[Outcome, Any]:
         started = time.perf_counter()
         state, lost = _state(job.context)
         context = Context(
@@ -163,12 +163,12 @@ class Worker:
             error = f"{traceback.format_exc()}\n{type(caught).__name__}: {caught}"
             _free_gpu()
         stateful = len(context.state) > 0
-        done = Done(reply, error, stateful, lost, time.perf_counter() - started)
-        return done, pack(context.state) if stateful else None
+        outcome = Outcome(reply, error, stateful, lost, time.perf_counter() - started)
+        return outcome, pack(context.state) if stateful else None
 
 
 def _state(reference: Any) -> tuple[RecordDict, bool]:
-    """A client's state from earlier rounds, and whether there was one that is gone."""
+    """Fetch a client's state; return it (empty if there is none) and True if it was lost."""
     if reference is None:
         return RecordDict(), False
     try:
@@ -178,7 +178,7 @@ def _state(reference: Any) -> tuple[RecordDict, bool]:
 
 
 def _free_gpu() -> None:
-    """Give back what a client that ran out of GPU memory still holds in this process's cache."""
+    """Free the GPU memory that torch still caches after a client ran out of it."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

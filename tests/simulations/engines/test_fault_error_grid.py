@@ -20,7 +20,7 @@ from hqde_fl.simulations.attacks import ATTACKS, IPM
 from hqde_fl.simulations.engines.fault_error_grid import FaultErrorGrid
 from hqde_fl.simulations.engines.inline import InlineGrid
 from hqde_fl.simulations.experiment.model import Experiment
-from hqde_fl.simulations.recording.run_directory import Run
+from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.run import run_experiment
 from hqde_fl.strategies.hqde import HQDEStrategy
 from hqde_fl.strategies.settings import Reporting
@@ -75,7 +75,7 @@ def test_flower_runs_check_too_when_they_serve(tmp_path: Path) -> None:
     config = {"config": refused.to_json(), "out": str(tmp_path / "run")}
     grid = InlineGrid(ClientApp(), 4, config)
     with pytest.raises(ConfigError, match="'label-flip' cannot act"):
-        server_app.serve(grid, Context(1, 0, {}, RecordDict(), config))
+        server_app.serve_run_config(grid, config)
     assert not (tmp_path / "run").exists()
 
 
@@ -222,7 +222,7 @@ def test_a_hostile_client_that_says_its_fault_failed_is_a_failed_client(tmp_path
         def on_round(self, record, arrays):
             records.append(record)
 
-    plan = experiment("two_classes", FLIP).planned
+    plan = experiment("two_classes", FLIP).parts.faults
     grid = plan.watched(InlineGrid(app, 4, {}))
     strategy = HQDEStrategy(Median(), reporting=Reporting([Keep()]))
     strategy.start(grid, to_record({"w": torch.zeros(2)}), 1)
@@ -233,8 +233,9 @@ def test_a_hostile_client_that_says_its_fault_failed_is_a_failed_client(tmp_path
 
 def test_without_local_faults_nobody_listens() -> None:
     grid = InlineGrid(ClientApp(), 4, {})
-    assert experiment("two_classes").planned.watched(grid) is grid
-    assert experiment("two_classes", {"name": "ipm", "count": 1}).planned.watched(grid) is grid
+    for faults in ((), ({"name": "ipm", "count": 1},)):
+        planned = experiment("two_classes", *faults).parts.faults
+        assert planned.stop_on_fault_error(grid) is grid
 
 
 # --- an attack that fails -----------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 
 from hqde_fl.errors import RunError
 from hqde_fl.simulations.experiment.model import APP_ROOT, Experiment
-from hqde_fl.simulations.recording.run_directory import Run
+from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.run import run_experiment
 
 OWN = (

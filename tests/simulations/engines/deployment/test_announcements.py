@@ -11,7 +11,7 @@ from flwr.proto.runtime_pb2 import PullAppMessagesResponse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hqde_fl.simulations.audit.uploads import to_field
+from hqde_fl.simulations.audit.upload_changes import protobuf_field
 from hqde_fl.simulations.engines.deployment.announcements import Announcements, object_ids
 from hqde_fl.simulations.engines.deployment.limits import ReplyError
 
@@ -46,7 +46,7 @@ def test_the_ids_are_those_of_the_tree(tree: ObjectTree) -> None:
 def test_a_tree_that_is_deeper_than_protobuf_reads_is_walked() -> None:
     tree = b""
     for count in range(1000):
-        tree = to_field(1, b"%064x" % count) + (to_field(2, tree) if tree else b"")
+        tree = protobuf_field(1, b"%064x" % count) + (protobuf_field(2, tree) if tree else b"")
     assert len(object_ids(tree, 1000)) == 1000
     with pytest.raises(ReplyError, match="more than 999 objects"):
         object_ids(tree, 999)

@@ -10,11 +10,11 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from hqde_fl.simulations.audit.grid import AuditGrid
-from hqde_fl.simulations.audit.memory import PeakMeter, memory_bound
-from hqde_fl.simulations.audit.uploads import object_of
-from hqde_fl.simulations.audit.wire import to_wire
+from hqde_fl.simulations.audit.message_objects import to_objects
+from hqde_fl.simulations.audit.peak_memory import PeakMeter, memory_bound
+from hqde_fl.simulations.audit.upload_changes import encode_object
 from hqde_fl.simulations.engines.deployment import guarded_grid, inflate, limits
-from hqde_fl.simulations.engines.deployment.guarded_grid import grown
+from hqde_fl.simulations.engines.deployment.guarded_grid import raise_limits
 from hqde_fl.simulations.engines.deployment.limits import Limits, ReplyError, text_bytes
 
 
@@ -25,7 +25,7 @@ def _node() -> None:
 
 def objects(content: RecordDict) -> tuple[str, Mapping[str, bytes]]:
     """What travels."""
-    wire = to_wire(Message(content, dst_node_id=1, message_type="train"))
+    wire = to_objects(Message(content, dst_node_id=1, message_type="train"))
     return wire.root, wire.objects
 
 
@@ -54,7 +54,7 @@ def test_honest_replies_pass(name: str) -> None:
     sent = model(MODELS[name])
     root, parts = objects(model({key: values + 1 for key, values in MODELS[name].items()}))
     received = sum(len(key) + len(part) for key, part in parts.items())
-    bounds, meter = grown(Limits(1 << 20, 64), sent), PeakMeter()
+    bounds, meter = raise_limits(Limits(1 << 20, 64), sent), PeakMeter()
     meter.start()
     found = inflate.inflate(root, parts, bounds)
     growth = meter.stop()
@@ -83,7 +83,7 @@ def test_a_model_of_many_chunks_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     for values in (np.arange(1 << 17, dtype=np.float64), np.zeros(1 << 17)):
         content = model({"w": values})
         root, parts = objects(content)
-        found = inflate.inflate(root, parts, grown(Limits(1 << 10, 8), content))
+        found = inflate.inflate(root, parts, raise_limits(Limits(1 << 10, 8), content))
         assert found == content
 
 
@@ -109,13 +109,13 @@ def test_a_reply_may_have_many_records_of_arrays() -> None:
 
 def test_an_array_of_many_chunks_is_weighed_as_any_other() -> None:
     """A large model's limits leave room for megabytes of JSON: one entry for each chunk."""
-    chunk, content = object_of("ArrayChunk", [], b"x")
+    chunk, content = encode_object("ArrayChunk", [], b"x")
     shape = "[[[[[]]]]]," * 200_000
     text = f'{{"dtype": "f", "shape": [{shape}0], "stype": "n", "arraychunk_ids": [0]}}'
-    array, described = object_of("Array", [chunk], text.encode())
-    record, names = object_of("ArrayRecord", [array], f'{{"w": "{array}"}}'.encode())
-    top, records = object_of("RecordDict", [record], f'{{"r": "{record}"}}'.encode())
-    message, body = object_of("Message", [top], b"")
+    array, described = encode_object("Array", [chunk], text.encode())
+    record, names = encode_object("ArrayRecord", [array], f'{{"w": "{array}"}}'.encode())
+    top, records = encode_object("RecordDict", [record], f'{{"r": "{record}"}}'.encode())
+    message, body = encode_object("Message", [top], b"")
     parts = {chunk: content, array: described, record: names, top: records, message: body}
     with pytest.raises(ReplyError, match="reading it takes more than"):
         inflate.inflate(message, parts, Limits(1 << 40, 10**6))
@@ -124,10 +124,10 @@ def test_an_array_of_many_chunks_is_weighed_as_any_other() -> None:
 def test_limits_follow_from_what_was_sent() -> None:
     start = Limits(1 << 10, 8, max_text_bytes=0)
     small, large = (model({f"w{k}": np.zeros(9) for k in range(n)}) for n in (10, 1000))
-    few, many = grown(start, small), grown(start, large)
+    few, many = raise_limits(start, small), raise_limits(start, large)
     assert 4 * text_bytes(large) == many.text_bytes > 50 * few.text_bytes
-    assert grown(many, small) == many
-    heavy = grown(start, model({"w": np.zeros(10**6)}))
+    assert raise_limits(many, small) == many
+    heavy = raise_limits(start, model({"w": np.zeros(10**6)}))
     assert heavy.text_bytes < 10_000 < 10**7 < heavy.max_bytes
 
 

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hqde_fl.protocol.message_size import message_bytes
-from hqde_fl.simulations.audit.memory import PeakMeter
-from hqde_fl.simulations.audit.uploads import object_of, to_field
+from hqde_fl.simulations.audit.peak_memory import PeakMeter
+from hqde_fl.simulations.audit.upload_changes import encode_object, protobuf_field
 from hqde_fl.simulations.engines.deployment.weighing import fields, json_weight, message_weight
 
 SIZE = 300_000
@@ -74,34 +74,34 @@ def test_honest_names_weigh_a_few_times_their_bytes() -> None:
 
 def many(value: bytes, count: int = 8_000) -> bytes:
     """Metrics of one value with names of their own."""
-    keys = (to_field(1, b"%05x" % each) for each in range(count))
-    return b"".join(to_field(1, key, to_field(2, value)) for key in keys)
+    keys = (protobuf_field(1, b"%05x" % each) for each in range(count))
+    return b"".join(protobuf_field(1, key, protobuf_field(2, value)) for key in keys)
 
 
 def one(value: bytes) -> bytes:
-    return to_field(1, to_field(1, b"x"), to_field(2, value))
+    return protobuf_field(1, protobuf_field(1, b"x"), protobuf_field(2, value))
 
 
 METRICS: dict[str, Callable[[], bytes]] = {
-    "nothing": lambda: to_field(1) * 60_000,
+    "nothing": lambda: protobuf_field(1) * 60_000,
     "numbers": lambda: many(b"\x09" + bytes(8)),
     "integers": lambda: many(b"\x10\x02"),
-    "lists": lambda: many(to_field(22, to_field(1, b"\x02\x02"))),
-    "empty lists": lambda: many(to_field(21)),
-    "one list of floats": lambda: one(to_field(21, to_field(1, b"\x01" * 1_600_000))),
-    "one list of small integers": lambda: one(to_field(22, to_field(1, b"\x02" * 400_000))),
-    "one list of integers": lambda: one(to_field(22, to_field(1, b"\x80\x7f" * 200_000))),
-    "one list, not packed": lambda: one(to_field(22, b"\x08\x02" * 80_000)),
+    "lists": lambda: many(protobuf_field(22, protobuf_field(1, b"\x02\x02"))),
+    "empty lists": lambda: many(protobuf_field(21)),
+    "one list of floats": lambda: one(protobuf_field(21, protobuf_field(1, b"\x01" * 1_600_000))),
+    "one list of small integers": lambda: one(protobuf_field(22, protobuf_field(1, b"\x02" * 400_000))),
+    "one list of integers": lambda: one(protobuf_field(22, protobuf_field(1, b"\x80\x7f" * 200_000))),
+    "one list, not packed": lambda: one(protobuf_field(22, b"\x08\x02" * 80_000)),
     "one name": lambda: one(b"\x10\x02") * 20_000,
-    "unknown fields": lambda: to_field(100) * 60_000,
+    "unknown fields": lambda: protobuf_field(100) * 60_000,
 }
 CONFIGS: dict[str, Callable[[], bytes]] = {
-    "strings": lambda: one(to_field(25, to_field(1, b"ab") * 50_000)),
-    "empty strings": lambda: one(to_field(25, to_field(1) * 60_000)),
-    "bytes": lambda: one(to_field(26, to_field(1, b"ab") * 50_000)),
-    "truths": lambda: one(to_field(24, to_field(1, b"\x01" * 400_000))),
-    "one string": lambda: one(to_field(5, b"x" * 1_000_000 + "😀".encode())),
-    "one value": lambda: one(to_field(6, b"x" * 1_000_000)),
+    "strings": lambda: one(protobuf_field(25, protobuf_field(1, b"ab") * 50_000)),
+    "empty strings": lambda: one(protobuf_field(25, protobuf_field(1) * 60_000)),
+    "bytes": lambda: one(protobuf_field(26, protobuf_field(1, b"ab") * 50_000)),
+    "truths": lambda: one(protobuf_field(24, protobuf_field(1, b"\x01" * 400_000))),
+    "one string": lambda: one(protobuf_field(5, b"x" * 1_000_000 + "😀".encode())),
+    "one value": lambda: one(protobuf_field(6, b"x" * 1_000_000)),
 }
 NOISE = 4 << 20
 
@@ -124,7 +124,7 @@ def taken(call: Callable[[], Any]) -> int | None:
 def test_a_record_takes_no_more_than_its_weight(kind: Any, make: Callable[[], bytes]) -> None:
     body = make()
     proto: Any = ProtoMetricRecord if kind is MetricRecord else ProtoConfigRecord
-    content = object_of(kind.__name__, [], body)[1]
+    content = encode_object(kind.__name__, [], body)[1]
 
     def read() -> None:
         message_bytes(RecordDict({"x": kind.inflate(content, children={})}))
@@ -136,10 +136,10 @@ def test_a_record_takes_no_more_than_its_weight(kind: Any, make: Callable[[], by
 @pytest.mark.parametrize(
     "body",
     [
-        to_field(2, to_field(1) * 60_000),
-        to_field(3, to_field(2, b"x")) * 30_000,
-        to_field(3, to_field(2, b"x" * 1_000_000)),
-        to_field(1, to_field(100) * 60_000),
+        protobuf_field(2, protobuf_field(1) * 60_000),
+        protobuf_field(3, protobuf_field(2, b"x")) * 30_000,
+        protobuf_field(3, protobuf_field(2, b"x" * 1_000_000)),
+        protobuf_field(1, protobuf_field(100) * 60_000),
     ],
     ids=["records", "reasons", "reason", "unknown"],
 )
@@ -150,7 +150,7 @@ def test_a_message_takes_no_more_than_its_weight(body: bytes) -> None:
 
 
 def test_counting_stops_at_the_limit() -> None:
-    body = to_field(1) * 1_000_000
+    body = protobuf_field(1) * 1_000_000
     assert message_weight(body, ProtoMetricRecord.DESCRIPTOR, 10_000) < 12_000
 
 

@@ -79,7 +79,7 @@ def test_an_interrupt_ends_all_that_was_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(superlink.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(superlink, "_LONGEST", 1000)
+    monkeypatch.setattr(superlink, "_MAX_BASE_LENGTH", 1000)
     homes: list[Path] = []
 
     def interrupt(line: str) -> None:

@@ -197,8 +197,8 @@ def test_groups_get_the_fractions_of_a_gpu_they_ask_for() -> None:
     )
     replies = ask(grid)
     assert {metric(reply, "gpus") for reply in replies.values()} == {1}
-    shares = {slot.share.num_gpus for slot in POOL.slots}
-    assert shares == {0.5, 0.25}
+    allocations = {slot.allocation.num_gpus for slot in POOL.slots}
+    assert allocations == {0.5, 0.25}
     pids = {metric(replies[node], "pid") for node in grid.get_node_ids()[:3]}
     others = {metric(replies[node], "pid") for node in grid.get_node_ids()[3:]}
     assert not pids & others
@@ -206,7 +206,7 @@ def test_groups_get_the_fractions_of_a_gpu_they_ask_for() -> None:
 
 def test_a_gpu_is_divided_by_the_clients_that_fit() -> None:
     grid_of(2, Resources(num_cpus=1, num_gpus="auto"))
-    assert POOL.settle([Resources()])[0].num_gpus == 0.5  # three CPUs over two GPUs
+    assert POOL.allocate([Resources()])[0].num_gpus == 0.5  # three CPUs over two GPUs
 
 
 def test_threads_follow_the_cpus() -> None:

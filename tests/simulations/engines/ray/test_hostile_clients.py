@@ -6,7 +6,7 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from hqde_fl.simulations.audit.federation import honest, start
+from hqde_fl.simulations.audit.honest_clients import honest_content, initial_model
 from hqde_fl.simulations.engines.inline import InlineGrid
 from hqde_fl.simulations.engines.ray.grid import RayGrid
 from tests.hostile.batch import HONEST, Rounds, batch_app, check, rejected, strategy
@@ -21,7 +21,7 @@ NAMES = [row.name for row in ROWS]
 def test_inline() -> None:
     rounds = Rounds()
     grid = InlineGrid(batch_app(NAMES), len(NAMES) + HONEST, {})
-    strategy(rounds).start(grid, start(), num_rounds=1)
+    strategy(rounds).start(grid, initial_model(), num_rounds=1)
     check(rounds, ROWS, alternative="failed: ")  # what protobuf cannot hold ends with the client
 
 
@@ -30,7 +30,7 @@ def test_inline() -> None:
 def test_ray() -> None:
     rounds = Rounds()
     grid = RayGrid(batch_app(NAMES), len(NAMES) + HONEST, {})
-    strategy(rounds).start(grid, start(), num_rounds=1)
+    strategy(rounds).start(grid, initial_model(), num_rounds=1)
     check(rounds, ROWS)
 
 
@@ -47,9 +47,9 @@ def test_ray_with_a_large_context() -> None:
         assert (held is not None) == (message.metadata.group_id == "2" and partition == 0)
         if partition == 0:
             context.state["junk"] = ConfigRecord({"junk": bytes(64 * 2**20)})
-        content: RecordDict = honest(message, partition)
+        content: RecordDict = honest_content(message, partition)
         return Message(content, reply_to=message)
 
     rounds = Rounds()
-    strategy(rounds).start(RayGrid(app, HONEST, {}), start(), num_rounds=2)
+    strategy(rounds).start(RayGrid(app, HONEST, {}), initial_model(), num_rounds=2)
     check(rounds, [])

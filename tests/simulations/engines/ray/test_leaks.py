@@ -51,7 +51,7 @@ def open_here() -> tuple[int, int]:
     """Worker processes and open files of this process."""
     gc.collect()
     this = psutil.Process(os.getpid())
-    workers = [p for p in this.children(recursive=True) if p.name().startswith("ray::Worker")]
+    workers = [p for p in this.children(recursive=True) if p.name().startswith("ray::Starter")]
     return len(workers), this.num_fds()
 
 

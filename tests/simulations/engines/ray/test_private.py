@@ -437,3 +437,18 @@ def test_who_can_reach_a_ray_is_said_plainly(
     addresses: list[str], asks: bool | None, said: str
 ) -> None:
     assert said in sentence(addresses, asks)
+
+
+def test_a_checkout_without_links_is_not_sent_to_a_cluster(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import ray
+
+    import hqde_fl
+    from hqde_fl.simulations.engines.ray.pool import connect
+
+    monkeypatch.setattr(hqde_fl, "__path__", [str(tmp_path / "hqde_fl"), str(tmp_path)])
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(RunError, match="cannot be sent to a Ray cluster: its links to") as caught:
+        connect("192.0.2.1:6379")
+    assert "\n" not in str(caught.value)
