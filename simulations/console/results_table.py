@@ -7,10 +7,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hqde_fl.simulations.recording.comparison import Comparison, Group, fixed, signed
-from hqde_fl.simulations.recording.detection import UNJUDGED, Detection
-from hqde_fl.simulations.report.study import Study
-from hqde_fl.simulations.report.sweep_view import happened
+from hqde_fl.simulations.recording.comparison import Comparison
+from hqde_fl.simulations.recording.detection import Detection
+from hqde_fl.simulations.recording.seed_groups import SeedGroup
+from hqde_fl.simulations.report.number_text import fixed, signed
+from hqde_fl.simulations.report.scores import filtering_lines, line_scores
+from hqde_fl.simulations.report.sweep_view import occurring_outcomes
+from hqde_fl.strategies.outcomes import UNJUDGED
 
 MOST_COLUMNS = 4
 """Conditions for which a terminal has room."""
@@ -43,7 +46,7 @@ def results_table(comparison: Comparison, width: int) -> Table:
 def _side_by_side(comparison: Comparison) -> Table:
     """A row for each label of the first axis, columns for every condition."""
     table = _accuracies(comparison)
-    varied = comparison.compared[0].name if comparison.compared else ""
+    varied = comparison.compared_axes[0].name if comparison.compared_axes else ""
     table.add_column(Text(f"\n{varied}"), no_wrap=True)
     filtered = {column: _has_faults(comparison, column) for column in comparison.columns}
     for column in comparison.columns:
@@ -52,16 +55,18 @@ def _side_by_side(comparison: Comparison) -> Table:
         table.add_column("\nΔ", justify="right", no_wrap=True)
         if filtered[column]:
             table.add_column("\nfiltered", justify="right", no_wrap=True)
-        for name in happened(comparison, column):
+        for name in occurring_outcomes(comparison, column):
             table.add_column(f"\n{name}", justify="right", no_wrap=True)
     for line in comparison.lines:
         cells: list[Text | str] = [Text(line)]
         for column in comparison.columns:
-            row = comparison.at(line, column)
+            row = comparison.group_at(line, column)
             cells += _cells(comparison, row)
             if filtered[column]:
                 cells.append(_filtered(row))
-            cells += [str(row.detection.unjudged[name]) for name in happened(comparison, column)]
+            cells += [
+                str(row.detection.unjudged[name]) for name in occurring_outcomes(comparison, column)
+            ]
         table.add_row(*cells)
     return table
 
@@ -69,14 +74,14 @@ def _side_by_side(comparison: Comparison) -> Table:
 def _one_below_the_other(comparison: Comparison) -> Table:
     """A row for each label of the first axis under each condition."""
     table = _accuracies(comparison)
-    for axis in comparison.compared:
+    for axis in comparison.compared_axes:
         table.add_column(Text(axis.name), overflow="fold")
     unjudged = _happened_ever(comparison)
     for name in ("accuracy", "Δ", "filtered", *unjudged):
         table.add_column(name, justify="right", no_wrap=True)
     for line in comparison.lines:
         for column in comparison.columns:
-            row = comparison.at(line, column)
+            row = comparison.group_at(line, column)
             filtered = _filtered(row) if row.faulty else ""
             counts = [str(row.detection.unjudged[name]) for name in unjudged]
             table.add_row(*map(Text, (line, *column)), *_cells(comparison, row), filtered, *counts)
@@ -107,14 +112,14 @@ def ranking_table(comparison: Comparison) -> Table:
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    table.add_column(Text(comparison.compared[0].name), overflow="fold")
+    table.add_column(Text(comparison.compared_axes[0].name), overflow="fold")
     table.add_column("worst", justify="right", no_wrap=True)
     table.add_column("under", overflow="fold")
     unjudged = _happened_ever(comparison)
     for name in ("mean", "clean", "filtered", *unjudged):
         table.add_column(name, justify="right", no_wrap=True)
-    study = Study(comparison)
-    for score in study.scores:
+    filtering = filtering_lines(comparison)
+    for score in line_scores(comparison):
         worst = score.worst
         table.add_row(
             Text(score.line),
@@ -124,17 +129,17 @@ def ranking_table(comparison: Comparison) -> Table:
             else Text(", ".join(worst.labels[1:] if worst else ())),
             fixed(score.mean),
             fixed(score.clean),
-            _shares(score.detection, score.line in study.filters),
+            _shares(score.detection, score.line in filtering),
             *(str(score.unjudged[name]) for name in unjudged),
         )
     return table
 
 
 def _has_faults(comparison: Comparison, column: tuple[str, ...]) -> bool:
-    return any(comparison.at(line, column).faulty for line in comparison.lines)
+    return any(comparison.group_at(line, column).faulty for line in comparison.lines)
 
 
-def _cells(comparison: Comparison, group: Group) -> list[Text | str]:
+def _cells(comparison: Comparison, group: SeedGroup) -> list[Text | str]:
     if group.accuracy is None:
         return [Text(group.status, style="red"), ""]
     difference = comparison.difference(group)
@@ -142,7 +147,7 @@ def _cells(comparison: Comparison, group: Group) -> list[Text | str]:
     return [fixed(group.accuracy), Text(signed(difference), style="red" if bad else "dim")]
 
 
-def _filtered(group: Group) -> str:
+def _filtered(group: SeedGroup) -> str:
     return _shares(group.detection, group.filters)
 
 
@@ -152,7 +157,7 @@ def _shares(found: Detection, filters: bool) -> str:
 
 
 def _happened_ever(comparison: Comparison) -> list[str]:
-    found = [happened(comparison, column) for column in comparison.columns]
+    found = [occurring_outcomes(comparison, column) for column in comparison.columns]
     return [name for name in UNJUDGED if any(name in names for names in found)]
 
 

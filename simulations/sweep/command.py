@@ -9,8 +9,8 @@ from rich.console import Console
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.console.results_table import results_table
-from hqde_fl.simulations.recording.comparison import INDEX, Comparison
-from hqde_fl.simulations.recording.file_names import REPORT
+from hqde_fl.simulations.recording.comparison import Comparison
+from hqde_fl.simulations.recording.file_names import INDEX, REPORT
 from hqde_fl.simulations.sweep.cell_run import is_finished
 from hqde_fl.simulations.sweep.cells import Cell, Sweep
 from hqde_fl.simulations.sweep.estimate import from_finished, from_probes, spoken
@@ -73,7 +73,7 @@ def dry(
             missing.append(cell)
         first.setdefault(cell.key, cell)
         _say(console, f"{cell.key}  {cell.label}{note}")
-    for warning in dict.fromkeys(cell.experiment.warning for cell in first.values()):
+    for warning in dict.fromkeys(cell.experiment.parts.warning for cell in first.values()):
         if warning:
             _say(console, f"warning: {warning}")
     text = f"{len(sweep.cells)} cells, {len(first)} of them different, {len(missing)} to run"

@@ -16,8 +16,9 @@ from typing import Any
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.console.interruption import interruptible, uninterrupted
 from hqde_fl.simulations.experiment.model import Experiment
-from hqde_fl.simulations.recording.comparison import INDEX, Comparison
+from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.directory_lock import directory_lock
+from hqde_fl.simulations.recording.file_names import INDEX
 from hqde_fl.simulations.recording.manifest import record_end
 from hqde_fl.simulations.run import require_empty
 from hqde_fl.simulations.sweep.cell_run import carry_out, is_finished
@@ -137,7 +138,7 @@ def check_tasks(sweep: Sweep) -> None:
         first, *others = experiments.values()
         task = first.checked_task()
         for experiment in others:
-            experiment.planned.check_task(task)
+            experiment.parts.faults.check_task(task)
 
 
 def check_jobs(sweep: Sweep, jobs: int) -> None:

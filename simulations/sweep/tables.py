@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from hqde_fl.simulations.recording.atomic_files import replace_file
-from hqde_fl.simulations.recording.comparison import Comparison, Row
+from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.detection import Detection
+from hqde_fl.simulations.recording.seed_groups import ComparisonRow
 
 RESULTS, PARQUET, TIMINGS = "results.csv", "results.parquet", "timings.csv"
 
@@ -38,16 +39,16 @@ def write_tables(comparison: Comparison, out: Path) -> None:
 
 def columns() -> frozenset[str]:
     """The names of all columns but those of the axes."""
-    nothing, row = Comparison("", (), ()), Row((), "", None)
+    nothing, row = Comparison("", (), ()), ComparisonRow((), "", None)
     return frozenset(_result(nothing, row)) | frozenset(_timing(nothing, row))
 
 
-def _place(comparison: Comparison, row: Row) -> dict[str, Any]:
+def _place(comparison: Comparison, row: ComparisonRow) -> dict[str, Any]:
     pairs = zip(comparison.axes, row.labels, strict=False)
     return {axis.name: axis.text(label) for axis, label in pairs}
 
 
-def _result(comparison: Comparison, row: Row) -> dict[str, Any]:
+def _result(comparison: Comparison, row: ComparisonRow) -> dict[str, Any]:
     """A line of ``results.csv``. Numbers of a run that did not finish would depend on when."""
     run = row.run if row.status == "finished" else None
     found = Detection() if run is None else run.detection
@@ -75,7 +76,7 @@ def _result(comparison: Comparison, row: Row) -> dict[str, Any]:
     return place | {name: value for name, value in line.items() if name not in place}
 
 
-def _timing(comparison: Comparison, row: Row) -> dict[str, Any]:
+def _timing(comparison: Comparison, row: ComparisonRow) -> dict[str, Any]:
     manifest: Mapping[str, Any] = {} if row.run is None else row.run.manifest
     return {
         **_place(comparison, row),

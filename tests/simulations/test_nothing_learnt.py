@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from hqde_fl.errors import RunError
 from hqde_fl.simulations.console import command_line
 from hqde_fl.simulations.experiment.model import Experiment
-from hqde_fl.simulations.recording.run_directory import Run
+from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.run import run_experiment
 from tests.simulations.conftest import TINY
 

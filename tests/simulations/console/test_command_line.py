@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hqde_fl.simulations.console import command_line
-from hqde_fl.simulations.recording.run_directory import Run
+from hqde_fl.simulations.recording.recorded_run import Run
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -22,7 +22,12 @@ from hqde_fl.simulations.console.interruption import (
     uninterrupted,
 )
 from hqde_fl.simulations.experiment.model import Experiment
-from hqde_fl.simulations.recording.run_directory import Run, close_interrupted, manifest_of, note
+from hqde_fl.simulations.recording.manifest import (
+    add_to_manifest,
+    read_manifest,
+    record_interruption,
+)
+from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.run import run_experiment
 from tests.simulations.command import await_that, environment, rounds_in, started
 
@@ -143,11 +148,11 @@ def test_a_failure_after_the_signal_is_the_interruption(tmp_path: Path, tiny: Ex
     out = tmp_path / "run"
     run_experiment(tiny, out, report=False)
     ended = time.time()
-    note(out, {"status": "failed", "error": "RayError: gone"})
-    close_interrupted(out, since=ended + 100.0)  # it had failed before
-    assert manifest_of(out)["status"] == "failed"
-    close_interrupted(out, since=ended - 5.0)
-    assert (manifest_of(out)["status"], manifest_of(out)["error"]) == ("interrupted", None)
+    add_to_manifest(out, {"status": "failed", "error": "RayError: gone"})
+    record_interruption(out, since=ended + 100.0)  # it had failed before
+    assert read_manifest(out)["status"] == "failed"
+    record_interruption(out, since=ended - 5.0)
+    assert (read_manifest(out)["status"], read_manifest(out)["error"]) == ("interrupted", None)
 
 
 # --- processes ------------------------------------------------------------------------------------
