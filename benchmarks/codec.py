@@ -124,9 +124,9 @@ def real_updates(data_dir: str) -> dict[str, Tensor]:
             return reply
 
         built = chosen.load_task()
-        app = ensemble_app(built, training=chosen.training, seed=7, mods=[record])
+        app = ensemble_app(built, training=chosen.parts.training, seed=7, mods=[record])
         strategy = HQDEStrategy(participation=Participation(fraction_evaluate=0.0, identify=True))
-        start = to_record(initial_state(built, 1, chosen.seeds))
+        start = to_record(initial_state(built, 1, chosen.parts.seeds))
         strategy.start(InlineGrid(app, 10, {}, 7), start, 10)
     return found
 

@@ -8,7 +8,8 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from hqde_fl.clients.app import ensemble_app
-from hqde_fl.simulations.experiment.model import RUN_CONFIG, Experiment, experiment_file
+from hqde_fl.clients.task import Task
+from hqde_fl.simulations.experiment.model import RUN_CONFIG_KEYS, Experiment, experiment_file
 from hqde_fl.simulations.experiment.own_modules import look_beside
 
 app = ClientApp()
@@ -17,39 +18,46 @@ app = ClientApp()
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the global model on this client's data."""
-    return _inner(context)(message, context)
+    return _app_of(context)(message, context)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the global model on this client's data."""
-    return _inner(context)(message, context)
+    return _app_of(context)(message, context)
 
 
 @app.query("identity")
 def identity(message: Message, context: Context) -> Message:
     """Say which partition this client holds."""
-    return _inner(context)(message, context)
+    return _app_of(context)(message, context)
 
 
-def _inner(context: Context) -> ClientApp:
+def build_app(experiment: Experiment, task: Task) -> ClientApp:
+    """Return the ClientApp of an experiment, for whoever has its task already."""
+    parts = experiment.parts
+    return ensemble_app(
+        task,
+        members=parts.ensemble.members,
+        training=parts.training,
+        seed=experiment.seed,
+        bagging=experiment.clients.bagging,
+        predictor=parts.predictor,
+        mods=parts.client_mods(),
+    )
+
+
+def _app_of(context: Context) -> ClientApp:
+    """Return the ClientApp of the experiment in the run's config."""
     config = context.run_config
-    return _built(*(str(config.get(key, "")) for key in RUN_CONFIG))
+    return _cached_app(*(str(config.get(key, "")) for key in RUN_CONFIG_KEYS))
 
 
 @lru_cache(maxsize=1)
-def _built(*values: str) -> ClientApp:
-    """Built once in each worker process: the data stays loaded between messages."""
-    run_config = dict(zip(RUN_CONFIG, values, strict=True))
+def _cached_app(*values: str) -> ClientApp:
+    """Build the app once in each worker process: its data stays loaded between messages."""
+    run_config = dict(zip(RUN_CONFIG_KEYS, values, strict=True))
     if file := experiment_file(run_config):
         look_beside(file)
     experiment = Experiment.from_run_config(run_config)
-    return ensemble_app(
-        experiment.load_task(),
-        members=experiment.clients.members,
-        training=experiment.training,
-        seed=experiment.seed,
-        bagging=experiment.clients.bagging,
-        predictor=experiment.predictor,
-        mods=experiment.client_mods,
-    )
+    return build_app(experiment, experiment.load_task())

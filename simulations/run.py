@@ -1,4 +1,4 @@
-"""One experiment from beginning to end, on the engine it asks for."""
+"""Run one experiment from beginning to end, on its engine."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flwr.app import ArrayRecord, Context, RecordDict
+from flwr.app import ArrayRecord
+from flwr.serverapp import Grid
 
 from hqde_fl.clients.task import Task
 from hqde_fl.errors import ConfigError, RunError
@@ -25,26 +26,19 @@ from hqde_fl.simulations.console.interruption import (
     uninterrupted,
 )
 from hqde_fl.simulations.experiment.model import Experiment
-from hqde_fl.simulations.experiment.overrides import with_value
 from hqde_fl.simulations.recording.comparison import Comparison
-from hqde_fl.simulations.recording.run_directory import (
-    MANIFEST,
-    REPORT,
-    ROUNDS,
-    Run,
-    attempt,
-    close,
-    close_interrupted,
-    manifest_of,
-    note,
-    round_line,
+from hqde_fl.simulations.recording.file_names import MANIFEST, REPORT, ROUNDS
+from hqde_fl.simulations.recording.manifest import (
+    add_to_manifest,
+    attempt_of,
+    read_manifest,
+    record_end,
+    record_interruption,
 )
-from hqde_fl.simulations.recording.run_follower import OnRound, followed
+from hqde_fl.simulations.recording.recorded_run import Run
+from hqde_fl.simulations.recording.run_directory import round_line
+from hqde_fl.simulations.recording.run_follower import OnRound, follow_run
 from hqde_fl.strategies.callbacks import Callback, RoundRecord
-
-if TYPE_CHECKING:
-    from hqde_fl.simulations.engines.inline import InlineGrid
-    from hqde_fl.simulations.engines.ray.grid import RayGrid
 
 STOP_SECONDS = 10.0
 """What the process that writes a run directory may take to end after its run."""
@@ -70,6 +64,31 @@ class RunResult:
     path: Path
     final: Mapping[str, float | None]
     void_rounds: str | None = None
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One call of ``run_experiment``, as the engines see it.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment.
+    task : Task
+        Its task, loaded and checked.
+    out : Path
+        The run directory.
+    resume : bool
+        Go on with the run in the directory, if there is one.
+    on_round : Callable
+        Called with each line of ``rounds.jsonl``.
+    """
+
+    experiment: Experiment
+    task: Task
+    out: Path
+    resume: bool
+    on_round: OnRound
 
 
 def run_experiment(
@@ -124,7 +143,7 @@ def run_experiment(
         After SIGTERM (exit status 143) or SIGHUP (129).
     """
     if engine is not None:
-        experiment = Experiment.parse(with_value(experiment.to_table(), "engine.name", engine, {}))
+        experiment = experiment.on_engine(engine)
     out = out.resolve()
     if not (resume and _resumable(out, experiment)):
         require_empty(out, leftovers=LEFTOVERS if resume else ())
@@ -133,16 +152,15 @@ def run_experiment(
         return RunResult(out, run.manifest.get("final") or {}, run.void_rounds)
     if superlink and experiment.engine.name != "flower":
         raise ConfigError(f"a SuperLink needs engine flower, found {experiment.engine.name}")
-    flower = partial(_deployed, superlink=superlink) if superlink else _on_flower
-    engines = {"flower": flower, "inline": _inline, "ray": _on_ray}
+    flower = partial(_run_deployed, superlink=superlink) if superlink else _run_on_flower
+    engines = {"flower": flower, "inline": _run_inline, "ray": _run_on_ray}
     with (
         _interruptible(on_round or _ignore) as listener,
         _ray_begun(experiment),
         _reported_on_failure(out, report),
     ):
         task = experiment.checked_task()
-        config = _run_config(experiment, out, resume)
-        engines[experiment.engine.name](experiment, config, listener, task)
+        engines[experiment.engine.name](_Attempt(experiment, task, out, resume, listener))
         if superlink and not (out / ROUNDS).exists():
             return RunResult(out, {})  # what the ServerApp wrote is on its own host
         if report and experiment.engine.name != "flower":
@@ -167,11 +185,6 @@ def require_empty(out: Path, leftovers: Collection[str] = ()) -> None:
         raise ConfigError(f"{out} exists and is not an empty directory: choose another --out")
 
 
-def _run_config(experiment: Experiment, out: Path, resume: bool) -> dict[str, Any]:
-    config = {"config": experiment.to_json(), "out": str(out)}
-    return config | {"resume": str(out)} if resume else config
-
-
 def _resumable(out: Path, experiment: Experiment) -> bool:
     """Whether there is a run in the directory; it has to be one of this experiment."""
     if not (out / MANIFEST).exists():
@@ -183,7 +196,7 @@ def _resumable(out: Path, experiment: Experiment) -> bool:
 def _complete(out: Path, experiment: Experiment, report: bool) -> bool:
     """Whether nothing is left to do but perhaps to draw the report."""
     try:
-        manifest = manifest_of(out)
+        manifest = read_manifest(out)
     except ConfigError:  # its checkpoints have the run
         return False
     if manifest["status"] != "finished" or manifest["experiment"]["rounds"] < experiment.rounds:
@@ -195,43 +208,41 @@ def _complete(out: Path, experiment: Experiment, report: bool) -> bool:
     return True
 
 
-def _inline(
-    experiment: Experiment, config: dict[str, Any], on_round: OnRound, task: Task | None = None
-) -> None:
-    """In this process."""
-    from hqde_fl.simulations import client_app
+def _run_inline(attempt: _Attempt) -> None:
+    """Run the clients in this process."""
+    from hqde_fl.simulations.client_app import build_app
     from hqde_fl.simulations.engines.inline import InlineGrid
 
-    grid = InlineGrid(client_app.app, experiment.clients.count, config, experiment.seed)
-    _serve(grid, config, on_round, task)
+    experiment = attempt.experiment
+    app = build_app(experiment, attempt.task)
+    _serve(InlineGrid(app, experiment.clients.count, {}, experiment.seed), attempt)
 
 
-def _on_ray(
-    experiment: Experiment, config: dict[str, Any], on_round: OnRound, task: Task | None = None
-) -> None:
-    """In worker processes on this machine or a cluster."""
+def _run_on_ray(attempt: _Attempt) -> None:
+    """Run the clients in worker processes on this machine or a cluster; each loads the task."""
     from hqde_fl.simulations import client_app
     from hqde_fl.simulations.engines.ray.grid import RayGrid
 
+    experiment = attempt.experiment
     grid = RayGrid(
         client_app.app,
         experiment.clients.count,
-        config,
+        {"config": experiment.to_json()},
         experiment.seed,
-        resources=experiment.resources,
+        resources=experiment.parts.resources,
         address=experiment.engine.address,
         runtime_env=dict(experiment.engine.runtime_env),
     )
     if grid.dashboard:
         print(f"Ray dashboard: http://{grid.dashboard}", file=sys.stderr)
-    out = Path(config["out"])
-    before = attempt(out)
+    out = attempt.out
+    before = attempt_of(out)
     try:
-        _serve(grid, config, on_round, task)
+        _serve(grid, attempt)
     finally:
         with uninterrupted():
             facts = {"ray": dataclasses.asdict(grid.counters)}
-            _change_own(out, before, partial(note, out, facts))
+            _change_own(out, before, partial(add_to_manifest, out, facts))
 
 
 @contextmanager
@@ -252,63 +263,60 @@ def _ray_begun(experiment: Experiment) -> Iterator[None]:
         raise
 
 
-def _serve(
-    grid: InlineGrid | RayGrid, config: dict[str, Any], on_round: OnRound, task: Task | None = None
-) -> None:
+def _serve(grid: Grid, attempt: _Attempt) -> None:
     """Run the ServerApp in this process."""
     from hqde_fl.simulations import server_app
 
-    context = Context(grid.run.run_id, 0, {}, RecordDict(), config)
-    server_app.serve(grid, context, [_Listener(on_round)], task)
+    server_app.serve(
+        grid,
+        attempt.experiment,
+        attempt.task,
+        attempt.out,
+        resume=attempt.resume,
+        callbacks=[_RoundListener(attempt.on_round)],
+    )
 
 
-def _on_flower(
-    experiment: Experiment, config: dict[str, Any], on_round: OnRound, task: Task | None = None
-) -> None:
-    """In the processes that ``flwr run`` starts; they load the task and write the run directory."""
+def _run_on_flower(attempt: _Attempt) -> None:
+    """Run in the processes of ``flwr run``, which load the task and write the run directory."""
     from hqde_fl.simulations.engines.flower.engine import run_flower
 
-    groups = experiment.resources
+    experiment, out = attempt.experiment, attempt.out
+    groups = experiment.parts.resources
     if len(groups) > 1 or groups[0].partitions:
         raise ConfigError("engine flower gives every client the same: one group without partitions")
-    resources, out, resuming = groups[0], Path(config["out"]), "resume" in config
-    with _closed_on_failure(out), followed(out, on_round, resuming):
+    resources = groups[0]
+    with _closed_on_failure(out), follow_run(out, attempt.on_round, attempt.resume):
         run_flower(
             experiment.to_json(),
             experiment.clients.count,
             out,
             cpus_per_client=resources.num_cpus,
             gpus_per_client=0 if resources.num_gpus == "auto" else resources.num_gpus,
-            resume=resuming,
+            resume=attempt.resume,
             on_line=_ignore,
         )
 
 
-def _deployed(
-    experiment: Experiment,
-    config: dict[str, Any],
-    on_round: OnRound,
-    task: Task | None = None,
-    superlink: str = "",
-) -> None:
-    """On real nodes; the SuperLink's processes write the run directory."""
+def _run_deployed(attempt: _Attempt, superlink: str) -> None:
+    """Run on real nodes; the SuperLink's processes write the run directory."""
     from hqde_fl.simulations.deploy.target import find
     from hqde_fl.simulations.engines.flower.engine import run_deployed
 
-    target = find(superlink, experiment.clients.count)
-    out, resuming = Path(config["out"]), "resume" in config
-    if resuming and target.connection:
+    target = find(superlink, attempt.experiment.clients.count)
+    out = attempt.out
+    if attempt.resume and target.connection:
         raise ConfigError(
             f"{superlink} keeps its run directories on its own host: resume there, with "
             "`flwr run` and --run-config 'resume=\"DIR\"'"
         )
-    with _closed_on_failure(out), followed(out, on_round, resuming):
+    with _closed_on_failure(out), follow_run(out, attempt.on_round, attempt.resume):
         run_deployed(
-            experiment.to_json(),
+            attempt.experiment.to_json(),
             out,
             target.superlink,
             connection=target.connection,
-            resume=resuming,
+            resume=attempt.resume,
             on_line=_ignore,
         )
 
@@ -330,21 +338,21 @@ def _reported_on_failure(out: Path, report: bool) -> Iterator[None]:
 @contextmanager
 def _closed_on_failure(out: Path) -> Iterator[None]:
     """See to it that the manifest says how a run ended that another process wrote, if it failed."""
-    before = attempt(out)
+    before = attempt_of(out)
     try:
         yield
     except BaseException as error:
         with uninterrupted():
             if interrupted() or isinstance(error, KeyboardInterrupt):
-                _change_own(out, before, partial(close_interrupted, out, interrupted_at()))
+                _change_own(out, before, partial(record_interruption, out, interrupted_at()))
             else:
-                _change_own(out, before, partial(close, out, "failed", str(error)))
+                _change_own(out, before, partial(record_end, out, "failed", str(error)))
         raise
 
 
 def _change_own(out: Path, before: tuple[str, int] | None, change: Callable[[], None]) -> None:
     """Change a manifest, unless it is the one from before or another process still writes there."""
-    if attempt(out) not in (None, before):
+    if attempt_of(out) not in (None, before):
         with suppress(ConfigError, RunError), exclusive(out, STOP_SECONDS):
             change()
 
@@ -367,8 +375,8 @@ def _interruptible(on_round: OnRound) -> Iterator[OnRound]:
         yield listener
 
 
-class _Listener(Callback):
-    """Passes rounds on, as the lines they become."""
+class _RoundListener(Callback):
+    """Passes each round on as its line of ``rounds.jsonl``."""
 
     def __init__(self, on_round: OnRound) -> None:
         self._on_round = on_round
@@ -379,4 +387,4 @@ class _Listener(Callback):
 
 
 def _ignore(line: object) -> None:
-    """Nobody listens."""
+    """Do nothing with a line."""

@@ -5,37 +5,41 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import torch
-from flwr.app import ArrayRecord, Context, MetricRecord
+from flwr.app import ArrayRecord, Context, MetricRecord, UserConfig
 from flwr.serverapp import Grid, ServerApp
 
 from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.faults.backdoor import SUCCESS, Backdoor, attack_success
 from hqde_fl.clients.faults.fault_errors import describe_error
-from hqde_fl.clients.members import initial_state, split
+from hqde_fl.clients.members import initial_state
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
 from hqde_fl.errors import RunError
 from hqde_fl.prediction import EnsemblePredictor
+from hqde_fl.protocol.members import split_members
 from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.rules import Aggregator
-from hqde_fl.rules.base import State
+from hqde_fl.rules.results import State
 from hqde_fl.simulations.checkpoint.callback import Checkpoints
-from hqde_fl.simulations.checkpoint.resume import Point, exclusive, reopen
+from hqde_fl.simulations.checkpoint.resume import ResumePoint, exclusive, reopen
 from hqde_fl.simulations.engines.deployment.guarded_grid import guard
 from hqde_fl.simulations.experiment.held_out import hold_out
 from hqde_fl.simulations.experiment.model import Experiment, experiment_file
 from hqde_fl.simulations.experiment.own_modules import look_beside
 from hqde_fl.simulations.recording.comparison import Comparison
+from hqde_fl.simulations.recording.file_names import MANIFEST
 from hqde_fl.simulations.recording.honest_mean import HonestMean
-from hqde_fl.simulations.recording.run_directory import MANIFEST, Run, RunDirectory
+from hqde_fl.simulations.recording.recorded_run import Run
+from hqde_fl.simulations.recording.run_directory import RunDirectory
 from hqde_fl.strategies.callbacks import Callback
 from hqde_fl.strategies.confidence import HeldOut
 from hqde_fl.strategies.hqde import HQDEStrategy
-from hqde_fl.strategies.settings import Aggregation, Communication, Participation, Reporting
+from hqde_fl.strategies.settings import Reporting
 
 EVALUATION_THREADS = 4
 """Threads that evaluate the global model, where there are as many: sums depend on their number."""
@@ -45,117 +49,122 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the experiment, record it, draw its report."""
+    """Run the experiment of the run's config, record it, and draw its report."""
     from hqde_fl.simulations.report import write_report
 
-    out = serve(grid, context)
+    out = serve_run_config(grid, context.run_config)
     write_report(Comparison.of(Run.load(out)), out)
 
 
-def serve(
-    grid: Grid, context: Context, callbacks: Sequence[Callback] = (), task: Task | None = None
-) -> Path:
-    """Run the experiment and record it.
+def serve_run_config(grid: Grid, run_config: UserConfig) -> Path:
+    """Run the experiment of a Flower run's config and record it.
 
     Parameters
     ----------
     grid : Grid
         The clients.
-    context : Context
-        Of the ServerApp: its ``run_config`` names the experiment and, as ``out``, the directory;
-        as ``resume`` a directory whose run is to go on, or to begin if there is none in it.
-    callbacks : Sequence[Callback]
-        Who else wants to hear of the rounds.
-    task : Task, optional
-        The experiment's, from ``checked_task``, if it has been loaded already.
+    run_config : UserConfig
+        Names the experiment and, as ``out``, the run directory; as ``resume`` a directory whose run
+        is to go on, or to begin if there is none in it.
 
     Returns
     -------
     Path
         The run directory.
+    """
+    if file := experiment_file(run_config):
+        look_beside(file)
+    experiment = Experiment.from_run_config(run_config)
+    resume = str(run_config.get("resume") or "")
+    out = Path(resume or str(run_config.get("out") or default_directory(experiment.name)))
+    serve(grid, experiment, experiment.checked_task(), out, resume=bool(resume))
+    return out
+
+
+def serve(
+    grid: Grid,
+    experiment: Experiment,
+    task: Task,
+    out: Path,
+    *,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> None:
+    """Run an experiment on a grid and record it.
+
+    Parameters
+    ----------
+    grid : Grid
+        The clients.
+    experiment : Experiment
+        The experiment.
+    task : Task
+        The experiment's, from ``checked_task``.
+    out : Path
+        The run directory.
+    resume : bool, default=False
+        Go on with the run in ``out`` after its last checkpoint, or begin it if there is none.
+    callbacks : Sequence[Callback]
+        Further callbacks of the strategy.
 
     Raises
     ------
     ConfigError
-        If a fault cannot act on the task; nothing has been written then.
+        If a fault cannot act on the examples that are left of the test set where some are held out;
+        nothing has been written then.
     """
-    if file := experiment_file(context.run_config):
-        look_beside(file)
-    experiment = Experiment.from_run_config(context.run_config)
-    task = task or experiment.checked_task()
     held_out = None
     if count := experiment.strategy.held_out:
-        task, held_out = hold_out(task, count, experiment.seeds)
-        experiment.planned.check_task(task)  # on the examples that are left
-    resume = str(context.run_config.get("resume") or "")
-    out = Path(resume or str(context.run_config.get("out") or default_directory(experiment.name)))
+        task, held_out = hold_out(task, count, experiment.parts.seeds)
+        experiment.parts.faults.check_task(task)
     with exclusive(out):
         point = reopen(out, experiment) if resume and (out / MANIFEST).exists() else None
-        _run(guard(grid), experiment, (task, held_out), out, point, callbacks)
-    return out
+        _run_rounds(guard(grid), experiment, (task, held_out), out, point, callbacks)
 
 
-def _run(
+def _run_rounds(
     grid: Grid,
     experiment: Experiment,
     data: tuple[Task, HeldOut | None],
     out: Path,
-    point: Point | None,
+    point: ResumePoint | None,
     callbacks: Sequence[Callback],
 ) -> None:
-    """Run the rounds, from the first one or from a point on."""
+    """Run the rounds, from the first one or from the point at which the run resumes."""
     task, held_out = data
-    rule = experiment.rule
+    parts = experiment.parts
+    faults, screening = parts.faults, parts.communication.screening
 
     def defence(member: int) -> tuple[Aggregator, State]:
-        return rule, strategy.state.models[member].rule if strategy.state else {}
+        return parts.rule, strategy.state.models[member].rule if strategy.state else {}
 
-    measured = HonestMean(experiment.planned.in_round, experiment.screening)
-    wanted = experiment.metrics.honest_mean
+    honest_mean = HonestMean(faults.in_round, screening)
+    measured = experiment.metrics.honest_mean
+    measures = {"honest-mean": honest_mean} if measured else None
     resumed = None if point is None else {"round": point.round, "refused": point.refused}
-    measures = {"honest-mean": measured} if wanted else None
     directory = RunDirectory(out, experiment, measures, resumed)
-    seen = experiment.planned.adversary(
-        experiment.planned.watched(grid), defence, experiment.screening
-    )
-    checkpoints = Checkpoints(out, experiment, seen, point)
-    options = experiment.strategy
+    attacked = faults.add_attackers(faults.stop_on_fault_error(grid), defence, screening)
+    checkpoints = Checkpoints(out, experiment, attacked, point)
     strategy = HQDEStrategy(
-        Aggregation(
-            rule,
-            experiment.server_optimizer,
-            options.quorum,
-            held_out,
-            options.confidence_metric,
-        ),
-        communication=Communication(
-            experiment.codec, experiment.downlink, experiment.screening, options.deadline
-        ),
-        participation=Participation(
-            experiment.selector,
-            options.fraction_evaluate,
-            min_available_nodes=experiment.clients.count,
-            identify=True,
-        ),
-        ensemble=experiment.ensemble,
-        reporting=Reporting((directory, checkpoints, *callbacks), options.density),
+        replace(parts.aggregation, held_out=held_out),
+        communication=parts.communication,
+        participation=parts.participation,
+        ensemble=parts.ensemble,
+        reporting=Reporting((directory, checkpoints, *callbacks), experiment.strategy.density),
         seed=experiment.seed,
     )
-
+    members = parts.ensemble.members
     with (
         directory.recording(),
         checkpoints.writing(),
         directory.interruption_first(),
         deterministic(),
     ):
-        members = experiment.clients.members
         strategy.start(
-            measured.grid(seen) if wanted else seen,
-            to_record(initial_state(task, members, experiment.seeds)),
+            honest_mean.grid(attacked) if measured else attacked,
+            to_record(initial_state(task, members, parts.seeds)),
             experiment.rounds,
-            evaluate_fn=evaluation(
-                task, members, experiment.planned.backdoor, experiment.predictor
-            ),
+            evaluate_fn=evaluation(task, members, faults.backdoor, parts.predictor),
             resume=None if point is None else point.state,
         )
 
@@ -178,7 +187,7 @@ def evaluation(
         models = [task.model() for _ in range(members)]
 
     def measure(server_round: int, arrays: ArrayRecord) -> MetricRecord:
-        for model, state in zip(models, split(from_record(arrays), members), strict=True):
+        for model, state in zip(models, split_members(from_record(arrays), members), strict=True):
             model.load_state_dict(state)
         with reproducible(0, threads):
             found = dict(evaluate(models, data, task, predictor=predictor))

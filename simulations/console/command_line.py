@@ -33,7 +33,7 @@ from hqde_fl.simulations.console.interruption import (
 from hqde_fl.simulations.deploy.commands import app as nodes
 
 if TYPE_CHECKING:
-    from hqde_fl.registry import Catalogue
+    from hqde_fl.registry import Registry
     from hqde_fl.simulations.experiment.model import Experiment
 
 
@@ -127,7 +127,7 @@ def run(
     from hqde_fl.simulations.checkpoint.resume import given_or_stored, stored_folders
     from hqde_fl.simulations.console.progress import progress
     from hqde_fl.simulations.experiment.own_modules import look_beside
-    from hqde_fl.simulations.recording.run_directory import REPORT
+    from hqde_fl.simulations.recording.file_names import REPORT
     from hqde_fl.simulations.run import run_experiment
 
     overrides = _overrides(set_, engine, ray_address, seed, data_dir)
@@ -136,7 +136,7 @@ def run(
     console = Console()
     _say(console, _summary(experiment))
     # On the other engines the first round says so, on this terminal.
-    if (warning := experiment.warning) and (dry_run or experiment.engine.name == "flower"):
+    if (warning := experiment.parts.warning) and (dry_run or experiment.engine.name == "flower"):
         _complain(f"warning: {warning}")
     if dry_run:
         experiment.checked_task()
@@ -202,18 +202,18 @@ def list_(
     what: Annotated[str | None, typer.Argument(metavar="[WHAT]", help="One kind only.")] = None,
 ) -> None:
     """List what can be named in an experiment: rules, faults, tasks, ..."""
-    catalogues = _catalogues()
-    if what is not None and what not in catalogues:
-        raise UnknownNameError("kind of thing to list", what, catalogues)
+    registries = _registries()
+    if what is not None and what not in registries:
+        raise UnknownNameError("kind of thing to list", what, registries)
     console = Console()
-    for kind, catalogue in catalogues.items():
+    for kind, registry in registries.items():
         if what in (None, kind):
             table = Table(title=kind, title_justify="left", title_style="bold", box=None)
             table.add_column(no_wrap=True)
             table.add_column()
-            for name in sorted(catalogue):
-                text = Text(catalogue.summary(name))
-                if parameters := _parameters(catalogue, name):
+            for name in sorted(registry):
+                text = Text(registry.summary(name))
+                if parameters := _parameters(registry, name):
                     text.append(f"\n{parameters}", style="dim")
                 table.add_row(name, text)
             table.show_header = False
@@ -356,7 +356,7 @@ def _summary(experiment: Experiment) -> str:
     return "\n".join(lines)
 
 
-def _catalogues() -> dict[str, Catalogue[Any]]:
+def _registries() -> dict[str, Registry[Any]]:
     from hqde_fl.clients.faults import FAULTS
     from hqde_fl.codec import CODECS
     from hqde_fl.rules import RULES
@@ -375,11 +375,11 @@ def _catalogues() -> dict[str, Catalogue[Any]]:
     }
 
 
-def _parameters(catalogue: Catalogue[Any], name: str) -> str:
+def _parameters(registry: Registry[Any], name: str) -> str:
     """The parameters of an entry and their defaults."""
     return ", ".join(
         key if default is ... else f"{key}={_plain(default)}"
-        for key, default in catalogue.parameters(name).items()
+        for key, default in registry.parameters(name).items()
     )
 
 

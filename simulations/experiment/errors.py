@@ -1,17 +1,19 @@
-"""What pydantic found wrong, as one line in the words of the file."""
+"""Errors about an experiment's file: one line each, in the words of the file."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from hqde_fl.errors import ConfigError, UnknownNameError
-from hqde_fl.simulations.experiment.overrides import NOT_PLAIN
+from hqde_fl.simulations.experiment.components import UNSUPPORTED_VALUE
 
-_KINDS = {
+_TYPES = {
     "bool_type": "true or false",
     "dict_type": "a table",
     "finite_number": "a finite number",
@@ -30,8 +32,11 @@ _BOUNDS = {
 }
 
 
-def complaint(error: ValidationError, model: type[BaseModel]) -> ConfigError:
-    """The error to raise instead: about the first problem, a key nobody knows before all others."""
+def to_config_error(error: ValidationError, model: type[BaseModel]) -> ConfigError:
+    """Return the error to raise instead of pydantic's: about its first problem.
+
+    Unknown keys come before all other problems.
+    """
     problems = error.errors()
     for problem in problems:
         if problem["type"] == "extra_forbidden":
@@ -41,38 +46,69 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> ConfigError:
     key = ".".join(str(part) for part in problem["loc"])
     if isinstance(cause := context.get("error"), ConfigError):
         return cause
-    if problem["type"] == NOT_PLAIN:
-        what = "a finite number, string, boolean, list or table"
-        return ConfigError(f"{key}{context['key']} needs to be {what}, found {context['found']}")
+    if problem["type"] == UNSUPPORTED_VALUE:
+        values = "a finite number, string, boolean, list or table"
+        return ConfigError(f"{key}{context['key']} needs to be {values}, found {context['found']}")
     if problem["type"] in _BOUNDS:
         name, sign = _BOUNDS[problem["type"]]
-        what = f"{sign} {context[name]:g}"
+        bound = f"{sign} {context[name]:g}"
     elif problem["type"] == "string_pattern_mismatch":
-        what = "letters, digits, '.', '_' and '-'"
+        bound = "letters, digits, '.', '_' and '-'"
     else:
-        what = _KINDS.get(problem["type"], problem["msg"])
-    return ConfigError(f"{key} needs to be {what}, found {problem['input']!r}")
+        bound = _TYPES.get(problem["type"], problem["msg"])
+    return ConfigError(f"{key} needs to be {bound}, found {problem['input']!r}")
+
+
+@contextmanager
+def parameters_of(table: str, **keys: str) -> Iterator[None]:
+    """Name the key of the file in errors about a parameter of a part that the block builds.
+
+    ``Training.batch_size must be >= 1, found 0`` becomes
+    ``clients.batch-size needs to be >= 1, found 0``.
+
+    Parameters
+    ----------
+    table : str
+        The table that has the parameters.
+    keys : str
+        Parameter -> its key there, if it is another word.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        owned = re.fullmatch(r"[A-Z]\w*\.(\w+) must be (.*)", str(error), re.DOTALL)
+        if owned is None:
+            raise
+        key = keys.get(owned[1], owned[1]).replace("_", "-")
+        raise ConfigError(f"{table}.{key} needs to be {owned[2]}") from None
 
 
 def unknown_key(path: list[str], model: type[BaseModel]) -> ConfigError:
-    """About a key that its table does not have: the nearest one there, or else anywhere."""
-    *tables, found = path
+    """Return the error about a key that its table does not have, with the nearest one that exists.
+
+    Parameters
+    ----------
+    path : list[str]
+        The key, and the tables around it.
+    model : type[BaseModel]
+        The model of the whole file. Keys of the same table are preferred to others.
+    """
+    *tables, unknown = path
     prefix = ".".join(tables)
-    every = known_keys(model)
-    here = [key for key in every if key.rpartition(".")[0] == prefix]
-    if not difflib.get_close_matches(found, [key.rpartition(".")[2] for key in here]):
+    keys = known_keys(model)
+    siblings = [key.rpartition(".")[2] for key in keys if key.rpartition(".")[0] == prefix]
+    if not difflib.get_close_matches(unknown, siblings):
         leaves: dict[str, str] = {}
-        for key in every:
+        for key in keys:
             leaves.setdefault(key.rpartition(".")[2], key)
-        if near := difflib.get_close_matches(found, leaves, n=1, cutoff=0.75):
+        if near := difflib.get_close_matches(unknown, leaves, n=1, cutoff=0.75):
             key = ".".join(path)
             return ConfigError(f"unknown key {key!r}: did you mean {leaves[near[0]]!r}?")
-    names = [key.rpartition(".")[2] for key in here]
-    return UnknownNameError(f"[{prefix}] key" if prefix else "key", found, names)
+    return UnknownNameError(f"[{prefix}] key" if prefix else "key", unknown, siblings)
 
 
 def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """All dotted keys of a model and the models within it."""
+    """Return all dotted keys of a model and of the models within it."""
     keys = []
     for name, field in model.model_fields.items():
         key = prefix + (field.alias or name)

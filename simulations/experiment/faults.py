@@ -1,4 +1,4 @@
-"""What the ``[[faults]]`` of an experiment stand for: who is faulty, how, and in which rounds."""
+"""The ``[[faults]]`` of an experiment: the faulty clients, their faults, and the rounds."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 
 from hqde_fl.clients.faults import (
     FAULTS,
+    Fault,
     FaultPlan,
     FaultyClients,
     Schedule,
@@ -27,175 +28,236 @@ from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.protocol.screening import Screening
 from hqde_fl.registry import Registry
 from hqde_fl.seeding import Seeds
-from hqde_fl.simulations.attacks import ATTACKS
+from hqde_fl.simulations.attacks import ATTACKS, Attack
 from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid, Defence
 from hqde_fl.simulations.engines.fault_error_grid import FaultErrorGrid
-from hqde_fl.simulations.experiment.labels import WHO
-from hqde_fl.simulations.experiment.overrides import check_component
+from hqde_fl.simulations.experiment.components import build_component
+from hqde_fl.simulations.experiment.labels import CLIENT_KEYS
 
-WHEN = ("start", "stop", "resample")
+SCHEDULE_KEYS = ("start", "stop", "resample")
+"""Keys of a fault that say in which rounds it acts."""
+
+
+@final
+@dataclass(frozen=True)
+class PlannedFault:
+    """One of an experiment's faults.
+
+    Parameters
+    ----------
+    name : str
+        Its name in the file.
+    fault : Fault or Attack
+        A fault of single clients, or an attack by colluding ones.
+    clients : int or frozenset[int]
+        The number of faulty clients, or their partition ids.
+    schedule : Schedule
+        The rounds in which it acts.
+    """
+
+    name: str
+    fault: Fault | Attack
+    clients: FaultyClients
+    schedule: Schedule
+
+    @classmethod
+    def build(cls, table: Mapping[str, Any], key: str, clients: int) -> PlannedFault:
+        """Build the fault that a table of the file describes.
+
+        Parameters
+        ----------
+        table : Mapping[str, Any]
+            The table.
+        key : str
+            Its dotted key in the file, for the error messages.
+        clients : int
+            Number of all clients, of which the table may name a fraction.
+
+        Raises
+        ------
+        ConfigError
+            If the table does not describe a fault of some clients.
+        """
+        own = {k: v for k, v in table.items() if k not in (*CLIENT_KEYS, *SCHEDULE_KEYS)}
+        name = own.get("name")
+        if isinstance(name, str) and name not in (*FAULTS, *ATTACKS):
+            raise UnknownNameError("fault", name, (*FAULTS, *ATTACKS))
+        registry: Registry[Any] = ATTACKS if name in list(ATTACKS) else FAULTS
+        fault = build_component(registry, own, key, known=(*CLIENT_KEYS, *SCHEDULE_KEYS))
+        if len(given := [which for which in CLIENT_KEYS if which in table]) != 1:
+            raise ConfigError(
+                f"{key} needs one of {', '.join(CLIENT_KEYS)}, "
+                f"found {' and '.join(given) or 'none'}"
+            )
+        if "clients" in table:
+            faulty: FaultyClients = _client_ids(table["clients"], f"{key}.clients")
+        elif "fraction" in table:
+            faulty = count_from_fraction(table["fraction"], clients)
+        elif type(faulty := table["count"]) is not int or faulty < 0:
+            raise ConfigError(f"{key}.count needs to be an integer >= 0, found {faulty!r}")
+        schedule = Schedule(**{k: table[k] for k in SCHEDULE_KEYS if k in table})
+        return cls(str(name), fault, faulty, schedule)
+
+    @property
+    def count(self) -> int:
+        """Return the number of faulty clients."""
+        return client_count(self.clients)
+
+    def check_task(self, facts: TaskFacts) -> None:
+        """Raise ``ConfigError`` unless the fault can act on a task."""
+        try:
+            self.fault.check_task(facts)
+        except Exception as error:  # of a model or a data set that cannot be looked at, too
+            reason = str(error) if isinstance(error, ConfigError) else error
+            raise ConfigError(
+                f"fault {self.name!r} cannot act on this task: {describe_error(reason)}"
+            ) from error
 
 
 @final
 @dataclass(frozen=True)
 class Faults:
-    """All faults of a run.
+    """All faults of an experiment, and the clients that have them in each round.
 
     Parameters
     ----------
-    tables : Sequence[Mapping[str, Any]]
-        As the file has them: a name and its parameters, ``count`` or ``fraction`` of the clients
-        or their ids (``clients``), and ``start``, ``stop``, ``resample``.
+    faults : tuple[PlannedFault, ...]
+        The faults, in the order of the file.
     clients : int
-        How many clients there are.
+        Number of all clients.
     seed : int
         The run's seed.
     """
 
-    tables: Sequence[Mapping[str, Any]]
+    faults: tuple[PlannedFault, ...]
     clients: int
     seed: int
 
-    def check(self, engine: str) -> None:
-        """Raise ``ConfigError`` unless these faults can act in such a run on such an engine."""
-        for place, table in enumerate(self.tables):
-            key = f"faults.{place}"
-            check_component(_registry(table), _own(table), key, known=(*WHO, *WHEN))
-            if len(given := [each for each in WHO if each in table]) != 1:
-                raise ConfigError(
-                    f"{key} needs one of {', '.join(WHO)}, found {' and '.join(given) or 'none'}"
-                )
-            if "clients" in table:
-                _check_ids(f"{key}.clients", table["clients"])
-            count = table.get("count", 0)
-            if type(count) is not int or count < 0:
-                raise ConfigError(f"{key}.count needs to be an integer >= 0, found {count!r}")
-        if sum(self.counts) > self.clients:
+    @classmethod
+    def build(cls, tables: Sequence[Mapping[str, Any]], clients: int, seed: int) -> Faults:
+        """Build the faults that the tables of a file describe.
+
+        Raises
+        ------
+        ConfigError
+            If they cannot act together in such a run.
+        """
+        planned = tuple(
+            PlannedFault.build(table, f"faults.{index}", clients)
+            for index, table in enumerate(tables)
+        )
+        if (needed := sum(fault.count for fault in planned)) > clients:
             raise ConfigError(
-                f"faults need {sum(self.counts)} clients in all, "
-                f"found clients.count = {self.clients}"
+                f"faults need {needed} clients in all, found clients.count = {clients}"
             )
-        attacks = [table for table in self.tables if table["name"] in list(ATTACKS)]
+        attacks = [fault for fault in planned if isinstance(fault.fault, Attack)]
         if len(attacks) > 1:
-            names = " and ".join(str(table["name"]) for table in attacks)
+            names = " and ".join(attack.name for attack in attacks)
             raise ConfigError(f"faults may have one attack by colluding clients, found {names}")
-        for count, table in zip(self.counts, self.tables, strict=True):
-            if count and table in attacks:
-                ATTACKS.build(_own(table)).check(self.clients, count)
-            if count and table["name"] == "kill" and engine == "inline":
+        faults = cls(planned, clients, seed)
+        if faults.attack is not None:
+            index, attack = faults.attack
+            attack.check(clients, planned[index].count)
+        _ = faults.plan  # refuses clients that do not exist, and those of two faults
+        return faults
+
+    def check_engine(self, engine: str) -> None:
+        """Raise ``ConfigError`` if a fault would end the server on this engine."""
+        for fault in self.faults:
+            if fault.count and fault.name == "kill" and engine == "inline":
                 raise ConfigError("fault 'kill' would end the server on engine 'inline': use 'ray'")
-        _ = self.plan
 
     def check_task(self, task: Task) -> None:
-        """Raise ``ConfigError`` unless these faults can act on a task.
+        """Raise ``ConfigError`` unless the faults can act on a task.
 
         Only what they need to know is loaded: a model, and a few examples of the test set.
         """
         facts = TaskFacts(task, task.test)
-        for count, table in zip(self.counts, self.tables, strict=True):
-            if not count:
-                continue
-            try:
-                _registry(table).build(_own(table)).check_task(facts)
-            except ConfigError as error:
-                raise ConfigError(_cannot_act(table, describe_error(str(error)))) from error
-            except Exception as error:  # a model or a data set that cannot be looked at
-                raise ConfigError(_cannot_act(table, describe_error(error))) from error
-
-    @property
-    def who(self) -> tuple[FaultyClients, ...]:
-        """How many clients each fault has, or which."""
-        return tuple(
-            frozenset(table["clients"])
-            if "clients" in table
-            else table["count"]
-            if "count" in table
-            else count_from_fraction(table["fraction"], self.clients)
-            for table in self.tables
-        )
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """How many clients each fault has."""
-        return tuple(map(client_count, self.who))
+        for fault in self.faults:
+            if fault.count:
+                fault.check_task(facts)
 
     @cached_property
     def plan(self) -> FaultPlan:
-        """Who has which fault when."""
-        schedules = tuple(
-            Schedule(**{key: table[key] for key in WHEN if key in table}) for table in self.tables
+        """Return the partition ids that have each fault in each round."""
+        return FaultPlan(
+            self.clients,
+            Seeds(self.seed),
+            tuple(fault.clients for fault in self.faults),
+            tuple(fault.schedule for fault in self.faults),
         )
-        return FaultPlan(self.clients, Seeds(self.seed), self.who, schedules)
 
     def in_round(self, server_round: int) -> dict[int, str]:
-        """Partition id -> name of its fault, for every client that is faulty in a round."""
-        pairs = zip(self.tables, self.plan.faulty(server_round), strict=True)
-        return {client: str(table["name"]) for table, who in pairs for client in sorted(who)}
+        """Return partition id -> name of its fault, for every client that is faulty in a round."""
+        pairs = zip(self.faults, self.plan.faulty(server_round), strict=True)
+        return {client: fault.name for fault, clients in pairs for client in sorted(clients)}
 
     def mods(self) -> list[Mod]:
-        """The local faults as Flower mods, each acting in its own clients only."""
+        """Return the faults of single clients as Flower mods that act in these clients only."""
         return [
-            only_for(
-                FAULTS.build(_own(table)), self.plan.choice_of(place), self.seed, str(table["name"])
-            )
-            for place, table in enumerate(self.tables)
-            if table["name"] in list(FAULTS)
+            only_for(fault.fault, self.plan.choice_of(index), self.seed, fault.name)
+            for index, fault in enumerate(self.faults)
+            if isinstance(fault.fault, Fault)
         ]
 
-    def watched(self, grid: Grid) -> Grid:
-        """The grid, on which a local fault that fails itself ends the run; itself without any."""
-        if not any(table["name"] in list(FAULTS) for table in self.tables):
+    def stop_on_fault_error(self, grid: Grid) -> Grid:
+        """Return a grid on which an error in a fault's own code ends the run.
+
+        It is the given grid itself if no single client has a fault.
+        """
+        if not any(isinstance(fault.fault, Fault) for fault in self.faults):
             return grid
-        return FaultErrorGrid(grid, self._local_in_round)
+        return FaultErrorGrid(grid, self._single_in_round)
 
-    def _local_in_round(self, server_round: int) -> dict[int, str]:
-        found = self.in_round(server_round)
-        return {client: name for client, name in found.items() if name in list(FAULTS)}
+    def _single_in_round(self, server_round: int) -> dict[int, str]:
+        """Return ``in_round`` without the attackers that collude."""
+        names = self.in_round(server_round).items()
+        return {client: name for client, name in names if name in list(FAULTS)}
 
-    def adversary(self, grid: Grid, defence: Defence, screening: Screening) -> Grid:
-        """The grid as colluding clients make it; the grid itself if nobody colludes."""
-        for place, table in enumerate(self.tables):
-            if table["name"] in list(ATTACKS) and self.counts[place]:
-                return AdversaryGrid(
-                    grid,
-                    ATTACKS.build(_own(table)),
-                    self.plan.choice_of(place),
-                    defence=defence,
-                    screening=screening,
-                    seed=self.seed,
-                )
-        return grid
+    @property
+    def attack(self) -> tuple[int, Attack] | None:
+        """Return the attack by colluding clients and its index, if any clients carry one out."""
+        for index, fault in enumerate(self.faults):
+            if fault.count and isinstance(fault.fault, Attack):
+                return index, fault.fault
+        return None
+
+    def add_attackers(self, grid: Grid, defence: Defence, screening: Screening) -> Grid:
+        """Return a grid on which the attackers collude; the given one if there are none.
+
+        Parameters
+        ----------
+        grid : Grid
+            Runs the clients.
+        defence : Defence
+            Function (member) -> the rule in use and its state, which attackers may know.
+        screening : Screening
+            Limits on the content of a reply, which attackers know.
+        """
+        if self.attack is None:
+            return grid
+        index, attack = self.attack
+        return AdversaryGrid(
+            grid,
+            attack,
+            self.plan.choice_of(index),
+            defence=defence,
+            screening=screening,
+            seed=self.seed,
+        )
 
     @property
     def backdoor(self) -> Backdoor | None:
-        """The backdoor that somebody tries to plant, if anybody does."""
-        for count, table in zip(self.counts, self.tables, strict=True):
-            if count and table["name"] == "backdoor":
-                backdoor = FAULTS.build(_own(table))
-                assert isinstance(backdoor, Backdoor)
-                return backdoor
+        """Return the backdoor that faulty clients try to plant, if any do."""
+        for fault in self.faults:
+            if fault.count and isinstance(fault.fault, Backdoor):
+                return fault.fault
         return None
 
 
-def _registry(table: Mapping[str, Any]) -> Registry[Any]:
-    """Where a table's name is listed: among the attacks of colluding clients, or the faults."""
-    name = table.get("name")
-    if isinstance(name, str) and name not in (*FAULTS, *ATTACKS):
-        raise UnknownNameError("fault", name, (*FAULTS, *ATTACKS))
-    return ATTACKS if name in list(ATTACKS) else FAULTS
-
-
-def _check_ids(key: str, found: Any) -> None:
-    """Raise ``ConfigError`` unless these are different ids of clients."""
-    ids = found if isinstance(found, list | tuple) else [None]
-    if any(type(each) is not int for each in ids) or len(set(ids)) < len(ids):
-        raise ConfigError(f"{key} needs to be a list of different integers, found {found!r}")
-
-
-def _cannot_act(table: Mapping[str, Any], reason: str) -> str:
-    return f"fault {table['name']!r} cannot act on this task: {reason}"
-
-
-def _own(table: Mapping[str, Any]) -> dict[str, Any]:
-    """A table without what says who and when."""
-    return {key: value for key, value in table.items() if key not in (*WHO, *WHEN)}
+def _client_ids(value: Any, key: str) -> frozenset[int]:
+    """Return partition ids; raise ``ConfigError`` unless they are different integers."""
+    ids = value if isinstance(value, list | tuple) else [None]
+    if any(type(client) is not int for client in ids) or len(set(ids)) < len(ids):
+        raise ConfigError(f"{key} needs to be a list of different integers, found {value!r}")
+    return frozenset(ids)

@@ -8,8 +8,8 @@ from typing import Any
 PARTS = ("rule", "codec", "downlink", "task", "partition", "server-optimizer")
 """Keys whose value is a component: its name says enough without the key."""
 
-WHO = ("clients", "count", "fraction")
-"""Keys of a fault that say who has it; one of them."""
+CLIENT_KEYS = ("clients", "count", "fraction")
+"""Keys of a fault, of which one tells the clients that have it."""
 
 
 def value_label(key: str, value: Any, *, brief: bool = False) -> str:

@@ -1,27 +1,23 @@
-"""What an experiment's noise tables stand for; an empty table is no noise."""
+"""The noises of an experiment, each of them optional."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
 
-from flwr.clientapp.typing import Mod
-
-from hqde_fl.clients.mods.entanglement_noise import EntanglementNoiseMod
 from hqde_fl.errors import ConfigError
 from hqde_fl.noise import EntanglementNoise, ExplorationNoise, RegularizationNoise
 from hqde_fl.registry import Registry
 from hqde_fl.selection import Ensemble
-from hqde_fl.simulations.experiment.overrides import check_component
-from hqde_fl.strategies.exploration import Exploring
-from hqde_fl.strategies.optimizers import ServerOptimizer
+from hqde_fl.simulations.experiment.components import build_component
+from hqde_fl.simulations.experiment.sections import ClientsSection, StrategySection
 
 EXPLORATION = Registry("noise", ExplorationNoise, {"exploration": ExplorationNoise})
 ENTANGLEMENT = Registry("noise", EntanglementNoise, {"entanglement": EntanglementNoise})
 REGULARIZATION = Registry("noise", RegularizationNoise, {"regularization": RegularizationNoise})
 
-Table = Mapping[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -30,44 +26,46 @@ class Noises:
 
     Parameters
     ----------
-    exploration, entanglement, regularization : Mapping[str, Any]
-        Parameters in kebab-case; no noise if empty.
-    seed : int
-        The run's seed.
+    exploration : ExplorationNoise, optional
+        Noise that the server adds to the aggregated update.
+    entanglement : EntanglementNoise, optional
+        Noise in the clients' updates that cancels over all clients.
+    regularization : RegularizationNoise, optional
+        Noise on the clients' gradients.
     """
 
-    exploration: Table = field(default_factory=dict)
-    entanglement: Table = field(default_factory=dict)
-    regularization: Table = field(default_factory=dict)
-    seed: int = 0
+    exploration: ExplorationNoise | None
+    entanglement: EntanglementNoise | None
+    regularization: RegularizationNoise | None
 
     @classmethod
-    def of(cls, strategy: Any, clients: Any, seed: int) -> Self:
-        """Those of an experiment's sections."""
+    def build(cls, clients: ClientsSection, strategy: StrategySection) -> Self:
+        """Build the noises of the sections that configure them.
+
+        Raises
+        ------
+        ConfigError
+            If a table does not describe its noise.
+        """
         return cls(
-            strategy.exploration_noise,
-            clients.entanglement_noise,
-            clients.regularization_noise,
-            seed,
+            _build(EXPLORATION, strategy.exploration_noise, "strategy.exploration-noise"),
+            _build(ENTANGLEMENT, clients.entanglement_noise, "clients.entanglement-noise"),
+            _build(REGULARIZATION, clients.regularization_noise, "clients.regularization-noise"),
         )
 
     def check(self, sampled: int, clients: int, ensemble: Ensemble) -> None:
-        """Raise ``ConfigError`` for what cannot be.
+        """Raise ``ConfigError`` if entanglement noise would not cancel.
 
         Parameters
         ----------
-        sampled, clients : int
-            Clients asked in a round, and clients in all.
+        sampled : int
+            Number of clients that train in a round.
+        clients : int
+            Number of all clients.
         ensemble : Ensemble
-            Who trains which member.
+            The assignment of members to clients.
         """
-        for key, registry, table in (
-            ("strategy.exploration-noise", EXPLORATION, self.exploration),
-            ("clients.entanglement-noise", ENTANGLEMENT, self.entanglement),
-            ("clients.regularization-noise", REGULARIZATION, self.regularization),
-        ):
-            check_component(registry, {"name": next(iter(registry)), **table}, key)
-        if not self.entanglement:
+        if self.entanglement is None:
             return
         needs = "clients.entanglement-noise cancels over all clients: it needs"
         if sampled < clients:
@@ -75,22 +73,9 @@ class Noises:
         if ensemble.each < ensemble.members:
             raise ConfigError(f"{needs} clients.assignment = 'all', found {ensemble.assignment!r}")
 
-    def around(self, optimizer: ServerOptimizer) -> ServerOptimizer:
-        """A server optimiser that is given updates with exploration noise, if there is any."""
-        if not self.exploration:
-            return optimizer
-        noise = EXPLORATION.build({"name": "exploration", **self.exploration})
-        return Exploring(noise, optimizer, self.seed)
 
-    def mods(self) -> list[Mod]:
-        """Entanglement noise as a Flower mod, if there is any."""
-        if not self.entanglement:
-            return []
-        noise = ENTANGLEMENT.build({"name": "entanglement", **self.entanglement})
-        return [EntanglementNoiseMod(noise, self.seed)]
-
-    def on_gradients(self) -> RegularizationNoise | None:
-        """Regularisation noise, if there is any."""
-        if not self.regularization:
-            return None
-        return REGULARIZATION.build({"name": "regularization", **self.regularization})
+def _build(registry: Registry[T], table: Mapping[str, Any], key: str) -> T | None:
+    """Build the noise of a table; an empty table is no noise."""
+    if not table:
+        return None
+    return build_component(registry, {"name": next(iter(registry)), **table}, key)

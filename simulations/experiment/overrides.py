@@ -1,60 +1,25 @@
-"""TOML tables before they mean anything: reading, overriding, checking against a registry."""
+"""Read an experiment's TOML file and apply ``key=value`` overrides to what it says."""
 
 from __future__ import annotations
 
 import copy
-import difflib
-import json
-import math
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AfterValidator, BeforeValidator
-from pydantic_core import PydanticCustomError
-
-from hqde_fl.errors import ConfigError, UnknownNameError
-from hqde_fl.registry import Registry
-
-NOT_PLAIN = "not_plain"
-"""Type of the validation error about a value that a table cannot hold."""
-
-
-def _named(value: Any) -> Any:
-    """``rule = "median"`` is short for ``rule = { name = "median" }``."""
-    return {"name": value} if isinstance(value, str) else value
-
-
-def _plain(value: Any) -> Any:
-    """Refuse what JSON cannot say: dates, times, infinities and nan."""
-    for key, odd in _oddities(value, ""):
-        raise PydanticCustomError(NOT_PLAIN, "not plain", {"key": key, "found": odd})
-    return value
-
-
-def _oddities(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for name, each in value.items():
-            yield from _oddities(each, f"{key}.{name}")
-    elif isinstance(value, list):
-        for place, each in enumerate(value):
-            yield from _oddities(each, f"{key}.{place}")
-    elif isinstance(value, float) and math.isfinite(value):
-        return
-    elif not isinstance(value, bool | int | str):
-        yield key, value
-
-
-Table = Annotated[dict[str, Any], AfterValidator(_plain)]
-"""A plain table."""
-
-Component = Annotated[Table, BeforeValidator(_named)]
-"""A table whose ``name`` says what the other keys configure; just the name is enough."""
+from hqde_fl.errors import ConfigError
+from hqde_fl.simulations.experiment.components import as_table
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """The content of a TOML file; ``ConfigError`` in one line if there is none."""
+    """Return the content of a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        One line, if the file cannot be read or is no TOML.
+    """
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -68,7 +33,17 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 def with_overrides(
     document: Mapping[str, Any], overrides: Sequence[str], defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A copy of a document with ``"dotted.key=value"`` overrides applied in order."""
+    """Return a copy of a document with ``"dotted.key=value"`` overrides applied in order.
+
+    Parameters
+    ----------
+    document : Mapping[str, Any]
+        The content of a file; it is not changed.
+    overrides : Sequence[str]
+        The overrides; a value that is not TOML is a string.
+    defaults : Mapping[str, Any]
+        A complete document, from which a missing table is taken.
+    """
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
@@ -80,38 +55,39 @@ def with_overrides(
 def with_value(
     document: Mapping[str, Any], key: str, value: Any, defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A copy of a document with one dotted key set.
+    """Return a copy of a document with one dotted key set.
 
     Parameters
     ----------
     document : Mapping[str, Any]
-        Left as it is.
+        The content of a file; it is not changed.
     key : str
-        Table keys, and places in lists, separated by dots.
+        Table keys, and indices into lists, separated by dots.
     value : Any
-        Replaces whatever was there, a whole table too.
+        The new value; it replaces a whole table, too.
     defaults : Mapping[str, Any]
-        The complete document that a missing table is taken from.
+        A complete document, from which a missing table is taken.
     """
     changed = copy.deepcopy(dict(document))
     *parents, last = key.split(".")
     table: Any = changed
-    usual: Any = defaults
+    default: Any = defaults
     for depth, part in enumerate(parents):
-        usual = usual.get(part, {}) if isinstance(usual, Mapping) else {}
-        where = ".".join(parents[: depth + 1])
-        place = _place(table, part, key)
+        default = default.get(part, {}) if isinstance(default, Mapping) else {}
+        prefix = ".".join(parents[: depth + 1])
+        place = _key_or_index(table, part, key)
         if isinstance(table, dict):
-            table.setdefault(place, copy.deepcopy(usual))
-        table[place] = _named(table[place])
+            table.setdefault(place, copy.deepcopy(default))
+        table[place] = as_table(table[place])
         table = table[place]
         if not isinstance(table, dict | list):
-            raise ConfigError(f"cannot set {key}: {where} is {table!r}, not a table")
-    table[_place(table, last, key)] = copy.deepcopy(value)
+            raise ConfigError(f"cannot set {key}: {prefix} is {table!r}, not a table")
+    table[_key_or_index(table, last, key)] = copy.deepcopy(value)
     return changed
 
 
-def _place(table: dict[str, Any] | list[Any], part: str, key: str) -> Any:
+def _key_or_index(table: dict[str, Any] | list[Any], part: str, key: str) -> Any:
+    """Return the part of a dotted key that selects an entry of a table or of a list."""
     if isinstance(table, dict):
         return part
     if not part.isdecimal() or int(part) >= len(table):
@@ -121,45 +97,9 @@ def _place(table: dict[str, Any] | list[Any], part: str, key: str) -> Any:
 
 
 def parse_value(text: str) -> Any:
-    """A value as TOML writes it; what is no TOML is a string."""
+    """Return the value of a TOML expression, or the text itself if it is none."""
     try:
         parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
     return parsed["value"] if list(parsed) == ["value"] else text
-
-
-def check_component(
-    registry: Registry[Any], table: Mapping[str, Any], key: str, known: Iterable[str] = ()
-) -> None:
-    """Raise ``ConfigError`` unless the registry can build what the table describes.
-
-    Parameters
-    ----------
-    registry : Registry
-        Where the table's ``name`` is looked up.
-    table : Mapping[str, Any]
-        The name and its parameters.
-    key : str
-        Where the table stands in the file.
-    known : Iterable[str]
-        Other keys that the table may have there, for suggestions.
-    """
-    if "name" not in table:
-        if near := difflib.get_close_matches("name", table, n=1):
-            raise UnknownNameError(f"[{key}] key", near[0], ["name"])
-        raise ConfigError(f"{key} needs a name, one of: {', '.join(registry)}")
-    name = table["name"]
-    if not isinstance(name, str):
-        raise ConfigError(f"{key}.name needs to be a string, found {name!r}")
-    parameters = registry.parameters(name)
-    for found in table:
-        if found not in ("name", *parameters):
-            raise _foreign(registry.kind, name, found, [*parameters, *known])
-    registry.build(table)
-
-
-def _foreign(kind: str, name: str, found: str, known: Sequence[str]) -> ConfigError:
-    hint = str(UnknownNameError(kind, found, known)).partition(": ")[2]
-    takes = hint if known else f"{name} takes none"
-    return ConfigError(f"parameter {found!r} does not belong to {kind} {name!r}: {takes}")

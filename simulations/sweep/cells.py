@@ -132,7 +132,7 @@ def key_of(experiment: Experiment) -> str:
 
 def _without_idle(experiment: Experiment) -> Experiment:
     """An experiment without the faults that nobody has."""
-    counts = experiment.planned.counts
+    counts = [fault.count for fault in experiment.parts.faults.faults]
     if all(counts):
         return experiment
     table = experiment.to_table()

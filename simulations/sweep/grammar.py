@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hqde_fl.errors import ConfigError, UnknownNameError
-from hqde_fl.simulations.experiment.labels import WHO, axis_labels
+from hqde_fl.simulations.experiment.labels import CLIENT_KEYS, axis_labels
 from hqde_fl.simulations.experiment.overrides import with_value
 from hqde_fl.simulations.sweep.tables import columns
 
@@ -193,10 +193,10 @@ def _faults(value: Any, counted: bool) -> list[Any]:
     faults = []
     for each in value if isinstance(value, list) else [value]:
         fault = {"name": each} if isinstance(each, str) else each
-        if isinstance(fault, Mapping) and not set(WHO) & set(fault):
+        if isinstance(fault, Mapping) and not set(CLIENT_KEYS) & set(fault):
             if not counted:
                 raise ConfigError(
-                    f"[sweep] attack {fault.get('name')!r} needs {', '.join(WHO)}, "
+                    f"[sweep] attack {fault.get('name')!r} needs {', '.join(CLIENT_KEYS)}, "
                     "or a list f of counts beside it"
                 )
             fault = {**fault, "count": COUNT}

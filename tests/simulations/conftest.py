@@ -42,7 +42,7 @@ def rounds_of(experiment, rounds=2):
     for number in range(1, rounds + 1):
         clients = []
         for partition in range(experiment.clients.count):
-            caught = experiment.filters and partition in experiment.faulty and number == 1
+            caught = experiment.parts.filters and partition in experiment.faulty and number == 1
             clients.append(
                 ClientRecord(
                     round=number,

@@ -5,10 +5,10 @@ import torch
 from safetensors.torch import load_file
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.protocol.members import of_member
+from hqde_fl.protocol.members import select_member
 from hqde_fl.selection import Ensemble
 from hqde_fl.simulations.experiment.model import Experiment
-from hqde_fl.simulations.recording.run_directory import Run
+from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.run import run_experiment
 
 DEALT = {
@@ -30,9 +30,9 @@ def dealt(tiny):
 
 def test_clients_section_says_who_trains_what(dealt):
     experiment = Experiment.parse(dealt)
-    assert experiment.ensemble == Ensemble(3, "round-robin", 2)
+    assert experiment.parts.ensemble == Ensemble(3, "round-robin", 2)
     assert Experiment.from_json(experiment.to_json()) == experiment
-    assert Experiment.parse({}).ensemble == Ensemble()
+    assert Experiment.parse({}).parts.ensemble == Ensemble()
 
 
 def test_members_differ_and_every_client_trains_its_own(dealt, tmp_path):
@@ -40,10 +40,12 @@ def test_members_differ_and_every_client_trains_its_own(dealt, tmp_path):
     run_experiment(experiment, tmp_path / "run")
     run = Run.load(tmp_path / "run")
     state = load_file(tmp_path / "run" / "model.safetensors")
-    one, two, three = (of_member(member, state) for member in range(3))
+    one, two, three = (select_member(member, state) for member in range(3))
     assert not any(torch.equal(one[name], other[name]) for name in one for other in (two, three))
     for line in run.clients:
-        share = experiment.ensemble.share(line["partition"], line["round"], experiment.seeds)
+        share = experiment.parts.ensemble.share(
+            line["partition"], line["round"], experiment.parts.seeds
+        )
         assert tuple(line["members"]) == share
         assert line["kept"]
     assert run.rounds[-1]["server"]["accuracy"] > run.rounds[0]["server"]["accuracy"] + 0.1
@@ -57,7 +59,7 @@ def test_independent_members_are_models_of_runs_of_their_own(dealt, tmp_path):
         run_experiment(Experiment.parse({**dealt, "clients": clients}), tmp_path / str(members))
         states.append(load_file(tmp_path / str(members) / "model.safetensors"))
     one, three = states
-    first = of_member(0, three)
+    first = select_member(0, three)
     assert one.keys() == first.keys()
     assert all(torch.equal(one[name], first[name]) for name in one)
 
@@ -65,7 +67,7 @@ def test_independent_members_are_models_of_runs_of_their_own(dealt, tmp_path):
 def test_fedavg_mode_ends_with_one_model(dealt, tmp_path):
     run_experiment(Experiment.parse(dealt, ["clients.mode=fedavg"]), tmp_path / "run")
     state = load_file(tmp_path / "run" / "model.safetensors")
-    one, two, three = (of_member(member, state) for member in range(3))
+    one, two, three = (select_member(member, state) for member in range(3))
     assert all(torch.equal(one[n], two[n]) and torch.equal(one[n], three[n]) for n in one)
 
 
@@ -120,7 +122,7 @@ def test_attackers_act_on_each_member_by_itself(dealt, tmp_path, name):
         run_experiment(Experiment.parse(table), out)
         states.append(load_file(out / "model.safetensors"))
     for member in range(3):
-        clean, attacked = (of_member(member, state) for state in states)
+        clean, attacked = (select_member(member, state) for state in states)
         assert not any(torch.equal(clean[name], attacked[name]) for name in clean)
 
 
@@ -129,9 +131,12 @@ def test_attackers_act_on_each_member_by_itself(dealt, tmp_path, name):
     [
         (
             ["clients.members-per-client=4"],
-            r"members-per-client must be in \[0, members = 3\], found 4",
+            r"clients\.members-per-client needs to be in \[0, members = 3\], found 4",
         ),
-        (["clients.assignment=all"], r"members-per-client must be members = 3 \(or 0\) with"),
+        (
+            ["clients.assignment=all"],
+            r"clients\.members-per-client needs to be members = 3 \(or 0\) with",
+        ),
         (["clients.assignment=some"], r"clients\.assignment"),
         (
             ["clients.members-per-client=1", "strategy.rule={name='krum', f=1}"],

@@ -11,7 +11,8 @@ from hqde_fl.simulations import run
 from hqde_fl.simulations.checkpoint.resume import exclusive
 from hqde_fl.simulations.experiment.model import Experiment
 from hqde_fl.simulations.recording import run_follower
-from hqde_fl.simulations.recording.run_directory import Run, RunDirectory
+from hqde_fl.simulations.recording.recorded_run import Run
+from hqde_fl.simulations.recording.run_directory import RunDirectory
 from hqde_fl.simulations.run import run_experiment
 from hqde_fl.simulations.tasks import load_task
 
@@ -171,7 +172,7 @@ def test_an_attempt_on_ray_that_never_began_notes_nothing(tmp_path, tiny, record
     monkeypatch.setattr(ray_grid, "RayGrid", lambda *_, **__: grid)
     monkeypatch.setattr(run, "_serve", refuse)
     with pytest.raises(ConfigError, match="is in use"):
-        run._on_ray(tiny, {"out": str(out)}, print)
+        run._run_on_ray(run._Attempt(tiny, None, out, False, print))
     assert Run.load(out).manifest == before
 
 

@@ -223,7 +223,7 @@ def test_a_hostile_client_that_says_its_fault_failed_is_a_failed_client(tmp_path
             records.append(record)
 
     plan = experiment("two_classes", FLIP).parts.faults
-    grid = plan.watched(InlineGrid(app, 4, {}))
+    grid = plan.stop_on_fault_error(InlineGrid(app, 4, {}))
     strategy = HQDEStrategy(Median(), reporting=Reporting([Keep()]))
     strategy.start(grid, to_record({"w": torch.zeros(2)}), 1)
     assert (records[1].failed, records[1].kept) == (1, 3)

@@ -13,9 +13,9 @@ FEEDBACK = (
 
 
 def test_a_codec_is_a_table_of_the_strategy():
-    assert Experiment.parse({}).codec == Identity()
+    assert Experiment.parse({}).parts.communication.codec == Identity()
     chosen = Experiment.parse({}, [FEEDBACK])
-    assert chosen.codec == ErrorFeedback(Quantized(4, unbiased=False))
+    assert chosen.parts.communication.codec == ErrorFeedback(Quantized(4, unbiased=False))
     assert Experiment.from_json(chosen.to_json()) == chosen
     with pytest.raises(ConfigError, match="unknown codec 'quantised': did you mean 'quantized'"):
         Experiment.parse({"strategy": {"codec": "quantised"}})

@@ -11,7 +11,8 @@ from hqde_fl.clients.faults import SignFlip
 from hqde_fl.clients.training import Training
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.rules import ByzantineFilter, Median, TrimmedMean
-from hqde_fl.simulations.experiment.model import APP_ROOT, ClientsSection, Experiment
+from hqde_fl.simulations.experiment.model import APP_ROOT, Experiment
+from hqde_fl.simulations.experiment.sections import ClientsSection
 
 TRIMMED = {"strategy": {"rule": {"name": "trimmed-mean", "f": 2}}}
 FLIPS = {"faults": [{"name": "sign-flip", "count": 3, "scale": 4.0}]}
@@ -68,10 +69,27 @@ def test_unknown_names_are_refused_with_the_nearest_right_one(document, message)
         ({"seed": -1}, "seed needs to be >= 0, found -1"),
         ({"clients": {"count": True}}, "clients.count needs to be an integer, found True"),
         ({"clients": {"lr": float("nan")}}, "clients.lr needs to be a finite number, found nan"),
-        ({"clients": {"lr": 0}}, "clients.lr needs to be > 0, found 0"),
+        ({"clients": {"lr": 0}}, "clients.lr needs to be finite and > 0, found 0"),
+        ({"clients": {"batch-size": 0}}, "clients.batch-size needs to be >= 1, found 0"),
+        ({"clients": {"momentum": 1}}, "clients.momentum needs to be in [0, 1), found 1"),
+        ({"clients": {"threads": -1}}, "clients.threads needs to be >= 0, found -1"),
+        ({"clients": {"members": 0}}, "clients.members needs to be >= 1, found 0"),
+        ({"clients": {"count": 0}}, "clients.count needs to be >= 1, found 0"),
         ({"clients": 3}, "clients needs to be a table, found 3"),
+        (
+            {"strategy": {"fraction-train": 0}},
+            "strategy.fraction-train needs to be in (0, 1], found 0",
+        ),
+        (
+            {"strategy": {"fraction-evaluate": 2}},
+            "strategy.fraction-evaluate needs to be in [0, 1], ",
+        ),
+        ({"strategy": {"quorum": -1}}, "strategy.quorum needs to be >= 0, found -1"),
         ({"clients": {"device": "gpux"}}, "device"),
-        ({"strategy": {"deadline": 1e10}}, "strategy.deadline needs to be <= 9.22337e+09, found"),
+        (
+            {"strategy": {"deadline": 1e10}},
+            "strategy.deadline needs to be in (0, 9.22337e+09], found 1",
+        ),
         ({"name": "a b"}, "name needs to be letters, digits"),
         ({"faults": {"name": "crash"}}, "faults needs to be a list of tables"),
         (
@@ -136,15 +154,15 @@ def test_overrides_are_toml_values_and_strings():
             "clients.partition={name='dirichlet', alpha=0.1}",
         ],
     )
-    assert experiment.rule == TrimmedMean(f=3)
-    assert experiment.server_optimizer.momentum == 0.5
+    assert experiment.parts.rule == TrimmedMean(f=3)
+    assert experiment.parts.aggregation.server_optimizer.momentum == 0.5
     assert experiment.name == "hello"
     assert len(experiment.faulty) == 2
     assert experiment.clients.partition == {"name": "dirichlet", "alpha": 0.1}
 
 
 def test_overrides_replace_a_table_by_a_name_but_do_not_drop_parameters_silently():
-    assert Experiment.parse(TRIMMED, ["strategy.rule=median"]).rule == Median()
+    assert Experiment.parse(TRIMMED, ["strategy.rule=median"]).parts.rule == Median()
     message = one(TRIMMED, "strategy.rule.name=median")
     assert message == "parameter 'f' does not belong to rule 'median': median takes none"
     assert "did you mean 'scale'?" in one(FLIPS, "faults.0.scal=2")
@@ -184,7 +202,7 @@ def test_the_defaults_of_training_are_said_once():
     for field in dataclasses.fields(Training):
         written = getattr(section, field.name)  # a table that is empty stands for nothing
         assert written == (field.default if field.default is not None else {})
-    assert Experiment().training == Training()
+    assert Experiment().parts.training == Training()
 
 
 def test_faults_strike_the_same_clients_whatever_they_are():
@@ -194,7 +212,7 @@ def test_faults_strike_the_same_clients_whatever_they_are():
     assert set(flips.faulty.values()) == {"sign-flip"}
     both = Experiment.parse({"faults": FLIPS["faults"] + [{"name": "crash", "count": 7}]})
     assert sorted(both.faulty) == list(range(10))
-    assert both.planned.mods()[0].fault == SignFlip(scale=4.0)
+    assert both.parts.client_mods()[0].fault == SignFlip(scale=4.0)
 
 
 def test_an_experiment_is_named_after_its_file(tmp_path):
@@ -227,7 +245,7 @@ def test_a_file_that_is_no_experiment(tmp_path, content, message):
 def test_a_flower_run_config_names_an_experiment_in_the_app():
     plain = Experiment.from_run_config({})
     assert plain == Experiment.load(APP_ROOT / "experiments" / "quickstart.toml")
-    assert isinstance(plain.rule, ByzantineFilter)
+    assert isinstance(plain.parts.rule, ByzantineFilter)
     changed = Experiment.from_run_config(
         {"experiment": "experiments/quickstart.toml", "set": "rounds=2  seed=3", "config": ""}
     )

@@ -42,9 +42,9 @@ def test_the_tables_become_parts():
         seed=4,
     )
     noise = ExplorationNoise(0.3, "cosine", rounds=5)
-    assert found.server_optimizer == Exploring(noise, SGD(), 4)
-    assert found.training.regularization_noise == RegularizationNoise(0.1)
-    (mod,) = found.client_mods
+    assert found.parts.aggregation.server_optimizer == Exploring(noise, SGD(), 4)
+    assert found.parts.training.regularization_noise == RegularizationNoise(0.1)
+    (mod,) = found.parts.client_mods()
     assert isinstance(mod, EntanglementNoiseMod)
     assert (mod.noise.scale, mod.seed) == (0.2, 4)
     assert Experiment.from_json(found.to_json()) == found
@@ -52,10 +52,10 @@ def test_the_tables_become_parts():
 
 def test_no_table_is_no_noise():
     found = experiment()
-    assert found.server_optimizer == SGD()
-    assert found.training.regularization_noise is None
-    assert found.client_mods == []
-    assert found.predictor == EnsemblePredictor()
+    assert found.parts.aggregation.server_optimizer == SGD()
+    assert found.parts.training.regularization_noise is None
+    assert found.parts.client_mods() == []
+    assert found.parts.predictor == EnsemblePredictor()
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_an_ensembles_run_reports_it_together_and_alone_on_the_server_and_on_cli
 
 def test_the_vote_decides_how_members_predict():
     task = experiment().load_task()
-    arrays = to_record(initial_state(task, 3, experiment().seeds))
+    arrays = to_record(initial_state(task, 3, experiment().parts.seeds))
     losses = {
         name: evaluation(task, 3, None, EnsemblePredictor(name))(1, arrays)["loss"]
         for name in ("soft-vote", "superposition", "entanglement", "voting", "adaptive")

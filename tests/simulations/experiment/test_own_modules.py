@@ -222,12 +222,11 @@ def test_what_is_no_name_is_refused() -> None:
 def test_the_apps_of_flwr_run_look_beside_the_file_they_are_given(folder: Path) -> None:
     """In a process of its own: the ServerApp and the ClientApps of ``flwr run .``."""
     code = (
-        "from flwr.app import Context, RecordDict\n"
         "from hqde_fl.simulations import client_app, server_app\n"
         "from hqde_fl.simulations.engines.inline import InlineGrid\n"
         f"config = {{'experiment': {str(folder / 'own.toml')!r}, 'set': '', 'out': 'run'}}\n"
         "grid = InlineGrid(client_app.app, 2, config)\n"
-        "server_app.serve(grid, Context(grid.run.run_id, 0, {}, RecordDict(), config))\n"
+        "server_app.serve_run_config(grid, config)\n"
     )
     elsewhere = folder / "clients"
     command = [sys.executable, "-P", "-c", code]

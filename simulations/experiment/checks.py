@@ -1,0 +1,67 @@
+"""Checks of what single tables of an experiment cannot tell: whether they go together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from hqde_fl.errors import ConfigError
+from hqde_fl.rules import Aggregator
+from hqde_fl.simulations.attacks import ATTACKS
+from hqde_fl.simulations.experiment.parts import Parts
+from hqde_fl.simulations.experiment.sections import ClientsSection, MetricsSection, StrategySection
+
+
+def check_attacks(
+    rule: Aggregator,
+    faults: Sequence[Mapping[str, Any]],
+    strategy: StrategySection,
+    metrics: MetricsSection,
+) -> None:
+    """Raise ``ConfigError`` if the rule or the downlink is none that an attack can act on.
+
+    The mean of the honest updates, which is measured as attackers see them, is under the same
+    condition as an attack.
+    """
+    attacks = [fault["name"] for fault in faults if fault["name"] in list(ATTACKS)]
+    downlink = strategy.downlink["name"]
+    if downlink != "identity" and attacks:
+        raise ConfigError(
+            "strategy.downlink needs to be 'identity' under an attack by colluding clients, "
+            f"who read the model in the messages, found {downlink!r}"
+        )
+    if downlink != "identity" and metrics.honest_mean:
+        raise ConfigError(
+            "strategy.downlink needs to be 'identity' for metrics.honest-mean, "
+            f"which reads the model in the messages, found {downlink!r}"
+        )
+    for attack in attacks:
+        if rule.confidence_from and ATTACKS[attack].needs_rule:
+            raise ConfigError(
+                f"attack {attack!r} is made for a rule that judges by the updates, found {rule}"
+            )
+
+
+def check_cohort(parts: Parts, clients: ClientsSection, strategy: StrategySection) -> None:
+    """Raise ``ConfigError`` unless the numbers of clients and members go together."""
+    ensemble, sampled = parts.ensemble, parts.sampled
+    parts.predictor.predict(torch.full((ensemble.members, 1, 2), 0.5))  # raises for another number
+    parts.noises.check(sampled, clients.count, ensemble)
+    found, of_each = f"{clients.count} clients", ""
+    if sampled < clients.count:
+        found = f"{sampled} ({found}, strategy.fraction-train = {strategy.fraction_train:g})"
+    if parts.members_differ:
+        of_each = " of each member"
+        found = (
+            f"{parts.cohort} ({found}, clients.members-per-client = {ensemble.each} "
+            f"of clients.members = {ensemble.members})"
+        )
+    if strategy.quorum > parts.cohort:
+        raise ConfigError(
+            f"strategy.quorum = {strategy.quorum} needs as many clients{of_each}, found {found}"
+        )
+    minimum = parts.rule.minimum()
+    if parts.cohort < minimum:
+        raise ConfigError(f"{parts.rule} needs at least {minimum} updates{of_each}, found {found}")

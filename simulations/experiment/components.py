@@ -1,0 +1,92 @@
+"""Tables that describe a part, such as ``rule = { name = "trimmed-mean", f = 2 }``."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator
+from pydantic_core import PydanticCustomError
+
+from hqde_fl.errors import ConfigError, UnknownNameError
+from hqde_fl.registry import Registry
+
+T = TypeVar("T")
+
+UNSUPPORTED_VALUE = "unsupported_value"
+"""Type of the validation error about a value that JSON cannot express."""
+
+
+def as_table(value: Any) -> Any:
+    """Return the table that a mere name stands for: ``rule = "median"`` names a rule."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _require_json_values(value: Any) -> Any:
+    """Refuse values that JSON cannot express: dates, times, infinities and nan."""
+    for key, unsupported in _unsupported_values(value, ""):
+        context = {"key": key, "found": unsupported}
+        raise PydanticCustomError(UNSUPPORTED_VALUE, "unsupported value", context)
+    return value
+
+
+def _unsupported_values(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for name, entry in value.items():
+            yield from _unsupported_values(entry, f"{key}.{name}")
+    elif isinstance(value, list):
+        for index, entry in enumerate(value):
+            yield from _unsupported_values(entry, f"{key}.{index}")
+    elif isinstance(value, float) and math.isfinite(value):
+        return
+    elif not isinstance(value, bool | int | str):
+        yield key, value
+
+
+Table = Annotated[dict[str, Any], AfterValidator(_require_json_values)]
+"""A table of the values that JSON knows."""
+
+Component = Annotated[Table, BeforeValidator(as_table)]
+"""A table whose ``name`` says what the other keys configure, or just that name."""
+
+
+def build_component(
+    registry: Registry[T], table: Mapping[str, Any], key: str, known: Iterable[str] = ()
+) -> T:
+    """Build the part that a table describes.
+
+    Parameters
+    ----------
+    registry : Registry
+        Entries among which the table's ``name`` is looked up.
+    table : Mapping[str, Any]
+        The name and its parameters.
+    key : str
+        Dotted key of the table in the file, for the error messages.
+    known : Iterable[str]
+        Other keys that the table may have in the file, for suggestions.
+
+    Raises
+    ------
+    ConfigError
+        If the name, a parameter or a value is not right.
+    """
+    if "name" not in table:
+        if near := difflib.get_close_matches("name", table, n=1):
+            raise UnknownNameError(f"[{key}] key", near[0], ["name"])
+        raise ConfigError(f"{key} needs a name, one of: {', '.join(registry)}")
+    name = table["name"]
+    if not isinstance(name, str):
+        raise ConfigError(f"{key}.name needs to be a string, found {name!r}")
+    parameters = [*registry.parameters(name)]
+    for parameter in table:
+        if parameter not in ("name", *parameters):
+            suggestions = [*parameters, *known]
+            hint = str(UnknownNameError("", parameter, suggestions)).partition(": ")[2]
+            raise ConfigError(
+                f"parameter {parameter!r} does not belong to {registry.kind} {name!r}: "
+                + (hint if suggestions else f"{name} takes none")
+            )
+    return registry.build(table)
