@@ -1,1 +1,1 @@
-"""Run directories: writing them, following them, and measuring what they hold."""
+"""Write, follow and read run directories, and compare the runs of a sweep."""

@@ -1,4 +1,4 @@
-"""Files that are whole, whenever the power goes."""
+"""Write files atomically and durably."""
 
 from __future__ import annotations
 
@@ -10,14 +10,21 @@ from hqde_fl.errors import RunError
 
 
 def replace_file(path: Path, *pieces: bytes | memoryview) -> None:
-    """Write a file, wait until the disk has it, and only then give it its name.
+    """Write a file under another name, flush it to the disk, then give it its name.
 
-    A reader sees the old one or the new one, whole.
+    A reader sees the complete old file or the complete new one, also after a power failure.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    *pieces : bytes or memoryview
+        Its new content, in this order.
 
     Raises
     ------
     RunError
-        If it cannot be written; a file of that name is left as it was.
+        If it cannot be written; the old file is left as it was.
     """
     new = path.with_name(f".{path.name}.new")
     try:
@@ -35,7 +42,7 @@ def replace_file(path: Path, *pieces: bytes | memoryview) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until the disk has a file or a directory as it is now."""
+    """Flush a file, or the names in a directory, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

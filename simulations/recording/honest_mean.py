@@ -1,7 +1,7 @@
-"""How far each round went from where the honest clients alone would have gone.
+"""Measure the distance of each round's step from the mean of the honest updates.
 
-Only a simulation knows who is honest. ``HonestMean`` listens twice: to the replies of a round,
-through a Grid around the run's own, and to the model that the round led to.
+Only a simulation knows which clients are honest. ``HonestMean`` reads the replies of a round
+through a Grid around the run's own, and gets the model after the round as a ``Measure``.
 """
 
 from __future__ import annotations
@@ -26,80 +26,81 @@ from hqde_fl.strategies.callbacks import RoundRecord
 
 @final
 class HonestMean:
-    """Measures rounds against the mean of their honest updates.
+    """A ``Measure`` that compares each round's step with the mean of the honest updates.
 
     It keeps one more copy of every update until the round is over.
 
     Parameters
     ----------
     faults : Callable[[int], Mapping[int, str]]
-        (round) -> who is faulty in it, by partition id.
+        Takes a round, returns the fault of each faulty client by partition id.
     screening : Screening
-        What the server lets pass.
+        The server's screening; a reply that it rejects is left out.
     """
 
     def __init__(self, faults: FaultsOf, screening: Screening) -> None:
         self._faults, self._screening = faults, screening
-        self._wire: RoundUpdates | None = None
+        self._round: RoundUpdates | None = None
         self._updates: dict[int, Tensor] = {}
 
     def grid(self, grid: Grid) -> Grid:
-        """The same grid, its replies overheard."""
-        return _OverheardGrid(grid, self)
+        """Return a Grid that passes everything to the given one and reads the training replies."""
+        return _ReplyReadingGrid(grid, self)
 
-    def begin(self, message: Message) -> None:
-        """A round's training messages are sent; this is one of them."""
-        self._wire, self._updates = RoundUpdates.of(message, Seeds(0), self._screening), {}
+    def begin_round(self, message: Message) -> None:
+        """Begin a round, given one of its training messages; they all hold the same model."""
+        self._round, self._updates = RoundUpdates.of(message, Seeds(0), self._screening), {}
 
-    def hear(self, node: int, reply: Message) -> None:
-        """A reply to one of them has come."""
-        if self._wire is not None and not reply.has_error():
-            read = self._wire.read(reply)
-            if isinstance(read, Accepted):
-                self._updates[node] = read.delta
+    def read_reply(self, node: int, reply: Message) -> None:
+        """Keep the update in a node's reply to a training message of the round, if it is sound."""
+        if self._round is not None and not reply.has_error():
+            screened = self._round.read(reply)
+            if isinstance(screened, Accepted):
+                self._updates[node] = screened.delta
 
     def __call__(self, record: RoundRecord, arrays: ArrayRecord) -> dict[str, float | None]:
-        """What a line of ``rounds.jsonl`` says of it, once the round is over.
+        """Return the entry of ``rounds.jsonl`` for a round, and forget the round's updates.
 
         Parameters
         ----------
         record : RoundRecord
-            The round.
+            The record of the round.
         arrays : ArrayRecord
             The model after it.
 
         Returns
         -------
         dict[str, float | None]
-            ``distance`` of the model's step to the mean of the honest updates, their ``spread``
-            (root mean square distance to that mean), and ``ratio``, the square of their quotient:
-            what the kappa of an (f, kappa)-robust rule bounds.
+            ``distance`` of the model's step to the mean of the honest updates, ``spread`` of those
+            updates (root mean square distance to their mean), and ``ratio``, the square of
+            distance / spread, which the kappa of an (f, kappa)-robust rule bounds. All are None
+            without an honest update.
         """
-        wire, updates, self._wire, self._updates = self._wire, self._updates, None, {}
+        sent, updates, self._round, self._updates = self._round, self._updates, None, {}
         faulty = self._faults(record.round)
         honest = [
             updates[client.node].double()
             for client in record.clients
             if client.partition not in faulty and client.node in updates
         ]
-        if wire is None or not honest:
+        if sent is None or not honest:
             return {"distance": None, "spread": None, "ratio": None}
-        after, _ = wire.layout.flatten(from_record(arrays))
-        step = after.double() - wire.model.double()
+        after, _ = sent.layout.flatten(from_record(arrays))
+        step = after.double() - sent.model.double()
         mean = sum(honest[1:], start=honest[0].clone()) / len(honest)
         distance = float(torch.linalg.vector_norm(step - mean))
-        squares = [float((each - mean).square().sum()) for each in honest]
+        squares = [float((update - mean).square().sum()) for update in honest]
         spread = math.sqrt(math.fsum(squares) / len(squares))
         ratio = (distance / spread) ** 2 if spread > 0 else None
         return {"distance": distance, "spread": spread, "ratio": ratio}
 
 
-class _OverheardGrid(WrappedGrid):
-    """A Grid whose training replies somebody hears; all else passes untouched."""
+class _ReplyReadingGrid(WrappedGrid):
+    """A Grid that shows every training reply to an ``HonestMean`` and changes nothing."""
 
-    def __init__(self, grid: Grid, listener: HonestMean) -> None:
+    def __init__(self, grid: Grid, honest_mean: HonestMean) -> None:
         super().__init__(grid)
-        self._listener = listener
+        self._honest_mean = honest_mean
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -109,11 +110,11 @@ class _OverheardGrid(WrappedGrid):
         training = [message for message in sent if is_training(message)]
         if not training:
             return replies
-        self._listener.begin(training[0])
-        return self._heard(training, replies)
+        self._honest_mean.begin_round(training[0])
+        return self._read(training, replies)
 
-    def _heard(self, sent: list[Message], replies: Iterable[Message]) -> Iterator[Message]:
+    def _read(self, sent: list[Message], replies: Iterable[Message]) -> Iterator[Message]:
         for node, reply in with_nodes(sent, replies):
             if node is not None:
-                self._listener.hear(node, reply)
+                self._honest_mean.read_reply(node, reply)
             yield reply

@@ -1,4 +1,4 @@
-"""What another process records of a run, heard as it happens."""
+"""Follow a run directory that another process writes."""
 
 from __future__ import annotations
 
@@ -16,49 +16,49 @@ from hqde_fl.simulations.recording.file_names import MANIFEST, ROUNDS
 from hqde_fl.simulations.recording.manifest import read_manifest
 
 OnRound = Callable[[Mapping[str, Any]], None]
-"""Called with every line of ``rounds.jsonl`` as it is written."""
+"""A function that gets every line of ``rounds.jsonl`` as it is written."""
 
 POLL_SECONDS = 0.2
 
 
 @contextmanager
-def followed(out: Path, on_round: OnRound, resuming: bool) -> Iterator[None]:
-    """While it lasts, and once more at its end, pass on rounds that another process records.
+def follow_run(out: Path, on_round: OnRound, resuming: bool) -> Iterator[None]:
+    """Pass on the rounds that another process records, while the block runs and at its end.
 
     Parameters
     ----------
     out : Path
         The run directory.
     on_round : Callable
-        Gets the lines of its ``rounds.jsonl``.
+        Called with each new line of ``rounds.jsonl``.
     resuming : bool
-        Whether the process resumes a run. It begins by cutting off what is to be repeated; when it
-        has, the manifest has one more resumption.
+        Whether the process resumes a run. It first deletes the lines of rounds that it repeats and
+        then adds a resumption to the manifest; lines are passed on only from then.
     """
-    over, seen = threading.Event(), -1
+    over, last_round = threading.Event(), -1
     before = _resumptions(out) if resuming else None
 
     def read() -> None:
-        nonlocal seen, before
+        nonlocal last_round, before
         if before is not None:
             now = _resumptions(out)
             if now is None or len(now) == len(before):
                 return
             for name, reason in now[-1]["refused"].items():
                 log(WARNING, "checkpoint %s refused: %s", name, reason)
-            before, seen = None, -1 if now[-1]["round"] is None else now[-1]["round"]
+            before, last_round = None, -1 if now[-1]["round"] is None else now[-1]["round"]
         path = out / ROUNDS
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         for line in map(loads, text[: text.rfind("\n") + 1].splitlines()):
-            if line["round"] > seen:
+            if line["round"] > last_round:
                 on_round(line)
-                seen = line["round"]
+                last_round = line["round"]
 
-    def follow() -> None:
+    def poll() -> None:
         while not over.wait(POLL_SECONDS):
             read()
 
-    thread = threading.Thread(target=follow, daemon=True)
+    thread = threading.Thread(target=poll, daemon=True)
     thread.start()
     try:
         yield
@@ -69,10 +69,10 @@ def followed(out: Path, on_round: OnRound, resuming: bool) -> Iterator[None]:
 
 
 def _resumptions(out: Path) -> list[Mapping[str, Any]] | None:
-    """What the manifest says of the times that its run went on; None if there is no run."""
+    """Return the manifest's records of the run's resumptions, or None if there is no manifest."""
     if not (out / MANIFEST).exists():
         return None
     try:
         return list(read_manifest(out).get("resumed", ()))
-    except ConfigError:  # the next one is written from the checkpoints
+    except ConfigError:  # damaged: the process writes a new one from the checkpoints
         return []
