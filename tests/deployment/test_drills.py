@@ -30,7 +30,8 @@ from hqde_fl.simulations.deploy.federation import FederationDirectory
 from hqde_fl.simulations.deploy.nodes import connected, online, status
 from hqde_fl.simulations.deploy.supervised import Report
 from hqde_fl.simulations.deploy.supervisor import register
-from hqde_fl.simulations.engines.flower.engine import LOG_FILE, run_deployed
+from hqde_fl.simulations.engines.flower.engine import run_deployed
+from hqde_fl.simulations.engines.flower.flower_run import LOG_FILE
 from hqde_fl.simulations.engines.flower.superlink import program
 from hqde_fl.simulations.engines.ray.access import is_loopback
 from hqde_fl.simulations.experiment.model import Experiment

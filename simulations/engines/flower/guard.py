@@ -1,15 +1,14 @@
-"""Run one command and end everything it started as soon as the caller is gone.
+"""Run one command, and end all processes that it started as soon as the caller has ended.
 
-Flower detaches what it starts: the SuperLink, the SuperExec and the simulation each live in a
-session of their own, Ray's agents even outlive a killed Ray. So a run that is interrupted, crashes
-or is killed with ``kill -9`` would leave processes behind. This file is therefore run as a process
-of its own::
+Flower detaches its processes: the SuperLink, the SuperExec and the simulation each have their own
+session, and Ray's agents outlive even a killed Ray. So a run that is interrupted, crashes or is
+killed with ``kill -9`` would leave processes behind. Therefore this file is run as a process::
 
     python -P guard.py HOME COMMAND [ARGUMENT ...]
 
-It starts ``COMMAND`` and waits until its standard input, a pipe that the caller holds, is closed,
-for whatever reason. Then it ends every process whose environment says `MARK` ``=HOME``, with its
-descendants, and removes ``HOME``. Standard library and psutil only: it starts in a moment.
+It starts ``COMMAND`` and waits until the command ends or until its standard input, a pipe from the
+caller, is closed. Then it ends every process with `MARK` ``=HOME`` in its environment, with its
+descendants, and removes ``HOME``. It imports only the standard library and psutil, to start fast.
 """
 
 from __future__ import annotations
@@ -28,25 +27,25 @@ from types import FrameType
 import psutil
 
 MARK = "HQDE_FL_PROCESS_OF"
-"""The variable that marks processes: one that nobody sets by hand, as they may ``FLWR_HOME``."""
+"""The variable that marks processes; unlike ``FLWR_HOME``, users do not set it themselves."""
 
 _ROUNDS = 5
 _PATIENCE = 3.0  # seconds between asking a process to end and ending it
 
 
 def end_all(home: str) -> None:
-    """End every process started under ``home``; more than once, as some may just be starting.
+    """End every process started under ``home``, in several passes, as some may just be starting.
 
     Parameters
     ----------
     home : str
-        The value of `MARK` in their environment; the caller's own process is spared.
+        The value of `MARK` in their environment; the calling process is left alone.
     """
     for _ in range(_ROUNDS):
         processes = _started_under(home)
         if not processes:
             return
-        # Ray's agents blank their environment and are reachable only through their parents, so all
+        # Ray's agents clear their environment and can be found only through their parents, so all
         # are collected before the first one is ended.
         for process in processes:
             _send(process, signal.SIGTERM)
@@ -58,20 +57,20 @@ def end_all(home: str) -> None:
 
 def _started_under(home: str) -> list[psutil.Process]:
     """Return the living processes that carry the mark, and their descendants."""
-    found: dict[int, psutil.Process] = {}
+    marked: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         try:
             if process.environ().get(MARK) == home and _lives(process):
-                found[process.pid] = process
-                found.update((child.pid, child) for child in process.children(recursive=True))
+                marked[process.pid] = process
+                marked.update((child.pid, child) for child in process.children(recursive=True))
         except (psutil.Error, OSError):
-            continue  # gone meanwhile, or another user's
-    found.pop(psutil.Process().pid, None)
-    return [process for process in found.values() if _lives(process)]
+            continue  # it has ended, or is another user's
+    marked.pop(psutil.Process().pid, None)
+    return [process for process in marked.values() if _lives(process)]
 
 
 def _lives(process: psutil.Process) -> bool:
-    """Say whether a process still runs; a zombie, which nobody has reaped yet, does not."""
+    """Return True if a process is running; a zombie is not."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
@@ -108,7 +107,7 @@ def main(arguments: Sequence[str]) -> int:
                 return 0
         return process.returncode
     finally:
-        # Nothing may cut the clean-up short.
+        # so that no signal interrupts the clean-up
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         end_all(home)

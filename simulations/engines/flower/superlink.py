@@ -1,9 +1,9 @@
-"""A private, local SuperLink, and the promise that it ends with the run.
+"""Start a private, local SuperLink that ends with the run.
 
-``flwr run`` would start a SuperLink by itself, detached, found by its port alone and left running.
-Here the SuperLink is started first, in simulation mode, on a free port, below a temporary
-``FLWR_HOME`` whose ``config.toml`` names it, and under a `guard` that ends it and all it started.
-So two runs never share one, and the environment of this run is the one its apps see.
+``flwr run`` by itself would start a detached SuperLink, which other runs would find by its port and
+which would keep running. Here the SuperLink is started first: in simulation mode, on a free port,
+with a temporary ``FLWR_HOME`` whose ``config.toml`` names it, and under a `guard` that ends it and
+all processes that it started. So no two runs share one, and its apps have this run's environment.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from hqde_fl.simulations.engines.ray.private import is_private, private_environm
 _ATTEMPTS = 3  # another process may take the free port first
 _STARTUP = 60.0  # seconds
 _SHUTDOWN = 30.0  # seconds
-_MAX_BASE_LENGTH = 24  # characters: Ray's sockets below the directory have about 107 to themselves
+_MAX_BASE_LENGTH = 24  # characters; the path of a socket of Ray below it may have about 107
 
 
 @dataclass(frozen=True)
 class SuperLink:
-    """A SuperLink that answers.
+    """A running SuperLink.
 
     Attributes
     ----------
     home : Path
-        Its ``FLWR_HOME``, removed with it.
+        Its ``FLWR_HOME``.
     environment : Mapping of str to str
-        The environment in which ``flwr`` finds it: its connection is the default one.
+        The environment in which its connection is the default one of ``flwr``.
     """
 
     home: Path
@@ -56,17 +56,17 @@ class SuperLink:
 
 @contextmanager
 def private_superlink() -> Iterator[SuperLink]:
-    """Start a SuperLink, and end it and everything it started.
+    """Start a SuperLink; at the end of the context, end it and all processes that it started.
 
     Yields
     ------
     SuperLink
-        Ready to take a run.
+        Accepts runs.
 
     Raises
     ------
     RunError
-        If it does not come up.
+        If it does not start.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         port = _free_port()
@@ -87,7 +87,7 @@ def private_superlink() -> Iterator[SuperLink]:
 
 
 def environment_for(home: Path, base: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a private SuperLink and all it starts.
+    """Return the environment of a private SuperLink and of all processes that it starts.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def environment_for(home: Path, base: Mapping[str, str]) -> dict[str, str]:
         **base,
         "FLWR_HOME": str(home),
         guard.MARK: str(home),
-        # Otherwise uv installs the app's dependencies anew for every run.
+        # Otherwise uv installs the app's dependencies again for every run.
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -118,11 +118,11 @@ def environment_for(home: Path, base: Mapping[str, str]) -> dict[str, str]:
 
 
 def _simulating(home: Path) -> dict[str, str]:
-    """Return the environment of a SuperLink whose simulations start a Ray.
+    """Return the environment of a SuperLink whose simulations start a private Ray.
 
-    Flower starts it in a process of its own (``flwr-simulation``), with arguments to ``ray.init``
-    that no configuration reaches; variables reach that process and all that it starts.
-    If ``RAY_ADDRESS`` names a cluster, Flower joins it instead, and its settings are the user's.
+    Flower starts Ray in another process (``flwr-simulation``) and passes arguments to ``ray.init``
+    that cannot be configured; but environment variables reach that process and its children.
+    If ``RAY_ADDRESS`` names a cluster, Flower joins it instead, with the user's own settings.
     """
     environment = environment_for(home, os.environ)
     if is_private(environment.get("RAY_ADDRESS", "")):
@@ -131,7 +131,7 @@ def _simulating(home: Path) -> dict[str, str]:
 
 
 def program(name: str, environment: Mapping[str, str]) -> str:
-    """Return the path of one of Flower's programs."""
+    """Return the path of one of Flower's programs on the environment's ``PATH``."""
     path = shutil.which(name, path=environment["PATH"])
     if path is None:
         raise RunError(f"{name!r} is not on the PATH: install flwr[simulation] with this Python")
@@ -142,7 +142,7 @@ def program(name: str, environment: Mapping[str, str]) -> str:
 def _guarded(
     home: Path, port: int, environment: Mapping[str, str], log: IO[bytes]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a SuperLink under a guard; on the way out the guard ends it."""
+    """Start a SuperLink under a guard, which ends it at the end of the context."""
     command = [program("flower-superlink", environment), "--insecure", "--simulation"]
     command += ["--isolation", "subprocess", "--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen(
@@ -151,7 +151,7 @@ def _guarded(
         stdout=log,
         stderr=subprocess.STDOUT,
         env=dict(environment),
-        start_new_session=True,  # Ctrl-C is for this process, which then closes the pipe
+        start_new_session=True,  # so that Ctrl-C reaches only this process, which closes the pipe
     )
     try:
         yield process
@@ -164,12 +164,12 @@ def _guarded(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            # In case the guard itself was killed.
+            # in case the guard itself was killed
             guard.end_all(str(home))
 
 
 def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
-    """Wait until the SuperLink is healthy; False if it ends or takes too long."""
+    """Wait until the SuperLink is healthy; return False if it ends or takes too long."""
     deadline = time.monotonic() + _STARTUP
     while time.monotonic() < deadline and process.poll() is None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1.0)
@@ -193,7 +193,7 @@ def _free_port() -> int:
 
 @contextmanager
 def _home() -> Iterator[Path]:
-    """Make a temporary directory with a path short enough for the Unix sockets below it."""
+    """Make a temporary directory with a path that is short enough for Unix sockets below it."""
     base = tempfile.gettempdir()
     with tempfile.TemporaryDirectory(
         prefix="hqde-fl-",

@@ -12,7 +12,7 @@ import pytest
 import tomli_w
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.simulations.engines.flower import engine
+from hqde_fl.simulations.engines.flower.app_writer import write_app
 from hqde_fl.simulations.experiment import import_path, own_modules
 from hqde_fl.simulations.experiment.model import Experiment
 from hqde_fl.simulations.recording.recorded_run import Run
@@ -204,14 +204,15 @@ def test_real_nodes_learn_only_of_the_users_own_folders(tmp_path: Path) -> None:
 
 
 def test_a_generated_app_carries_the_file_and_a_name_of_its_own(tmp_path: Path) -> None:
-    engine.write_app(tmp_path / "app", {"config": "{}"}, name="hqde-fl-run-1")
+    write_app(tmp_path / "app", {"config": "{}"}, name="hqde-fl-run-1")
     package = tmp_path / "app" / "hqde_fl_run"
     carried = (package / "import_path.py").read_text()
     assert carried == Path(import_path.__file__).read_text()
     assert 'name = "hqde-fl-run-1"' in (tmp_path / "app" / "pyproject.toml").read_text()
-    for name in ("server_app", "client_app"):
-        text = (package / f"{name}.py").read_text()
-        assert text.index("follow({") < text.index("from hqde_fl.simulations import")
+    text = (package / "__init__.py").read_text()  # imported before both components
+    assert text.index("follow(_SETTINGS") < text.index("from hqde_fl.simulations")
+    settings = json.loads((package / "settings.json").read_text())
+    assert settings["path"] == import_path.current()
 
 
 def test_what_is_no_name_is_refused() -> None:

@@ -13,7 +13,9 @@ from flwr.cli.config_utils import load_and_validate
 
 from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.simulations.engines.flower import superlink
-from hqde_fl.simulations.engines.flower.engine import LOG_FILE, run_flower, write_app
+from hqde_fl.simulations.engines.flower.app_writer import write_app
+from hqde_fl.simulations.engines.flower.engine import run_flower
+from hqde_fl.simulations.engines.flower.flower_run import LOG_FILE
 from hqde_fl.simulations.engines.flower.superlink import environment_for, private_superlink
 from hqde_fl.simulations.experiment.model import Experiment
 from hqde_fl.simulations.run import run_experiment

@@ -1,0 +1,175 @@
+"""One ``flwr run``: start it, log its output and find out how it ended.
+
+``flwr run --stream`` exits with 0 even if the ServerApp failed. So the outcome is taken from
+``flwr ls``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from hqde_fl.errors import RunError
+from hqde_fl.simulations.engines.flower.app_writer import APP_NAME, write_app
+from hqde_fl.simulations.engines.flower.superlink import SuperLink
+from hqde_fl.simulations.experiment import import_path
+
+LOG_FILE = "flower.log"
+"""Name of the file in the run directory with all output of ``flwr run``."""
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_COMPLETED = "finished:completed"
+_PREFIX = "Simulation failed with exception: "
+_TAIL = 8  # lines quoted when Flower itself gives no reason
+_STARTED = re.compile(r"Successfully started run (\d+)")
+_ANSWER_SECONDS = 60.0  # for a SuperLink that is being restarted
+
+
+class FlowerRun:
+    """One ``flwr run`` on a SuperLink.
+
+    Parameters
+    ----------
+    superlink : SuperLink
+        The SuperLink that runs it.
+    app : Path
+        The directory in which the app is generated; it must not exist.
+    out : Path
+        The directory of Flower's log.
+    on_line : Callable
+        Called with each line of Flower's output.
+    connection : str, optional
+        The SuperLink's name in Flower's configuration; empty for the default one.
+    resume : bool, optional
+        True to resume the run in ``out``.
+    """
+
+    anywhere = False
+    """True if processes of the run may be on other hosts."""
+
+    def __init__(
+        self,
+        superlink: SuperLink,
+        app: Path,
+        out: Path,
+        on_line: Callable[[str], None],
+        connection: str = "",
+        resume: bool = False,
+    ) -> None:
+        self._superlink, self._app, self._on_line = superlink, app, on_line
+        self._out, self._resume = out.resolve(), resume
+        self._names = [connection] if connection else []
+        # unique, so that the run can be found by it; Flower accepts at most 32 characters
+        self._name = f"{APP_NAME}-{time.time_ns():x}{os.getpid() & 0xFFF:03x}"
+        self._tail: deque[str] = deque(maxlen=_TAIL)
+        self._id: str | None = None
+        self._over = False
+
+    def execute(self, experiment_json: str, out: str, *arguments: str) -> None:
+        """Run an experiment, which writes to ``out``; raise ``RunError`` unless it is completed."""
+        config = {"experiment": "", "set": "", "config": experiment_json, "out": out}
+        config |= {"resume": out if self._resume else ""}
+        write_app(self._app, config, self._name, import_path.current(self.anywhere))
+        self._out.mkdir(parents=True, exist_ok=True)
+        command = ["run", str(self._app), *self._names, "--stream", *arguments]
+        with (
+            (self._out / LOG_FILE).open("a" if self._resume else "w", encoding="utf-8") as file,
+            _process(self._superlink.flwr(*command), self._superlink) as process,
+        ):
+            try:
+                for line in output_lines(process):
+                    self.heed(line, file)
+            except BaseException:
+                self.submitted(process, file)
+                raise
+        status, details = self._outcome()
+        if status != _COMPLETED:
+            reason = details or "\n".join(self._tail) or "Flower gave no reason"
+            raise RunError(f"flwr run ended {status}: {reason}\n(its log: {self._out / LOG_FILE})")
+
+    def submitted(self, process: subprocess.Popen[str], file: TextIO) -> None:
+        """Prepare for the end of ``flwr run`` after an error; a subclass may override this."""
+
+    def heed(self, line: str, file: TextIO) -> None:
+        """Log a line of output, and take the run's id from it if it has it."""
+        print(line, file=file, flush=True)
+        if self._id is None and (match := _STARTED.search(line)):
+            self._id = match[1]
+        self._on_line(line)
+        if line.strip():
+            self._tail.append(line.strip())
+
+    def _outcome(self) -> tuple[str, str]:
+        """Wait for the final status of the run; return it and its details."""
+        if self._id is None:
+            return "before it started", ""
+        until = time.monotonic() + _ANSWER_SECONDS
+        while True:
+            listed = self.call("ls", *self._names, "--run-id", self._id, "--format", "json")
+            try:
+                run = dict(json.loads(listed.stdout)["runs"][0])
+            except (json.JSONDecodeError, KeyError, IndexError) as error:
+                if time.monotonic() > until:
+                    said = (listed.stderr or listed.stdout).strip() or str(listed.returncode)
+                    raise RunError(f"flwr ls does not answer: {said}") from error
+            else:
+                until = time.monotonic() + _ANSWER_SECONDS
+                status = str(run["status"])
+                if status.startswith("finished"):
+                    self._over = True
+                    details = str(run.get("status-details", ""))
+                    return status, "" if details == "N/A" else details.removeprefix(_PREFIX)
+            time.sleep(1.0)  # the stream of the log broke off before the run ended
+
+    def call(
+        self, *arguments: str, seconds: float | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``flwr`` with these arguments, for at most ``seconds``; return its output."""
+        return subprocess.run(
+            self._superlink.flwr(*arguments),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=dict(self._superlink.environment),
+            text=True,
+            check=False,
+            timeout=seconds,
+            start_new_session=True,  # so that Ctrl-C reaches only this process
+        )
+
+
+def output_lines(process: subprocess.Popen[str]) -> Iterator[str]:
+    """Yield the lines that a process prints, without colours."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        yield _COLOUR.sub("", line.rstrip("\n"))
+
+
+@contextmanager
+def _process(command: list[str], superlink: SuperLink) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=dict(superlink.environment),
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,  # so that Ctrl-C reaches only this process, which then ends all
+    )
+    try:
+        yield process
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        with process:  # closes its pipe and waits for its end
+            pass

@@ -1,0 +1,17 @@
+"""The package of a generated Flower App; it sets the import path before hqde-fl is imported.
+
+``app_writer`` copies this folder into the app, and adds the two files that it reads:
+``import_path.py`` and ``settings.json``. It cannot be imported from here.
+"""
+
+import json
+from pathlib import Path
+
+from .import_path import follow  # type: ignore[import-not-found]
+
+_SETTINGS = json.loads((Path(__file__).parent / "settings.json").read_text(encoding="utf-8"))
+follow(_SETTINGS["path"])  # first, as a module of the user's own might hide one of hqde-fl
+
+from hqde_fl.simulations.experiment import own_modules  # noqa: E402
+
+own_modules.look_in(_SETTINGS["folders"])

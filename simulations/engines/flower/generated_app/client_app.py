@@ -1,0 +1,30 @@
+"""The ClientApp of a generated Flower App.
+
+Flower pickles a ClientApp for Ray's workers. Its functions are defined here, so that unpickling
+imports this package first, which sets the import path, and only then hqde-fl.
+"""
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from hqde_fl.simulations import client_app
+
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Return hqde-fl's reply to a training message."""
+    return client_app.app(message, context)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Return hqde-fl's reply to an evaluation message."""
+    return client_app.app(message, context)
+
+
+@app.query("identity")
+def identity(message: Message, context: Context) -> Message:
+    """Return hqde-fl's reply to the question for the partition id."""
+    return client_app.app(message, context)
