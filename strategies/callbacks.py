@@ -1,4 +1,4 @@
-"""What a round leaves behind, and how to listen to it."""
+"""Records of a round and callbacks that receive them."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClientRecord:
-    """What became of one client in one round.
+    """Record of one client in one round.
 
     Parameters
     ----------
     round : int
         The round, from 1.
     node : int
-        The node's id in this run.
+        The client's node id in this run.
     partition : int or None
         Its partition id, where known: the same in every run.
     kept : bool
-        Whether its update reached the result, in an ensemble that of any member.
+        True if its update is part of the aggregate, in an ensemble that of any member.
     influence : float
-        Its share of the result; the shares of a round sum to one. In an ensemble the mean of its
-        shares over the members that moved.
+        Share of the aggregate that its update has; the influences of a round sum to one. In an
+        ensemble the mean over the members that moved.
     reason : str or None
         Why it was not kept: ``filtered`` (by the rule), ``rejected: ...`` (by screening),
         ``failed: ...`` (it raised or died), ``skipped: ...`` (it has no data) or ``late``.
     bytes_down, bytes_up : int
-        Size of the serialised message to it and of its reply.
+        Size in bytes of the serialised message to it and of its reply.
     seconds : float or None
-        How long it says it trained.
+        Training time that it reports.
     members : tuple[int, ...]
-        The members of an ensemble that it was given; empty where there is one model.
+        The members of an ensemble that were assigned to it; empty where there is one model.
     filtered_from : tuple[int, ...]
-        Those of them that the rule kept its update out of; the reason is ``filtered`` if all are.
+        Those of its members whose updates the rule filtered; ``reason`` is ``filtered`` if these
+        are all.
     feedback_lost : bool
-        Whether it no longer had an error that it should have fed back.
+        True if it lost its error-feedback residual.
     """
 
     round: int
@@ -60,36 +61,36 @@ class ClientRecord:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """What became of one round; round 0 is the initial model.
+    """Record of one round; round 0 is the initial model.
 
     Parameters
     ----------
     round : int
-        The round.
+        The round, from 0.
     server : Mapping[str, float]
         Metrics of the global model on the server.
     clients_train, clients_evaluate : Mapping[str, float]
         Means of the metrics that the clients reported.
     asked, kept, filtered, rejected, failed, late, skipped : int
-        Clients: asked to train, and what became of them.
+        Number of clients that were asked to train, and of those with each outcome.
     void : bool
-        Whether the round has no aggregate: no model was moved.
+        True if the round has no aggregate: no model was moved.
     f, f_used : int or None
-        The number of faulty clients that the rule was told to expect, and the number that it worked
-        with, which is less where the updates would else have been too few; None if it is told none.
-        In an ensemble the least over the members that were merged.
+        The number of faulty clients that the rule expects, and the number that it worked with,
+        which is less where the updates were too few for f; None for a rule without f. In an
+        ensemble ``f_used`` is the least over the members that were merged.
     feedback_lost : int
-        Clients that had lost their error feedback, as a restarted node has.
+        Number of clients that lost their error-feedback residual, as a restarted node does.
     bytes_down, bytes_up : int
-        Total size of the serialised training messages.
+        Total size in bytes of the serialised training messages and replies.
     seconds : float
         Wall time of the round.
     diagnostics : Mapping[str, Any]
-        What the rule had to say; in an ensemble under the members' names.
+        Diagnostics of the rule by name; in an ensemble with the members' names before theirs.
     note : str or None
-        Why the round kept the old model, if it did; in an ensemble, which members it kept, and why.
+        Why the round kept the old model, or members of an ensemble; None if all moved.
     clients : tuple[ClientRecord, ...]
-        One record for each client asked.
+        One record for each client that was asked to train.
     """
 
     round: int
@@ -116,16 +117,16 @@ class RoundRecord:
 
 
 class Callback:
-    """Listens to a run; override what you need."""
+    """Base class of callbacks, whose methods do nothing until they are overridden."""
 
     def on_start(self, arrays: ArrayRecord, rounds: int) -> None:
-        """The initial model is there, no round has begun."""
+        """Receive the initial model and the number of the last round, before any round begins."""
 
     def on_round(self, record: RoundRecord, arrays: ArrayRecord) -> None:
-        """A round is over, ``arrays`` is the global model after it."""
+        """Receive the record of a round and the global model after it."""
 
     def on_state(self, state: ServerState, record: RoundRecord) -> None:
-        """After ``on_round`` of all callbacks: what the server carries into the next round."""
+        """Receive the state after a round, once ``on_round`` of all callbacks has been called."""
 
     def on_end(self, arrays: ArrayRecord) -> None:
-        """All rounds are over."""
+        """Receive the final model after the last round."""

@@ -1,4 +1,4 @@
-"""How far the server trusts each client, for rules that do not judge by the updates alone."""
+"""Confidence in each client, for rules that do not judge by the updates alone."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from hqde_fl.rules import Aggregator
 from hqde_fl.strategies.state import ModelState
 
 HeldOut = Callable[[Mapping[str, Tensor]], float]
-"""(a client's model, as a state dict) -> how good it is on examples of the server's, in [0, 1]."""
+"""Function (a client's model, as a state dict) -> its quality on the server's data, in [0, 1]."""
 
-METRIC = "train-loss"
-"""What a client's own word is taken from unless you say otherwise."""
+DEFAULT_METRIC = "train-loss"
+"""Metric of a reply that is taken as its client's confidence if none is named."""
 
 
 @final
 @dataclass(frozen=True)
 class Confidence:
-    """Measures or reads the confidence that a rule asks for.
+    """Source of the confidence in each client that a rule needs.
 
     Parameters
     ----------
     source : str or None
-        ``"held-out"``, ``"reported"``, or None if the rule asks for none.
+        ``"held-out"``, ``"reported"``, or None if the rule needs no confidence.
     metric : str
-        For ``"reported"``: the metric of a client's reply. One that ends in ``loss`` becomes
-        e^(-loss). A client that does not report it gets no confidence.
+        For ``"reported"``: name of the metric in a client's reply. One that ends in ``loss``
+        becomes e^(-loss). A client that does not report it has confidence 0.
     held_out : HeldOut, optional
-        For ``"held-out"``.
+        For ``"held-out"``: measures the quality of a client's model.
     """
 
     source: str | None = None
-    metric: str = METRIC
+    metric: str = DEFAULT_METRIC
     held_out: HeldOut | None = None
 
     @classmethod
-    def asked_by(cls, rule: Aggregator, metric: str, held_out: HeldOut | None) -> Confidence:
-        """What a rule asks for.
+    def for_rule(cls, rule: Aggregator, metric: str, held_out: HeldOut | None) -> Confidence:
+        """Return the source of confidence that a rule needs.
 
         Raises
         ------
         ConfigError
-            If it is not given, or if something is given that the rule never looks at.
+            If ``held_out`` is missing, or an option is given that the rule does not use.
         """
         source = rule.confidence_from
         if source == "held-out" and held_out is None:
@@ -61,10 +61,18 @@ class Confidence:
             raise ConfigError(
                 f"confidence_metric acts with confidence='reported' only, found {rule}"
             )
-        return cls(source, metric or METRIC, held_out)
+        return cls(source, metric or DEFAULT_METRIC, held_out)
 
     def of(self, model: ModelState, replies: Sequence[Accepted]) -> tuple[float, ...] | None:
-        """The confidence in each client, in [0, 1]; None if nobody asks for it."""
+        """Return the confidence in each client, in [0, 1]; None if the rule needs none.
+
+        Parameters
+        ----------
+        model : ModelState
+            The model that the clients trained from.
+        replies : Sequence[Accepted]
+            The clients' accepted updates.
+        """
         if self.source == "reported":
             return tuple(_clipped(self._reported(reply)) for reply in replies)
         if self.source == "held-out":

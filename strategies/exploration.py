@@ -1,4 +1,4 @@
-"""Exploration noise, added to what the server optimiser is given."""
+"""Exploration noise, added to the aggregated update before the server optimiser's step."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from hqde_fl.noise import ExplorationNoise
 from hqde_fl.seeding import Seeds
 from hqde_fl.strategies.optimizers import SGD, Moments, ServerOptimizer
 
-TURN = "exploration-turn"
-"""The key of the moments under which the number of steps lies, a tensor without dimensions."""
+STEP_COUNT = "exploration-turn"
+"""Key in the moments of the number of steps made so far, a tensor without dimensions."""
 
 
 @final
 @dataclass(frozen=True)
-class Exploring(ServerOptimizer):
-    """Another server optimiser that is given every update with exploration noise.
+class ExploringOptimizer(ServerOptimizer):
+    """A server optimiser that adds exploration noise to every update and hands it to another one.
 
-    The noise goes by the number of steps that the model has made, so that its schedule stands still
-    in a round that keeps the model. The members of an ensemble get noise that is independent.
+    The schedule of the noise counts the steps of the model, not the rounds: a round that keeps the
+    model does not advance it. The members of an ensemble get independent noise.
 
-    Batch normalisation's running statistics are part of an update: where they may come close to
+    An update includes the running statistics of batch normalisation: where these may come close to
     zero, keep the noise small.
 
     Parameters
     ----------
     noise : ExplorationNoise
-        Which noise.
+        Scale and schedule of the noise.
     inner : ServerOptimizer
-        What moves the model; ``SGD()`` adds the noisy update to it.
+        The optimiser that moves the model; ``SGD()``, the default, adds the noisy update to it.
     seed : int
-        The run's seed.
+        Seed of the noise, >= 0, by default 0.
     """
 
     noise: ExplorationNoise = field(default_factory=ExplorationNoise)
@@ -43,12 +43,12 @@ class Exploring(ServerOptimizer):
     seed: int = 0
 
     def step(self, delta: Tensor, moments: Moments) -> tuple[Tensor, Moments]:
-        """One step of the inner optimiser."""
-        turn = int(moments[TURN]) if TURN in moments else 0
-        # The members of an ensemble are moved one by one, and only their updates tell them apart.
-        own = zlib.crc32(delta.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        seeds = Seeds(Seeds(self.seed).integer("exploration-noise", own))
-        noisy = self.noise.perturbed(delta, turn, seeds)
-        rest = {name: value for name, value in moments.items() if name != TURN}
-        step, kept = self.inner.step(noisy, rest)
-        return step, {**kept, TURN: torch.tensor(turn + 1)}
+        """Return the inner optimiser's step for the noisy update, and the new moments."""
+        steps = int(moments[STEP_COUNT]) if STEP_COUNT in moments else 0
+        # The optimiser is not told which member it moves, so the update's bits seed the noise.
+        fingerprint = zlib.crc32(delta.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        seeds = Seeds(Seeds(self.seed).integer("exploration-noise", fingerprint))
+        noisy = self.noise.perturbed(delta, steps, seeds)
+        rest = {name: value for name, value in moments.items() if name != STEP_COUNT}
+        step, new_moments = self.inner.step(noisy, rest)
+        return step, {**new_moments, STEP_COUNT: torch.tensor(steps + 1)}

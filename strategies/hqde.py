@@ -1,10 +1,10 @@
-"""The one Strategy: hostile replies in, a sound global model out."""
+"""The Strategy of this project: a robust rule over replies that are hostile until screened."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 from logging import INFO, WARNING
 from typing import final
 
@@ -13,18 +13,17 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
-from hqde_fl.errors import RunError
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.rules import Aggregator
-from hqde_fl.rules.tolerance import silence_warning
 from hqde_fl.seeding import Seeds
 from hqde_fl.selection import Ensemble, Selector, Uniform
 from hqde_fl.strategies.callbacks import RoundRecord
-from hqde_fl.strategies.metrics import floats
-from hqde_fl.strategies.resting import still_resting
+from hqde_fl.strategies.metrics import scalar_metrics
+from hqde_fl.strategies.resting import resting_clients, select_awake
 from hqde_fl.strategies.roster import Roster
 from hqde_fl.strategies.round.aggregation import average_members
 from hqde_fl.strategies.round.round import Round
+from hqde_fl.strategies.run_report import EvaluateFn, RunReport
 from hqde_fl.strategies.settings import (
     Aggregation,
     Communication,
@@ -33,10 +32,6 @@ from hqde_fl.strategies.settings import (
     StrategySettings,
 )
 from hqde_fl.strategies.state import ServerState
-from hqde_fl.strategies.void_rounds import VoidRounds
-
-EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
-"""Function (round, model) -> metrics of the model on the server; see ``HQDEStrategy.start``."""
 
 StopFn = Callable[[int, Result], bool]
 """Function (round, result so far) -> whether the run ends; see ``HQDEStrategy.start``."""
@@ -66,7 +61,7 @@ class HQDEStrategy(FedAvg):
         The members of an ensemble and their assignment to clients; each is merged by itself, over
         the clients that trained it. By default one model.
     reporting : Reporting, optional
-        What is reported of a run, and to whom.
+        What is reported of a run.
     seed : int
         Root of all that the server draws at random, >= 0, by default 0.
     """
@@ -99,12 +94,9 @@ class HQDEStrategy(FedAvg):
         self._round: Round | None = None
 
     def summary(self) -> None:
-        """Log what the strategy is made of."""
-        groups = self.settings
-        for group in (groups.aggregation, groups.communication, groups.participation):
-            for part in fields(group):
-                log(INFO, "\t├── %s: %s", part.name, getattr(group, part.name))
-        log(INFO, "\t├── ensemble: %s", groups.ensemble)
+        """Log the parts of the strategy: rule, codecs, ensemble, selector and so on."""
+        for name, value in self.settings.parts().items():
+            log(INFO, "\t├── %s: %s", name, value)
 
     # --- one round, as Flower calls it ------------------------------------------------------------
 
@@ -119,7 +111,7 @@ class HQDEStrategy(FedAvg):
         self.state = self._starting_state(server_round, arrays)
         rng = self.settings.seeds.numpy("select", "train", server_round)
         nodes = self._select(self.settings.participation.selector, grid, server_round, rng)
-        if server_round == 1 and (warning := self._warning(len(nodes))):
+        if server_round == 1 and (warning := self.settings.silence_warning(len(nodes))):
             log(WARNING, warning)
         keys = (self.arrayrecord_key, self.configrecord_key)
         current = Round(server_round, self.state, arrays, self.settings, self._roster, keys)
@@ -219,14 +211,12 @@ class HQDEStrategy(FedAvg):
         deadline = self.settings.communication.deadline if timeout is None else timeout
         self.state = resume or self._initial_state(initial_arrays)
         self._round = None
-        initial_arrays = self.state.arrays()
-        result = Result(arrays=initial_arrays)
+        report = RunReport(self.settings.reporting.callbacks, evaluate_fn, self.state, deadline)
+        result = report.result
         self.summary()
-        void = VoidRounds(deadline, self.state.round + 1)
-        for callback in self.settings.reporting.callbacks:
-            callback.on_start(initial_arrays, num_rounds)
+        report.begin(num_rounds)
         if resume is None:
-            self._finish(RoundRecord(round=0), result, evaluate_fn, time.monotonic())
+            report.finish_round(RoundRecord(round=0), self.state, time.monotonic())
         for server_round in range(self.state.round + 1, num_rounds + 1):
             started = time.monotonic()
             config = train_config if train_config is not None else ConfigRecord()
@@ -238,7 +228,6 @@ class HQDEStrategy(FedAvg):
             if metrics is not None:
                 result.train_metrics_clientapp[server_round] = metrics
             record = self._current_round("start").record
-            void.add(record)
             config = evaluate_config if evaluate_config is not None else ConfigRecord()
             messages = self.configure_evaluate(server_round, result.arrays, config, grid)
             if messages:
@@ -247,17 +236,12 @@ class HQDEStrategy(FedAvg):
                 )
                 if evaluated is not None:
                     result.evaluate_metrics_clientapp[server_round] = evaluated
-                    record = replace(record, clients_evaluate=floats(evaluated))
-            self._finish(record, result, evaluate_fn, started)
+                    record = replace(record, clients_evaluate=scalar_metrics(evaluated))
+            report.finish_round(record, self.state, started)
             if should_stop is not None and should_stop(server_round, result):
                 log(INFO, "should_stop ended the run after round %d", server_round)
                 break
-        for callback in self.settings.reporting.callbacks:
-            callback.on_end(result.arrays)
-        if self.state.round and self.state.aggregated == 0:
-            raise RunError(void.failure())
-        if summary := void.summary():
-            log(INFO, summary)
+        report.end(self.state)
         return result
 
     # --- parts of both ----------------------------------------------------------------------------
@@ -286,7 +270,7 @@ class HQDEStrategy(FedAvg):
     def _select(
         self, selector: Selector, grid: Grid, server_round: int, rng: np.random.Generator
     ) -> list[int]:
-        """Return the nodes chosen for a round: as many as if none rested, of those that do not."""
+        """Wait for the nodes and return those chosen for a round."""
         assert self.state is not None
         participation = self.settings.participation
         patience = self.settings.communication.deadline if participation.identify else 0.0
@@ -295,32 +279,6 @@ class HQDEStrategy(FedAvg):
         )
         identity = self._roster.identity
         reconnected = set(map(identity, self._roster.reconnected))
-        resting = still_resting(self.state.resting, server_round, reconnected)
+        resting = resting_clients(self.state.resting, server_round, reconnected)
         self.state = replace(self.state, resting=resting)
-        if not resting:
-            return selector.select(nodes, rng)
-        awake = [node for node in nodes if identity(node) not in resting]
-        return selector.select(awake, rng, selector.size(len(nodes))) if awake else []
-
-    def _warning(self, clients: int) -> str | None:
-        """Return a warning if few silent clients suffice to void every round."""
-        cohort = self.settings.ensemble.cohort(clients)
-        rule = self.settings.aggregation.rule
-        return silence_warning(rule, cohort, "" if cohort == clients else " of each member")
-
-    def _finish(
-        self, record: RoundRecord, result: Result, evaluate_fn: EvaluateFn | None, started: float
-    ) -> None:
-        """Evaluate on the server, tell everyone."""
-        if evaluate_fn is not None:
-            metrics = evaluate_fn(record.round, result.arrays)
-            if metrics is not None:
-                result.evaluate_metrics_serverapp[record.round] = metrics
-                record = replace(record, server=floats(metrics))
-        record = replace(record, seconds=time.monotonic() - started)
-        log(INFO, "round %d: %s", record.round, dict(record.server))
-        for callback in self.settings.reporting.callbacks:
-            callback.on_round(record, result.arrays)
-        assert self.state is not None
-        for callback in self.settings.reporting.callbacks:
-            callback.on_state(self.state, record)
+        return select_awake(selector, nodes, {n for n in nodes if identity(n) in resting}, rng)

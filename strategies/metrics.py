@@ -1,4 +1,4 @@
-"""What clients report, put together."""
+"""Metrics that clients and the server report."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from flwr.app import MetricRecord
 
 
-def means(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean of each metric over the clients that report it."""
-    names = sorted({name for each in metrics for name in each})
-    values = {name: [each[name] for each in metrics if name in each] for name in names}
-    return {name: sum(found) / len(found) for name, found in values.items()}
+def mean_metrics(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each metric over the clients that report it, by name in sorted order."""
+    names = sorted({name for reported in metrics for name in reported})
+    values = {name: [reported[name] for reported in metrics if name in reported] for name in names}
+    return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}
 
 
-def floats(metrics: MetricRecord) -> dict[str, float]:
-    """The metrics that are single numbers."""
+def scalar_metrics(metrics: MetricRecord) -> dict[str, float]:
+    """Return the metrics that are single numbers; lists are left out."""
     return {name: float(value) for name, value in metrics.items() if not isinstance(value, list)}

@@ -1,7 +1,7 @@
-"""Server optimisers: how the aggregated update moves the global model.
+"""Server optimisers, which move the global model by the aggregated update.
 
-The aggregated update Delta is treated as the negative of a gradient (Reddi et al., 2021,
-arXiv:2003.00295, algorithm 2). State is explicit: a step takes it and returns the new one.
+They treat the aggregated update Delta as the negative of a gradient (Reddi et al., 2021,
+arXiv:2003.00295, algorithm 2). State is explicit: a step takes moments and returns the new ones.
 """
 
 from __future__ import annotations
@@ -18,18 +18,27 @@ from hqde_fl.errors import ConfigError
 from hqde_fl.registry import Registry
 
 Moments = Mapping[str, Tensor]
-"""The moments that an optimiser keeps, each (d,)."""
+"""Name -> moment of a server optimiser, a tensor (d,)."""
 
 
 class ServerOptimizer(ABC):
-    """Turns an aggregated update into a step. Concrete ones are final frozen dataclasses."""
+    """Turns an aggregated update into a step. Concrete optimisers are final frozen dataclasses."""
 
     @abstractmethod
     def step(self, delta: Tensor, moments: Moments) -> tuple[Tensor, Moments]:
-        """What to add to the model (d,) for an aggregated update (d,), and the new moments."""
+        """Return the step (d,) that is added to the model, and the new moments.
+
+        Parameters
+        ----------
+        delta : Tensor
+            (d,) the aggregated update.
+        moments : Moments
+            Moments that the last step returned; empty before the first step.
+        """
 
 
 def _require(optimizer: ServerOptimizer, name: str, low: float, high: float) -> None:
+    """Raise ConfigError unless a parameter of an optimiser lies in [low, high)."""
     value = getattr(optimizer, name)
     if not low <= value < high:
         kind = type(optimizer).__name__
@@ -44,9 +53,10 @@ class SGD(ServerOptimizer):
     Parameters
     ----------
     lr : float
-        Server learning rate; 1 adds the update as it is (FedAvg).
+        Server learning rate, > 0; 1, the default, adds the update as it is (FedAvg).
     momentum : float
-        In [0, 1); FedAvgM (Hsu et al., 2019, arXiv:1909.06335).
+        Fraction of the last velocity that is kept, in [0, 1), by default 0; with momentum it is
+        FedAvgM (Hsu et al., 2019, arXiv:1909.06335).
     """
 
     lr: float = 1.0
@@ -57,7 +67,7 @@ class SGD(ServerOptimizer):
         _require(self, "momentum", 0, 1)
 
     def step(self, delta: Tensor, moments: Moments) -> tuple[Tensor, Moments]:
-        """One step."""
+        """Return lr times the velocity; without momentum that is lr times the update."""
         if self.momentum == 0:
             return self.lr * delta, {}
         velocity = self.momentum * moments["velocity"] + delta if moments else delta
@@ -65,17 +75,18 @@ class SGD(ServerOptimizer):
 
 
 @dataclass(frozen=True)
-class Adaptive(ServerOptimizer):
-    """Step lr m / (sqrt(v) + tau), no bias correction; v starts at tau^2.
+class AdaptiveOptimizer(ServerOptimizer):
+    """Optimiser with the step lr m / (sqrt(v) + tau), without bias correction; v starts at tau^2.
 
     Parameters
     ----------
     lr : float
-        Server learning rate.
+        Server learning rate, > 0, by default 0.01.
     beta_1, beta_2 : float
-        Decay of the first and second moment, in [0, 1).
+        Decay of the first and second moment, in [0, 1), by default 0.9 and 0.99.
     tau : float
-        Degree of adaptivity, added to the root.
+        Degree of adaptivity, > 0, by default 1e-3: added to the root, so that small moments do not
+        make large steps.
     """
 
     lr: float = 0.01
@@ -90,7 +101,7 @@ class Adaptive(ServerOptimizer):
             _require(self, name, 0, 1)
 
     def step(self, delta: Tensor, moments: Moments) -> tuple[Tensor, Moments]:
-        """One step."""
+        """Return lr m / (sqrt(v) + tau) and the new moments m ("first") and v ("second")."""
         first = moments["first"] if moments else torch.zeros_like(delta)
         second = moments["second"] if moments else torch.full_like(delta, self.tau**2)
         first = self.beta_1 * first + (1 - self.beta_1) * delta
@@ -99,26 +110,26 @@ class Adaptive(ServerOptimizer):
 
     @abstractmethod
     def second_moment(self, second: Tensor, square: Tensor) -> Tensor:
-        """The new second moment (d,), given the square of the update."""
+        """Return the new second moment (d,) from the last one and the square of the update."""
 
 
 @final
 @dataclass(frozen=True)
-class Adam(Adaptive):
-    """FedAdam: step lr m / (sqrt(v) + tau), v an exponential mean of squares."""
+class Adam(AdaptiveOptimizer):
+    """FedAdam: the second moment is an exponential mean of the squared updates."""
 
     def second_moment(self, second: Tensor, square: Tensor) -> Tensor:
-        """Decay, and add the square."""
+        """Return beta_2 times the second moment plus (1 - beta_2) times the square."""
         return self.beta_2 * second + (1 - self.beta_2) * square
 
 
 @final
 @dataclass(frozen=True)
-class Yogi(Adaptive):
-    """FedYogi: as FedAdam, but the second moment moves by an amount independent of it."""
+class Yogi(AdaptiveOptimizer):
+    """FedYogi: as FedAdam, but the second moment changes by an amount independent of its size."""
 
     def second_moment(self, second: Tensor, square: Tensor) -> Tensor:
-        """Move towards the square, by a fraction of the square."""
+        """Return the second moment, moved towards the square by (1 - beta_2) times the square."""
         return second - (1 - self.beta_2) * square * (second - square).sign()
 
 

@@ -1,7 +1,6 @@
-"""Named strategies, each a composition of parts.
+"""Functions that build named strategies from their parts.
 
-Every preset accepts ``quorum`` of ``Aggregation`` and the keyword arguments of ``HQDEStrategy`` as
-well.
+Each accepts the keyword arguments of ``HQDEStrategy`` and ``quorum`` of ``Aggregation`` as well.
 """
 
 from __future__ import annotations
@@ -50,42 +49,46 @@ def _compose(
 
 
 def fedavg(**options: Unpack[PresetOptions]) -> HQDEStrategy:
-    """Weighted mean of the updates: the baseline, not robust."""
+    """Return FedAvg: the mean of the updates, weighted by the numbers of examples; not robust."""
     return _compose(Mean(weighted=True), **options)
 
 
 def fedadam(lr: float = 0.01, **options: Unpack[PresetOptions]) -> HQDEStrategy:
-    """FedAvg with Adam on the server."""
+    """Return FedAvg with Adam as the server optimiser."""
     return _compose(Mean(weighted=True), Adam(lr=lr), **options)
 
 
 def fedyogi(lr: float = 0.01, **options: Unpack[PresetOptions]) -> HQDEStrategy:
-    """FedAvg with Yogi on the server."""
+    """Return FedAvg with Yogi as the server optimiser."""
     return _compose(Mean(weighted=True), Yogi(lr=lr), **options)
 
 
 def median(**options: Unpack[PresetOptions]) -> HQDEStrategy:
-    """Coordinate-wise median."""
+    """Return a strategy that takes the coordinate-wise median of the updates."""
     return _compose(Median(), **options)
 
 
 def trimmed_mean(f: int, **options: Unpack[PresetOptions]) -> HQDEStrategy:
-    """Coordinate-wise mean without the f largest and smallest values."""
+    """Return a strategy that averages each coordinate without its f largest and smallest values."""
     return _compose(TrimmedMean(f), **options)
 
 
 def geometric_median(**options: Unpack[PresetOptions]) -> HQDEStrategy:
-    """Geometric median of the updates."""
+    """Return a strategy that takes the geometric median of the updates."""
     return _compose(GeometricMedian(), **options)
 
 
 def byzantine_filter(fraction: float = 1 / 3, **options: Unpack[PresetOptions]) -> HQDEStrategy:
-    """HQDE's filter: at most ``fraction`` dropped as outliers, geometric median of the rest."""
+    """Return a strategy with HQDE's filter.
+
+    It drops outliers, at most ``fraction`` of the updates, and takes the geometric median of the
+    rest.
+    """
     return _compose(ByzantineFilter(fraction=fraction), **options)
 
 
 def robust(**options: Unpack[PresetOptions]) -> HQDEStrategy:
-    """The default for somebody who does not know how many clients are faulty; see ``Robust``."""
+    """Return a strategy for an unknown number of faulty clients; see ``Robust``."""
     return _compose(Robust(), **options)
 
 
@@ -95,7 +98,9 @@ def hierarchical(
     root: Aggregator | None = None,
     **options: Unpack[PresetOptions],
 ) -> HQDEStrategy:
-    """A tree of ``ceil(log_fanout n)`` levels, clients dealt to the leaves at random each round.
+    """Return a strategy that merges in a tree of ``ceil(log_fanout n)`` levels.
+
+    The clients are assigned to the leaves at random in each round.
 
     With robust rules at its nodes a tree tolerates fewer faulty clients than the same rule over all
     of them: see ``Tree.breakdown``, which the run's manifest states.
@@ -103,12 +108,12 @@ def hierarchical(
     Parameters
     ----------
     fanout : int
-        Children of a node.
-    leaf, root : Aggregator
-        The rule of the lower nodes and of the topmost one; weighted means if not given, which
+        Most children of a node of the tree, >= 2, by default 4.
+    leaf, root : Aggregator, optional
+        The rule of the lower nodes and of the topmost one; by default weighted means, which
         together are FedAvg.
-    **options : Any
-        ``quorum``, and keyword arguments of ``HQDEStrategy``.
+    **options : PresetOptions
+        ``quorum`` and keyword arguments of ``HQDEStrategy``.
     """
     mean = Mean(weighted=True)
     return _compose(Tree(leaf or mean, root or mean, fanout), **options)
@@ -117,41 +122,41 @@ def hierarchical(
 def quantum_superposition(
     temperature: float = 0.25, **options: Unpack[PresetOptions]
 ) -> HQDEStrategy:
-    """Updates weighted by how far they agree with the others (Born rule); see ``Superposition``."""
+    """Return a strategy that weights updates by their agreement; see ``Superposition``."""
     return _compose(Superposition(temperature=temperature), **options)
 
 
 def quantum_entanglement(**options: Unpack[PresetOptions]) -> HQDEStrategy:
-    """Updates weighted by how they are coupled to the others; see ``Entanglement``."""
+    """Return a strategy that weights updates by their coupling; see ``Entanglement``."""
     return _compose(Entanglement(), **options)
 
 
 def adaptive_quantum(
     high: float = 0.5, low: float = 0.2, **options: Unpack[PresetOptions]
 ) -> HQDEStrategy:
-    """Entanglement, superposition or voting, by how uncertain the cohort is; see ``Adaptive``."""
+    """Return a strategy that picks a rule by the entropy of the cohort; see ``Adaptive``."""
     return _compose(Adaptive(high=high, low=low), **options)
 
 
 def quantized(
     bits: float = 4, rule: Aggregator | None = None, **options: Unpack[PresetOptions]
 ) -> HQDEStrategy:
-    """Any rule on packed updates of ``bits`` for each number, with error feedback.
+    """Return a strategy whose clients pack their updates, with error feedback.
 
-    Packing is the clients' work: every training message asks for it by naming the codec in its
-    config (``"codec"``, as JSON). Clients of ``ensemble_app`` do as they are asked, and so does any
-    ClientApp with ``CodecMod()`` among its mods. Those without send full weights, which are as
-    welcome. The same can be had from the other presets:
+    Every training message names the codec in its config (``"codec"``, as JSON). Clients of
+    ``ensemble_app`` pack by it, and so does any ClientApp with ``CodecMod()`` among its mods;
+    others send full weights, which are accepted as well. Other presets pack with
     ``byzantine_filter(communication=Communication(packing(4)))``.
 
     Parameters
     ----------
     bits : float
-        See ``packing``.
-    rule : Aggregator
-        How the updates are merged; plain FedAvg if not given.
-    **options : Any
-        ``quorum``, and keyword arguments of ``HQDEStrategy``.
+        Bits for each number of an update, by default 4; see ``packing``.
+    rule : Aggregator, optional
+        How the updates are merged; by default FedAvg.
+    **options : PresetOptions
+        ``quorum`` and keyword arguments of ``HQDEStrategy``; the codec of ``communication`` is
+        replaced.
     """
     communication = options.get("communication", Communication())
     options["communication"] = replace(communication, codec=packing(bits))
@@ -159,13 +164,13 @@ def quantized(
 
 
 def packing(bits: float) -> Codec:
-    """The codec for a number of bits: what loses least accuracy at that size.
+    """Return the codec that loses least accuracy at a number of bits.
 
     Parameters
     ----------
     bits : float
-        For each number. 32: exact. Whole numbers from 4 to 16: a quantiser. Less than 4: entropy
-        coding, for any positive rate. All but the exact one with error feedback.
+        Bits for each number of an update. 32: exact. Whole numbers from 4 to 16: a quantiser. Less
+        than 4: entropy coding, at any positive rate. All but the exact one have error feedback.
     """
     if bits == 32:
         return Identity()

@@ -1,27 +1,31 @@
-"""Clients without data rest: they are not asked again for some rounds, or until they reconnect."""
+"""Clients without data rest: they get no message for some rounds, or until they reconnect."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+from hqde_fl.selection import Selector
 
 REST_ROUNDS = 10
-"""A client that has no data in round r is asked again in round r + REST_ROUNDS."""
+"""A client without data in round r may be selected again in round r + REST_ROUNDS."""
 
 Resting = Mapping[int, int]
-"""Client, as rules know it -> the round in which it is asked again."""
+"""Client, by the id that rules know -> the round from which it may be selected again."""
 
 
-def still_resting(resting: Resting, server_round: int, reconnected: Collection[int]) -> Resting:
-    """Return the clients that are not asked in a round.
+def resting_clients(resting: Resting, server_round: int, reconnected: Collection[int]) -> Resting:
+    """Return the clients that rest in a round.
 
     Parameters
     ----------
     resting : Resting
-        After the round before.
+        The clients that rested after the round before.
     server_round : int
         The round.
     reconnected : Collection[int]
-        Clients that have reconnected since: they may have got data.
+        Clients that have reconnected since: they may have data now.
     """
     return {
         client: until
@@ -30,7 +34,39 @@ def still_resting(resting: Resting, server_round: int, reconnected: Collection[i
     }
 
 
-def put_to_rest(resting: Resting, server_round: int, skipped: Collection[int]) -> Resting:
-    """Return the resting clients after a round in which some more said that they have no data."""
+def add_resting(resting: Resting, server_round: int, skipped: Collection[int]) -> Resting:
+    """Return the resting clients after a round.
+
+    Parameters
+    ----------
+    resting : Resting
+        The clients that rested in the round.
+    server_round : int
+        The round.
+    skipped : Collection[int]
+        Clients that reported in the round to have no data.
+    """
     until = server_round + REST_ROUNDS
     return {**resting, **dict.fromkeys(sorted(skipped), until)}
+
+
+def select_awake(
+    selector: Selector, nodes: Sequence[int], resting: Collection[int], rng: np.random.Generator
+) -> list[int]:
+    """Select among the nodes that do not rest as many as if all of them could be selected.
+
+    Parameters
+    ----------
+    selector : Selector
+        Chooses the nodes.
+    nodes : Sequence[int]
+        All connected nodes.
+    resting : Collection[int]
+        Those of them that rest.
+    rng : np.random.Generator
+        Source of the selector's random numbers.
+    """
+    if not resting:
+        return selector.select(nodes, rng)
+    awake = [node for node in nodes if node not in resting]
+    return selector.select(awake, rng, selector.size(len(nodes))) if awake else []

@@ -1,8 +1,8 @@
-"""Which nodes there are, and which partition each of them holds.
+"""The nodes of a run and their partition ids.
 
-Node ids differ from run to run; partition ids do not. Whatever must come out the same for the same
-seed (selection, the order in which updates are summed) goes by partition id. A partition id is a
-client's own claim: it decides order and labels, never trust.
+Node ids differ from run to run; partition ids do not. All that must be the same for the same seed
+(selection, the order in which updates are summed) uses partition ids. A partition id is a client's
+own claim: it decides order and labels, never trust.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from hqde_fl.protocol.grids import KnowsPartitions
 from hqde_fl.strategies.round.reply_matching import ReplyMatcher
 
 POLL_SECONDS = 0.2
+"""Seconds between two looks at the connected nodes while others are waited for."""
 
 
 class Roster:
@@ -25,43 +26,44 @@ class Roster:
 
     def __init__(self) -> None:
         self._partitions: dict[int, int] = {}
-        self._asked: set[int] = set()
-        self._seen: list[int] = []
+        self._queried: set[int] = set()
+        self._connected_nodes: list[int] = []
         self._ordered: list[int] = []
         self._activated: dict[int, str] | None = None
         self.reconnected: frozenset[int] = frozenset()
-        """Nodes that came back, or came new, since ``wait`` was called before."""
+        """Nodes that reconnected, or connected first, between the last two calls of ``wait``."""
 
     def partition(self, node: int) -> int | None:
-        """The node's partition id, where it is known."""
+        """Return a node's partition id, or None if it is not known."""
         return self._partitions.get(node)
 
     def identity(self, node: int) -> int:
-        """What a rule knows the node by: its partition id where known, else its node id."""
+        """Return the id by which rules know a node: its partition id if known, else its node id."""
         return self._partitions.get(node, node)
 
     def order(self, nodes: Iterable[int]) -> list[int]:
-        """Nodes by partition id; those that have none come last, by node id."""
+        """Return nodes sorted by partition id; those without one come last, by node id."""
         return sorted(nodes, key=lambda node: (self._partitions.get(node, 1 << 64), node))
 
     def wait(self, grid: Grid, minimum: int, seconds: float, identify: float = 0.0) -> list[int]:
-        """The connected nodes, in order, once there are ``minimum`` of them.
+        """Wait for ``minimum`` nodes to connect and return all connected nodes, in order.
 
         Parameters
         ----------
         grid : Grid
-            The way to the nodes.
+            Knows the connected nodes.
         minimum : int
-            How many to wait for.
+            Number of nodes to wait for, >= 0.
         seconds : float
-            How long to wait for them.
+            Seconds to wait for them, >= 0.
         identify : float
-            Seconds to wait for what new nodes say of themselves; 0 does not ask them.
+            Seconds to wait for new nodes to report their partition ids; 0, the default, does not
+            ask for them.
 
         Raises
         ------
         CohortError
-            If they do not come within ``seconds``.
+            If fewer nodes are connected after ``seconds``.
         """
         end = time.monotonic() + seconds
         self.reconnected = frozenset()
@@ -72,14 +74,14 @@ class Roster:
                     f"found {len(nodes)}"
                 )
             time.sleep(POLL_SECONDS)
-        if nodes != self._seen:  # a large population is not sorted again in every round
+        if nodes != self._connected_nodes:  # a large population is not sorted again in every round
             if identify:
                 self._identify(grid, nodes, identify)
-            self._seen, self._ordered = nodes, self.order(nodes)
+            self._connected_nodes, self._ordered = nodes, self.order(nodes)
         return self._ordered
 
     def _connected(self, grid: Grid) -> list[int]:
-        """Return the nodes that are connected, and note which of them have reconnected."""
+        """Return the connected nodes, and note in ``reconnected`` those that reconnected."""
         if isinstance(grid, KnowsPartitions):
             return list(grid.get_node_ids())
         activated = {node.node_id: node.last_activated_at for node in grid.get_nodes()}
@@ -90,12 +92,12 @@ class Roster:
         return list(activated)
 
     def _identify(self, grid: Grid, nodes: Iterable[int], seconds: float) -> None:
-        """Ask nodes that have not been asked before for their partition id.
+        """Ask nodes that were not asked before for their partition ids.
 
-        No answer, or one that another node gave first, leaves a node without one.
+        A node that does not answer, or claims an id that another node claimed first, has none.
         """
-        new = [node for node in nodes if node not in self._asked]
-        self._asked.update(new)
+        new = [node for node in nodes if node not in self._queried]
+        self._queried.update(new)
         if isinstance(grid, KnowsPartitions):
             self._partitions |= {node: grid.partition_of(node) for node in new}
             return

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from threading import TIMEOUT_MAX
-from typing import Literal, final, get_args
+from typing import Any, Literal, final, get_args
 
 from hqde_fl.codec import Codec, Identity
 from hqde_fl.errors import ConfigError
 from hqde_fl.protocol.screening import Screening
 from hqde_fl.rules import Aggregator, Mean
+from hqde_fl.rules.tolerance import silence_warning
 from hqde_fl.seeding import Seeds
 from hqde_fl.selection import Ensemble, Selector, Uniform
 from hqde_fl.strategies.callbacks import Callback
@@ -24,7 +25,7 @@ DensityPolicy = Literal["free", "always", "never"]
 @final
 @dataclass(frozen=True)
 class Aggregation:
-    """How the updates of a round become the next model.
+    """Settings by which the updates of a round become the next model.
 
     Parameters
     ----------
@@ -54,18 +55,18 @@ class Aggregation:
     def __post_init__(self) -> None:
         if self.quorum < 0:
             raise ConfigError(f"Aggregation.quorum must be >= 0, found {self.quorum}")
-        _ = self.confidence  # refuses what the rule does not go with
+        _ = self.confidence  # raises for options that the rule does not use or lacks
 
     @property
     def confidence(self) -> Confidence:
         """Source of the confidence in each client that the rule asks for."""
-        return Confidence.asked_by(self.rule, self.confidence_metric, self.held_out)
+        return Confidence.for_rule(self.rule, self.confidence_metric, self.held_out)
 
 
 @final
 @dataclass(frozen=True)
 class Communication:
-    """How models and updates travel, and which replies are accepted.
+    """Settings by which models and updates travel and replies are accepted.
 
     Parameters
     ----------
@@ -79,7 +80,7 @@ class Communication:
         model as it can be reconstructed. ``Identity``, the default, sends everyone the exact model
         in full.
     screening : Screening
-        Limits on the content of a reply.
+        Limits on the content of a reply; by default those of ``Screening()``.
     deadline : float
         Seconds that a round waits for replies, in (0, ``threading.TIMEOUT_MAX``], by default 3600;
         later replies are late.
@@ -102,7 +103,7 @@ class Communication:
 @final
 @dataclass(frozen=True)
 class Participation:
-    """Which nodes take part in a round.
+    """Settings by which nodes take part in a round.
 
     Parameters
     ----------
@@ -135,7 +136,7 @@ class Participation:
 @final
 @dataclass(frozen=True)
 class Reporting:
-    """What is reported of a run, and to whom.
+    """Settings of what is reported of a run.
 
     Parameters
     ----------
@@ -173,7 +174,7 @@ class StrategySettings:
     ensemble : Ensemble
         The members of the ensemble and their assignment to clients; by default one model.
     reporting : Reporting
-        What is reported of a run, and to whom.
+        What is reported of a run.
     seeds : Seeds
         Root of all that the server draws at random.
     """
@@ -185,7 +186,19 @@ class StrategySettings:
     reporting: Reporting = field(default_factory=Reporting)
     seeds: Seeds = field(default_factory=lambda: Seeds(0))
 
+    def parts(self) -> dict[str, Any]:
+        """Return the parts of a strategy by name, without what is only reported."""
+        groups = (self.aggregation, self.communication, self.participation)
+        parts = {part.name: getattr(group, part.name) for group in groups for part in fields(group)}
+        return {**parts, "ensemble": self.ensemble}
+
+    def silence_warning(self, clients: int) -> str | None:
+        """Return a warning if few silent ones of so many clients void every round, else None."""
+        cohort = self.ensemble.cohort(clients)
+        cohort_name = "" if cohort == clients else " of each member"
+        return silence_warning(self.aggregation.rule, cohort, cohort_name)
+
     def member_seeds(self, member: int) -> Seeds:
-        """Return the root of what the server draws at random for one member."""
+        """Return the seeds of all that the server draws at random for one member."""
         several = self.ensemble.members > 1
         return Seeds(self.seeds.integer("member", member)) if several else self.seeds

@@ -1,4 +1,4 @@
-"""What the server carries from one round to the next."""
+"""State that the server carries from one round to the next."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ class ModelState:
     Parameters
     ----------
     layout : Layout
-        How the model lies in ``flat``.
+        Names, shapes and places in ``flat`` of the model's entries.
     flat : Tensor
         (d,) the global model.
     buffers : Mapping[str, Tensor]
-        Its integer and boolean buffers.
+        The model's integer and boolean buffers, by name.
     moments : Mapping[str, Tensor]
-        Of the server optimiser.
+        Moments of the server optimiser.
     rule : Mapping[str, Any]
-        What the rule remembers.
+        State of the rule.
     broadcast : Broadcast or None
-        The clients' model, where it is not this one.
+        The clients' model; None where it is this one.
     density : Mapping[str, Any]
-        The density matrix of the last round's updates.
+        State of the density diagnostics: the density matrix of the last round's updates.
     """
 
     layout: Layout
@@ -51,13 +51,13 @@ class ModelState:
 
     @classmethod
     def of(cls, arrays: ArrayRecord) -> ModelState:
-        """The state before the first round."""
+        """Return the state of a model before the first round."""
         layout = layout_of(arrays)
         flat, buffers = layout.flatten(from_record(arrays))
         return cls(layout, flat, buffers)
 
     def with_arrays(self, arrays: ArrayRecord) -> ModelState:
-        """Return the state with another model in the place of this one; all else is kept.
+        """Return the state with another model instead of this one; all else is kept.
 
         Parameters
         ----------
@@ -67,7 +67,7 @@ class ModelState:
         Raises
         ------
         ConfigError
-            If it is another kind of model.
+            If its names, shapes or dtypes are others.
         """
         if layout_of(arrays) != self.layout:
             raise ConfigError(
@@ -80,16 +80,16 @@ class ModelState:
 
     @property
     def origin(self) -> Tensor:
-        """(d,) the model that clients train from."""
+        """The model that clients train from, a tensor (d,)."""
         return self.flat if self.broadcast is None else self.broadcast.flat
 
     def model(self) -> dict[str, Tensor]:
-        """The global model as a state dict."""
+        """Return the global model as a state dict."""
         return self.layout.restore(self.flat, self.buffers)
 
     @cached_property
     def record(self) -> ArrayRecord:
-        """The global model as Flower sends it; not to be written to."""
+        """The global model as Flower sends it, read-only."""
         return to_record(self.model())
 
 
@@ -100,17 +100,17 @@ class ServerState:
     Parameters
     ----------
     round : int
-        Rounds done.
+        Number of rounds done.
     models : tuple[ModelState, ...]
         The members of the ensemble; one in ordinary federated learning.
     feedback : Mapping[tuple[int, int], int]
-        Client (as rules know it) and member -> the round since which it has an error to feed
-        back; for the record, that it has one is what counts.
+        Client, by the id that rules know, and member -> the round since which the client holds an
+        error-feedback residual. Only the keys count; the round is for the record.
     resting : Resting
-        Clients without data.
+        Clients without data, and the round until which each rests.
     aggregated : int or None
-        Rounds in which a model was moved; the others were void. None in a checkpoint of an earlier
-        version, which did not count them.
+        Number of rounds in which a model was moved; the others were void. None in a state from a
+        checkpoint of an earlier version, which did not count them.
     """
 
     round: int
@@ -121,25 +121,32 @@ class ServerState:
 
     @classmethod
     def of(cls, arrays: ArrayRecord, members: int = 1) -> ServerState:
-        """The state before the first round.
+        """Return the state before the first round.
+
+        Parameters
+        ----------
+        arrays : ArrayRecord
+            The initial model, or all members under their names.
+        members : int
+            Number of members, >= 1.
 
         Raises
         ------
         ConfigError
-            If the arrays are not those of as many members.
+            If the arrays are not those of that number of members.
         """
         return cls(0, tuple(map(ModelState.of, _split(arrays, members))), aggregated=0)
 
     def with_arrays(self, arrays: ArrayRecord) -> ServerState:
-        """Return the state with other models in the place of these; all else is kept.
+        """Return the state with other models instead of these; all else is kept.
 
-        So it goes on inside a strategy that changes the model between rounds, as Flower's wrappers
-        for differential privacy do.
+        A strategy around this one may change the model between rounds, as Flower's wrappers for
+        differential privacy do.
 
         Raises
         ------
         ConfigError
-            If they are other kinds of models.
+            If their names, shapes or dtypes are others.
         """
         parts = _split(arrays, len(self.models))
         pairs = zip(self.models, parts, strict=True)

@@ -1,4 +1,4 @@
-"""Rounds without an aggregate: what became of their clients, and what to change."""
+"""Rounds without an aggregate, the outcomes of their clients, and advice on what to change."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _REPORTED = (outcomes.LATE, outcomes.FAILED, outcomes.REJECTED, outcomes.SKIPPED
 
 
 class VoidRounds:
-    """Counts what became of the clients in the void rounds of a run.
+    """Counts the outcomes of the clients in the void rounds of a run.
 
     Parameters
     ----------
     deadline : float
-        Seconds that a round waits for replies, for the advice.
+        Seconds that a round waits for replies; the advice names it.
     first : int
-        The first round that is counted; more than 1 where a run was resumed.
+        The first round that is counted, by default 1; more where a run was resumed.
     """
 
     def __init__(self, deadline: float, first: int = 1) -> None:
@@ -32,7 +32,7 @@ class VoidRounds:
         self._note = ""
 
     def add(self, record: RoundRecord) -> None:
-        """Take a round into account."""
+        """Count a round, and the outcomes of its clients if it was void."""
         self._rounds += 1
         if not record.void:
             return
@@ -50,16 +50,16 @@ class VoidRounds:
 
     def failure(self) -> str:
         """Return why a run without any aggregate has failed, and what to change."""
-        asked = sum(self._counts.values())
-        found = [
+        due = sum(self._counts.values())
+        counts = [
             f"{self._counts[outcome]} {outcome}{self._advice(outcome)}"
-            for outcome in sorted(_REPORTED, key=lambda each: -self._counts[each])
+            for outcome in sorted(_REPORTED, key=lambda outcome: -self._counts[outcome])
             if self._counts[outcome]
         ]
         parts = ["no round produced an aggregate: the model is the initial one"]
-        if found:
+        if counts:
             since = f" since round {self._first}" if self._first > 1 else ""
-            parts.append(f"of {asked} replies due{since} {'; '.join(found)}")
+            parts.append(f"of {due} replies due{since} {'; '.join(counts)}")
         if not self._rounds:
             parts.append("no round was left to run: change what was wrong, and raise rounds")
         if self._note:
@@ -68,7 +68,7 @@ class VoidRounds:
         return text + " (numbers overflow: lower the learning rates)" * ("finite" in text)
 
     def _advice(self, outcome: str) -> str:
-        """Return the commonest reason of an outcome, or what to do about it, in brackets."""
+        """Return, in brackets, advice against an outcome or the commonest reason for it."""
         match outcome:
             case outcomes.LATE:
                 return f" (raise the deadline of {self._deadline:g} s, or give clients less to do)"
@@ -84,17 +84,17 @@ def void_summary(void: Sequence[int], rounds: int) -> str | None:
     Parameters
     ----------
     void : Sequence[int]
-        The rounds without an aggregate, ascending.
+        Numbers of the rounds without an aggregate, ascending.
     rounds : int
-        How many rounds there were.
+        Number of all rounds.
     """
     if not void:
         return None
-    return f"{len(void)} of {rounds} rounds were void, the model was kept: {ranges(void)}"
+    return f"{len(void)} of {rounds} rounds were void, the model was kept: {format_ranges(void)}"
 
 
-def ranges(numbers: Sequence[int]) -> str:
-    """Return ascending numbers in words: ``1-3, 7``."""
+def format_ranges(numbers: Sequence[int]) -> str:
+    """Return ascending numbers as text, runs of successive ones abbreviated: ``1-3, 7``."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:

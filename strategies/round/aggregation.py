@@ -48,7 +48,7 @@ class MergedModel:
 
     @property
     def moved(self) -> bool:
-        """Whether the model was moved by the outcome."""
+        """True if the outcome moved the model."""
         return self.note is None
 
 

@@ -9,7 +9,13 @@ from torch import Tensor
 
 
 def merge_buffers(replies: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The coordinate-wise (lower) median of integer and boolean buffers, in their own dtype."""
+    """Return the coordinate-wise (lower) median of the clients' buffers, in their own dtypes.
+
+    Parameters
+    ----------
+    replies : Sequence[Mapping[str, Tensor]]
+        Integer and boolean buffers of each client, by name; at least one client.
+    """
     merged = {}
     for name in replies[0]:
         stack = torch.stack([buffers[name] for buffers in replies])

@@ -15,9 +15,9 @@ from hqde_fl.protocol.flower_internals import log
 from hqde_fl.rules import Cohort
 from hqde_fl.strategies.broadcast import Broadcast
 from hqde_fl.strategies.callbacks import RoundRecord
-from hqde_fl.strategies.metrics import means
+from hqde_fl.strategies.metrics import mean_metrics
 from hqde_fl.strategies.outcomes import FAILED, LATE, REJECTED, SKIPPED
-from hqde_fl.strategies.resting import put_to_rest
+from hqde_fl.strategies.resting import add_resting
 from hqde_fl.strategies.roster import Roster
 from hqde_fl.strategies.round.aggregation import (
     MergedModel,
@@ -118,7 +118,9 @@ class Round:
         merged = [self._merge(m, model, screened, round_log) for m, model in enumerate(models)]
         moved = [member for member, outcome in enumerate(merged) if outcome.moved]
         passed = round_log.record_influence(merged)
-        metrics = means([screened.metrics(node) for node in screened.accepted if node in passed])
+        metrics = mean_metrics(
+            [screened.metrics(node) for node in screened.accepted if node in passed]
+        )
         models = tuple(outcome.model for outcome in merged)
         if settings.ensemble.mode == "fedavg":
             models = average_members(models, moved)
@@ -128,7 +130,7 @@ class Round:
             self.number,
             models,
             self._residuals(screened.without_residual, round_log),
-            put_to_rest(self.state.resting, self.number, skipped),
+            add_resting(self.state.resting, self.number, skipped),
             None if counted is None else counted + bool(moved),
         )
         facts = summarize(merged)
@@ -153,7 +155,11 @@ class Round:
         """Return the clients' mean evaluation metrics; None if no reply passes screening."""
         limits = self._settings.communication.screening
         reports = screen_reports(replies, self._evaluation_messages, limits)
-        return means([reports[node] for node in self._roster.order(reports)]) if reports else None
+        return (
+            mean_metrics([reports[node] for node in self._roster.order(reports)])
+            if reports
+            else None
+        )
 
     def _broadcast(self, member: int, model: ModelState) -> ModelState:
         """Return a model with the next version of the clients' model."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hqde_fl.noise import ExplorationNoise
-from hqde_fl.strategies.exploration import Exploring
+from hqde_fl.strategies.exploration import ExploringOptimizer
 from hqde_fl.strategies.optimizers import SGD, Adam
 
 DELTA = torch.randn(4000, generator=torch.Generator().manual_seed(1))
@@ -20,7 +20,7 @@ def steps(optimizer, number, delta=DELTA):
 
 def test_the_noise_dies_down_by_its_schedule():
     noise = ExplorationNoise(scale=0.5, schedule="exponential", decay=1.0)
-    found = steps(Exploring(noise, SGD(lr=2.0)), 3)
+    found = steps(ExploringOptimizer(noise, SGD(lr=2.0)), 3)
     for turn, step in enumerate(found):
         added = step / 2 - DELTA
         expected = 0.5 * math.exp(-turn) * float(DELTA.norm()) / math.sqrt(len(DELTA))
@@ -29,11 +29,11 @@ def test_the_noise_dies_down_by_its_schedule():
 
 def test_the_same_seed_gives_the_same_noise_and_other_updates_get_other_noise():
     noise = ExplorationNoise(scale=0.5, schedule="constant")
-    one = steps(Exploring(noise, seed=1), 2)
-    assert all(map(torch.equal, one, steps(Exploring(noise, seed=1), 2)))
-    assert not torch.equal(one[0], steps(Exploring(noise, seed=2), 1)[0])
+    one = steps(ExploringOptimizer(noise, seed=1), 2)
+    assert all(map(torch.equal, one, steps(ExploringOptimizer(noise, seed=1), 2)))
+    assert not torch.equal(one[0], steps(ExploringOptimizer(noise, seed=2), 1)[0])
     first, second = one[0] - DELTA, one[1] - DELTA
-    member = steps(Exploring(noise, seed=1), 1, 2 * DELTA)[0] / 2 - DELTA
+    member = steps(ExploringOptimizer(noise, seed=1), 1, 2 * DELTA)[0] / 2 - DELTA
     for other in (second, member):
         cosine = torch.nn.functional.cosine_similarity(first, other, dim=0)
         assert abs(float(cosine)) < 0.1
@@ -41,18 +41,18 @@ def test_the_same_seed_gives_the_same_noise_and_other_updates_get_other_noise():
 
 def test_without_noise_it_is_the_inner_optimizer_and_its_moments_are_kept():
     for inner in (SGD(momentum=0.9), Adam()):
-        quiet = Exploring(ExplorationNoise(scale=0.0), inner)
+        quiet = ExploringOptimizer(ExplorationNoise(scale=0.0), inner)
         assert all(map(torch.equal, steps(quiet, 3), steps(inner, 3)))
 
 
 def test_the_input_stays_as_it_is():
     before = DELTA.clone()
-    steps(Exploring(ExplorationNoise(scale=1.0)), 1)
+    steps(ExploringOptimizer(ExplorationNoise(scale=1.0)), 1)
     assert torch.equal(DELTA, before)
 
 
 def test_numbers_that_numpy_does_not_have_are_moved_as_well():
-    noise = Exploring(ExplorationNoise(scale=0.5, schedule="constant"))
+    noise = ExploringOptimizer(ExplorationNoise(scale=0.5, schedule="constant"))
     (step,) = steps(noise, 1, DELTA.bfloat16())
     assert step.dtype == torch.bfloat16
     assert not torch.equal(step, DELTA.bfloat16())

@@ -14,7 +14,7 @@ from hqde_fl.rules import Krum
 from hqde_fl.simulations.engines.inline import InlineGrid
 from hqde_fl.strategies.callbacks import ClientRecord, RoundRecord
 from hqde_fl.strategies.optimizers import SGD
-from hqde_fl.strategies.void_rounds import VoidRounds, ranges
+from hqde_fl.strategies.void_rounds import VoidRounds, format_ranges
 from tests.strategies.federation import MODEL, Recorder, federation, run, strategy_with, weight
 
 
@@ -48,9 +48,9 @@ def test_rounds_with_an_aggregate_are_not_void() -> None:
 
 
 def test_ranges_of_numbers() -> None:
-    assert ranges([]) == ""
-    assert ranges([4]) == "4"
-    assert ranges([1, 2, 3, 5, 7, 8]) == "1-3, 5, 7-8"
+    assert format_ranges([]) == ""
+    assert format_ranges([4]) == "4"
+    assert format_ranges([1, 2, 3, 5, 7, 8]) == "1-3, 5, 7-8"
 
 
 class Offline(InlineGrid):

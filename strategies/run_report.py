@@ -1,0 +1,94 @@
+"""Report the rounds of a run to its callbacks and keep the run's result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from logging import INFO
+
+from flwr.app import ArrayRecord, MetricRecord
+from flwr.serverapp.strategy import Result
+
+from hqde_fl.errors import RunError
+from hqde_fl.protocol.flower_internals import log
+from hqde_fl.strategies.callbacks import Callback, RoundRecord
+from hqde_fl.strategies.metrics import scalar_metrics
+from hqde_fl.strategies.state import ServerState
+from hqde_fl.strategies.void_rounds import VoidRounds
+
+EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
+"""Function (round, model) -> metrics of the model on the server, or None."""
+
+
+class RunReport:
+    """The result of a run so far, of which callbacks are told after each round.
+
+    Parameters
+    ----------
+    callbacks : Sequence[Callback]
+        The callbacks of the run, called in this order.
+    evaluate_fn : EvaluateFn, optional
+        Evaluates the model on the server before a round is reported.
+    state : ServerState
+        State from which the run starts.
+    deadline : float
+        Seconds that a round waits for replies, named where a run fails because clients are late.
+    """
+
+    def __init__(
+        self,
+        callbacks: Sequence[Callback],
+        evaluate_fn: EvaluateFn | None,
+        state: ServerState,
+        deadline: float,
+    ) -> None:
+        self.result = Result(arrays=state.arrays())
+        self._callbacks, self._evaluate_fn = callbacks, evaluate_fn
+        self._void = VoidRounds(deadline, state.round + 1)
+
+    def begin(self, num_rounds: int) -> None:
+        """Tell the callbacks that the run begins."""
+        for callback in self._callbacks:
+            callback.on_start(self.result.arrays, num_rounds)
+
+    def finish_round(self, record: RoundRecord, state: ServerState, started: float) -> None:
+        """Evaluate the model on the server and report the round.
+
+        Parameters
+        ----------
+        record : RoundRecord
+            Record of the round; round 0 is the initial model.
+        state : ServerState
+            State after the round.
+        started : float
+            Time at which the round began, by ``time.monotonic``.
+        """
+        if record.round:
+            self._void.add(record)
+        if self._evaluate_fn is not None:
+            metrics = self._evaluate_fn(record.round, self.result.arrays)
+            if metrics is not None:
+                self.result.evaluate_metrics_serverapp[record.round] = metrics
+                record = replace(record, server=scalar_metrics(metrics))
+        record = replace(record, seconds=time.monotonic() - started)
+        log(INFO, "round %d: %s", record.round, dict(record.server))
+        for callback in self._callbacks:
+            callback.on_round(record, self.result.arrays)
+        for callback in self._callbacks:
+            callback.on_state(state, record)
+
+    def end(self, state: ServerState) -> None:
+        """Tell the callbacks that the run is over, then judge it by its last state.
+
+        Raises
+        ------
+        RunError
+            If no round of the run produced an aggregate.
+        """
+        for callback in self._callbacks:
+            callback.on_end(self.result.arrays)
+        if state.round and state.aggregated == 0:
+            raise RunError(self._void.failure())
+        if summary := self._void.summary():
+            log(INFO, summary)
