@@ -115,9 +115,8 @@ class Broadcast:
 
     def payloads_behind(self, node: int) -> int:
         """Return the number of payloads that a node needs; 0 if it needs the model in full."""
-        behind = self.version - self.held.get(
-            node, 0
-        )  # of a node that holds none more than are kept
+        # A node that holds no version is further behind than the payloads reach.
+        behind = self.version - self.held.get(node, 0)
         if not 0 < behind <= len(self.payloads):
             return 0
         packed = sum(len(payload) for payload in self.payloads[-behind:])

@@ -48,7 +48,7 @@ class ExploringOptimizer(ServerOptimizer):
         # The optimiser is not told which member it moves, so the update's bits seed the noise.
         fingerprint = zlib.crc32(delta.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         seeds = Seeds(Seeds(self.seed).integer("exploration-noise", fingerprint))
-        noisy = self.noise.perturbed(delta, steps, seeds)
+        noisy = self.noise.add_noise(delta, steps, seeds)
         rest = {name: value for name, value in moments.items() if name != STEP_COUNT}
         step, new_moments = self.inner.step(noisy, rest)
         return step, {**new_moments, STEP_COUNT: torch.tensor(steps + 1)}

@@ -194,7 +194,7 @@ class StrategySettings:
 
     def silence_warning(self, clients: int) -> str | None:
         """Return a warning if few silent ones of so many clients void every round, else None."""
-        cohort = self.ensemble.cohort(clients)
+        cohort = self.ensemble.min_cohort(clients)
         cohort_name = "" if cohort == clients else " of each member"
         return silence_warning(self.aggregation.rule, cohort, cohort_name)
 

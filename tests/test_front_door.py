@@ -15,12 +15,12 @@ import hqde_fl
 ROOT = Path(__file__).parent.parent
 
 NAMES = """
-    ARC Adam Adaptive AdaptiveQuantizer Aggregate Aggregator BoundError Bucketing Bulyan
+    ARC Adam Adaptive AdaptiveQuantizer Aggregate Aggregation Aggregator BoundError Bucketing Bulyan
     ByzantineFilter CAF Callback CenteredClipping Chain ClientRecord Clipping Codec CodecError
-    CodecMod Cohort CohortError ConfigError DataError DnC DownlinkMod EnsembleClient
+    CodecMod Cohort CohortError Communication ConfigError DataError DnC DownlinkMod EnsembleClient
     Ensemble EnsemblePredictor Entanglement EntropyCoded ErrorFeedback Experiment GeometricMedian
     HQDEError HQDEStrategy HQDESystem Identity InlineGrid Krum MDA Meamed Mean Median MoNNA
-    MultiKrum NNM Quantized RayGrid Resources Robust Rotated RoundRecord Rule RunError RunResult
+    MultiKrum NNM Participation Quantized RayGrid Reporting Resources Robust Rotated RoundRecord Rule RunError RunResult
     SGD Screening Seeds Selector SignGuard Superposition Task TopK Training Tree TrimmedMean Uniform
     UnknownNameError Updates Voting Yogi __version__ adaptive_quantum aggregate byzantine_filter
     create_hqde_system ensemble_app fedadam fedavg fedyogi from_record geometric_median

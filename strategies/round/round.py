@@ -19,12 +19,8 @@ from hqde_fl.strategies.metrics import mean_metrics
 from hqde_fl.strategies.outcomes import FAILED, LATE, REJECTED, SKIPPED
 from hqde_fl.strategies.resting import add_resting
 from hqde_fl.strategies.roster import Roster
-from hqde_fl.strategies.round.aggregation import (
-    MergedModel,
-    average_members,
-    merge_model,
-    summarize,
-)
+from hqde_fl.strategies.round import aggregation
+from hqde_fl.strategies.round.aggregation import MergedModel
 from hqde_fl.strategies.round.outgoing import address, contents
 from hqde_fl.strategies.round.reply_screening import ScreenedReplies, screen_reports
 from hqde_fl.strategies.round.round_log import RoundLog
@@ -89,7 +85,7 @@ class Round:
         if (members := settings.ensemble.members) > 1:
             self._tags = {m: settings.seeds.integer("tag", number, m) for m in range(members)}
         self._assignments = {
-            node: settings.ensemble.share(self._roster.identity(node), number, settings.seeds)
+            node: settings.ensemble.assigned_members(self._roster.identity(node), number, settings.seeds)
             for node in nodes
         }
         content = contents(self.state.models, self._assignments, config, self._tags)
@@ -107,23 +103,14 @@ class Round:
         settings, models = self._settings, self.state.models
         assignments = self._assignments if self._tags else {}
         round_log = RoundLog(self.number, self._messages, self._roster, assignments)
-        limits = settings.communication.screening
-        screened = ScreenedReplies(
-            models, self._messages, round_log, self._tags, limits, self._keys[0]
-        )
-        for reply in replies:
-            screened.add(reply)
-        order = self._roster.order(screened.accepted)
-        screened.accepted = {node: screened.accepted[node] for node in order}
+        screened = self._screen(replies, round_log)
         merged = [self._merge(m, model, screened, round_log) for m, model in enumerate(models)]
         moved = [member for member, outcome in enumerate(merged) if outcome.moved]
         passed = round_log.record_influence(merged)
-        metrics = mean_metrics(
-            [screened.metrics(node) for node in screened.accepted if node in passed]
-        )
+        reports = [screened.metrics(node) for node in screened.accepted if node in passed]
         models = tuple(outcome.model for outcome in merged)
         if settings.ensemble.mode == "fedavg":
-            models = average_members(models, moved)
+            models = aggregation.average_members(models, moved)
         skipped = list(map(self._roster.identity, round_log.skipped()))
         counted = self.state.aggregated
         self.state = ServerState(
@@ -133,11 +120,11 @@ class Round:
             add_resting(self.state.resting, self.number, skipped),
             None if counted is None else counted + bool(moved),
         )
-        facts = summarize(merged)
+        facts = aggregation.summarize(merged)
         if facts["note"] is not None:
             log(WARNING, "round %d keeps the model: %s", self.number, facts["note"])
         f = settings.aggregation.rule.expected_faulty
-        self.record = round_log.close(metrics, **facts, f=f, void=not moved)
+        self.record = round_log.close(mean_metrics(reports), **facts, f=f, void=not moved)
         if moved:
             self.arrays = self.state.arrays()
 
@@ -155,11 +142,9 @@ class Round:
         """Return the clients' mean evaluation metrics; None if no reply passes screening."""
         limits = self._settings.communication.screening
         reports = screen_reports(replies, self._evaluation_messages, limits)
-        return (
-            mean_metrics([reports[node] for node in self._roster.order(reports)])
-            if reports
-            else None
-        )
+        if not reports:
+            return None
+        return mean_metrics([reports[node] for node in self._roster.order(reports)])
 
     def _broadcast(self, member: int, model: ModelState) -> ModelState:
         """Return a model with the next version of the clients' model."""
@@ -167,6 +152,22 @@ class Round:
         state = model.model()
         broadcast = model.broadcast or Broadcast(model.layout, state)
         return replace(model, broadcast=broadcast.next_version(state, codec, seeds))
+
+    def _screen(self, replies: Iterable[Message], round_log: RoundLog) -> ScreenedReplies:
+        """Screen the replies; those accepted are put in the order of the roster."""
+        screened = ScreenedReplies(
+            self.state.models,
+            self._messages,
+            round_log,
+            self._tags,
+            self._settings.communication.screening,
+            self._keys[0],
+        )
+        for reply in replies:
+            screened.add(reply)
+        order = self._roster.order(screened.accepted)
+        screened.accepted = {node: screened.accepted[node] for node in order}
+        return screened
 
     def _merge(
         self, member: int, model: ModelState, screened: ScreenedReplies, round_log: RoundLog
@@ -187,9 +188,9 @@ class Round:
             round=self.number,
             seed=self._settings.member_seeds(member).root,
         )
-        aggregation, density = self._settings.aggregation, self._settings.reporting.density
+        settings, density = self._settings.aggregation, self._settings.reporting.density
         resting = len(self.state.resting)
-        return merge_model(aggregation, density, model, replies, cohort, resting)
+        return aggregation.merge_model(settings, density, model, replies, cohort, resting)
 
     def _residuals(
         self, without_residual: Iterable[tuple[int, int]], round_log: RoundLog

@@ -31,7 +31,7 @@ SEED = 0
 
 
 def dealt(partition: int, number: int = 1, ensemble: Ensemble = DEALT) -> tuple[int, ...]:
-    return ensemble.share(partition, number, Seeds(SEED))
+    return ensemble.assigned_members(partition, number, Seeds(SEED))
 
 
 def test_each_member_is_the_mean_over_the_clients_that_trained_it() -> None:
