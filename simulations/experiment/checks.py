@@ -55,7 +55,7 @@ def check_cohort(parts: Parts, clients: ClientsSection, strategy: StrategySectio
     if parts.members_differ:
         of_each = " of each member"
         found = (
-            f"{parts.cohort} ({found}, clients.members-per-client = {ensemble.each} "
+            f"{parts.cohort} ({found}, clients.members-per-client = {ensemble.trained_members} "
             f"of clients.members = {ensemble.members})"
         )
     if strategy.quorum > parts.cohort:

@@ -70,7 +70,7 @@ class Noises:
         needs = "clients.entanglement-noise cancels over all clients: it needs"
         if sampled < clients:
             raise ConfigError(f"{needs} strategy.fraction-train = 1, found {sampled} of {clients}")
-        if ensemble.each < ensemble.members:
+        if ensemble.trained_members < ensemble.members:
             raise ConfigError(f"{needs} clients.assignment = 'all', found {ensemble.assignment!r}")
 
 

@@ -27,7 +27,7 @@ from hqde_fl.simulations.experiment.errors import parameters_of
 from hqde_fl.simulations.experiment.faults import Faults
 from hqde_fl.simulations.experiment.noise import Noises
 from hqde_fl.simulations.experiment.sections import ClientsSection, EngineSection, StrategySection
-from hqde_fl.strategies.exploration import Exploring
+from hqde_fl.strategies.exploration import ExploringOptimizer
 from hqde_fl.strategies.optimizers import SERVER_OPTIMIZERS, ServerOptimizer
 from hqde_fl.strategies.settings import Aggregation, Communication, Participation
 
@@ -94,7 +94,7 @@ class Parts:
     @property
     def cohort(self) -> int:
         """Return the least number of clients that train the same member in a round."""
-        return self.ensemble.cohort(self.sampled)
+        return self.ensemble.min_cohort(self.sampled)
 
     @property
     def filters(self) -> bool:
@@ -146,7 +146,7 @@ def build_parts(
     vote = build_component(VOTES, clients.vote, "clients.vote")
     noises = Noises.build(clients, strategy)
     if noises.exploration is not None:
-        optimizer = Exploring(noises.exploration, optimizer, seed)
+        optimizer = ExploringOptimizer(noises.exploration, optimizer, seed)
     with parameters_of("strategy", fraction="fraction-train"):
         aggregation = Aggregation(
             rule,

@@ -1,4 +1,4 @@
-"""One cell of a sweep: its run, and what it cost."""
+"""Run one cell of a sweep, and measure its time and memory."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from hqde_fl.simulations.run import run_experiment
 MEBIBYTE = 2**20
 
 
-def carry_out(experiment: Experiment, out: Path, on_round: OnRound) -> str | None:
-    """Run a cell into a directory, from its beginning; its error if it failed.
+def run_cell(experiment: Experiment, out: Path, on_round: OnRound) -> str | None:
+    """Run a cell from its beginning; return its error in one line, or None if it finished.
 
     Parameters
     ----------
     experiment : Experiment
-        The cell's.
+        The cell's experiment.
     out : Path
         Its run directory. What an earlier attempt left there is removed.
     on_round : Callable
-        Told about every round.
+        Called with each line of ``rounds.jsonl``.
     """
     if out.exists():
         shutil.rmtree(out)
@@ -44,7 +44,7 @@ def carry_out(experiment: Experiment, out: Path, on_round: OnRound) -> str | Non
 
     try:
         run_experiment(experiment, out, on_round=listen, report=False)
-    except Exception as error:  # a row with an error; the other cells have a right to run
+    except Exception as error:  # the other cells run in any case
         if interrupted():
             raise KeyboardInterrupt from error
         name = "" if isinstance(error, HQDEError) else f"{type(error).__name__}: "
@@ -55,7 +55,7 @@ def carry_out(experiment: Experiment, out: Path, on_round: OnRound) -> str | Non
 
 
 def is_finished(out: Path, experiment: Experiment) -> bool:
-    """Whether a directory has the whole run of an experiment in it."""
+    """Return whether a directory holds the complete run of an experiment."""
     try:
         run = Run.load(out)
     except HQDEError:

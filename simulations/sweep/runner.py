@@ -1,4 +1,4 @@
-"""Carrying a sweep out: cells one after the other in this process, or several at once in others.
+"""Run the cells of a sweep: one after the other in this process, or several in worker processes.
 
 Every cell is an ordinary run in a directory that is named after its key; a cell that is there and
 finished is not run again. One that fails is a row with its error, and the sweep goes on.
@@ -7,8 +7,8 @@ finished is not run again. One that fails is a row with its error, and the sweep
 from __future__ import annotations
 
 import queue
-import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,31 +21,29 @@ from hqde_fl.simulations.recording.directory_lock import directory_lock
 from hqde_fl.simulations.recording.file_names import INDEX
 from hqde_fl.simulations.recording.manifest import record_end
 from hqde_fl.simulations.run import require_empty
-from hqde_fl.simulations.sweep.cell_run import carry_out, is_finished
+from hqde_fl.simulations.sweep.cell_run import is_finished, run_cell
 from hqde_fl.simulations.sweep.cells import CELLS, Cell, Sweep
 from hqde_fl.simulations.sweep.tables import write_tables
-from hqde_fl.simulations.sweep.worker import Worker
+from hqde_fl.simulations.sweep.worker import CellWorker
 
 LOCK_SECONDS = 10.0
 """Seconds within which the worker processes of a sweep that was killed must have ended."""
 
-POLL_SECONDS = 0.1
-
 
 class Watch:
-    """Hears of what happens in a sweep; override what you need."""
+    """Listener to a sweep; override the methods that you need."""
 
     def planned(self, cells: Sequence[Cell], finished: int) -> None:
-        """These cells are going to run; so many have finished before."""
+        """Receive the cells that are going to run, and the number of those finished before."""
 
     def began(self, cell: Cell) -> None:
-        """A cell begins."""
+        """Receive a cell that begins."""
 
     def on_round(self, cell: Cell, line: Mapping[str, Any]) -> None:
-        """A round of a cell is over: its line of ``rounds.jsonl``."""
+        """Receive a round of a cell, as its line of ``rounds.jsonl``."""
 
     def ended(self, cell: Cell, error: str | None) -> None:
-        """A cell is over."""
+        """Receive a cell that has ended, and its error if it failed."""
 
 
 def run_sweep(
@@ -64,18 +62,19 @@ def run_sweep(
     Parameters
     ----------
     sweep : Sweep
-        What to run.
+        The sweep.
     out : Path
         New or empty, or the directory of a sweep to resume. Gets a run directory for each cell,
         ``sweep.json``, ``results.csv``, ``results.parquet``, ``timings.csv`` and ``report.html``.
     jobs : int, default=1
-        Cells that run at once, each in a process of its own if > 1.
+        Number of cells that run at once, each in a process of its own if > 1.
     resume : bool, default=False
-        Go on with what is in ``out``: finished cells are kept, all others run from their beginning.
+        Go on with the sweep in ``out``: finished cells are kept, all others run from their
+        beginning.
     watch : Watch, optional
-        Told what happens.
+        Listener.
     report : bool, default=True
-        Whether to draw the report and its figures.
+        Draw the report and its figures.
 
     Raises
     ------
@@ -102,17 +101,17 @@ def run_sweep(
 
     busy = ConfigError(f"another sweep is running in {out}")
     with directory_lock(out, busy, LOCK_SECONDS) as lock, interruptible():
-        state().save(out)  # so that a sweep that is killed can be told, and shown
+        state().save(out)  # a sweep that is killed can then be shown and resumed
         missing = [c for c in sweep.distinct if not is_finished(out / c.directory, c.experiment)]
         watch.planned(missing, len(sweep.distinct) - len(missing))
         try:
-            if jobs == 1:
+            if jobs == 1 or not missing:
                 _run_here(missing, out, watch, errors)
             else:
                 _run_in_processes(missing, out, min(jobs, len(missing)), lock, watch, errors)
-        finally:  # what there is, if the sweep is interrupted
+        finally:
             with uninterrupted():
-                for cell in missing:  # a process that was ended could not say so
+                for cell in missing:  # a process that was killed could not record its end
                     error = errors.get(cell.key)
                     record_end(out / cell.directory, "failed" if error else "interrupted", error)
                 comparison = state()
@@ -128,7 +127,8 @@ def run_sweep(
 def check_tasks(sweep: Sweep) -> None:
     """Raise ``ConfigError`` if data is missing, or a fault of a cell cannot act on its task.
 
-    Each task is loaded once, each combination of a task and faults checked once.
+    Each different task is loaded once, each combination of a task and faults checked once. No task
+    is kept: a sweep over several would hold the data of all of them.
     """
     cells: dict[str, dict[str, Experiment]] = {}
     for cell in sweep.cells:
@@ -142,7 +142,7 @@ def check_tasks(sweep: Sweep) -> None:
 
 
 def check_jobs(sweep: Sweep, jobs: int) -> None:
-    """Raise ``ConfigError`` unless so many cells can run at once."""
+    """Raise ``ConfigError`` unless ``jobs`` cells of the sweep can run at once."""
     if jobs < 1:
         raise ConfigError(f"--jobs must be >= 1, found {jobs}")
     engines = {cell.experiment.engine.name for cell in sweep.cells} - {"inline"}
@@ -156,10 +156,11 @@ def check_jobs(sweep: Sweep, jobs: int) -> None:
 def _run_here(
     cells: Sequence[Cell], out: Path, watch: Watch, errors: dict[str, str | None]
 ) -> None:
+    """Run cells in this process, one after the other."""
     for cell in cells:
         watch.began(cell)
         listen = partial(watch.on_round, cell)
-        errors[cell.key] = carry_out(cell.experiment, out / cell.directory, listen)
+        errors[cell.key] = run_cell(cell.experiment, out / cell.directory, listen)
         watch.ended(cell, errors[cell.key])
 
 
@@ -171,53 +172,50 @@ def _run_in_processes(
     watch: Watch,
     errors: dict[str, str | None],
 ) -> None:
-    """A thread for each process; all news pass through this one."""
-    waiting: queue.SimpleQueue[Cell] = queue.SimpleQueue()
-    news: queue.SimpleQueue[tuple[Cell, Mapping[str, Any] | BaseException | None]]
+    """Run cells in worker processes; a thread follows each, and this one calls the watch.
+
+    The threads belong to a ``ThreadPoolExecutor``, the processes to none: in a
+    ``ProcessPoolExecutor`` one killed worker fails every cell that waits, a killed sweep leaves
+    workers that write on, and scripts without a main guard cannot run a sweep.
+    """
+    news: queue.SimpleQueue[tuple[Cell, Mapping[str, Any] | Future[str | None] | None]]
     news = queue.SimpleQueue()
-    workers: dict[int, Worker] = {}
-    over = threading.Event()
-    for cell in cells:
-        waiting.put(cell)
+    workers = [CellWorker(out / f"worker-{index}.log", lock) for index in range(jobs)]
+    idle: queue.SimpleQueue[CellWorker] = queue.SimpleQueue()
+    for worker in workers:
+        idle.put(worker)
 
-    def work(place: int) -> None:
-        cell = cells[0]
+    def run(cell: Cell) -> str | None:
+        worker = idle.get_nowait()  # there are as many as threads
         try:
-            while not over.is_set():
-                try:
-                    cell = waiting.get_nowait()
-                except queue.Empty:
-                    return
-                news.put((cell, None))
-                if place not in workers or not workers[place].alive:
-                    workers[place] = Worker(out / f"worker-{place}.log", lock)
-                for line in workers[place].run(cell.experiment, out / cell.directory):
-                    news.put((cell, line))
-        except BaseException as error:
-            news.put((cell, error))
+            news.put((cell, None))
+            listen = partial(_put, news, cell)
+            return worker.run(cell.experiment, out / cell.directory, listen)
+        finally:
+            idle.put(worker)
 
-    threads = [threading.Thread(target=work, args=(place,)) for place in range(jobs)]
-    for thread in threads:
-        thread.start()
-    left = len(cells)
+    threads = ThreadPoolExecutor(jobs)
     try:
+        for cell in cells:
+            threads.submit(run, cell).add_done_callback(partial(_put, news, cell))
+        left = len(cells)
         while left:
-            cell, line = news.get()
-            if line is None:
+            cell, found = news.get()
+            if found is None:
                 watch.began(cell)
-            elif isinstance(line, BaseException):
-                raise line
-            elif "error" in line:
-                errors[cell.key] = line["error"]
+            elif isinstance(found, Future):
+                errors[cell.key] = found.result()
                 left -= 1
-                watch.ended(cell, line["error"])
+                watch.ended(cell, errors[cell.key])
             else:
-                watch.on_round(cell, line)
+                watch.on_round(cell, found)
     finally:
         with uninterrupted():
-            over.set()
-            for thread in threads:
-                while thread.is_alive():  # it may be about to start one more
-                    for worker in list(workers.values()):
-                        worker.close()
-                    thread.join(POLL_SECONDS)
+            threads.shutdown(wait=False, cancel_futures=True)
+            for worker in workers:
+                worker.close()
+            threads.shutdown()
+
+
+def _put(news: queue.SimpleQueue[tuple[Cell, Any]], cell: Cell, found: Any) -> None:
+    news.put((cell, found))

@@ -1,4 +1,4 @@
-"""A process that runs cells of a sweep: jobs come as lines of JSON on stdin, news go to stdout.
+"""A process that runs cells of a sweep: cells come as lines of JSON on stdin, rounds go to stdout.
 
 It lives as long as its stdin: when the sweep's own process ends, however it ends, so does this one,
 in the middle of a cell too.
@@ -13,102 +13,125 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, final
 
+from hqde_fl.errors import RunError
 from hqde_fl.simulations.experiment import own_modules
 from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.recording.run_follower import OnRound
 
 
 @final
-class Worker:
-    """The sweep's end of such a process.
+class CellWorker:
+    """The sweep's end of such a process; the process is started for the first cell.
 
     Parameters
     ----------
     log : Path
-        Where its stderr goes.
+        File for the process's stderr.
     inherited : int
-        A file descriptor that it keeps open while it lives.
+        File descriptor that the process keeps open while it lives.
     """
 
     def __init__(self, log: Path, inherited: int) -> None:
-        path = os.pathsep.join(each for each in sys.path if each)
-        with log.open("ab") as errors:
-            self._process = subprocess.Popen(
+        self._log, self._inherited = log, inherited
+        self._process: subprocess.Popen[str] | None = None
+        self._starting, self._closed = threading.Lock(), False
+
+    def run(self, experiment: Experiment, out: Path, on_round: OnRound) -> str | None:
+        """Run a cell; return its error in one line, or None if it finished.
+
+        Parameters
+        ----------
+        experiment : Experiment
+            The cell's experiment.
+        out : Path
+            Its run directory.
+        on_round : Callable
+            Called with each line of ``rounds.jsonl``.
+        """
+        process = self._running()
+        job = {
+            "experiment": experiment.to_json(),
+            "out": str(out),
+            "folders": own_modules.looked_in(),
+        }
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(job) + "\n")
+            process.stdin.flush()
+            for line in process.stdout:
+                news = json.loads(line)
+                if "error" in news:
+                    error: str | None = news["error"]
+                    return error
+                on_round(news)
+        except BrokenPipeError:
+            with suppress(BrokenPipeError):  # of the line that was not read
+                process.stdin.close()
+        return f"RunError: its process ended with exit status {process.wait()}"
+
+    def close(self) -> None:
+        """End the process, whatever it is doing; none is started any more."""
+        with self._starting:
+            self._closed = True
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def _running(self) -> subprocess.Popen[str]:
+        """Return the process, started anew if the last one has ended."""
+        with self._starting:
+            if self._closed:
+                raise RunError("the sweep has ended")
+            if self._process is None or self._process.poll() is not None:
+                self._process = self._start()
+            return self._process
+
+    def _start(self) -> subprocess.Popen[str]:
+        path = os.pathsep.join(folder for folder in sys.path if folder)
+        with self._log.open("ab") as errors:
+            return subprocess.Popen(
                 # -P: a module in the working directory must not hide one of hqde-fl
                 [sys.executable, "-P", "-m", "hqde_fl.simulations.sweep.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                pass_fds=(inherited,),
+                pass_fds=(self._inherited,),
                 start_new_session=True,  # Ctrl-C is the sweep's to handle
                 env=os.environ | {"PYTHONPATH": path, "OMP_WAIT_POLICY": "PASSIVE"},
             )
 
-    def run(self, experiment: Experiment, out: Path) -> Iterator[Mapping[str, Any]]:
-        """Run a cell: a line of ``rounds.jsonl`` for each round, and last ``{"error": ...}``."""
-        job = {
-            "experiment": experiment.to_json(),
-            "out": str(out),
-            "folders": own_modules.looked_in(),
-        }
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(json.dumps(job) + "\n")
-            self._process.stdin.flush()
-            for line in self._process.stdout:
-                news = json.loads(line)
-                yield news
-                if "error" in news:
-                    return
-        except BrokenPipeError:
-            pass
-        yield {"error": f"RunError: its process ended with exit status {self._process.wait()}"}
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can take another cell."""
-        return self._process.poll() is None
-
-    def close(self) -> None:
-        """End the process, whatever it is doing."""
-        self._process.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except BrokenPipeError:  # of what was never read
-                    continue
-        self._process.wait()
-
 
 def main() -> None:
-    """Take jobs until stdin ends."""
+    """Run cells until stdin ends."""
     news = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)  # what anybody prints is no news
+    os.dup2(2, 1)  # what the user's own code prints goes to the log
     logging.getLogger("flwr").setLevel(logging.WARNING)
     jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(sys.stdin, jobs), daemon=True).start()
-    from hqde_fl.simulations.sweep.cell_run import carry_out
+    threading.Thread(target=_read, args=(sys.stdin, jobs), daemon=True).start()
+    from hqde_fl.simulations.sweep.cell_run import run_cell
 
-    def tell(line: Mapping[str, Any]) -> None:
+    def send(line: Mapping[str, Any]) -> None:
         news.write(json.dumps(line) + "\n")
 
     while True:
         job = json.loads(jobs.get())
         own_modules.look_in(job["folders"])
-        error = carry_out(Experiment.from_json(job["experiment"]), Path(job["out"]), tell)
-        tell({"error": error})
+        error = run_cell(Experiment.from_json(job["experiment"]), Path(job["out"]), send)
+        send({"error": error})
 
 
-def _listen(stdin: IO[str], jobs: queue.SimpleQueue[str]) -> None:
+def _read(stdin: IO[str], jobs: queue.SimpleQueue[str]) -> None:
+    """Pass lines on; end this process when the sweep's process has ended."""
     for line in stdin:
         jobs.put(line)
-    os._exit(1)  # nobody is left to tell
+    os._exit(1)
 
 
 if __name__ == "__main__":

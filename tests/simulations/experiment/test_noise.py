@@ -16,7 +16,7 @@ from hqde_fl.simulations.experiment.model import Experiment
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.run import run_experiment
 from hqde_fl.simulations.server_app import evaluation
-from hqde_fl.strategies.exploration import Exploring
+from hqde_fl.strategies.exploration import ExploringOptimizer
 from hqde_fl.strategies.optimizers import SGD
 
 BASE = {
@@ -42,7 +42,7 @@ def test_the_tables_become_parts():
         seed=4,
     )
     noise = ExplorationNoise(0.3, "cosine", rounds=5)
-    assert found.parts.aggregation.server_optimizer == Exploring(noise, SGD(), 4)
+    assert found.parts.aggregation.server_optimizer == ExploringOptimizer(noise, SGD(), 4)
     assert found.parts.training.regularization_noise == RegularizationNoise(0.1)
     (mod,) = found.parts.client_mods()
     assert isinstance(mod, EntanglementNoiseMod)

@@ -113,7 +113,7 @@ def test_a_cell_that_could_not_say_that_it_was_cut_short_is_interrupted(file, re
     sweep, out = Sweep.load(file()), tmp_path / "out"
     run_sweep(sweep, out, report=False)
     for cell in sweep.cells[:2]:
-        add_to_manifest(out / cell.directory, {"status": "running"})  # as its process leaves it when killed
+        add_to_manifest(out / cell.directory, {"status": "running"})  # as when it is killed
     recorded[len(recorded["calls"]) + 1] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         run_sweep(sweep, out, resume=True, report=False)
@@ -136,7 +136,7 @@ def test_a_directory_has_one_sweep_at_a_time(file, recorded, tmp_path, monkeypat
     run_sweep(sweep, out, report=False)
     with (
         directory_lock(out, HQDEError()),
-        pytest.raises(ConfigError, match="another sweep is running in .*out"),
+        pytest.raises(ConfigError, match=r"another sweep is running in .*out"),
     ):
         run_sweep(sweep, out, resume=True)
     assert run_sweep(sweep, out, resume=True, report=False).rows
@@ -244,6 +244,30 @@ def test_a_cell_whose_process_dies_is_a_row_and_the_others_go_on(file, tmp_path,
     assert [row.status for row in comparison.rows] == ["finished", "failed", "finished", "finished"]
     assert comparison.rows[1].error == "RunError: its process ended with exit status 7"
     assert rows_of(tmp_path / "out")[1]["accuracy"] == ""
+
+
+UNGUARDED = """
+import sys
+from pathlib import Path
+from hqde_fl.simulations.sweep import Sweep, run_sweep
+sweep = Sweep.load(sys.argv[1], ["engine.name=inline", "rounds=1"])
+rows = run_sweep(sweep, Path(sys.argv[2]), jobs=2, report=False).rows
+print([row.status for row in rows])
+"""
+
+
+def test_a_script_without_a_main_guard_runs_a_sweep_in_processes(file, tmp_path):
+    path = file("task = { name = 'digits', hidden = 8 }\n[sweep]\nseeds = [1, 2]\n")
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED)
+    ended = subprocess.run(
+        [sys.executable, script, path, tmp_path / "out"],
+        env=os.environ | {"PYTHONPATH": str(APP_ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.stdout.splitlines()[-1:] == ["['finished', 'finished']"], ended.stderr
 
 
 def test_the_demo_shows_that_the_mean_falls_and_the_filter_holds(tmp_path):
