@@ -1,4 +1,4 @@
-"""Attacks by clients who collude and see the honest updates, one file each: ``ATTACKS``."""
+"""Attacks by colluding clients who know the honest updates; ``ATTACKS`` lists them by name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ATTACKS: Registry[Attack] = Registry(
 
 
 def attack_name(attack: Attack) -> str:
-    """The name under which an attack is listed; of one that is not, the name of its class."""
+    """Return an attack's name in ``ATTACKS``, or the name of its class if it is not listed."""
     return next((name for name in ATTACKS if ATTACKS[name] is type(attack)), type(attack).__name__)
 
 
@@ -39,6 +39,7 @@ __all__ = [
     "ATTACKS",
     "IPM",
     "Attack",
+    "AttackerKnowledge",
     "Fang",
     "Memory",
     "Mimic",
@@ -46,6 +47,5 @@ __all__ = [
     "MinSum",
     "OptimalALIE",
     "OptimalIPM",
-    "AttackerKnowledge",
     "attack_name",
 ]

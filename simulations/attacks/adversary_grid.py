@@ -1,9 +1,8 @@
-"""Colluding attackers: a Grid that rewrites what some of the clients reply.
+"""A Grid that replaces the updates in the replies of colluding attackers.
 
-Attackers who see the honest updates exist in a simulation only. ``AdversaryGrid`` stands between
-the Strategy and any other Grid: it lets the honest replies to a training message pass, and when all
-are in it replaces the arrays of the attackers' replies by what the attack makes of them. The
-Strategy sees messages as they always are.
+Attackers who know the honest updates exist in a simulation only. ``AdversaryGrid`` stands between
+the Strategy and another Grid: it passes the honest replies to training messages on, and once all
+have arrived it replaces the arrays in the attackers' replies by those of the attack.
 """
 
 from __future__ import annotations
@@ -32,44 +31,44 @@ from hqde_fl.simulations.engines.wrapped_grid import PartitionAwareGrid, with_no
 from hqde_fl.updates.received_updates import received_columns
 
 Defence = Callable[[int], tuple[Aggregator, State]]
-"""(member) -> the rule in use and what it remembers of this member, as of now."""
+"""(member) -> the rule in use and its current state for this member."""
 
 
 @final
 class AdversaryGrid(PartitionAwareGrid):
-    """A Grid some of whose clients collude.
+    """A Grid in which some clients collude.
 
-    The attackers train honestly; their own replies are used for the metrics that they claim
-    (num-examples and the like), and whatever went wrong with them stays wrong. Where the server
-    asked for packed updates, the attackers see the honest ones as it will, decoded, and pack their
-    own. In an ensemble they attack member by member: those who were given a member know the honest
-    updates of it. Messages that are not for training, and rounds in which nobody is chosen, pass
-    untouched. So do ``push_messages`` and ``pull_messages``, which have no round: Strategies use
+    The attackers train honestly. Their replies keep their metrics (such as num-examples), and error
+    replies stay. If the server requested packed updates, the attackers know the honest updates as
+    the server decodes them and pack their own. In an ensemble they attack each member separately:
+    attackers assigned to a member know its honest updates. Messages other than training, rounds
+    without attackers, ``push_messages`` and ``pull_messages`` pass unchanged; Strategies use
     ``send_and_receive``.
 
     Parameters
     ----------
     grid : Grid
-        Runs the clients. If it knows the partitions or keeps contexts, so does this.
+        The Grid that reaches the clients. If it knows the partitions or keeps contexts, so does
+        this one.
     attack : Attack
-        What they do.
+        The attack that the chosen clients carry out.
     chosen : PartitionChoice
-        The attackers' partition ids, or (round) -> partition ids. Where the grid does not know who
-        has which partition, the clients' answers to ``query.identity`` on their way to the server
-        tell; as long as nobody has asked for them there are no attackers.
+        The attackers' partition ids, or a function (round) -> partition ids. If ``grid`` does not
+        know the partitions, they are read from replies to ``query.identity``; before the server has
+        requested these there are no attackers.
     defence : Defence, optional
-        Tells the rule and its state, for attacks that are made for the rule in use.
+        Returns the rule and its state, for attacks adapted to the rule in use.
     screening : Screening, optional
-        What the server lets pass: attackers do not reckon with a client that it drops.
+        The server's screening: attackers ignore honest clients that it rejects.
     seed : int, default=0
         The run's seed, for codecs that round at random.
 
     Raises
     ------
     ConfigError
-        If the attack needs to know the rule and nobody tells.
+        If the attack needs the rule and no ``defence`` is given.
     RunError
-        From ``send_and_receive``, if the attack's own code fails: it names the attack.
+        From ``send_and_receive``, if the attack's own code fails; the message names the attack.
     """
 
     def __init__(
@@ -90,127 +89,130 @@ class AdversaryGrid(PartitionAwareGrid):
         self._chosen = chosen if callable(chosen) else frozenset(chosen)
         self._defence: Defence = defence if defence is not None else lambda member: (Mean(), {})
         self.memory: Memory = {}
-        """What the attackers remember: part of a checkpoint, and to be set on resuming."""
+        """The attackers' state, which checkpoints contain and resumed runs restore."""
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Send messages and receive the replies, the attackers' last.
+        """Send messages and return the replies, the attackers' last.
 
-        The attackers wait for the honest replies until the wrapped grid has no more of them, be it
-        because all are there or because ``timeout`` seconds are over.
+        The attackers' replies follow once the wrapped Grid has no further replies, because all have
+        arrived or ``timeout`` seconds have passed.
         """
         sent = list(messages)
         attackers = self._attackers(sent)
         replies = self._grid.send_and_receive(sent, timeout=timeout)
         if attackers:
-            return self._rewritten(sent, attackers, replies)
+            return self._with_attack(sent, attackers, replies)
         return self._note_identities(sent, replies)
 
     def _attackers(self, sent: Sequence[Message]) -> dict[int, int]:
-        """Node -> partition id of the attackers among those who are asked to train."""
+        """Return node -> partition id of the attackers among the receivers of training messages."""
         training = [message for message in sent if is_training(message)]
         if not training:
             return {}
-        chosen, found = self._chosen, {}
+        chosen, attackers = self._chosen, {}
         now = frozenset(chosen(server_round(training[0])) if callable(chosen) else chosen)
         for message in training:
             node = message.metadata.dst_node_id
             partition = self._partition(node)
             if partition is not None and partition in now:
-                found[node] = partition
-        return found
+                attackers[node] = partition
+        return attackers
 
-    def _rewritten(
+    def _with_attack(
         self, sent: Sequence[Message], attackers: dict[int, int], replies: Iterable[Message]
     ) -> Iterator[Message]:
-        """The honest replies as they come, then the attackers'."""
+        """Yield the honest replies as they arrive, then the attackers'."""
         training = {m.metadata.dst_node_id: m for m in sent if is_training(m)}
-        wires = self._wires(training.values())
-        honest: dict[int | None, dict[int, Accepted]] = {member: {} for member in wires}
-        excluded = dict.fromkeys(wires, 0)
+        updates = self._round_updates(training.values())
+        honest: dict[int | None, dict[int, Accepted]] = {member: {} for member in updates}
+        excluded = dict.fromkeys(updates, 0)
         waiting: list[tuple[int, tuple[int | None, ...], Message]] = []
         for node, reply in with_nodes(sent, replies):
             if node is None:  # it answers none of the messages: the server will reject it
                 yield reply
                 continue
-            share = _share(training[node]) if node in training else ()
+            members = _members(training[node]) if node in training else ()
             if node in attackers and not reply.has_error():
-                waiting.append((attackers[node], share, reply))
+                waiting.append((attackers[node], members, reply))
                 continue
-            read = {} if reply.has_error() else {m: wires[m].read(reply) for m in share}
-            good = {m: each for m, each in read.items() if isinstance(each, Accepted)}
+            outcomes = {} if reply.has_error() else {m: updates[m].read(reply) for m in members}
+            accepted = {m: read for m, read in outcomes.items() if isinstance(read, Accepted)}
             partition = self._partition(node)
-            for member in share:
-                if len(good) == len(share):
-                    honest[member][node if partition is None else partition] = good[member]
+            for member in members:
+                if len(accepted) == len(members):
+                    honest[member][node if partition is None else partition] = accepted[member]
                 elif not has_no_data(reply):
                     excluded[member] += 1
             yield reply
-        waiting.sort(key=lambda each: each[0])
-        for member, wire in wires.items():
-            holders = [place for place, (_, share, _) in enumerate(waiting) if member in share]
-            forged = self._forged(
-                wire,
+        waiting.sort(key=lambda entry: entry[0])
+        for member, member_updates in updates.items():
+            holders = [index for index, (_, members, _) in enumerate(waiting) if member in members]
+            forged = self._forge(
+                member_updates,
                 honest[member],
-                [(waiting[place][0], waiting[place][2]) for place in holders],
+                [(waiting[index][0], waiting[index][2]) for index in holders],
                 excluded[member],
             )
-            for place, reply in zip(holders, forged, strict=True):
-                waiting[place] = (*waiting[place][:2], reply)
+            for index, reply in zip(holders, forged, strict=True):
+                waiting[index] = (*waiting[index][:2], reply)
         yield from (reply for _, _, reply in waiting)
 
-    def _wires(self, training: Iterable[Message]) -> dict[int | None, RoundUpdates]:
-        """How the updates of each member travel this round; of the only model under None."""
-        wires: dict[int | None, RoundUpdates] = {}
+    def _round_updates(self, training: Iterable[Message]) -> dict[int | None, RoundUpdates]:
+        """Return member -> the reader and writer of its updates; None -> that of a single model."""
+        updates: dict[int | None, RoundUpdates] = {}
         for message in training:
-            for member in _share(message):
-                if member not in wires:
-                    wires[member] = RoundUpdates.of(message, self._seeds, self._screening, member)
-        return dict(sorted(wires.items(), key=lambda pair: pair[0] or 0))
+            for member in _members(message):
+                if member not in updates:
+                    updates[member] = RoundUpdates.of(message, self._seeds, self._screening, member)
+        return dict(sorted(updates.items(), key=lambda pair: pair[0] or 0))
 
-    def _forged(
+    def _forge(
         self,
-        wire: RoundUpdates,
+        updates: RoundUpdates,
         honest: dict[int, Accepted],
         waiting: Sequence[tuple[int, Message]],
         excluded: int,
     ) -> Sequence[Message]:
-        """The attackers' replies with what the attack makes of the honest updates of a model."""
+        """Return the attackers' replies with the attack's updates of one model.
+
+        ``waiting`` holds the attackers' partition ids and honest replies; ``excluded`` counts the
+        clients whose replies the server drops.
+        """
         if not honest or not waiting:
             return [reply for _, reply in waiting]
-        claims = {client: wire.read(reply) for client, reply in waiting}
+        claims = {client: updates.read(reply) for client, reply in waiting}
         counted = honest | {k: read for k, read in claims.items() if isinstance(read, Accepted)}
-        listed = sorted(honest)
-        rule, state = self._defence(wire.member or 0)
-        own = None if wire.member is None else member_name(wire.member)
-        scene = AttackerKnowledge(
-            honest=tuple(listed),
+        clients = sorted(honest)
+        rule, state = self._defence(updates.member or 0)
+        name = None if updates.member is None else member_name(updates.member)
+        knowledge = AttackerKnowledge(
+            honest=tuple(clients),
             attackers=tuple(client for client, _ in waiting),
             num_examples={client: read.num_examples for client, read in counted.items()},
             excluded=excluded,
-            model=wire.model,
+            model=updates.model,
             rule=rule,
             state=state,
-            memory=self.memory if own is None else self.memory.get(own, {}),
+            memory=self.memory if name is None else self.memory.get(name, {}),
         )
-        rows = received_columns([honest[client].update for client in listed])
+        rows = received_columns([honest[client].update for client in clients])
         try:
-            learnt = self._attack.learn(rows, scene)
-            crafted = self._attack.craft(rows, len(waiting), replace(scene, memory=learnt))
+            learnt = self._attack.learn(rows, knowledge)
+            crafted = self._attack.craft(rows, len(waiting), replace(knowledge, memory=learnt))
             deltas = torch.atleast_2d(crafted).expand(len(waiting), rows.shape[1])
         except Exception as error:
-            name = attack_name(self._attack)
-            what = describe_error(error)
-            raise RunError(f"attack {name!r} failed in round {wire.round}: {what}") from error
-        self.memory = learnt if own is None else {**self.memory, own: learnt}
+            attack, what = attack_name(self._attack), describe_error(error)
+            raise RunError(f"attack {attack!r} failed in round {updates.round}: {what}") from error
+        self.memory = learnt if name is None else {**self.memory, name: learnt}
         return [
-            wire.write(reply, client, delta)
+            updates.write(reply, client, delta)
             for (client, reply), delta in zip(waiting, deltas, strict=True)
         ]
 
 
-def _share(message: Message) -> tuple[int | None, ...]:
-    """The members that a training message is about; None for the only model there is."""
+def _members(message: Message) -> tuple[int | None, ...]:
+    """Return the members in a training message; (None,) if it holds a single model."""
     members = requested_members(message)
     return (None,) if members is None else members

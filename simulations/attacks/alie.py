@@ -1,4 +1,4 @@
-"""A little is enough (Baruch, Baruch and Goldberg, 2019, arXiv:1902.06156)."""
+"""The attack "a little is enough" (Baruch, Baruch and Goldberg, 2019, arXiv:1902.06156)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.attacks.base import Attack, AttackerKnowledge
-from hqde_fl.simulations.attacks.update_span import columnwise
+from hqde_fl.simulations.attacks.columnwise import columnwise
 from hqde_fl.updates import Columns
 
 Deviation = Literal["std", "root-std"]
 
 
 def max_z(n: int, f: int) -> float:
-    """The paper's z_max = Phi^-1((n - f - s) / (n - f)) with s = floor(n / 2 + 1) - f.
+    """Return the paper's z_max = Phi^-1((n - f - s) / (n - f)) with s = floor(n / 2 + 1) - f.
 
-    s honest clients lie further out than z_max in each coordinate and so support the attackers in a
-    majority vote. Attackers who are the majority anyway count one supporter: z stays finite.
+    In each coordinate s honest clients lie beyond z_max and so support the attackers in a majority
+    vote. Attackers who are the majority themselves count one supporter, so that z stays finite.
     """
     supporters = max(1, n // 2 + 1 - f)
     return NormalDist().inv_cdf((n - f - supporters) / (n - f)) if n - f > supporters else -math.inf
@@ -30,18 +30,19 @@ def max_z(n: int, f: int) -> float:
 @final
 @dataclass(frozen=True)
 class ALIE(Attack):
-    """A little is enough: the honest mean, moved by z standard deviations in every coordinate.
+    """A little is enough: the honest mean, shifted by z standard deviations in every coordinate.
 
-    x = mean - z std over the honest updates: within their spread, so that no rule can tell it from
-    them, but the same for all attackers.
+    All attackers send x = mean - z std of the honest updates, which lies within their spread and is
+    therefore hard to detect.
 
     Parameters
     ----------
     z : float, default=0.0
-        Standard deviations, >= 0. 0 for the paper's z_max, from the numbers of clients; it is 0.18
-        for 3 of 10 and not positive for 2 of 10. The paper's experiments go up to 1.5.
+        Number of standard deviations, >= 0; 0 for the paper's z_max, which depends on the numbers
+        of clients: 0.18 for 3 of 10, not positive for 2 of 10. The paper's experiments use up to
+        1.5.
     deviation : {"std", "root-std"}, default="std"
-        ``root-std`` moves by z sqrt(std): so the published code of FLANDERS, whose z is
+        ``root-std`` shifts by z sqrt(std), as the published code of FLANDERS does; its z is
         Phi((n - f - s) / (n - f)), 0.73 for 20 of 100.
     """
 
@@ -57,7 +58,7 @@ class ALIE(Attack):
             )
 
     def check(self, n: int, f: int) -> None:
-        """The paper's z_max must be positive."""
+        """Raise ``ConfigError`` if z is the paper's z_max and that is not positive."""
         super().check(n, f)
         if self.z == 0 and max_z(n, f) <= 0:
             raise ConfigError(
@@ -65,12 +66,12 @@ class ALIE(Attack):
                 f"{max_z(n, f):.2g} moves nothing; the paper's experiments go up to 1.5"
             )
 
-    def forge(self, honest: Columns, f: int, scene: AttackerKnowledge) -> Tensor:
-        """Mean - z std."""
+    def forge(self, honest: Columns, f: int, knowledge: AttackerKnowledge) -> Tensor:
+        """Return mean - z std of the honest updates."""
         z = self.z or max(0.0, max_z(honest.shape[0] + f, f))
 
-        def moved(tile: Tensor) -> Tensor:
+        def shifted_mean(tile: Tensor) -> Tensor:
             std = tile.std(dim=0, correction=0)
             return tile.mean(dim=0) - z * (std if self.deviation == "std" else std.sqrt())
 
-        return columnwise(moved, honest)
+        return columnwise(shifted_mean, honest)

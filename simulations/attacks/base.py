@@ -1,4 +1,4 @@
-"""What all colluding attacks share: they see the honest updates before they choose their own."""
+"""The base class of colluding attacks, and the attackers' knowledge of a round."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from hqde_fl.rules.results import State
 from hqde_fl.updates import Columns, Updates
 
 Memory = Mapping[str, Any]
-"""What attackers remember from round to round: tensors, numbers, strings and mappings of them."""
+"""The attackers' state from round to round: tensors, numbers, strings and mappings of them."""
 
 
 @dataclass(frozen=True, eq=False)
 class AttackerKnowledge:
-    """What attackers know of a round besides the honest updates.
+    """The attackers' knowledge of a round besides the honest updates.
 
     Parameters
     ----------
     honest : tuple[int, ...]
-        Who the honest rows belong to; 0, 1, ... if empty.
+        Client ids of the honest rows; 0, 1, ... if empty.
     attackers : tuple[int, ...]
-        Who the attackers are; the numbers after the honest ones if empty.
+        Client ids of the attackers; the ids after the honest ones if empty.
     num_examples : Mapping[int, float]
-        What each of them says it trained on; 1 for those who are not in it.
+        Client id -> claimed number of examples; 1 for clients that are missing.
     excluded : int
-        Further clients, whose replies are no updates.
+        Number of further clients, whose replies the server drops.
     model : Tensor or None
         (d,) the global model.
     rule : Aggregator
-        How the server will merge the updates.
+        The server's rule.
     state : State
-        What the rule remembers.
+        State of the rule.
     memory : Memory
-        What the attack has ``learnt`` in this round and before.
+        State of the attack, as its ``learn`` returned it in this round.
     """
 
     honest: tuple[int, ...] = ()
@@ -54,70 +54,77 @@ class AttackerKnowledge:
     memory: Memory = field(default_factory=dict)
 
     def cohort(self) -> tuple[Cohort, list[int]]:
-        """The clients as the server lists them, and which row of (honest, attackers) is where."""
+        """Return the cohort in the server's order, and its rows' indices in honest + attackers."""
         ids = self.honest + self.attackers
         order = sorted(range(len(ids)), key=lambda row: ids[row])
-        listed = tuple(ids[row] for row in order)
-        counts = tuple(float(self.num_examples.get(client, 1.0)) for client in listed)
-        return Cohort(listed, counts, faulty=self.excluded), order
+        clients = tuple(ids[row] for row in order)
+        counts = tuple(float(self.num_examples.get(client, 1.0)) for client in clients)
+        return Cohort(clients, counts, faulty=self.excluded), order
 
-    def filled(self, honest: int, f: int) -> AttackerKnowledge:
-        """The same scene, certain to name ``honest`` honest clients and f attackers."""
+    def completed(self, honest: int, f: int) -> AttackerKnowledge:
+        """Return the knowledge with ids for ``honest`` honest clients and f attackers.
+
+        Raises ``ValueError`` if it has ids of another number of clients.
+        """
         known = self.honest or tuple(range(honest))
         first = max(known, default=-1) + 1
         attackers = self.attackers or tuple(range(first, first + f))
         if (len(known), len(attackers)) != (honest, f):
             raise ValueError(
-                f"the scene names {len(known)} honest clients and {len(attackers)} attackers, "
-                f"found {honest} and {f}"
+                f"AttackerKnowledge names {len(known)} honest clients and {len(attackers)} "
+                f"attackers, found {honest} and {f}"
             )
         return replace(self, honest=known, attackers=attackers)
 
 
 class Attack(ABC):
-    """A way in which f clients, who know all honest updates, choose theirs together.
+    """An attack of f colluding clients who know all honest updates.
 
-    Concrete attacks are final frozen dataclasses. An update is what a client adds to the global
-    model, as the rules see it.
+    Concrete attacks are final frozen dataclasses. An update is a client's difference to the global
+    model, as the rules receive it.
     """
 
     needs_rule: ClassVar[bool] = False
-    """Whether it is made for the rule in use, and must know it."""
+    """True if the attack is adapted to the rule in use and must know it."""
 
     @final
-    def craft(self, honest: Tensor | Columns, f: int, scene: AttackerKnowledge | None = None) -> Tensor:
-        """The attackers' updates.
+    def craft(
+        self, honest: Tensor | Columns, f: int, knowledge: AttackerKnowledge | None = None
+    ) -> Tensor:
+        """Return the attackers' updates.
 
         Parameters
         ----------
         honest : Tensor or Columns
-            (h, d) honest updates, h >= 1. Never written to.
+            (h, d) honest updates, h >= 1; not modified.
         f : int
-            The number of attackers, >= 1.
-        scene : AttackerKnowledge, optional
-            What else they know.
+            Number of attackers, >= 1.
+        knowledge : AttackerKnowledge, optional
+            The attackers' further knowledge of the round.
 
         Returns
         -------
         Tensor
-            (d,) if all send the same, else (f, d); in the dtype of the honest ones.
+            (d,) if all attackers send the same update, else (f, d); in the honest updates' dtype.
         """
         if f < 1:
             raise ValueError(f"an attack needs f >= 1 attackers, found {f}")
         columns = Updates(honest) if isinstance(honest, Tensor) else honest
         with one_library_thread():
-            return self.forge(columns, f, (scene or AttackerKnowledge()).filled(columns.shape[0], f))
+            return self.forge(
+                columns, f, (knowledge or AttackerKnowledge()).completed(columns.shape[0], f)
+            )
 
     @abstractmethod
-    def forge(self, honest: Columns, f: int, scene: AttackerKnowledge) -> Tensor:
-        """What ``craft`` returns, for a complete scene."""
+    def forge(self, honest: Columns, f: int, knowledge: AttackerKnowledge) -> Tensor:
+        """Return the attackers' updates, as ``craft``, for knowledge that has all ids."""
 
-    def learn(self, honest: Columns, scene: AttackerKnowledge) -> Memory:
-        """What to remember once this round's honest updates are known; asked before ``craft``."""
-        return scene.memory
+    def learn(self, honest: Columns, knowledge: AttackerKnowledge) -> Memory:
+        """Return the attack's new state, given a round's honest updates; runs before ``craft``."""
+        return knowledge.memory
 
     def check(self, n: int, f: int) -> None:
-        """Raise ``ConfigError`` if f attackers among n clients would achieve nothing."""
+        """Raise ``ConfigError`` if f attackers among n clients would have no effect."""
         if f < 1 or f >= n:
             raise ConfigError(
                 f"{type(self).__name__} needs at least 1 attacker and 1 honest client, "
@@ -125,5 +132,5 @@ class Attack(ABC):
             )
 
     def check_task(self, facts: TaskFacts) -> None:
-        """Raise ``ConfigError`` unless it can act on a task: its model must have weights."""
+        """Raise ``ConfigError`` unless the task's model has floating-point weights."""
         facts.require_weights()

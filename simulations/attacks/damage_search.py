@@ -1,8 +1,8 @@
-"""How much an update of the attackers would harm, under the rule that is in use.
+"""Search for the attackers' update that does the most damage under the rule in use.
 
-The attackers move along a line, start + t direction, in the span of the honest updates and a few
-more vectors. Linear rules that decide on distances alone are tried on coordinates in that span: one
-try costs O(n^2), whatever the size of the model. Any other rule is run on the updates.
+The search follows a line, start + t direction, in the span of the honest updates and a few further
+vectors. Linear rules that decide by distances alone are evaluated on coordinates in that span,
+which costs O(n^2) per try, whatever the model's size. Any other rule is run on the updates.
 """
 
 from __future__ import annotations
@@ -22,77 +22,82 @@ from hqde_fl.simulations.attacks.update_span import UpdateSpan
 from hqde_fl.updates import MappedColumns
 
 Damage = Callable[[float], float]
-"""How far along the line -> the squared distance of the rule's result from the honest mean."""
+"""Position t on the line -> squared distance of the rule's result from the honest mean."""
 
-REACH = 1000.0
-"""The search looks at distances down to this factor below its limit."""
+SEARCH_RANGE = 1000.0
+"""Ratio of the search's limit to the smallest |t| on its grid."""
 
 
-def damage_along(span: UpdateSpan, start: Tensor, direction: Tensor, f: int, scene: AttackerKnowledge) -> Damage:
-    """The damage that f attackers do who send start + t direction.
+def damage_along(
+    span: UpdateSpan, start: Tensor, direction: Tensor, f: int, knowledge: AttackerKnowledge
+) -> Damage:
+    """Return the damage of f attackers as a function of t, where they send start + t direction.
 
     Parameters
     ----------
     span : UpdateSpan
-        The honest updates, and what else the line is made of.
+        The span of the honest updates and further vectors.
     start, direction : Tensor
         (k,) points of the span.
     f : int
-        The number of attackers.
-    scene : AttackerKnowledge
+        Number of attackers.
+    knowledge : AttackerKnowledge
         The clients, the rule and its state.
     """
-    cohort, order = scene.cohort()
+    cohort, order = knowledge.cohort()
 
     def rows(t: float) -> Tensor:
         sent = (start + t * direction).expand(f, -1)
         return torch.cat([span.honest_rows(), sent])[order]
 
-    steps = _steps(scene.rule)
+    steps = _steps(knowledge.rule)
     if steps is None:
         mean = span.vector(span.mean())
-        return lambda t: _or_none(partial(_on_columns, span, rows(t), mean, cohort, scene))
-    remembered = [tuple(s.remembered_rows(scene.state.get(str(i), {}))) for i, s in enumerate(steps)]
+        return lambda t: _or_none(partial(_on_columns, span, rows(t), mean, cohort, knowledge))
+    remembered = [
+        tuple(s.remembered_rows(knowledge.state.get(str(i), {}))) for i, s in enumerate(steps)
+    ]
     wide = UpdateSpan(span.honest, span.extra + sum(remembered, ()))
     _ = wide.geometry  # measured now, so that a try reads no update
     places, below = [], len(span.extra)
     for vectors in remembered:
         places.append([wide.row(below + k) for k in range(len(vectors))])
         below += len(vectors)
-    return lambda t: _or_none(partial(_on_gram, wide, rows(t), places, steps, cohort, scene))
+    return lambda t: _or_none(partial(_on_gram, wide, rows(t), places, steps, cohort, knowledge))
 
 
 def find_most_harmful(damage: Damage, known: Sequence[float], limit: float, tries: int) -> float:
-    """The t in [-limit, limit] with the greatest damage found.
+    """Return the t in [-limit, limit] with the greatest damage found.
 
     Parameters
     ----------
     damage : Damage
-        What is maximised; it may jump.
+        The function to maximise; it may be discontinuous.
     known : Sequence[float]
-        Tried first: the result is never worse than these. If none is negative, neither is t.
+        Values to try first; the result does at least their damage. If none is negative, only t >= 0
+        are tried.
     limit : float
-        The largest |t| to try.
+        Largest |t| to try, > 0.
     tries : int
-        Two thirds of them go to a geometric grid, the rest to bisection around its best.
+        Number of tries: two thirds on a geometric grid, the rest for bisection around its best.
     """
     count = max(2, 2 * tries // 3)
     signs = (1, -1) if min(known) < 0 else (1,)
     steps = max(2, count // len(signs))
-    ratio: float = REACH ** (1 / (steps - 1))
+    ratio: float = SEARCH_RANGE ** (1 / (steps - 1))
     grid = [sign * limit / ratio**k for sign in signs for k in range(steps)]
-    found = {t: damage(t) for t in dict.fromkeys([*known, *grid])}
-    best = max(found, key=lambda t: found[t])
-    low = max((t for t in found if t < best), default=best)
-    high = min((t for t in found if t > best), default=best)
-    most = found[best]
+    damages = {t: damage(t) for t in dict.fromkeys([*known, *grid])}
+    best = max(damages, key=lambda t: damages[t])
+    low = max((t for t in damages if t < best), default=best)
+    high = min((t for t in damages if t > best), default=best)
+    max_damage = damages[best]
     for turn in range(max(0, tries - count)):
         t = (best + (high if turn % 2 == 0 else low)) / 2
         if t == best:
             continue
-        if (harm := damage(t)) > most:
+        if (new_damage := damage(t)) > max_damage:
             low, high = (best, high) if t > best else (low, best)
-            best, most = t, harm
+            best, max_damage = t, new_damage
         elif t > best:
             high = t
         else:
@@ -101,15 +106,15 @@ def find_most_harmful(damage: Damage, known: Sequence[float], limit: float, trie
 
 
 def _steps(rule: Aggregator) -> Sequence[Rule] | None:
-    """The rule's steps, if they can be tried on coordinates."""
+    """Return the rule's steps if all can be evaluated on coordinates, else None."""
     steps = rule.steps if isinstance(rule, Chain) else (rule,)
-    found = [step for step in steps if isinstance(step, Rule)]
-    linear_on_gram = (not s.scored and type(s).combine is Rule.combine for s in found)
-    return found if len(found) == len(steps) and all(linear_on_gram) else None
+    rules = [step for step in steps if isinstance(step, Rule)]
+    linear_on_gram = (not s.scored and type(s).combine is Rule.combine for s in rules)
+    return rules if len(rules) == len(steps) and all(linear_on_gram) else None
 
 
 def _or_none(attempt: Callable[[], float]) -> float:
-    """The damage; none if there are too few updates, for then the server keeps its model."""
+    """Return the damage of an attempt; 0 if the updates are too few and the model is kept."""
     try:
         return attempt()
     except BoundError:
@@ -122,10 +127,10 @@ def _on_gram(
     places: Sequence[Sequence[Tensor]],
     steps: Sequence[Rule],
     cohort: Cohort,
-    scene: AttackerKnowledge,
+    knowledge: AttackerKnowledge,
 ) -> float:
-    """The rule's steps, as ``hqde_fl.rules.aggregation`` takes them, on coordinates."""
-    cohort = apply_tolerance(scene.rule, cohort)
+    """Return the damage with the rule's steps applied to coordinates, as in aggregation."""
+    cohort = apply_tolerance(knowledge.rule, cohort)
     total = span.origin().shape[0]
     mixing = torch.nn.functional.pad(rows, (0, total - rows.shape[1]))
     for index, step in enumerate(steps):
@@ -133,15 +138,17 @@ def _on_gram(
         members.require(str(step), step.minimum(cohort.excused))
         mixing = torch.cat([mixing, *(vector[None, :] for vector in places[index])])
         measured = Measured(span.geometry.mixed(mixing) if step.gram else None)
-        decision = step.decide(measured, members, scene.state.get(str(index), {}))
+        decision = step.decide(measured, members, knowledge.state.get(str(index), {}))
         assert decision.mixing is not None
         mixing = decision.mixing @ mixing
     ends = torch.cat([mixing, span.mean()[None, :]])
     return float(span.geometry.mixed(ends).squared_distances()[0, 1]) * span.geometry.unit**2
 
 
-def _on_columns(span: UpdateSpan, rows: Tensor, mean: Tensor, cohort: Cohort, scene: AttackerKnowledge) -> float:
-    """The rule itself."""
+def _on_columns(
+    span: UpdateSpan, rows: Tensor, mean: Tensor, cohort: Cohort, knowledge: AttackerKnowledge
+) -> float:
+    """Return the damage with the rule applied to the updates themselves."""
     updates = MappedColumns(span.columns, partial(linear, rows), rows.shape[0])
-    delta = aggregate(scene.rule, updates, cohort, scene.state).delta
+    delta = aggregate(knowledge.rule, updates, cohort, knowledge.state).delta
     return float(torch.linalg.vector_norm(delta - mean, dtype=torch.float64)) ** 2

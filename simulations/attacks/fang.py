@@ -1,4 +1,4 @@
-"""Fang et al.'s attack on Krum, called OPT by FLANDERS (USENIX Security 2020, arXiv:1911.11815)."""
+"""Fang et al.'s attack on Krum, called OPT in FLANDERS (USENIX Security 2020, arXiv:1911.11815)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.rules.krum import by_score, krum_scores
+from hqde_fl.rules.krum import krum_scores, rank_by_score
 from hqde_fl.simulations.attacks.base import Attack, AttackerKnowledge, Memory
-from hqde_fl.simulations.attacks.update_span import UpdateSpan, mean_sign
+from hqde_fl.simulations.attacks.columnwise import mean_sign
+from hqde_fl.simulations.attacks.update_span import UpdateSpan
 from hqde_fl.updates import Columns
 
 Against = Literal["update", "model", "first-model"]
@@ -21,20 +22,20 @@ Against = Literal["update", "model", "first-model"]
 @final
 @dataclass(frozen=True)
 class Fang(Attack):
-    """Fang et al.: against the sign of the honest mean, as far as Krum still chooses an attacker.
+    """Fang et al.: against the sign of the honest mean, as far as Krum still selects an attacker.
 
     The attackers send w - lambda s, where w is the global model and s the sign of the honest mean
     update: their update is -lambda s. lambda starts at the paper's upper bound and is halved until
-    Krum, over all n updates, chooses one of theirs, or lambda falls below ``threshold``.
+    Krum, over all n updates, selects one of theirs, or lambda falls below ``threshold``.
 
     Parameters
     ----------
     against : {"update", "model", "first-model"}, default="update"
-        ``update`` is the paper. ``model`` takes s as the sign of the global model's weights.
-        ``first-model`` does so with the first model that the attackers saw and sends w - lambda s
-        of that: so the published code of FLANDERS.
+        ``update`` is the paper's attack. With ``model`` s is the sign of the global model's
+        weights. With ``first-model``, as in the published code of FLANDERS, both s and w come from
+        the first model that the attackers received.
     threshold : float, default=1e-5
-        The least lambda, > 0.
+        Smallest lambda, > 0.
     """
 
     against: Against = "update"
@@ -49,36 +50,36 @@ class Fang(Attack):
         if not (math.isfinite(self.threshold) and self.threshold > 0):
             raise ConfigError(f"Fang.threshold must be finite and > 0, found {self.threshold}")
 
-    def learn(self, honest: Columns, scene: AttackerKnowledge) -> Memory:
-        """The first model."""
-        if self.against != "first-model" or "model" in scene.memory:
-            return scene.memory
-        return {**scene.memory, "model": _model(scene)}
+    def learn(self, honest: Columns, knowledge: AttackerKnowledge) -> Memory:
+        """Return a state with the first global model, for ``against="first-model"``."""
+        if self.against != "first-model" or "model" in knowledge.memory:
+            return knowledge.memory
+        return {**knowledge.memory, "model": _model(knowledge)}
 
-    def forge(self, honest: Columns, f: int, scene: AttackerKnowledge) -> Tensor:
-        """Minus lambda s, from wherever they start."""
+    def forge(self, honest: Columns, f: int, knowledge: AttackerKnowledge) -> Tensor:
+        """Return the update start - lambda s, where start depends on ``against``."""
         if self.against == "update":
             span = UpdateSpan(honest, (mean_sign(honest),))
             start, sign = span.origin(), span.row(0)
         else:
-            now = _model(scene)
-            origin = scene.memory.get("model", now)
+            now = _model(knowledge)
+            origin = knowledge.memory.get("model", now)
             span = UpdateSpan(honest, (origin.sign().to(now), origin - now))
             start, sign = span.row(1), span.row(0)
         strength = _upper_bound(span, f, start)
-        while strength > self.threshold and not _chosen(span, f, start - strength * sign):
+        while strength > self.threshold and not _selected(span, f, start - strength * sign):
             strength /= 2
         return span.vector(start - strength * sign)
 
 
-def _model(scene: AttackerKnowledge) -> Tensor:
-    if scene.model is None:
+def _model(knowledge: AttackerKnowledge) -> Tensor:
+    if knowledge.model is None:
         raise ConfigError("Fang.against 'model' and 'first-model' need the global model")
-    return scene.model
+    return knowledge.model
 
 
 def _upper_bound(span: UpdateSpan, f: int, start: Tensor) -> float:
-    """The paper's bound on lambda, from distances among the honest and to where they start.
+    """Return the paper's upper bound on lambda, from distances of the honest updates.
 
     min_i (sum of the distances to the h - 2 nearest) / ((n - 2f - 1) sqrt d)
     + max_i ||x_i - start|| / sqrt d.
@@ -92,8 +93,8 @@ def _upper_bound(span: UpdateSpan, f: int, start: Tensor) -> float:
     return geometry.unit * bound / math.sqrt(d)
 
 
-def _chosen(span: UpdateSpan, f: int, point: Tensor) -> bool:
-    """Whether Krum prefers f copies of a point to all honest updates."""
+def _selected(span: UpdateSpan, f: int, point: Tensor) -> bool:
+    """Return True if Krum selects one of f copies of a point rather than an honest update."""
     rows = torch.cat([span.honest_rows(), point.expand(f, -1)])
     squared = span.geometry.mixed(rows).squared_distances()
-    return int(by_score(krum_scores(squared, f), squared)[0]) >= span.honest.shape[0]
+    return int(rank_by_score(krum_scores(squared, f), squared)[0]) >= span.honest.shape[0]

@@ -10,23 +10,23 @@ from torch import Tensor
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.attacks.base import Attack, AttackerKnowledge
-from hqde_fl.simulations.attacks.update_span import columnwise
+from hqde_fl.simulations.attacks.columnwise import columnwise
 from hqde_fl.updates import Columns
 
 
 @final
 @dataclass(frozen=True)
 class IPM(Attack):
-    """Inner product manipulation: the honest mean, reversed and scaled.
+    """Inner product manipulation: the negative honest mean, scaled.
 
-    x = -epsilon mean over the honest updates. The mean of all points the wrong way once epsilon
-    exceeds (n - f) / f; a small epsilon hides among updates that differ anyway.
+    All attackers send x = -epsilon mean of the honest updates. Once epsilon exceeds (n - f) / f,
+    the mean of all updates points in the opposite direction; a small epsilon is hard to detect.
 
     Parameters
     ----------
     epsilon : float, default=3.0
-        How far the wrong way, > 0. The default turns the mean at 3 of 10; the literature also uses
-        0.1, against rules that filter.
+        Factor of the negative mean, > 0. The default reverses the mean with 3 attackers of 10; the
+        literature also uses 0.1, against rules that filter.
     """
 
     epsilon: float = 3.0
@@ -35,6 +35,6 @@ class IPM(Attack):
         if not (math.isfinite(self.epsilon) and self.epsilon > 0):
             raise ConfigError(f"IPM.epsilon must be finite and > 0, found {self.epsilon}")
 
-    def forge(self, honest: Columns, f: int, scene: AttackerKnowledge) -> Tensor:
-        """Minus epsilon times the mean."""
+    def forge(self, honest: Columns, f: int, knowledge: AttackerKnowledge) -> Tensor:
+        """Return -epsilon times the mean of the honest updates."""
         return columnwise(lambda tile: -self.epsilon * tile.mean(dim=0), honest)

@@ -1,4 +1,4 @@
-"""Min-Max (Shejwalkar and Houmansadr, 2021, NDSS: "Manipulating the Byzantine")."""
+"""The Min-Max attack (Shejwalkar and Houmansadr, 2021, NDSS: "Manipulating the Byzantine")."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hqde_fl.errors import ConfigError
 from hqde_fl.rules.geometry import Geometry
 from hqde_fl.rules.gram import measure_geometry
 from hqde_fl.simulations.attacks.base import Attack, AttackerKnowledge
-from hqde_fl.simulations.attacks.update_span import columnwise, deviation, mean_sign
+from hqde_fl.simulations.attacks.columnwise import columnwise, mean_sign, standard_deviation
 from hqde_fl.updates import Columns, MappedColumns, StackedColumns
 
 Perturbation = Literal["std", "unit", "sign"]
@@ -21,16 +21,16 @@ Perturbation = Literal["std", "unit", "sign"]
 @final
 @dataclass(frozen=True)
 class MinMax(Attack):
-    """Min-Max: as far from the honest mean as nobody honest is from somebody honest.
+    """Min-Max: no further from any honest update than two honest updates are from each other.
 
     x = mean + gamma p with the largest gamma for which
     max_i ||x - x_i|| <= max_ij ||x_i - x_j||. Each i bounds gamma by the root of a quadratic in
-    inner products of the honest updates and p, so gamma is exact and found without a search.
+    inner products of the honest updates and p, so gamma is exact and needs no search.
 
     Parameters
     ----------
     perturbation : {"std", "unit", "sign"}, default="std"
-        p: minus the coordinates' standard deviations, minus the mean, or minus its sign.
+        The direction p: the negative standard deviations, mean, or sign of the mean.
     """
 
     perturbation: Perturbation = "std"
@@ -38,14 +38,14 @@ class MinMax(Attack):
     def __post_init__(self) -> None:
         check_perturbation(self, self.perturbation)
 
-    def forge(self, honest: Columns, f: int, scene: AttackerKnowledge) -> Tensor:
-        """Mean + gamma p."""
-        p = perturbation(self.perturbation, honest)
-        return moved(honest, p, _gamma(about_mean(honest, p)))
+    def forge(self, honest: Columns, f: int, knowledge: AttackerKnowledge) -> Tensor:
+        """Return mean + gamma p."""
+        p = perturbation_vector(self.perturbation, honest)
+        return offset_mean(honest, p, _gamma(centred_geometry(honest, p)))
 
 
 def check_perturbation(attack: Attack, name: str) -> None:
-    """Raise ``ConfigError`` unless the perturbation is one."""
+    """Raise ``ConfigError`` unless an attack's perturbation has a known name."""
     known = get_args(Perturbation)
     if name not in known:
         raise ConfigError(
@@ -54,17 +54,17 @@ def check_perturbation(attack: Attack, name: str) -> None:
         )
 
 
-def perturbation(name: Perturbation, honest: Columns) -> Tensor:
-    """(d,) p; its length does not matter."""
+def perturbation_vector(name: Perturbation, honest: Columns) -> Tensor:
+    """Return the direction p (d,); its length has no meaning."""
     if name == "std":
-        return -deviation(honest)
+        return -standard_deviation(honest)
     if name == "sign":
         return -mean_sign(honest)
     return columnwise(lambda tile: -tile.mean(dim=0), honest)
 
 
-def about_mean(honest: Columns, p: Tensor) -> Geometry:
-    """The geometry of the h honest updates minus their mean, and of p."""
+def centred_geometry(honest: Columns, p: Tensor) -> Geometry:
+    """Return the geometry of the h honest updates minus their mean, and of p as the last row."""
 
     def centred(tile: Tensor) -> Tensor:
         wide = tile.to(torch.float64)
@@ -74,14 +74,14 @@ def about_mean(honest: Columns, p: Tensor) -> Geometry:
     return measure_geometry(MappedColumns(rows, centred, honest.shape[0] + 1))
 
 
-def moved(honest: Columns, p: Tensor, gamma: float) -> Tensor:
-    """(d,) the honest mean + gamma p."""
+def offset_mean(honest: Columns, p: Tensor, gamma: float) -> Tensor:
+    """Return the honest mean + gamma p, (d,)."""
     rows = StackedColumns(honest, (p,))
     return columnwise(lambda tile: tile[:-1].mean(dim=0) + gamma * tile[-1], rows)
 
 
 def _gamma(geometry: Geometry) -> float:
-    """The least over i of the larger root of ||gamma p - (x_i - mean)||^2 = max_ij."""
+    """Return the smallest over i of the larger root of ||gamma p - (x_i - mean)||^2 = max_ij."""
     products = geometry.products()
     length, along = float(products[-1, -1]), products[-1, :-1]
     if length == 0:

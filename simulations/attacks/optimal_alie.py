@@ -9,9 +9,10 @@ from torch import Tensor
 
 from hqde_fl.simulations.attacks.alie import max_z
 from hqde_fl.simulations.attacks.base import Attack, AttackerKnowledge
+from hqde_fl.simulations.attacks.columnwise import standard_deviation
 from hqde_fl.simulations.attacks.damage_search import damage_along, find_most_harmful
 from hqde_fl.simulations.attacks.optimal_ipm import check_search
-from hqde_fl.simulations.attacks.update_span import UpdateSpan, deviation
+from hqde_fl.simulations.attacks.update_span import UpdateSpan
 from hqde_fl.updates import Columns
 
 
@@ -20,15 +21,15 @@ from hqde_fl.updates import Columns
 class OptimalALIE(Attack):
     """ALIE with the z, of either sign, that moves the rule in use furthest from the honest mean.
 
-    x = mean - z std. Never less harmful than ``ALIE`` with the paper's z or with 1.5, as measured
-    by that distance.
+    x = mean - z std. By that distance it never does less damage than ``ALIE`` with the paper's z or
+    with 1.5.
 
     Parameters
     ----------
     limit : float, default=10.0
-        The largest |z| to try, > 0; it is what plain averaging gets.
+        Largest |z| to try, > 0; against plain averaging it is the result.
     tries : int, default=36
-        How often the rule is tried, >= 3.
+        Number of times that the rule is tried, >= 3.
     """
 
     needs_rule = True
@@ -39,10 +40,10 @@ class OptimalALIE(Attack):
     def __post_init__(self) -> None:
         check_search(self, self.limit, self.tries)
 
-    def forge(self, honest: Columns, f: int, scene: AttackerKnowledge) -> Tensor:
-        """Mean - z std with the worst z."""
-        span = UpdateSpan(honest, (deviation(honest),))
-        damage = damage_along(span, span.mean(), -span.row(0), f, scene)
+    def forge(self, honest: Columns, f: int, knowledge: AttackerKnowledge) -> Tensor:
+        """Return mean - z std with the z that does the most damage."""
+        span = UpdateSpan(honest, (standard_deviation(honest),))
+        damage = damage_along(span, span.mean(), -span.row(0), f, knowledge)
         paper = max(0.0, max_z(honest.shape[0] + f, f))
         known = [z for z in (paper, 1.5, -paper, -1.5) if abs(z) <= self.limit]
         z = find_most_harmful(damage, [*known, -self.limit], self.limit, self.tries)

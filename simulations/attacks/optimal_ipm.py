@@ -20,15 +20,15 @@ from hqde_fl.updates import Columns
 class OptimalIPM(Attack):
     """IPM with the epsilon that moves the rule in use furthest from the honest mean.
 
-    x = -epsilon mean (arXiv:2302.01772). Never less harmful than ``IPM`` with 0.1, 0.5 or 3, as
-    measured by that distance.
+    x = -epsilon mean (arXiv:2302.01772). By that distance it never does less damage than ``IPM``
+    with 0.1, 0.5 or 3.
 
     Parameters
     ----------
     limit : float, default=10.0
-        The largest epsilon to try, > 0; it is what plain averaging gets.
+        Largest epsilon to try, > 0; against plain averaging it is the result.
     tries : int, default=24
-        How often the rule is tried, >= 3.
+        Number of times that the rule is tried, >= 3.
     """
 
     needs_rule = True
@@ -39,17 +39,17 @@ class OptimalIPM(Attack):
     def __post_init__(self) -> None:
         check_search(self, self.limit, self.tries)
 
-    def forge(self, honest: Columns, f: int, scene: AttackerKnowledge) -> Tensor:
-        """Minus epsilon times the mean with the worst epsilon."""
+    def forge(self, honest: Columns, f: int, knowledge: AttackerKnowledge) -> Tensor:
+        """Return -epsilon mean with the epsilon that does the most damage."""
         span = UpdateSpan(honest)
-        damage = damage_along(span, span.origin(), -span.mean(), f, scene)
+        damage = damage_along(span, span.origin(), -span.mean(), f, knowledge)
         known = [epsilon for epsilon in (0.1, 0.5, 3.0) if epsilon <= self.limit]
         epsilon = find_most_harmful(damage, [*known, self.limit], self.limit, self.tries)
         return span.vector(-epsilon * span.mean())
 
 
 def check_search(attack: Attack, limit: float, tries: int) -> None:
-    """Raise ``ConfigError`` unless there is something to search."""
+    """Raise ``ConfigError`` unless an attack's limit is positive and its tries are at least 3."""
     name = type(attack).__name__
     if not (math.isfinite(limit) and limit > 0):
         raise ConfigError(f"{name}.limit must be finite and > 0, found {limit}")

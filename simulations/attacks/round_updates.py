@@ -1,4 +1,4 @@
-"""How updates travel in the replies of one round: read as the server will, written as it asks."""
+"""Reading and writing of updates in the replies of one round, packed or not."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from hqde_fl.updates.layout import Layout
 @final
 @dataclass(frozen=True, eq=False)
 class RoundUpdates:
-    """The updates of one model in the replies to one round's training messages.
+    """A reader and writer of one model's updates in the replies of one round.
 
     Parameters
     ----------
     member : int or None
-        Which member of an ensemble; None where there is one model.
+        Number of the ensemble member; None if there is a single model.
     key : str
-        The name of the ``ArrayRecord``, in messages and in replies.
+        Name of the ``ArrayRecord``, in messages and in replies.
     layout : Layout
-        The global model's.
+        Layout of the global model.
     model : Tensor
         (d,) the global model.
     buffers : Mapping[str, Tensor]
-        Its integer and boolean buffers.
+        Integer and boolean buffers of the global model.
     codec : Codec or None
-        How the server asked for updates to be packed; full weights without.
+        Codec that the server requested for updates; full weights without one.
     round : int
         The server's round.
     seeds : Seeds
-        Of the run, for codecs that round at random.
+        The run's seeds, for codecs that round at random.
     screening : Screening
-        What the server lets pass.
+        The server's screening.
     """
 
     member: int | None
@@ -63,27 +63,27 @@ class RoundUpdates:
     def of(
         cls, message: Message, seeds: Seeds, screening: Screening, member: int | None = None
     ) -> Self:
-        """What a training message says about the replies to it."""
+        """Build the reader and writer of the replies to a training message."""
         key, record = array_record(message)
         arrays = model_arrays(record, member)
         layout = layout_of(arrays)
         model, buffers = layout.flatten(from_record(arrays))
-        asked = [config.get(REQUEST) for config in message.content.config_records.values()]
-        codec = next((from_json(text) for text in asked if isinstance(text, str)), None)
+        requests = [config.get(REQUEST) for config in message.content.config_records.values()]
+        codec = next((from_json(text) for text in requests if isinstance(text, str)), None)
         number = server_round(message)
         return cls(member, key, layout, model, buffers, codec, number, seeds, screening)
 
     def read(self, reply: Message) -> Accepted | Rejected:
-        """The update in a reply, packed or not, as the server will see it."""
+        """Screen a reply as the server does and return its update, or the reason of a rejection."""
         if self.member is not None and list(reply.content.array_records) == [self.key]:
             reply = select_member_reply(self.member, reply, self.key)
         return screen(reply, self.layout, self.model, self.screening, self.key)
 
     def write(self, reply: Message, client: int, delta: Tensor) -> Message:
-        """A client's reply with another update (d,); buffers are the global model's.
+        """Return a client's reply with another update (d,) and the global model's buffers.
 
-        An update with numbers that no codec takes travels as full weights, as a client's would. The
-        memory of error feedback is left to the honest: nothing is carried over.
+        An update with values that codecs refuse is sent as full weights, as clients do. Error
+        feedback is not applied.
         """
         delta = delta.to(self.model)
         arrays: Mapping[str, Array] = to_record(

@@ -1,8 +1,7 @@
-"""Combinations of honest updates and a few more vectors, known by their coordinates alone."""
+"""Linear combinations of honest updates and further vectors, represented by their weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
@@ -10,26 +9,26 @@ from typing import final
 import torch
 from torch import Tensor
 
-from hqde_fl.rules.executor import default_executor
 from hqde_fl.rules.geometry import Geometry
 from hqde_fl.rules.gram import measure_geometry
+from hqde_fl.simulations.attacks.columnwise import columnwise
 from hqde_fl.updates import Columns, StackedColumns
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class UpdateSpan:
-    """The honest updates, vectors below them, and whatever is a linear combination of these rows.
+    """The linear span of the honest updates and further vectors, k rows in all.
 
-    A point is the (k,) float64 weights of the k rows. Distances between points cost O(k^2), once
-    the rows have been measured.
+    A point of the span is the float64 weights (k,) of the rows. Once the rows have been measured, a
+    distance between points costs O(k^2).
 
     Parameters
     ----------
     honest : Columns
         (h, d) honest updates.
     extra : tuple[Tensor, ...]
-        Vectors (d,) that are no combinations of them.
+        Further vectors (d,).
     """
 
     honest: Columns
@@ -37,7 +36,7 @@ class UpdateSpan:
 
     @property
     def columns(self) -> Columns:
-        """All k rows."""
+        """All k rows: the honest updates, then the extra vectors."""
         return StackedColumns(self.honest, self.extra) if self.extra else self.honest
 
     @cached_property
@@ -46,43 +45,23 @@ class UpdateSpan:
         return measure_geometry(self.columns)
 
     def honest_rows(self) -> Tensor:
-        """(h, k) the honest updates as points."""
+        """Return the honest updates as points (h, k)."""
         h = self.honest.shape[0]
         return torch.eye(h, h + len(self.extra), dtype=torch.float64)
 
     def mean(self) -> Tensor:
-        """(k,) the mean of the honest updates."""
+        """Return the mean of the honest updates as a point (k,)."""
         return self.honest_rows().mean(dim=0)
 
-    def row(self, place: int) -> Tensor:
-        """(k,) one of the extra vectors."""
+    def row(self, index: int) -> Tensor:
+        """Return one of the extra vectors as a point (k,)."""
         h = self.honest.shape[0]
-        return torch.eye(h + len(self.extra), dtype=torch.float64)[h + place]
+        return torch.eye(h + len(self.extra), dtype=torch.float64)[h + index]
 
     def origin(self) -> Tensor:
-        """(k,) no update at all."""
+        """Return the zero update as a point (k,)."""
         return torch.zeros(self.honest.shape[0] + len(self.extra), dtype=torch.float64)
 
     def vector(self, point: Tensor) -> Tensor:
-        """(d,) what a point stands for."""
+        """Return the vector (d,) that a point represents."""
         return columnwise(lambda tile: point.to(tile) @ tile, self.columns)
-
-
-
-def columnwise(function: Callable[[Tensor], Tensor], columns: Columns) -> Tensor:
-    """(d,) a function (n, c) -> (c,) of the columns in float64, in the columns' own dtype."""
-
-    def combine(tile: Tensor) -> tuple[Tensor, None]:
-        return function(tile.to(torch.float64)), None
-
-    return default_executor(columns).combine(combine, columns)[0]
-
-
-def deviation(columns: Columns) -> Tensor:
-    """(d,) the standard deviation of every coordinate, with n in the denominator."""
-    return columnwise(lambda tile: tile.std(dim=0, correction=0), columns)
-
-
-def mean_sign(columns: Columns) -> Tensor:
-    """(d,) the sign of every coordinate of the mean."""
-    return columnwise(lambda tile: tile.mean(dim=0).sign(), columns)

@@ -4,7 +4,7 @@ import torch
 
 @pytest.fixture
 def draw():
-    """The function that draws honest updates about a common mean."""
+    """Return a function that draws honest updates about a common mean."""
 
     def draw(seed=0, h=7, d=40, spread=1.0, common=1.0, dtype=torch.float64):
         generator = torch.Generator().manual_seed(seed)
@@ -18,7 +18,7 @@ def draw():
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Matrices here are too small to share."""
+    """Use one thread: the matrices are too small to divide."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

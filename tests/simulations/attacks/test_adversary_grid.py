@@ -1,4 +1,4 @@
-"""Clients who collude: what the server receives, and what becomes of its model."""
+"""Tests of colluding clients: the replies that the server receives and the damage to its model."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ CHOSEN = choose_faulty_clients([F], N, Seeds(SEED))[0]
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """The model is too small to share."""
+    """Use one thread: the model is too small to divide."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -66,18 +66,18 @@ def ask(grid, number=1, state=None, kind="train", nodes=None):
     return [Message(content, node, kind) for node in nodes or grid.get_node_ids()]
 
 
-def replies_of(grid, inner, **how):
-    """Partition id -> reply."""
-    messages = ask(grid, **how)
+def replies_of(grid, inner, **options):
+    """Return partition id -> reply."""
+    messages = ask(grid, **options)
     replies = list(grid.send_and_receive(messages))
-    asked = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
-    return {inner.partition_of(asked[r.metadata.reply_to_message_id]): r for r in replies}
+    nodes = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
+    return {inner.partition_of(nodes[r.metadata.reply_to_message_id]): r for r in replies}
 
 
 def delta_of(reply, state=None):
     layout = layout_of(to_record(STATE if state is None else state))
-    found, _ = layout.flatten(from_record(reply.content["arrays"]))
-    return found - layout.flatten(STATE if state is None else state)[0]
+    sent, _ = layout.flatten(from_record(reply.content["arrays"]))
+    return sent - layout.flatten(STATE if state is None else state)[0]
 
 
 def without_seconds(reply):
@@ -87,83 +87,84 @@ def without_seconds(reply):
 
 
 class Spy(Attack):
-    """Keeps what it is told, and sends ones, or as many rows of numbers as there are attackers."""
+    """An attack that records its arguments and sends ones, or different rows for the attackers."""
 
     def __init__(self, rows=False):
         self.seen, self.rows = [], rows
 
-    def forge(self, honest, f, scene):
-        self.seen.append((honest, f, scene))
+    def forge(self, honest, f, knowledge):
+        self.seen.append((honest, f, knowledge))
         ones = torch.ones(honest.shape[1])
         return torch.arange(1.0, f + 1)[:, None] * ones if self.rows else ones
 
-    def learn(self, honest, scene):
-        return {"rounds": scene.memory.get("rounds", 0) + 1}
+    def learn(self, honest, knowledge):
+        return {"rounds": knowledge.memory.get("rounds", 0) + 1}
 
 
-def test_the_attackers_send_what_was_crafted_from_the_honest():
+def test_the_attackers_send_the_update_of_the_attack():
     honest = replies_of(inner := inline(), inner)
     inner = inline()
-    found = replies_of(AdversaryGrid(inner, IPM(epsilon=2.0), CHOSEN), inner)
-    assert sorted(found) == list(range(N))
+    attacked = replies_of(AdversaryGrid(inner, IPM(epsilon=2.0), CHOSEN), inner)
+    assert sorted(attacked) == list(range(N))
     for partition in set(range(N)) - CHOSEN:
-        assert found[partition].content["arrays"] == honest[partition].content["arrays"]
+        assert attacked[partition].content["arrays"] == honest[partition].content["arrays"]
     mean = torch.stack([delta_of(honest[p]) for p in range(N) if p not in CHOSEN]).mean(dim=0)
     for partition in CHOSEN:
-        torch.testing.assert_close(delta_of(found[partition]), -2 * mean, rtol=1e-4, atol=1e-6)
-        assert without_seconds(found[partition]) == without_seconds(honest[partition])
+        torch.testing.assert_close(delta_of(attacked[partition]), -2 * mean, rtol=1e-4, atol=1e-6)
+        assert without_seconds(attacked[partition]) == without_seconds(honest[partition])
 
 
-def test_attackers_come_last_and_honest_replies_as_they_are():
+def test_attackers_come_last_and_honest_replies_are_unchanged():
     inner = inline()
     replies = inner.send_and_receive(messages := ask(inner))
     inner.send_and_receive = lambda sent, timeout=None: iter(replies)
-    found = list(AdversaryGrid(inner, IPM(), CHOSEN).send_and_receive(messages))
-    assert all(any(reply is each for each in replies) for reply in found[: N - F])
-    for reply in found[N - F :]:
+    received = list(AdversaryGrid(inner, IPM(), CHOSEN).send_and_receive(messages))
+    assert all(any(reply is honest for honest in replies) for reply in received[: N - F])
+    for reply in received[N - F :]:
         original = next(
-            each
-            for each in replies
-            if each.metadata.reply_to_message_id == reply.metadata.reply_to_message_id
+            honest
+            for honest in replies
+            if honest.metadata.reply_to_message_id == reply.metadata.reply_to_message_id
         )
         assert reply.metadata == original.metadata
         assert reply.content["arrays"] != original.content["arrays"]
         assert list(reply.content) == list(original.content)
 
 
-def test_an_attack_is_told_who_is_who():
+def test_an_attack_knows_the_clients_and_the_rule():
     inner, spy = inline(), Spy()
     rule, state = Median(), {"0": {"x": 1}}
     grid = AdversaryGrid(inner, spy, CHOSEN, defence=lambda member: (rule, state))
-    found = replies_of(grid, inner)
-    honest, f, scene = spy.seen[0]
+    replies = replies_of(grid, inner)
+    honest, f, knowledge = spy.seen[0]
     assert (honest.shape, f) == ((N - F, 4810), F)
-    assert scene.attackers == tuple(sorted(CHOSEN))
-    assert scene.honest == tuple(sorted(set(range(N)) - CHOSEN))
+    assert knowledge.attackers == tuple(sorted(CHOSEN))
+    assert knowledge.honest == tuple(sorted(set(range(N)) - CHOSEN))
     assert all(
-        torch.equal(row, delta_of(found[partition]))
-        for row, partition in zip(honest.tile(0, 4810), scene.honest, strict=True)
+        torch.equal(row, delta_of(replies[partition]))
+        for row, partition in zip(honest.tile(0, 4810), knowledge.honest, strict=True)
     )
-    examples = {p: found[p].content["metrics"]["num-examples"] for p in range(N)}
-    assert scene.num_examples == examples
-    assert (scene.rule, scene.state, scene.excluded) == (rule, state, 0)
+    examples = {p: replies[p].content["metrics"]["num-examples"] for p in range(N)}
+    assert knowledge.num_examples == examples
+    assert (knowledge.rule, knowledge.state, knowledge.excluded) == (rule, state, 0)
     layout = layout_of(to_record(STATE))
-    assert torch.equal(scene.model, layout.flatten(STATE)[0])
+    assert torch.equal(knowledge.model, layout.flatten(STATE)[0])
 
 
-def test_each_attacker_may_send_something_else():
+def test_attackers_may_send_different_updates():
     inner = inline()
-    found = replies_of(AdversaryGrid(inner, Spy(rows=True), CHOSEN), inner)
-    for place, partition in enumerate(sorted(CHOSEN), 1):
-        torch.testing.assert_close(delta_of(found[partition]), torch.full((4810,), float(place)))
+    replies = replies_of(AdversaryGrid(inner, Spy(rows=True), CHOSEN), inner)
+    for number, partition in enumerate(sorted(CHOSEN), 1):
+        expected = torch.full((4810,), float(number))
+        torch.testing.assert_close(delta_of(replies[partition]), expected)
 
 
-def test_an_attack_remembers_and_its_memory_can_be_put_back():
+def test_an_attacks_memory_is_kept_and_can_be_restored():
     inner, spy = inline(), Spy()
     grid = AdversaryGrid(inner, spy, CHOSEN)
     for number in (1, 2):
         replies_of(grid, inner, number=number)
-    assert [scene.memory for _, _, scene in spy.seen] == [{"rounds": 1}, {"rounds": 2}]
+    assert [knowledge.memory for _, _, knowledge in spy.seen] == [{"rounds": 1}, {"rounds": 2}]
     resumed = AdversaryGrid(inner, spy, CHOSEN)
     resumed.memory = grid.memory
     replies_of(resumed, inner, number=3)
@@ -171,15 +172,15 @@ def test_an_attack_remembers_and_its_memory_can_be_put_back():
 
 
 @pytest.mark.parametrize("kind", ["evaluate", "query.identity"])
-def test_other_messages_pass_untouched(kind):
+def test_other_messages_pass_unchanged(kind):
     inner, spy = inline(), Spy()
     expected = replies_of(inner, inner, kind=kind)
-    found = replies_of(AdversaryGrid(inner, spy, CHOSEN), inner, kind=kind)
-    assert {p: r.content for p, r in found.items()} == {p: r.content for p, r in expected.items()}
+    replies = replies_of(AdversaryGrid(inner, spy, CHOSEN), inner, kind=kind)
+    assert {p: r.content for p, r in replies.items()} == {p: r.content for p, r in expected.items()}
     assert spy.seen == []
 
 
-def test_pushed_messages_pass_untouched():
+def test_pushed_messages_pass_unchanged():
     inner, spy = inline(), Spy()
     grid = AdversaryGrid(inner, spy, CHOSEN)
     replies = grid.pull_messages(grid.push_messages(ask(grid)))
@@ -193,31 +194,31 @@ def test_the_attackers_follow_a_plan():
     grid = AdversaryGrid(inner, spy, plan.choice_of(0))
     for number in range(1, 5):
         replies_of(grid, inner, number=number)
-    attackers = [frozenset(scene.attackers) for _, _, scene in spy.seen]
+    attackers = [frozenset(knowledge.attackers) for _, _, knowledge in spy.seen]
     assert attackers == [plan.faulty(2)[0], plan.faulty(3)[0]]
     assert attackers[0] != attackers[1]
 
 
-def test_a_round_without_attackers_or_without_honest_clients_passes_untouched():
+def test_a_round_without_attackers_or_without_honest_clients_passes_unchanged():
     inner, spy = inline(), Spy()
     nodes = inner.get_node_ids()
     grid = AdversaryGrid(inner, spy, CHOSEN)
     for part in (set(range(N)) - CHOSEN, CHOSEN):
-        found = replies_of(grid, inner, nodes=[nodes[p] for p in part])
-        assert sorted(found) == sorted(part)
+        replies = replies_of(grid, inner, nodes=[nodes[p] for p in part])
+        assert sorted(replies) == sorted(part)
     assert spy.seen == []
 
 
-def test_whoever_fails_or_sends_nonsense_is_nobodys_model():
+def test_clients_that_fail_or_are_rejected_are_excluded_from_the_attack():
     failing, attacker = sorted(set(range(N)) - CHOSEN)[:2], min(CHOSEN)
     mods = [only_for(Crash(), {failing[0], attacker}), only_for(NaN(), {failing[1]})]
     inner, spy = inline(*mods), Spy()
-    found = replies_of(AdversaryGrid(inner, spy, CHOSEN), inner)
-    _, f, scene = spy.seen[0]
-    assert (f, scene.excluded) == (F - 1, 3)
-    assert set(scene.honest) == set(range(N)) - CHOSEN - set(failing)
-    assert found[failing[0]].has_error()
-    assert found[attacker].has_error()
+    replies = replies_of(AdversaryGrid(inner, spy, CHOSEN), inner)
+    _, f, knowledge = spy.seen[0]
+    assert (f, knowledge.excluded) == (F - 1, 3)
+    assert set(knowledge.honest) == set(range(N)) - CHOSEN - set(failing)
+    assert replies[failing[0]].has_error()
+    assert replies[attacker].has_error()
 
 
 def test_late_replies_are_not_waited_for():
@@ -236,7 +237,7 @@ def test_late_replies_are_not_waited_for():
     assert spy.seen[0][2].honest == (1, 2, 3, 4, 5)
 
 
-def test_the_replies_of_a_strategy_that_has_seen_enough_are_given_up():
+def test_a_strategy_may_stop_reading_replies_early():
     inner, closed = inline(), []
 
     def send_and_receive(messages, timeout=None):
@@ -253,7 +254,7 @@ def test_the_replies_of_a_strategy_that_has_seen_enough_are_given_up():
 
 
 class Anonymous:
-    """A grid that does not know who has which partition."""
+    """A grid that does not know the nodes' partitions."""
 
     def __init__(self, inner):
         self._inner = inner
@@ -264,7 +265,7 @@ class Anonymous:
         return getattr(self._inner, name)
 
 
-def test_partitions_are_told_where_they_are_known():
+def test_partitions_are_known_if_the_inner_grid_knows_them():
     inner = inline()
     grid = AdversaryGrid(inner, IPM(), CHOSEN)
     assert [grid.partition_of(node) for node in grid.get_node_ids()] == list(range(N))
@@ -274,7 +275,7 @@ def test_partitions_are_told_where_they_are_known():
     grid.set_run(inner.run)
 
 
-def test_partitions_are_overheard_where_they_are_asked_for():
+def test_partitions_are_read_from_replies_to_the_identity_query():
     inner, spy = inline(), Spy()
     grid = AdversaryGrid(Anonymous(inner), spy, CHOSEN)
     replies_of(grid, inner)
@@ -290,40 +291,40 @@ def test_full_weights_keep_buffers_dtypes_and_metadata():
         "n": torch.tensor(7),
         "b": torch.tensor([[0.5], [0.25]]),
     }
-    inline()  # sets who this process is to Flower
+    inline()  # makes messages possible in this process
     message = Message(RecordDict({"model": to_record(state)}), 1, "train")
-    wire = RoundUpdates.of(message, Seeds(0), Screening())
+    updates = RoundUpdates.of(message, Seeds(0), Screening())
     answer = Message(
         RecordDict({"model": to_record({**state, "n": torch.tensor(9)})}), reply_to=message
     )
-    found = from_record(
-        wire.write(answer, 0, torch.tensor([1.0, -1.0, 0.5, 0.25])).content["model"]
+    written = from_record(
+        updates.write(answer, 0, torch.tensor([1.0, -1.0, 0.5, 0.25])).content["model"]
     )
-    assert {name: tensor.dtype for name, tensor in found.items()} == {
+    assert {name: tensor.dtype for name, tensor in written.items()} == {
         name: tensor.dtype for name, tensor in state.items()
     }
-    assert found["w"].tolist() == [2, 1]
-    assert found["b"].tolist() == [[1.0], [0.5]]
-    assert found["n"] == 7
+    assert written["w"].tolist() == [2, 1]
+    assert written["b"].tolist() == [[1.0], [0.5]]
+    assert written["n"] == 7
     assert from_record(answer.content["model"])["w"].tolist() == [1, 2]
 
 
-def test_packed_updates_are_seen_as_the_server_does_and_packed_again():
+def test_packed_updates_are_decoded_as_by_the_server_and_packed_again():
     inner, spy, codec = inline(), Spy(), Quantized(6)
     grid = AdversaryGrid(inner, spy, CHOSEN, seed=5)
     messages = ask(inner)
     messages[0].content["config"]["codec"] = to_json(codec)  # one content for all
     replies = list(grid.send_and_receive(messages))
-    wire = RoundUpdates.of(messages[0], Seeds(5), Screening())
-    assert wire.codec == codec
+    updates = RoundUpdates.of(messages[0], Seeds(5), Screening())
+    assert updates.codec == codec
     assert all(DELTA in reply.content["arrays"] for reply in replies)
     honest, _, _ = spy.seen[0]
-    decoded = {tuple(wire.read(reply).delta.tolist()) for reply in replies[: N - F]}
+    decoded = {tuple(updates.read(reply).delta.tolist()) for reply in replies[: N - F]}
     assert decoded == {tuple(row.tolist()) for row in honest.rows}
     for reply in replies[N - F :]:
-        delta = wire.read(reply).delta
+        delta = updates.read(reply).delta
         torch.testing.assert_close(delta, torch.ones(4810), rtol=0.1, atol=0.1)
-    huge = wire.write(replies[-1], 0, torch.full((4810,), 1e37))
+    huge = updates.write(replies[-1], 0, torch.full((4810,), 1e37))
     assert DELTA not in huge.content["arrays"]
 
 
@@ -336,7 +337,7 @@ class Recorder(Callback):
 
 
 def federated(attack=None, *, rule=None, rounds=10, mods=(), plan=CHOSEN, members=1):
-    """(accuracy, loss) of the final model, and the records of the rounds."""
+    """Return the final model's accuracy and loss, the round records, and the final arrays."""
     recorder = Recorder()
     strategy = HQDEStrategy(
         rule or Mean(),
@@ -356,7 +357,7 @@ def federated(attack=None, *, rule=None, rounds=10, mods=(), plan=CHOSEN, member
 
 @pytest.fixture(scope="module")
 def baselines():
-    """(accuracy, loss) when nobody attacks, and when the attackers just stay away."""
+    """Return (accuracy, loss) without attackers, and with the attackers crashed."""
     return federated()[:2], federated(mods=[only_for(Crash(), CHOSEN)])[:2]
 
 
@@ -369,7 +370,7 @@ def test_every_attack_hurts_the_plain_mean(name, baselines):
 
 
 HARMFUL = ["free-ride", "gaussian", "label-flip", "scaling", "sign-flip", "stale", "zero"]
-"""The local faults whose updates get past screening and are no good."""
+"""The local faults whose harmful updates pass screening."""
 
 
 @pytest.mark.parametrize("name", HARMFUL)
@@ -381,7 +382,7 @@ def test_every_fault_that_is_not_screened_out_hurts_the_plain_mean(name, baselin
     assert loss > 1.02 * honest_loss
 
 
-def test_a_lie_about_the_examples_hurts_the_weighted_mean(baselines):
+def test_a_false_number_of_examples_hurts_the_weighted_mean(baselines):
     (clean, clean_loss), _ = baselines
     mods = [only_for(FAULTS.build("num-examples"), [min(CHOSEN)])]
     rule = Mean(weighted=True, cap=float("inf"))
@@ -390,7 +391,7 @@ def test_a_lie_about_the_examples_hurts_the_weighted_mean(baselines):
     assert loss > 1.02 * clean_loss
 
 
-def test_a_backdoor_gets_into_the_plain_mean_and_spares_its_accuracy():
+def test_a_backdoor_enters_the_plain_mean_and_keeps_its_accuracy():
     backdoor = Backdoor(target=2, size=2)
     accuracy, _, _, poisoned = federated(mods=[only_for(backdoor, CHOSEN, SEED)])
     clean, _, _, honest = federated()
@@ -418,14 +419,14 @@ def test_a_run_under_attack_is_reproducible_and_the_server_sees_full_replies():
     }
 
 
-def test_an_attack_is_told_what_the_rule_remembers():
+def test_an_attack_knows_the_state_of_the_rule():
     spy, rule = Spy(), CenteredClipping()
     federated(spy, rule=rule, rounds=2)
     (_, _, first), (_, _, second) = spy.seen
     assert first.rule is second.rule is rule
     assert first.state == {}
-    moved = second.model - first.model  # by the rule's result, which is its next centre
-    torch.testing.assert_close(second.state["0"]["centre"], moved)
+    delta = second.model - first.model  # the rule's result, which is its next centre
+    torch.testing.assert_close(second.state["0"]["centre"], delta)
 
 
 def test_several_members_are_attacked_together():
@@ -436,7 +437,7 @@ def test_several_members_are_attacked_together():
 
 def test_colluding_and_local_faults_in_one_run():
     plan = FaultPlan(N, Seeds(SEED), (1, 2, 2), (Schedule(), Schedule(), Schedule(start=2)))
-    mods = [only_for(NaN(), plan.choice_of(0)), only_for(SignFlip(), plan.chosen(1))]
+    mods = [only_for(NaN(), plan.choice_of(0)), only_for(SignFlip(), plan.choice_of(1))]
     _, _, records, _ = federated(Fang(), rounds=2, mods=mods, plan=plan.choice_of(2))
     assert [record.rejected for record in records[1:]] == [1, 1]
     assert records[2].kept == N - 1

@@ -1,4 +1,4 @@
-"""Every attack against its formula, written down as plain loops."""
+"""Tests of every attack against its formula, implemented with plain loops."""
 
 import math
 
@@ -35,7 +35,7 @@ def perturbations(rows):
 
 
 def largest(holds, low=0.0, high=1.0):
-    """The largest number for which a monotone condition holds, by bisection."""
+    """Return the largest number for which a monotone condition holds, by bisection."""
     while holds(high):
         low, high = high, 2 * high
     for _ in range(200):
@@ -48,11 +48,11 @@ def largest(holds, low=0.0, high=1.0):
     ("n", "f", "z"),
     [(50, 12, 0.3360), (10, 3, 0.1800), (25, 5, 0.2533), (100, 20, 0.2858), (10, 2, 0.0)],
 )
-def test_z_is_the_papers(n, f, z):
+def test_max_z_is_that_of_the_paper(n, f, z):
     assert max_z(n, f) == pytest.approx(z, abs=1e-4)
 
 
-def test_z_where_the_formula_has_no_meaning():
+def test_max_z_outside_the_range_of_the_formula():
     assert max_z(10, 1) < 0
     assert math.isfinite(max_z(10, 8))
     assert max_z(3, 2) == -math.inf
@@ -63,11 +63,11 @@ def test_alie_is_mean_minus_z_deviations(draw, seed):
     rows = draw(seed)
     close(ALIE(z=1.5).craft(rows, 3), mean_of(rows) - 1.5 * std_of(rows))
     close(ALIE().craft(rows, 3), mean_of(rows) - max_z(10, 3) * std_of(rows))
-    found = ALIE(z=0.73, deviation="root-std").craft(rows, 3)
-    close(found, mean_of(rows) - 0.73 * std_of(rows).sqrt())
+    root = ALIE(z=0.73, deviation="root-std").craft(rows, 3)
+    close(root, mean_of(rows) - 0.73 * std_of(rows).sqrt())
 
 
-def test_alie_without_supporters_to_spare_is_the_mean_and_says_so_beforehand(draw):
+def test_alie_with_a_nonpositive_max_z_is_the_mean_and_refused_beforehand(draw):
     rows = draw(h=8)
     close(ALIE().craft(rows, 2), mean_of(rows))
     with pytest.raises(ConfigError, match=r"2 attackers among 10 clients.*go up to 1\.5"):
@@ -84,21 +84,21 @@ def test_ipm_is_minus_epsilon_means(draw, seed):
 
 @pytest.mark.parametrize("name", ["std", "unit", "sign"])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_min_max_is_the_furthest_that_nobody_is_further_from(draw, seed, name):
+def test_min_max_is_as_far_as_the_largest_honest_distance(draw, seed, name):
     rows = draw(seed, common=3.0 * seed)
     p, mean = perturbations(rows)[name], mean_of(rows)
-    most = max(squared(x, y) for x in rows for y in rows)
-    gamma = largest(lambda g: max(squared(mean + g * p, x) for x in rows) <= most)
+    bound = max(squared(x, y) for x in rows for y in rows)
+    gamma = largest(lambda g: max(squared(mean + g * p, x) for x in rows) <= bound)
     close(MinMax(name).craft(rows, 3), mean + gamma * p, 1e-8)
 
 
 @pytest.mark.parametrize("name", ["std", "unit", "sign"])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_min_sum_is_the_furthest_that_nobody_is_lonelier_than(draw, seed, name):
+def test_min_sum_is_as_far_as_the_largest_honest_sum_of_distances(draw, seed, name):
     rows = draw(seed, common=3.0 * seed)
     p, mean = perturbations(rows)[name], mean_of(rows)
-    most = max(sum(squared(x, y) for y in rows) for x in rows)
-    gamma = largest(lambda g: sum(squared(mean + g * p, x) for x in rows) <= most)
+    bound = max(sum(squared(x, y) for y in rows) for x in rows)
+    gamma = largest(lambda g: sum(squared(mean + g * p, x) for x in rows) <= bound)
     close(MinSum(name).craft(rows, 3), mean + gamma * p, 1e-8)
 
 
@@ -111,7 +111,7 @@ def test_min_max_and_min_sum_of_equal_updates_are_that_update(attack):
 
 
 def krum_of(rows, f):
-    """The index of the row that Krum chooses."""
+    """Return the index of the row that Krum selects."""
     scores = []
     for i, x in enumerate(rows):
         others = sorted(squared(x, y) for j, y in enumerate(rows) if j != i)
@@ -137,18 +137,18 @@ def fang_of(rows, f, start, sign, threshold=1e-5):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_fang_halves_until_krum_chooses_an_attacker(draw, seed):
+def test_fang_halves_lambda_until_krum_selects_an_attacker(draw, seed):
     rows = draw(seed, common=0.1)
     expected, halvings = fang_of(rows, 3, torch.zeros(40).double(), mean_of(rows).sign())
     assert 0 < halvings < 8
     close(Fang().craft(rows, 3), expected)
 
 
-def test_fang_gives_up_where_krum_cannot_be_won(draw):
+def test_fang_stops_at_its_threshold_if_krum_selects_no_attacker(draw):
     rows = draw(common=100.0)
-    found = Fang(threshold=1e-3).craft(rows, 3)
-    assert float(found.abs().max()) <= 1e-3
-    assert torch.equal(found.sign(), -mean_of(rows).sign())
+    sent = Fang(threshold=1e-3).craft(rows, 3)
+    assert float(sent.abs().max()) <= 1e-3
+    assert torch.equal(sent.sign(), -mean_of(rows).sign())
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -167,16 +167,16 @@ def test_fang_may_work_against_the_model_or_the_first_one(draw, seed):
 
 
 def mimic_of(rounds, warmup):
-    """Whom to copy in each round, from matrices that are written out."""
+    """Return the victim's row in each round, computed with explicit d x d matrices."""
     victims, mean, z = [], 0, None
     for t, rows in enumerate(rounds):
         if t < warmup:
             mean = t / (t + 1) * mean + 1 / (t + 1) * rows.mean(dim=0)
-            apart = rows - mean
+            centred = rows - mean
             if t == 0:
-                z = torch.linalg.eigh(apart.T @ apart).eigenvectors[:, -1]
+                z = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -1]
             else:
-                y = apart.T @ apart @ z
+                y = centred.T @ centred @ z
                 z = t / (t + 1) * z + 1 / (t + 1) * y / y.norm()
                 z = z / z.norm()
             victims.append(int(((rows - mean) @ z).abs().argmax()))
@@ -187,25 +187,28 @@ def mimic_of(rounds, warmup):
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("warmup", [1, 3, 10])
-def test_mimic_copies_who_is_furthest_along_the_largest_variance(draw, seed, warmup):
+def test_mimic_copies_the_client_furthest_along_the_largest_variance(draw, seed, warmup):
     rounds = [draw(10 * seed + k) for k in range(5)]
-    memory, found = {}, []
+    memory, victims = {}, []
     for rows in rounds:
-        memory = Mimic(warmup).learn(Updates(rows), AttackerKnowledge(memory=memory).filled(7, 2))
+        memory = Mimic(warmup).learn(
+            Updates(rows), AttackerKnowledge(memory=memory).completed(7, 2)
+        )
         sent = Mimic(warmup).craft(rows, 2, AttackerKnowledge(memory=memory))
-        found.append([torch.equal(sent, row) for row in rows].index(True))
-    assert found == mimic_of(rounds, warmup)
+        victims.append([torch.equal(sent, row) for row in rows].index(True))
+    assert victims == mimic_of(rounds, warmup)
 
 
-def test_mimic_copies_somebody_else_while_its_victim_is_away(draw):
+def test_mimic_copies_another_client_while_its_victim_is_absent(draw):
     rows = draw()
     here = AttackerKnowledge(honest=(10, 11, 12, 13, 14, 15, 16))
     memory = Mimic(warmup=1).learn(Updates(rows), here)
     victim = memory["victim"]
     assert torch.equal(
-        Mimic().craft(rows, 2, AttackerKnowledge(honest=here.honest, memory=memory)), rows[victim - 10]
+        Mimic().craft(rows, 2, AttackerKnowledge(honest=here.honest, memory=memory)),
+        rows[victim - 10],
     )
     away = AttackerKnowledge(honest=(20, 21, 22, 23, 24, 25, 26), memory=memory)
     assert Mimic(warmup=1).learn(Updates(rows), away) == memory
     sent = Mimic().craft(rows, 2, away)
-    assert torch.equal(sent, rows[victim - 10])  # still the furthest out
+    assert torch.equal(sent, rows[victim - 10])  # still the furthest from the mean

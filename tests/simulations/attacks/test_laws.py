@@ -1,4 +1,4 @@
-"""What every attack must do."""
+"""Tests of the properties of every attack."""
 
 import pickle
 
@@ -22,59 +22,61 @@ from hqde_fl.simulations.attacks import (
 from hqde_fl.updates import Updates
 
 ALL = [*(ATTACKS.build(name) for name in ATTACKS), Fang("model"), MinMax("sign"), MinSum("unit")]
-each = pytest.mark.parametrize("attack", ALL, ids=repr)
+every_attack = pytest.mark.parametrize("attack", ALL, ids=repr)
 
 
-def scene(d=40):
+def knowledge_of(d=40):
     return AttackerKnowledge(model=torch.linspace(-1, 1, d), rule=Median())
 
 
-@each
-def test_inputs_are_left_alone_and_the_outcome_is_the_same_again(attack, draw):
-    rows, given = draw(dtype=torch.float32), scene()
-    copies = rows.clone(), given.model.clone()
-    found = attack.craft(rows, 3, given)
+@every_attack
+def test_attacks_do_not_change_their_inputs_and_are_reproducible(attack, draw):
+    rows, known = draw(dtype=torch.float32), knowledge_of()
+    copies = rows.clone(), known.model.clone()
+    sent = attack.craft(rows, 3, known)
     assert torch.equal(rows, copies[0])
-    assert torch.equal(given.model, copies[1])
-    assert found.shape == (40,)
-    assert found.dtype == torch.float32
-    assert torch.isfinite(found).all()
-    assert torch.equal(attack.craft(rows, 3, given), found)
-    assert torch.equal(attack.craft(Updates(list(rows)), 3, given), found)
-    assert torch.equal(pickle.loads(pickle.dumps(attack)).craft(rows, 3, given), found)
+    assert torch.equal(known.model, copies[1])
+    assert sent.shape == (40,)
+    assert sent.dtype == torch.float32
+    assert torch.isfinite(sent).all()
+    assert torch.equal(attack.craft(rows, 3, known), sent)
+    assert torch.equal(attack.craft(Updates(list(rows)), 3, known), sent)
+    assert torch.equal(pickle.loads(pickle.dumps(attack)).craft(rows, 3, known), sent)
 
 
-@each
-def test_the_order_of_the_honest_does_not_matter(attack, draw):
+@every_attack
+def test_the_order_of_the_honest_updates_does_not_matter(attack, draw):
     rows, order = draw(), [3, 1, 6, 0, 5, 2, 4]
-    found = attack.craft(rows, 3, scene())
+    sent = attack.craft(rows, 3, knowledge_of())
     again = attack.craft(
-        rows[order], 3, AttackerKnowledge(tuple(order), (7, 8, 9), model=scene().model, rule=Median())
+        rows[order],
+        3,
+        AttackerKnowledge(tuple(order), (7, 8, 9), model=knowledge_of().model, rule=Median()),
     )
-    torch.testing.assert_close(again, found, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(again, sent, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("attack", [a for a in ALL if not isinstance(a, Fang)], ids=repr)
-def test_longer_updates_make_a_longer_attack(attack, draw):
+def test_scaled_updates_scale_the_attack(attack, draw):
     rows = draw()
-    found = attack.craft(rows, 3, scene())
-    torch.testing.assert_close(attack.craft(1024 * rows, 3, scene()), 1024 * found)
+    sent = attack.craft(rows, 3, knowledge_of())
+    torch.testing.assert_close(attack.craft(1024 * rows, 3, knowledge_of()), 1024 * sent)
 
 
-@each
-def test_many_columns_are_walked_in_tiles(attack, draw):
+@every_attack
+def test_many_columns_are_processed_in_tiles(attack, draw):
     rows = draw(h=5, d=30_000, dtype=torch.float32)
     wide = torch.cat([rows, torch.zeros(5, 30_000)], dim=1)
     model = torch.ones(60_000)
-    found = attack.craft(wide, 2, AttackerKnowledge(model=model, rule=Median()))
-    assert found.shape == (60_000,)
-    assert found[:30_000].abs().sum() > 0
-    assert not found[30_000:].any() or isinstance(attack, Fang)
+    sent = attack.craft(wide, 2, AttackerKnowledge(model=model, rule=Median()))
+    assert sent.shape == (60_000,)
+    assert sent[:30_000].abs().sum() > 0
+    assert not sent[30_000:].any() or isinstance(attack, Fang)
 
 
-@each
+@every_attack
 def test_one_honest_client_is_enough(attack, draw):
-    assert torch.isfinite(attack.craft(draw(h=1), 1, scene())).all()
+    assert torch.isfinite(attack.craft(draw(h=1), 1, knowledge_of())).all()
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,7 @@ def test_impossible_attacks_are_refused(build, message):
         build()
 
 
-def test_a_scene_must_fit(draw):
+def test_knowledge_must_match_the_numbers_of_clients(draw):
     with pytest.raises(ValueError, match="names 2 honest clients and 3 attackers, found 7 and 3"):
         IPM().craft(draw(), 3, AttackerKnowledge(honest=(0, 1)))
     with pytest.raises(ValueError, match="f >= 1 attackers, found 0"):

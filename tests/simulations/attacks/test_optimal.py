@@ -1,4 +1,4 @@
-"""The line search: exact on coordinates, and never less harmful than the fixed attacks."""
+"""Tests of the line search: exact on coordinates, and never less harmful than fixed attacks."""
 
 from dataclasses import replace
 
@@ -28,8 +28,9 @@ from hqde_fl.rules import (
     aggregate,
 )
 from hqde_fl.simulations.attacks import ALIE, IPM, AttackerKnowledge, OptimalALIE, OptimalIPM
+from hqde_fl.simulations.attacks.columnwise import standard_deviation
 from hqde_fl.simulations.attacks.damage_search import _steps, damage_along, find_most_harmful
-from hqde_fl.simulations.attacks.update_span import UpdateSpan, deviation
+from hqde_fl.simulations.attacks.update_span import UpdateSpan
 from hqde_fl.updates import Updates
 
 ON_COORDINATES = [
@@ -60,14 +61,14 @@ RULES = ON_COORDINATES + ON_UPDATES
 HONEST, ATTACKERS = (0, 2, 3, 4, 6, 8, 9), (1, 5, 7)
 
 
-def scene_for(rule, state=None):
+def knowledge_for(rule, state=None):
     examples = {client: 10.0 + client for client in range(10)}
     return AttackerKnowledge(HONEST, ATTACKERS, examples, rule=rule, state=state or {})
 
 
 def outcome(rule, rows, sent, state=None):
-    """What the server makes of it."""
-    cohort, _ = scene_for(rule).cohort()
+    """Return the server's aggregation of the honest rows and the attackers' updates."""
+    cohort, _ = knowledge_for(rule).cohort()
     matrix = torch.empty(10, rows.shape[1], dtype=rows.dtype)
     matrix[list(HONEST)], matrix[list(ATTACKERS)] = rows, sent
     return aggregate(rule, Updates(matrix), cohort, state)
@@ -77,21 +78,21 @@ def harm(rule, rows, sent, state=None):
     return float((outcome(rule, rows, sent, state).delta - rows.mean(dim=0)).norm())
 
 
-def test_who_is_tried_on_coordinates():
+def test_linear_rules_on_distances_are_tried_on_coordinates():
     assert all(_steps(rule) is not None for rule in ON_COORDINATES)
     assert all(_steps(rule) is None for rule in [*ON_UPDATES, Bulyan(1)])
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 @pytest.mark.parametrize("seed", range(2))
-def test_damage_is_what_the_rule_would_suffer(draw, rule, seed):
+def test_damage_is_the_distance_of_the_rules_result_from_the_honest_mean(draw, rule, seed):
     rows = draw(seed)
     state = outcome(rule, draw(seed + 50), draw(seed + 60)[:3]).state
-    std = deviation(Updates(rows))
+    std = standard_deviation(Updates(rows))
     span = UpdateSpan(Updates(rows), (std,))
-    scene = scene_for(rule, state)
-    alie = damage_along(span, span.mean(), -span.row(0), 3, scene)
-    ipm = damage_along(span, span.origin(), -span.mean(), 3, scene)
+    knowledge = knowledge_for(rule, state)
+    alie = damage_along(span, span.mean(), -span.row(0), 3, knowledge)
+    ipm = damage_along(span, span.origin(), -span.mean(), 3, knowledge)
     for t in (-3.0, 0.0, 0.1, 1.0, 7.0):
         expected = harm(rule, rows, rows.mean(dim=0) - t * std, state) ** 2
         assert alie(t) == pytest.approx(expected, rel=1e-6, abs=1e-12)
@@ -102,16 +103,16 @@ def test_damage_is_what_the_rule_would_suffer(draw, rule, seed):
 @pytest.mark.parametrize("rule", [Krum(3), Chain(NNM(3), Krum(3)), TrimmedMean(4)], ids=repr)
 @pytest.mark.parametrize("excluded", [0, 1, 2, 3])
 def test_damage_counts_excluded_clients_as_the_server_does(draw, rule, excluded):
-    """Seven updates are left: too few for Krum with f = 3 and a bound of 9, unless one is excused.
+    """Seven updates remain: too few for Krum with f = 3, which needs 9, unless one is excused.
 
-    A trimmed mean with f = 4 needs 9 as well. Where excluded clients do not suffice, the server
-    keeps its model, and there is no damage.
+    A trimmed mean with f = 4 needs 9 as well. If too few clients are excluded, the server keeps its
+    model and there is no damage.
     """
     rows = draw(0)[:4]
-    scene = replace(scene_for(rule), honest=HONEST[:4], excluded=excluded)
-    cohort, order = scene.cohort()
+    knowledge = replace(knowledge_for(rule), honest=HONEST[:4], excluded=excluded)
+    cohort, order = knowledge.cohort()
     span = UpdateSpan(Updates(rows), ())
-    damage = damage_along(span, span.origin(), -span.mean(), 3, scene)
+    damage = damage_along(span, span.origin(), -span.mean(), 3, knowledge)
     sent = torch.cat([rows, -2.0 * rows.mean(dim=0).expand(3, -1)])[order]
     if excluded == 0:
         assert damage(2.0) == 0
@@ -123,29 +124,29 @@ def test_damage_counts_excluded_clients_as_the_server_does(draw, rule, excluded)
 
 
 def gains(draw, rule, seeds):
-    """How many times as much harm the optimal attacks do as the fixed ones."""
+    """Yield the ratio of the optimal attacks' damage to that of the fixed attacks."""
     for seed in seeds:
         rows = draw(seed, common=0.3 * seed, dtype=torch.float32)
         state = outcome(rule, draw(seed + 50, dtype=torch.float32), torch.zeros(40)).state
-        scene = scene_for(rule, state)
+        knowledge = knowledge_for(rule, state)
         for best, fixed in (
             (OptimalALIE(), (ALIE(), ALIE(z=1.5))),
             (OptimalIPM(), (IPM(), IPM(epsilon=0.1))),
         ):
-            found = harm(rule, rows, best.craft(rows, 3, scene), state)
+            optimal = harm(rule, rows, best.craft(rows, 3, knowledge), state)
             others = [harm(rule, rows, attack.craft(rows, 3), state) for attack in fixed]
-            yield (found + 1e-5) / (max(others) + 1e-5)  # the last digits of float32 are no harm
+            yield (optimal + 1e-5) / (max(others) + 1e-5)  # ignores the last digits of float32
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)
-def test_the_optimal_harm_at_least_as_much_as_the_fixed(draw, rule):
-    # what NNM makes of similar updates leaves Krum with ties, which the last digits decide
+def test_optimal_attacks_do_at_least_the_damage_of_fixed_attacks(draw, rule):
+    # after NNM on similar updates Krum has ties, which the last digits decide
     ties = 0.01 if rule == Chain(NNM(3), Krum(3)) else 1e-5
     assert min(gains(draw, rule, range(4))) >= 1 - ties
 
 
 @pytest.mark.parametrize("rule", [Mean(), Krum(3), Median(), TrimmedMean(3)], ids=repr)
-def test_the_optimal_do_more_harm_where_there_is_more_to_do(draw, rule):
+def test_optimal_attacks_do_more_damage_to_some_updates(draw, rule):
     assert max(gains(draw, rule, range(4))) > 1.2
 
 
@@ -156,17 +157,17 @@ def test_the_search_comes_close_to_the_best_of_a_fine_grid(draw, rule):
         std, mean = rows.std(dim=0, correction=0), rows.mean(dim=0)
         fine = torch.linspace(-10, 10, 201).tolist()
         best = max(harm(rule, rows, mean - z * std) for z in fine)
-        found = harm(rule, rows, OptimalALIE().craft(rows, 3, scene_for(rule)))
-        assert found > 0.9 * best
+        optimal = harm(rule, rows, OptimalALIE().craft(rows, 3, knowledge_for(rule)))
+        assert optimal > 0.9 * best
 
 
 def test_a_rule_with_too_few_updates_is_not_harmed(draw):
     rows = draw(h=3)
     span = UpdateSpan(Updates(rows))
     for rule in (Krum(3), TrimmedMean(3)):
-        scene = AttackerKnowledge(rule=rule).filled(3, 1)
-        assert damage_along(span, span.origin(), span.mean(), 1, scene)(5.0) == 0
-        assert torch.isfinite(OptimalALIE().craft(rows, 1, scene)).all()
+        knowledge = AttackerKnowledge(rule=rule).completed(3, 1)
+        assert damage_along(span, span.origin(), span.mean(), 1, knowledge)(5.0) == 0
+        assert torch.isfinite(OptimalALIE().craft(rows, 1, knowledge)).all()
 
 
 def test_a_try_on_coordinates_reads_no_update(draw):
@@ -178,7 +179,7 @@ def test_a_try_on_coordinates_reads_no_update(draw):
     reads = []
     span = UpdateSpan(Watched(draw()))
     rule = Chain(NNM(3), CenteredClipping())
-    damage = damage_along(span, span.origin(), -span.mean(), 3, scene_for(rule))
+    damage = damage_along(span, span.origin(), -span.mean(), 3, knowledge_for(rule))
     reads.clear()
     assert damage(1.0) != damage(0.3)
     assert reads == []
@@ -207,8 +208,8 @@ def test_nothing_is_tried_beyond_the_limit(draw):
         start = rows.mean(dim=0)
         if isinstance(attack, OptimalIPM):
             start, direction = 0 * start, start
-        found = attack.craft(rows, 3, scene_for(Mean()))
-        assert float(((found - start) / direction).abs().max()) == pytest.approx(0.2)
+        sent = attack.craft(rows, 3, knowledge_for(Mean()))
+        assert float(((sent - start) / direction).abs().max()) == pytest.approx(0.2)
 
 
 def test_the_rule_must_be_known():
