@@ -1,1 +1,1 @@
-"""What a run needs to go on after its process was killed: written after every round, read back."""
+"""Checkpoints: the state of a run, written between rounds, from which it resumes after a crash."""

@@ -1,4 +1,4 @@
-"""Listens to a run and writes its checkpoints."""
+"""The callback that writes a run's checkpoints."""
 
 from __future__ import annotations
 
@@ -16,34 +16,35 @@ from hqde_fl.errors import CheckpointError
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.grids import KeepsContexts
 from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid
-from hqde_fl.simulations.checkpoint.resume import Point
+from hqde_fl.simulations.checkpoint.resume import ResumePoint
 from hqde_fl.simulations.checkpoint.store import Snapshot, Store
 from hqde_fl.simulations.experiment.model import Experiment
-from hqde_fl.simulations.recording.run_directory import CLIENTS, ROUNDS, note
+from hqde_fl.simulations.recording.file_names import CLIENTS, ROUNDS
+from hqde_fl.simulations.recording.manifest import add_to_manifest
 from hqde_fl.strategies.callbacks import Callback, RoundRecord
 from hqde_fl.strategies.state import ServerState
 
 
 class Checkpoints(Callback):
-    """Writes a checkpoint after every so many rounds and after the last one.
+    """Writes a checkpoint after every n-th round and after the last one.
 
-    It has to come after the callback that writes ``rounds.jsonl`` and ``clients.jsonl``, which it
-    reckons to be complete.
+    It has to come after the callback that writes ``rounds.jsonl`` and ``clients.jsonl``, because it
+    records their lengths.
 
     Parameters
     ----------
     run : Path
         The run directory.
     experiment : Experiment
-        What is run; its ``[checkpoint]`` table says how often.
+        The experiment; its ``[checkpoint]`` table has n.
     grid : Grid
-        The clients. A grid that keeps their contexts (``contexts``) has them written, too.
-    point : Point, optional
-        Where the run goes on: the grid is brought to what it was.
+        The Grid of the run. If it is a ``KeepsContexts``, the clients' states are written too.
+    point : ResumePoint, optional
+        The state from which the run resumes; the clients' states in it are given to the grid.
     """
 
     def __init__(
-        self, run: Path, experiment: Experiment, grid: Grid, point: Point | None = None
+        self, run: Path, experiment: Experiment, grid: Grid, point: ResumePoint | None = None
     ) -> None:
         self._run, self._experiment, self._grid = run, experiment, grid
         self._every = experiment.checkpoint.every
@@ -59,23 +60,23 @@ class Checkpoints(Callback):
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """While a run lasts; afterwards the last checkpoint is complete."""
+        """Context of a run; at its end the last checkpoint has been written completely."""
         try:
             yield
         except BaseException:
             try:
                 self._end()
-            except CheckpointError as error:  # not the first thing that went wrong
+            except CheckpointError as error:  # the first error matters more
                 log(WARNING, "%s", error)
             raise
         self._end()
 
     def on_start(self, arrays: ArrayRecord, rounds: int) -> None:
-        """Take note of which round is the last."""
+        """Record which round is the last."""
         self._rounds = rounds
 
     def on_state(self, state: ServerState, record: RoundRecord) -> None:
-        """Write a checkpoint if it is time for one."""
+        """Write a checkpoint if one is due after this round."""
         if not self._every or (state.round % self._every and state.round != self._rounds):
             return
         started = time.monotonic()
@@ -95,7 +96,7 @@ class Checkpoints(Callback):
         finally:
             self._seconds += time.monotonic() - started
             facts = {"written": self._store.saved, "bytes": self._store.bytes}
-            note(self._run, {"checkpoints": {**facts, "waited-seconds": self._seconds}})
+            add_to_manifest(self._run, {"checkpoints": {**facts, "waited-seconds": self._seconds}})
 
     def _contexts(self, partitions: Collection[int]) -> Mapping[int, RecordDict]:
         return {} if self._keeper is None else self._keeper.contexts(partitions)

@@ -1,9 +1,9 @@
-"""A tree in one file: a safetensors file that knows its own length and checksum.
+"""Write nested values to a safetensors file with a checksum, and read them back.
 
-Any safetensors reader opens it and finds the arrays, the model among them, by speaking names. Its
-metadata hold the format's version, the skeleton of the tree, and the SHA-256 of the whole file, in
-which the checksum's own place counts as 64 zeros. Not a byte can be changed or missing unnoticed.
-The checksum finds damage; it is no signature.
+Any safetensors reader can open the file and read the arrays by name, the model among them. The
+metadata hold the format's version, the skeleton of the values, and the SHA-256 of the whole file,
+computed with 64 zeros in the place of the checksum. So any changed or missing byte is noticed; but
+the checksum is no signature.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from hqde_fl.errors import CheckpointError, RunError
-from hqde_fl.simulations.checkpoint.tree import Stored, Tree
+from hqde_fl.simulations.checkpoint.tree import Stored, ValueTree
 from hqde_fl.simulations.recording.atomic_files import replace_file
 
-VERSION = 1
-"""Of the format; a reader reads its own."""
+VERSION = 2
+"""Version of the format. Files hold names of classes, so it is raised when one is renamed."""
 
-_LENGTH = 8  # bytes before the header, which say how long it is
+_LENGTH = 8  # bytes before the header, which hold its length
 _ZEROS = b"0" * 64
-_START = b'{"__metadata__":{"sha256":"'  # whatever comes before the checksum
+_START = b'{"__metadata__":{"sha256":"'  # the file's bytes before the checksum, without the length
 _PLACE = slice(_LENGTH + len(_START), _LENGTH + len(_START) + len(_ZEROS))
 
 
-def write(path: Path, tree: Tree, value: Any) -> str:
-    """Write a value to a file: whole, and safe on the disk, or not at all.
+def write(path: Path, tree: ValueTree, value: Any) -> str:
+    """Write a value to a file, atomically and durably.
 
     Returns
     -------
@@ -39,10 +39,10 @@ def write(path: Path, tree: Tree, value: Any) -> str:
     Raises
     ------
     CheckpointError
-        If it cannot be written; a file of that name is left as it was.
+        If it cannot be written; an existing file of that name is left unchanged.
     """
     text, arrays = tree.dump(value)
-    # wide numbers first, so that all of them lie at multiples of their size
+    # largest numbers first, so that each array starts at a multiple of its numbers' size
     ordered = sorted(arrays.items(), key=lambda item: -_width(item[1]))
     head = _header(text, ordered)
     pieces: list[bytes | memoryview] = [head, *(stored.data for _, stored in ordered)]
@@ -55,22 +55,22 @@ def write(path: Path, tree: Tree, value: Any) -> str:
     return checksum
 
 
-def read(path: Path, tree: Tree, checksum: str | None = None) -> Any:
-    """Read what ``write`` has written.
+def read(path: Path, tree: ValueTree, checksum: str | None = None) -> Any:
+    """Read a value from a file that ``write`` has written.
 
     Parameters
     ----------
     path : Path
         The file.
-    tree : Tree
-        Knows the classes in it.
+    tree : ValueTree
+        The reader of the value, with the classes that may be in it.
     checksum : str, optional
-        What its checksum has to be, where another file says so.
+        The checksum that the file must have; any that fits the file if not given.
 
     Raises
     ------
     CheckpointError
-        If the file is not complete and exactly as it was written: what is wrong with it.
+        If the file is incomplete, was changed, or has another version of the format.
     """
     try:
         data = path.read_bytes()
@@ -90,7 +90,7 @@ def read(path: Path, tree: Tree, checksum: str | None = None) -> Any:
 
 
 def _header(text: str, arrays: Sequence[tuple[str, Stored]]) -> bytes:
-    """The file up to the first array, with zeros in the place of the checksum."""
+    """Return the file's bytes before the first array, with zeros in place of the checksum."""
     header: dict[str, Any] = {
         "__metadata__": {
             "sha256": _ZEROS.decode(),
@@ -112,7 +112,7 @@ def _header(text: str, arrays: Sequence[tuple[str, Stored]]) -> bytes:
     return len(data).to_bytes(_LENGTH, "little") + data
 
 
-def _parse(head: bytes, body: memoryview, tree: Tree) -> Any:
+def _parse(head: bytes, body: memoryview, tree: ValueTree) -> Any:
     try:
         header = json.loads(head)
         metadata = header.pop("__metadata__")
@@ -122,9 +122,12 @@ def _parse(head: bytes, body: memoryview, tree: Tree) -> Any:
             return tree.load(metadata["tree"], arrays)
     except CheckpointError:
         raise
-    except Exception as error:  # a right checksum over something else
+    except Exception as error:  # the checksum is right, but this is no checkpoint
         raise CheckpointError(f"malformed header ({type(error).__name__}: {error})") from None
-    raise CheckpointError(f"of format version {version}, this is a reader of version {VERSION}")
+    raise CheckpointError(
+        f"of format version {version}, written by another version of hqde-fl: this one reads "
+        f"version {VERSION} only"
+    )
 
 
 def _stored(entry: dict[str, Any], body: memoryview) -> Stored:

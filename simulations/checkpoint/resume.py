@@ -1,4 +1,4 @@
-"""A run directory opened again, so that its run can go on."""
+"""Open a run directory again to resume its run."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from hqde_fl.simulations.recording.manifest import read_manifest
 from hqde_fl.strategies.state import ServerState
 
 CHANGEABLE_TABLES = ("engine", "checkpoint")
-"""Tables of an experiment that may be others when its run goes on."""
+"""Configuration tables that may change when a run is resumed."""
 
 
 @dataclass(frozen=True, eq=False)
 class ResumePoint:
-    """Where a run goes on.
+    """State from which a run resumes.
 
     Parameters
     ----------
     store : Store
-        Its checkpoints.
+        The checkpoints of the run.
     state : ServerState or None
-        What the server carried; None if the run has to begin again.
+        The server's state; None if the run has to start again.
     attack : Mapping[str, Any]
-        What colluding attackers remembered.
+        The memory of colluding attackers.
     contexts : Mapping[int, RecordDict]
-        Partition -> what its client remembered.
+        Partition id -> state of its client.
     refused : Mapping[str, str]
-        Files that are not as they were written, and why.
+        Names of checkpoint files that cannot be used, and the reasons.
     """
 
     store: Store
@@ -52,24 +52,24 @@ class ResumePoint:
 
     @property
     def round(self) -> int | None:
-        """The last round that is over; None if the run has to begin again."""
+        """The last completed round; None if the run has to start again."""
         return None if self.state is None else self.state.round
 
 
 def reopen(run: Path, experiment: Experiment) -> ResumePoint:
-    """Find the newest usable checkpoint, and cut off whatever was recorded after it.
+    """Find the newest usable checkpoint, and cut off the records of later rounds.
 
     Parameters
     ----------
     run : Path
         The run directory.
     experiment : Experiment
-        What is to go on: what was run, but for its engine, its checkpoints and more rounds.
+        The experiment to resume: that of the run, except for ``CHANGEABLE_TABLES`` and more rounds.
 
     Raises
     ------
     ConfigError
-        If the directory holds the run of another experiment; it names the key that differs.
+        If the directory holds the run of another experiment; the message names the key.
     CheckpointError
         If there are checkpoints, but none that can be used.
     """
@@ -89,7 +89,7 @@ def reopen(run: Path, experiment: Experiment) -> ResumePoint:
 
 
 def stored_experiment(run: Path) -> Mapping[str, Any]:
-    """The experiment of a run directory, as its manifest has it, or else its newest checkpoint.
+    """Return the experiment of a run directory, from its manifest or else its newest checkpoint.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def stored_experiment(run: Path) -> Mapping[str, Any]:
 
 
 def stored_folders(run: Path | None) -> list[str]:
-    """Return the folders in which a run looked for modules of the user's own, if it says so."""
+    """Return the folders in which a run looked for the user's own modules; [] if not recorded."""
     if run is not None:
         with suppress(ConfigError):
             return [str(folder) for folder in read_manifest(run).get("import-from", ())]
@@ -117,12 +117,12 @@ def stored_folders(run: Path | None) -> list[str]:
 def given_or_stored(
     file: Path | None, out: Path | None, resume: Path | None, overrides: Sequence[str]
 ) -> Experiment:
-    """The experiment of a file, or that of the run which is to go on, with overrides applied.
+    """Return the experiment of a file, or that of the run to resume, with overrides applied.
 
     Raises
     ------
     ConfigError
-        If there is neither, or two directories are named.
+        If neither is given, or both ``out`` and ``resume``.
     """
     if out is not None and resume is not None:
         raise ConfigError("--resume goes on in its own directory: leave out --out")
@@ -134,8 +134,8 @@ def given_or_stored(
 
 
 def require_same(run: Path, stored: Mapping[str, Any], experiment: Experiment) -> None:
-    """Raise ``ConfigError`` if this is not the experiment that was run, with as many rounds."""
-    before = _flat(Experiment.parse(stored).to_table())  # with the keys that were not there yet
+    """Raise ``ConfigError`` unless an experiment may resume the stored one; name the first key."""
+    before = _flat(Experiment.parse(stored).to_table())  # with keys that are new
     now = _flat(experiment.to_table())
     for key in sorted(before.keys() | now.keys()):
         if key.partition(".")[0] in CHANGEABLE_TABLES or before.get(key) == now.get(key):
@@ -173,7 +173,7 @@ def exclusive(run: Path, wait: float = 60.0) -> Iterator[None]:
 
 
 def _check_history(run: Path, snapshot: Snapshot) -> None:
-    """Raise ``CheckpointError`` if the files that go with a snapshot have lost lines."""
+    """Raise ``CheckpointError`` if the run's line files are shorter than a snapshot says."""
     if set(snapshot.history) != {ROUNDS, CLIENTS}:
         raise CheckpointError(f"goes with {sorted(snapshot.history)}, needs {[ROUNDS, CLIENTS]}")
     for name, size in snapshot.history.items():
@@ -189,14 +189,14 @@ def _cut(run: Path, sizes: Mapping[str, int]) -> None:
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and values; lists stay as they are."""
-    found: dict[str, Any] = {}
+    """Return a nested table as one table with dotted keys; lists stay unchanged."""
+    flat: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
+            flat |= _flat(value, f"{prefix}{key}.")
         else:
-            found[prefix + key] = value
-    return found
+            flat[prefix + key] = value
+    return flat
 
 
 def _shown(flat: Mapping[str, Any], key: str) -> str:

@@ -1,4 +1,4 @@
-"""Which file has which client's state, so that a checkpoint writes only those that changed."""
+"""The table of files that hold the clients' states, so that only changed states are written."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import final
 @final
 @dataclass(frozen=True)
 class Shelf:
-    """Where the clients' states are.
+    """The file that holds the newest state of each client.
 
-    Every checkpoint puts the states that have changed into one new file and refers to earlier files
-    for the others. Of a file that is no longer worth it, less than half of its states being the
-    newest, the rest moves on to the new file: so all files together hold at most twice as many
-    states as there are clients, and each state is written twice at most, on average.
+    Every checkpoint writes the states that have changed to one new file and refers to earlier files
+    for the others. If fewer than half of the states in a file are still the newest, these move to
+    the new file. So all files together hold at most two states per client, and on average each
+    state is written at most twice.
 
     Parameters
     ----------
     places : Mapping[int, str]
-        Partition -> the name of the file with its newest state.
+        Partition id -> name of the file with its client's newest state.
     written : Mapping[str, int]
-        File -> how many states were written to it.
+        File name -> number of states that were written to the file.
     checksums : Mapping[str, str]
-        File -> its checksum.
+        File name -> checksum of the file.
     """
 
     places: Mapping[int, str] = field(default_factory=dict)
@@ -33,21 +33,31 @@ class Shelf:
     checksums: Mapping[str, str] = field(default_factory=dict)
 
     def due(self, changed: Collection[int]) -> list[int]:
-        """The clients to write now, in order, given those whose state may have changed."""
-        rest = {client: name for client, name in self.places.items() if client not in changed}
-        live = Counter(rest.values())
-        moving = [client for client, name in rest.items() if 2 * live[name] < self.written[name]]
+        """Return the sorted ids of clients to write, given those whose state may have changed."""
+        unchanged = {client: name for client, name in self.places.items() if client not in changed}
+        live = Counter(unchanged.values())
+        moving = [part for part, name in unchanged.items() if 2 * live[name] < self.written[name]]
         return sorted({*changed, *moving})
 
-    def holding(self, due: Collection[int], found: Collection[int], name: str) -> Shelf:
-        """The shelf once a file holds those of the clients due that were found to have a state."""
-        places = {client: at for client, at in self.places.items() if client not in due}
-        places |= dict.fromkeys(found, name)
-        kept = set(places.values())
-        written = {at: number for at, number in self.written.items() if at in kept and at != name}
-        sums = {at: each for at, each in self.checksums.items() if at in written}
-        return Shelf(places, written | ({name: len(found)} if found else {}), sums)
+    def with_file(self, due: Collection[int], stateful: Collection[int], name: str) -> Shelf:
+        """Return the shelf with a new file.
 
-    def signed(self, name: str, checksum: str) -> Shelf:
-        """The shelf with the checksum of a file."""
+        Parameters
+        ----------
+        due : Collection[int]
+            Ids of the clients that were due to be written.
+        stateful : Collection[int]
+            Ids of those of them that have a state: the file holds these.
+        name : str
+            The name of the file.
+        """
+        places = {client: file for client, file in self.places.items() if client not in due}
+        places |= dict.fromkeys(stateful, name)
+        kept = set(places.values()) - {name}
+        written = {file: number for file, number in self.written.items() if file in kept}
+        checksums = {file: value for file, value in self.checksums.items() if file in written}
+        return Shelf(places, written | ({name: len(stateful)} if stateful else {}), checksums)
+
+    def with_checksum(self, name: str, checksum: str) -> Shelf:
+        """Return the shelf with the checksum of a file."""
         return Shelf(self.places, self.written, {**self.checksums, name: checksum})

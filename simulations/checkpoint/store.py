@@ -1,4 +1,4 @@
-"""The directory of a run's checkpoints: what is written to it, kept, and found in it again."""
+"""The directory of a run's checkpoints: write them, delete old ones, read the newest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flwr.app import RecordDict
 from hqde_fl.errors import CheckpointError
 from hqde_fl.simulations.checkpoint import container
 from hqde_fl.simulations.checkpoint.shelf import Shelf
-from hqde_fl.simulations.checkpoint.tree import Tree
+from hqde_fl.simulations.checkpoint.tree import ValueTree
 from hqde_fl.simulations.engines.ray.packing import pack, unpack
 from hqde_fl.simulations.recording.atomic_files import sync
 from hqde_fl.strategies.broadcast import Broadcast
@@ -22,31 +22,31 @@ from hqde_fl.strategies.state import ModelState, ServerState
 from hqde_fl.updates.layout import Entry, Layout
 
 DIRECTORY = "checkpoint"
-"""Its name in the run directory."""
+"""Name of the checkpoint directory in the run directory."""
 SUFFIX = ".safetensors"
 REFUSED = ".refused"
-"""Suffix that a file gets which is not as it was written."""
+"""Suffix that is added to the name of a file that cannot be used."""
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A run between two rounds, without what its clients remember.
+    """The state of a run between two rounds, without the states of its clients.
 
-    Generators are not part of it: all random numbers are named by what they are for and by the
-    round, so that there is nothing to remember of them.
+    It holds no random generators: all random numbers derive from the seed, their purpose and the
+    round.
 
     Parameters
     ----------
     experiment : str
         The complete experiment as JSON.
     state : ServerState
-        What the server carries into the next round.
+        The server's state.
     attack : Mapping[str, Any]
-        What colluding attackers remember.
+        The memory of colluding attackers.
     history : Mapping[str, int]
-        How long each of the run's line by line files was.
+        Name of each of the run's line files -> its length in bytes.
     shelf : Shelf
-        Where the clients' states are.
+        The files that hold the clients' states.
     """
 
     experiment: str
@@ -57,40 +57,40 @@ class Snapshot:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class UsableCheckpoint:
     """The newest usable checkpoint.
 
     Parameters
     ----------
     snapshot : Snapshot
-        The run as it was.
+        The state of the run.
     contexts : Mapping[int, RecordDict]
-        Partition -> what its client remembers.
+        Partition id -> state of its client.
     """
 
     snapshot: Snapshot
     contexts: Mapping[int, RecordDict]
 
 
-TREE = Tree(Snapshot, ServerState, ModelState, Broadcast, Layout, Entry, Shelf)
-"""What the files may hold."""
+TREE = ValueTree(Snapshot, ServerState, ModelState, Broadcast, Layout, Entry, Shelf)
+"""The reader and writer of checkpoint files, with the classes that they may hold."""
 
 Fetch = Callable[[Collection[int]], Mapping[int, RecordDict]]
 
 
 @final
 class Store:
-    """The checkpoints of one run. What is saved is written behind the run's back.
+    """The checkpoints of one run, which are written by a thread.
 
-    Nothing that a snapshot holds is ever changed in place, so a round can go on while the state
-    before it is being written: at most one checkpoint is under way.
+    A snapshot is never changed in place, so the next round can run while it is being written. At
+    most one checkpoint is being written at a time.
 
     Parameters
     ----------
     run : Path
         The run directory.
     keep : int
-        How many checkpoints are kept, >= 1.
+        Number of checkpoints to keep, >= 1.
     """
 
     def __init__(self, run: Path, keep: int = 3) -> None:
@@ -104,21 +104,21 @@ class Store:
     # --- writing ----------------------------------------------------------------------------------
 
     def save(self, snapshot: Snapshot, changed: Collection[int], fetch: Fetch) -> None:
-        """Write a checkpoint; the one before it is complete when this returns.
+        """Start to write a checkpoint, after waiting until the one before it has been written.
 
         Parameters
         ----------
         snapshot : Snapshot
-            The run; the shelf in it is the store's own business.
+            The state of the run; its shelf is replaced by the store's.
         changed : Collection[int]
-            Partitions whose clients' states may have changed since the last call.
+            Ids of partitions whose clients' states may have changed since the last call.
         fetch : Callable
-            Partitions -> what their clients remember, for those who remember anything.
+            Returns the states of clients for their partition ids, for those that have one.
 
         Raises
         ------
         CheckpointError
-            If the one before this could not be written; it names the file.
+            If the checkpoint before this one could not be written; the message names the file.
         """
         self.wait()
         due = self._shelf.due(changed)
@@ -126,7 +126,7 @@ class Store:
         self._pending = self._writer.submit(self._write, snapshot, due, contexts)
 
     def wait(self) -> None:
-        """Return when the last checkpoint is complete.
+        """Wait until the last checkpoint has been written.
 
         Raises
         ------
@@ -138,7 +138,7 @@ class Store:
             self._shelf = pending.result()
 
     def close(self) -> None:
-        """``wait``, and end the writer."""
+        """Wait until the last checkpoint has been written, and end the thread."""
         try:
             self.wait()
         finally:
@@ -149,13 +149,13 @@ class Store:
     ) -> Shelf:
         number = snapshot.state.round
         name, clients = file_of("round", number), file_of("clients", number)
-        shelf = self._shelf.holding(due, contexts, clients)
+        shelf = self._shelf.with_file(due, contexts, clients)
         try:
             self.path.mkdir(exist_ok=True)
             if contexts:
-                shelf = shelf.signed(clients, self._put(clients, contexts))
-            for each in snapshot.history:
-                sync(self.run / each)
+                shelf = shelf.with_checksum(clients, self._put(clients, contexts))
+            for file in snapshot.history:
+                sync(self.run / file)
             self._put(name, replace(snapshot, shelf=shelf))
         except OSError as error:
             raise CheckpointError(f"{self.path / name} cannot be written: {error}") from error
@@ -170,7 +170,7 @@ class Store:
         return checksum
 
     def _tidy(self) -> None:
-        """Remove what no checkpoint that is kept needs."""
+        """Delete old checkpoints, and files that no remaining checkpoint refers to."""
         kept = sorted(self._needs, key=_age)[-self.keep :]
         self._needs = {name: self._needs[name] for name in kept}
         needed = {*kept}.union(*self._needs.values())
@@ -179,20 +179,22 @@ class Store:
                 path.unlink(missing_ok=True)
 
     def forget_clients(self) -> None:
-        """Keep the clients' states no longer: they live where they cannot be fetched."""
+        """Drop the clients' states from further checkpoints, as real nodes keep them themselves."""
         self._shelf = Shelf()
 
     # --- reading ----------------------------------------------------------------------------------
 
-    def latest(self, accept: Callable[[Snapshot], None]) -> tuple[Found | None, dict[str, str]]:
-        """The newest checkpoint that is as it was written, and why others were refused.
+    def latest(
+        self, accept: Callable[[Snapshot], None]
+    ) -> tuple[UsableCheckpoint | None, dict[str, str]]:
+        """Return the newest usable checkpoint, and the files that are not usable with the reasons.
 
-        Refused files are set aside under another name, if there is one to go on from.
+        If there is a usable one, the other files are renamed.
 
         Parameters
         ----------
         accept : Callable
-            Raises ``CheckpointError`` for a snapshot that does not fit the rest of the run.
+            Raises ``CheckpointError`` for a snapshot that does not fit the run's other files.
 
         Raises
         ------
@@ -206,7 +208,7 @@ class Store:
                 snapshot = _snapshot(path)
                 if found is None:
                     accept(snapshot)
-                    found = Found(snapshot, self._contexts(snapshot.shelf))
+                    found = UsableCheckpoint(snapshot, self._contexts(snapshot.shelf))
                     self._shelf = snapshot.shelf
                 self._needs[path.name] = frozenset(snapshot.shelf.checksums)
             except CheckpointError as error:
@@ -220,7 +222,7 @@ class Store:
         return found, refused
 
     def newest(self) -> Snapshot | None:
-        """The newest snapshot that is as it was written, whether or not the rest fits it."""
+        """Return the newest readable snapshot, even if it does not fit the run's other files."""
         for path in self._newest_first():
             with suppress(CheckpointError):
                 return _snapshot(path)
@@ -235,8 +237,8 @@ class Store:
         for name, checksum in shelf.checksums.items():
             try:
                 packed = container.read(self.path / name, TREE, checksum)
-                mine = (client for client, at in shelf.places.items() if at == name)
-                contexts |= {client: unpack(packed[client]) for client in mine}
+                clients = (client for client, file in shelf.places.items() if file == name)
+                contexts |= {client: unpack(packed[client]) for client in clients}
             except CheckpointError as error:
                 raise CheckpointError(f"{name}: {error}") from None
             except Exception as error:
@@ -245,7 +247,7 @@ class Store:
 
 
 def file_of(kind: str, number: int) -> str:
-    """The name of a file of a round."""
+    """Return the name of a file: its kind, and the round or number in it."""
     return f"{kind}-{number:06d}{SUFFIX}"
 
 
@@ -259,4 +261,4 @@ def _snapshot(path: Path) -> Snapshot:
 
 
 def _age(name: str) -> tuple[int, str]:
-    return len(name), name  # after round 999999 they get longer
+    return len(name), name  # longer names are newer: they start at round 1,000,000

@@ -1,10 +1,10 @@
-"""Nested values as one line of JSON and named arrays, exactly, and without ever running code.
+"""Convert nested values to one line of JSON and named arrays, and back, without loss.
 
-What can be kept: None, booleans, numbers of any size (nan and infinities too), strings, bytes,
-lists, tuples, mappings with keys of any of these, tensors, arrays, NumPy's scalars, and those
-dataclasses that a ``Tree`` was told of. Everything comes back with its type; a mapping comes back
-as a dict, a tensor on the CPU. Nothing that a file says makes anything else out of it: an unknown
-class or kind is an error, which is why this is no pickle.
+The values may be None, booleans, numbers of any size (nan and infinities too), strings, bytes,
+lists, tuples, mappings with keys of any of these, tensors, arrays, NumPy scalars, and dataclasses
+that are given to ``ValueTree``. All come back with their types, except that a mapping becomes a
+dict and a tensor is on the CPU. Unlike a pickle, a file cannot create anything else or run code: an
+unknown class or kind is an error.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from torch import Tensor
 
 from hqde_fl.errors import CheckpointError
 
-DEEPEST = 64
-"""Levels of nesting."""
+MAX_DEPTH = 64
+"""Maximum number of levels of nesting."""
 
 PLAIN = {
     "bool": "BOOL",
@@ -42,27 +42,27 @@ PLAIN = {
     "float32": "F32",
     "float64": "F64",
 }
-"""Number types that safetensors has; others are kept as bytes."""
+"""Number types of torch -> their names in safetensors; others are stored as bytes."""
 
 NUMBERS = frozenset(
     name for name, value in vars(torch).items() if isinstance(value, torch.dtype)
 ) - {"quint8", "qint8", "qint32", "quint4x2", "quint2x4"}
 KINDS = "biufcmMSU"
-"""Kinds of NumPy's dtypes that hold values and no objects."""
+"""Kinds of NumPy dtypes that can be stored: those without Python objects."""
 
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """An array as a file has it.
+    """An array in a file.
 
     Parameters
     ----------
     dtype : str
-        Its number type, as safetensors spells it.
+        Name of its number type in safetensors.
     shape : tuple[int, ...]
-        Its shape.
+        Shape of the array in numbers of this type.
     data : memoryview
-        Its bytes.
+        Bytes of the array.
     """
 
     dtype: str
@@ -71,54 +71,54 @@ class Stored:
 
 
 @final
-class Tree:
-    """Writes and reads nested values.
+class ValueTree:
+    """Writer and reader of nested values.
 
     Parameters
     ----------
     *classes : type
-        The dataclasses that may be among them; a file knows them by their names.
+        The dataclasses that the values may contain; a file holds their names.
     """
 
     def __init__(self, *classes: type) -> None:
-        self._classes = {each.__name__: each for each in classes}
+        self._classes = {cls.__name__: cls for cls in classes}
 
     def dump(self, value: Any) -> tuple[str, dict[str, Stored]]:
-        """The skeleton as JSON, and the arrays by name, which share the value's memory.
+        """Return a value's skeleton as JSON, and its arrays by name, which share its memory.
 
         Raises
         ------
         CheckpointError
-            If something in it cannot be kept: where it is, and of which type.
+            If part of the value cannot be stored; the message has its path and its type.
         """
-        writer = _Writer(self._classes, {})
+        writer = _TreeWriter(self._classes, {})
         skeleton = writer.write(value, "state", 0)
         return json.dumps(skeleton, allow_nan=False, separators=(",", ":")), writer.arrays
 
     def load(self, text: str, arrays: Mapping[str, Stored]) -> Any:
-        """The inverse of ``dump``; arrays get memory of their own.
+        """Return the value that ``dump`` has converted; its arrays are copies.
 
         Raises
         ------
         CheckpointError
-            If this is not what ``dump`` has written.
+            If ``dump`` cannot have written this.
         """
         try:
-            return _Reader(self._classes, arrays).read(json.loads(text))
+            return _TreeReader(self._classes, arrays).read(json.loads(text))
         except CheckpointError:
             raise
-        except Exception as error:  # whatever a file gets wrong, it is this file that is refused
+        except Exception as error:  # any failure means that the file is malformed
             raise CheckpointError(f"malformed content ({type(error).__name__}: {error})") from None
 
 
 @dataclass(frozen=True, eq=False)
-class _Writer:
+class _TreeWriter:
     classes: Mapping[str, type]
     arrays: dict[str, Stored]
 
     def write(self, value: Any, path: str, depth: int) -> Any:
-        if depth > DEEPEST:
-            raise CheckpointError(f"{path} is nested more than {DEEPEST} deep")
+        if depth > MAX_DEPTH:
+            raise CheckpointError(f"{path} is nested more than {MAX_DEPTH} deep")
         below = depth + 1
         if value is None or type(value) in (bool, str):
             return value
@@ -145,7 +145,7 @@ class _Writer:
             return {"map": [list(pair) for pair in zip(keys, items, strict=True)]}
         name = type(value).__name__
         if self.classes.get(name) is type(value):
-            fields = [each.name for each in dataclasses.fields(self.classes[name]) if each.init]
+            fields = [field.name for field in dataclasses.fields(self.classes[name]) if field.init]
             parts = {f: self.write(getattr(value, f), f"{path}/{f}", below) for f in fields}
             return {"object": [name, parts]}
         raise CheckpointError(f"{path} cannot be kept in a checkpoint: it is a {name}")
@@ -153,8 +153,8 @@ class _Writer:
     def _tensor(self, tensor: Tensor, path: str) -> list[Any]:
         dtype = str(tensor.dtype).removeprefix("torch.")
         if tensor.layout != torch.strided or dtype not in NUMBERS:
-            found = f"a tensor of {dtype}, {tensor.layout}"
-            raise CheckpointError(f"{path} cannot be kept in a checkpoint: it is {found}")
+            kind = f"a tensor of {dtype}, {tensor.layout}"
+            raise CheckpointError(f"{path} cannot be kept in a checkpoint: it is {kind}")
         tensor = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
         raw = memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)
         return [self._store(path, _stored(dtype, tuple(tensor.shape), raw)), dtype, [*tensor.shape]]
@@ -169,22 +169,22 @@ class _Writer:
 
     def _store(self, path: str, stored: Stored) -> str:
         base = path.encode("ascii", "backslashreplace").decode()
-        name, again = base, 1
-        while name in self.arrays:  # keys may look alike: "1" and 1
-            again += 1
-            name = f"{base}#{again}"
+        name, number = base, 1
+        while name in self.arrays:  # keys such as "1" and 1 have the same path
+            number += 1
+            name = f"{base}#{number}"
         self.arrays[name] = stored
         return name
 
 
 @dataclass(frozen=True, eq=False)
-class _Reader:
+class _TreeReader:
     classes: Mapping[str, type]
     arrays: Mapping[str, Stored]
 
     def read(self, node: Any) -> Any:
         if isinstance(node, list):
-            return [self.read(each) for each in node]
+            return [self.read(item) for item in node]
         if not isinstance(node, dict):
             return node
         ((kind, content),) = node.items()
@@ -202,34 +202,34 @@ class _Reader:
             case "scalar":
                 return self._array(*content)[()]
             case "tuple":
-                return tuple(self.read(each) for each in content)
+                return tuple(self.read(item) for item in content)
             case "map":
                 return {self.read(key): self.read(value) for key, value in content}
             case "object":
                 name, parts = content
-                return self.classes[name](**{key: self.read(each) for key, each in parts.items()})
+                return self.classes[name](**{key: self.read(part) for key, part in parts.items()})
         raise CheckpointError(f"unknown kind {kind[:40]!r} of value")
 
     def _tensor(self, name: str, dtype: str, shape: list[int]) -> Tensor:
         if dtype not in NUMBERS:
             raise CheckpointError(f"unknown dtype {dtype[:40]!r}")
         data = self.arrays[name].data
-        flat = torch.empty(len(data), dtype=torch.uint8)  # torch's own, aligned as it likes it
+        flat = torch.empty(len(data), dtype=torch.uint8)  # memory of torch, so that it is aligned
         flat.numpy()[:] = data
         return flat.view(getattr(torch, dtype)).reshape(shape)
 
     def _array(self, name: str, dtype: str, shape: list[int]) -> np.ndarray[Any, Any]:
-        found = np.dtype(dtype)
-        if found.kind not in KINDS:
+        parsed = np.dtype(dtype)
+        if parsed.kind not in KINDS:
             raise CheckpointError(f"unknown dtype {dtype[:40]!r}")
         data = bytearray(self.arrays[name].data)
-        if len(data) != math.prod(shape) * found.itemsize:
+        if len(data) != math.prod(shape) * parsed.itemsize:
             raise CheckpointError(f"{len(data)} bytes for an array of shape {shape} and {dtype}")
-        return np.ndarray(tuple(shape), found, buffer=data)
+        return np.ndarray(tuple(shape), parsed, buffer=data)
 
 
 def _stored(dtype: str, shape: tuple[int, ...], raw: memoryview) -> Stored:
-    """Under its own number type if the format has that one, else as bytes."""
+    """Return an array for a file, under its number type if safetensors has it, else as bytes."""
     if dtype in PLAIN:
         return Stored(PLAIN[dtype], shape, raw)
     return Stored("U8", (raw.nbytes,), raw)

@@ -16,6 +16,7 @@ import tomli_w
 
 from benchmarks.crashes import FEEDBACK, comparable, drill
 from hqde_fl.errors import CheckpointError, ConfigError, RunError
+from hqde_fl.simulations.checkpoint import container
 from hqde_fl.simulations.checkpoint.resume import exclusive, stored_experiment
 from hqde_fl.simulations.checkpoint.store import DIRECTORY, REFUSED
 from hqde_fl.simulations.experiment.model import Experiment
@@ -113,6 +114,19 @@ def test_what_is_cut_need_not_be_readable(tmp_path: Path, file: str, tail: bytes
         lines.write(tail)
     run_experiment(experiment(rounds=2), tmp_path / "run", report=False, resume=True)
     assert same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_checkpoint_of_an_older_format_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(container, "VERSION", 1)
+    run_experiment(experiment(rounds=1, checkpoint={"keep": 1}), tmp_path / "run", report=False)
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError) as caught:
+        run_experiment(experiment(rounds=2), tmp_path / "run", report=False, resume=True)
+    reason = "of format version 1, written by another version of hqde-fl: this one reads version 2"
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}"], ids=["empty", "list", "table"])

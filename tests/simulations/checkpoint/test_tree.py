@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as arrays
 
 from hqde_fl.errors import CheckpointError
 from hqde_fl.simulations.checkpoint import container
-from hqde_fl.simulations.checkpoint.tree import NUMBERS, Stored, Tree
+from hqde_fl.simulations.checkpoint.tree import NUMBERS, Stored, ValueTree
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class Outer:
     more: tuple[Any, ...] = field(default=())
 
 
-TREE = Tree(Inner, Outer)
+TREE = ValueTree(Inner, Outer)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -217,11 +217,12 @@ def test_a_right_checksum_over_another_format_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "file"
-    monkeypatch.setattr(container, "VERSION", 2)
-    container.write(path, TREE, [1])
-    monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="format version 2, this is a reader of version 1"):
-        container.read(path, TREE)
+    for version in (1, 3):
+        monkeypatch.setattr(container, "VERSION", version)
+        container.write(path, TREE, [1])
+        monkeypatch.undo()
+        with pytest.raises(CheckpointError, match=rf"version {version}, .*reads version 2 only"):
+            container.read(path, TREE)
     with pytest.raises(CheckpointError, match="not readable"):
         container.read(tmp_path / "absent", TREE)
     checksum = container.write(path, TREE, [1])
