@@ -1,15 +1,15 @@
 """hqde-fl: Byzantine-robust federated learning of ensembles, on Flower.
 
-This is the front door: every public name can be imported from here, wherever it lives, and is
-loaded when it is first asked for. ``import hqde_fl`` alone loads neither torch nor Flower nor Ray.
+Every public name can be imported from here; its module is loaded when the name is first used.
+``import hqde_fl`` alone loads neither torch nor Flower nor Ray.
 """
 
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-# The folders strategies/, clients/ and simulations/ beside this one are part of this package. Here
-# they are links; a Flower App Bundle and a checkout without links have none, and then find them so.
+# The folders strategies/, clients/ and simulations/ beside this one are part of this package: here
+# they are links. A Flower App Bundle and a checkout without links find them by this path.
 _HERE = Path(__file__).resolve().parent
 if not (_HERE / "strategies").is_dir():
     __path__.append(str(_HERE.parent))
@@ -122,7 +122,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value  # the next time it is found without asking here
+    globals()[name] = value  # later lookups do not come here
     return value
 
 

@@ -4,15 +4,15 @@
 
     HQDEError
     ├── ConfigError           an experiment, option or file that cannot run (exit status 2)
-    │   ├── UnknownNameError  a name or key that nothing answers to
+    │   ├── UnknownNameError  a name or key that does not exist
     │   └── DataError         a data set that is not where it should be
     ├── BoundError            a rule was given fewer updates than it can tolerate faults in
     ├── CodecError            bytes that are no payload of the size expected
-    ├── CohortError           too few nodes came, or came back, for the round to go on
-    └── RunError              an engine failed underneath a run (exit status 1)
-        └── CheckpointError   a checkpoint that cannot be written, or one that is not as written
+    ├── CohortError           too few nodes connected or answered for the run to go on
+    └── RunError              an engine failed during a run (exit status 1)
+        └── CheckpointError   a checkpoint that cannot be written, or is damaged
 
-What a *client* sends never raises: ``wire.screen`` turns it into a ``Rejected``.
+A *client's* reply never raises: ``protocol.screening`` turns a bad one into a ``Rejected``.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ class HQDEError(Exception):
 
 
 class ConfigError(HQDEError, ValueError):
-    """A configuration that cannot run; the message names the parameter, the bound and the find."""
+    """A configuration that cannot run; the message names the parameter, its bound and the value."""
 
 
 class UnknownNameError(ConfigError):
-    """A name or key that nothing answers to.
+    """A name or key that does not exist.
 
     Parameters
     ----------
     kind : str
-        What the name was meant to be, for instance ``"rule"``.
+        The kind of thing that the name should stand for, for instance ``"rule"``.
     name : str
-        What was found.
+        The unknown name.
     known : Iterable[str]
         The names that exist; the nearest one is suggested.
     """
@@ -61,16 +61,16 @@ class BoundError(HQDEError, ValueError):
 
 
 class CodecError(HQDEError, ValueError):
-    """Bytes that are no payload of the size expected; ``wire.screen`` rejects who sent them."""
+    """Bytes that are no payload of the size expected; screening rejects the reply with them."""
 
 
 class CohortError(HQDEError, RuntimeError):
-    """Too few nodes came, or came back, for the run to go on."""
+    """Too few nodes connected or answered for the run to go on."""
 
 
 class RunError(HQDEError, RuntimeError):
-    """The engine underneath a run failed."""
+    """The engine that executes a run failed."""
 
 
 class CheckpointError(RunError):
-    """A checkpoint that cannot be written, or none that can be read; it names the file."""
+    """A checkpoint that cannot be written or read; the message names the file."""

@@ -1,4 +1,4 @@
-"""Noise that explores, that is entangled, that regularises; none of it protects anybody's privacy.
+"""Noise for exploration, entanglement and regularisation; none of it protects privacy.
 
 HQDE's fourth kind, noise for differential privacy, needs a calibrated mechanism and an accountant
 and is not here.
@@ -20,34 +20,35 @@ from hqde_fl.seeding import Seeds
 
 Schedule = Literal["constant", "exponential", "cosine", "linear"]
 
-GRID = 12
-"""Entanglement noise is a multiple of 2^-GRID of the power of two above its pairs' deviation."""
+GRID_BITS = 12
+"""Entanglement noise is a multiple of 2^-GRID_BITS times the power of two above its pairs'
+deviation."""
 
-FURTHEST = 7.0
-"""Deviations at which a pair's noise is cut off."""
+MAX_DEVIATIONS = 7.0
+"""Standard deviations at which a pair's noise is cut off."""
 
-PARTNERS = 64
-"""Most partners on either side: a sum of 2 x 64 x 7 x 2^12 grid steps is exact in float32."""
+MAX_PARTNERS = 64
+"""Partners on either side, at most: a sum of 2 x 64 x 7 x 2^12 grid steps is exact in float32."""
 
 
 @final
 @dataclass(frozen=True)
 class ExplorationNoise:
-    """Gaussian noise on the aggregated update, less of it from round to round.
+    """Gaussian noise on the aggregated update that decreases from round to round.
 
     Its deviation in round t is ``scale`` x schedule(t) x the root mean square of the update.
 
     Parameters
     ----------
     scale : float
-        Of the noise relative to the update; 0 for none.
+        Deviation of the noise relative to the update, >= 0; 0 for none.
     schedule : "constant", "exponential", "cosine" or "linear"
-        1; exp(-``decay`` t); (1 + cos(pi t / ``rounds``)) / 2; 1 - t / ``rounds``. The last two
-        stay at 0 after ``rounds``.
+        schedule(t) is 1; exp(-``decay`` t); (1 + cos(pi t / ``rounds``)) / 2; 1 - t / ``rounds``.
+        The last two stay at 0 after ``rounds``.
     decay : float
-        Of the exponential schedule, a round.
+        Decay of the exponential schedule in a round, >= 0.
     rounds : int
-        Until the cosine and the linear schedule are at 0.
+        Rounds until the cosine and the linear schedule are at 0, >= 1.
     """
 
     scale: float = 0.0
@@ -69,20 +70,20 @@ class ExplorationNoise:
                 f"found {self.decay} and {self.rounds}"
             )
 
-    def factor(self, turn: int) -> float:
-        """schedule(t) in [0, 1], t counted from 0."""
-        left = min(1.0, turn / self.rounds)
+    def schedule_factor(self, turn: int) -> float:
+        """Return schedule(t) in [0, 1] for round t, counted from 0."""
+        progress = min(1.0, turn / self.rounds)
         if self.schedule == "exponential":
             return math.exp(-self.decay * turn)
         if self.schedule == "cosine":
-            return (1 + math.cos(math.pi * left)) / 2
-        return 1.0 if self.schedule == "constant" else 1 - left
+            return (1 + math.cos(math.pi * progress)) / 2
+        return 1.0 if self.schedule == "constant" else 1 - progress
 
-    def perturbed(self, delta: Tensor, turn: int, seeds: Seeds) -> Tensor:
-        """The update (d,) of round t with its noise; itself where there is none to add."""
+    def add_noise(self, delta: Tensor, turn: int, seeds: Seeds) -> Tensor:
+        """Return an update (d,) plus the noise of round t; the same tensor if the noise is zero."""
         wide = delta.to(torch.float64)
         size = float(wide.norm()) / math.sqrt(max(1, wide.numel()))
-        deviation = self.scale * self.factor(turn) * size
+        deviation = self.scale * self.schedule_factor(turn) * size
         if deviation == 0:
             return delta
         noise = torch.randn(delta.shape, generator=seeds.torch("exploration-noise", turn))
@@ -94,7 +95,7 @@ class ExplorationNoise:
 class EntanglementNoise:
     """Noise that is correlated across the cohort so that it sums to zero.
 
-    Clients stand in a ring, in the order of their ids. Each shares a seeded Gaussian with each of
+    Clients form a ring, in the order of their ids. Each shares a seeded Gaussian with each of
     its ``neighbours`` partners on either side; of every pair one adds it and the other subtracts
     it, so all the noise of a cohort cancels in its mean.
 
@@ -104,14 +105,14 @@ class EntanglementNoise:
     float32. What cancels in the mean does not cancel in a median: a robust rule sees the noise. So
     does a mean where a client is missing, filtered out or weighted unequally.
 
-    This is no protection: who has the seed can subtract it.
+    This is no protection: anyone with the seed can subtract it.
 
     Parameters
     ----------
     scale : float
-        Deviation of each client's noise.
+        Standard deviation of each client's noise; 0 or in [1e-30, 1e30].
     neighbours : int
-        Partners on either side, at most all others.
+        Partners on either side, in [1, 64]; at most all other clients.
     """
 
     scale: float = 0.01
@@ -122,26 +123,29 @@ class EntanglementNoise:
             raise ConfigError(
                 f"EntanglementNoise needs scale = 0 or 1e-30 <= scale <= 1e30, found {self.scale}"
             )
-        if not 1 <= self.neighbours <= PARTNERS:
+        if not 1 <= self.neighbours <= MAX_PARTNERS:
             raise ConfigError(
-                f"EntanglementNoise needs 1 <= neighbours <= {PARTNERS}, found {self.neighbours}"
+                f"EntanglementNoise needs 1 <= neighbours <= {MAX_PARTNERS}, "
+                f"found {self.neighbours}"
             )
 
-    def share(self, own: int, ids: Sequence[int], size: int, turn: int, seeds: Seeds) -> Tensor:
-        """One client's noise: (size,) float32.
+    def client_noise(
+        self, own: int, ids: Sequence[int], size: int, turn: int, seeds: Seeds
+    ) -> Tensor:
+        """Return one client's noise, (size,) float32.
 
         Parameters
         ----------
         own : int
-            The client.
+            The client's id.
         ids : Sequence[int]
-            The whole cohort, ``own`` among them, in any order.
+            The ids of the whole cohort, ``own`` included, in any order.
         size : int
-            How many numbers.
+            The number of numbers in an update.
         turn : int
             The round.
         seeds : Seeds
-            The same for the whole cohort.
+            The run's seeds, the same for the whole cohort.
         """
         if own not in ids:
             raise ValueError(f"EntanglementNoise needs client {own} among the cohort's ids")
@@ -150,21 +154,21 @@ class EntanglementNoise:
         if not pairs or self.scale == 0:
             return torch.zeros(size)
         deviation = self.scale / math.sqrt(len(pairs))
-        unit = 2.0 ** (math.frexp(deviation)[1] - GRID)
+        unit = 2.0 ** (math.frexp(deviation)[1] - GRID_BITS)
         for one, other in pairs:
             generator = seeds.numpy("entanglement-noise", turn, one, other)
             drawn = generator.standard_normal(size, dtype=np.float32).astype(np.float64)
-            steps = np.rint(np.clip(drawn, -FURTHEST, FURTHEST) * (deviation / unit))
+            steps = np.rint(np.clip(drawn, -MAX_DEVIATIONS, MAX_DEVIATIONS) * (deviation / unit))
             total += (1 if own == one else -1) * steps.astype(np.int64)
         return torch.from_numpy((total * unit).astype(np.float32))
 
     def _pairs(self, own: int, ids: Sequence[int]) -> list[tuple[int, int]]:
-        """The client's pairs, the smaller id first."""
+        """Return the client's pairs of ids, the smaller id first."""
         ring = sorted(set(ids))
-        place, n = ring.index(own), len(ring)
+        position, n = ring.index(own), len(ring)
         steps = range(1, min(self.neighbours, n // 2) + 1)
-        partners = {ring[(place + sign * step) % n] for step in steps for sign in (1, -1)}
-        return sorted((min(own, each), max(own, each)) for each in partners - {own})
+        partners = {ring[(position + sign * step) % n] for step in steps for sign in (1, -1)}
+        return sorted((min(own, other), max(own, other)) for other in partners - {own})
 
 
 @final
@@ -173,14 +177,14 @@ class RegularizationNoise:
     """Annealed Gaussian noise on a client's gradients (Neelakantan et al., 2015, arXiv:1511.06807).
 
     The deviation in step t of a round is ``scale`` / (1 + t)^``decay`` x the root mean square of
-    the gradient: it regularises where training starts and leaves it alone where it ends.
+    the gradient: it regularises the start of a client's training and hardly affects its end.
 
     Parameters
     ----------
     scale : float
-        Of the noise relative to the gradient; 0 for none.
+        Deviation of the noise relative to the gradient, >= 0; 0 for none.
     decay : float
-        The exponent; 0 for no annealing.
+        The exponent of annealing, >= 0; 0 for none.
     """
 
     scale: float = 0.01
@@ -193,17 +197,17 @@ class RegularizationNoise:
                     f"RegularizationNoise needs a finite {name} >= 0, found {getattr(self, name)}"
                 )
 
-    def drawn(self, gradient: Tensor, step: int, generator: torch.Generator) -> Tensor:
-        """The noise to add to one parameter's gradient in step t, counted from 0.
+    def draw_noise(self, gradient: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        """Return the noise to add to one parameter's gradient in step t, counted from 0.
 
         Parameters
         ----------
         gradient : Tensor
-            The gradient; it stays as it is.
+            The gradient; not written to.
         step : int
-            t.
+            The step t of the round.
         generator : torch.Generator
-            On the CPU; it is advanced by as many numbers whatever the scale.
+            A generator on the CPU; it draws equally many numbers for every scale.
         """
         noise = torch.randn(gradient.shape, generator=generator)
         size = float(gradient.to(torch.float64).norm()) / math.sqrt(max(1, gradient.numel()))

@@ -1,8 +1,8 @@
-"""Names in a TOML file, and the frozen dataclasses they stand for.
+"""Registries of parts: the names in a TOML file, and the frozen dataclasses they stand for.
 
-A registry is an explicit dict: nothing registers itself by being imported. ``build`` turns
+A registry is an explicit dict: no module registers itself by being imported. ``build`` turns
 ``{"name": "trimmed-mean", "f": 3}`` into ``TrimmedMean(f=3)``; an unknown name, an unknown
-parameter or a value of the wrong type is a ``ConfigError`` that says what would have been right.
+parameter or a value of the wrong type is a ``ConfigError`` that names the right ones.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """A closed set of named, configurable things of one kind.
+    """A closed set of named, configurable parts of one kind.
 
     Parameters
     ----------
     kind : str
-        What the entries are ("rule", "fault"): it appears in the error messages.
+        The kind of the entries ("rule", "fault"), for error messages.
     base : type[T]
-        What they have in common. A parameter of this type (or a tuple of it) is a nested table.
+        The base class of the entries. A parameter of this type (or a tuple of it) is a nested
+        table.
     entries : Mapping[str, type[T]]
         Kebab-case name -> frozen dataclass. The first line of its docstring is its summary.
     """
@@ -44,29 +45,30 @@ class Registry(Generic[T]):
             raise UnknownNameError(self.kind, name, self._entries)
         return self._entries[name]
 
-    def name_of(self, thing: T) -> str:
-        """The name under which the class of ``thing`` is listed."""
+    def name_of(self, part: T) -> str:
+        """Return the name under which the class of a part is registered."""
         for name, cls in self._entries.items():
-            if type(thing) is cls:
+            if type(part) is cls:
                 return name
-        raise ConfigError(f"{type(thing).__name__} is not in the registry of {self.kind}s")
+        raise ConfigError(f"{type(part).__name__} is not in the registry of {self.kind}s")
 
     def summary(self, name: str) -> str:
-        """The first line of the entry's docstring."""
+        """Return the first line of an entry's docstring."""
         return (self[name].__doc__ or "").strip().splitlines()[0]
 
     def parameters(self, name: str) -> dict[str, Any]:
-        """Parameter names (kebab-case) of an entry and their defaults (``...`` when required)."""
-        found: dict[str, Any] = {}
+        """Return an entry's parameters (kebab-case) and their defaults (``...`` if required)."""
+        parameters: dict[str, Any] = {}
         for field in dataclasses.fields(self[name]):  # type: ignore[arg-type]
             default: Any = field.default
             if field.default_factory is not dataclasses.MISSING:
                 default = field.default_factory()
-            found[field.name.replace("_", "-")] = ... if default is dataclasses.MISSING else default
-        return found
+            key = field.name.replace("_", "-")
+            parameters[key] = ... if default is dataclasses.MISSING else default
+        return parameters
 
     def build(self, table: Mapping[str, Any] | str) -> T:
-        """Build the entry that a table describes.
+        """Return the part that a table describes.
 
         Parameters
         ----------
@@ -98,11 +100,12 @@ class Registry(Generic[T]):
         return cls(**arguments)
 
     def _coerce(self, where: str, hint: Any, value: Any) -> Any:
+        """Return a TOML value as the type that a parameter is annotated with."""
         kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type)]
         if any(issubclass(kind, self.base) for kind in kinds):  # a rule of rules
             return tuple(map(self.build, value)) if isinstance(value, list) else self.build(value)
         try:
-            # as JSON: a whole number may stand for a float, "3" and true for nothing but themselves
+            # as JSON, a whole number may stand for a float, but "3" and true for no number
             return TypeAdapter(hint).validate_json(json.dumps(value), strict=True)
         except ValidationError as error:
             problem = error.errors()[0]["msg"]

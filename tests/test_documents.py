@@ -1,4 +1,4 @@
-"""The code in the documents: what a reader copies runs, and prints what stands there."""
+"""The code in the documents runs as it stands, and prints what they show."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def blocks(document: str) -> list[tuple[str, str]]:
-    """Language and content of a document's blocks of code."""
+    """Return the language and the text of each code block of a document."""
     return BLOCK.findall((ROOT / document).read_text())
 
 
 def names_of(code: str) -> dict[str, Any]:
-    """What is there after the code has run."""
+    """Return the names that the code defines."""
     names: dict[str, Any] = {"__name__": "example"}
     exec(compile(code, "example", "exec"), names)
     return names
 
 
-def test_the_first_lines_of_the_readme_print_what_it_says() -> None:
+def test_the_first_lines_of_the_readme_print_what_it_shows() -> None:
     found = blocks("README.md")
     first = next(place for place, (language, _) in enumerate(found) if language == "python")
     code, shown = found[first][1], found[first + 1][1]
@@ -41,7 +41,7 @@ def test_the_first_lines_of_the_readme_print_what_it_says() -> None:
 
 
 @pytest.mark.parametrize("document", ["CONTRIBUTING.md", "docs/rules.md"])
-def test_a_rule_of_ones_own_is_a_rule(document: str) -> None:
+def test_the_example_of_a_new_rule_runs(document: str) -> None:
     codes = [code for language, code in blocks(document) if "(Rule)" in code]
     (rule,) = (
         value

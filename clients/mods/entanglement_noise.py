@@ -46,7 +46,7 @@ class EntanglementNoiseMod:
         def add_noise(start: State, trained: State) -> State:
             floats = {name: t for name, t in trained.items() if t.is_floating_point()}
             size = sum(tensor.numel() for tensor in floats.values())
-            noise = self.noise.share(partition, range(count), size, number, Seeds(self.seed))
+            noise = self.noise.client_noise(partition, range(count), size, number, Seeds(self.seed))
             parts = noise.split([tensor.numel() for tensor in floats.values()])
             noisy: dict[str, Tensor] = {
                 name: (tensor.to(torch.float64) + part.reshape(tensor.shape)).to(tensor.dtype)

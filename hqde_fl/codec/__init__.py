@@ -1,4 +1,4 @@
-"""Codecs for updates, one file each; ``CODECS`` names them for TOML files and the CLI."""
+"""Codecs for updates, one file each; ``CODECS`` holds the name of each in TOML files."""
 
 from hqde_fl.codec.adaptive import AdaptiveQuantizer
 from hqde_fl.codec.base import Codec, State

@@ -1,9 +1,9 @@
 """HQDE's adaptive quantiser: more bits for the blocks that need them, packed for real.
 
-HQDE gives bits by *importance*, the magnitude of the weights scaled to [0, 1]; but what a block
-needs grows with the logarithm of its magnitude. The default here therefore divides the bits so that
-the total squared error is least, given the error that each block was measured to have with each
-number of bits: greedy marginal gain, which is reverse water-filling.
+HQDE gives bits by *importance*, the magnitude of the weights scaled to [0, 1]; but the bits that a
+block needs grow with the logarithm of its magnitude. The default here therefore divides the bits so
+that the total squared error is least, given the measured error of each block with each number of
+bits: greedy marginal gain, which is reverse water-filling.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _TILE = 1 << 16
 @final
 @dataclass(frozen=True)
 class AdaptiveQuantizer(Codec):
-    """Uniform quantiser with a number of bits for each block, rounding to the nearest level.
+    """A uniform quantiser with a number of bits for each block, rounding to the nearest level.
 
     Parameters
     ----------
     base_bits : float
-        Mean number of bits wanted, from ``min_bits`` to ``max_bits``; the scales and the map of
-        bits come on top. Allocation by importance does not look at it.
+        Mean number of bits wanted, from ``min_bits`` to ``max_bits``, not counting the scales and
+        the map of bits. Allocation by importance does not use it.
     min_bits, max_bits : int
         Bounds for each block, in 0..16. A block with 0 bits is decoded to its mean.
     allocation : {"distortion", "importance"}
@@ -66,21 +66,21 @@ class AdaptiveQuantizer(Codec):
     def write(
         self, values: Floats, state: State, rng: np.random.Generator
     ) -> tuple[Sequence[Part], State]:
-        """Divide the bits, then quantise the blocks with equally many of them together."""
+        """Return the frame of values, quantised with the bits that each block gets; no state."""
         values = values.astype(np.float32, copy=False)
         parts: list[Part] = [_FIELDS.pack(self.block)]
         if not values.size:
             return parts, {}
         bits, low, step = self._grid(values)
         parts += [pack(bits, _MAP_BITS), low.astype("<f4"), step.astype("<f4")]
-        for rows, members, owners, b in _groups(values, bits, self.block):
+        for rows, chosen, blocks, b in _groups(values, bits, self.block):
             if b:
-                found = codes(rows[members], low[owners], step[owners], b)
-                parts.append(pack(found.ravel(), b))
+                levels = codes(rows[chosen], low[blocks], step[blocks], b)
+                parts.append(pack(levels.ravel(), b))
         return parts, {}
 
     def _grid(self, values: Rows) -> tuple[NDArray[np.uint8], Rows, Rows]:
-        """Bits, least level and step of each block."""
+        """Return the bits, the least level and the step of each block."""
         tables = list(_tables(values, self.block))
         if self.allocation == "importance":
             grids = [Grids.extremes(rows) for rows in tables]
@@ -99,29 +99,29 @@ class AdaptiveQuantizer(Codec):
 
     @classmethod
     def read(cls, reader: Reader, size: int) -> Floats:
-        """Look the levels up."""
+        """Return the ``size`` values of a frame, looked up in their blocks' levels."""
         (block,) = reader.fields(_FIELDS)
         if block < 8 or block % 8:
             raise CodecError(f"no blocks of {block}")
         values = np.empty(size, np.float32)
         if not size:
             return values
-        blocks = -(-size // block)
-        bits = unpack(reader.array("<u1", packed_bytes(blocks, _MAP_BITS)), _MAP_BITS, blocks)
+        count = -(-size // block)
+        bits = unpack(reader.array("<u1", packed_bytes(count, _MAP_BITS)), _MAP_BITS, count)
         if int(bits.max()) > MAX_BITS:
             raise CodecError(f"a block with {bits.max()} bits, expected at most {MAX_BITS}")
-        low, step = reader.array("<f4", blocks), reader.array("<f4", blocks)
-        for rows, members, owners, b in _groups(values, bits, block):
-            rows[members] = low[owners, None]
+        low, step = reader.array("<f4", count), reader.array("<f4", count)
+        for rows, chosen, blocks, b in _groups(values, bits, block):
+            rows[chosen] = low[blocks, None]
             if b:
-                count = members.size * rows.shape[1]
-                found = unpack(reader.array("<u1", packed_bytes(count, b)), b, count)
-                rows[members] += found.reshape(members.size, -1) * step[owners, None]
+                count = chosen.size * rows.shape[1]
+                levels = unpack(reader.array("<u1", packed_bytes(count, b)), b, count)
+                rows[chosen] += levels.reshape(chosen.size, -1) * step[blocks, None]
         return values
 
 
 def _tables(values: Rows, block: int, tile: int = _TILE) -> Iterator[Rows]:
-    """The whole blocks as rows of tables of about ``tile`` values, then the rest as one row."""
+    """Yield tables of about ``tile`` values with a block in each row, then the rest as one row."""
     whole = values.size - values.size % block
     height = max(1, tile // block) * block
     for start in range(0, whole, height):
@@ -133,12 +133,12 @@ def _tables(values: Rows, block: int, tile: int = _TILE) -> Iterator[Rows]:
 def _groups(
     values: Rows, bits: NDArray[np.uint8], block: int
 ) -> Iterator[tuple[Rows, NDArray[np.intp], NDArray[np.intp], int]]:
-    """A table, its rows that have b bits, and their numbers among all blocks, for each b."""
+    """Yield for each table and b: the table, its rows with b bits, their blocks' numbers, and b."""
     start = 0
     for rows in _tables(values, block, tile=values.size):
         here = bits[start : start + len(rows)]
         for b in range(MAX_BITS + 1):
-            members = np.flatnonzero(here == b)
-            if members.size:
-                yield rows, members, start + members, b
+            chosen = np.flatnonzero(here == b)
+            if chosen.size:
+                yield rows, chosen, start + chosen, b
         start += len(rows)

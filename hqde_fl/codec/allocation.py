@@ -1,4 +1,4 @@
-"""How many bits a block of numbers gets, and where its levels lie."""
+"""Choose the number of bits of each block of numbers, and its levels."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Rows = NDArray[np.float32]
 Errors = NDArray[np.float64]
 
 _SAMPLED = 256  # values of a block on which its error is measured
-# How many standard deviations the levels reach: what is best for Gaussian numbers, by bits, and
-# more for heavier tails. The block's extremes are always tried, too.
+# Standard deviations that the levels reach, by bits: the best for Gaussian numbers, and more for
+# heavier tails. The block's extremes are always tried, too.
 _REACHES = {1: (0.8, 1.6), 2: (1.5, 2.3), 3: (2.05, 3.1), 4: (2.5, 3.7), 5: (2.9, 4.5), 6: (3.3, 5)}
 _MEASURED = 8  # with more bits the error is the step squared over twelve
 
@@ -22,18 +22,18 @@ _MEASURED = 8  # with more bits the error is the step squared over twelve
 def importance(
     weights: NDArray[np.floating], gradients: NDArray[np.floating] | None = None
 ) -> NDArray[np.floating]:
-    """HQDE's importance: |w|, or 0.7 |w| + 0.3 |g|, scaled to [0, 1]; 0.5 if all are equal."""
-    found = np.abs(weights)
+    """Return HQDE's importance: |w|, or 0.7 |w| + 0.3 |g|, scaled to [0, 1]; 0.5 if all equal."""
+    sizes = np.abs(weights)
     if gradients is not None:
-        found = 0.7 * found + 0.3 * np.abs(gradients)
-    low, high = found.min(), found.max()
-    return (found - low) / (high - low) if high > low else np.full_like(found, 0.5)
+        sizes = 0.7 * sizes + 0.3 * np.abs(gradients)
+    low, high = sizes.min(), sizes.max()
+    return (sizes - low) / (high - low) if high > low else np.full_like(sizes, 0.5)
 
 
 def allocate(error: Errors, min_bits: int, max_bits: int, budget: int) -> NDArray[np.uint8]:
-    """Bits for each block such that the total error is least.
+    """Return the bits of each block, (n,) uint8, with the least total error.
 
-    Greedy: bits go where they save most for each one spent, until the budget is. Where a second
+    Greedy: bits go to the blocks where each bit saves most, until the budget is spent. If a second
     bit saves more than the first, the two are bought together.
 
     Parameters
@@ -55,9 +55,9 @@ def allocate(error: Errors, min_bits: int, max_bits: int, budget: int) -> NDArra
         gains[ahead < 1] = 0.0
         target = gains.argmax(axis=1)
         gain = gains[blocks, target]
-        some = gain > 0
-        offers.append((gain[some], (target - at)[some], blocks[some]))
-        at[some] = target[some]
+        useful = gain > 0
+        offers.append((gain[useful], (target - at)[useful], blocks[useful]))
+        at[useful] = target[useful]
     if not offers:
         return np.full(len(error), min_bits, np.uint8)
     gain, count, owner = (np.concatenate(column) for column in zip(*offers, strict=True))
@@ -69,16 +69,17 @@ def allocate(error: Errors, min_bits: int, max_bits: int, budget: int) -> NDArra
 
 @dataclass(frozen=True, eq=False)
 class Grids:
-    """The levels of each block for each number of bits, (n, 17) each.
+    """The levels of n blocks for each number of bits from 0 to 16.
 
     Parameters
     ----------
     low : ndarray
-        The least level.
+        (n, 17) the least level.
     step : ndarray
-        From one level to the next.
+        (n, 17) the distance from one level to the next.
     error : ndarray
-        Squared error, measured on some of the values, in units of the largest value's square.
+        (n, 17) squared error, measured on some of the values, in units of the largest value's
+        square.
     """
 
     low: Rows
@@ -87,19 +88,19 @@ class Grids:
 
     @classmethod
     def extremes(cls, rows: Rows) -> Grids:
-        """HQDE's levels, from a block's least to its largest value."""
-        least, most = rows.min(axis=1), rows.max(axis=1)
+        """Return HQDE's levels, from a block's least to its largest value, with zero errors."""
+        least, largest = rows.min(axis=1), rows.max(axis=1)
         shape = len(rows), MAX_BITS + 1
         low, step, error = np.empty(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape)
         low[:, 0], low[:, 1:] = rows.mean(axis=1, dtype=np.float64), least[:, None]
         for bits in range(1, MAX_BITS + 1):
             top = np.float32(2**bits - 1)
-            step[:, bits] = most / top - least / top
+            step[:, bits] = largest / top - least / top
         return cls(low, step, error)
 
     @classmethod
     def measured(cls, rows: Rows, unit: np.float32) -> Grids:
-        """The best levels of a few that are tried, and their error.
+        """Return the best of a few ranges of levels for each block, and their measured error.
 
         Parameters
         ----------
@@ -134,22 +135,23 @@ class Grids:
 
 
 def codes(rows: Rows, low: Rows, step: Rows, bits: int) -> NDArray[np.uint8 | np.uint16]:
-    """The index of the nearest level to each number of each row."""
+    """Return the index of the level nearest to each number of each row."""
     return _levels(rows, low, step, bits).astype(np.uint8 if bits <= 8 else np.uint16)
 
 
 def _levels(rows: Rows, low: Rows, step: Rows, bits: int) -> Rows:
-    found = rows - low[:, None]
-    found /= np.where(step > 0, step, np.float32(1))[:, None]
-    np.rint(found, out=found)
-    return np.clip(found, 0, np.float32(2**bits - 1), out=found)
+    """Return the indices of the nearest levels as float32."""
+    indices = rows - low[:, None]
+    indices /= np.where(step > 0, step, np.float32(1))[:, None]
+    np.rint(indices, out=indices)
+    return np.clip(indices, 0, np.float32(2**bits - 1), out=indices)
 
 
 def _error(rows: Rows, low: Rows, step: Rows, bits: int) -> Errors:
-    """Squared error of each row."""
-    found = _levels(rows, low, step, bits)
-    found *= step[:, None]
-    found += low[:, None]
-    found -= rows
-    error: Errors = np.einsum("ij,ij->i", found, found).astype(np.float64)
+    """Return the squared error of each row."""
+    deviation = _levels(rows, low, step, bits)
+    deviation *= step[:, None]
+    deviation += low[:, None]
+    deviation -= rows
+    error: Errors = np.einsum("ij,ij->i", deviation, deviation).astype(np.float64)
     return error

@@ -1,9 +1,9 @@
-"""One source of quantised numbers, entropy coded: integers with one histogram.
+"""Entropy-code integers that share one histogram.
 
 Asymmetric numeral systems (Duda 2013) by ``constriction`` reach the entropy of the histogram. The
 histogram travels in one byte for each symbol. An index with many values is split: its high bits are
-the symbol, the low ones, all but uniform within a symbol, follow as they are. What is out of reach
-of 255 symbols escapes and travels exactly, so that one outlier costs four bytes and nothing else.
+the symbol, the low ones, nearly uniform within a symbol, follow as they are. Values out of reach of
+255 symbols escape and travel exactly, so that one outlier costs four bytes and nothing else.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from numpy.typing import NDArray
 
 from hqde_fl.codec.bitpack import MAX_BITS, pack, packed_bytes, unpack
 from hqde_fl.codec.payload import Part
-from hqde_fl.codec.plan import LARGEST_INDEX, SYMBOLS, Indices, Plan, symbols_of
+from hqde_fl.codec.plan import MAX_INDEX, MAX_SYMBOLS, Indices, Plan, symbols_of
 from hqde_fl.codec.reader import Reader
 from hqde_fl.errors import CodecError
 
 _FIELDS = struct.Struct("<BHiII")
 _CENTRED = 8  # indices up to here are decoded to the mean of their cell
 _CENTRE_UNIT = np.float32(1 / 128)
-_NEVER = 255
+_ABSENT = 255
 _PER_OCTAVE = 10  # resolution of the histogram; a tenth of an octave costs 0.0004 bits
-_CHANCES = np.append(2.0 ** -(np.arange(_NEVER) / _PER_OCTAVE), 0.0).astype(np.float32)
+_CHANCES = np.append(2.0 ** -(np.arange(_ABSENT) / _PER_OCTAVE), 0.0).astype(np.float32)
 
 
 def write(values: NDArray[np.float32], indices: Indices, step: np.float32) -> list[Part]:
-    """Code indices so that ``read`` returns values close to ``index * step``.
+    """Return the bytes from which ``read`` returns values close to ``index * step``.
 
     Parameters
     ----------
     values : ndarray
-        (n,) what was quantised.
+        (n,) the numbers before quantisation.
     indices : ndarray
-        (n,) what it became, at most ``LARGEST_INDEX`` in magnitude.
+        (n,) the numbers quantised, at most ``MAX_INDEX`` in magnitude.
     step : float32
         The distance of neighbouring indices.
     """
@@ -66,11 +66,11 @@ def write(values: NDArray[np.float32], indices: Indices, step: np.float32) -> li
 
 
 def read(reader: Reader, count: int, step: np.float32) -> NDArray[np.float32]:
-    """The ``count`` values that ``write`` coded with this step."""
+    """Return the ``count`` values that ``write`` coded with this step."""
     shift, width, first, escapes, length = reader.fields(_FIELDS)
-    if shift > MAX_BITS or not 0 < width <= SYMBOLS or escapes > count:
+    if shift > MAX_BITS or not 0 < width <= MAX_SYMBOLS or escapes > count:
         raise CodecError(f"no source has {width} symbols, {shift} low bits and {escapes} escapes")
-    if abs(first) > 4 * LARGEST_INDEX:
+    if abs(first) > 4 * MAX_INDEX:
         raise CodecError(f"index {first} is out of range")
     histogram = reader.array("<u1", width + (escapes > 0))
     symbols = _decode(reader.array("<u4", length), histogram, count)
@@ -97,16 +97,16 @@ def read(reader: Reader, count: int, step: np.float32) -> NDArray[np.float32]:
 
 
 def _histogram(counts: NDArray[Any]) -> NDArray[np.uint8]:
-    """Relative frequencies as fractions of an octave below the largest."""
-    depth = np.full(counts.size, float(_NEVER))
+    """Return the octaves by which each frequency is below the largest, in tenths."""
+    depth = np.full(counts.size, float(_ABSENT))
     seen = counts > 0
     depth[seen] = np.rint(np.log2(counts.max() / counts[seen]) * _PER_OCTAVE)
-    codes: NDArray[np.uint8] = np.minimum(depth, _NEVER).astype(np.uint8)
+    codes: NDArray[np.uint8] = np.minimum(depth, _ABSENT).astype(np.uint8)
     return codes
 
 
 def _decode(words: NDArray[Any], histogram: NDArray[np.uint8], count: int) -> Indices:
-    """The symbols; every number of words gives ``count`` of them, so it cannot run on."""
+    """Return ``count`` symbols from words of any number, so that it always ends."""
     chances = _CHANCES[histogram]
     if not chances.any():
         raise CodecError("a histogram of nothing")
@@ -125,8 +125,8 @@ def _decode(words: NDArray[Any], histogram: NDArray[np.uint8], count: int) -> In
 
 
 def _centres(values: NDArray[np.float32], indices: Indices, step: np.float32) -> NDArray[np.int8]:
-    """How far the mean of a cell is from its middle, in 1/128 steps, for the innermost cells."""
-    stride = max(1, values.size >> 15)  # some are enough to know the means
+    """Return the mean of each innermost cell minus the cell's middle, in 1/128 steps."""
+    stride = max(1, values.size >> 15)  # a sample is enough to estimate the means
     near = indices[::stride] + _CENTRED
     inside = near.view(np.uint32) <= 2 * _CENTRED
     near = near[inside]

@@ -1,4 +1,4 @@
-"""Integers of b bits, b = 1..16, packed without a gap: exactly ceil(n b / 8) bytes.
+"""Pack integers of b bits, b = 1..16, without gaps: exactly ceil(n b / 8) bytes.
 
 Up to eight bits, eight values sit in the eight bytes of a word; three times neighbouring lanes are
 pushed together, until 8 b bits lie at the word's low end. Wider values are split: their low bytes
@@ -18,12 +18,12 @@ MAX_BITS = 16
 
 
 def packed_bytes(count: int, bits: int) -> int:
-    """Bytes that ``count`` values of ``bits`` bits take."""
+    """Return the number of bytes that ``count`` values of ``bits`` bits take."""
     return (count * bits + 7) // 8
 
 
 def pack(values: NDArray[Any], bits: int) -> Bytes:
-    """Pack unsigned integers below 2^bits.
+    """Return the bytes of unsigned integers below 2^bits.
 
     Parameters
     ----------
@@ -55,16 +55,16 @@ def pack(values: NDArray[Any], bits: int) -> Bytes:
 
 
 def unpack(data: NDArray[Any], bits: int, count: int) -> NDArray[Any]:
-    """The inverse of ``pack``.
+    """Return the integers in the bytes that ``pack`` made.
 
     Parameters
     ----------
     data : ndarray
-        The ``packed_bytes(count, bits)`` bytes.
+        ``packed_bytes(count, bits)`` bytes.
     bits : int
         1..16.
     count : int
-        How many values.
+        The number of values.
 
     Returns
     -------
@@ -98,5 +98,5 @@ def unpack(data: NDArray[Any], bits: int, count: int) -> NDArray[Any]:
 
 
 def _lanes(width: int, period: int) -> np.uint64:
-    """A word with the lowest ``width`` bits of every ``period`` bits set."""
+    """Return a word with the lowest ``width`` bits of every ``period`` bits set."""
     return np.uint64(sum(((1 << width) - 1) << at for at in range(0, 64, period)))

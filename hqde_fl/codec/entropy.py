@@ -2,8 +2,8 @@
 
 At high rate nothing that codes numbers one by one comes nearer to the rate-distortion bound than
 uniform steps with an entropy coder, 1.53 dB from it (Gish and Pierce 1968); at low rate the gap
-closes. One step everywhere is also how to divide bits among numbers of unequal size (reverse
-water-filling), provided that the coder knows which are which: blocks are sorted into classes by
+closes. One step for all numbers also divides the bits among numbers of unequal size as it should
+(reverse water-filling), provided that the coder tells them apart: blocks are sorted into classes by
 size, an octave each, and every class has a histogram of its own.
 """
 
@@ -28,37 +28,37 @@ from hqde_fl.codec.classes import (
     Sample,
     Values,
     classes_of,
-    members_of,
     one_class,
-    some_of,
+    sample_classes,
+    values_of_class,
 )
 from hqde_fl.codec.payload import MAX_MAGNITUDE, Part
-from hqde_fl.codec.plan import LARGEST_INDEX, Indices, Plan
+from hqde_fl.codec.plan import MAX_INDEX, Indices, Plan
 from hqde_fl.codec.reader import Floats, Reader
 from hqde_fl.errors import CodecError, ConfigError
 
 _FIELDS = struct.Struct("<fB")
 _HEADER_BITS, _SOURCE_BITS = 8 * 22, 8 * 36  # about
 _TOLERANCE = 0.003  # bits
-_TRIES = 24
+_MAX_TRIES = 24
 _GAUSSIAN = 2.37  # entropy in bits of Gaussian numbers whose mean magnitude is one
-_TINIEST = 2.0**-149  # of float32
+_MIN_STEP = 2.0**-149  # of float32
 
 
 @final
 @dataclass(frozen=True)
 class EntropyCoded(Codec):
-    """Uniform quantiser followed by an entropy coder.
+    """A uniform quantiser followed by an entropy coder.
 
     Parameters
     ----------
     bits : float
-        The rate to aim at, in (0, 16]: bits of the whole payload for each number. The step is
-        found on a sample, so the rate is met to 1 or 2 % where the numbers allow for it.
+        The rate wanted, in (0, 16]: bits of the whole payload for each number. The step is chosen
+        on a sample, so the rate is met to 1 or 2 % if the numbers allow it.
     step : float
-        A fixed step instead; 0 to find it.
+        A fixed step instead; 0 to choose it by ``bits``.
     dead_zone : float
-        By how many steps the cell around zero reaches further to either side, below 0.5.
+        Steps by which the cell around zero is wider on either side, in [0, 0.5).
     """
 
     bits: float = 2.0
@@ -78,7 +78,7 @@ class EntropyCoded(Codec):
     def write(
         self, values: Floats, state: State, rng: np.random.Generator
     ) -> tuple[Sequence[Part], State]:
-        """Find classes and step, quantise, code each class."""
+        """Return the frame of values, quantised and coded class by class; no state."""
         values = values.astype(np.float32, copy=False)
         largest = max(float(values.max(initial=0)), -float(values.min(initial=0)))
         classes, step = self._choose(values, largest) if largest else (one_class(values), 0.0)
@@ -90,13 +90,13 @@ class EntropyCoded(Codec):
         if count > 1:
             parts.append(pack(classes, CLASS_BITS))
         for number in range(count):
-            source = values if count == 1 else members_of(values, classes, number)
+            source = values if count == 1 else values_of_class(values, classes, number)
             parts += ans.write(source, self._quantise(source, exact), exact)
         return parts, {}
 
     @classmethod
     def read(cls, reader: Reader, size: int) -> Floats:
-        """Decode each class."""
+        """Return the ``size`` values of a frame, decoded class by class."""
         step, count = reader.fields(_FIELDS)
         step = np.float32(step)
         if not 0 <= step <= 8 * MAX_MAGNITUDE or count > CLASSES or (step > 0) != (count > 0):
@@ -113,59 +113,59 @@ class EntropyCoded(Codec):
         values = np.empty(size, np.float32)
         rows = values[: blocks * BLOCK].reshape(-1, BLOCK)
         for number in range(count):
-            members = classes == number
-            whole = int(np.count_nonzero(members)) * BLOCK
-            rest = size - rows.size if members[-1] else 0
+            chosen = classes == number
+            whole = int(np.count_nonzero(chosen)) * BLOCK
+            rest = size - rows.size if chosen[-1] else 0
             source = ans.read(reader, whole + rest, step)
-            rows[members] = source[:whole].reshape(-1, BLOCK)
+            rows[chosen] = source[:whole].reshape(-1, BLOCK)
             if rest:
                 values[-rest:] = source[whole:]
         return values
 
     def _quantise(self, values: Values, step: np.float32) -> Indices:
-        """The index of the cell that each value is in."""
-        found = values / step
+        """Return the index of the cell that each value is in."""
+        steps = values / step
         if self.dead_zone:
-            found += np.copysign(np.float32(0.5 - self.dead_zone), found)
+            steps += np.copysign(np.float32(0.5 - self.dead_zone), steps)
         else:
-            np.rint(found, out=found)
-        return found.astype(np.int32)  # cuts the fraction off
+            np.rint(steps, out=steps)
+        return steps.astype(np.int32)  # cuts the fraction off
 
     def _choose(self, values: Values, largest: float) -> tuple[Classes, float]:
-        """One class or several, and the step."""
+        """Return the blocks' classes, one or several, and the step."""
         whole, classes = one_class(values), classes_of(values)
-        plain = some_of(values, whole)
+        plain = sample_classes(values, whole)
         if not classes.any():
             return whole, self._find(plain, values.size, largest)
-        split = some_of(values, classes)
+        split = sample_classes(values, classes)
         step = self._find(split, values.size, largest)
         if self._cost(split, values.size, step) < self._cost(plain, values.size, step):
             return classes, step
         return whole, self._find(plain, values.size, largest)
 
     def _cost(self, sample: Sample, size: int, step: float) -> float:
-        """Estimated bits of the payload for each of ``size`` numbers."""
+        """Return the estimated bits of the payload for each of ``size`` numbers."""
         exact = np.float32(step)
         coded = sum(
-            share * Plan.of(self._quantise(source, exact), round(share * size)).cost
-            for source, share in sample
+            part * Plan.of(self._quantise(source, exact), round(part * size)).cost
+            for source, part in sample
         )
         map_bits = CLASS_BITS / BLOCK if len(sample) > 1 else 0.0
         headers = (_HEADER_BITS + _SOURCE_BITS * len(sample)) / size
         return coded + map_bits + min(headers, self.bits / 2)  # so that few numbers get bits, too
 
     def _find(self, sample: Sample, size: int, largest: float) -> float:
-        """The step at which the payload has the rate wanted; secants within a bracket."""
-        finest = max(largest / LARGEST_INDEX, _TINIEST)
+        """Return the step that gives the payload the rate wanted, by secants within a bracket."""
+        finest = max(largest / MAX_INDEX, _MIN_STEP)
         if self.step:
             return max(self.step, finest)
         low, high = math.log2(finest), math.log2(4 * largest)
         sizes = [max(float(np.abs(source).mean(dtype=np.float64)), finest) for source, _ in sample]
-        at = sum(share * math.log2(size) for size, (_, share) in zip(sizes, sample, strict=True))
+        at = sum(part * math.log2(size) for size, (_, part) in zip(sizes, sample, strict=True))
         at = min(max(at + _GAUSSIAN - self.bits, low), high)
         slope = -1.0  # bits for each octave, as at high rate
         before: tuple[float, float] | None = None
-        for _ in range(_TRIES):
+        for _ in range(_MAX_TRIES):
             excess = self._cost(sample, size, 2**at) - self.bits
             if abs(excess) < _TOLERANCE:
                 break

@@ -1,6 +1,6 @@
-"""What one message leaves out, the next one makes up for.
+"""Error feedback: each message adds the error of the last one (Seide et al. 2014).
 
-Seide et al. 2014; why it converges: Karimireddy et al. 2019.
+Its convergence: Karimireddy et al. 2019.
 """
 
 from __future__ import annotations
@@ -19,23 +19,22 @@ from hqde_fl.codec.reader import Floats, Reader
 from hqde_fl.errors import ConfigError
 
 RESIDUAL = "residual"
-"""The key of the state under which the residual lies, a float32 (d,) tensor."""
+"""Key of the residual in the state, a float32 (d,) tensor."""
 
 
 @final
 @dataclass(frozen=True)
 class ErrorFeedback(Codec):
-    """Another codec that is sent the vector plus what the last message missed.
+    """Another codec, applied to the vector plus the error of the last message.
 
-    The error of the inner codec must be smaller than what it codes, or the residual grows without
-    end: let it round to the nearest (``unbiased=False``), and below 4 bits rotate, or the largest
-    numbers lose a part of themselves every time. ``EntropyCoded`` and ``TopK`` are right as they
-    are.
+    The error of the inner codec must be smaller than its input, or the residual grows without end:
+    let it round to the nearest (``unbiased=False``), and below 4 bits rotate, or the largest
+    numbers shrink in every message. ``EntropyCoded`` and ``TopK`` need no such care.
 
     Parameters
     ----------
     inner : Codec
-        What codes the sum.
+        The codec for the sum; without memory of its own.
     """
 
     inner: Codec = field(default_factory=lambda: Quantized(4, unbiased=False))
@@ -49,13 +48,13 @@ class ErrorFeedback(Codec):
 
     @property
     def formats(self) -> Mapping[int, type[Codec]]:
-        """Its own and the inner codec's."""
+        """Its own format and the inner codec's, by code."""
         return {self.code: ErrorFeedback, **self.inner.formats}
 
     def write(
         self, values: Floats, state: State, rng: np.random.Generator
     ) -> tuple[Sequence[Part], State]:
-        """Add the residual, code, and keep what decoding would miss."""
+        """Return the frame of values plus residual, and a state with the new residual."""
         if RESIDUAL in state:
             if len(state[RESIDUAL]) != values.size:
                 raise ValueError(
@@ -70,5 +69,5 @@ class ErrorFeedback(Codec):
 
     @classmethod
     def read(cls, reader: Reader, size: int) -> Floats:
-        """What the inner codec decodes: only the sender remembers."""
+        """Return the inner codec's ``size`` values: only the sender has a memory."""
         return reader.frame(size)

@@ -1,4 +1,4 @@
-"""Every format that a payload may have."""
+"""All formats of payloads, by their number on the wire."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ FORMATS: Mapping[int, type[Codec]] = {
     5: TopK,
     6: ErrorFeedback,
 }
-"""Number on the wire -> codec. A number is never used again for anything else."""
+"""Number on the wire -> codec. A number is never reused."""
 
 
 def decode_payload(payload: bytes | memoryview, size: int) -> Tensor:
-    """Decode a payload of any codec, trusting nothing in it.
+    """Return the numbers in a payload of any codec, trusting nothing in it.
 
     Parameters
     ----------
     payload : bytes or memoryview
-        What arrived.
+        The bytes received.
     size : int
-        How many numbers are expected.
+        The number of values expected.
 
     Returns
     -------

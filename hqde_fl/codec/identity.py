@@ -1,4 +1,4 @@
-"""The exact code: the numbers themselves."""
+"""The exact codec: the numbers' own bytes."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class Identity(Codec):
 
     @property
     def unbiased(self) -> bool:
-        """It is exact."""
+        """True: it is exact."""
         return True
 
     def write(
         self, values: Floats, state: State, rng: np.random.Generator
     ) -> tuple[Sequence[Part], State]:
-        """Their bytes."""
+        """Return the values' bytes as a frame; no state."""
         return [bytes([values.itemsize]), values.astype(f"<f{values.itemsize}", copy=False)], {}
 
     @classmethod
     def read(cls, reader: Reader, size: int) -> Floats:
-        """The numbers again."""
+        """Return the ``size`` numbers of a frame."""
         (width,) = reader.array("<u1", 1)
         if width not in (4, 8):
             raise CodecError(f"no float has {width} bytes")

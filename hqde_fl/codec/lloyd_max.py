@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 MAX_BITS = 8
 
 _CELLS = 2048  # look-up cells for each standard deviation
-_REACH = 6  # standard deviations to either side; beyond it is the outermost level
+_REACH = 6  # standard deviations to either side; the outermost level lies beyond
 _GRID = 2.0**12  # levels are multiples of 1/_GRID, so that every machine has the same ones
 
 
 @lru_cache
 def levels(bits: int) -> NDArray[np.float32]:
-    """The 2^bits levels in rising order, read-only."""
+    """Return the 2^bits levels in rising order, read-only."""
     count = 1 << (bits - 1)
     ranks = (np.arange(count) + 0.5 + count) / (2 * count)
     # The optimal density of levels is that of a Gaussian three times as wide (Panter and Dite).
@@ -44,22 +44,23 @@ def levels(bits: int) -> NDArray[np.float32]:
         if np.abs(step).max() < 1e-12:
             break
     upper = np.round(upper * _GRID) / _GRID
-    found = np.concatenate([-upper[::-1], upper]).astype(np.float32)
-    found.setflags(write=False)
-    return found
+    table = np.concatenate([-upper[::-1], upper]).astype(np.float32)
+    table.setflags(write=False)
+    return table
 
 
 @lru_cache
 def _nearest(bits: int) -> NDArray[np.uint8]:
+    """Return the index of the level nearest to the centre of each look-up cell."""
     centres = (np.arange(2 * _REACH * _CELLS) + 0.5) / _CELLS - _REACH
     table = levels(bits)
-    found = np.searchsorted((table[1:] + table[:-1]) / 2, centres).astype(np.uint8)
-    found.setflags(write=False)
-    return found
+    indices = np.searchsorted((table[1:] + table[:-1]) / 2, centres).astype(np.uint8)
+    indices.setflags(write=False)
+    return indices
 
 
 def nearest(values: NDArray[np.float32], bits: int) -> NDArray[np.uint8]:
-    """The index of the level nearest to each value, to 1/4096 of a standard deviation."""
+    """Return the index of the level nearest to each value, to 1/4096 of a standard deviation."""
     cells = values * np.float32(_CELLS)
     cells += np.float32(_REACH * _CELLS)
     return _nearest(bits).take(cells.astype(np.intp), mode="clip")

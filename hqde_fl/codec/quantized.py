@@ -2,7 +2,7 @@
 
 Two sets of levels. *Uniform*: 2^b steps from the block's least to its largest value, rounded at
 random so that the mean is right (QSGD, Alistarh et al. 2017), or to the nearest. *Lloyd-Max*: the
-best levels for Gaussian numbers, which is what a rotation makes of any; the scale
+best levels for Gaussian numbers, which a rotation makes of any numbers; the scale
 <x, x> / <x, q> removes the bias (EDEN, Vargaftik et al. 2022), <x, q> / <q, q> has the least error.
 """
 
@@ -30,7 +30,7 @@ _TILE = 1 << 16  # values worked on at a time: they stay in a core's second-leve
 @final
 @dataclass(frozen=True)
 class Quantized(Codec):
-    """Blockwise quantiser with a fixed number of bits.
+    """A blockwise quantiser with a fixed number of bits.
 
     Parameters
     ----------
@@ -39,9 +39,9 @@ class Quantized(Codec):
     block : int
         Numbers that share a scale, a multiple of 8.
     levels : {"uniform", "lloyd-max"}
-        Where the levels are. Lloyd-Max levels are meant for the inside of ``Rotated``.
+        The set of levels. Lloyd-Max levels are meant for the inside of ``Rotated``.
     unbiased : bool
-        Whether the mean over messages is right, at the price of a larger error in each; wanted
+        True for a mean over messages without error, at the price of a larger error in each; wanted
         without error feedback, not with it. Lloyd-Max levels are unbiased only inside ``Rotated``.
     """
 
@@ -53,10 +53,10 @@ class Quantized(Codec):
     code: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        most = 16 if self.levels == "uniform" else MAX_BITS
-        if not 1 <= self.bits <= most:
+        max_bits = 16 if self.levels == "uniform" else MAX_BITS
+        if not 1 <= self.bits <= max_bits:
             raise ConfigError(
-                f"Quantized(levels={self.levels!r}) needs bits in 1..{most}, found {self.bits}"
+                f"Quantized(levels={self.levels!r}) needs bits in 1..{max_bits}, found {self.bits}"
             )
         if self.block < 8 or self.block % 8 or self.block >= 1 << 32:
             raise ConfigError(f"Quantized needs block a multiple of 8, found {self.block}")
@@ -64,7 +64,7 @@ class Quantized(Codec):
     def write(
         self, values: Floats, state: State, rng: np.random.Generator
     ) -> tuple[Sequence[Part], State]:
-        """Quantise tile by tile."""
+        """Return the frame of values, quantised block by block; no state."""
         uniform = self.levels == "uniform"
         scales = np.empty((-(-values.size // self.block), 2 if uniform else 1), "<f4")
         packed = np.empty(packed_bytes(values.size, self.bits), np.uint8)
@@ -80,7 +80,7 @@ class Quantized(Codec):
     def _uniform(
         self, rows: NDArray[np.float32], rng: np.random.Generator
     ) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        """Codes of a tile, and for each row its least value and its step."""
+        """Return the codes of a tile, and for each row its least value and its step."""
         top = np.float32(2**self.bits - 1)
         low, high = rows.min(axis=1), rows.max(axis=1)
         step = high / top - low / top
@@ -97,7 +97,7 @@ class Quantized(Codec):
     def _lloyd_max(
         self, rows: NDArray[np.float32], rng: np.random.Generator
     ) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        """Codes of a tile, and for each row the factor of its levels."""
+        """Return the codes of a tile, and for each row the factor of its levels."""
         largest = np.maximum(rows.max(axis=1), -rows.min(axis=1))[:, None]
         # scaled first, so that squares neither overflow nor underflow
         units = rows / _divisor(largest)
@@ -105,20 +105,20 @@ class Quantized(Codec):
         rms = np.sqrt(square / np.float32(rows.shape[1]))
         units /= _divisor(rms)
         codes = nearest(units, self.bits)
-        found = levels(self.bits).take(codes)
-        agreement = np.einsum("ij,ij->i", units, found)[:, None]
+        decoded = levels(self.bits).take(codes)
+        agreement = np.einsum("ij,ij->i", units, decoded)[:, None]
         if self.unbiased:
             factor = np.float32(rows.shape[1]) / np.where(rms > 0, agreement, np.float32(1))
         else:
-            factor = agreement / np.einsum("ij,ij->i", found, found)[:, None]
+            factor = agreement / np.einsum("ij,ij->i", decoded, decoded)[:, None]
         return codes, largest * rms * factor
 
     @classmethod
     def read(cls, reader: Reader, size: int) -> Floats:
-        """Look the levels up."""
+        """Return the ``size`` values of a frame, looked up in the levels."""
         bits, uniform, block = reader.fields(_FIELDS)
-        most = 16 if uniform else MAX_BITS
-        if not 1 <= bits <= most or uniform > 1 or block < 8 or block % 8:
+        max_bits = 16 if uniform else MAX_BITS
+        if not 1 <= bits <= max_bits or uniform > 1 or block < 8 or block % 8:
             raise CodecError(f"no quantiser has bits {bits}, kind {uniform}, block {block}")
         columns = 2 if uniform else 1
         scales = reader.array("<f4", -(-size // block) * columns).reshape(-1, columns)
@@ -138,12 +138,12 @@ class Quantized(Codec):
 
 
 def _divisor(scale: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The scale, or one where it is zero, as then is everything that it divides."""
+    """Return the scale, or one if it is zero: then everything that it divides is zero, too."""
     return np.where(scale > 0, scale, np.float32(1))
 
 
 def _tiles(size: int, block: int) -> Iterator[tuple[int, int, int]]:
-    """Ranges of about _TILE values, and how many values of each share a scale there."""
+    """Yield ranges of about _TILE values, and the number of values that have one scale there."""
     whole = size - size % block
     step = max(block, _TILE - _TILE % block)
     for start in range(0, whole, step):

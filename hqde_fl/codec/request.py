@@ -1,4 +1,4 @@
-"""A codec as JSON: how a server says which one it wishes its clients to use."""
+"""A codec as JSON, in which a server requests it from its clients."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hqde_fl.errors import ConfigError
 
 
 def to_json(codec: Codec) -> str:
-    """The codec's name in the registry and whatever differs from its defaults."""
+    """Return the codec's registered name and the parameters that differ from its defaults."""
     return json.dumps(_table(codec), separators=(",", ":"))
 
 
 def from_json(text: str) -> Codec:
-    """The inverse of ``to_json``.
+    """Return the codec that ``to_json`` described.
 
     Raises
     ------
@@ -34,11 +34,12 @@ def from_json(text: str) -> Codec:
 
 
 def _table(codec: Codec) -> dict[str, Any]:
+    """Return the codec as a TOML file would describe it."""
     name = CODECS.name_of(codec)
     table: dict[str, Any] = {"name": name}
-    usual = CODECS.parameters(name)
+    defaults = CODECS.parameters(name)
     for field in dataclasses.fields(codec):  # type: ignore[arg-type]
         key, value = field.name.replace("_", "-"), getattr(codec, field.name)
-        if value != usual[key]:
+        if value != defaults[key]:
             table[key] = _table(value) if isinstance(value, Codec) else value
     return table

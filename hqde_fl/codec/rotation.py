@@ -1,13 +1,13 @@
-"""A random rotation before coding: whatever the numbers were, they come out nearly Gaussian.
+"""A random rotation before coding, which makes any numbers nearly Gaussian.
 
 Randomised Hadamard transforms, block by block (Ailon and Chazelle 2009; Suresh et al. 2017): flip
-random signs, then mix. After one, a number that stood out is spread over its whole block; after the
-second, a block of few non-zero numbers, which one leaves with few distinct values, is Gaussian too.
+random signs, then mix. The first spreads an outlier over its whole block; the second makes a block
+of few non-zero numbers Gaussian, too, which has few distinct values after the first.
 
 A block is mixed as a matrix with 64 rows, first along its columns, then along its rows, in groups
 of neighbours. If its size is a power of two, that is the Hadamard transform. The last block may
 have any multiple of 64; its groups lie across the ends of the rows, in each row differently, and
-the second round evens out what that leaves. Every machine computes the same bits: there are only
+the second round evens out the difference. Every machine computes the same bits: there are only
 additions in a fixed order, and factors.
 """
 
@@ -30,7 +30,7 @@ from hqde_fl.errors import CodecError, ConfigError
 
 _FIELDS = struct.Struct("<HBQ")
 _HEIGHT = 64
-_MOST = _HEIGHT**2
+_MAX_BLOCK = _HEIGHT**2
 _TILE = 1 << 16
 
 
@@ -42,15 +42,15 @@ class Rotated(Codec):
     Parameters
     ----------
     inner : Codec
-        What codes the rotated numbers. With ``Quantized(b, levels="lloyd-max")``, the default for
-        b = 4, the message is unbiased with the error of a Gaussian source (EDEN).
+        The codec for the rotated numbers. With ``Quantized(b, levels="lloyd-max")``, the default
+        for b = 4, the message is unbiased with the error of a Gaussian source (EDEN).
     block : int
         Numbers that are rotated together, a power of two from 64 to 4096; the last block takes the
         rest as well.
     rounds : int
-        Transforms one after the other, 1 or 2. One is enough where no block is dominated by a few
-        of its numbers; where one is, a single round leaves a bias. Two leave a trace of one (below
-        1 % of the energy) where a single number is a thousand times as large as all others.
+        Transforms one after the other, 1 or 2. One is enough if no block is dominated by a few of
+        its numbers; otherwise it leaves a bias. Two leave one below 1 % of the energy if a single
+        number is a thousand times as large as all others.
     """
 
     inner: Codec = field(default_factory=lambda: Quantized(4, levels="lloyd-max"))
@@ -62,7 +62,7 @@ class Rotated(Codec):
     def __post_init__(self) -> None:
         if not _is_block(self.block):
             raise ConfigError(
-                f"Rotated needs block a power of two in {_HEIGHT}..{_MOST}, found {self.block}"
+                f"Rotated needs block a power of two in {_HEIGHT}..{_MAX_BLOCK}, found {self.block}"
             )
         if self.rounds not in (1, 2):
             raise ConfigError(f"Rotated needs rounds 1 or 2, found {self.rounds}")
@@ -76,18 +76,18 @@ class Rotated(Codec):
 
     @property
     def unbiased(self) -> bool:
-        """As its inner codec."""
+        """True if its inner codec is unbiased."""
         return self.inner.unbiased
 
     @property
     def formats(self) -> Mapping[int, type[Codec]]:
-        """Its own and the inner codec's."""
+        """Its own format and the inner codec's, by code."""
         return {self.code: Rotated, **self.inner.formats}
 
     def write(
         self, values: Floats, state: State, rng: np.random.Generator
     ) -> tuple[Sequence[Part], State]:
-        """Rotate, then let the inner codec code."""
+        """Return the inner codec's frame of the rotated values; no state."""
         seed = int(rng.integers(1 << 63))
         rotated = np.zeros(_padded(values.size), np.float32)
         rotated[: values.size] = values
@@ -101,7 +101,7 @@ class Rotated(Codec):
 
     @classmethod
     def read(cls, reader: Reader, size: int) -> Floats:
-        """Let the inner codec decode, then rotate back."""
+        """Return the inner codec's values, rotated back."""
         block, rounds, seed = reader.fields(_FIELDS)
         if not _is_block(block) or rounds not in (1, 2):
             raise CodecError(f"no rotation has blocks of {block} and {rounds} rounds")
@@ -115,7 +115,7 @@ class Rotated(Codec):
 
 
 def _is_block(block: int) -> bool:
-    return _HEIGHT <= block <= _MOST and block & (block - 1) == 0
+    return _HEIGHT <= block <= _MAX_BLOCK and block & (block - 1) == 0
 
 
 def _padded(size: int) -> int:
@@ -125,7 +125,7 @@ def _padded(size: int) -> int:
 def _walk(
     values: NDArray[np.float32], block: int, rounds: int, seed: int
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.uint32]]]:
-    """Tiles of equal blocks, one in each row, and the sign bits to flip in each round."""
+    """Yield tiles with a block in each row, and the sign bits to flip in each round."""
     bits = np.random.PCG64(seed)  # its raw output is the same in every version of NumPy
     last = max(0, values.size // block - 1) * block  # where the last, longer block starts
     height = max(1, _TILE // block) * block
@@ -141,13 +141,13 @@ def _walk(
 
 
 def _mix_columns(tile: NDArray[np.float32]) -> None:
-    """The Hadamard transform of each column of each block, in place."""
+    """Apply the Hadamard transform to each column of each block, in place."""
     blocks, width = tile.shape
     _hadamard(tile.reshape(blocks, _HEIGHT, width // _HEIGHT))
 
 
 def _mix_neighbours(tile: NDArray[np.float32]) -> None:
-    """The Hadamard transform of each group of as many neighbours as fit in a row, in place."""
+    """Apply the Hadamard transform to groups of neighbours, as many as fit in a row, in place."""
     columns = tile.shape[1] // _HEIGHT
     group = min(_HEIGHT, 1 << (columns.bit_length() - 1))
     turned = np.ascontiguousarray(tile.reshape(-1, group).T)  # long rows make fast loops
@@ -156,7 +156,7 @@ def _mix_neighbours(tile: NDArray[np.float32]) -> None:
 
 
 def _hadamard(stack: NDArray[np.float32]) -> None:
-    """The orthonormal Hadamard transform along the middle axis, in place."""
+    """Apply the orthonormal Hadamard transform along the middle axis, in place."""
     blocks, height, width = stack.shape
     spare = np.empty(stack.size // 2, np.float32)
     half = 1

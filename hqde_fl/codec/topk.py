@@ -1,8 +1,8 @@
-"""The largest numbers only, and where they stood.
+"""Code the largest numbers only, and their positions.
 
 Positions travel in Elias-Fano form: of each position the low bits are packed as they are, and the
 high bits, which never fall, as the gaps of a bitmap. That takes about 2 + log2(d / k) bits for each
-of k positions, half a bit more than any code must, and exactly as many whatever they are.
+of k positions, half a bit more than the least possible, independent of the positions.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class TopK(Codec):
     Parameters
     ----------
     fraction : float
-        How many of the numbers are kept, in (0, 1]; at least one is.
+        Fraction of the numbers that are kept, in (0, 1]; at least one number is.
     inner : Codec
-        What codes the numbers that are kept.
+        The codec for the numbers that are kept.
     """
 
     fraction: float = 0.01
@@ -52,13 +52,13 @@ class TopK(Codec):
 
     @property
     def formats(self) -> Mapping[int, type[Codec]]:
-        """Its own and the inner codec's."""
+        """Its own format and the inner codec's, by code."""
         return {self.code: TopK, **self.inner.formats}
 
     def write(
         self, values: Floats, state: State, rng: np.random.Generator
     ) -> tuple[Sequence[Part], State]:
-        """Choose, then let the inner codec code what was chosen."""
+        """Return the frame of the largest values and their positions; no state."""
         size, kept = values.size, math.ceil(self.fraction * values.size)
         if kept == size:
             positions = np.arange(size)
@@ -69,14 +69,14 @@ class TopK(Codec):
 
     @classmethod
     def read(cls, reader: Reader, size: int) -> Floats:
-        """Put the numbers back where they stood."""
+        """Return ``size`` values: the kept ones at their positions, zero elsewhere."""
         (kept,) = reader.fields(_FIELDS)
         if kept > size:
             raise CodecError(f"{kept} numbers kept of {size}")
         positions = _read_positions(reader, kept, size)
-        found = reader.frame(kept)
-        values = np.zeros(size, found.dtype)
-        values[positions] = found
+        numbers = reader.frame(kept)
+        values = np.zeros(size, numbers.dtype)
+        values[positions] = numbers
         return values
 
 

@@ -1,4 +1,4 @@
-"""The vote that fits how uncertain the ensemble is."""
+"""A vote chosen by the ensemble's uncertainty."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hqde_fl.prediction.voting import CircularVote
 @final
 @dataclass(frozen=True)
 class AdaptiveVote(Vote):
-    """Entanglement, superposition or circular voting, chosen anew for every example.
+    """Entanglement, superposition or circular voting, chosen for every example.
 
     The uncertainty is the normalised entropy of the members' mean prediction, in [0, 1]: above
     ``high`` entanglement, above ``low`` superposition, otherwise circular voting.
@@ -26,13 +26,13 @@ class AdaptiveVote(Vote):
     Parameters
     ----------
     high, low : float
-        The two thresholds.
+        The two thresholds, 0 <= low <= high <= 1.
     entanglement : EntanglementVote
-        For a high uncertainty.
+        The vote for a high uncertainty.
     superposition : SuperpositionVote
-        For a medium one.
+        The vote for a medium uncertainty.
     voting : CircularVote
-        For a low one.
+        The vote for a low uncertainty.
     """
 
     high: float = 0.5
@@ -48,11 +48,12 @@ class AdaptiveVote(Vote):
             )
 
     def combine(self, probabilities: Tensor) -> Tensor:
-        """Every example's own vote."""
+        """Return each example's distribution (n, c) by the vote that its uncertainty chooses."""
         uncertainty = normalised_entropy(probabilities.mean(dim=0))[:, None]
-        calm = torch.where(
+        less_uncertain = torch.where(
             uncertainty > self.low,
             self.superposition.combine(probabilities),
             self.voting.combine(probabilities),
         )
-        return torch.where(uncertainty > self.high, self.entanglement.combine(probabilities), calm)
+        entangled = self.entanglement.combine(probabilities)
+        return torch.where(uncertainty > self.high, entangled, less_uncertain)

@@ -1,23 +1,23 @@
-"""How far predicted probabilities can be trusted."""
+"""Measures of the quality of predicted probabilities."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-LEAST = 1e-12
+MIN_PROBABILITY = 1e-12
 """Probabilities count as at least this: one error made with certainty leaves the mean finite."""
 
 
 def negative_log_likelihood(probability: Tensor, target: Tensor) -> float:
-    """Mean of -log of the probability (n, c) that was given to the true class (n,)."""
+    """Return the mean of -log of the probability (n, c) that was given to the true class (n,)."""
     _check(probability, target)
     chosen = probability.gather(1, target[:, None]).to(torch.float64)
-    return float(-chosen.clamp(min=LEAST).log().mean())
+    return float(-chosen.clamp(min=MIN_PROBABILITY).log().mean())
 
 
 def calibration_error(probability: Tensor, target: Tensor, bins: int = 15) -> float:
-    """Expected calibration error (ECE; Guo et al., 2017, arXiv:1706.04599).
+    """Return the expected calibration error (ECE; Guo et al., 2017, arXiv:1706.04599).
 
     The examples are put into ``bins`` equal intervals by the probability of the predicted class;
     the error is the mean difference between that probability and the accuracy in an interval,
@@ -26,19 +26,20 @@ def calibration_error(probability: Tensor, target: Tensor, bins: int = 15) -> fl
     Parameters
     ----------
     probability : Tensor
-        (n, c).
+        (n, c) predicted distributions.
     target : Tensor
         (n,) true classes.
     bins : int
-        How many intervals (k / bins, (k + 1) / bins].
+        The number of intervals (k / bins, (k + 1) / bins], >= 1.
     """
     _check(probability, target)
     if bins < 1:
         raise ValueError(f"calibration_error needs bins >= 1, found {bins}")
     confidence, label = probability.to(torch.float64).max(dim=1)
     excess = confidence - (label == target).to(torch.float64)
-    place = (confidence * bins).ceil().long().clamp(1, bins) - 1
-    gaps = torch.zeros(bins, dtype=torch.float64, device=place.device).index_add(0, place, excess)
+    interval = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    gaps = torch.zeros(bins, dtype=torch.float64, device=interval.device)
+    gaps = gaps.index_add(0, interval, excess)
     return float(gaps.abs().sum()) / len(target)
 
 

@@ -1,4 +1,4 @@
-"""Entanglement of predictions."""
+"""Entanglement of predictions: members weighted by their overlap with the others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.prediction.base import Vote, overlaps, weighted
+from hqde_fl.prediction.base import Vote, overlaps, weighted_sum
 from hqde_fl.seeding import Seeds
 
 
@@ -19,8 +19,8 @@ from hqde_fl.seeding import Seeds
 class EntanglementVote(Vote):
     """Weights in proportion to each member's mean overlap with the others, example by example.
 
-    A member that puts everything on a class that nobody else considers counts for nothing. Its
-    classical twin is a vote weighted by pairwise agreement.
+    A member that is certain of a class that no other member considers has no weight. Its classical
+    twin is a vote weighted by pairwise agreement.
 
     Parameters
     ----------
@@ -29,9 +29,9 @@ class EntanglementVote(Vote):
         ones on its diagonal, S the cosines between the members' predictions for the whole batch,
         and the weights softmax(diag(S E)). It depends on the seed and on the batch. For comparison.
     strength : float
-        Of the random coupling.
+        Factor of the random coupling, finite and >= 0.
     seed : int
-        Of the random coupling.
+        Seed of the random coupling.
     """
 
     coupling: Literal["measured", "random"] = "measured"
@@ -47,17 +47,17 @@ class EntanglementVote(Vote):
             raise ConfigError(f"EntanglementVote needs finite strength >= 0, found {self.strength}")
 
     def combine(self, probabilities: Tensor) -> Tensor:
-        """The weighted sum."""
+        """Return the members' weighted sum (n, c)."""
         members, examples, _ = probabilities.shape
         if self.coupling == "random":
             weights = self._original(probabilities)[:, None].expand(members, examples)
-            return weighted(weights, probabilities)
+            return weighted_sum(weights, probabilities)
         claims = overlaps(probabilities).sum(dim=2).T
         total = claims.sum(dim=0)
-        return weighted(torch.where(total > 0, claims / total, 1 / members), probabilities)
+        return weighted_sum(torch.where(total > 0, claims / total, 1 / members), probabilities)
 
     def _original(self, probabilities: Tensor) -> Tensor:
-        """(m,) HQDE's softmax(diag(S E))."""
+        """Return HQDE's weights (m,), softmax(diag(S E))."""
         members = probabilities.shape[0]
         states = torch.nn.functional.normalize(probabilities.flatten(1), dim=1)
         drawn = Seeds(self.seed).numpy("entanglement", members).standard_normal((members, members))

@@ -1,4 +1,4 @@
-"""An ensemble's prediction, with how sure it is and how diverse its members are."""
+"""An ensemble's prediction, with its uncertainty and the diversity of its members."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ VOTES: Registry[Vote] = Registry(
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What an ensemble of m members says about n examples of c classes.
+    """The prediction of an ensemble of m members for n examples of c classes.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class Prediction:
     diversity : float
         Mean of 1 - |correlation| over pairs of members; 0 for a single one.
     disagreement : float
-        Share of the examples on which two members predict different classes, mean over pairs.
+        Fraction of the examples on which two members predict different classes, mean over pairs.
     """
 
     label: Tensor
@@ -67,7 +67,7 @@ class EnsemblePredictor:
     Parameters
     ----------
     combine : Vote, str or Mapping
-        The vote, its name in ``VOTES``, or a table with its name and parameters.
+        A vote, its name in ``VOTES``, or a table with its name and parameters.
     """
 
     combine: Vote | str | Mapping[str, Any] = "soft-vote"
@@ -78,12 +78,12 @@ class EnsemblePredictor:
 
     @property
     def vote(self) -> Vote:
-        """The vote itself."""
+        """The vote that ``combine`` describes."""
         assert isinstance(self.combine, Vote)
         return self.combine
 
     def predict(self, probabilities: Tensor) -> Prediction:
-        """Combine members' probabilities.
+        """Return the prediction from members' probabilities.
 
         Parameters
         ----------
@@ -93,49 +93,49 @@ class EnsemblePredictor:
         Raises
         ------
         ValueError
-            If they are not that.
+            If they are anything else.
         """
         _check(probabilities)
         wide = probabilities.to(torch.promote_types(probabilities.dtype, torch.float32))
         combined = self.vote.combine(wide)
-        spread = combined.clamp(min=0)
-        spread = spread / spread.sum(dim=1, keepdim=True)
-        mixed = normalised_entropy(wide.mean(dim=0))
+        distribution = combined.clamp(min=0)
+        distribution = distribution / distribution.sum(dim=1, keepdim=True)
+        mean_entropy = normalised_entropy(wide.mean(dim=0))
         return Prediction(
             label=combined.argmax(dim=1),
             probability=combined,
-            entropy=normalised_entropy(spread),
-            mutual_information=(mixed - normalised_entropy(wide).mean(dim=0)).clamp(min=0),
+            entropy=normalised_entropy(distribution),
+            mutual_information=(mean_entropy - normalised_entropy(wide).mean(dim=0)).clamp(min=0),
             diversity=diversity(wide),
             disagreement=disagreement(wide),
         )
 
     def predict_outputs(self, outputs: Tensor) -> Prediction:
-        """Combine members' raw outputs (m, n, c), before the softmax."""
+        """Return the prediction from members' raw outputs (m, n, c), before the softmax."""
         return self.predict(outputs.to(torch.float32).softmax(dim=2))
 
 
 def diversity(probabilities: Tensor) -> float:
-    """Mean over pairs of members of 1 - |correlation of their predictions|, as in HQDE.
+    """Return the mean over pairs of members of 1 - |correlation of their predictions|, as in HQDE.
 
-    Members that predict the same have none, also where a correlation is not defined because all
-    predictions are equal; with anybody else such a member is uncorrelated.
+    Members that predict the same have no diversity, even if all their predictions are equal, so
+    that no correlation is defined; with other members such a member is uncorrelated.
     """
     members = probabilities.shape[0]
     if members < 2:
         return 0.0
     rows = probabilities.flatten(1).to("cpu", torch.float64)
-    level = rows.amax(dim=1) == rows.amin(dim=1)
-    related = torch.corrcoef(rows).abs()
-    related[level] = related[:, level] = 0
-    same = level[:, None] & level[None, :] & (rows[:, :1] == rows[:, 0])
-    related = torch.where(same, 1, related.clamp(max=1))
+    constant = rows.amax(dim=1) == rows.amin(dim=1)
+    correlation = torch.corrcoef(rows).abs()
+    correlation[constant] = correlation[:, constant] = 0
+    same = constant[:, None] & constant[None, :] & (rows[:, :1] == rows[:, 0])
+    correlation = torch.where(same, 1, correlation.clamp(max=1))
     one, other = torch.triu_indices(members, members, offset=1)
-    return float((1 - related[one, other]).mean())
+    return float((1 - correlation[one, other]).mean())
 
 
 def disagreement(probabilities: Tensor) -> float:
-    """Share of the examples on which two members' labels differ, mean over pairs of members."""
+    """Return the fraction of examples on which two members' labels differ, mean over pairs."""
     members = probabilities.shape[0]
     if members < 2:
         return 0.0

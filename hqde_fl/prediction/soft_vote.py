@@ -16,5 +16,5 @@ class SoftVote(Vote):
     """The mean of the members' class probabilities; the classical baseline."""
 
     def combine(self, probabilities: Tensor) -> Tensor:
-        """The mean."""
+        """Return the mean (n, c) over the members."""
         return probabilities.mean(dim=0)

@@ -1,4 +1,4 @@
-"""Superposition of predictions."""
+"""Superposition of predictions: members weighted by the softmax of their confidence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.prediction.base import Vote, normalised_entropy, overlaps, weighted
+from hqde_fl.prediction.base import Vote, normalised_entropy, overlaps, weighted_sum
 from hqde_fl.seeding import Seeds
 
 
@@ -24,21 +24,22 @@ class SuperpositionVote(Vote):
     Parameters
     ----------
     temperature : float
-        T: towards 0 only the most confident member counts, towards infinity all count the same.
+        T > 0: towards 0 only the most confident member counts, towards infinity all count the same.
     confidence : "agreement" or "certainty"
         A member's mean overlap with the other members' predictions, or 1 minus the normalised
         entropy of its own.
     scores : tuple of float
-        A fixed confidence of each member instead, for instance its accuracy on held-out data.
+        A fixed confidence of each member instead, for instance its accuracy on held-out data;
+        empty for none.
     amplitudes : "born" or "raw"
         ``"raw"`` is HQDE's original, sum a_i p_i + N(0, noise_scale^2): it sums to sqrt(m) for m
-        equal members, and comes out as it is unless ``renormalised``. For comparison.
+        equal members, and is no distribution unless ``renormalised``. For comparison.
     renormalised : bool
-        Make a distribution of the raw sum: without what is negative, scaled to sum to one.
+        True to make a distribution of the raw sum: negative numbers become zero, the sum one.
     noise_scale : float
         Standard deviation of the raw sum's noise, finite.
     seed : int
-        Of that noise.
+        Seed of that noise.
     """
 
     temperature: float = 0.25
@@ -68,19 +69,19 @@ class SuperpositionVote(Vote):
             ("amplitudes", ("born", "raw")),
         ):
             if getattr(self, name) not in known:
-                found = getattr(self, name)
                 raise ConfigError(
-                    f"SuperpositionVote needs {name} among {', '.join(known)}: {found!r}"
+                    f"SuperpositionVote needs {name} among {', '.join(known)}: "
+                    f"{getattr(self, name)!r}"
                 )
 
     def combine(self, probabilities: Tensor) -> Tensor:
-        """The weighted sum."""
+        """Return the members' weighted sum (n, c)."""
         confidence = self._confidence(probabilities)
         # the softmax of confidence / T, which overflows where T is tiny
         squared = ((confidence - confidence.amax(dim=0)) / self.temperature).softmax(dim=0)
         if self.amplitudes == "born":
-            return weighted(squared, probabilities)
-        total = weighted(squared.sqrt(), probabilities)
+            return weighted_sum(squared, probabilities)
+        total = weighted_sum(squared.sqrt(), probabilities)
         if self.noise_scale > 0:
             generator = Seeds(self.seed).torch("superposition", *total.shape)
             noise = torch.randn(total.shape, generator=generator) * self.noise_scale
@@ -92,7 +93,7 @@ class SuperpositionVote(Vote):
         return torch.where(whole > 0, positive / whole, 1 / total.shape[1])
 
     def _confidence(self, probabilities: Tensor) -> Tensor:
-        """(m, n)."""
+        """Return each member's confidence in each example, (m, n)."""
         members, examples, _ = probabilities.shape
         if self.scores:
             if len(self.scores) != members:
@@ -100,8 +101,8 @@ class SuperpositionVote(Vote):
                     f"SuperpositionVote needs one score for each of {members} members, "
                     f"found {len(self.scores)}"
                 )
-            given = torch.tensor(self.scores, dtype=probabilities.dtype)
-            return given.to(probabilities.device)[:, None].expand(members, examples)
+            scores = torch.tensor(self.scores, dtype=probabilities.dtype)
+            return scores.to(probabilities.device)[:, None].expand(members, examples)
         if self.confidence == "certainty":
             return 1 - normalised_entropy(probabilities)
         return overlaps(probabilities).sum(dim=2).T / max(1, members - 1)

@@ -1,4 +1,4 @@
-"""Circular voting on predictions."""
+"""Circular voting on predictions: the mean of probabilities as phases."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 from hqde_fl.errors import ConfigError
 from hqde_fl.prediction.base import Vote
 
-CANCELLED = 1e-6
-"""Votes whose sum is shorter than this share of their number have no angle."""
+MIN_RESULTANT = 1e-6
+"""Votes whose sum is shorter than this fraction of their number have no angle."""
 
 
 @final
@@ -23,14 +23,14 @@ class CircularVote(Vote):
 
     A probability p is the phase pi p on the upper half circle, and the outcome is the angle of
     sum w_i e^{i pi p_i} over pi. Between members that are close it is their mean; between those
-    that are sure and opposed the majority wins whole, as in a hard vote. Where the votes cancel
+    that are sure and opposed the majority wins whole, as in a hard vote. If the votes cancel
     exactly it is one half. (HQDE's original averages the phases themselves and returns their sine,
     so that its arg max has nothing to do with the votes.)
 
     Parameters
     ----------
     weights : tuple of float
-        w, one for each member, none negative; all the same if not given.
+        The weights w >= 0, one for each member, not all 0; all the same if empty.
     """
 
     weights: tuple[float, ...] = ()
@@ -42,7 +42,7 @@ class CircularVote(Vote):
             )
 
     def combine(self, probabilities: Tensor) -> Tensor:
-        """The angles."""
+        """Return the angles over pi (n, c), scaled to sum to one."""
         members = probabilities.shape[0]
         if self.weights and len(self.weights) != members:
             raise ConfigError(
@@ -56,7 +56,7 @@ class CircularVote(Vote):
         weights = weights.to(phases.device)[:, None, None]
         real, imaginary = (weights * phases.cos()).sum(dim=0), (weights * phases.sin()).sum(dim=0)
         angles = torch.atan2(imaginary.clamp(min=0), real) / math.pi
-        angles = torch.where(torch.hypot(real, imaginary) > CANCELLED, angles, 0.5)
+        angles = torch.where(torch.hypot(real, imaginary) > MIN_RESULTANT, angles, 0.5)
         total = angles.sum(dim=1, keepdim=True)
         even = torch.full_like(angles, 1 / angles.shape[1])
         return torch.where(total > 0, angles / total, even).to(probabilities.dtype)

@@ -1,1 +1,1 @@
-"""Everything that knows Flower's records: reading, writing and screening of messages."""
+"""Flower's messages and records: reading, writing and screening them."""

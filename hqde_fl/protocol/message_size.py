@@ -8,33 +8,33 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 
 def message_bytes(content: RecordDict) -> int:
-    """Bytes of a message's content as Flower serialises it, counted without serialising arrays.
+    """Return the size of a message's content as Flower serialises it, without serialising it.
 
-    Never raises: what no message can hold, like half a character in a name, is counted as well.
+    Never raises: values that no message can hold, like half a character in a name, are counted too.
     """
     return sum(_field(_text(name) + _record(record)) for name, record in content.items())
 
 
 def _record(record: ArrayRecord | MetricRecord | ConfigRecord) -> int:
-    """A record's field in its item."""
+    """Return the size of a record's field in its item."""
     if isinstance(record, ArrayRecord):
         return _field(sum(_field(_text(key) + _array(array)) for key, array in record.items()))
-    return _field(sum(_field(_text(key) + _field(_value(each))) for key, each in record.items()))
+    return _field(sum(_field(_text(key) + _field(_value(value))) for key, value in record.items()))
 
 
 def _value(value: Any) -> int:
-    """The one field of a metric or a config, without a copy of it: lists have a longer tag."""
+    """Return the size of a metric's or config's one field; lists have a longer tag."""
     if not isinstance(value, list):
         return _single(value)
     if value and isinstance(value[0], str | bytes):
-        return 1 + _field(sum(_single(each) for each in value))
-    unsigned = any(isinstance(each, int) and each >= 1 << 63 for each in value)
-    numbers = sum(_varint(each) if unsigned else _single(each) - 1 for each in value)
+        return 1 + _field(sum(_single(item) for item in value))
+    unsigned = any(isinstance(item, int) and item >= 1 << 63 for item in value)
+    numbers = sum(_varint(item) if unsigned else _single(item) - 1 for item in value)
     return 1 + _field(_field(numbers) if value else 0)
 
 
 def _single(value: Any) -> int:
-    """A field that holds one number or text."""
+    """Return the size of a field that holds one number or text."""
     if isinstance(value, float):
         return 9
     if isinstance(value, int):
@@ -43,12 +43,12 @@ def _single(value: Any) -> int:
 
 
 def _text(text: str) -> int:
-    """A field that holds text; protobuf leaves out an empty one."""
+    """Return the size of a text field; protobuf leaves out an empty one."""
     return _field(len(text.encode("utf-8", "surrogatepass"))) if text else 0
 
 
 def _array(array: Array) -> int:
-    """An ``Array``'s field in its record, the bytes of its data included."""
+    """Return the size of an ``Array``'s field in its record, its data included."""
     shape = sum(_varint(size) for size in array.shape)
     names = _text(array.dtype) + _text(array.stype)
     data = _field(len(array.data)) if array.data else 0
@@ -56,10 +56,10 @@ def _array(array: Array) -> int:
 
 
 def _varint(number: int) -> int:
-    """Bytes of an integer; protobuf writes negative ones as if they had 64 bits."""
+    """Return the size of an integer; protobuf writes negative ones as if they had 64 bits."""
     return 10 if number < 0 else max(1, -(-number.bit_length() // 7))
 
 
 def _field(length: int) -> int:
-    """Bytes of a protobuf field (numbered below 16) that holds ``length`` bytes."""
+    """Return the size of a protobuf field (numbered below 16) that holds ``length`` bytes."""
     return 1 + _varint(length) + length

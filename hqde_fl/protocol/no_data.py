@@ -1,9 +1,9 @@
-"""The reply of a client that has no data to train on, written and recognised in one place.
+"""The reply of a client that has no data to train on.
 
-It is an error reply with a reason of its own, which Flower's strategies pass over, but for those
-for differential privacy: these aggregate nothing in a round with an error reply. Servers of this
-project count such a client as *skipped*: it is not faulty, it is not asked again for some rounds,
-and a rule's f stays as it is.
+It is an error reply with a reason of its own. Flower's strategies ignore it, except those for
+differential privacy, which aggregate nothing in a round with an error reply. Servers of this
+project count such a client as *skipped*: it is not faulty, it gets no message for some rounds, and
+a rule's f is not lowered for it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NO_DATA = "skipped: no data"
 
 
 def no_data(message: Message) -> Message:
-    """Return the reply to a message of a client that has no data."""
+    """Return the reply of a client without data to a message."""
     return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, NO_DATA), reply_to=message)
 
 

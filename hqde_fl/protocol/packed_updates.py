@@ -28,8 +28,8 @@ PACKED = "hqde.codec"
 DELTA = "hqde.delta"
 """The name of the array that holds it."""
 FEEDBACK, NO_RESIDUAL = "hqde.feedback", "none"
-"""Name of the reply's ConfigRecord, and its key: members (0 for the only model) whose update carries
-no error-feedback residual."""
+"""Name of the reply's ConfigRecord, and its key: members (0 for the only model) whose update
+carries no error-feedback residual."""
 
 EXACT_RATIO = 512
 """At most one number in so many is not packed: a sixteenth of a bit for each number."""

@@ -1,7 +1,7 @@
-"""Screen what clients send, before anything else looks at it.
+"""Screen clients' replies before anything else reads them.
 
-A reply is hostile until screened: its bytes are checked before anything is allocated, and whatever
-is wrong with them becomes a ``Rejected`` with a reason instead of an exception.
+A reply is hostile until screened: its bytes are checked before anything is allocated, and every
+defect becomes a ``Rejected`` with a reason instead of an exception.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from hqde_fl.updates.layout import Entry, Layout
 from hqde_fl.updates.received_updates import ReceivedModel
 
 NUM_EXAMPLES = "num-examples"
-"""The metric by which a client says how many examples it trained on."""
+"""The metric with the number of examples that a client claims to have trained on."""
 
 
 @dataclass(frozen=True)
 class Screening:
-    """What a reply may look like.
+    """Limits on the metrics of a reply.
 
     Parameters
     ----------
     max_num_examples : float
-        The largest believable ``num-examples``.
+        The largest ``num-examples`` that is accepted.
     max_metrics : int
-        The most metrics a reply may carry.
+        Metrics in a reply, at most.
     max_metric_name : int
-        The most characters in a metric's name, which must be printable.
+        Characters in a metric's name, at most; they must be printable.
     allow_list_metrics : bool
-        Whether a metric may be a list. Lists cannot be averaged; they are dropped when allowed.
+        True to drop metrics that are lists, which cannot be averaged; False to reject the reply.
     """
 
     max_num_examples: float = 1e9
@@ -61,13 +61,13 @@ class Accepted:
     Parameters
     ----------
     update : Tensor or ReceivedModel
-        (d,) the client's model minus the global one, or the model as it was sent.
+        (d,) the client's model minus the global one, or the model as the client sent it.
     buffers : Mapping[str, Tensor]
-        Its integer and boolean buffers.
+        The client's integer and boolean buffers.
     num_examples : float
-        What it says it trained on.
+        The number of examples that the client claims.
     metrics : Mapping[str, float]
-        Its other metrics, the finite ones.
+        The client's other metrics, the finite ones.
     """
 
     update: Tensor | ReceivedModel
@@ -77,13 +77,13 @@ class Accepted:
 
     @property
     def delta(self) -> Tensor:
-        """(d,) the client's model minus the global one."""
+        """The update (d,): the client's model minus the global one."""
         return self.update.delta() if isinstance(self.update, ReceivedModel) else self.update
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A reply that did not pass, and why."""
+    """A reply that did not pass screening, with the reason."""
 
     reason: str
 
@@ -95,18 +95,18 @@ def screen(
     limits: Screening,
     arrays_key: str = "arrays",
 ) -> Accepted | Rejected:
-    """Look at one reply to a training message. Never raises for what the client sent.
+    """Return the update in one reply to a training message, or why it is rejected; never raises.
 
     Parameters
     ----------
     reply : Message
-        The reply, hostile until proven otherwise.
+        The reply; not trusted.
     layout : Layout
         The layout of the global model.
     model : Tensor
-        (d,) the global model, from which the delta is taken.
+        (d,) the global model, which the update is a difference to.
     limits : Screening
-        What is allowed.
+        Limits on the reply's metrics.
     arrays_key : str
         The name of the reply's one ``ArrayRecord``.
     """
@@ -114,17 +114,19 @@ def screen(
         num_examples, metrics = screen_metrics(reply.content, limits)
         records = reply.content.array_records
         if list(records) != [arrays_key]:
-            raise MalformedError(f"expected one ArrayRecord {arrays_key!r}, found {_list(records)}")
+            raise MalformedError(
+                f"expected one ArrayRecord {arrays_key!r}, found {_shown_names(records)}"
+            )
         update, buffers = _screen_arrays(records[arrays_key], layout, model)
         return Accepted(_finite(update), buffers, num_examples, metrics)
     except MalformedError as reason:
         return Rejected(str(reason))
-    except Exception as error:  # whatever a client managed to break, it breaks only its own reply
+    except Exception as error:  # a client can break only its own reply
         return Rejected(f"malformed reply ({type(error).__name__}: {printable(str(error), 120)})")
 
 
 def screen_evaluation(reply: Message, limits: Screening) -> Mapping[str, float] | Rejected:
-    """Look at one reply to an evaluation message: its finite metrics, or why it is rejected."""
+    """Return the finite metrics in one reply to an evaluation message, or why it is rejected."""
     try:
         return screen_metrics(reply.content, limits)[1]
     except MalformedError as reason:
@@ -134,10 +136,10 @@ def screen_evaluation(reply: Message, limits: Screening) -> Mapping[str, float] 
 
 
 def screen_metrics(content: RecordDict, limits: Screening) -> tuple[float, dict[str, float]]:
-    """``num-examples`` and the other finite metrics of a reply."""
+    """Return ``num-examples`` and the other finite metrics of a reply."""
     records = content.metric_records
     if len(records) != 1:
-        raise MalformedError(f"expected one MetricRecord, found {_list(records)}")
+        raise MalformedError(f"expected one MetricRecord, found {_shown_names(records)}")
     record = next(iter(records.values()))
     if len(record) > limits.max_metrics:
         raise MalformedError(f"expected at most {limits.max_metrics} metrics, found {len(record)}")
@@ -161,7 +163,13 @@ def screen_metrics(content: RecordDict, limits: Screening) -> tuple[float, dict[
 
 
 def _finite(update: Tensor | ReceivedModel) -> Tensor | ReceivedModel:
-    """The update if all its numbers are finite."""
+    """Return the update if all its numbers are finite.
+
+    Raises
+    ------
+    MalformedError
+        If a number is not.
+    """
     if isinstance(update, ReceivedModel):
         # finite sums of squares prove every number finite, and small enough for any difference
         with np.errstate(over="ignore", invalid="ignore"):
@@ -177,7 +185,7 @@ def _finite(update: Tensor | ReceivedModel) -> Tensor | ReceivedModel:
 def _screen_arrays(
     record: ArrayRecord, layout: Layout, model: Tensor
 ) -> tuple[Tensor | ReceivedModel, dict[str, Tensor]]:
-    """The update and the buffers, checked against the layout before anything is read."""
+    """Return the update and the buffers, checked against the layout before they are decoded."""
     present, packed = dict(record), None
     if any(is_packed(array) for array in present.values()):
         packed = present.pop(DELTA, None)
@@ -185,9 +193,9 @@ def _screen_arrays(
     if extra := sorted(present.keys() - expected):
         raise MalformedError(f"unknown array {extra[0][:40]!r}")
     absent = [entry for entry in layout.entries if entry.name not in present]
-    exact = {entry.name for entry in absent if packed is None or entry.offset is None}
-    if exact:
-        raise MalformedError(f"missing array {min(exact)!r}")
+    missing = {entry.name for entry in absent if packed is None or entry.offset is None}
+    if missing:
+        raise MalformedError(f"missing array {min(missing)!r}")
     for entry in layout.entries:
         if entry.name in present:
             _check(entry, present[entry.name])
@@ -195,8 +203,8 @@ def _screen_arrays(
         coded = torch.empty(0) if packed is None else unpack(packed, absent, layout)
     except CodecError as error:
         raise MalformedError(f"packed update: {error}") from None
-    if packed is None and (sent := _as_sent(present, layout, model)) is not None:
-        return sent, {
+    if packed is None and (received := _received_model(present, layout, model)) is not None:
+        return received, {
             e.name: decode_array(present[e.name]) for e in layout.entries if e.offset is None
         }
     parts = coded.split([entry.size for entry in absent])
@@ -204,15 +212,17 @@ def _screen_arrays(
     flat, buffers = layout.flatten(
         state | {entry.name: part for entry, part in zip(absent, parts, strict=True)}
     )
-    for entry in layout.entries:  # what is packed is a delta already
+    for entry in layout.entries:  # packed arrays are differences already
         if entry.offset is not None and entry.name in present:
-            where = slice(entry.offset, entry.offset + entry.size)
-            flat[where] -= model[where]
+            span = slice(entry.offset, entry.offset + entry.size)
+            flat[span] -= model[span]
     return flat, buffers
 
 
-def _as_sent(arrays: Mapping[str, Array], layout: Layout, model: Tensor) -> ReceivedModel | None:
-    """The model without copying its bytes, if they are float32 numbers as NumPy reads them."""
+def _received_model(
+    arrays: Mapping[str, Array], layout: Layout, model: Tensor
+) -> ReceivedModel | None:
+    """Return the model without copying its bytes; None unless they are float32 for NumPy."""
     floating = [arrays[entry.name] for entry in layout.entries if entry.offset is not None]
     if model.device.type != "cpu" or {array.dtype for array in floating} != {"float32"}:
         return None
@@ -225,6 +235,7 @@ def _as_sent(arrays: Mapping[str, Array], layout: Layout, model: Tensor) -> Rece
 
 
 def _check(entry: Entry, array: Array) -> None:
+    """Raise ``MalformedError`` unless an array has the shape and dtype of its entry."""
     if tuple(array.shape) != entry.shape:
         shown = tuple(array.shape[:MAX_SHOWN_DIMENSIONS])
         raise MalformedError(f"wrong shape {shown!s:.60} of {entry.name!r}, expected {entry.shape}")
@@ -234,5 +245,6 @@ def _check(entry: Entry, array: Array) -> None:
         )
 
 
-def _list(names: Mapping[str, object]) -> str:
+def _shown_names(names: Mapping[str, object]) -> str:
+    """Return the number of names and the first four of them, for an error message."""
     return f"{len(names)} ({', '.join(repr(name[:40]) for name in list(names)[:4])})"

@@ -1,4 +1,4 @@
-"""Robust aggregation rules, one file each; ``RULES`` names them for TOML files and the CLI."""
+"""Robust aggregation rules, one file each; ``RULES`` holds the name of each in TOML files."""
 
 from hqde_fl.registry import Registry
 from hqde_fl.rules.adaptive import Adaptive

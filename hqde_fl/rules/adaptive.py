@@ -1,4 +1,4 @@
-"""Adaptive: the more the clients disagree, the more carefully their updates are merged."""
+"""Adaptive: the clients' disagreement chooses one of three rules."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Adaptive(Rule):
     directions: 0 when all point the same way, 1 when all are orthogonal. Above ``high`` the clients
     are merged by entanglement, above ``low`` by superposition, otherwise by voting. A client counts
     for 1 / n in it whatever its length; f faulty ones can still raise it by adding f directions, or
-    lower it by copying each other, so an attacker has a say in which rule is used, but each of the
-    three tolerates what the others do.
+    lower it by copying each other, so an attacker influences the choice of the rule, but each of
+    the three tolerates what the others do.
 
     Tolerates what the least tolerant of the three does. O(n^2 d) for the Gram matrix, O(n^3) for
     its spectrum, one weighted sum.
@@ -35,11 +35,12 @@ class Adaptive(Rule):
     high, low : float
         The uncertainties above which clients are merged by entanglement and by superposition.
     entanglement : Entanglement
-        For a high uncertainty.
+        The rule for a high uncertainty.
     superposition : Superposition
-        For a medium one.
+        The rule for a medium uncertainty.
     voting : Voting
-        For a low one. By default on updates, which the Gram matrix decides at no extra cost.
+        The rule for a low uncertainty. By default on updates, which the Gram matrix decides at no
+        extra cost.
     """
 
     gram = True
@@ -58,15 +59,15 @@ class Adaptive(Rule):
 
     @property
     def confidence_from(self) -> str | None:
-        """What superposition needs."""
+        """The source of confidence that superposition needs; None if it needs none."""
         return self.superposition.confidence_from
 
     def minimum(self, faulty: int = 0) -> int:
-        """One update is enough."""
+        """Return 1: one update is enough."""
         return 1
 
     def breakdown(self, n: int) -> int:
-        """The least of the three's."""
+        """Return the least breakdown of the three rules."""
         return min(
             rule.breakdown(n) for rule in (self.entanglement, self.superposition, self.voting)
         )
@@ -76,16 +77,16 @@ class Adaptive(Rule):
         return self.voting.filters(n) or (self.high < 1 and self.entanglement.filters(n))
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """Choose, and let the chosen one decide."""
+        """Return the decision of the rule that the entropy chooses."""
         assert measured.geometry is not None
         uncertainty = entropy(density(measured.geometry))
         name, chosen = self._choose(uncertainty)
         decision = chosen.decide(measured, cohort, {})
-        found = {"adaptive-entropy": uncertainty, "adaptive-choice": name}
-        return replace(decision, diagnostics={**decision.diagnostics, **found}, plan=chosen)
+        choice = {"adaptive-entropy": uncertainty, "adaptive-choice": name}
+        return replace(decision, diagnostics={**decision.diagnostics, **choice}, plan=chosen)
 
     def combine(self, tile: Tensor, decision: Decision) -> tuple[Tensor, Tensor | None]:
-        """As the chosen one does."""
+        """Return the chosen rule's result (c,) on a tile, and its counts (1, n)."""
         chosen: Rule = decision.plan
         return chosen.combine(tile, decision)
 

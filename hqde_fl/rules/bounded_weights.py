@@ -11,26 +11,26 @@ from hqde_fl.rules.geometric_median import GeometricMedian
 from hqde_fl.rules.geometry import Geometry
 
 
-def bounded(
+def bound_lengths(
     weights: Tensor, geometry: Geometry, longest: float, median: Tensor | None = None
 ) -> Tensor:
-    """Weights (n,) that still sum to one, and with which no update pulls beyond its bound.
+    """Return weights (n,) that sum to one, lowered for updates beyond a bound on their length.
 
-    An update longer than ``longest`` median lengths counts as if it were that long. What its weight
-    loses thereby goes to the geometric median of all updates, which is as robust as a rule can be.
-    So as long as less than half of the clients are faulty, nothing they send moves the result
-    arbitrarily far, however the weights came about.
+    An update longer than ``longest`` median lengths counts as if it were that long. The weight that
+    it loses goes to the geometric median of all updates, which is as robust as a rule can be. So as
+    long as less than half of the clients are faulty, nothing they send moves the result arbitrarily
+    far, whatever the weights are.
 
     Parameters
     ----------
     weights : Tensor
-        (n,) float64, none negative, sum one.
+        (n,) float64, >= 0, with sum one.
     geometry : Geometry
-        Of the updates.
+        Distances and inner products of the updates.
     longest : float
-        In median lengths; 0 for no bound.
+        The bound, in median lengths; 0 for no bound.
     median : Tensor, optional
-        (n,) weights of the geometric median, if they are known already.
+        (n,) weights of the geometric median; computed if not given.
     """
     lengths = geometry.norms()
     limit = longest * float(lengths.median())
@@ -43,20 +43,20 @@ def bounded(
 
 
 def check_longest(rule: str, longest: float) -> None:
-    """Raise ``ConfigError`` unless it is a number of median lengths, or 0."""
+    """Raise ``ConfigError`` naming the rule if ``longest`` is negative or NaN."""
     if not longest >= 0:
         raise ConfigError(f"{rule} needs longest >= 0, found {longest}")
 
 
-def shared(claims: Tensor) -> Tensor:
-    """Claims (n,), none negative, over their sum; equal shares where nobody has a claim."""
-    largest = float(claims.max())
+def normalised_weights(scores: Tensor) -> Tensor:
+    """Return scores (n,) >= 0 divided by their sum; equal weights if all are zero."""
+    largest = float(scores.max())
     if largest <= 0:
-        return torch.full_like(claims, 1 / len(claims))
-    claims = claims / largest
-    return claims / claims.sum()
+        return torch.full_like(scores, 1 / len(scores))
+    scores = scores / largest  # their sum might overflow
+    return scores / scores.sum()
 
 
-def effective(weights: Tensor) -> float:
-    """How many clients a weighted mean amounts to: 1 / sum of squares, n if all count the same."""
+def effective_clients(weights: Tensor) -> float:
+    """Return 1 / sum of squared weights: n if all clients count the same, 1 if one counts alone."""
     return float(1 / (weights * weights).sum())

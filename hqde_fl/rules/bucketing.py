@@ -14,7 +14,7 @@ from hqde_fl.rules.results import Decision, Measured, State
 
 @dataclass(frozen=True)
 class Bucketing(Rule):
-    """Pre-aggregation: means of random buckets of s updates, drawn anew each round.
+    """Pre-aggregation: means of random buckets of s updates, other ones in each round.
 
     ceil(n / s) rows are left, with less spread among the honest ones; f faulty clients spoil at
     most f of them, so the rule that follows must tolerate f among ceil(n / s). The last bucket may
@@ -23,7 +23,7 @@ class Bucketing(Rule):
     Parameters
     ----------
     s : int
-        Updates to a bucket.
+        Updates in a bucket, >= 1.
     """
 
     s: int = 2
@@ -33,27 +33,27 @@ class Bucketing(Rule):
             raise ConfigError(f"Bucketing needs s >= 1, found {self.s}")
 
     def minimum(self, faulty: int = 0) -> int:
-        """One update is enough."""
+        """Return 1: one update is enough."""
         return 1
 
     def output_rows(self, n: int) -> int:
-        """ceil(n / s)."""
+        """Return the number of buckets, ceil(n / s)."""
         return -(-n // self.s)
 
     @property
     def is_preaggregation(self) -> bool:
-        """Always."""
+        """True: its output is rows for another rule."""
         return True
 
     def breakdown(self, n: int) -> int:
-        """All: it spoils no row without a faulty client, and limits nothing itself."""
+        """Return n: a bucket without faulty clients stays honest; the next rule sets the bound."""
         return n
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """Fill the buckets."""
+        """Return a mixing matrix with one row, a mean of s random updates, for each bucket."""
         order = cohort.shuffled("bucketing")
         mixing = torch.zeros(self.output_rows(cohort.n), cohort.n, dtype=torch.float64)
         for bucket in range(mixing.shape[0]):
-            members = order[bucket * self.s : (bucket + 1) * self.s]
-            mixing[bucket, members] = 1 / len(members)
+            rows = order[bucket * self.s : (bucket + 1) * self.s]
+            mixing[bucket, rows] = 1 / len(rows)
         return Decision(mixing=mixing)

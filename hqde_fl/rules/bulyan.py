@@ -15,26 +15,35 @@ from hqde_fl.rules.results import Decision, Measured, State
 
 
 def select_by_krum(squared: Tensor, f: int, count: int) -> list[int]:
-    """``count`` rows, one after the other the Krum winner of those not yet taken.
+    """Return ``count`` rows, each the Krum winner among the rows that were not chosen before.
 
-    With k rows left the scores sum the k - f - 2 nearest of them, at least one; equal scores are
-    told apart by the distances to all that are left. Every row's
-    neighbours are sorted once; taking a row strikes it from all the lists.
+    With k rows left the scores sum the k - f - 2 nearest of them, at least one; ties go to the row
+    with the least sum of distances to all that are left. Every row's neighbours are sorted once;
+    choosing a row deletes it from all the lists.
+
+    Parameters
+    ----------
+    squared : Tensor
+        (n, n) squared distances.
+    f : int
+        Faulty clients to tolerate.
+    count : int
+        Rows to choose, at most n.
     """
     apart = squared.clone().fill_diagonal_(torch.inf).numpy()
     order = apart.argsort(axis=1, kind="stable")[:, :-1]  # each row's others, nearest first
     near = np.take_along_axis(apart, order, axis=1)
     left = np.arange(squared.shape[0])
-    taken: list[int] = []
+    chosen: list[int] = []
     while True:
         scores = near[:, : max(1, len(left) - f - 2)].sum(axis=1)
         best = np.flatnonzero(scores == scores.min())
-        if len(best) > 1:  # always so where only one neighbour counts
+        if len(best) > 1:  # always so if only one neighbour counts
             best = best[near[best].sum(axis=1).argsort(kind="stable")]
         winner = int(left[best[0]])
-        taken.append(winner)
-        if len(taken) == count:
-            return taken
+        chosen.append(winner)
+        if len(chosen) == count:
+            return chosen
         left, order, near = (np.delete(table, best[0], axis=0) for table in (left, order, near))
         others = order != winner
         order, near = (table[others].reshape(len(left), -1) for table in (order, near))
@@ -58,11 +67,11 @@ class Bulyan(Tolerant):
     gram = True
 
     def minimum(self, faulty: int = 0) -> int:
-        """4f + 3."""
+        """Return 4f + 3, with f lowered by ``faulty``."""
         return 4 * max(0, self.f - faulty) + 3
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """Choose theta updates."""
+        """Return the theta updates that Krum chooses, as the plan."""
         assert measured.geometry is not None
         f = cohort.remaining(self.f)
         theta = cohort.n - 2 * f
@@ -71,7 +80,7 @@ class Bulyan(Tolerant):
         return Decision(plan=(chosen, theta - 2 * f), diagnostics={"bulyan-chosen": names})
 
     def combine(self, tile: Tensor, decision: Decision) -> tuple[Tensor, Tensor | None]:
-        """The chosen rows' mean around the median."""
+        """Return the chosen rows' mean around the median (c,), and the rows' counts (1, n)."""
         chosen, count = decision.plan
         result, kept = mean_around_median_of(tile[chosen], count)
         counts = torch.zeros(1, tile.shape[0], dtype=torch.float64, device=tile.device)

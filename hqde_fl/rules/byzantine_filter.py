@@ -1,7 +1,7 @@
-"""HQDE's Byzantine filter: score every client, drop what sticks out, take the median of the rest.
+"""HQDE's Byzantine filter: score every client, drop outliers, take the median of the rest.
 
 The original divides by each coordinate's MAD, which explodes wherever the honest clients agree,
-measures distances without a scale, and drops a third of the clients whether or not any of them is
+measures distances without a scale, and drops a third of the clients even if none of them is
 faulty. Here every detector is one robust number for each client, and a client is dropped only if
 that number is an outlier among the clients' numbers:
 
@@ -9,9 +9,9 @@ that number is an outlier among the clients' numbers:
   s_i = sum_j |x_ij - med_j| / sum_j MAD_j, so no single coordinate can blow it up;
 * ``cosine``: 1 - cos(x_i, z), where z is the geometric median of all updates;
 * ``euclidean``: ||x_i - z|| over the median of these distances;
-* ``twins``: infinite for a client whose update is all but a copy of another's (see
-  ``near_duplicates.py``), nothing for the others. It finds attackers who send one update made for
-  the cohort, however well that hides; and the honest client that they copy, if they copy one.
+* ``twins``: infinite for a client whose update nearly equals another's (see
+  ``near_duplicates.py``), zero for the others. It finds attackers who send one update made for the
+  cohort, however well that hides; and the honest client that they copy, if they copy one.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from hqde_fl.rules.base import Rule
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.geometric_median import GeometricMedian
 from hqde_fl.rules.geometry import Geometry
-from hqde_fl.rules.near_duplicates import twins
-from hqde_fl.rules.order_statistics import median_of, middle_of, ordered
+from hqde_fl.rules.near_duplicates import has_near_duplicate
+from hqde_fl.rules.order_statistics import median_of, median_of_sorted, sort_columns
 from hqde_fl.rules.results import Decision, Measured, State
 
-NORMAL = 1.4826
+MAD_TO_DEVIATION = 1.4826
 """MAD times this estimates the standard deviation of normally distributed numbers."""
 
-CLOSENESS = 0.1
-"""Updates nearer than this fraction of the typical distance are twins."""
+NEAR_DUPLICATE_RATIO = 0.1
+"""Updates nearer than this fraction of the typical distance are near duplicates."""
 
 Detector = Literal["mad", "cosine", "euclidean", "twins"]
 
@@ -54,22 +54,23 @@ class ByzantineFilter(Rule):
         A client is an outlier if a detector's score exceeds the median score by more than
         ``threshold`` robust standard deviations (scaled MAD) of the scores.
     floor : float
-        The standard deviation of the scores counts as at least this fraction of the median score:
-        honest clients that all but agree are not told apart by their last digits.
+        The standard deviation of the scores counts as at least this fraction of the median score,
+        so that honest clients that nearly agree are not outliers by their last digits.
     fraction : float
         At most this fraction of the cohort is dropped, the worst outliers first. Clients already
         rejected this round count towards it. At most 1/2.
     gain, loss : float
         Reputation that a client gains in a round in which it is no outlier, and loses in one in
-        which it is, between 0 and 1. Reputation starts at 1; ties are broken by it.
+        which it is one. Reputation lies in [0, 1] and starts at 1; among equal outliers the lower
+        reputation is dropped first.
     gate : float
-        A client whose reputation is below this is excluded, outlier or not, until it has recovered;
-        within the same ``fraction``. 0 never excludes.
+        A client whose reputation is below this is dropped, outlier or not, until it has recovered;
+        within the same ``fraction``. 0 never drops.
     detectors : tuple of "mad", "cosine", "euclidean", "twins"
-        Which scores are looked at; one that sees an outlier is enough.
+        The scores to use; an outlier of any of them is an outlier.
     median : GeometricMedian
-        How the rest is merged. With fewer than three left it is the coordinate-wise median, and
-        the diagnostics say so.
+        Merges the rest. With fewer than three left the coordinate-wise median does, and the
+        diagnostics say so.
     """
 
     gram = True
@@ -103,21 +104,21 @@ class ByzantineFilter(Rule):
 
     @property
     def scored(self) -> bool:
-        """Only the ``mad`` detector looks at single coordinates."""
+        """True if the ``mad`` detector is used, which needs single coordinates."""
         return "mad" in self.detectors
 
     def minimum(self, faulty: int = 0) -> int:
-        """One update is enough: fewer than three fall back to the coordinate-wise median."""
+        """Return 1: fewer than three updates fall back to the coordinate-wise median."""
         return 1
 
     def breakdown(self, n: int) -> int:
-        """The clients that may be dropped, but less than half."""
+        """Return the number of clients that may be dropped, less than half."""
         return min(int(self.fraction * n + 1e-9), (n - 1) // 2)
 
     def score(self, tile: Tensor) -> Tensor:
-        """(n + 1,): each client's distance from the median, and last the total MAD."""
-        distance = (tile - middle_of(ordered(tile))).abs_()
-        spread = ordered(distance)[(tile.shape[0] - 1) // 2]
+        """Return each client's L1 distance from the tile's median, and last the total MAD."""
+        distance = (tile - median_of_sorted(sort_columns(tile))).abs_()
+        spread = sort_columns(distance)[(tile.shape[0] - 1) // 2]
         return torch.cat([distance, spread[None]]).sum(dim=1, dtype=torch.float64)
 
     def filters(self, n: int) -> bool:
@@ -125,7 +126,7 @@ class ByzantineFilter(Rule):
         return n > 1 and int(self.fraction * n + 1e-9) > 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """Drop the outliers and the untrusted, settle the reputations, weigh the rest."""
+        """Return which clients are dropped, the new reputations and the weights of the rest."""
         assert measured.geometry is not None
         geometry = measured.geometry
         names = [str(client) for client in cohort.ids]
@@ -158,7 +159,7 @@ class ByzantineFilter(Rule):
         )
 
     def combine(self, tile: Tensor, decision: Decision) -> tuple[Tensor, Tensor | None]:
-        """The coordinate-wise median of what is left."""
+        """Return the coordinate-wise median (c,) of the kept rows, and their counts (1, n)."""
         kept = decision.plan.to(tile.device)
         middle, hits = median_of(tile[kept])
         counts = torch.zeros(1, tile.shape[0], dtype=torch.float64, device=tile.device)
@@ -166,31 +167,32 @@ class ByzantineFilter(Rule):
         return middle, counts
 
     def _scores(self, measured: Measured) -> Mapping[str, Tensor]:
-        """(n,) scores by detector, in the order they were asked for."""
+        """Return (n,) scores by detector, in the order of ``detectors``."""
         assert measured.geometry is not None
-        geometry, found = measured.geometry, {}
+        geometry, scores = measured.geometry, {}
         if set(self.detectors) & {"cosine", "euclidean"}:
             weights = self.median.weights(geometry)[0]
-            found["cosine"] = _cosine_distance(geometry, weights)
+            scores["cosine"] = _cosine_distance(geometry, weights)
             distances = geometry.squared_distances_to(weights).sqrt()
-            found["euclidean"] = _over(distances, distances.median())
+            scores["euclidean"] = _over(distances, distances.median())
         if "twins" in self.detectors:
-            twin = twins(geometry.squared_distances(), CLOSENESS)
-            found["twins"] = torch.where(twin, torch.inf, torch.zeros(twin.shape[0]).double())
+            copied = has_near_duplicate(geometry.squared_distances(), NEAR_DUPLICATE_RATIO)
+            zeros = torch.zeros(copied.shape[0], dtype=torch.float64)
+            scores["twins"] = torch.where(copied, torch.inf, zeros)
         if measured.score is not None:
-            found["mad"] = _over(measured.score[:-1], measured.score[-1])
-        return {name: found[name] for name in self.detectors}
+            scores["mad"] = _over(measured.score[:-1], measured.score[-1])
+        return {name: scores[name] for name in self.detectors}
 
     def _excess(self, scores: Tensor) -> Tensor:
-        """(n,) robust standard deviations by which scores exceed the threshold."""
+        """Return by how many robust deviations scores (n,) exceed the threshold, else -1."""
         middle = scores.median()
-        deviation = NORMAL * (scores - middle).abs().median()
+        deviation = MAD_TO_DEVIATION * (scores - middle).abs().median()
         deviation = torch.maximum(deviation, self.floor * middle)
         beyond = scores - (middle + self.threshold * deviation)
         return torch.where(beyond > 0, _over(beyond, deviation), -1.0)
 
     def _worst(self, suspect: Tensor, excess: Tensor, trust: Tensor, cohort: Cohort) -> Tensor:
-        """(n,) bool: the suspects, the worst ``fraction`` of the cohort at most."""
+        """Return the suspects to drop, (n,) bool: the worst ``fraction`` of the cohort at most."""
         total = cohort.n + cohort.faulty
         # Unlike an f, the fraction is one of all clients: those excluded already are part of it.
         allowance = max(0, int(self.fraction * total + 1e-9) - cohort.faulty)
@@ -204,14 +206,14 @@ class ByzantineFilter(Rule):
 
 
 def _over(values: Tensor, scale: Tensor) -> Tensor:
-    """Values over a scale; where the majority agrees to the bit, anything else is infinite."""
+    """Return values over a scale; if that is zero, infinity for every value above zero."""
     if scale > 0:
         return values / scale
     return torch.where(values > 0, torch.inf, torch.zeros_like(values))
 
 
 def _cosine_distance(geometry: Geometry, weights: Tensor) -> Tensor:
-    """(n,) 1 - cosine between each update and ``weights @ updates``; 1 where either is zero."""
+    """Return (n,) 1 - cosine between each update and ``weights @ updates``; 1 if either is zero."""
     products = geometry.products()
     inner = products @ weights
     norms = geometry.norms() * (weights @ inner).clamp(min=0).sqrt()

@@ -40,7 +40,7 @@ class CAF(Tolerant):
         return self.f > 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """The weights whose mean had the least variance in its worst direction."""
+        """Return the weights whose mean had the least variance in its worst direction."""
         assert measured.geometry is not None
         weights, steps = filtered_weights(measured.geometry, cohort.remaining(self.f))
         return Decision(
@@ -51,7 +51,7 @@ class CAF(Tolerant):
 
 
 def filtered_weights(geometry: Geometry, f: int) -> tuple[Tensor, int]:
-    """The best weights (n,) found, and the number of steps."""
+    """Return the weights (n,) with the least largest variance, and the number of steps taken."""
     n = geometry.n
     weights = torch.ones(n, dtype=torch.float64)
     best, least, direction = weights, torch.inf, None
@@ -67,7 +67,7 @@ def filtered_weights(geometry: Geometry, f: int) -> tuple[Tensor, int]:
             best, least = weights, value
         along = (about @ (root * direction)) ** 2
         furthest = float(torch.where(weights > 0, along, 0).max())
-        if f == 0 or furthest <= 0:  # nothing to filter, or all that counts is one point
+        if f == 0 or furthest <= 0:  # nothing to filter, or all updates with weight coincide
             break
         weights = weights * (1 - along / furthest).clamp(0, 1)
     return best, steps

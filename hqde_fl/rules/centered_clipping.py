@@ -27,11 +27,12 @@ class CenteredClipping(Rule):
     Parameters
     ----------
     tau : float
-        The longest step; with ``relative`` in units of the median distance from v to the updates.
+        The longest step, > 0; with ``relative`` in units of the median distance from v to the
+        updates.
     relative : bool
-        Whether tau is relative: then the rule scales with the updates.
+        True to let tau scale with the updates.
     iterations : int
-        Steps a round.
+        Steps in a round, > 0.
     """
 
     gram = True
@@ -46,19 +47,19 @@ class CenteredClipping(Rule):
                 raise ConfigError(f"CenteredClipping needs {name} > 0, found {getattr(self, name)}")
 
     def minimum(self, faulty: int = 0) -> int:
-        """One update is enough."""
+        """Return 1: one update is enough."""
         return 1
 
     def breakdown(self, n: int) -> int:
-        """Less than half: an absolute tau bounds every step, a relative one needs a majority."""
+        """Return the largest number below n / 2, which a relative tau needs."""
         return (n - 1) // 2
 
     def remembered_rows(self, state: State) -> Sequence[Tensor]:
-        """The last result."""
+        """Return the last result, if there is one."""
         return (state["centre"],) if "centre" in state else ()
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """The weights of the updates, and of the last result, after the steps."""
+        """Return the weights of the updates, and of the last result, after the steps."""
         assert measured.geometry is not None
         geometry, n = measured.geometry, cohort.n
         weights = torch.zeros(geometry.n, dtype=torch.float64)  # all zero is the origin
@@ -74,5 +75,5 @@ class CenteredClipping(Rule):
         return Decision(mixing=weights[None, :], diagnostics={"clipped": clipped})
 
     def next_state(self, delta: Tensor, state: State) -> State:
-        """The result is the next round's v."""
+        """Return a state with the result, the next round's v."""
         return {"centre": delta.clone()}

@@ -14,7 +14,7 @@ from hqde_fl.rules.results import Decision, Measured, State
 
 
 def shortening(norms: Tensor, longest: float) -> Tensor:
-    """(n,) what each update has to be multiplied by to be no longer than ``longest``."""
+    """Return the factor (n,) that makes each update with these norms no longer than ``longest``."""
     return torch.where(norms > longest, longest / norms, 1.0)
 
 
@@ -29,13 +29,13 @@ def _clip(norms: Tensor, longest: float) -> Decision:
 class Clipping(Rule):
     """Pre-aggregation: no update stays longer than c, x min(1, c / ||x||); any n.
 
-    No defence of its own: it bounds what the rule that follows can be shown. O(n d) for the norms,
-    read from the Gram matrix that the next rule needs as well.
+    No defence by itself: it bounds the updates that the next rule sees. O(n d) for the norms, read
+    from the Gram matrix that the next rule needs as well.
 
     Parameters
     ----------
     c : float
-        The longest an update may be.
+        The greatest length of an update, > 0.
     """
 
     gram = True
@@ -47,24 +47,24 @@ class Clipping(Rule):
             raise ConfigError(f"Clipping needs c > 0, found {self.c}")
 
     def minimum(self, faulty: int = 0) -> int:
-        """One update is enough."""
+        """Return 1: one update is enough."""
         return 1
 
     def output_rows(self, n: int) -> int:
-        """As many as there were."""
+        """Return n: every update keeps a row."""
         return n
 
     @property
     def is_preaggregation(self) -> bool:
-        """Always."""
+        """True: its output is rows for another rule."""
         return True
 
     def breakdown(self, n: int) -> int:
-        """All: no client can send anything long."""
+        """Return n: no client can send a long update."""
         return n
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """What each update is multiplied by."""
+        """Return a diagonal mixing matrix that shortens the long updates."""
         assert measured.geometry is not None
         return _clip(measured.geometry.norms(), self.c / measured.geometry.unit)
 
@@ -86,20 +86,20 @@ class ARC(Tolerant):
     gram = True
 
     def output_rows(self, n: int) -> int:
-        """As many as there were."""
+        """Return n: every update keeps a row."""
         return n
 
     @property
     def is_preaggregation(self) -> bool:
-        """Always."""
+        """True: its output is rows for another rule."""
         return True
 
     def composed_kappa(self, kappa: float, n: int, f: int) -> float | None:
-        """Kappa + 2 f / (n - 2f)."""
+        """Return kappa + 2 f / (n - 2f) for the f of this rule."""
         return kappa + 2 * f / (n - 2 * f) if f == self.f else None
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """What each update is multiplied by."""
+        """Return a diagonal mixing matrix that shortens the long updates."""
         assert measured.geometry is not None
         f, n = cohort.remaining(self.f), cohort.n
         norms = measured.geometry.norms()

@@ -20,31 +20,31 @@ from hqde_fl.rules.geometry import Geometry
 from hqde_fl.rules.results import State
 
 States = Literal["unit", "raw", "centred"]
-"""What the states are: directions of the updates, the updates, or the updates minus their mean."""
+"""Directions of the updates, the updates themselves, or the updates minus their mean."""
 
 
 def cosines(geometry: Geometry) -> Tensor:
-    """(n, n) cosines between the updates; zero for an update that is zero."""
+    """Return (n, n) cosines between the updates; zero for an update that is zero."""
     norms = geometry.norms()
     inverse = torch.where(norms > 0, 1 / norms, 0)
-    found = (geometry.products() * inverse[:, None] * inverse[None, :]).clamp(-1, 1)
+    products = (geometry.products() * inverse[:, None] * inverse[None, :]).clamp(-1, 1)
     diagonal = (norms > 0).to(torch.float64)
-    return found.fill_diagonal_(0) + diagonal.diag()
+    return products.fill_diagonal_(0) + diagonal.diag()
 
 
 def density(geometry: Geometry, states: States = "unit") -> Tensor:
-    """The (n, n) density matrix of the updates.
+    """Return the (n, n) density matrix of the updates.
 
     Parameters
     ----------
     geometry : Geometry
-        Their inner products.
+        The updates' inner products.
     states : "unit", "raw" or "centred"
         ``"unit"``: rho = C / n with the cosines C, the even mixture of n pure states. Every client
         counts the same, so no client's length can pass for coherence. ``"raw"``: the updates
-        themselves, G / tr G. ``"centred"``: the updates minus their mean: what they do not share.
-        Where there is nothing (all updates zero, or equal when centred) nobody differs from
-        anybody: the pure state that all clients share alike.
+        themselves, G / tr G. ``"centred"``: the updates minus their mean. If all states are zero
+        (all updates zero, or equal when centred) the result is the pure state with 1 / n in every
+        entry.
     """
     if states not in get_args(States):
         raise ConfigError(f"density needs states among {', '.join(get_args(States))}: {states!r}")
@@ -63,18 +63,18 @@ def density(geometry: Geometry, states: States = "unit") -> Tensor:
 
 
 def purity(rho: Tensor) -> float:
-    """tr(rho^2): 1 when all states are one direction, 1 / n when all n are orthogonal."""
+    """Return tr(rho^2): 1 if all states are one direction, 1 / n if all n are orthogonal."""
     return float((rho * rho).sum())
 
 
 def spectrum(rho: Tensor) -> Tensor:
-    """(n,) eigenvalues, the largest first; they are probabilities."""
+    """Return the (n,) eigenvalues, the largest first; they sum to one."""
     values: Tensor = torch.linalg.eigvalsh(rho).flip(0).clamp(min=0)
     return values / values.sum()
 
 
 def entropy(rho: Tensor, normalised: bool = True, rank: int | None = None) -> float:
-    """Von Neumann entropy -tr(rho log rho).
+    """Return the von Neumann entropy -tr(rho log rho).
 
     Parameters
     ----------
@@ -84,7 +84,8 @@ def entropy(rho: Tensor, normalised: bool = True, rank: int | None = None) -> fl
         Divide by the logarithm of the largest rank possible: in [0, 1], 0 for a pure state and 1
         for a fully mixed one. Otherwise in nats.
     rank : int, optional
-        That rank; n if not given. Centred states have n - 1, and d-dimensional ones at most d.
+        The largest rank possible; n if not given. Centred states have n - 1, and d-dimensional ones
+        at most d.
     """
     values = spectrum(rho)
     nats = float(torch.special.entr(values).sum())
@@ -95,9 +96,10 @@ def entropy(rho: Tensor, normalised: bool = True, rank: int | None = None) -> fl
 
 
 def fidelity(rho: Tensor, sigma: Tensor) -> float:
-    """Uhlmann's fidelity (tr sqrt(sqrt(rho) sigma sqrt(rho)))^2 of two density matrices: in [0, 1].
+    """Return Uhlmann's fidelity of two density matrices, in [0, 1].
 
-    1 if and only if they are equal; for pure states the squared cosine between them.
+    (tr sqrt(sqrt(rho) sigma sqrt(rho)))^2: 1 if and only if they are equal; for pure states the
+    squared cosine between them.
     """
     if rho.shape != sigma.shape:
         raise ValueError(f"fidelity needs matrices of one shape, found {rho.shape}, {sigma.shape}")
@@ -106,41 +108,41 @@ def fidelity(rho: Tensor, sigma: Tensor) -> float:
 
 
 def correlation(rho: Tensor) -> float:
-    """Mean cosine between two different clients' states; 1 for a single client."""
+    """Return the mean cosine between two different clients' states; 1 for a single client."""
     n = rho.shape[0]
     if n < 2:
         return 1.0
     norms = rho.diagonal().clamp(min=0).sqrt()
     inverse = torch.where(norms > 0, 1 / norms, 0)
-    found = (rho * inverse[:, None] * inverse[None, :]).clamp(-1, 1)
-    return float((found.sum() - found.trace()) / (n * (n - 1)))
+    similar = (rho * inverse[:, None] * inverse[None, :]).clamp(-1, 1)
+    return float((similar.sum() - similar.trace()) / (n * (n - 1)))
 
 
 def diagnostics(
     geometry: Geometry, ids: Sequence[int], previous: State | None = None
 ) -> tuple[dict[str, float], State]:
-    """What a round's records say about its density matrix of unit states.
+    """Return the numbers for a round's records that describe its density matrix of unit states.
 
     Parameters
     ----------
     geometry : Geometry
-        Of the round's updates.
+        Inner products of the round's updates.
     ids : Sequence[int]
         The clients, in row order.
     previous : State, optional
-        What this returned last round.
+        The state that the last round's call returned.
 
     Returns
     -------
     dict[str, float]
-        ``density-purity``, ``density-entropy`` (normalised), ``density-leading`` (the share of the
-        leading direction), ``density-correlation``, and ``density-fidelity`` to the previous round,
+        ``density-purity``, ``density-entropy`` (normalised), ``density-leading`` (the largest
+        eigenvalue), ``density-correlation``, and ``density-fidelity`` to the previous round,
         over the clients that took part in both, if there are any.
     State
-        For the next round.
+        The clients and the density matrix, for the next round's call.
     """
     rho = density(geometry)
-    found = {
+    numbers = {
         "density-purity": purity(rho),
         "density-entropy": entropy(rho),
         "density-leading": float(spectrum(rho)[0]),
@@ -152,18 +154,19 @@ def diagnostics(
         if common:
             now, then = ([pair[side] for pair in common] for side in (0, 1))
             old: Tensor = previous["density"]
-            found["density-fidelity"] = fidelity(_restricted(rho, now), _restricted(old, then))
-    return found, {"ids": list(ids), "density": rho}
+            numbers["density-fidelity"] = fidelity(_restricted(rho, now), _restricted(old, then))
+    return numbers, {"ids": list(ids), "density": rho}
 
 
 def _root(rho: Tensor) -> Tensor:
+    """Return the positive square root of a density matrix."""
     values, vectors = torch.linalg.eigh(rho)
     root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     return root
 
 
 def _restricted(rho: Tensor, rows: list[int]) -> Tensor:
-    """The density matrix of some of the clients."""
+    """Return the density matrix of some of the clients."""
     part = rho[rows][:, rows]
     trace = float(part.trace())
     if trace > 0:

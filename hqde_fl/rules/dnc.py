@@ -21,7 +21,7 @@ class DnC(Tolerant):
     right singular vector of the centred updates. The paper samples coordinates to afford that
     vector and repeats; here it is exact and over all coordinates, from the Gram matrix, so once is
     enough and nothing is random. It looks in one direction only: of faulty clients that point
-    different ways all but the farthest can hide, so one is all that it is sure to tolerate.
+    different ways all but the farthest can hide, so it tolerates one for certain.
     O(n^2 d) for the Gram matrix, O(n^3) for the vector.
 
     Parameters
@@ -42,7 +42,7 @@ class DnC(Tolerant):
             raise ConfigError(f"DnC needs removal > 0, found {self.removal}")
 
     def breakdown(self, n: int) -> int:
-        """One if f is: the mean's own direction is all that it looks at."""
+        """Return 1 if f > 0 and n suffices, else 0: it looks in one direction only."""
         return min(self.f, 1) if n >= max(4, self.minimum()) else 0
 
     def filters(self, n: int) -> bool:
@@ -50,7 +50,7 @@ class DnC(Tolerant):
         return self.f > 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """Drop those that stick out."""
+        """Return equal weights for all updates but the c f with the largest outlier scores."""
         assert measured.geometry is not None
         n, f = cohort.n, cohort.remaining(self.f)
         weights = torch.full((n,), 1 / n, dtype=torch.float64)

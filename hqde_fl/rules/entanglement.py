@@ -10,14 +10,19 @@ from torch import Tensor
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules.base import Rule
-from hqde_fl.rules.bounded_weights import bounded, check_longest, effective, shared
+from hqde_fl.rules.bounded_weights import (
+    bound_lengths,
+    check_longest,
+    effective_clients,
+    normalised_weights,
+)
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.density_matrix import cosines
 from hqde_fl.rules.results import Decision, Measured, State
 from hqde_fl.seeding import Seeds
 
-SAME = 1e-9
-"""Eigenvalues that differ by less, relative to the largest, are taken for one."""
+TIE_RATIO = 1e-9
+"""Eigenvalues that differ by less, relative to the largest, count as equal."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +46,13 @@ class Entanglement(Rule):
         ``"random"`` is HQDE's original: E is a symmetric random matrix times ``strength`` with
         ones on its diagonal, S the cosine matrix, the weights softmax(diag(S E)). It depends on the
         seed and on the clients taking part, and serves comparison only: identical clients get
-        unequal weights, and an opponent keeps its own.
+        unequal weights, and an opponent keeps a weight.
     by : "eigenvector" or "row-mean"
-        How measured couplings become weights. An eigenvector sees whole groups: clients that agree
-        with each other but not with the majority get next to nothing. The mean of a row's positive
-        couplings is the plainer choice, and leaves such a group its share.
+        The map from measured couplings to weights. An eigenvector sees whole groups: clients that
+        agree with each other but not with the majority get next to nothing. The mean of a row's
+        positive couplings is the plainer choice, and leaves such a group its weight.
     strength : float
-        Of the random coupling.
+        Factor of the random coupling, >= 0.
     longest : float
         An update counts as no longer than this many median lengths; 0 for no bound.
     """
@@ -73,38 +78,38 @@ class Entanglement(Rule):
         check_longest("Entanglement", self.longest)
 
     def minimum(self, faulty: int = 0) -> int:
-        """One update is enough."""
+        """Return 1: one update is enough."""
         return 1
 
     def breakdown(self, n: int) -> int:
-        """Less than half; nobody without a bound on the lengths."""
+        """Return the largest number below n / 2; 0 without a bound on the lengths."""
         return (n - 1) // 2 if self.longest > 0 else 0
 
     def filters(self, n: int) -> bool:
-        """Return whether it rejects: updates without weight; the original weighs all."""
+        """Return whether it rejects updates without weight; the random coupling weighs all."""
         return self.coupling == "measured"
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """The clients' weights from their couplings."""
+        """Return the clients' weights, from their couplings."""
         assert measured.geometry is not None
         similar = cosines(measured.geometry)
         if self.coupling == "random":
             weights = original_weights(similar, random_coupling(cohort, self.strength))
         elif self.by == "eigenvector":
-            weights = shared(leading(capped(similar)))
+            weights = normalised_weights(leading_eigenvector(cap_cosines(similar)))
         else:
-            weights = shared(capped(similar).clamp(min=0).sum(dim=1))
-        mixing = bounded(weights, measured.geometry, self.longest)
+            weights = normalised_weights(cap_cosines(similar).clamp(min=0).sum(dim=1))
+        mixing = bound_lengths(weights, measured.geometry, self.longest)
         return Decision(
             mixing=mixing[None, :],
             rejected=weights == 0,
-            diagnostics={"entanglement-effective-clients": effective(weights)},
+            diagnostics={"entanglement-effective-clients": effective_clients(weights)},
         )
 
 
-def capped(similar: Tensor) -> Tensor:
-    """Cosines (n, n) cut off at their median size over all pairs, and zero on the diagonal."""
-    present = (similar.diagonal() > 0).nonzero().flatten()  # the others sent zeros
+def cap_cosines(similar: Tensor) -> Tensor:
+    """Return cosines (n, n) cut off at their median size over all pairs, zero on the diagonal."""
+    present = (similar.diagonal() > 0).nonzero().flatten()  # the other updates are zero
     if len(present) < 2:
         return torch.zeros_like(similar)
     one, other = present[torch.triu_indices(len(present), len(present), offset=1)]
@@ -112,28 +117,30 @@ def capped(similar: Tensor) -> Tensor:
     return similar.clamp(-typical, typical).fill_diagonal_(0)
 
 
-def leading(coupling: Tensor) -> Tensor:
-    """(n,) top eigenvector of a symmetric matrix, with the sign of the many, clipped at zero.
+def leading_eigenvector(coupling: Tensor) -> Tensor:
+    """Return the top eigenvector (n,) of a symmetric matrix, with the majority's sign, >= 0.
 
-    Where several eigenvectors share the top, what they make of the vector of ones is taken: it
-    does not depend on the order of the clients.
+    Entries of the other sign become zero. If several eigenvectors have the largest eigenvalue, the
+    vector of ones is projected on them: that does not depend on the order of the clients.
     """
     n = coupling.shape[0]
     values, vectors = torch.linalg.eigh(coupling)
-    top = vectors[:, values >= values[-1] - SAME * coupling.abs().max()]
-    if top.shape[1] == n:  # nobody is coupled to anybody
+    top = vectors[:, values >= values[-1] - TIE_RATIO * coupling.abs().max()]
+    if top.shape[1] == n:  # no client is coupled to another
         return torch.zeros(n, dtype=torch.float64)
     vector = top[:, 0] if top.shape[1] == 1 else top @ top.sum(dim=0)
-    vector = torch.where(vector.abs() > SAME, vector, 0)
+    vector = torch.where(vector.abs() > TIE_RATIO, vector, 0)
     ahead = int(vector.sign().sum())
-    if ahead == 0:  # as many for it as against it: whoever carries more
+    if ahead == 0:  # as many of either sign: the larger sum decides
         lead = float(vector.sum())
-        return vector.abs() if abs(lead) <= SAME else (vector if lead > 0 else -vector).clamp(min=0)
+        if abs(lead) <= TIE_RATIO:
+            return vector.abs()
+        return (vector if lead > 0 else -vector).clamp(min=0)
     return (vector if ahead > 0 else -vector).clamp(min=0)
 
 
 def random_coupling(cohort: Cohort, strength: float) -> Tensor:
-    """HQDE's E: symmetric standard normals' means times strength, ones on the diagonal."""
+    """Return HQDE's E (n, n): symmetric normals times strength, with ones on the diagonal."""
     n = cohort.n
     drawn = torch.from_numpy(Seeds(cohort.seed).numpy("entanglement", n).standard_normal((n, n)))
     place = {client: k for k, client in enumerate(sorted(cohort.ids))}
@@ -143,5 +150,5 @@ def random_coupling(cohort: Cohort, strength: float) -> Tensor:
 
 
 def original_weights(similar: Tensor, coupling: Tensor) -> Tensor:
-    """HQDE's softmax(diag(S E))."""
+    """Return HQDE's weights (n,), softmax(diag(S E))."""
     return (similar * coupling.T).sum(dim=1).softmax(0)

@@ -34,7 +34,7 @@ class GeometricMedian(Rule):
         Distances count as at least this fraction of the median one, so that the iteration may pass
         through an update without dividing by zero.
     iterations : int
-        The most steps to take.
+        Steps to take, at most.
     """
 
     gram = True
@@ -49,29 +49,29 @@ class GeometricMedian(Rule):
                 raise ConfigError(f"GeometricMedian needs {name} > 0, found {getattr(self, name)}")
 
     def minimum(self, faulty: int = 0) -> int:
-        """One update is enough."""
+        """Return 1: one update is enough."""
         return 1
 
     def breakdown(self, n: int) -> int:
-        """Less than half."""
+        """Return the largest number below n / 2."""
         return (n - 1) // 2
 
     def kappa(self, n: int, f: int) -> float | None:
-        """4 (1 + r)^2."""
+        """Return 4 (1 + r)^2."""
         return 4 * (1 + f / (n - 2 * f)) ** 2
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """The Weiszfeld weights at convergence."""
+        """Return the Weiszfeld weights at convergence."""
         assert measured.geometry is not None
         weights, steps = self.weights(measured.geometry)
         return Decision(mixing=weights[None, :], diagnostics={"weiszfeld-steps": steps})
 
     def weights(self, geometry: Geometry) -> tuple[Tensor, int]:
-        """Weights (n,) of the updates in their geometric median, and the steps it took."""
+        """Return the updates' weights (n,) in their geometric median, and the number of steps."""
         n = geometry.n
-        coincide = geometry.coinciding_majority()
-        if coincide is not None:
-            return coincide.to(torch.float64) / coincide.sum(), 0
+        majority = geometry.coinciding_majority()
+        if majority is not None:
+            return majority.to(torch.float64) / majority.sum(), 0
         gram = geometry.gram[:-1, :-1].numpy()
         sizes = gram.diagonal()
         weights = np.full(n, 1 / n)

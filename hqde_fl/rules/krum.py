@@ -16,7 +16,7 @@ from hqde_fl.rules.results import Decision, Measured, State
 
 
 def krum_scores(squared: Tensor, f: int) -> Tensor:
-    """(n,) sums of squared distances to the n - f - 2 nearest others, at least to the nearest.
+    """Return (n,) sums of squared distances to the n - f - 2 nearest others, at least to one.
 
     The neighbour count is the paper's and Flower's; byzfl's is n - f - 1.
     """
@@ -26,8 +26,8 @@ def krum_scores(squared: Tensor, f: int) -> Tensor:
     return others.topk(min(nearest, n - 1), dim=1, largest=False).values.sum(dim=1)
 
 
-def by_score(scores: Tensor, squared: Tensor) -> Tensor:
-    """(n,) rows, best first; equal scores are told apart by the distances to all.
+def rank_by_score(scores: Tensor, squared: Tensor) -> Tensor:
+    """Return the (n,) rows, best score first, then the least sum of squared distances to all.
 
     With a single neighbour the two ends of the shortest distance always have equal scores.
     """
@@ -36,23 +36,27 @@ def by_score(scores: Tensor, squared: Tensor) -> Tensor:
 
 
 def _decide(measured: Measured, cohort: Cohort, f: int, m: int) -> Decision:
+    """Return the mean of the m updates with the least scores."""
     assert measured.geometry is not None
     squared = measured.geometry.squared_distances()
-    return _average(by_score(krum_scores(squared, f), squared)[:m], cohort)
+    return _average(rank_by_score(krum_scores(squared, f), squared)[:m], cohort)
 
 
-def _decide_roughly(rough: Float32Distances, cohort: Cohort, f: int, m: int) -> Decision | None:
-    """The same decision, if the m best scores are the best whatever the distances exactly are."""
-    squared = rough.geometry.squared_distances()
-    least, most = krum_scores(squared - rough.error, f), krum_scores(squared + rough.error, f)
+def _decide_from_float32(
+    distances: Float32Distances, cohort: Cohort, f: int, m: int
+) -> Decision | None:
+    """Return the decision of ``_decide`` if no error within the bounds can change it."""
+    squared, error = distances.geometry.squared_distances(), distances.error
+    lower, upper = krum_scores(squared - error, f), krum_scores(squared + error, f)
     order = krum_scores(squared, f).argsort()
     chosen, others = order[:m], order[m:]
-    if len(others) and not bool(most[chosen].max() < least[others].min()):
+    if len(others) and not bool(upper[chosen].max() < lower[others].min()):
         return None
     return _average(chosen, cohort)
 
 
 def _average(chosen: Tensor, cohort: Cohort) -> Decision:
+    """Return equal weights for the chosen rows."""
     m = len(chosen)
     mixing = torch.zeros(1, cohort.n, dtype=torch.float64)
     mixing[0, chosen] = 1 / m
@@ -78,22 +82,22 @@ class Krum(Tolerant):
     gram = tries_float32 = True
 
     def minimum(self, faulty: int = 0) -> int:
-        """2f + 3."""
+        """Return 2f + 3, with f lowered by ``faulty``."""
         return 2 * max(0, self.f - faulty) + 3
 
     def kappa(self, n: int, f: int) -> float | None:
-        """6 (1 + r)."""
+        """Return 6 (1 + r) for the f of this rule."""
         return 6 * (1 + f / (n - 2 * f)) if f == self.f else None
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """The one with the least score."""
+        """Return the choice of the update with the least score."""
         return _decide(measured, cohort, cohort.remaining(self.f), 1)
 
     def decide_from_float32(
-        self, rough: Float32Distances, cohort: Cohort, state: State
+        self, distances: Float32Distances, cohort: Cohort, state: State
     ) -> Decision | None:
-        """The same one, where it is beyond doubt."""
-        return _decide_roughly(rough, cohort, cohort.remaining(self.f), 1)
+        """Return the decision of ``decide``; None if the distances' error leaves doubt about it."""
+        return _decide_from_float32(distances, cohort, cohort.remaining(self.f), 1)
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ class MultiKrum(Tolerant):
     f : int
         Faulty clients to tolerate.
     m : int
-        Updates to average; 0 for n - f.
+        Updates to average, >= 0; 0 for n - f.
     """
 
     gram = tries_float32 = True
@@ -122,29 +126,31 @@ class MultiKrum(Tolerant):
             raise ConfigError(f"MultiKrum needs m >= 0 (0 for n - f), found {self.m}")
 
     def minimum(self, faulty: int = 0) -> int:
-        """2f + 3, and m + f."""
+        """Return 2f + 3, or m + f if that is more, with f lowered by ``faulty``."""
         f = max(0, self.f - faulty)
         return max(2 * f + 3, self.m + f)
 
     def filters(self, n: int) -> bool:
-        """Return whether it rejects: updates left out of a mean over all that f leaves."""
+        """Return whether it rejects: updates left out of a mean over n - f."""
         return self.f > 0 and self.m in (0, n - self.f)
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """The m with the least scores."""
+        """Return the mean of the m updates with the least scores."""
         f = cohort.remaining(self.f)
-        return self._judged(_decide(measured, cohort, f, self.m or cohort.n - f), cohort.n - f)
+        decision = _decide(measured, cohort, f, self.m or cohort.n - f)
+        return self._with_rejected(decision, cohort.n - f)
 
     def decide_from_float32(
-        self, rough: Float32Distances, cohort: Cohort, state: State
+        self, distances: Float32Distances, cohort: Cohort, state: State
     ) -> Decision | None:
-        """The same ones, where they are beyond doubt."""
+        """Return the decision of ``decide``; None if the distances' error leaves doubt about it."""
         f = cohort.remaining(self.f)
-        decision = _decide_roughly(rough, cohort, f, self.m or cohort.n - f)
-        return None if decision is None else self._judged(decision, cohort.n - f)
+        decision = _decide_from_float32(distances, cohort, f, self.m or cohort.n - f)
+        return None if decision is None else self._with_rejected(decision, cohort.n - f)
 
-    def _judged(self, decision: Decision, most: int) -> Decision:
-        if 0 < self.m < most:
+    def _with_rejected(self, decision: Decision, max_kept: int) -> Decision:
+        """Return the decision with unused updates as rejected, if m is the largest possible."""
+        if 0 < self.m < max_kept:
             return decision
         assert decision.mixing is not None
         return replace(decision, rejected=decision.mixing[0] == 0)

@@ -16,7 +16,7 @@ from hqde_fl.rules.results import Decision, Measured, State
 
 
 def covers(far: list[int], budget: int) -> Iterator[int]:
-    """All sets of at most ``budget`` rows without which no two rows are far apart.
+    """Yield every set of at most ``budget`` rows without which no two rows are far apart.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def covers(far: list[int], budget: int) -> Iterator[int]:
         For each row the rows that are far from it. Here and in the result a set of rows is an int
         with a bit for each.
     budget : int
-        Most rows to leave out.
+        Rows to leave out, at most.
     """
     seen: set[int] = set()
 
@@ -38,13 +38,13 @@ def covers(far: list[int], budget: int) -> Iterator[int]:
             if others.bit_count() > partners.bit_count():
                 worst, partners = i, others
         if ends > 2 * budget * partners.bit_count():
-            return  # each row that goes ends at most that many large distances
+            return  # each removed row ends at most that many large distances
         if worst < 0:
             if removed not in seen:
                 seen.add(removed)
                 yield removed
             return
-        if budget > 0:  # either the worst row goes, or all that are far from it
+        if budget > 0:  # either the worst row is removed, or all that are far from it
             yield from search(removed | 1 << worst, budget - 1)
         if 0 < partners.bit_count() <= budget:
             yield from search(removed | partners, budget - partners.bit_count())
@@ -53,7 +53,7 @@ def covers(far: list[int], budget: int) -> Iterator[int]:
 
 
 def least_diameter(squared: Tensor, f: int) -> list[int]:
-    """The n - f rows with the least diameter; of several such sets that with the least variance."""
+    """Return the n - f rows with the least diameter; among equal sets that of least variance."""
     n = squared.shape[0]
     levels = squared.unique()
     low, high = 0, len(levels) - 1
@@ -66,7 +66,7 @@ def least_diameter(squared: Tensor, f: int) -> list[int]:
     best: tuple[float, list[int]] = (torch.inf, [])
     for removed in covers(_far(squared, levels[low]), f):
         kept = [i for i in range(n) if not removed >> i & 1]
-        while len(kept) > n - f:  # only where many rows coincide: drop the outermost
+        while len(kept) > n - f:  # only if many rows coincide: drop the outermost
             spread = squared[kept][:, kept].sum(dim=1)
             kept.pop(int(spread.argmax()))
         spread_ = float(squared[kept][:, kept].sum())
@@ -76,6 +76,7 @@ def least_diameter(squared: Tensor, f: int) -> list[int]:
 
 
 def _far(squared: Tensor, level: Tensor) -> list[int]:
+    """Return for each row the set of rows further away than the level, as an int's bits."""
     return [sum(1 << j for j in row.nonzero().flatten().tolist()) for row in squared > level]
 
 
@@ -92,7 +93,7 @@ class MDA(Tolerant):
     f : int
         Faulty clients to tolerate.
     limit : int
-        Most steps min(2^f, C(n, f)) to take on.
+        The largest min(2^f, C(n, f)) that is computed, >= 1.
     """
 
     gram = True
@@ -109,7 +110,7 @@ class MDA(Tolerant):
         return self.f > 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """The subset."""
+        """Return equal weights for the n - f updates with the least diameter."""
         assert measured.geometry is not None
         f, n = cohort.remaining(self.f), cohort.n
         steps = min(1 << f, comb(n, f))

@@ -26,9 +26,9 @@ class Meamed(Tolerant):
     """
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """How many values to keep."""
+        """Return the number of values to keep, as the plan."""
         return Decision(plan=cohort.n - cohort.remaining(self.f))
 
     def combine(self, tile: Tensor, decision: Decision) -> tuple[Tensor, Tensor | None]:
-        """The tile's mean around the median."""
+        """Return the tile's mean around the median (c,), and how often each row counted (1, n)."""
         return mean_around_median_of(tile, decision.plan)

@@ -22,12 +22,12 @@ class Mean(Rule):
     Parameters
     ----------
     weighted : bool
-        Weigh each update by the number of examples its client *says* it has (FedAvg), instead of
-        equally.
+        True to weigh each update by the number of examples that its client *claims* (FedAvg),
+        instead of equally.
     cap : float
         With ``weighted``: no weight exceeds ``cap`` times the median of those above zero, so that a
         lie about the number of examples has a bounded effect. At least 1; ``inf`` trusts every
-        word.
+        claim.
     """
 
     weighted: bool = False
@@ -38,27 +38,27 @@ class Mean(Rule):
             raise ConfigError(f"Mean needs cap >= 1, found {self.cap}")
 
     def minimum(self, faulty: int = 0) -> int:
-        """One update is enough."""
+        """Return 1: one update is enough."""
         return 1
 
     def breakdown(self, n: int) -> int:
-        """Nobody."""
+        """Return 0."""
         return 0
 
     def mean_weights(self, cohort: Cohort) -> Tensor:
-        """The (capped) numbers of examples, or ones."""
+        """Return the capped numbers of examples (n,), or ones."""
         if not self.weighted:
             return super().mean_weights(cohort)
         if cohort.num_examples is None:
             raise ConfigError("Mean(weighted=True) needs num_examples for every row")
         weights = torch.tensor(cohort.num_examples, dtype=torch.float64)
-        some = weights[weights > 0]
-        if not len(some):
+        positive = weights[weights > 0]
+        if not len(positive):
             return super().mean_weights(cohort)
-        return weights.clamp(max=self.cap * float(some.median()))
+        return weights.clamp(max=self.cap * float(positive.median()))
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """Weights in proportion to the masses."""
+        """Return weights in proportion to the clients' or groups' weights."""
         if cohort.group_weights is None:
             weights = self.mean_weights(cohort)
         else:

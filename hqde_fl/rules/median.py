@@ -21,21 +21,21 @@ class Median(Rule):
     """
 
     def minimum(self, faulty: int = 0) -> int:
-        """One update is enough."""
+        """Return 1: one update is enough."""
         return 1
 
     def breakdown(self, n: int) -> int:
-        """Less than half."""
+        """Return the largest number below n / 2."""
         return (n - 1) // 2
 
     def kappa(self, n: int, f: int) -> float | None:
-        """4 (1 + r)^2."""
+        """Return 4 (1 + r)^2."""
         return 4 * (1 + f / (n - 2 * f)) ** 2
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """Nothing to decide: every coordinate decides for itself."""
+        """Return an empty decision: every coordinate has a median of its own."""
         return Decision()
 
     def combine(self, tile: Tensor, decision: Decision) -> tuple[Tensor, Tensor | None]:
-        """The tile's median."""
+        """Return the tile's median (c,), and how often each row was it (1, n)."""
         return median_of(tile)

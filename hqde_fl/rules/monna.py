@@ -14,7 +14,7 @@ from hqde_fl.rules.results import Decision, Measured, State
 
 @dataclass(frozen=True)
 class MoNNA(Tolerant):
-    """Mean of the n - f updates nearest to a trusted client's, its own among them; n > 2f.
+    """Mean of the n - f updates nearest to a trusted client's, its own included; n > 2f.
 
     Tolerates its f as long as the trusted client is honest and takes part. O(n d) would do for its
     distances; they are read from the Gram matrix, O(n^2 d), which a chain has anyway.
@@ -36,7 +36,7 @@ class MoNNA(Tolerant):
         return self.f > 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """The neighbours."""
+        """Return equal weights for the n - f updates nearest to the trusted client's."""
         assert measured.geometry is not None
         if self.trusted not in cohort.ids:
             raise BoundError(

@@ -1,8 +1,8 @@
-"""Updates that lie closer together than honest ones do: copies of one another, or nearly so.
+"""Find updates that lie closer together than honest ones do: copies of one another, or nearly so.
 
 Clients that train on different data never send the same update, and in many dimensions their
 distances are all of one order. Clients that collude in an attack made for the cohort send one and
-the same update, or what a codec makes of it.
+the same update, up to the error of a codec.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ import torch
 from torch import Tensor
 
 
-def twin_groups(squared: Tensor, closeness: float) -> list[list[int]]:
-    """Who is whose twin: disjoint groups of rows, ordered by their first; most have one member.
+def near_duplicate_groups(squared: Tensor, closeness: float) -> list[list[int]]:
+    """Return disjoint groups of rows that nearly coincide, ordered by their first row.
 
-    Two updates are twins if their distance is at most ``closeness`` times the typical one: the
-    median over the clients of the distance to the nearer half of the others. Twins of twins are
-    twins. Where half of the updates coincide nobody is a twin: that is agreement.
+    Two updates are near duplicates if their distance is at most ``closeness`` times the typical
+    one: the median over the clients of the distance to the nearer half of the others. Near
+    duplicates of near duplicates belong to one group; most groups are a single row. If half of the
+    updates coincide every row is a group of its own: that is agreement.
 
     Parameters
     ----------
     squared : Tensor
         (n, n) squared distances.
     closeness : float
-        In [0, 1). 0 finds exact copies only.
+        In [0, 1). 0 groups exact copies only.
     """
     n = squared.shape[0]
     distances = squared.sqrt()
@@ -33,7 +34,7 @@ def twin_groups(squared: Tensor, closeness: float) -> list[list[int]]:
         return [[row] for row in range(n)]
     near = distances <= closeness * typical
     group = torch.arange(n)
-    while True:  # everybody takes the least name among those near
+    while True:  # every row takes the least group number among the rows near it
         names = torch.where(near, group[None, :], n).min(dim=1).values
         if torch.equal(names, group):
             break
@@ -41,10 +42,10 @@ def twin_groups(squared: Tensor, closeness: float) -> list[list[int]]:
     return [(group == name).nonzero().flatten().tolist() for name in group.unique().tolist()]
 
 
-def twins(squared: Tensor, closeness: float) -> Tensor:
-    """(n,) bool: who has a twin."""
-    found = torch.zeros(squared.shape[0], dtype=torch.bool)
-    for group in twin_groups(squared, closeness):
+def has_near_duplicate(squared: Tensor, closeness: float) -> Tensor:
+    """Return which rows have a near duplicate, (n,) bool; parameters as above."""
+    duplicated = torch.zeros(squared.shape[0], dtype=torch.bool)
+    for group in near_duplicate_groups(squared, closeness):
         if len(group) > 1:
-            found[group] = True
-    return found
+            duplicated[group] = True
+    return duplicated

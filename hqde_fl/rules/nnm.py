@@ -28,20 +28,20 @@ class NNM(Tolerant):
     gram = True
 
     def output_rows(self, n: int) -> int:
-        """As many as there were."""
+        """Return n: every update keeps a row."""
         return n
 
     @property
     def is_preaggregation(self) -> bool:
-        """Always."""
+        """True: its output is rows for another rule."""
         return True
 
     def composed_kappa(self, kappa: float, n: int, f: int) -> float | None:
-        """8 f / (n - f) (kappa + 1)."""
+        """Return 8 f / (n - f) (kappa + 1) for the f of this rule."""
         return 8 * f / (n - f) * (kappa + 1) if f == self.f else None
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """Who is whose neighbour."""
+        """Return a mixing matrix that averages each update with its n - f - 1 nearest."""
         assert measured.geometry is not None
         n = cohort.n
         count = n - cohort.remaining(self.f)

@@ -1,21 +1,21 @@
-"""Agreement: a rule for somebody who does not know how many clients are faulty.
+"""Agreement: a rule for an unknown number of faulty clients.
 
 Robust rules ask for f, and most of them look at distances alone. Where clients' data differ, honest
 updates lie far apart, and attackers who agree with each other are everybody's nearest neighbours.
-What honest updates have in common even then is a direction. This rule looks at directions, and lets
+Even then honest updates have a direction in common. This rule looks at directions, and lets
 no pair of clients gain more by agreeing than honest pairs do:
 
-1. near copies of one update count as one client (``hqde_fl.rules.near_duplicates``);
-2. a_ij = cos(x_i, x_j) / q, at most 1 and at least -1, where q is a quantile of all cosines: those
-   who agree suspiciously well agree no better than that. a_ii = 0;
-3. trust t, the fixed point of t = max(0, A t) up to scale, from all alike: whom the trusted agree
-   with, remembered from round to round;
+1. near duplicates of one update count as one client (``hqde_fl.rules.near_duplicates``);
+2. a_ij = cos(x_i, x_j) / q, at most 1 and at least -1, where q is a quantile of all cosines, so
+   that suspiciously good agreement gains nothing. a_ii = 0;
+3. trust t is the fixed point of t = max(0, A t) up to scale, starting from equal trust: trusted
+   clients are those that trusted clients agree with. It is remembered from round to round;
 4. a client counts in full from a fraction of the median trust on, less below, not at all at zero;
-5. no update is longer than a multiple of the median length, and one that was far longer counts the
-   less, the longer it was: its direction may be that of one coordinate alone.
+5. no update is longer than a multiple of the median length, and the weight of a far longer one
+   falls with its length: its direction may be that of one coordinate alone.
 
-FoolsGold (Fung, Yoon and Beschastnikh, 2020, arXiv:1808.04866) lowers the weight of those who agree
-too well in the same spirit; the trusted direction is that of ``Entanglement``.
+FoolsGold (Fung, Yoon and Beschastnikh, 2020, arXiv:1808.04866) lowers the weight of clients that
+agree too well in the same spirit; the trusted direction is that of ``Entanglement``.
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ from hqde_fl.errors import ConfigError
 from hqde_fl.rules.base import Rule
 from hqde_fl.rules.clipping import shortening
 from hqde_fl.rules.cohort import Cohort
-from hqde_fl.rules.near_duplicates import twin_groups
+from hqde_fl.rules.near_duplicates import near_duplicate_groups
 from hqde_fl.rules.results import Decision, Measured, State
 
-STEPS = 100
-"""Most steps to the fixed point of trust; it need not be exact."""
+MAX_STEPS = 100
+"""Steps to the fixed point of trust, at most; it need not be exact."""
 
-SETTLED = 1e-10
+MAX_CHANGE = 1e-10
+"""Change of trust in one step at which the iteration ends."""
 
-TIED = 1e-9
-"""What of a difference of support and opposition is rounding, in units of the largest agreement."""
+TIE_RATIO = 1e-9
+"""Support minus opposition below this fraction of the largest agreement is rounding error."""
 
 
 @dataclass(frozen=True)
 class Robust(Rule):
-    """Mean of the updates that agree with each other, none longer than is usual; f is not asked.
+    """Mean of the updates that agree with each other, with bounded lengths; needs no f.
 
     The length of the result is bounded as long as f < n / 2. That its direction is right needs an
     assumption, as without f it must: that honest updates agree with each other on average, that is,
@@ -55,12 +56,12 @@ class Robust(Rule):
     closeness : float
         Updates nearer than this fraction of the typical distance count as one; in [0, 1).
     saturation : float
-        The quantile of the cosines between clients beyond which agreeing more is worth no more; in
+        The quantile of the cosines between clients beyond which more agreement gains nothing; in
         (0, 1].
     full : float
         The fraction of the median trust from which on a client counts in full; in (0, 1].
     memory : float
-        The share of the last rounds in a client's trust; in [0, 1).
+        The weight of the last rounds in a client's trust; in [0, 1).
     longest : float
         An update's greatest length, in median lengths; at least 1.
     far : float
@@ -90,22 +91,22 @@ class Robust(Rule):
             raise ConfigError(f"Robust needs far >= longest = {self.longest}, found {self.far}")
 
     def minimum(self, faulty: int = 0) -> int:
-        """One update is enough."""
+        """Return 1: one update is enough."""
         return 1
 
     def breakdown(self, n: int) -> int:
-        """Less than half, for the length of the result."""
+        """Return the largest number below n / 2, for the length of the result."""
         return (n - 1) // 2
 
     def filters(self, n: int) -> bool:
-        """Return whether it rejects: clients that get no trust."""
+        """Return whether it rejects clients that get no trust: if there are two or more."""
         return n > 1
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """Count copies once, find whom to trust, shorten, average."""
+        """Return the weights of the updates, from groups of near duplicates, trust and lengths."""
         assert measured.geometry is not None
         geometry = measured.geometry
-        groups = twin_groups(geometry.squared_distances(), self.closeness)
+        groups = near_duplicate_groups(geometry.squared_distances(), self.closeness)
         voters = torch.zeros(len(groups), cohort.n, dtype=torch.float64)
         for vote, group in enumerate(groups):
             voters[vote, group] = 1 / len(group)
@@ -114,14 +115,14 @@ class Robust(Rule):
         cosines = torch.where(
             torch.outer(lengths, lengths) > 0, products / torch.outer(lengths, lengths), 0
         )
-        now = trust(self._agreement(cosines.clamp(-1, 1)))
-        earned, kept = self._remembered(now @ (voters > 0).double(), cohort, state)
-        usual = float(geometry.norms().median())
-        shrink = shortening(lengths, self.longest * usual)
-        trusted = self._shares(voters @ earned)
-        shares = trusted * shortening(lengths, self.far * usual) if usual > 0 else trusted
+        vote_trust = trust(self._agreement(cosines.clamp(-1, 1)))
+        earned, kept = self._remembered(vote_trust @ (voters > 0).double(), cohort, state)
+        typical = float(geometry.norms().median())
+        shrink = shortening(lengths, self.longest * typical)
+        trusted = self._trust_weights(voters @ earned)
+        weights = trusted * shortening(lengths, self.far * typical) if typical > 0 else trusted
         return Decision(
-            mixing=(shares * shrink / shares.sum() @ voters)[None, :],
+            mixing=(weights * shrink / weights.sum() @ voters)[None, :],
             rejected=(trusted == 0).double() @ voters > 0,
             diagnostics={
                 "trust": dict(zip(map(str, cohort.ids), earned.tolist(), strict=True)),
@@ -131,17 +132,17 @@ class Robust(Rule):
         )
 
     def _agreement(self, cosines: Tensor) -> Tensor:
-        """(m, m) what each pair of votes gains by agreeing."""
+        """Return the agreement of each pair of votes, (m, m) with a zero diagonal."""
         m = cosines.shape[0]
         apart = ~torch.eye(m, dtype=torch.bool)
-        usual = float(cosines[apart].quantile(self.saturation)) if m > 1 else 0.0
-        agreement = (cosines / usual).clamp(-1, 1) if usual > 0 else cosines
+        typical = float(cosines[apart].quantile(self.saturation)) if m > 1 else 0.0
+        agreement = (cosines / typical).clamp(-1, 1) if typical > 0 else cosines
         return agreement.clone().fill_diagonal_(0)
 
     def _remembered(
         self, now: Tensor, cohort: Cohort, state: State
     ) -> tuple[Tensor, dict[str, float]]:
-        """Each client's trust over the rounds, and everybody's to keep."""
+        """Return each client's trust averaged over rounds (n,), and that of all known clients."""
         past: dict[str, float] = dict(state.get("trust", {}))
         names = [str(client) for client in cohort.ids]
         before = torch.tensor(
@@ -151,28 +152,34 @@ class Robust(Rule):
         earned = self.memory * before + (1 - self.memory) * now
         return earned, past | dict(zip(names, earned.tolist(), strict=True))
 
-    def _shares(self, earned: Tensor) -> Tensor:
-        """What each vote counts for, in [0, 1]; all alike where nobody agrees with anybody."""
-        usual = float(earned.median())
-        if usual > 0:
-            return (earned / (self.full * usual)).clamp(max=1)
+    def _trust_weights(self, earned: Tensor) -> Tensor:
+        """Return the weight of each vote in [0, 1]; all 1 if the median trust is zero."""
+        typical = float(earned.median())
+        if typical > 0:
+            return (earned / (self.full * typical)).clamp(max=1)
         return torch.ones_like(earned)
 
 
 def trust(agreement: Tensor) -> Tensor:
-    """(m,) t >= 0, the largest 1, with t proportional to max(0, A t); zero if nobody agrees."""
-    found = torch.ones(agreement.shape[0], dtype=torch.float64)
-    if abs(float((agreement @ found).max())) <= TIED * float(agreement.abs().max()):
-        # Nobody is supported more than opposed, some as much: begin with who is supported most.
-        found = agreement.clamp(min=0).sum(dim=1)
-        found = found / found.max().clamp(min=torch.finfo(found.dtype).tiny)
-    for _ in range(STEPS):
-        support = (agreement @ found).clamp(min=0)
-        most = float(support.max())
-        if most == 0:
-            return torch.zeros_like(found)
-        change = support / most - found
-        if float(change.abs().max()) < SETTLED:
+    """Return trust (m,) >= 0 with maximum 1, proportional to max(0, A t); zero without agreement.
+
+    Parameters
+    ----------
+    agreement : Tensor
+        (m, m) float64, A.
+    """
+    t = torch.ones(agreement.shape[0], dtype=torch.float64)
+    if abs(float((agreement @ t).max())) <= TIE_RATIO * float(agreement.abs().max()):
+        # No client is supported more than opposed, some as much: start from their support.
+        t = agreement.clamp(min=0).sum(dim=1)
+        t = t / t.max().clamp(min=torch.finfo(t.dtype).tiny)
+    for _ in range(MAX_STEPS):
+        support = (agreement @ t).clamp(min=0)
+        largest = float(support.max())
+        if largest == 0:
+            return torch.zeros_like(t)
+        change = support / largest - t
+        if float(change.abs().max()) < MAX_CHANGE:
             break
-        found = found + change / 2  # a whole step may swing for ever
-    return support / most
+        t = t + change / 2  # a whole step may oscillate for ever
+    return support / largest

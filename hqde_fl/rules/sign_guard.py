@@ -19,7 +19,7 @@ class SignGuard(Rule):
     """Mean of the updates with a plausible norm and plausible signs, clipped to the median norm.
 
     An update is kept if its norm lies between ``low`` and ``high`` times the median norm *and* it
-    belongs to the largest cluster of the shares of its coordinates that are positive, zero and
+    belongs to the largest cluster by the fractions of its coordinates that are positive, zero and
     negative. The paper counts signs on a random tenth of the coordinates; here all are counted, so
     nothing is random. Its clustering, mean shift, is here with a flat kernel of the median distance
     to the ceil(n / 2)-th neighbour. Tolerates f < n / 2 in that no kept update is longer than the
@@ -45,39 +45,39 @@ class SignGuard(Rule):
 
     @property
     def scored(self) -> bool:
-        """The signs."""
+        """True: it counts signs."""
         return True
 
     def minimum(self, faulty: int = 0) -> int:
-        """One update is enough."""
+        """Return 1: one update is enough."""
         return 1
 
     def breakdown(self, n: int) -> int:
-        """Less than half."""
+        """Return the largest number below n / 2."""
         return (n - 1) // 2
 
     def score(self, tile: Tensor) -> Tensor:
-        """(n, 3) numbers of positive, zero and negative coordinates."""
+        """Return (n, 3) numbers of positive, zero and negative coordinates in a tile."""
         positive, negative = (tile > 0).sum(dim=1), (tile < 0).sum(dim=1)
         zero = tile.shape[1] - positive - negative
         return torch.stack([positive, zero, negative], dim=1).to(torch.float64)
 
     def filters(self, n: int) -> bool:
-        """Return whether it rejects: the updates that it does not keep."""
+        """Return whether it rejects the updates that it does not keep: if there are two or more."""
         return n > 1
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """Keep the plausible, clip them, average."""
+        """Return equal weights for the plausible updates, clipped to the median norm."""
         assert measured.geometry is not None
         assert measured.score is not None
         norms = measured.geometry.norms()
-        middle = float(norms.median())
-        by_norm = (norms >= self.low * middle) & (norms <= self.high * middle)
+        typical = float(norms.median())
+        by_norm = (norms >= self.low * typical) & (norms <= self.high * typical)
         by_sign = largest_cluster(measured.score / measured.score.sum(dim=1, keepdim=True))
         kept = by_norm & by_sign
-        if not kept.any():  # the two disagree about everybody: lengths are harder to forge
+        if not kept.any():  # the two tests reject every update: lengths are harder to forge
             kept = by_norm
-        weights = torch.where(kept, shortening(norms, middle), 0.0) / kept.sum()
+        weights = torch.where(kept, shortening(norms, typical), 0.0) / kept.sum()
         return Decision(
             mixing=weights[None, :],
             rejected=~kept,
@@ -89,17 +89,17 @@ class SignGuard(Rule):
 
 
 def largest_cluster(points: Tensor) -> Tensor:
-    """(n,) bool: the largest flat-kernel mean-shift cluster of (n, k) points."""
+    """Return the largest flat-kernel mean-shift cluster of (n, k) points, as (n,) bool."""
     n = points.shape[0]
     distances = (points[:, None, :] - points[None, :, :]).norm(dim=2)
     reach = float(distances.sort(dim=1).values[:, (n - 1) // 2 + (n - 1) % 2].median())
     modes = points
     for _ in range(100):
         near = ((modes[:, None, :] - points[None, :, :]).norm(dim=2) <= reach).to(torch.float64)
-        moved = near @ points / near.sum(dim=1, keepdim=True).clamp(min=1)
-        if torch.allclose(moved, modes, rtol=0, atol=1e-12):
+        shifted = near @ points / near.sum(dim=1, keepdim=True).clamp(min=1)
+        if torch.allclose(shifted, modes, rtol=0, atol=1e-12):
             break
-        modes = moved
+        modes = shifted
     together = (modes[:, None, :] - modes[None, :, :]).norm(dim=2) <= reach + 1e-12
     largest: Tensor = together[int(together.sum(dim=1).argmax())]
     return largest

@@ -5,67 +5,68 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SMALL = 64
+MAX_DENSE_SIZE = 64
 """Matrices up to this size are diagonalised whole."""
 
-ENOUGH = 1e-11
+MAX_RESIDUAL = 1e-11
 """Residual, relative to the eigenvalue, at which an iterated eigenvector is as good as exact."""
 
-STEPS = 400
-"""Most Lanczos steps; ``LOOK`` of them between two looks at the residual."""
+MAX_STEPS = 400
+"""Lanczos steps, at most."""
 
-LOOK = 20
+STEPS_PER_CHECK = 20
+"""Lanczos steps between two computations of the residual."""
 
 
 def top_eigenvector(matrix: Tensor, start: Tensor | None = None) -> tuple[float, Tensor]:
-    """The largest eigenvalue of a positive semidefinite (n, n) matrix, and its eigenvector.
+    """Return the largest eigenvalue of a positive semidefinite matrix, and its eigenvector (n,).
 
     Large matrices go through Lanczos steps with full reorthogonalisation until the residual is at
-    most ``ENOUGH``; if it never is, the matrix is diagonalised whole.
+    most ``MAX_RESIDUAL``; if it never is, the matrix is diagonalised whole.
 
     Parameters
     ----------
     matrix : Tensor
         (n, n) float64.
     start : Tensor, optional
-        (n,) a guess, for instance the eigenvector of a similar matrix.
+        (n,) initial vector, for instance the eigenvector of a similar matrix.
     """
     n = matrix.shape[0]
     scale = float(matrix.abs().max())
     if scale == 0:
         return 0.0, torch.full((n,), n**-0.5, dtype=torch.float64)
     unit = matrix / scale
-    if n > SMALL:
+    if n > MAX_DENSE_SIZE:
         heaviest = unit[:, int(unit.diagonal().argmax())]
-        found = _lanczos(unit, heaviest if start is None else start + 1e-3 * heaviest)
-        if found is not None:
-            return found[0] * scale, found[1]
+        pair = _lanczos(unit, heaviest if start is None else start + 1e-3 * heaviest)
+        if pair is not None:
+            return pair[0] * scale, pair[1]
     values, vectors = torch.linalg.eigh(unit)
     return float(values[-1]) * scale, vectors[:, -1]
 
 
 def _lanczos(matrix: Tensor, start: Tensor) -> tuple[float, Tensor] | None:
-    """The top eigenpair, or None if it has not settled."""
+    """Return the top eigenvalue and eigenvector, or None if the steps do not converge."""
     n = matrix.shape[0]
-    most = min(n, STEPS)
-    basis = torch.zeros(most, n, dtype=torch.float64)
-    small = torch.zeros(most, most, dtype=torch.float64)
+    steps = min(n, MAX_STEPS)
+    basis = torch.zeros(steps, n, dtype=torch.float64)
+    projected = torch.zeros(steps, steps, dtype=torch.float64)
     basis[0] = start / start.norm()
-    for k in range(most):
+    for k in range(steps):
         image = matrix @ basis[k]
-        small[k, k] = image @ basis[k]
-        seen = basis[: k + 1]
+        projected[k, k] = image @ basis[k]
+        previous = basis[: k + 1]
         for _ in range(2):  # twice is enough (Parlett)
-            image = image - seen.T @ (seen @ image)
-        beside = float(image.norm())
-        if k + 1 == most or beside < 1e-14 or k % LOOK == LOOK - 1:
-            values, vectors = torch.linalg.eigh(small[: k + 1, : k + 1])
-            if beside * abs(float(vectors[-1, -1])) <= ENOUGH * float(values[-1]):
-                vector = seen.T @ vectors[:, -1]
+            image = image - previous.T @ (previous @ image)
+        remainder = float(image.norm())
+        if k + 1 == steps or remainder < 1e-14 or k % STEPS_PER_CHECK == STEPS_PER_CHECK - 1:
+            values, vectors = torch.linalg.eigh(projected[: k + 1, : k + 1])
+            if remainder * abs(float(vectors[-1, -1])) <= MAX_RESIDUAL * float(values[-1]):
+                vector = previous.T @ vectors[:, -1]
                 return float(values[-1]), vector / vector.norm()
-            if beside < 1e-14:
+            if remainder < 1e-14:
                 return None
-        if k + 1 < most:
-            small[k, k + 1] = small[k + 1, k] = beside
-            basis[k + 1] = image / beside
+        if k + 1 < steps:
+            projected[k, k + 1] = projected[k + 1, k] = remainder
+            basis[k + 1] = image / remainder
     return None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules.base import Rule
-from hqde_fl.rules.bounded_weights import bounded, check_longest, effective
+from hqde_fl.rules.bounded_weights import bound_lengths, check_longest, effective_clients
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.geometric_median import GeometricMedian
 from hqde_fl.rules.geometry import Geometry
@@ -21,8 +21,8 @@ from hqde_fl.rules.results import Decision, Measured, State
 class Superposition(Rule):
     """Mean weighted by Born's rule: |a_i|^2 with amplitudes a = sqrt(softmax(confidence / T)).
 
-    The confidence in a client is, unless you say otherwise, what the server can see of it: the
-    cosine between its update and the geometric median of all. The squared amplitudes are the
+    The confidence in a client is, by default, the cosine between its update and the geometric
+    median of all. The squared amplitudes are the
     softmax itself and sum to one, so equal clients come back unchanged. (Summing the amplitudes
     instead of their squares multiplies n equal updates by sqrt(n).) Its classical twin is a softly
     weighted mean.
@@ -34,14 +34,15 @@ class Superposition(Rule):
     Parameters
     ----------
     temperature : float
-        T: towards 0 only the most agreeing client counts, towards infinity all count the same.
+        T > 0: towards 0 only the client of most confidence counts, towards infinity all count the
+        same.
     longest : float
         An update counts as no longer than this many median lengths; 0 for no bound.
     confidence : "agreement", "reported" or "held-out"
-        ``"agreement"`` with the others, as above. ``"held-out"``: what the server measures of each
-        client's model on examples of its own. ``"reported"``: each client's own word, clipped to
-        [0, 1]. Who claims 1 then counts for e^((1 - c) / T) times as much as a client that claims c
-        (20 times for c = 0.25 at T = 0.25), whatever its update: use it among clients you trust.
+        ``"agreement"`` with the others, as above. ``"held-out"``: the server's measurement of each
+        client's model on examples of its own. ``"reported"``: each client's claim, clipped to
+        [0, 1]. A client that claims 1 then counts e^((1 - c) / T) times as much as one that claims
+        c (20 times for c = 0.25 at T = 0.25), whatever its update: use it among trusted clients.
     """
 
     gram = True
@@ -61,29 +62,29 @@ class Superposition(Rule):
 
     @property
     def confidence_from(self) -> str | None:
-        """Where the confidence comes from, if not from the updates themselves."""
+        """The source of confidence; None if it is the updates themselves."""
         return None if self.confidence == "agreement" else self.confidence
 
     def minimum(self, faulty: int = 0) -> int:
-        """One update is enough."""
+        """Return 1: one update is enough."""
         return 1
 
     def breakdown(self, n: int) -> int:
-        """Less than half; nobody without a bound on the lengths."""
+        """Return the largest number below n / 2; 0 without a bound on the lengths."""
         return (n - 1) // 2 if self.longest > 0 else 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """The squared amplitudes."""
+        """Return the squared amplitudes as weights."""
         assert measured.geometry is not None
         median = GeometricMedian().weights(measured.geometry)[0]
         confidence = self._confidence(measured.geometry, median, cohort)
         # the softmax of confidence / T, which overflows where T is tiny
         amplitudes = ((confidence - confidence.max()) / self.temperature).softmax(0).sqrt()
         weights = amplitudes**2
-        weights = bounded(weights / weights.sum(), measured.geometry, self.longest, median)
+        weights = bound_lengths(weights / weights.sum(), measured.geometry, self.longest, median)
         return Decision(
             mixing=weights[None, :],
-            diagnostics={"superposition-effective-clients": effective(weights)},
+            diagnostics={"superposition-effective-clients": effective_clients(weights)},
         )
 
     def _confidence(self, geometry: Geometry, median: Tensor, cohort: Cohort) -> Tensor:
@@ -97,7 +98,7 @@ class Superposition(Rule):
 
 
 def agreement(geometry: Geometry, weights: Tensor) -> Tensor:
-    """(n,) cosines between each update and ``weights @ updates``; 0 where either is zero."""
+    """Return (n,) cosines between each update and ``weights @ updates``; 0 if either is zero."""
     inner = geometry.products() @ weights
     size = (weights @ inner).clamp(min=0).sqrt()
     norms = geometry.norms() * size

@@ -27,14 +27,14 @@ class TrimmedMean(Tolerant):
     """
 
     def kappa(self, n: int, f: int) -> float | None:
-        """6 r (1 + r)."""
+        """Return 6 r (1 + r) for the f of this rule."""
         r = f / (n - 2 * f)
         return 6 * r * (1 + r) if f == self.f else None
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """How many values to drop on each side."""
+        """Return the number of values to drop on each side, as the plan."""
         return Decision(plan=cohort.remaining(self.f))
 
     def combine(self, tile: Tensor, decision: Decision) -> tuple[Tensor, Tensor | None]:
-        """The tile's trimmed mean."""
+        """Return the tile's trimmed mean (c,), and how often each row counted (1, n)."""
         return trimmed_mean_of(tile, decision.plan)

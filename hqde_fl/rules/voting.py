@@ -12,10 +12,15 @@ from torch import Tensor
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules.base import Rule
-from hqde_fl.rules.bounded_weights import bounded, check_longest, effective, shared
+from hqde_fl.rules.bounded_weights import (
+    bound_lengths,
+    check_longest,
+    effective_clients,
+    normalised_weights,
+)
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.density_matrix import cosines
-from hqde_fl.rules.order_statistics import middle_of
+from hqde_fl.rules.order_statistics import median_of_sorted
 from hqde_fl.rules.results import Decision, Measured, State
 
 
@@ -24,15 +29,16 @@ class Voting(Rule):
     """The circular mean of sign votes, times the median size.
 
     A vote is a phase: +90 degrees for, -90 against, 0 for an abstention. The outcome is the angle
-    of the votes' sum, as a share of 90 degrees: +1 or -1 for whoever has the majority, 0 for a tie,
-    in between when some abstain.
+    of the votes' sum, as a fraction of 90 degrees: +1 or -1 for the majority, 0 for a tie, in
+    between if some abstain.
 
     * ``votes="coordinates"``: every client votes with the sign of each of its coordinates, and the
       outcome is multiplied by the median of the coordinate's absolute values. Its classical twins
       are signSGD with majority vote (Bernstein et al., 2019, arXiv:1810.05291) and the
       coordinate-wise median. O(n d log n), no Gram matrix.
     * ``votes="updates"``: every client votes on every update, its own included, with the sign of
-      their inner product. The updates that win count for their share, the others not at all.
+      their inner product. The updates that win count in proportion to their outcome, the others not
+      at all.
       O(n^2 d) for the Gram matrix, one weighted sum.
 
     Tolerates f < n / 2 either way (votes on updates: as long as ``longest`` is not 0).
@@ -40,7 +46,7 @@ class Voting(Rule):
     Parameters
     ----------
     votes : "coordinates" or "updates"
-        What is voted on.
+        The subject of the votes.
     longest : float
         Votes on updates: one counts as no longer than this many median lengths; 0 for no bound.
     """
@@ -55,23 +61,23 @@ class Voting(Rule):
 
     @property
     def gram(self) -> bool:  # type: ignore[override]
-        """Only votes on updates look at inner products."""
+        """True for votes on updates, which need inner products."""
         return self.votes == "updates"
 
     def minimum(self, faulty: int = 0) -> int:
-        """One update is enough."""
+        """Return 1: one update is enough."""
         return 1
 
     def breakdown(self, n: int) -> int:
-        """Less than half; with votes on updates and no bound on the lengths nobody."""
+        """Return the largest number below n / 2; 0 for votes on updates of unbounded length."""
         return 0 if self.votes == "updates" and self.longest == 0 else (n - 1) // 2
 
     def filters(self, n: int) -> bool:
-        """Return whether it rejects: updates that lose, where updates are voted on."""
+        """Return whether it rejects: updates that lose a vote on updates."""
         return self.votes == "updates"
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """Count the votes on the updates; those on coordinates are counted tile by tile."""
+        """Return the winning updates' weights; ``combine`` counts votes on coordinates."""
         if self.votes == "coordinates":
             return Decision()
         assert measured.geometry is not None
@@ -79,46 +85,49 @@ class Voting(Rule):
         outcome = circular_mean(
             (votes > 0).sum(dim=0), (votes < 0).sum(dim=0), (votes == 0).sum(dim=0)
         )
-        weights = shared(outcome.clamp(min=0))
-        mixing = bounded(weights, measured.geometry, self.longest)
+        weights = normalised_weights(outcome.clamp(min=0))
+        mixing = bound_lengths(weights, measured.geometry, self.longest)
         return Decision(
             mixing=mixing[None, :],
             rejected=weights == 0,
-            diagnostics={"voting-effective-clients": effective(weights)},
+            diagnostics={"voting-effective-clients": effective_clients(weights)},
         )
 
     def combine(self, tile: Tensor, decision: Decision) -> tuple[Tensor, Tensor | None]:
-        """The outcome of the votes on the tile's coordinates."""
+        """Return the outcome on a tile's coordinates (c,), and each client's part in it (1, n)."""
         n = tile.shape[0]
-        ayes, counts, sizes = _votes_and_sizes(tile)
-        ahead = counts.to(tile)
+        ayes, numbers, sizes = _votes_and_sizes(tile)
+        ahead = numbers.to(tile)
         absent = bool((sizes[0] == 0).any())
         if absent:
             noes = (tile < 0).t().to(tile)
             behind = noes.sum(dim=1)
             outcome = circular_mean(ahead, behind, n - ahead - behind).to(tile)
-        else:  # who is not for it is against it, and the angle is 90 degrees or 0
+        else:  # every vote is for or against, and the angle is 90 degrees or 0
             behind = n - ahead
             outcome = (ahead - behind).sign()
-        # Who voted for the outcome shares the coordinate; where the votes tie, everybody does.
+        # The votes for an outcome divide the coordinate's count; if votes tie, all clients do.
         for_it, against_it, tied = outcome > 0, outcome < 0, outcome == 0
         won, lost = torch.where(for_it, 1 / ahead, 0), torch.where(against_it, 1 / behind, 0)
-        share = won @ ayes + lost @ noes if absent else (won - lost) @ ayes + lost.sum()
-        share = share.clamp(min=0).to(torch.float64) + int(tied.sum()) / n
-        return outcome * middle_of(sizes), share[None, :]
+        counts = won @ ayes + lost @ noes if absent else (won - lost) @ ayes + lost.sum()
+        counts = counts.clamp(min=0).to(torch.float64) + int(tied.sum()) / n
+        return outcome * median_of_sorted(sizes), counts[None, :]
 
 
 def circular_mean(ahead: Tensor, behind: Tensor, away: Tensor) -> Tensor:
-    """Angle of the sum of votes +i (``ahead``), -i (``behind``) and 1 (``away``), over 90 degrees.
+    """Return the angle of the votes' sum over 90 degrees, in [-1, 1]; 0 if the votes cancel.
 
-    0 where the votes cancel and nobody is away.
+    Parameters
+    ----------
+    ahead, behind, away : Tensor
+        Numbers of votes for (+i), of votes against (-i) and of abstentions (1).
     """
     net = (ahead - behind).to(torch.float64)
     return torch.atan2(net, away.to(torch.float64)) / (math.pi / 2)
 
 
 def _votes_and_sizes(tile: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Votes for (c, n), 1 or 0; how many (c,); absolute values (n, c), every column sorted.
+    """Return votes for (c, n), 1 or 0; their numbers (c,); absolute values (n, c), columns sorted.
 
     A coordinate's n values are laid side by side; NumPy then compares, counts and sorts several
     times faster.

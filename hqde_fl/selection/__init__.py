@@ -1,4 +1,4 @@
-"""Who trains this round; ``SELECTORS`` names the ways for TOML files and the CLI."""
+"""Selection of a round's clients; ``SELECTORS`` holds the name of each selector in TOML files."""
 
 from hqde_fl.registry import Registry
 from hqde_fl.selection.base import Selector

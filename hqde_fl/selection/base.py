@@ -1,4 +1,4 @@
-"""What a client selector is."""
+"""The base of client selectors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Selector(ABC):
 
     @abstractmethod
     def size(self, available: int) -> int:
-        """How many of ``available`` clients will be chosen."""
+        """Return the number of clients to choose from ``available`` ones."""
 
     @abstractmethod
     def select(
@@ -24,9 +24,10 @@ class Selector(ABC):
         Parameters
         ----------
         clients : Sequence[int]
-            Who can be chosen, in an order that is the same in every run.
+            The available clients, in an order that is the same in every run.
         rng : np.random.Generator
-            What is drawn comes from it.
+            The source of random numbers.
         size : int, optional
-            How many to choose, at most all of them; ``size(len(clients))`` if not given.
+            The number of clients to choose, at most all of them; ``size(len(clients))`` if not
+            given.
         """

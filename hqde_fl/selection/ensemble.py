@@ -1,4 +1,4 @@
-"""Which members of an ensemble a client trains."""
+"""Ensembles, and the assignment of their members to clients."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
 
 Assignment = Literal["all", "round-robin", "random"]
-"""``"all"``: every client trains every member. ``"round-robin"``: members are dealt like cards, and
-the deal moves on by one member each round, so that every client gets to every member.
-``"random"``: every client draws its members anew each round.
+"""``"all"``: every client trains every member. ``"round-robin"``: clients get members in turn, one
+member further each round, so that every client trains every member in time. ``"random"``: every
+client draws its members in each round.
 """
 
 Mode = Literal["independent", "fedavg"]
@@ -23,20 +23,21 @@ member becomes the mean of those that were trained."""
 class Ensemble:
     """An ensemble of members trained across the federation.
 
-    Each member is merged over the clients that trained it in a round: what a rule or a quorum says
-    of clients then holds for each member's own. Faulty clients are not dealt evenly: all of them
-    may come to hold one member, so choose f for the members' cohorts, not for the federation.
+    Each member is merged over the clients that trained it in a round, so rules and quorums apply to
+    each member's own clients. Faulty clients are not divided evenly: all of them may be assigned
+    one member, so choose f for the members' cohorts, not for the federation.
 
     Parameters
     ----------
     members : int
-        How many; 1 is ordinary federated learning.
+        The number of members, >= 1; 1 is ordinary federated learning.
     assignment : "all", "round-robin" or "random"
-        Who trains which.
+        The assignment of members to clients.
     members_per_client : int
-        How many a client trains in a round. 0: all of them with ``"all"``, else one.
+        The number of members that a client trains in a round. 0: all of them with ``"all"``, else
+        one.
     mode : "independent" or "fedavg"
-        Whether members stay different.
+        Members stay different models, or become their mean after each round.
     """
 
     members: int = 1
@@ -65,34 +66,35 @@ class Ensemble:
             )
 
     @property
-    def each(self) -> int:
-        """How many members a client trains in a round."""
+    def trained_members(self) -> int:
+        """The number of members that a client trains in a round."""
         return self.members_per_client or (self.members if self.assignment == "all" else 1)
 
-    def cohort(self, clients: int) -> int:
-        """How many of so many clients train a member: at least, where members are dealt.
+    def min_cohort(self, clients: int) -> int:
+        """Return the smallest number of clients that train any one member.
 
-        Drawn at random, members get so many on average, rounded down.
+        With ``"random"`` assignment it is the mean, rounded down.
         """
-        return clients * self.each // self.members
+        return clients * self.trained_members // self.members
 
-    def share(self, client: int, server_round: int, seeds: Seeds) -> tuple[int, ...]:
-        """The members that a client trains in a round, in ascending order.
+    def assigned_members(self, client: int, server_round: int, seeds: Seeds) -> tuple[int, ...]:
+        """Return the members that a client trains in a round, in ascending order.
 
         Parameters
         ----------
         client : int
-            The client's partition id; its node id where that is not known. Partition ids 0 to
-            n - 1 are dealt the members evenly.
+            The client's partition id; its node id if that is not known. Partition ids 0 to n - 1
+            get the members evenly.
         server_round : int
             The round, from 1.
         seeds : Seeds
-            Of the run.
+            The run's seeds.
         """
-        if self.each == self.members:
+        if self.trained_members == self.members:
             return tuple(range(self.members))
         if self.assignment == "round-robin":
-            first = client * self.each + server_round - 1
-            return tuple(sorted((first + place) % self.members for place in range(self.each)))
+            first = client * self.trained_members + server_round - 1
+            turns = range(first, first + self.trained_members)
+            return tuple(sorted(turn % self.members for turn in turns))
         rng = seeds.numpy("members", client, server_round)
-        return tuple(sorted(rng.choice(self.members, self.each, replace=False).tolist()))
+        return tuple(sorted(rng.choice(self.members, self.trained_members, replace=False).tolist()))

@@ -1,4 +1,4 @@
-"""A uniform sample of the clients, without replacement."""
+"""Uniform selection of clients, without replacement."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hqde_fl.selection.base import Selector
 
 @dataclass(frozen=True)
 class Uniform(Selector):
-    """Every client is as likely as any other.
+    """Chooses clients with equal probability.
 
     Parameters
     ----------
     fraction : float
-        How many of the available clients take part, in (0, 1]; at least one does.
+        Fraction of the available clients that take part, in (0, 1]; at least one client does.
     """
 
     fraction: float = 1.0
@@ -28,12 +28,12 @@ class Uniform(Selector):
             raise ConfigError(f"Uniform.fraction must be in (0, 1], found {self.fraction}")
 
     def size(self, available: int) -> int:
-        """The fraction, rounded, and at least one."""
+        """Return the fraction of ``available`` clients, rounded, and at least one."""
         return min(available, max(1, round(self.fraction * available)))
 
     def select(
         self, clients: Sequence[int], rng: np.random.Generator, size: int | None = None
     ) -> list[int]:
-        """Return a sample in the clients' own order."""
+        """Return a random sample, in the clients' own order."""
         size = self.size(len(clients)) if size is None else min(size, len(clients))
         return [clients[i] for i in sorted(rng.choice(len(clients), size=size, replace=False))]

@@ -1,8 +1,7 @@
-"""n client updates as an (n, d) matrix that is walked in column tiles.
+"""n client updates as an (n, d) matrix that is read in column tiles.
 
-The matrix need not exist: an update may live in its own buffer, and a tile is cut from all of them
-on demand. Whatever offers ``shape``, ``dtype``, ``device``, ``tile`` and ``select`` is a
-``Columns``; a rule that feeds another rule is just another ``Columns``, evaluated tile by tile.
+The matrix need not exist: an update may have its own buffer, and a tile is cut from all of them on
+demand. The output of a pre-aggregation is another ``Columns``, evaluated tile by tile.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ import torch
 from torch import Tensor
 
 TILE_BYTES = 1 << 21
-"""Bytes of one float64 tile: with what is made of it, it stays in a core's share of the cache."""
+"""Bytes of one float64 tile: with intermediate results it stays in a core's part of the cache."""
 
 MIN_TILE_COLUMNS = 256
-"""Columns a tile has at least: n x n work for each tile must not outweigh the tile itself."""
+"""Columns in a tile, at least: the n x n work for a tile must not outweigh the tile itself."""
 
 
 class Columns(Protocol):
-    """Something with n rows and d columns, readable in tiles of columns."""
+    """An (n, d) matrix that can be read in tiles of columns."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -34,26 +33,26 @@ class Columns(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating type that tiles come in."""
+        """The floating dtype of the tiles."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where tiles come from."""
+        """The device of the tiles."""
         ...
 
     def tile(self, start: int, stop: int) -> Tensor:
-        """Columns ``start:stop`` of all rows, (n, stop - start). Not to be written to."""
+        """Return columns ``start:stop`` of all rows, (n, stop - start). Not to be written to."""
         ...
 
     def select(self, rows: Sequence[int]) -> Columns:
-        """Some of the rows, in the given order."""
+        """Return the given rows, in the given order, as columns."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Updates:
-    """The updates of one round.
+    """The updates of one round, one vector or matrix row for each client.
 
     Parameters
     ----------
@@ -84,7 +83,7 @@ class Updates:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype that tiles come in: the rows' own, half precision widened to float32."""
+        """The dtype of the tiles: the rows' own, half precision widened to float32."""
         own = self.rows[0].dtype
         return own if own in (torch.float32, torch.float64) else torch.float32
 
@@ -94,7 +93,7 @@ class Updates:
         return self.rows[0].device
 
     def tile(self, start: int, stop: int) -> Tensor:
-        """Columns ``start:stop`` of all rows."""
+        """Return columns ``start:stop`` of all rows, (n, stop - start)."""
         if isinstance(self.rows, Tensor):
             return self.rows[:, start:stop].to(self.dtype)
         if self._arrays is None:
@@ -106,28 +105,28 @@ class Updates:
 
     @cached_property
     def _arrays(self) -> list[npt.NDArray[Any]] | None:
-        """The rows for NumPy, where it can read them: it cuts and widens at a tenth of the cost."""
+        """The rows as NumPy arrays, which cut and widen faster; None if NumPy cannot read them."""
         if self.device.type != "cpu" or self.rows[0].dtype == torch.bfloat16:
             return None
         return [row.detach().numpy() for row in self.rows]
 
     def select(self, rows: Sequence[int]) -> Updates:
-        """Some of the rows; nothing is copied."""
+        """Return the given rows; nothing is copied."""
         return Updates([self.rows[i] for i in rows])
 
 
 @dataclass(frozen=True, eq=False)
 class MappedColumns:
-    """Columns seen through a function of the tile: (n, c) -> (m, c).
+    """Columns that are a function of other columns: (n, c) tiles -> (m, c) tiles.
 
     Parameters
     ----------
     source : Columns
-        What the function reads.
+        The columns that the function reads.
     function : Callable[[Tensor], Tensor]
-        Works column by column: it must not matter where a tile starts or ends.
+        A function that works column by column, so that the tiles' bounds do not matter.
     rows : int
-        m.
+        The number m of rows that it returns.
     """
 
     source: Columns
@@ -150,17 +149,17 @@ class MappedColumns:
         return self.source.device
 
     def tile(self, start: int, stop: int) -> Tensor:
-        """The function of the source's tile."""
+        """Return the function of the source's columns ``start:stop``."""
         return self.function(self.source.tile(start, stop))
 
     def select(self, rows: Sequence[int]) -> Columns:
-        """Some of the m rows."""
-        return MappedColumns(self, partial(_rows, list(rows)), len(rows))
+        """Return the given rows, in the given order, as columns."""
+        return MappedColumns(self, partial(_select_rows, list(rows)), len(rows))
 
 
 @dataclass(frozen=True, eq=False)
 class StackedColumns:
-    """Columns with more rows below: a rule's remembered vectors under this round's updates.
+    """Columns with vectors as further rows below: a rule's memory under a round's updates.
 
     Parameters
     ----------
@@ -190,22 +189,25 @@ class StackedColumns:
         return self.source.device
 
     def tile(self, start: int, stop: int) -> Tensor:
-        """The source's tile with the vectors' columns below it."""
+        """Return columns ``start:stop`` of the source, with those of the vectors below."""
         top = self.source.tile(start, stop)
         return torch.cat([top, *(row[start:stop].to(top)[None] for row in self.below)])
 
     def select(self, rows: Sequence[int]) -> Columns:
-        """Some of the rows."""
-        return MappedColumns(self, partial(_rows, list(rows)), len(rows))
+        """Return the given rows, in the given order, as columns."""
+        return MappedColumns(self, partial(_select_rows, list(rows)), len(rows))
 
 
-def _rows(chosen: list[int], tile: Tensor) -> Tensor:
+def _select_rows(chosen: list[int], tile: Tensor) -> Tensor:
     return tile[chosen]
 
 
 def spans(columns: Columns, tile_bytes: int = TILE_BYTES) -> Iterator[tuple[int, int]]:
-    """Column ranges whose float64 tile fits in ``tile_bytes``, but not below ``MIN_TILE_COLUMNS``."""
-    rows, width = columns.shape
-    step = max(MIN_TILE_COLUMNS, tile_bytes // (8 * max(rows, 1)) // 64 * 64)
-    for start in range(0, width, step):
-        yield start, min(start + step, width)
+    """Yield column ranges that cover all columns, one for each tile.
+
+    A float64 tile fits in ``tile_bytes``, unless it would have less than ``MIN_TILE_COLUMNS``.
+    """
+    n, d = columns.shape
+    step = max(MIN_TILE_COLUMNS, tile_bytes // (8 * max(n, 1)) // 64 * 64)
+    for start in range(0, d, step):
+        yield start, min(start + step, d)

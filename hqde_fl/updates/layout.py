@@ -1,4 +1,4 @@
-"""How a model's arrays lie in one flat vector."""
+"""The layout of a model's arrays in one flat vector."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Entry:
     Parameters
     ----------
     name : str
-        Its key in the state dict.
+        The array's key in the state dict.
     shape : tuple[int, ...]
-        Its shape.
+        The array's dimensions; () for a scalar.
     dtype : str
-        Its dtype, in NumPy's spelling.
+        The array's dtype, in NumPy's spelling.
     offset : int or None
-        Where it starts in the flat vector; None for integer and boolean buffers, which no float
-        rule may touch.
+        Position of its first number in the flat vector; None for integer and boolean buffers, which
+        no rule for floats may touch.
     """
 
     name: str
@@ -34,18 +34,18 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """Number of elements."""
+        """The number of elements."""
         return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a model's arrays lie in one flat vector of its floating-point numbers.
+    """Positions of a model's arrays in one flat vector of its floating-point numbers.
 
     Parameters
     ----------
     entries : tuple[Entry, ...]
-        The arrays in order.
+        The arrays, in the model's order.
     """
 
     entries: tuple[Entry, ...]
@@ -73,7 +73,7 @@ class Layout:
         return torch.float64 if wide else torch.float32
 
     def flatten(self, state: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The flat vector (d,) of a state dict, and its integer and boolean buffers."""
+        """Return the flat vector (d,) of a state dict, and its integer and boolean buffers."""
         flat = torch.empty(self.size, dtype=self.dtype)
         buffers = {}
         for entry in self.entries:
@@ -84,7 +84,7 @@ class Layout:
         return flat, buffers
 
     def restore(self, flat: Tensor, buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The inverse of ``flatten``: a state dict in the original order and dtypes."""
+        """Return the state dict that ``flatten`` took apart, in the original order and dtypes."""
         state = {}
         for entry in self.entries:
             if entry.offset is None:

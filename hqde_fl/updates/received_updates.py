@@ -1,7 +1,7 @@
-"""Updates that are never written out: the clients' new weights, where they arrived.
+"""Updates read from the models that clients sent, without a copy.
 
-A client sends its whole model; its update is the difference to the model it was sent. Rules read
-updates tile by tile, so the difference is taken in the tile: what n clients sent is in memory once.
+A client sends its whole model; its update is the difference to the model that it was sent. Rules
+read updates tile by tile, so the difference is taken in the tile: n models are in memory once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Flat = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class ReceivedModel:
-    """What one client sent: a model in float32.
+    """A model in float32 as one client sent it.
 
     Parameters
     ----------
@@ -39,11 +39,11 @@ class ReceivedModel:
 
     @cached_property
     def starts(self) -> list[int]:
-        """Where each part starts, and d."""
+        """The position of each part's first number, and d."""
         return [0, *accumulate(len(part) for part in self.parts)]
 
     def cut(self, start: int, stop: int) -> list[Flat]:
-        """The numbers ``start:stop``, as slices of the parts."""
+        """Return the numbers ``start:stop``, as slices of the parts."""
         pieces = []
         index = bisect_right(self.starts, start) - 1
         while start < stop:
@@ -54,20 +54,20 @@ class ReceivedModel:
         return pieces
 
     def delta(self) -> Tensor:
-        """(d,) the update."""
+        """Return the update (d,), the model minus its base."""
         return torch.from_numpy(np.concatenate(self.parts) - self.base.numpy())
 
 
 @dataclass(frozen=True, eq=False)
 class ReceivedUpdates:
-    """``Columns`` of the clients' updates, some of them as what was ``ReceivedModel``.
+    """``Columns`` of the clients' updates, some of which are received models.
 
     Parameters
     ----------
     rows : Sequence[Tensor or ReceivedModel]
-        One for each client: an update (d,), or a model that was sent.
+        One for each client: an update (d,), or a model that it sent.
     base : Tensor
-        (d,) float32 on the CPU: the base of all that were sent.
+        (d,) float32 on the CPU: the base of all received models.
     """
 
     rows: Sequence[Tensor | ReceivedModel]
@@ -89,7 +89,7 @@ class ReceivedUpdates:
         return self.base.device
 
     @cached_property
-    def _sent(self) -> list[int]:
+    def _model_rows(self) -> list[int]:
         return [index for index, row in enumerate(self.rows) if isinstance(row, ReceivedModel)]
 
     def _cut(self, index: int, start: int, stop: int) -> list[Flat]:
@@ -97,24 +97,24 @@ class ReceivedUpdates:
         return row.cut(start, stop) if isinstance(row, ReceivedModel) else [row[start:stop].numpy()]
 
     def tile(self, start: int, stop: int) -> Tensor:
-        """Columns ``start:stop`` of all rows."""
+        """Return columns ``start:stop`` of all updates, (n, stop - start)."""
         n = len(self.rows)
         tile = np.empty((n, stop - start), dtype=np.float32)
         pieces = [piece for index in range(n) for piece in self._cut(index, start, stop)]
         np.concatenate(pieces, out=tile.reshape(-1))
-        if len(self._sent) == n:
+        if len(self._model_rows) == n:
             np.subtract(tile, self.base[start:stop].numpy(), out=tile)
         else:
-            tile[self._sent] -= self.base[start:stop].numpy()
+            tile[self._model_rows] -= self.base[start:stop].numpy()
         return torch.from_numpy(tile)
 
     def select(self, rows: Sequence[int]) -> ReceivedUpdates:
-        """Some of the rows; nothing is copied."""
+        """Return the given rows; nothing is copied."""
         return ReceivedUpdates([self.rows[i] for i in rows], self.base)
 
 
 def received_columns(rows: Sequence[Tensor | ReceivedModel]) -> Columns:
-    """The updates of a round as ``Columns``, whether they were sent as models or as updates."""
+    """Return the updates of a round as columns; each row is an update or a received model."""
     bases = {id(row.base): row.base for row in rows if isinstance(row, ReceivedModel)}
     if len(bases) == 1:
         return ReceivedUpdates(rows, *bases.values())

@@ -1,4 +1,4 @@
-"""One entry for each name in ``RULES``: how the contract suite makes an instance for f."""
+"""One example for each name in ``RULES``, from which the contract suite builds rules with f."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from hqde_fl.rules import (
 
 @dataclass(frozen=True)
 class Example:
-    """How to make a rule, and which laws it claims.
+    """A constructor of a rule, and the laws that the rule claims.
 
     Parameters
     ----------
@@ -115,6 +115,6 @@ MORE: dict[str, Example] = {
     "tree of means": Example(lambda f: Tree(fanout=3)),
     "voting on updates": Example(lambda f: Voting(votes="updates"), translates=False),
 }
-"""Instances with other parameters, and compositions, that the same laws hold for."""
+"""Instances with other parameters, and compositions, under the same laws."""
 
 ALL = EXAMPLES | MORE

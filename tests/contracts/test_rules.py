@@ -49,7 +49,7 @@ def run(rule: Aggregator, updates: Tensor, **more: object) -> Aggregate:
 
 
 def check(result: Aggregate, updates: Tensor) -> None:
-    """What holds for any outcome at all."""
+    """Check the properties of every aggregate."""
     n, d = updates.shape
     assert result.delta.shape == (d,)
     assert result.influence.shape == (n,)
@@ -180,14 +180,14 @@ class TestEveryRule:
         assert torch.equal(one.influence, many.influence)
 
     @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-6, 1e15, 1e30])
-    def test_any_scale(self, name: str, scale: float) -> None:
+    def test_updates_of_any_scale(self, name: str, scale: float) -> None:
         rule, updates = ALL[name].make(F), draw() * scale
         result = run(rule, updates)
         check(result, updates)
         assert float(result.delta.abs().max()) <= 1.001 * float(updates.abs().max())
 
     @pytest.mark.parametrize("scale", [1e-150, 1e150])
-    def test_any_scale_in_double_precision(self, name: str, scale: float) -> None:
+    def test_updates_of_any_scale_in_double_precision(self, name: str, scale: float) -> None:
         rule, updates = ALL[name].make(F), draw(dtype=torch.float64)
         result = run(rule, updates * scale)
         check(result, updates)
@@ -195,7 +195,7 @@ class TestEveryRule:
             same(result.delta / scale, run(rule, updates).delta, updates, 1e-6)
 
     @pytest.mark.parametrize("far", [1e3, 1e8, 1e15, 1e30])
-    def test_one_far_away(self, name: str, far: float) -> None:
+    def test_one_distant_update(self, name: str, far: float) -> None:
         rule, updates = ALL[name].make(F), draw()
         updates[3] *= far
         result = run(rule, updates)
@@ -203,7 +203,7 @@ class TestEveryRule:
         if rule.breakdown(N) >= 1:
             assert float(result.delta.abs().max()) < 10
 
-    def test_as_many_far_away_as_it_tolerates(self, name: str) -> None:
+    def test_as_many_distant_updates_as_it_tolerates(self, name: str) -> None:
         rule = ALL[name].make(F)
         for far in (1e2, 1e6, 1e12):
             for kind in ("same", "apart", "opposite"):

@@ -1,4 +1,4 @@
-"""``filters`` says which rules single out clients: it has to agree with what they do."""
+"""``filters`` agrees with the rules' behaviour: it is True if a rule singles out clients."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ FILTERS = {
     "robust",
     "sign-guard",
 }
-"""Those of ``EXAMPLES`` that single anybody out."""
+"""The names in ``EXAMPLES`` whose rules single out clients."""
 
 OTHERS = {
     "multi-krum, fewer": MultiKrum(F, m=4),
@@ -77,7 +77,7 @@ OTHERS = {
 
 
 def rounds() -> list[Tensor]:
-    """Honest updates alone, and with one or two that are far away, turned round, short or alike."""
+    """Honest updates alone, and with one or two that are far away, reversed, short or alike."""
     generator = torch.Generator().manual_seed(3)
     found = []
     for spread in (0.1, 1.0, 10.0):
@@ -100,7 +100,7 @@ def ever_rejects(rule: Aggregator) -> bool:
 
 
 @pytest.mark.parametrize("name", [*ALL, *OTHERS])
-def test_a_rule_says_whether_it_singles_out_clients(name: str) -> None:
+def test_filters_is_true_for_rules_that_reject(name: str) -> None:
     rule = OTHERS[name] if name in OTHERS else ALL[name].make(F)
     assert rule.filters(N) == ever_rejects(rule)
 
@@ -113,5 +113,5 @@ def test_which_registered_rules_single_out() -> None:
 
 
 @pytest.mark.parametrize(("m", "expected"), [(0, True), (10, True), (9, False), (1, False)])
-def test_to_be_left_out_of_a_choice_of_few_says_nothing(m: int, expected: bool) -> None:
+def test_multi_krum_rejects_only_with_the_largest_m(m: int, expected: bool) -> None:
     assert MultiKrum(F, m=m).filters(N) is expected

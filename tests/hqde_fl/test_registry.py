@@ -55,7 +55,7 @@ def test_names_and_summaries_can_be_listed() -> None:
     assert RULES.name_of(Median()) == "median"
 
 
-def test_where_nothing_is_known_nothing_is_suggested() -> None:
+def test_without_known_names_none_is_suggested() -> None:
     assert str(UnknownNameError("rule", "krun", [])) == "unknown rule 'krun'"
 
 

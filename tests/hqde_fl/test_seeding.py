@@ -1,4 +1,4 @@
-"""Named generators: the same name the same numbers, another name others."""
+"""Named generators: the numbers depend on the name alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from hqde_fl.seeding import Seeds
 
 
-def test_names_determine_the_numbers_not_the_order_of_asking() -> None:
+def test_names_determine_the_numbers_not_the_order_of_calls() -> None:
     first = Seeds(7).numpy("client", 3, 1).random(4)
     Seeds(7).numpy("other").random(100)
     assert np.array_equal(first, Seeds(7).numpy("client", 3, 1).random(4))
@@ -22,7 +22,7 @@ def test_neighbouring_names_and_roots_share_nothing() -> None:
 
 
 def test_golden_values_pin_the_derivation() -> None:
-    """A changed derivation changes every published number: it must not happen unseen."""
+    """A changed derivation changes every published number: it must not happen unnoticed."""
     assert Seeds(7).integer("client", 3, 1) == 8615903473260099000
 
 

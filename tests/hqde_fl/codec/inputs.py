@@ -1,4 +1,4 @@
-"""The vectors that every codec is tried on."""
+"""Input vectors for the tests of every codec."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def inputs(size: int) -> dict[str, Tensor]:
 
 
 def nmse(found: Tensor, wanted: Tensor) -> float:
-    """Squared error over squared norm; the squared error itself for a zero vector."""
+    """Return squared error over squared norm; the squared error itself for a zero vector."""
     error = float((found.double() - wanted.double()).square().sum())
     norm = float(wanted.double().square().sum())
     return error / norm if norm else error

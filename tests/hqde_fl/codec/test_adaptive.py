@@ -1,4 +1,4 @@
-"""HQDE's formula is pinned; the allocation that replaces it is the best there is."""
+"""HQDE's formula is pinned; the allocation that replaces it is optimal."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_greedy_allocation_is_optimal_for_falling_gains(
 
 
 def test_bits_that_only_help_together_are_bought_together() -> None:
-    """The second block needs two bits before it gains; both at once are the better bargain."""
+    """The second block needs two bits before it gains; buying both at once saves more."""
     error = np.full((2, 17), 0.0)
     error[0] = np.concatenate([[10, 8], np.full(15, 8)])
     error[1] = np.concatenate([[100, 100], np.full(15, 1)])

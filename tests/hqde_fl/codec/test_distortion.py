@@ -1,4 +1,4 @@
-"""How much is lost at which rate: against the bound, against what is published, on hard inputs."""
+"""Error of codecs by rate: against the bound, against published values, on hard inputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LARGE = 1 << 20
 
 
 def outcome(codec: Codec, delta: Tensor) -> tuple[float, float]:
-    """Bits for each number, all bytes counted, and normalised squared error."""
+    """Return the bits for each number, all bytes counted, and the normalised squared error."""
     payload, _ = codec.encode(delta, {}, inputs.SEEDS.numpy("distortion"))
     found = codec.decode(payload, len(delta))
     return codec.payload_bits(payload) / len(delta), inputs.nmse(found, delta)
@@ -97,7 +97,7 @@ def test_rotated_lloyd_max_reaches_edens_table(bits: int) -> None:
 
 
 @pytest.mark.parametrize(("bits", "published"), [(2, 0.79), (4, 0.0315), (8, 1.1e-4)])
-def test_stochastic_min_max_is_where_it_is_known_to_be(bits: int, published: float) -> None:
+def test_stochastic_min_max_has_its_published_error(bits: int, published: float) -> None:
     _, error = outcome(Quantized(bits), inputs.gaussian(1 << 18))
     assert error == pytest.approx(published, rel=0.03)
 

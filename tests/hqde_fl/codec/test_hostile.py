@@ -1,4 +1,4 @@
-"""Whatever arrives: a vector of the right size, or ``CodecError``; never a crash, never memory."""
+"""Any bytes give a vector of the right size or ``CodecError``; never a crash or much memory."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ PAYLOADS = [
 
 
 def sealed(payload: bytes, size: int = SIZE) -> bytes:
-    """The payload with a checksum that matches, as a sender who means harm would send it."""
+    """Return the payload with a checksum that matches, as an attacker would send it."""
     frame = payload[HEADER:]
     checksum = zlib.crc32(frame, zlib.crc32(size.to_bytes(8, "little")))
     return payload[:4] + checksum.to_bytes(4, "little") + payload[8:HEADER] + frame
 
 
 def mutated(rng: np.random.Generator) -> bytes:
-    """A payload with something wrong in it, most often with the right checksum."""
+    """Return a damaged payload, most often with the right checksum."""
     payload = bytearray(PAYLOADS[rng.integers(len(PAYLOADS))])
     for _ in range(rng.integers(1, 4)):
-        # headers are where the harm is
+        # most damage is in headers
         near = min(len(payload), 80) if rng.random() < 0.7 else len(payload)
         at = int(rng.integers(min(HEADER, near - 1), near))
         match rng.integers(6):
@@ -100,7 +100,7 @@ def test_every_truncation_and_every_flipped_bit_is_noticed(codec: Codec) -> None
             decode_payload(payload[:end], 40)
     for bit in range(8 * len(payload)):
         if bit // 8 == 3:
-            continue  # the one byte that has no meaning yet
+            continue  # the one unused byte
         broken = bytearray(payload)
         broken[bit // 8] ^= 1 << bit % 8
         with pytest.raises(CodecError):
@@ -110,7 +110,7 @@ def test_every_truncation_and_every_flipped_bit_is_noticed(codec: Codec) -> None
 
 
 def _peak(payload: bytes, size: int) -> int:
-    """Bytes allocated on the way to the refusal."""
+    """Return the most bytes allocated before the error."""
     tracemalloc.start()
     try:
         with pytest.raises(CodecError):
@@ -120,7 +120,7 @@ def _peak(payload: bytes, size: int) -> int:
         tracemalloc.stop()
 
 
-def test_a_claim_of_a_million_million_numbers_allocates_nothing() -> None:
+def test_a_claim_of_a_trillion_numbers_allocates_nothing() -> None:
     for codec in inputs.CODECS:
         payload, _ = codec.encode(inputs.gaussian(100), {}, inputs.SEEDS.numpy("lie"))
         lying = payload[:8] + (10**12).to_bytes(8, "little") + payload[HEADER:]
@@ -154,7 +154,7 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_lies_are_refused_before_memory_is_taken(lie: str) -> None:
+def test_false_lengths_are_refused_before_memory_is_allocated(lie: str) -> None:
     size = 1 << 16
     payload = sealed(b"HQ\x01\0\0\0\0\0" + size.to_bytes(8, "little") + LIES[lie], size)
     assert _peak(payload, size) < 4 * size + 200_000
@@ -190,7 +190,7 @@ def test_an_entropy_stream_that_does_not_end_where_it_should() -> None:
         decode_payload(sealed(shorter), SIZE)
 
 
-def test_numbers_that_are_not_finite_never_come_out() -> None:
+def test_payloads_with_numbers_that_are_not_finite_are_refused() -> None:
     for codec in (Identity(), TopK(1.0), Quantized(4), Rotated(Identity())):
         payload, _ = codec.encode(inputs.gaussian(64), {}, inputs.SEEDS.numpy("finite"))
         for bad in (np.nan, np.inf, -np.inf):

@@ -1,4 +1,4 @@
-"""What holds for every codec and every input."""
+"""Laws of every codec for every input."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ every_codec = pytest.mark.parametrize("codec", inputs.CODECS, ids=str)
 
 @every_codec
 @pytest.mark.parametrize("size", SIZES)
-def test_what_goes_in_comes_out_in_the_same_shape(codec: Codec, size: int) -> None:
+def test_decoded_vectors_have_the_input_s_shape(codec: Codec, size: int) -> None:
     for name, delta in inputs.inputs(size).items() if size else [("empty", torch.empty(0))]:
         before = delta.clone()
         payload, state = codec.encode(delta, {}, inputs.SEEDS.numpy("encode", name))
@@ -96,7 +96,7 @@ def test_only_finite_vectors_are_coded(codec: Codec) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 8, 1000, 1024, 5000])
-def test_payloads_have_exactly_the_size_they_should(size: int) -> None:
+def test_payloads_have_exactly_the_expected_size(size: int) -> None:
     def length(codec: Codec) -> int:
         return len(codec.encode(inputs.gaussian(size), {}, inputs.SEEDS.numpy("size"))[0])
 
@@ -119,7 +119,7 @@ def test_payloads_have_exactly_the_size_they_should(size: int) -> None:
         assert length(TopK(fraction)) == header + 8 + positions + 2 + 4 * kept
 
 
-def test_adaptive_payloads_keep_to_their_budget() -> None:
+def test_adaptive_payloads_stay_within_their_budget() -> None:
     size = 64 * 200
     delta = inputs.inputs(size)["mixed"]
     for bits in (1, 2.1, 4, 7.5):

@@ -27,7 +27,7 @@ from tests.hqde_fl.codec import inputs
 
 @pytest.mark.parametrize("size", [1, 63, 64, 100, 1000, 4096, 4097, 12345])
 @pytest.mark.parametrize("rounds", [1, 2])
-def test_rotating_back_gives_the_numbers_again(size: int, rounds: int) -> None:
+def test_rotating_back_restores_the_numbers(size: int, rounds: int) -> None:
     delta = inputs.gaussian(size)
     codec = Rotated(Identity(), rounds=rounds)
     payload, _ = codec.encode(delta, {}, inputs.SEEDS.numpy("rotate"))
@@ -66,7 +66,7 @@ def test_two_rounds_make_anything_gaussian() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(size=st.integers(1, 3000), fraction=st.floats(1e-4, 1), seed=st.integers(0, 99))
-def test_top_k_keeps_the_largest_where_they_stood(size: int, fraction: float, seed: int) -> None:
+def test_top_k_keeps_the_largest_at_their_positions(size: int, fraction: float, seed: int) -> None:
     delta = inputs.gaussian(size, seed)
     codec = TopK(fraction)
     found = codec.decode(codec.encode(delta, {}, inputs.SEEDS.numpy("top"))[0], size)
@@ -101,7 +101,7 @@ def test_indices_survive_the_entropy_coder(
     indices = np.rint(rng.standard_normal(size) * spread).astype(np.int64) + offset
     indices[rng.integers(size, size=outliers)] = rng.integers(-(2**23), 2**23, outliers)
     indices = np.clip(indices, -(2**23), 2**23).astype(np.int32)
-    values = indices.astype(np.float32)  # in the middle of their cells, so nothing is lost
+    values = indices.astype(np.float32)  # in the middle of their cells, so without error
     codec = EntropyCoded(step=1.0)
     payload, _ = codec.encode(torch.from_numpy(values), {}, rng)
     assert codec.decode(payload, size).tolist() == values.tolist()
@@ -121,7 +121,7 @@ def test_a_fixed_step_bounds_every_error() -> None:
         assert float((found - delta).abs().max()) < 0.1, name
 
 
-def test_plans_escape_only_what_is_far_away() -> None:
+def test_plans_let_only_distant_indices_escape() -> None:
     indices = np.concatenate([np.tile(np.arange(-20, 21), 100), [10**6]]).astype(np.int32)
     plan = Plan.of(indices, indices.size)
     assert plan.shift == 0
@@ -143,8 +143,8 @@ CONTRACTIONS: tuple[Codec, ...] = (
 )
 
 
-# With 1 or 2 bits and no rotation, what stands out is cut off in every message: its residual grows
-# for a hundred messages before it dominates its block and is sent.
+# With 1 or 2 bits and no rotation, outliers are cut off in every message: their residual grows for
+# a hundred messages before it dominates its block and is sent.
 SLOW = (Quantized(1, levels="lloyd-max", unbiased=False), AdaptiveQuantizer(2, 0, 16))
 STEADY = tuple(codec for codec in CONTRACTIONS if codec not in SLOW)
 
@@ -168,8 +168,8 @@ def test_residual_and_decoded_are_the_input(codec: Codec) -> None:
 
 
 @pytest.mark.parametrize("codec", STEADY, ids=str)
-def test_with_feedback_the_sum_of_what_arrived_is_the_sum_of_what_was_meant(codec: Codec) -> None:
-    """What is still missing after many rounds is one residual, and that does not grow."""
+def test_with_feedback_the_decoded_messages_sum_to_the_inputs(codec: Codec) -> None:
+    """The difference after many rounds is one residual, which does not grow."""
     feedback, rng = ErrorFeedback(codec), inputs.SEEDS.numpy("telescope")
     state: dict[str, object] = {}
     meant = arrived = torch.zeros(2048)

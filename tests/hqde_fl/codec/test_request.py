@@ -27,7 +27,7 @@ from hqde_fl.errors import ConfigError
         ErrorFeedback(TopK(0.1, Rotated(Quantized(4, levels="lloyd-max")))),
     ],
 )
-def test_there_and_back(codec):
+def test_from_json_undoes_to_json(codec):
     assert from_json(to_json(codec)) == codec
 
 
@@ -37,6 +37,6 @@ def test_defaults_are_left_out():
 
 
 @pytest.mark.parametrize("text", ["", "[]", "3", '{"nme": 1}', '{"name": "quantized", "bits": 99}'])
-def test_what_is_no_codec_is_refused(text):
+def test_text_that_describes_no_codec_is_refused(text):
     with pytest.raises(ConfigError):
         from_json(text)

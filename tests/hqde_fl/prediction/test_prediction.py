@@ -1,4 +1,4 @@
-"""Votes over members' predictions: their formulas as plain loops, and what they promise."""
+"""Votes over members' predictions: their formulas as plain loops, and their properties."""
 
 import math
 import pickle
@@ -72,7 +72,7 @@ class TestEveryVote:
         alone = SOUND[name].combine(probabilities[:, 7:8])
         torch.testing.assert_close(alone, SOUND[name].combine(probabilities)[7:8])
 
-    def test_inputs_stay_as_they_are(self, name: str) -> None:
+    def test_inputs_are_not_changed(self, name: str) -> None:
         probabilities = draw()
         copy = probabilities.clone()
         SOUND[name].combine(probabilities)
@@ -156,7 +156,9 @@ class TestSuperposition:
         ],
         ids=["noise", "renormalised", "infinite", "nan"],
     )
-    def test_what_does_not_act_or_cannot_be(self, options: dict[str, object], message: str) -> None:
+    def test_options_without_effect_or_out_of_range_are_refused(
+        self, options: dict[str, object], message: str
+    ) -> None:
         with pytest.raises(ConfigError, match=message):
             SuperpositionVote(**options)
 
@@ -193,7 +195,7 @@ class TestEntanglement:
             )
             np.testing.assert_allclose(found[example], claims / claims.sum() @ p, rtol=1e-9)
 
-    def test_a_member_on_its_own_counts_for_nothing(self) -> None:
+    def test_a_member_without_overlap_has_no_weight(self) -> None:
         probabilities = torch.tensor([[[0.6, 0.4, 0.0]], [[0.8, 0.2, 0.0]], [[0.0, 0.0, 1.0]]])
         assert float(EntanglementVote().combine(probabilities)[0, 2]) == 0
 
@@ -276,7 +278,7 @@ class TestPredictor:
         assert found.diversity == pytest.approx(np.mean(apart))
         assert found.disagreement == pytest.approx(np.mean(differ))
 
-    def test_diversity_where_there_is_none(self) -> None:
+    def test_diversity_of_members_that_agree(self) -> None:
         even = torch.full((3, 4, 2), 0.5)
         assert diversity(even) == disagreement(even) == 0
         assert diversity(draw(1)) == disagreement(draw(1)) == 0
@@ -311,7 +313,9 @@ class TestPredictor:
             (torch.tensor([[[0.5, 0.9]]]), "a sum of 1.4"),
         ],
     )
-    def test_what_is_no_distribution(self, wrong: Tensor, message: str) -> None:
+    def test_probabilities_that_are_no_distribution_are_refused(
+        self, wrong: Tensor, message: str
+    ) -> None:
         with pytest.raises(ValueError, match=message):
             EnsemblePredictor().predict(wrong)
 

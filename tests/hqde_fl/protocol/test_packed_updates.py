@@ -1,4 +1,4 @@
-"""Packed updates as the server sees them: whatever the bytes, an answer and never an exception."""
+"""Screening of packed updates: any bytes give an answer, never an exception."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def payloads() -> list[bytes]:
 PAYLOADS = payloads()
 
 
-def test_what_is_packed_is_a_delta_already_and_the_rest_is_not() -> None:
+def test_packed_arrays_are_differences_and_the_others_are_not() -> None:
     assert {"bias", "steps"} == NAMES
     for payload in PAYLOADS:
         found = screened(to_packed(payload))

@@ -1,4 +1,4 @@
-"""The wire format: what goes out comes back, and no bytes make screening raise."""
+"""Records: state dicts survive them, and no bytes make screening raise."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def reply(record: ArrayRecord, metrics: MetricRecord | None = None) -> Message:
     return make_message(metadata, content=RecordDict({"arrays": record, "metrics": metrics}))
 
 
-def test_a_state_dict_survives_the_wire() -> None:
+def test_a_state_dict_survives_a_record() -> None:
     back = from_record(to_record(MODEL))
     assert list(back) == list(MODEL)
     for name, tensor in MODEL.items():
@@ -112,13 +112,13 @@ def test_metrics_and_configs_are_counted_as_flower_serialises_them(
     assert message_bytes(content) == recorddict_to_proto(content).ByteSize()
 
 
-def test_what_no_message_can_hold_is_counted_as_well() -> None:
+def test_values_that_no_message_can_hold_are_counted() -> None:
     record = ConfigRecord({"\udcff": "\udcff", "x": 2**70, "y": [2**70, -(2**70)]})
     assert message_bytes(RecordDict({"c": record})) > 30
 
 
-def test_headers_that_clients_make_up_are_not_remembered() -> None:
-    """Each is up to 4 KB long, and its parsed form as well; there are as many as rounds."""
+def test_long_headers_are_not_cached() -> None:
+    """A client could fill the memory: each takes up to 4 KB, and its parsed form as much again."""
     npy._parse_header.cache_clear()
     for count in range(3):
         shape = ", ".join(["1"] * (600 + count))

@@ -78,7 +78,7 @@ def test_pure_and_mixed() -> None:
     assert spectrum(apart).tolist() == pytest.approx([1 / 6] * 6)
 
 
-def test_nothing_and_nobody_else() -> None:
+def test_zero_updates_and_a_single_client() -> None:
     for states in ("unit", "raw", "centred"):
         for updates in (torch.zeros(4, 3), torch.ones(1, 3)):
             rho = density(geometry_of(updates.double()), states)  # type: ignore[arg-type]
@@ -88,7 +88,7 @@ def test_nothing_and_nobody_else() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-150, 1e-20, 1e20, 1e150])
-def test_no_scale_matters(scale: float) -> None:
+def test_the_scale_does_not_matter(scale: float) -> None:
     updates = draw(5, 9)
     for states in ("unit", "raw", "centred"):
         near = density(geometry_of(updates), states)  # type: ignore[arg-type]
@@ -108,7 +108,7 @@ def test_cosines_of_very_unequal_lengths(long: float) -> None:
 
 
 def test_inner_products_far_from_the_pivot() -> None:
-    """Most clients far away together, two near the origin: what is short is not forgotten."""
+    """Most clients far away together, two near the origin: the short ones keep their precision."""
     updates = draw(9, 20)
     updates[:7] = 1e9 * draw(1, 20, seed=3) + 1e-3 * updates[:7]
     expected = updates @ updates.T

@@ -1,4 +1,4 @@
-"""How tiles are walked, and that the process's thread settings survive it."""
+"""Executors read every tile, and restore the process's thread settings."""
 
 import threading
 from itertools import pairwise
@@ -37,7 +37,7 @@ def test_reduce_sums_and_combine_joins(threads: int) -> None:
     assert float(counts[0, 0]) == len(list(spans(updates, 1)))
 
 
-def test_an_error_in_a_thread_arrives() -> None:
+def test_an_error_in_a_thread_is_raised() -> None:
     def broken(tile: Tensor) -> Tensor:
         raise ArithmeticError("no")
 
@@ -45,7 +45,7 @@ def test_an_error_in_a_thread_arrives() -> None:
         ThreadedExecutor(2, tile_bytes=1).reduce(broken, Updates(torch.zeros(3, 5000)))
 
 
-def test_library_threads_are_limited_and_put_back() -> None:
+def test_library_threads_are_limited_and_restored() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     seen = []
@@ -63,7 +63,7 @@ def test_library_threads_are_limited_and_put_back() -> None:
     torch.set_num_threads(before)
 
 
-def test_aggregates_that_overlap_put_the_settings_back() -> None:
+def test_aggregates_that_overlap_restore_the_settings() -> None:
     before = torch.get_num_threads()
     updates = Updates(torch.randn(5, 20000, generator=torch.Generator().manual_seed(0)))
     expected = aggregate(Median(), updates).delta
@@ -86,7 +86,7 @@ def test_few_numbers_start_no_threads() -> None:
     assert default_executor(Updates(torch.zeros(1, 1).expand(3, 1 << 20))) == ThreadedExecutor()
 
 
-def test_threads_must_be_a_count() -> None:
+def test_a_negative_number_of_threads_is_refused() -> None:
     with pytest.raises(ConfigError, match="threads >= 0, found -1"):
         ThreadedExecutor(-1)
 

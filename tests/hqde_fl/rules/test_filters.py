@@ -1,4 +1,4 @@
-"""What singles clients out: the Byzantine filter, SignGuard, DnC, CAF, MDA."""
+"""Rules that single clients out: the Byzantine filter, SignGuard, DnC, CAF, MDA."""
 
 import itertools
 
@@ -68,7 +68,7 @@ def test_the_filter_drops_nobody_when_all_are_honest(detector: str) -> None:
     assert [dropped(rule, honest(seed=seed)) for seed in range(10)] == [[]] * 10
 
 
-def test_each_detector_sees_what_it_is_for() -> None:
+def test_each_detector_finds_its_kind_of_outlier() -> None:
     longer, turned = honest(), honest()
     longer[2] *= 6
     turned[2] = -turned[2]
@@ -89,7 +89,7 @@ def test_reputation_gates_and_recovers() -> None:
         state = result.state
         excluded.append(bool(result.rejected[5]))
         assert not bool(result.rejected[:5].any())
-    # 1.0 .8 .6 .4 after three bad rounds, then .5 .6 .7 .8: trusted again at .75
+    # 1.0 .8 .6 .4 after three bad rounds, then .5 .6 .7 .8: kept again at .75
     assert excluded == [True] * 7 + [False]
     assert state is not None
     assert state["0"]["reputation"]["5"] == pytest.approx(0.9)
@@ -217,9 +217,7 @@ def test_buckets_depend_on_the_round_and_the_seed() -> None:
 
 
 @pytest.mark.parametrize(("m", "rejected"), [(0, 3), (7, 3), (6, 0)])
-def test_multi_krum_accuses_whom_it_leaves_out_only_if_it_takes_as_many_as_it_may(
-    m: int, rejected: int
-) -> None:
+def test_multi_krum_rejects_unused_updates_only_with_the_largest_m(m: int, rejected: int) -> None:
     outcome = aggregate(MultiKrum(3, m), Updates(honest(10)))
     assert int(outcome.rejected.sum()) == rejected
 

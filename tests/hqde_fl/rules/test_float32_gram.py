@@ -1,4 +1,4 @@
-"""Decisions from float32 distances: the same as the exact ones, or none."""
+"""Decisions from float32 distances equal the exact ones, or are None."""
 
 import pytest
 import torch
@@ -31,40 +31,40 @@ def exact(updates: Tensor) -> Tensor:
 def test_no_distance_is_further_off_than_stated(scale: float) -> None:
     for seed in range(3):
         updates = drawn(seed, scale)
-        rough = measure_in_float32(Updates(list(updates)), ThreadedExecutor())
-        assert rough is not None
-        squared = rough.geometry.squared_distances()
-        assert bool(((squared - exact(updates)).abs() <= rough.error).all())
+        distances = measure_in_float32(Updates(list(updates)), ThreadedExecutor())
+        assert distances is not None
+        squared = distances.geometry.squared_distances()
+        assert bool(((squared - exact(updates)).abs() <= distances.error).all())
         off = ~torch.eye(N, dtype=torch.bool)
-        assert float((rough.error / squared)[off].max()) < 1e-4
+        assert float((distances.error / squared)[off].max()) < 1e-4
 
 
 @pytest.mark.parametrize("rule", [Krum(4), MultiKrum(4), MultiKrum(4, 7)], ids=str)
-def test_what_is_settled_roughly_is_what_is_settled_exactly(rule: Krum | MultiKrum) -> None:
-    settled = 0
+def test_decisions_from_float32_are_those_from_float64(rule: Krum | MultiKrum) -> None:
+    decided = 0
     for seed in range(8):
         updates = drawn(seed, spread=10.0 ** -(seed // 2 + 1))
-        rough = measure_in_float32(Updates(updates), SerialExecutor())
-        assert rough is not None
-        decision = rule.decide_from_float32(rough, Cohort.of(N), {})
+        distances = measure_in_float32(Updates(updates), SerialExecutor())
+        assert distances is not None
+        decision = rule.decide_from_float32(distances, Cohort.of(N), {})
         best = krum_scores(exact(updates), 4).argsort()
         count = 1 if isinstance(rule, Krum) else rule.m or N - 4
         found = aggregate(rule, Updates(updates)).influence
         assert set(found.nonzero().flatten().tolist()) == set(best[:count].tolist())
         if decision is not None:
-            settled += 1
+            decided += 1
             assert decision.mixing is not None
             torch.testing.assert_close(decision.mixing[0], found)
-    assert settled > 0
+    assert decided > 0
 
 
 @pytest.mark.parametrize("rule", [Krum(4), MultiKrum(4, 7)], ids=str)
-def test_equal_scores_are_not_settled_roughly(rule: Krum | MultiKrum) -> None:
+def test_equal_scores_are_not_decided_from_float32(rule: Krum | MultiKrum) -> None:
     half = drawn(0, spread=0.0)[: N // 2]
     updates = torch.cat([half, -half])  # an update and its opposite are as far from all others
-    rough = measure_in_float32(Updates(updates), SerialExecutor())
-    assert rough is not None
-    assert rule.decide_from_float32(rough, Cohort.of(N), {}) is None
+    distances = measure_in_float32(Updates(updates), SerialExecutor())
+    assert distances is not None
+    assert rule.decide_from_float32(distances, Cohort.of(N), {}) is None
 
 
 def test_weights_of_size_one_that_differ_by_a_millionth() -> None:
@@ -76,15 +76,15 @@ def test_weights_of_size_one_that_differ_by_a_millionth() -> None:
 
 
 @pytest.mark.parametrize("case", ["copies", "huge", "tiny", "small"])
-def test_nothing_is_said_without_knowing(case: str) -> None:
+def test_inconclusive_distances_give_no_decision(case: str) -> None:
     updates = drawn(0)
-    if case == "copies":  # their distance is nothing, which float32 cannot tell from little
+    if case == "copies":  # float32 cannot tell a distance of zero from a small one
         updates[3] = updates[7]
         assert measure_in_float32(Updates(updates), SerialExecutor()) is None
     elif case == "huge":  # the squares leave float32's range
         assert measure_in_float32(Updates(updates * 1e25), SerialExecutor()) is None
     elif case == "tiny":
-        rough = measure_in_float32(Updates(updates * 1e-25), SerialExecutor())
-        assert rough is None or Krum(4).decide_from_float32(rough, Cohort.of(N), {}) is None
-    else:  # little to win
+        distances = measure_in_float32(Updates(updates * 1e-25), SerialExecutor())
+        assert distances is None or Krum(4).decide_from_float32(distances, Cohort.of(N), {}) is None
+    else:  # float32 would save no time
         assert measure_in_float32(Updates(updates[:, :1000]), SerialExecutor()) is None

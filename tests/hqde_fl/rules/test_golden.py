@@ -1,4 +1,4 @@
-"""Numbers recorded from byzfl 0.0.11, where it computes what we do.
+"""Numbers recorded from byzfl 0.0.11, for the rules that it defines alike.
 
 Its Krum and Multi-Krum sum the n - f - 1 nearest, ours the paper's n - f - 2: its f is our f + 1.
 """

@@ -1,4 +1,4 @@
-"""The quantum-inspired rules: their formulas as plain loops, and what each of them promises."""
+"""The quantum-inspired rules: their formulas as plain loops, and their properties."""
 
 import math
 from dataclasses import replace
@@ -62,12 +62,12 @@ def test_identical_clients_come_back_unchanged(name: str) -> None:
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_weights_sum_to_one(name: str) -> None:
-    """So whatever all clients share is kept whole: Sum w_i (x_i + s) = Sum w_i x_i + s."""
+    """So a part common to all clients is kept: Sum w_i (x_i + s) = Sum w_i x_i + s."""
     rule = LINEAR[name]
     for n in (1, 2, 3, 10, 50):
         for seed in range(5):
             updates = draw(n, seed=seed)
-            updates[0] *= 10.0 ** (seed % 3)  # too long now and then
+            updates[0] *= 10.0 ** (seed % 3)  # some are too long
             alike = updates.clone()
             alike[:, -1] = 1.0
             assert float(run(rule, alike).delta[-1]) == pytest.approx(1, abs=1e-12)
@@ -98,7 +98,7 @@ def test_a_minority_of_opponents_counts_for_nothing(name: str) -> None:
         assert float(result.influence[:f].sum()) == 0
 
 
-def test_colluders_gain_nothing_by_sending_the_same() -> None:
+def test_colluders_gain_nothing_by_sending_the_same_update() -> None:
     honest = draw(7, d=300, shared=0.5)
     copied = draw(1, d=300, seed=8).expand(3, 300)
     updates = torch.cat([honest, copied])
@@ -144,7 +144,7 @@ def test_length_buys_no_influence(name: str) -> None:
             assert float(run(RULES[name], moved).delta.norm()) < bound
 
 
-def test_unbounded_rules_say_that_they_tolerate_nobody() -> None:
+def test_unbounded_rules_have_breakdown_zero() -> None:
     for rule in (Superposition, Entanglement):
         assert rule().breakdown(10) == 4
         assert rule(longest=0).breakdown(10) == 0
@@ -239,7 +239,7 @@ class TestEntanglement:
         found = run(Entanglement(), updates)
         np.testing.assert_allclose(found.influence, claims / claims.sum(), atol=1e-9)
 
-    def test_two_groups_of_one_size_that_have_nothing_in_common(self) -> None:
+    def test_two_orthogonal_groups_of_one_size(self) -> None:
         updates = torch.eye(2, dtype=torch.float64)[[0, 1, 0, 1]]
         torch.testing.assert_close(
             run(Entanglement(), updates).influence, torch.full((4,), 0.25, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The rule that is not told f: who counts, for how much, and what it remembers."""
+"""The rule without f: the weights of clients, and its memory."""
 
 from dataclasses import replace
 from itertools import permutations
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules import Aggregate, ByzantineFilter, Cohort, Mean, Robust, aggregate
-from hqde_fl.rules.near_duplicates import twin_groups
+from hqde_fl.rules.near_duplicates import near_duplicate_groups
 from hqde_fl.rules.robust import trust
 from hqde_fl.updates import Updates
 
@@ -28,7 +28,7 @@ def run(rows: Tensor, rule: Robust | ByzantineFilter | Mean | None = None) -> Ag
 
 
 def off(found: Aggregate, rows: Tensor) -> float:
-    """How far from the honest mean, in lengths of it."""
+    """Return the distance to the honest mean, in lengths of it."""
     mean = rows.mean(dim=0)
     return float((found.delta - mean).norm() / mean.norm())
 
@@ -48,7 +48,7 @@ def test_without_faults_it_is_nearly_the_mean() -> None:
 
 @pytest.mark.parametrize("f", [1, 2, 3])
 @pytest.mark.parametrize("epsilon", [0.01, 0.3, 1.0, 10.0])
-def test_who_goes_against_the_others_counts_for_nothing(f: int, epsilon: float) -> None:
+def test_opponents_of_the_majority_have_no_weight(f: int, epsilon: float) -> None:
     rows = honest(10 - f)
     sent = (-epsilon * rows.mean(dim=0)).expand(f, -1)
     found = run(torch.cat([rows, sent]))
@@ -58,7 +58,7 @@ def test_who_goes_against_the_others_counts_for_nothing(f: int, epsilon: float) 
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.05, 0.3])
-def test_colluding_clients_do_not_trust_each_other_into_power(spread: float) -> None:
+def test_colluders_gain_no_weight_from_each_others_trust(spread: float) -> None:
     rows = honest(7, common=0.4)
     generator = torch.Generator().manual_seed(1)
     noise = spread * torch.randn(3, 400, generator=generator, dtype=torch.float64) / 20
@@ -68,7 +68,7 @@ def test_colluding_clients_do_not_trust_each_other_into_power(spread: float) -> 
     assert off(found, rows) < 0.2
 
 
-def test_nobody_is_longer_than_usual() -> None:
+def test_no_update_counts_as_longer_than_the_median() -> None:
     rows = honest(10)
     rows[4] *= 1e6
     found = run(rows)
@@ -76,7 +76,7 @@ def test_nobody_is_longer_than_usual() -> None:
     assert run(rows, Robust(longest=3.0)).delta.norm() > found.delta.norm()
 
 
-def test_who_is_far_longer_than_usual_counts_for_next_to_nothing() -> None:
+def test_far_longer_updates_have_little_weight() -> None:
     """In few dimensions a huge error in one of them still points a little where all others do."""
     rows = torch.ones(11, 50, dtype=torch.float64) + honest(11, d=50) / 100
     rows[3, 7] += 1e6
@@ -87,7 +87,7 @@ def test_who_is_far_longer_than_usual_counts_for_next_to_nothing() -> None:
 
 
 @pytest.mark.parametrize("n", [4, 6, 8])
-def test_where_half_of_the_clients_do_not_move_neither_does_the_model(n: int) -> None:
+def test_if_half_of_the_updates_are_zero_so_is_the_result(n: int) -> None:
     rows = honest(n)
     rows[: n // 2] = 0
     found = run(rows)
@@ -123,7 +123,7 @@ def test_trust_is_remembered() -> None:
     assert off(wary, good) < 1.1 * off(fresh, good) + 1e-3
 
 
-def test_where_nobody_agrees_it_is_the_shortened_mean() -> None:
+def test_without_agreement_it_is_the_shortened_mean() -> None:
     rows = torch.eye(6, dtype=torch.float64)
     torch.testing.assert_close(run(rows).delta, rows.mean(dim=0))
     assert not run(rows).rejected.any()
@@ -140,22 +140,22 @@ def test_trust_is_the_leading_eigenvector_of_positive_agreement() -> None:
     assert trust(-matrix).tolist() == [0.0] * 7
 
 
-def test_twins_are_copies_and_near_copies_of_copies() -> None:
+def test_near_duplicates_are_copies_and_near_copies_of_copies() -> None:
     rows = honest(8)
     near = rows[3] + 0.05 * (rows[4] - rows[3])
     nearer = near + 0.05 * (rows[5] - rows[3])
-    found = twin_groups(squared(torch.cat([rows, torch.stack([near, nearer])])), 0.08)
+    found = near_duplicate_groups(squared(torch.cat([rows, torch.stack([near, nearer])])), 0.08)
     assert [group for group in found if len(group) > 1] == [[3, 8, 9]]
     assert sorted(row for group in found for row in group) == list(range(10))
 
 
-def test_where_most_agree_to_the_bit_nobody_is_a_twin() -> None:
+def test_if_most_updates_coincide_none_is_a_near_duplicate() -> None:
     rows = torch.cat([torch.ones(6, 5), torch.zeros(2, 5)])
-    assert twin_groups(squared(rows), 0.1) == [[k] for k in range(8)]
+    assert near_duplicate_groups(squared(rows), 0.1) == [[k] for k in range(8)]
     assert not run(rows, ByzantineFilter(detectors=("twins",))).rejected.any()
 
 
-def test_the_filter_finds_colluders_that_hide_in_the_crowd() -> None:
+def test_the_filter_finds_colluders_close_to_the_mean() -> None:
     rows = honest(30)
     sent = (rows.mean(dim=0) - 0.5 * rows.std(dim=0)).expand(6, -1)
     both = torch.cat([rows, sent])
@@ -181,7 +181,7 @@ def test_impossible_parameters_are_refused(options: dict[str, float], message: s
 
 
 @pytest.mark.parametrize("scales", [(1.0, 2.0, -1.0), (1.0, 1.1, 1.2, -1.0, -1.3)], ids=str)
-def test_the_larger_party_is_trusted_where_opposition_is_as_strong(
+def test_the_larger_group_is_trusted_if_opposition_is_as_strong(
     scales: tuple[float, ...],
 ) -> None:
     """One more supporter than opponents: every client's cosines sum to zero or less."""

@@ -40,7 +40,7 @@ def rules(n: int, f: int) -> Iterator[Aggregator]:
 
 
 def worst(rule: Aggregator, updates: Tensor, f: int) -> float:
-    """The largest ||F - mean||^2 / (kappa var) over all S; above one the promise is broken."""
+    """Return the largest ||F - mean||^2 / (kappa var) over all S; above one the bound is broken."""
     n = updates.shape[0]
     kappa = rule.kappa(n, f)
     assert kappa is not None
@@ -69,7 +69,7 @@ def test_bound_holds_on_any_small_integers(n: int, f: int, data: st.DataObject) 
 
 @pytest.mark.parametrize(("n", "f"), [(5, 1), (5, 2), (9, 3), (9, 4)])
 def test_bound_holds_under_attack(n: int, f: int) -> None:
-    """The faulty stand at mean + strength x direction, the direction from the honest spread."""
+    """Faulty updates are mean + strength x direction, the direction from the honest spread."""
     generator = torch.Generator().manual_seed(n)
     honest = torch.randn(n - f, 4, dtype=torch.float64, generator=generator)
     centre, deviation = honest.mean(dim=0), honest.std(dim=0)
@@ -82,8 +82,8 @@ def test_bound_holds_under_attack(n: int, f: int) -> None:
 
 
 @pytest.mark.parametrize("rule", [TrimmedMean(2), Median(), GeometricMedian(), Krum(2)], ids=str)
-def test_bound_holds_where_a_search_makes_it_worst(rule: Aggregator) -> None:
-    """Climb: keep every random change of all updates that brings the rule closer to its bound."""
+def test_bound_holds_under_a_search_for_the_worst_case(rule: Aggregator) -> None:
+    """Hill climbing: keep every random change of all updates that brings the rule closer to its bound."""
     generator = torch.Generator().manual_seed(1)
     updates = torch.randn(7, 2, dtype=torch.float64, generator=generator)
     best, step = worst(rule, updates, 2), 1.0

@@ -1,4 +1,4 @@
-"""What f means: drop-outs lower it only where the updates would else be too few."""
+"""The meaning of f: drop-outs lower it only if the updates would otherwise be too few."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.contracts.rule_examples import EXAMPLES
 
 
 def least_excuse(minimum: list[int], n: int, faulty: int) -> int | None:
-    """The definition, written down: the least k in 0..faulty with n >= minimum(k)."""
+    """Return the least k in 0..faulty with n >= minimum(k); None if there is none."""
     fitting = [k for k in range(faulty + 1) if n >= minimum[k]]
     return fitting[0] if fitting else None
 
@@ -47,7 +47,7 @@ def test_the_least_number_of_excluded_clients_is_excused(name: str, f: int) -> N
                 assert apply_tolerance(rule, cohort).remaining(f) == max(0, f - expected)
 
 
-def test_the_late_and_those_without_data_excuse_nobody() -> None:
+def test_late_and_skipped_clients_excuse_nobody() -> None:
     cohort = Cohort((0, 1, 2, 3), late=3, skipped=2)
     assert excused(TrimmedMean(f=1), cohort) == 0
     with pytest.raises(
@@ -58,7 +58,7 @@ def test_the_late_and_those_without_data_excuse_nobody() -> None:
         excused(Krum(f=1), cohort)
 
 
-def test_a_crash_does_not_disarm_a_rule_that_has_enough_updates() -> None:
+def test_a_crash_does_not_lower_f_if_there_are_enough_updates() -> None:
     """One attacker, and an honest client that crashed: the attacker must not get the mean."""
     updates = torch.zeros(4, 3)
     updates[0] = -1000
@@ -110,7 +110,7 @@ def test_too_few_to_bear_f_silent_clients_is_a_warning(rule, clients: int, warns
     assert (silence_warning(rule, clients) is not None) is warns
 
 
-def test_the_warning_says_how_many_are_borne_and_what_to_do() -> None:
+def test_the_warning_names_the_bound_and_the_remedy() -> None:
     assert silence_warning(Krum(f=3), 10) == (
         "Krum(f=3) needs 9 updates, found 10 clients: a round is void as soon as 2 of them are "
         "late or without data; to bear f = 3 such clients it needs 12, or a lower f"
@@ -119,7 +119,7 @@ def test_the_warning_says_how_many_are_borne_and_what_to_do() -> None:
     assert "found 5 clients of each member: a round is void as soon as 1 of them is late" in warning
 
 
-def test_a_bound_that_f_was_lowered_for_says_so() -> None:
+def test_the_error_names_the_lowered_f() -> None:
     with pytest.raises(
         BoundError,
         match=r"Krum\(f=1\) with f lowered to 0 needs at least 3 updates, "

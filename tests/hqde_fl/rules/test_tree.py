@@ -83,7 +83,7 @@ def test_breakdown_of_a_tree_of_medians() -> None:
     assert result.diagnostics["tree-levels"] == 3
 
 
-def test_as_many_in_the_worst_places_break_a_tree_of_medians() -> None:
+def test_breakdown_plus_one_clients_in_the_worst_places_break_a_tree_of_medians() -> None:
     tree = Tree(Median(), Median(), fanout=4)
     cohort = Cohort.of(64)
     order = cohort.shuffled("tree")
@@ -99,7 +99,7 @@ def test_as_many_in_the_worst_places_break_a_tree_of_medians() -> None:
     assert float(aggregate(tree, Updates(updates), cohort).delta.abs().max()) < 10
 
 
-def test_clients_are_dealt_anew_each_round() -> None:
+def test_groups_differ_from_round_to_round() -> None:
     tree = Tree(Median(), Mean(), fanout=3)
     updates = Updates(torch.randn(9, 4, generator=torch.Generator().manual_seed(0)))
     rounds = [Cohort(tuple(range(9)), round=turn, seed=3) for turn in (1, 1, 2)]
@@ -116,7 +116,7 @@ def test_nodes_keep_their_own_state() -> None:
     assert sorted(again.state) == sorted(result.state)
 
 
-def test_what_a_leaf_rejects_is_rejected() -> None:
+def test_clients_rejected_by_a_leaf_are_rejected() -> None:
     updates = torch.randn(9, 40, generator=torch.Generator().manual_seed(0))
     updates[2] = 1e4
     result = aggregate(Tree(ByzantineFilter(), GeometricMedian(), fanout=9), Updates(updates))
@@ -144,7 +144,7 @@ def test_from_a_table() -> None:
     assert RULES.build(table) == Tree(TrimmedMean(1), Median(), fanout=5)
 
 
-def test_what_a_tree_needs() -> None:
+def test_invalid_trees_are_refused() -> None:
     with pytest.raises(ConfigError, match="fanout >= 2, found 1"):
         Tree(fanout=1)
     with pytest.raises(ConfigError, match="needs a rule as leaf, found a pre-aggregation"):

@@ -1,4 +1,4 @@
-"""Models that arrived, read as updates without writing those out."""
+"""Received models, read as updates without a copy."""
 
 import pytest
 import torch
@@ -13,14 +13,18 @@ SIZES = (1, 700, 0, 3, 1296)
 D = sum(SIZES)
 
 
-def sent(seed: int, base: torch.Tensor) -> ReceivedModel:
+def received(seed: int, base: torch.Tensor) -> ReceivedModel:
     model = base + torch.randn(D, generator=torch.Generator().manual_seed(seed))
     return ReceivedModel(tuple(part.numpy() for part in model.split(SIZES)), base)
 
 
 BASE = torch.randn(D, generator=torch.Generator().manual_seed(99))
-MIXED = [sent(0, BASE), torch.arange(D, dtype=torch.float32), *(sent(k, BASE) for k in range(1, 9))]
-ALL_SENT = [sent(k, BASE) for k in range(10)]
+MIXED = [
+    received(0, BASE),
+    torch.arange(D, dtype=torch.float32),
+    *(received(k, BASE) for k in range(1, 9)),
+]
+ALL_SENT = [received(k, BASE) for k in range(10)]
 
 
 def deltas(rows):  # type: ignore[no-untyped-def]
@@ -31,11 +35,11 @@ def deltas(rows):  # type: ignore[no-untyped-def]
 @given(cut=st.tuples(st.integers(0, D - 1), st.integers(1, D)))
 def test_a_tile_is_cut_from_the_differences(rows, cut) -> None:  # type: ignore[no-untyped-def]
     start, stop = min(cut), max(*cut, min(cut) + 1)
-    arrived, expected = received_columns(rows), deltas(rows)
-    assert isinstance(arrived, ReceivedUpdates)
-    assert (arrived.shape, arrived.dtype) == ((10, D), torch.float32)
-    assert torch.equal(arrived.tile(start, stop), expected[:, start:stop])
-    some = arrived.select([7, 1])
+    columns, expected = received_columns(rows), deltas(rows)
+    assert isinstance(columns, ReceivedUpdates)
+    assert (columns.shape, columns.dtype) == ((10, D), torch.float32)
+    assert torch.equal(columns.tile(start, stop), expected[:, start:stop])
+    some = columns.select([7, 1])
     assert torch.equal(some.tile(start, stop), expected[[7, 1], start:stop])
 
 
@@ -48,7 +52,7 @@ def test_rules_see_the_same_updates(rule) -> None:  # type: ignore[no-untyped-de
 def test_updates_alone_and_models_of_different_bases_are_plain_updates() -> None:
     plain = [MIXED[1], MIXED[1] + 1]
     assert isinstance(received_columns(plain), Updates)
-    apart = [sent(0, BASE), sent(0, BASE + 1)]
+    apart = [received(0, BASE), received(0, BASE + 1)]
     found = received_columns(apart)
     assert isinstance(found, Updates)
     assert torch.equal(found.tile(0, D), deltas(apart))
