@@ -151,7 +151,7 @@ def _start(file: Path, run: Path) -> subprocess.Popen[bytes]:
     command = [
         sys.executable,
         "-m",
-        "hqde_fl.simulations.console.command_line",
+        "hqde_fl.simulations.console.entry",
         "run",
         str(file),
         "--resume",

@@ -1,4 +1,4 @@
-"""The ClientApp of this Flower App: ``ensemble_app`` for the experiment in the run's config."""
+"""The ClientApp of this Flower App, built for the experiment of the run's config."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def evaluate(message: Message, context: Context) -> Message:
 
 @app.query("identity")
 def identity(message: Message, context: Context) -> Message:
-    """Say which partition this client holds."""
+    """Reply with the id of the partition that this client holds."""
     return _app_of(context)(message, context)
 
 
 def build_app(experiment: Experiment, task: Task) -> ClientApp:
-    """Return the ClientApp of an experiment, for whoever has its task already."""
+    """Return the ClientApp of an experiment whose task has been loaded."""
     parts = experiment.parts
     return ensemble_app(
         task,

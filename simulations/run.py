@@ -41,20 +41,20 @@ from hqde_fl.simulations.recording.run_follower import OnRound, follow_run
 from hqde_fl.strategies.callbacks import Callback, RoundRecord
 
 STOP_SECONDS = 10.0
-"""What the process that writes a run directory may take to end after its run."""
+"""Time in which another process that writes the run directory must end after its run."""
 
 LEFTOVERS = (f".{MANIFEST}.new", "flower.log")
-"""What a run that died before its manifest was written may leave."""
+"""Files that a run which died before it wrote its manifest may leave."""
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended.
+    """The outcome of a run.
 
     Parameters
     ----------
     path : Path
-        Its directory.
+        The run directory.
     final : Mapping[str, float | None]
         The server's metrics of the last round.
     void_rounds : str or None
@@ -103,35 +103,35 @@ def run_experiment(
 ) -> RunResult:
     """Run an experiment.
 
-    In the main thread, Ctrl-C, SIGTERM and SIGHUP end the run: what was started for it is ended,
-    and its manifest says ``interrupted``. The handlers from before are in place again afterwards.
+    In the main thread, Ctrl-C, SIGTERM and SIGHUP end the run and all that was started for it; its
+    manifest says ``interrupted``. The earlier handlers are restored afterwards.
 
     Parameters
     ----------
     experiment : Experiment
-        What to run.
+        The experiment.
     out : Path
         The run directory: new or empty, unless what is in it is to be resumed. Nothing is written
         unless the experiment can start.
     engine : str, optional
-        Where to run it; the experiment's own engine if not given.
+        The engine to run it on; the experiment's own if not given.
     on_round : Callable, optional
-        Told about every round.
+        Called with each line of ``rounds.jsonl``.
     superlink : str, optional
         For the engine ``flower``: run on real nodes, those of a federation's directory
         (``hqde-fl nodes``) or of a SuperLink that Flower's configuration names.
     report : bool, default=True
-        Whether to draw ``report.html``; engine flower always does.
+        Draw ``report.html``; engine flower always does.
     resume : bool, default=False
-        Go on with the run in ``out`` after its last checkpoint, whatever ended it. It has to be a
-        run of this experiment; only ``rounds`` may have grown, and the engine may be another one.
-        Without a run in it, ``out`` gets one; a run that is complete is left alone.
+        Resume the run in ``out`` after its last checkpoint, whatever ended it. It has to be a run
+        of this experiment; only ``rounds`` may have grown, and the engine may be another one.
+        Without a run in ``out``, one is started; a complete run is not changed.
 
     Raises
     ------
     ConfigError
         If the experiment's data is missing, a fault cannot act on its task, ``out`` is not empty,
-        or what is to be resumed is another experiment: which key differs.
+        or the run in it is one of another experiment; the message names the key that differs.
     CheckpointError
         If there are checkpoints to resume from, but none of them is usable.
     RunError
@@ -145,9 +145,9 @@ def run_experiment(
     if engine is not None:
         experiment = experiment.on_engine(engine)
     out = out.resolve()
-    if not (resume and _resumable(out, experiment)):
+    if not (resume and _holds_run(out, experiment)):
         require_empty(out, leftovers=LEFTOVERS if resume else ())
-    elif _complete(out, experiment, report):
+    elif _is_complete(out, experiment, report):
         run = Run.load(out)
         return RunResult(out, run.manifest.get("final") or {}, run.void_rounds)
     if superlink and experiment.engine.name != "flower":
@@ -156,7 +156,7 @@ def run_experiment(
     engines = {"flower": flower, "inline": _run_inline, "ray": _run_on_ray}
     with (
         _interruptible(on_round or _ignore) as listener,
-        _ray_begun(experiment),
+        _ray_starting(experiment),
         _reported_on_failure(out, report),
     ):
         task = experiment.checked_task()
@@ -179,22 +179,22 @@ def require_empty(out: Path, leftovers: Collection[str] = ()) -> None:
     out : Path
         The directory.
     leftovers : Collection[str]
-        Names that may be in it.
+        Names of files that may be in it.
     """
     if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {*leftovers}):
         raise ConfigError(f"{out} exists and is not an empty directory: choose another --out")
 
 
-def _resumable(out: Path, experiment: Experiment) -> bool:
-    """Whether there is a run in the directory; it has to be one of this experiment."""
+def _holds_run(out: Path, experiment: Experiment) -> bool:
+    """Return whether the directory holds a run; raise ``ConfigError`` if of another experiment."""
     if not (out / MANIFEST).exists():
         return False
     require_same(out, stored_experiment(out), experiment)
     return True
 
 
-def _complete(out: Path, experiment: Experiment, report: bool) -> bool:
-    """Whether nothing is left to do but perhaps to draw the report."""
+def _is_complete(out: Path, experiment: Experiment, report: bool) -> bool:
+    """Return whether the run in the directory is complete; draw its report if that is missing."""
     try:
         manifest = read_manifest(out)
     except ConfigError:  # its checkpoints have the run
@@ -246,8 +246,8 @@ def _run_on_ray(attempt: _Attempt) -> None:
 
 
 @contextmanager
-def _ray_begun(experiment: Experiment) -> Iterator[None]:
-    """Begin to start Ray, if the experiment needs one; do not leave it half started."""
+def _ray_starting(experiment: Experiment) -> Iterator[None]:
+    """Start Ray in the background, if the experiment needs it; do not leave it half started."""
     if experiment.engine.name != "ray":
         yield
         return
@@ -323,7 +323,7 @@ def _run_deployed(attempt: _Attempt, superlink: str) -> None:
 
 @contextmanager
 def _reported_on_failure(out: Path, report: bool) -> Iterator[None]:
-    """Draw the report of a run that failed, if it recorded anything: it shows what went wrong."""
+    """Draw the report of a run that failed in the block, if it recorded any round."""
     try:
         yield
     except RunError:
@@ -337,7 +337,7 @@ def _reported_on_failure(out: Path, report: bool) -> Iterator[None]:
 
 @contextmanager
 def _closed_on_failure(out: Path) -> Iterator[None]:
-    """See to it that the manifest says how a run ended that another process wrote, if it failed."""
+    """Record the end of a run that failed in the block, if the process that ran it did not."""
     before = attempt_of(out)
     try:
         yield
@@ -351,7 +351,10 @@ def _closed_on_failure(out: Path) -> Iterator[None]:
 
 
 def _change_own(out: Path, before: tuple[str, int] | None, change: Callable[[], None]) -> None:
-    """Change a manifest, unless it is the one from before or another process still writes there."""
+    """Change the manifest of this attempt, unless another process still writes there.
+
+    Nothing is changed if the manifest is still that of an earlier attempt.
+    """
     if attempt_of(out) not in (None, before):
         with suppress(ConfigError, RunError), exclusive(out, STOP_SECONDS):
             change()
@@ -359,10 +362,10 @@ def _change_own(out: Path, before: tuple[str, int] | None, change: Callable[[], 
 
 @contextmanager
 def _interruptible(on_round: OnRound) -> Iterator[OnRound]:
-    """Make sure that Ctrl-C and its like end a run.
+    """Let signals end a run; yield the listener to its rounds.
 
-    User code may take the KeyboardInterrupt for an error of its own, so it is raised once more at
-    the end of the round.
+    User code may take the KeyboardInterrupt for an error of its own, so it is raised again at the
+    end of the round.
     """
     with interruptible() as interruption:
 

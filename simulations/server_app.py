@@ -1,4 +1,4 @@
-"""The ServerApp of this Flower App: HQDEStrategy for the experiment in the run's config."""
+"""The ServerApp of this Flower App, which runs the experiment of the run's config."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from hqde_fl.strategies.hqde import HQDEStrategy
 from hqde_fl.strategies.settings import Reporting
 
 EVALUATION_THREADS = 4
-"""Threads that evaluate the global model, where there are as many: sums depend on their number."""
+"""Most threads that evaluate the global model; the last bits of sums depend on their number."""
 
 app = ServerApp()
 
@@ -170,7 +170,7 @@ def _run_rounds(
 
 
 def default_directory(name: str) -> Path:
-    """Where a run goes that was not told where to go."""
+    """Return the default run directory of an experiment, named after it and the time."""
     return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
@@ -180,33 +180,36 @@ def evaluation(
     backdoor: Backdoor | None = None,
     predictor: EnsemblePredictor | None = None,
 ) -> Callable[[int, ArrayRecord], MetricRecord]:
-    """The function that measures the global model on the test set: together, and each member."""
+    """Return the function that measures the global model on the test set.
+
+    It measures the ensemble's common prediction and each member, and the success of a backdoor.
+    """
     threads = min(EVALUATION_THREADS, os.cpu_count() or 1)
     data = task.test()
-    with reproducible(0):  # building a model draws numbers that nobody else should miss
+    with reproducible(0):  # building a model draws random numbers
         models = [task.model() for _ in range(members)]
 
     def measure(server_round: int, arrays: ArrayRecord) -> MetricRecord:
         for model, state in zip(models, split_members(from_record(arrays), members), strict=True):
             model.load_state_dict(state)
         with reproducible(0, threads):
-            found = dict(evaluate(models, data, task, predictor=predictor))
+            metrics = dict(evaluate(models, data, task, predictor=predictor))
             if backdoor is not None:
                 try:
-                    found[SUCCESS] = attack_success(models, data, task, backdoor, predictor)
+                    metrics[SUCCESS] = attack_success(models, data, task, backdoor, predictor)
                 except Exception as error:
                     raise RunError(
                         "the success of fault 'backdoor' could not be measured in round "
                         f"{server_round}: {describe_error(error)}"
                     ) from error
-            return MetricRecord(dict(found))
+            return MetricRecord(dict(metrics))
 
     return measure
 
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Use deterministic algorithms, where torch has them, for as long as this lasts."""
+    """Let torch use deterministic algorithms, where it has them, while the block lasts."""
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)

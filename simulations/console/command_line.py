@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before anything that takes time to import
-    from hqde_fl.simulations.console import entry
-
-    entry.main()
-
 import errno
 import json
 from collections.abc import Iterator, Sequence
@@ -38,17 +33,17 @@ if TYPE_CHECKING:
 
 
 class Commands(TyperGroup):
-    """What is wrong with a command is one line on stderr and an exit status, never a traceback."""
+    """Commands whose errors are one line on stderr and an exit status, never a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command: 2 for what is wrong with its input, 1 for what went wrong in it."""
+        """Run the command; exit with 2 if its input is wrong, with 1 if it fails."""
         try:
             return super().invoke(ctx)
         except HQDEError as error:
             _complain(f"error: {' '.join(str(error).split())}")
             raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
         except OSError as error:
-            if error.errno == errno.EPIPE:  # whoever read stdout has seen enough
+            if error.errno == errno.EPIPE:  # the reader of stdout has ended, as `head` does
                 raise
             about = "" if error.filename is None else f"{error.filename}: "
             _complain(f"error: {about}{error.strerror or error!r}")
@@ -142,7 +137,10 @@ def run(
         experiment.checked_task()
         return
     directory = resume or _directory(out, experiment.name)
-    with _keeping(directory), progress(experiment.rounds, console, experiment.name) as on_round:
+    with (
+        _name_what_is_kept(directory),
+        progress(experiment.rounds, console, experiment.name) as on_round,
+    ):
         result = run_experiment(
             experiment,
             directory,
@@ -181,18 +179,20 @@ def sweep(
     """Run every combination of what a file's [sweep] table lists."""
     from hqde_fl.simulations.experiment.own_modules import look_beside
     from hqde_fl.simulations.sweep import Sweep
-    from hqde_fl.simulations.sweep.command import carry_out, dry, newest
+    from hqde_fl.simulations.sweep.command import newest_directory, run_and_show, show_plan
 
     look_beside(file)
     chosen = Sweep.load(file, _overrides(set_, engine, ray_address, seed, data_dir))
     console = Console()
     if dry_run:
-        with _keeping(out or Path()):
-            dry(chosen, console, out, jobs=jobs, resume=resume)
+        with _name_what_is_kept(out or Path()):
+            show_plan(chosen, console, out, jobs=jobs, resume=resume)
         return
-    directory = newest(chosen.name) if resume and out is None else _directory(out, chosen.name)
-    with _keeping(directory):
-        comparison = carry_out(chosen, directory, console, jobs=jobs, resume=resume)
+    directory = (
+        newest_directory(chosen.name) if resume and out is None else _directory(out, chosen.name)
+    )
+    with _name_what_is_kept(directory):
+        comparison = run_and_show(chosen, directory, console, jobs=jobs, resume=resume)
     if any(row.error for row in comparison.rows):
         raise typer.Exit(1)
 
@@ -227,7 +227,7 @@ def doctor(
     ] = None,
     ray_address: RayAddress = None,
 ) -> None:
-    """Show what there is to run on: CPUs, GPUs, memory, Ray, versions."""
+    """Show what experiments can run on: CPUs, GPUs, memory, Ray, versions."""
     from hqde_fl.simulations.console.doctor import examine
     from hqde_fl.simulations.experiment.model import Experiment
     from hqde_fl.simulations.experiment.own_modules import look_beside
@@ -300,7 +300,7 @@ def _overrides(
     seed: int | None,
     data_dir: Path | None,
 ) -> list[str]:
-    """The options as overrides; the special ones win."""
+    """Return the options as overrides; those with an option of their own come last and win."""
     overrides = list(given or ())
     if engine is not None:
         overrides.append(f"engine.name={json.dumps(engine)}")
@@ -320,8 +320,8 @@ def _directory(out: Path | None, name: str) -> Path:
 
 
 @contextmanager
-def _keeping(directory: Path) -> Iterator[None]:
-    """Keep Flower's log to warnings, and after Ctrl-C and its like say what there is."""
+def _name_what_is_kept(directory: Path) -> Iterator[None]:
+    """Keep Flower's log to warnings, and after an interruption name the run directory."""
     from hqde_fl.simulations.console.progress import quiet_flower
 
     try:
@@ -339,7 +339,7 @@ def _status(end: KeyboardInterrupt | Terminated) -> int:
 
 
 def _summary(experiment: Experiment) -> str:
-    """What is about to run."""
+    """Return a few lines on what an experiment is going to run."""
     from hqde_fl.simulations.experiment.labels import component_label, faults_label
 
     clients = experiment.clients
@@ -376,14 +376,14 @@ def _registries() -> dict[str, Registry[Any]]:
 
 
 def _parameters(registry: Registry[Any], name: str) -> str:
-    """The parameters of an entry and their defaults."""
+    """Return the parameters of a registry's entry with their defaults."""
     return ", ".join(
-        key if default is ... else f"{key}={_plain(default)}"
+        key if default is ... else f"{key}={_default_text(default)}"
         for key, default in registry.parameters(name).items()
     )
 
 
-def _plain(default: Any) -> str:
+def _default_text(default: Any) -> str:
     if isinstance(default, bool | str):
         return json.dumps(default)
     if isinstance(default, float):
@@ -392,7 +392,7 @@ def _plain(default: Any) -> str:
 
 
 def _shown(path: Path) -> str:
-    """Relative to where the user is, if it is below."""
+    """Return a path relative to the working directory, if it is below it."""
     path = path.resolve()
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
@@ -403,10 +403,3 @@ def _say(console: Console, text: str) -> None:
 
 def _complain(text: str) -> None:
     typer.echo(text, err=True)
-
-
-def main() -> None:
-    """Run the command, as ``hqde_fl.simulations.console.entry`` does."""
-    from hqde_fl.simulations.console.entry import main as enter
-
-    enter()

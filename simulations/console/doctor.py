@@ -1,4 +1,4 @@
-"""What there is to run on, and what an experiment would get of it."""
+"""Examine the machine and its Ray, and what an experiment would get of them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 
 def examine(experiment: Experiment | None = None, address: str = "") -> Iterator[tuple[str, str]]:
-    """Facts about this machine and its Ray, as (what, finding).
+    """Yield facts about this machine and its Ray, as (subject, finding).
 
     Parameters
     ----------
     experiment : Experiment, optional
-        Also say what its clients would get.
+        Experiment whose clients' resources are examined, too.
     address : str
-        The Ray cluster to look at; the experiment's own, or a local one, if empty.
+        The Ray cluster to examine; the experiment's own, or a local one, if empty.
 
     Raises
     ------
     ConfigError
-        If the experiment's clients fit nowhere: it says what the cluster has.
+        If the experiment's clients fit on no node; the message has the cluster's resources.
     RunError
         If the cluster cannot be joined.
     """

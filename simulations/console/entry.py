@@ -1,7 +1,8 @@
-"""The way into the command ``hqde-fl``: the signals first, everything that takes time after them.
+"""Entry point of the command ``hqde-fl``, also as ``python -m`` of this module.
 
-Ctrl-C in the first second, while torch and Flower are being imported, ends the process without a
-traceback. Nothing but the standard library may be imported here at the top.
+Signals are handled before anything that takes time is imported: Ctrl-C in the first second, while
+torch and Flower are being imported, ends the process without a traceback. Nothing but the standard
+library may be imported here at the top.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ def main() -> None:
             _end_ray(end)
         raise
     finally:
-        interruption.ignore()  # what Python does at the end of a process is short
+        interruption.ignore()  # Python takes little time to end a process
 
 
 def _end_ray(end: SystemExit) -> None:
     """End a Ray that this process has started, and the process with it.
 
-    Ray's own way takes long, or for ever, where a signal to the whole group has ended half of it.
+    Ray's own shutdown takes long, or never ends, after a signal to the whole process group has
+    ended half of it.
     """
     pool = sys.modules.get("hqde_fl.simulations.engines.ray.pool")
     if pool is not None and pool.end_at_once():
@@ -45,9 +47,13 @@ def _end_ray(end: SystemExit) -> None:
 def _own_modules_last() -> None:
     """Move the working directory, which ``python -m`` puts first, behind what is installed.
 
-    Not where hqde-fl itself is run from there, as from a checkout.
+    It stays first if hqde-fl itself is imported from there, as in a checkout.
     """
     here = os.getcwd()
     package = os.path.dirname(os.path.realpath(hqde_fl.__file__))
     if sys.path and sys.path[0] == here and os.path.dirname(package) != os.path.realpath(here):
         sys.path.append(sys.path.pop(0))
+
+
+if __name__ == "__main__":
+    main()

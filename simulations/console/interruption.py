@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP end a run in one way: what was started is ended, then the process.
+"""Let Ctrl-C, SIGTERM and SIGHUP end a run: first what was started, then the process.
 
 Inside ``interruptible`` each of the three raises ``KeyboardInterrupt`` in the main thread. It is
 the one exception that everything underneath passes on: Ray turns a ``KeyboardInterrupt`` into its
@@ -29,10 +29,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, the request to end, and the terminal that was closed."""
 
 WATCH_SECONDS = 0.02
-"""How often it is seen to that a handler is in place, and how soon a lost signal comes again."""
+"""Interval at which SIGTERM's handler is restored, and delay before a lost signal is repeated."""
 
 REPEAT_SECONDS = 1.0
-"""A signal that follows another one within so many seconds is the same request."""
+"""A signal that follows another one within this time is taken for the same request."""
 
 _current: Interruption | None = None
 _interrupted: int | None = None
@@ -40,7 +40,7 @@ _commanded = False
 
 
 class Terminated(SystemExit):
-    """The end of a process that SIGTERM or SIGHUP asked for.
+    """Exit of a process that was asked to end by SIGTERM or SIGHUP.
 
     Parameters
     ----------
@@ -76,23 +76,23 @@ class Interruption:
         self._raised = float("-inf")
 
     def install(self) -> None:
-        """Take the signals, also from whoever has taken them in the meantime."""
+        """Install the handlers, in place of any that others have installed in the meantime."""
         for number in _taken():
             signal.signal(number, self._receive)
 
     def end(self) -> None:
-        """From now on a signal that repeats the request changes nothing."""
+        """Ignore further signals, if one has come already."""
         self._ending = self._ending or self.number is not None
 
     def release(self) -> None:
-        """Raise what came while signals were held back."""
+        """Raise ``KeyboardInterrupt`` if a signal came while signals were held back."""
         waiting, self._waiting = self._waiting, False
         if waiting and not self._ending:
             self._raised = time.monotonic()
             raise KeyboardInterrupt
 
     def lose(self) -> None:
-        """Raise once more, a moment later: the exception came up where Python drops exceptions."""
+        """Raise again a moment later, as Python has dropped the exception (in a finaliser)."""
         if self.number is not None and not self._ending:
             self._lost = True
             timer = threading.Timer(WATCH_SECONDS, _thread.interrupt_main, (self.number,))
@@ -121,14 +121,14 @@ class Interruption:
 def interruptible() -> Iterator[Interruption]:
     """Let SIGINT, SIGTERM and SIGHUP raise ``KeyboardInterrupt`` while the block lasts.
 
-    The first signal is raised at once, a second one changes nothing while things are being ended.
-    The handlers from before are in place again afterwards. A block inside another one is a part of
-    it. SIGHUP stays ignored where it was (``nohup``).
+    The first signal is raised at once; a second one changes nothing while the run is being ended.
+    The earlier handlers are restored afterwards. A block inside another one is a part of it. SIGHUP
+    stays ignored where it was (``nohup``).
 
     Yields
     ------
     Interruption
-        Which signal has come.
+        The signal that has come, and when.
 
     Raises
     ------
@@ -210,16 +210,16 @@ def interrupted() -> bool:
 
 
 def interrupted_at() -> float:
-    """Return when it came, in seconds since the epoch; infinity if none has."""
+    """Return the time of that signal, in seconds since the epoch; infinity if none has come."""
     return _current.at if _current is not None and interrupted() else float("inf")
 
 
 @contextmanager
 def sigterm_kept() -> Iterator[None]:
-    """Keep what handles SIGTERM in place during the block, which may run in any thread.
+    """Keep the handler of SIGTERM in place during the block, which may run in any thread.
 
-    Ray takes it when a process connects: in Python, if that is done in the main thread, and in C,
-    where its handler prints a stack and aborts the process three seconds later.
+    Ray replaces it when a process connects: in Python, if that happens in the main thread, and in
+    C, where its handler prints a stack and aborts the process three seconds later.
     """
     import ctypes
 
@@ -251,12 +251,12 @@ def sigterm_kept() -> Iterator[None]:
 
 
 def leave_at_once() -> None:
-    """Let the signals end this process where it stands, with one word on stderr.
+    """Let signals end this process at once, with one word on stderr.
 
-    This is for the time in which nothing has been started: while modules are imported, for
-    instance, an exception could be taken for a failed import, or be printed by a C extension.
-    Once an ``interruptible`` block has been interrupted, signals change nothing any more. It also
-    says that the process is the command's own, which ends after an interruption in any case.
+    This is for the time before anything is started: while modules are imported, an exception could
+    be taken for a failed import, or be printed by a C extension. Once an ``interruptible`` block
+    has been interrupted, signals are ignored. The call also marks the process as the command's own,
+    which ends after an interruption in any case (``ends_process``).
     """
     global _commanded
     _commanded = True
@@ -265,12 +265,12 @@ def leave_at_once() -> None:
 
 
 def ends_process() -> bool:
-    """Return whether this process ends because a signal has come: it is the command's own."""
+    """Return whether a signal is ending this process, because it is the command's own."""
     return _commanded and (_interrupted is not None or interrupted())
 
 
 def ignore() -> None:
-    """Let the signals change nothing: the process is about to end."""
+    """Ignore the signals, as the process is about to end."""
     for number in _taken():
         signal.signal(number, signal.SIG_IGN)
 
@@ -287,11 +287,11 @@ def _taken() -> list[int]:
 
 
 def _from_ray(error: BaseException) -> bool:
-    """Whether Ray's handler raised it, which is there while a process connects to Ray."""
+    """Return whether an error is the exit that Ray's SIGTERM handler raises while connecting."""
     return isinstance(error, SystemExit) and error.code == signal.SIGTERM
 
 
 def _cancel_abort() -> None:
-    """Call off the abort that Ray's handler has set an alarm for before it called this one."""
+    """Cancel the alarm by which Ray's SIGTERM handler, which ran before, aborts the process."""
     if "ray" in sys.modules:
         signal.alarm(0)

@@ -1,4 +1,4 @@
-"""A round in one line, and a bar on terminals: the same for every engine."""
+"""Show each round as one line, with a bar on terminals: the same for every engine."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ MEGABYTE = 1e6
 
 
 def describe(line: Mapping[str, Any], rounds: int) -> str:
-    """What a line of ``rounds.jsonl`` says, for a person.
+    """Return a line of ``rounds.jsonl`` as text for the terminal.
 
     Parameters
     ----------
     line : Mapping[str, Any]
         The line.
     rounds : int
-        How many rounds there will be.
+        Number of all rounds.
     """
     width = len(str(rounds))
     parts = [f"round {line['round']:>{width}}/{rounds}"]
@@ -57,16 +57,16 @@ def describe(line: Mapping[str, Any], rounds: int) -> str:
 
 @contextmanager
 def progress(rounds: int, console: Console, title: str = "") -> Iterator[Callable[..., None]]:
-    """Gives the function to call with each line of ``rounds.jsonl``.
+    """Yield the function to call with each line of ``rounds.jsonl``.
 
     Parameters
     ----------
     rounds : int
-        How many rounds there will be.
+        Number of all rounds.
     console : Console
         A terminal gets a bar with the time left; anything else one plain line a round.
     title : str
-        Stands before the bar.
+        Text before the bar.
     """
     if not console.is_terminal:
 
@@ -95,7 +95,7 @@ def progress(rounds: int, console: Console, title: str = "") -> Iterator[Callabl
 
 @contextmanager
 def quiet_flower() -> Iterator[None]:
-    """While it lasts, Flower's log has warnings only."""
+    """Keep Flower's log to warnings while the block lasts."""
     logger = logging.getLogger("flwr")
     level = logger.level
     logger.setLevel(logging.WARNING)

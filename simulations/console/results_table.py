@@ -1,4 +1,4 @@
-"""A sweep's outcome as a table for the terminal."""
+"""Draw the results of a sweep as a table for the terminal."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from hqde_fl.simulations.report.scores import filtering_lines, line_scores
 from hqde_fl.simulations.report.sweep_view import occurring_outcomes
 from hqde_fl.strategies.outcomes import UNJUDGED
 
-MOST_COLUMNS = 4
-"""Conditions for which a terminal has room."""
+MAX_COLUMNS = 4
+"""Number of conditions that fit side by side on a terminal."""
 
-BAD = -0.05
-"""A difference in accuracy worth a colour."""
+MARKED_DIFFERENCE = -0.05
+"""A difference in accuracy below this is shown in red."""
 
 
 def results_table(comparison: Comparison, width: int) -> Table:
-    """Final accuracy, difference to the first run, precision and recall of rules that filter.
+    """Return a table of final accuracies, differences to the first run, and detection scores.
 
-    The first axis makes the rows and the others the columns, or where so wide a table has no room
-    all make rows. Of many conditions only the worst has room, and the mean. Labels are ``Text``:
-    rich would take ``[mad, twins]`` in a string for markup, and leave it out.
+    The first axis makes the rows and the others the columns. If that table is too wide, all axes
+    make rows; if there are more than ``MAX_COLUMNS`` conditions, it is ``ranking_table``. Labels
+    are ``Text``: rich would take ``[mad, twins]`` in a string for markup, and leave it out.
 
     Parameters
     ----------
     comparison : Comparison
         The runs.
     width : int
-        Characters of a line.
+        Width of the terminal in characters.
     """
-    if len(comparison.columns) > MOST_COLUMNS:
+    if len(comparison.columns) > MAX_COLUMNS:
         return ranking_table(comparison)
     table = _side_by_side(comparison)
     fits = Console(width=10 * width).measure(table).maximum <= width
@@ -44,7 +44,7 @@ def results_table(comparison: Comparison, width: int) -> Table:
 
 
 def _side_by_side(comparison: Comparison) -> Table:
-    """A row for each label of the first axis, columns for every condition."""
+    """Return a table with a row for each label of the first axis and columns per condition."""
     table = _accuracies(comparison)
     varied = comparison.compared_axes[0].name if comparison.compared_axes else ""
     table.add_column(Text(f"\n{varied}"), no_wrap=True)
@@ -72,7 +72,7 @@ def _side_by_side(comparison: Comparison) -> Table:
 
 
 def _one_below_the_other(comparison: Comparison) -> Table:
-    """A row for each label of the first axis under each condition."""
+    """Return a table with a row for each label of the first axis under each condition."""
     table = _accuracies(comparison)
     for axis in comparison.compared_axes:
         table.add_column(Text(axis.name), overflow="fold")
@@ -102,7 +102,7 @@ def _accuracies(comparison: Comparison) -> Table:
 
 
 def ranking_table(comparison: Comparison) -> Table:
-    """The lines of a comparison, best worst case first."""
+    """Return a table of the compared lines with their worst cases, the best of these first."""
     table = Table(
         title="Ranked by the worst case",
         title_justify="left",
@@ -143,7 +143,7 @@ def _cells(comparison: Comparison, group: SeedGroup) -> list[Text | str]:
     if group.accuracy is None:
         return [Text(group.status, style="red"), ""]
     difference = comparison.difference(group)
-    bad = difference is not None and difference < BAD
+    bad = difference is not None and difference < MARKED_DIFFERENCE
     return [fixed(group.accuracy), Text(signed(difference), style="red" if bad else "dim")]
 
 
@@ -152,7 +152,7 @@ def _filtered(group: SeedGroup) -> str:
 
 
 def _shares(found: Detection, filters: bool) -> str:
-    """Precision and recall; a dash for a rule that has none."""
+    """Return precision and recall as text; a dash for a rule that does not filter."""
     return f"{fixed(found.precision, 2)} / {fixed(found.recall, 2)}" if filters else fixed(None)
 
 
@@ -162,7 +162,7 @@ def _happened_ever(comparison: Comparison) -> list[str]:
 
 
 def _meaning(comparison: Comparison, where: str) -> str:
-    """What the columns about clients say."""
+    """Return the caption that explains the columns about clients."""
     text = (
         f"filtered: precision / recall of the rule's decisions, over clients and rounds{where}\n"
         f"{fixed(None)}: the rule singles out nobody, or had nobody to judge"

@@ -1,4 +1,4 @@
-"""Many experiments from one file: the product of everything its ``[sweep]`` table lists."""
+"""Sweeps: many experiments from one file, the product of the lists in its ``[sweep]`` table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sweep, read and checked: its axes, and the experiment in each of its cells."""
+"""Read and check a sweep: its axes, and the experiment in each of its cells."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from typing import Any, Self
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.experiment.model import Experiment
 from hqde_fl.simulations.experiment.overrides import read_toml, with_overrides
-from hqde_fl.simulations.sweep.grammar import Axis, axes_of, place
+from hqde_fl.simulations.sweep.grammar import Axis, axes_of, document_at
 
 CELLS = "cells"
-"""Where the run directories of a sweep are."""
+"""Directory of the run directories of a sweep, in its own."""
 
-RECORDS = ("name", "checkpoint")
-"""Of an experiment, what only says how it is kept."""
+RECORD_KEYS = ("name", "checkpoint")
+"""Keys of an experiment that only concern its records."""
 
-ELSEWHERE = ("address", "runtime-env")
-"""What an engine is told that no result depends on."""
+LOCATION_KEYS = ("address", "runtime-env")
+"""Keys of ``[engine]`` that no result depends on."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of a sweep.
+    """One experiment of a sweep.
 
     Parameters
     ----------
     labels : tuple[str, ...]
-        What it is called on each axis.
+        Its label on each axis.
     experiment : Experiment
-        What is run.
+        The experiment.
     key : str
-        The same for experiments that come out the same.
+        Hash that is the same for experiments with the same result.
     """
 
     labels: tuple[str, ...]
@@ -45,27 +45,27 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """All its labels."""
+        """Return all labels in one text."""
         return ", ".join(self.labels)
 
     @property
     def directory(self) -> str:
-        """Its run directory, relative to the sweep's."""
+        """Return its run directory, relative to the sweep's."""
         return f"{CELLS}/{self.key}"
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep, checked.
+    """A checked sweep.
 
     Parameters
     ----------
     name : str
-        Of the file.
+        Name of the experiments.
     axes : tuple[Axis, ...]
-        What varies.
+        The keys and variables that vary.
     cells : tuple[Cell, ...]
-        Their product, the last axis fastest.
+        The product of the axes; the last axis varies fastest.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Sweep:
         path : str or Path
             The file.
         overrides : Sequence[str]
-            ``"dotted.key=value"``; ``sweep.NAME=[...]`` for what varies.
+            ``"dotted.key=value"``; ``sweep.NAME=[...]`` for an axis.
 
         Raises
         ------
@@ -94,7 +94,7 @@ class Sweep:
         defaults = Experiment.defaults()
         document = with_overrides({"name": Path(path).stem, **document}, overrides, defaults)
         table = document.pop("sweep")
-        document.setdefault("checkpoint", {"every": 0})  # a cell that is cut short begins anew
+        document.setdefault("checkpoint", {"every": 0})  # an interrupted cell starts over
         axes = axes_of(table, document, defaults)
         if not axes:
             raise ConfigError(f"{path}: [sweep] needs at least one key with a list of values")
@@ -104,8 +104,8 @@ class Sweep:
         for chosen in itertools.product(*choices):
             labels = tuple(label for _, label in chosen)
             try:
-                changed = place(document, axes, [value for value, _ in chosen], defaults)
-                experiment = _without_idle(Experiment.parse(changed))
+                changed = document_at(document, axes, [value for value, _ in chosen], defaults)
+                experiment = _without_unused_faults(Experiment.parse(changed))
             except ConfigError as error:
                 raise ConfigError(f"{path}: cell {', '.join(labels)}: {error}") from None
             cells.append(Cell(labels, experiment, key_of(experiment)))
@@ -113,25 +113,25 @@ class Sweep:
 
     @property
     def distinct(self) -> tuple[Cell, ...]:
-        """The cells without those that come out the same as an earlier one."""
-        found: dict[str, Cell] = {}
+        """Return the cells without those that have the same result as an earlier one."""
+        first: dict[str, Cell] = {}
         for cell in self.cells:
-            found.setdefault(cell.key, cell)
-        return tuple(found.values())
+            first.setdefault(cell.key, cell)
+        return tuple(first.values())
 
 
 def key_of(experiment: Experiment) -> str:
-    """A hash of everything that decides how an experiment comes out."""
+    """Return a hash of everything that decides the result of an experiment."""
     table: dict[str, Any] = experiment.to_table()
-    for name in RECORDS:
+    for name in RECORD_KEYS:
         table.pop(name, None)
-    table["engine"] = {k: v for k, v in table["engine"].items() if k not in ELSEWHERE}
+    table["engine"] = {k: v for k, v in table["engine"].items() if k not in LOCATION_KEYS}
     text = json.dumps(table, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _without_idle(experiment: Experiment) -> Experiment:
-    """An experiment without the faults that nobody has."""
+def _without_unused_faults(experiment: Experiment) -> Experiment:
+    """Return an experiment without the faults that no client has."""
     counts = [fault.count for fault in experiment.parts.faults.faults]
     if all(counts):
         return experiment
@@ -141,7 +141,7 @@ def _without_idle(experiment: Experiment) -> Experiment:
 
 
 def _refuse_swept(overrides: Sequence[str], axes: Sequence[Axis]) -> None:
-    """An override of what varies would have no effect."""
+    """Raise ``ConfigError`` for an override of a swept key, which would have no effect."""
     for override in overrides:
         key = override.partition("=")[0].strip()
         for axis in axes:

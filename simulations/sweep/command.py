@@ -1,4 +1,4 @@
-"""What ``hqde-fl sweep`` does."""
+"""Carry out ``hqde-fl sweep``: run a sweep, or show its plan."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.file_names import INDEX, REPORT
 from hqde_fl.simulations.sweep.cell_run import is_finished
 from hqde_fl.simulations.sweep.cells import Cell, Sweep
-from hqde_fl.simulations.sweep.estimate import from_finished, from_probes, spoken
+from hqde_fl.simulations.sweep.estimate import duration_text, from_finished, from_probes
 from hqde_fl.simulations.sweep.progress import SweepProgress
 from hqde_fl.simulations.sweep.runner import check_jobs, check_tasks, run_sweep
 
 RUNS = Path("runs")
 
 
-def newest(name: str) -> Path:
-    """The directory of the newest sweep of a name.
+def newest_directory(name: str) -> Path:
+    """Return the directory of the newest sweep of a name.
 
     Raises
     ------
@@ -29,15 +29,15 @@ def newest(name: str) -> Path:
         If there is none.
     """
     form = re.compile(rf"{re.escape(name)}-\d{{8}}-\d{{6}}")  # not NAME-OTHER-TIME
-    found = sorted(
+    directories = sorted(
         path.parent for path in RUNS.glob(f"*/{INDEX}") if form.fullmatch(path.parent.name)
     )
-    if not found:
+    if not directories:
         raise ConfigError(f"there is no sweep to resume in {RUNS}/{name}-TIME: name it with --out")
-    return found[-1]
+    return directories[-1]
 
 
-def carry_out(
+def run_and_show(
     sweep: Sweep, out: Path, console: Console, *, jobs: int = 1, resume: bool = False
 ) -> Comparison:
     """Run a sweep, show its progress and its results."""
@@ -53,14 +53,14 @@ def carry_out(
     return comparison
 
 
-def dry(
+def show_plan(
     sweep: Sweep, console: Console, out: Path | None, *, jobs: int = 1, resume: bool = False
 ) -> None:
-    """Show the cells and how long they will take; nothing stays behind."""
+    """Show the cells of a sweep and an estimate of their time; nothing is kept on disk."""
     check_jobs(sweep, jobs)
     check_tasks(sweep)
     if resume and out is None:
-        out = newest(sweep.name)
+        out = newest_directory(sweep.name)
     first: dict[str, Cell] = {}
     missing = []
     for cell in sweep.cells:
@@ -81,15 +81,15 @@ def dry(
         finished = from_finished(sweep.distinct, missing, out) if resume and out else None
         estimate = finished or from_probes(missing)
         if estimate is None:
-            text += "; how long it takes cannot be told: cells fail"
+            text += "; their time cannot be estimated: cells fail"
         else:
-            text += f"; about {spoken(estimate.seconds / jobs)} with --jobs {jobs}"
-            text += f" on as many free cores ({estimate.how})"
+            text += f"; about {duration_text(estimate.seconds / jobs)} with --jobs {jobs}"
+            text += f" on as many free cores ({estimate.source})"
     _say(console, text)
 
 
 def _shown(path: Path) -> str:
-    """Relative to where the user is, if it is below."""
+    """Return a path relative to the working directory, if it is below it."""
     path = path.resolve()
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 

@@ -1,4 +1,4 @@
-"""How long a sweep will take: from its own finished cells, or from a few rounds of some of them."""
+"""Estimate the time of a sweep from its finished cells, or from a few rounds of some cells."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ PROBES, PROBE_ROUNDS = 4, 3
 
 @dataclass(frozen=True)
 class Estimate:
-    """A time, and where it comes from.
+    """An estimated time.
 
     Parameters
     ----------
     seconds : float
         The time.
-    how : str
-        What it was estimated from.
+    source : str
+        The measurements that it was estimated from.
     """
 
     seconds: float
-    how: str
+    source: str
 
 
 def from_finished(cells: Sequence[Cell], missing: Sequence[Cell], out: Path) -> Estimate | None:
-    """The time of the missing cells if they go on as the finished ones; None if none has."""
+    """Return the time of the missing cells at the pace of the finished ones; None without any."""
     taken, rounds = [], 0
     for cell in cells:
         if cell in missing:
@@ -51,20 +51,20 @@ def from_finished(cells: Sequence[Cell], missing: Sequence[Cell], out: Path) -> 
 
 
 def from_probes(missing: Sequence[Cell]) -> Estimate | None:
-    """The time of the missing cells if they go on as the first rounds of some of them."""
+    """Return the time of the missing cells at the pace of a few rounds of some of them."""
     step = max(1, len(missing) // PROBES)
     probed = missing[step // 2 :: step][:PROBES]
-    found = [seconds for cell in probed if (seconds := _probe(cell.experiment)) is not None]
-    if not found:
+    timings = [timing for cell in probed if (timing := _probe(cell.experiment)) is not None]
+    if not timings:
         return None
-    start = fmean(start for start, _ in found)
-    each = fmean(each for _, each in found)
-    left = sum(start + each * cell.experiment.rounds for cell in missing)
-    return Estimate(left, f"{PROBE_ROUNDS} rounds of {len(found)} cells were timed")
+    overhead = fmean(overhead for overhead, _ in timings)
+    per_round = fmean(per_round for _, per_round in timings)
+    left = sum(overhead + per_round * cell.experiment.rounds for cell in missing)
+    return Estimate(left, f"{PROBE_ROUNDS} rounds of {len(timings)} cells were timed")
 
 
 def _probe(experiment: Experiment) -> tuple[float, float] | None:
-    """Seconds before the first round and after the last, and of a round; None if it failed."""
+    """Return the seconds outside the rounds and those of one round; None if the run failed."""
     short = experiment.model_copy(update={"rounds": PROBE_ROUNDS})
     with tempfile.TemporaryDirectory() as directory:
         try:
@@ -80,8 +80,8 @@ def _probe(experiment: Experiment) -> tuple[float, float] | None:
     return max(0.0, wall - sum(rounds)), fmean(rounds)
 
 
-def spoken(seconds: float) -> str:
-    """``45 s``, ``13 min``, ``2 h 5 min``."""
+def duration_text(seconds: float) -> str:
+    """Return a duration as text: ``45 s``, ``13 min``, ``2 h 5 min``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,9 +1,9 @@
-"""What a ``[sweep]`` table says: which keys vary, and what an experiment becomes at each place.
+"""Read a ``[sweep]`` table: its axes, and the experiment for one value of each.
 
-Every key of the table lists values. A key is one of the experiment's, dotted, or one of the short
-names in ``SHORT``; any other name is a variable of the sweep: wherever the file says ``"$f"``, the
-value of ``f`` stands instead. ``"$rounds"`` and ``"$seeds"`` stand for a key that is set as well. A
-value that is a table may carry a ``label``.
+Every key of the table lists values. A key is a dotted key of the experiment or one of
+``SHORT_NAMES``; any other name is a variable of the sweep, whose value replaces ``"$NAME"`` wherever
+it stands in the file. ``"$rounds"`` and ``"$seeds"`` refer to a key that is set as well. A value
+that is a table may have a ``label``.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ from hqde_fl.simulations.experiment.labels import CLIENT_KEYS, axis_labels
 from hqde_fl.simulations.experiment.overrides import with_value
 from hqde_fl.simulations.sweep.tables import columns
 
-SHORT = {
+SHORT_NAMES = {
     "attack": "faults",
     "codec": "strategy.codec",
     "partition": "clients.partition",
     "rule": "strategy.rule",
     "seeds": "seed",
 }
-"""Names that a sweep knows besides the experiment's own keys."""
+"""Short names of keys in a ``[sweep]`` table."""
 
-COUNT = "$f"
-"""How many clients an attack gets that does not say."""
+DEFAULT_COUNT = "$f"
+"""Number of clients of an attack that gives none."""
 
-NONE = "none"
-"""The attack that is none."""
+NO_ATTACK = "none"
+"""Value of ``attack`` for an experiment without faults."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One thing that varies.
+    """One key or variable that varies, with its values.
 
     Parameters
     ----------
     key : str
         The dotted key of the experiment that is set, or the name of a variable.
     name : str
-        What the axis is called in tables.
+        Name of the axis in tables.
     values : tuple[Any, ...]
-        What it is set to.
+        The values.
     labels : tuple[str, ...]
-        What the values are called.
+        The values' names in tables, all different.
     written : str
         The key as the file has it.
     variable : bool
-        Whether the key is none of the experiment's.
+        True for a variable, which is no key of the experiment.
     """
 
     key: str
@@ -63,7 +63,7 @@ class Axis:
 
     @property
     def texts(self) -> tuple[Any, ...]:
-        """The values as columns of ``results.csv`` have them: plain, or else their labels."""
+        """Return the values as ``results.csv`` has them: their labels if one is not plain."""
         if all(isinstance(value, bool | int | float | str) for value in self.values):
             return self.values
         return self.labels
@@ -72,36 +72,40 @@ class Axis:
 def axes_of(
     table: Mapping[str, Any], document: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> tuple[Axis, ...]:
-    """The axes of a ``[sweep]`` table in a document.
+    """Return the axes of a ``[sweep]`` table in a document.
 
     Parameters
     ----------
     table : Mapping[str, Any]
-        What varies.
+        The table.
     document : Mapping[str, Any]
         The file without it.
     defaults : Mapping[str, Any]
-        A complete document: its keys are the experiment's.
+        A complete document, which has all keys of an experiment.
 
     Raises
     ------
     ConfigError
         If a key has no list of values, two keys are the same, a seed is listed twice, or a variable
-        is called as a column of the tables.
+        has the name of a column of the tables.
     """
     lists = dict(_lists(table, ""))
-    named = _references([*lists.values(), document])
-    known = {*SHORT, *defaults}
-    variables = {name for name in named if name in lists and name.partition(".")[0] not in known}
+    referenced = _references([*lists.values(), document])
+    known = {*SHORT_NAMES, *defaults}
+    variables = {
+        name for name in referenced if name in lists and name.partition(".")[0] not in known
+    }
     if "attack" in lists and "f" in lists:
         variables.add("f")
     axes: dict[str, Axis] = {}
     taken = columns()
     for written, values in lists.items():
-        key = written if written in variables else SHORT.get(written, written)
+        key = written if written in variables else SHORT_NAMES.get(written, written)
         if key in axes:
             raise ConfigError(f"[sweep] {written} and {axes[key].name} are the same axis")
-        name = key.rpartition(".")[2] if written not in SHORT or written == "seeds" else written
+        name = (
+            key.rpartition(".")[2] if written not in SHORT_NAMES or written == "seeds" else written
+        )
         if key in variables and key in taken:
             raise ConfigError(
                 f"[sweep] {key} is the name of a column of the tables: choose another"
@@ -121,39 +125,39 @@ def axes_of(
     )
 
 
-def place(
+def document_at(
     document: Mapping[str, Any],
     axes: Sequence[Axis],
     values: Sequence[Any],
     defaults: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The document at one place of the sweep.
+    """Return the document for one value of each axis.
 
     Parameters
     ----------
     document : Mapping[str, Any]
-        The file without ``[sweep]``; left as it is.
+        The file without ``[sweep]``; it is not changed.
     axes : Sequence[Axis]
-        What varies.
+        The axes.
     values : Sequence[Any]
-        One value of each.
+        One value of each axis.
     defaults : Mapping[str, Any]
-        The complete document that a missing table is taken from.
+        A complete document, from which a missing table is taken.
     """
     changed = copy.deepcopy(dict(document))
     variables = {}
     for axis, value in zip(axes, values, strict=True):
-        if axis.written not in SHORT or axis.written == "seeds":
+        if axis.written not in SHORT_NAMES or axis.written == "seeds":
             variables[axis.written] = value
         if not axis.variable:
             changed = with_value(changed, axis.key, value, defaults)
-    found = _substituted(changed, variables)
-    assert isinstance(found, dict)
-    return found
+    document_here = _substituted(changed, variables)
+    assert isinstance(document_here, dict)
+    return document_here
 
 
 def _lists(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, list[Any]]]:
-    """Dotted key and values, whether the key is quoted or spelt as nested tables."""
+    """Yield dotted keys and their values; a key may be quoted or spelt as nested tables."""
     for name, value in table.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping):
@@ -165,7 +169,7 @@ def _lists(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, list[An
 
 
 def _labelled(written: str, values: Sequence[Any]) -> tuple[list[str], list[Any]]:
-    """What the values are called, and the values without it."""
+    """Return the labels of the values, and the values without their ``label``."""
     given, plain = [], []
     for value in values:
         label = value.get("label") if isinstance(value, Mapping) else None
@@ -173,7 +177,7 @@ def _labelled(written: str, values: Sequence[Any]) -> tuple[list[str], list[Any]
             raise ConfigError(f"[sweep] {written}.label needs to be a string, found {label!r}")
         given.append(label)
         plain.append(
-            {key: each for key, each in value.items() if key != "label"}
+            {key: entry for key, entry in value.items() if key != "label"}
             if isinstance(value, Mapping)
             else value
         )
@@ -187,50 +191,51 @@ def _labelled(written: str, values: Sequence[Any]) -> tuple[list[str], list[Any]
 
 
 def _faults(value: Any, counted: bool) -> list[Any]:
-    """A value of ``attack`` as a value of ``faults``."""
-    if value == NONE:
+    """Return a value of ``attack`` as a value of ``faults``."""
+    if value == NO_ATTACK:
         return []
     faults = []
-    for each in value if isinstance(value, list) else [value]:
-        fault = {"name": each} if isinstance(each, str) else each
+    for attack in value if isinstance(value, list) else [value]:
+        fault = {"name": attack} if isinstance(attack, str) else attack
         if isinstance(fault, Mapping) and not set(CLIENT_KEYS) & set(fault):
             if not counted:
                 raise ConfigError(
                     f"[sweep] attack {fault.get('name')!r} needs {', '.join(CLIENT_KEYS)}, "
                     "or a list f of counts beside it"
                 )
-            fault = {**fault, "count": COUNT}
+            fault = {**fault, "count": DEFAULT_COUNT}
         faults.append(fault)
     return faults
 
 
 def _references(value: Any) -> Iterator[str]:
-    """The names after ``$`` anywhere in a value."""
+    """Yield the names after ``$`` anywhere in a value."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):
-        for each in value:
-            yield from _references(each)
+        for entry in value:
+            yield from _references(entry)
     elif isinstance(value, str) and value.startswith("$"):
         yield value[1:]
 
 
 def _without_references(value: Any) -> Any:
-    """A value without the parameters that refer to variables, which say nothing in a label."""
+    """Return a value without the parameters that refer to variables, for its label."""
     if isinstance(value, Mapping):
         return {
-            key: _without_references(each)
-            for key, each in value.items()
-            if not (isinstance(each, str) and each.startswith("$"))
+            key: _without_references(entry)
+            for key, entry in value.items()
+            if not (isinstance(entry, str) and entry.startswith("$"))
         }
-    return [_without_references(each) for each in value] if isinstance(value, list) else value
+    return [_without_references(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _substituted(value: Any, variables: Mapping[str, Any]) -> Any:
+    """Return a value with the variables' values in place of their names."""
     if isinstance(value, Mapping):
-        return {key: _substituted(each, variables) for key, each in value.items()}
+        return {key: _substituted(entry, variables) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_substituted(each, variables) for each in value]
+        return [_substituted(entry, variables) for entry in value]
     if isinstance(value, str) and value.startswith("$"):
         if value[1:] not in variables:
             raise UnknownNameError("variable of the sweep", value[1:], variables)

@@ -1,4 +1,4 @@
-"""A sweep in a terminal: a line for each cell, and how long the rest will take."""
+"""Show a sweep in a terminal: a line for each cell, and the time left."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hqde_fl.simulations.sweep.cells import Cell
-from hqde_fl.simulations.sweep.estimate import spoken
+from hqde_fl.simulations.sweep.estimate import duration_text
 from hqde_fl.simulations.sweep.runner import Watch
 
 
@@ -21,9 +21,9 @@ class SweepProgress(Watch):
     Parameters
     ----------
     console : Console
-        Where to.
+        The terminal.
     title : str
-        Stands before the bar.
+        Text before the bar.
     """
 
     def __init__(self, console: Console, title: str) -> None:
@@ -57,7 +57,7 @@ class SweepProgress(Watch):
         self._bar.stop()
 
     def planned(self, cells: Sequence[Cell], finished: int) -> None:
-        """Begin the bar."""
+        """Start the bar."""
         self._rounds, self._cells = sum(cell.experiment.rounds for cell in cells), len(cells)
         self._started = time.monotonic()
         if finished:
@@ -66,7 +66,7 @@ class SweepProgress(Watch):
         self._bar.start()
 
     def began(self, cell: Cell) -> None:
-        """Note when."""
+        """Note the time at which a cell begins."""
         self._begun[cell.key] = time.monotonic()
 
     def on_round(self, cell: Cell, line: Mapping[str, Any]) -> None:
@@ -75,7 +75,7 @@ class SweepProgress(Watch):
         self._advance(cell, line["round"])
 
     def ended(self, cell: Cell, error: str | None) -> None:
-        """One line for the cell."""
+        """Print one line for the cell."""
         self._advance(cell, cell.experiment.rounds)
         self._ended += 1
         seconds = time.monotonic() - self._begun[cell.key]
@@ -92,7 +92,7 @@ class SweepProgress(Watch):
         if not self._done:
             return "?"
         elapsed = time.monotonic() - self._started
-        return spoken(elapsed * (self._rounds - self._done) / self._done)
+        return duration_text(elapsed * (self._rounds - self._done) / self._done)
 
     def _advance(self, cell: Cell, rounds: int) -> None:
         self._done += rounds - self._seen.get(cell.key, 0)

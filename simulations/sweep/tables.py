@@ -1,8 +1,8 @@
-"""A sweep as tidy tables: one row for each cell and seed.
+"""Write a sweep as tidy tables, with one row for each cell and seed.
 
 ``results.csv`` and ``results.parquet`` hold nothing that differs between two runs of one seed, so
 that the results of a sweep that was killed and resumed can be compared byte by byte with those of
-one that was not. What it took is in ``timings.csv``.
+one that was not. Time and memory are in ``timings.csv``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MEGABYTE = 1e6
 
 
 def write_tables(comparison: Comparison, out: Path) -> None:
-    """Write all three tables."""
+    """Write ``results.csv``, ``results.parquet`` and ``timings.csv``."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -38,7 +38,7 @@ def write_tables(comparison: Comparison, out: Path) -> None:
 
 
 def columns() -> frozenset[str]:
-    """The names of all columns but those of the axes."""
+    """Return the names of all columns but those of the axes."""
     nothing, row = Comparison("", (), ()), ComparisonRow((), "", None)
     return frozenset(_result(nothing, row)) | frozenset(_timing(nothing, row))
 
@@ -49,7 +49,10 @@ def _place(comparison: Comparison, row: ComparisonRow) -> dict[str, Any]:
 
 
 def _result(comparison: Comparison, row: ComparisonRow) -> dict[str, Any]:
-    """A line of ``results.csv``. Numbers of a run that did not finish would depend on when."""
+    """Return a row of ``results.csv``; one of an unfinished run has no numbers.
+
+    They would depend on the moment at which it was interrupted.
+    """
     run = row.run if row.status == "finished" else None
     found = Detection() if run is None else run.detection
     counts: dict[str, Any] = dict(found.counts())
@@ -71,7 +74,7 @@ def _result(comparison: Comparison, row: ComparisonRow) -> dict[str, Any]:
         "cell": row.directory.rpartition("/")[2],
         "error": row.error,
     }
-    # an axis ``rounds`` says how many were asked for: as many as there are, if the run finished
+    # an axis ``rounds`` has the number configured, which a finished run has, too
     place = _place(comparison, row)
     return place | {name: value for name, value in line.items() if name not in place}
 
@@ -96,16 +99,19 @@ def _csv(records: Sequence[Mapping[str, Any]]) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: _plain(value) for key, value in each.items()} for each in records)
+    writer.writerows(
+        {key: _csv_value(value) for key, value in record.items()} for record in records
+    )
     return text.getvalue().encode()
 
 
-def _plain(value: Any) -> Any:
+def _csv_value(value: Any) -> Any:
+    """Return a value as CSV has it: booleans as in TOML and JSON."""
     return str(value).lower() if isinstance(value, bool) else value
 
 
 def _typed(values: list[Any]) -> list[Any]:
-    """Values of one type, as a column needs them."""
+    """Return the values of a column in one type: numbers as float, a mixture as text."""
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float} or len(kinds) <= 1:
         return [float(v) if v is not None and float in kinds else v for v in values]

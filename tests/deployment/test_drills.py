@@ -404,7 +404,7 @@ def test_the_engine_says_how_a_deployed_run_ended(
     """What the command line does: the true outcome, and a directory as any run has it."""
     file = tmp_path / "good.toml"
     file.write_text('name = "good"\nrounds = 1\n[clients]\ncount = 4\n')
-    command = [sys.executable, "-m", "hqde_fl.simulations.console.command_line", "run", str(file)]
+    command = [sys.executable, "-m", "hqde_fl.simulations.console.entry", "run", str(file)]
     command += ["--engine", "flower", "--superlink", str(federation.path)]
 
     def called(*options: str) -> subprocess.CompletedProcess[str]:

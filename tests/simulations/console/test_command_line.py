@@ -198,7 +198,7 @@ def test_ctrl_c_ends_cleanly_and_keeps_what_was_recorded(tiny_file, tmp_path):
     out = tmp_path / "run"
     command = ["run", str(tiny_file), "--set", "rounds=100000", "--out", str(out)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "hqde_fl.simulations.console.command_line", *command],
+        [sys.executable, "-m", "hqde_fl.simulations.console.entry", *command],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -184,7 +184,7 @@ def test_a_signal_in_the_first_seconds_leaves_no_traceback(
 
 
 @pytest.mark.parametrize(
-    "module", ["hqde_fl.simulations.console.command_line", "hqde_fl.simulations.console.entry:main"]
+    "module", ["hqde_fl.simulations.console.entry", "hqde_fl.simulations.console.entry:main"]
 )
 def test_handlers_come_before_what_takes_time(module: str, tmp_path: Path) -> None:
     """Whichever way the command is called, nothing heavy has been imported by then."""

@@ -16,7 +16,7 @@ from .conftest import ROBUST
     [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5339, "89 min"), (7500, "2 h 5 min")],
 )
 def test_times_as_people_say_them(seconds, text):
-    assert estimate.spoken(seconds) == text
+    assert estimate.duration_text(seconds) == text
 
 
 def test_a_sweep_says_how_it_goes_and_how_long_it_will_take(file, recorded, tmp_path):
@@ -40,7 +40,7 @@ def test_what_finished_cells_took_says_how_long_the_others_will(file, recorded, 
     missing = sweep.distinct[2:]
     found = estimate.from_finished(sweep.distinct, missing, out)
     assert found.seconds == pytest.approx(4.0 * len(missing))
-    assert found.how == "from 2 finished cells"
+    assert found.source == "from 2 finished cells"
     assert estimate.from_finished(missing, missing, out) is None
 
 

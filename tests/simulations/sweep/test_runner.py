@@ -187,7 +187,7 @@ def test_killed_at_any_moment_and_resumed_the_results_are_the_same(file, tmp_pat
     command = [
         sys.executable,
         "-m",
-        "hqde_fl.simulations.console.command_line",
+        "hqde_fl.simulations.console.entry",
         "sweep",
         str(path),
         "--out",

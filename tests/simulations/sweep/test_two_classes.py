@@ -17,7 +17,7 @@ from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.report import write_report
 from hqde_fl.simulations.sweep import Sweep
-from hqde_fl.simulations.sweep.command import dry
+from hqde_fl.simulations.sweep.command import show_plan
 from hqde_fl.simulations.sweep.runner import run_sweep
 
 TWO_CLASSES = """
@@ -148,7 +148,7 @@ def test_a_cell_that_cannot_act_stops_a_sweep_before_it_starts(file, tmp_path: P
     assert not (tmp_path / "out").exists()
     console = Console(file=StringIO())
     with pytest.raises(ConfigError, match=message):
-        dry(sweep, console, None)
+        show_plan(sweep, console, None)
 
 
 def test_rounds_of_a_run_are_lines_of_plain_numbers(swept) -> None:

@@ -155,7 +155,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     command = [
         sys.executable,
         "-m",
-        "hqde_fl.simulations.console.command_line",
+        "hqde_fl.simulations.console.entry",
         "run",
         "experiment.toml",
     ]
