@@ -264,8 +264,8 @@ class HQDEStrategy(FedAvg):
         if state is None or server_round <= 1 <= state.round:
             return self._initial_state(arrays)
         # Converting this strategy's own record again would round the model to the record's dtypes.
-        own = state.arrays() if self._round is None else self._round.arrays
-        return state if arrays is own else state.with_arrays(arrays)
+        last_arrays = state.arrays() if self._round is None else self._round.arrays
+        return state if arrays is last_arrays else state.with_arrays(arrays)
 
     def _select(
         self, selector: Selector, grid: Grid, server_round: int, rng: np.random.Generator

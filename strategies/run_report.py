@@ -22,7 +22,7 @@ EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
 
 class RunReport:
-    """The result of a run so far, of which callbacks are told after each round.
+    """Keeps the result of a run and reports each round to the callbacks.
 
     Parameters
     ----------
@@ -48,7 +48,13 @@ class RunReport:
         self._void = VoidRounds(deadline, state.round + 1)
 
     def begin(self, num_rounds: int) -> None:
-        """Tell the callbacks that the run begins."""
+        """Call ``on_start`` of the callbacks.
+
+        Parameters
+        ----------
+        num_rounds : int
+            Number of the last round.
+        """
         for callback in self._callbacks:
             callback.on_start(self.result.arrays, num_rounds)
 
@@ -79,7 +85,12 @@ class RunReport:
             callback.on_state(state, record)
 
     def end(self, state: ServerState) -> None:
-        """Tell the callbacks that the run is over, then judge it by its last state.
+        """Call ``on_end`` of the callbacks, then log how many rounds were void.
+
+        Parameters
+        ----------
+        state : ServerState
+            State after the last round.
 
         Raises
         ------

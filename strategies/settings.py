@@ -59,7 +59,7 @@ class Aggregation:
 
     @property
     def confidence(self) -> Confidence:
-        """Source of the confidence in each client that the rule asks for."""
+        """The source of the confidence in each client that the rule needs."""
         return Confidence.for_rule(self.rule, self.confidence_metric, self.held_out)
 
 
@@ -116,8 +116,8 @@ class Participation:
     wait_for_nodes : float
         Seconds to wait for them, by default 600; then ``CohortError``.
     identify : bool
-        Whether nodes are asked for their partition ids first (``ensemble_app`` answers), so that a
-        run is reproducible on engines whose node ids are random.
+        True to ask nodes for their partition ids first (``ensemble_app`` answers), so that a run is
+        reproducible on engines whose node ids are random; by default False.
     """
 
     selector: Selector = field(default_factory=Uniform)

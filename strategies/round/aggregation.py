@@ -47,7 +47,7 @@ class MergedModel:
     note: str | None = None
 
     @property
-    def moved(self) -> bool:
+    def is_moved(self) -> bool:
         """True if the outcome moved the model."""
         return self.note is None
 
@@ -133,12 +133,20 @@ def _with_density(
     return replace(model, density=density), outcome
 
 
-def average_members(models: Sequence[ModelState], moved: Sequence[int]) -> tuple[ModelState, ...]:
-    """Give all members the mean of those that moved; return them unchanged if none did."""
-    if not moved:
+def average_members(models: Sequence[ModelState], sources: Sequence[int]) -> tuple[ModelState, ...]:
+    """Return all members with the mean of the models of some of them.
+
+    Parameters
+    ----------
+    models : Sequence[ModelState]
+        All members.
+    sources : Sequence[int]
+        The members that are averaged; if there are none, all members stay as they are.
+    """
+    if not sources:
         return tuple(models)
-    flat = torch.stack([models[member].flat for member in moved]).mean(dim=0)
-    buffers = merge_buffers([models[member].buffers for member in moved])
+    flat = torch.stack([models[member].flat for member in sources]).mean(dim=0)
+    buffers = merge_buffers([models[member].buffers for member in sources])
     return tuple(replace(model, flat=flat, buffers=buffers) for model in models)
 
 

@@ -21,8 +21,8 @@ from hqde_fl.strategies.round.outgoing import Tags
 from hqde_fl.strategies.state import ModelState
 
 SWAP_DISTANCE_RATIO = 0.25
-"""Members count as swapped if the sum of squared distances to each other's models is less than this
-fraction of that to their own."""
+"""Members count as swapped if their squared distances to each other's models sum to less than this
+fraction of those to their own models."""
 
 MAX_SAMPLED_NUMBERS = 1 << 16
 """Most numbers of a model that are compared, evenly spread over it."""
@@ -71,8 +71,8 @@ def screen_members(
     accepted = {}
     for member in assigned:
         model = models[member]
-        own = select_member_reply(member, reply, key)
-        part = screen(own, model.layout, model.origin, limits, key)
+        member_reply = select_member_reply(member, reply, key)
+        part = screen(member_reply, model.layout, model.origin, limits, key)
         if isinstance(part, Rejected):
             return Rejected(f"{member_name(member)}: {part.reason}")
         accepted[member] = part

@@ -60,7 +60,7 @@ def address(
     keys : tuple[str, str]
         Names of the ``ArrayRecord`` and of the ``ConfigRecord`` in the message.
     server_round : int
-        The round, which the config is told as ``server-round``.
+        The round; the config holds it as ``server-round``.
     kind : str
         Type of the message, such as ``MessageType.TRAIN``.
     """
@@ -85,15 +85,15 @@ def _member_content(model: ModelState, behind: int) -> Content:
 
 
 def _with_config(content: Content, config: ConfigRecord) -> Content:
-    arrays, own = content
-    return arrays, ConfigRecord({**config, **own})
+    arrays, member_config = content
+    return arrays, ConfigRecord({**config, **member_config})
 
 
 def _joined(by_member: Mapping[int, Content], config: ConfigRecord, tags: Tags) -> Content:
     """Return several members as the content of one message."""
     arrays: dict[str, Array] = {}
     joined = ConfigRecord({**config, MEMBERS: list(by_member)})
-    for member, (record, own) in by_member.items():
+    for member, (record, member_config) in by_member.items():
         arrays |= add_member_prefix(member, record)
-        joined.update(add_member_prefix(member, {**own, TAG: tags[member]}))
+        joined.update(add_member_prefix(member, {**member_config, TAG: tags[member]}))
     return uncopied_record(arrays), joined

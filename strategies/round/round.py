@@ -84,9 +84,9 @@ class Round:
             self.state = replace(self.state, models=models)
         if (members := settings.ensemble.members) > 1:
             self._tags = {m: settings.seeds.integer("tag", number, m) for m in range(members)}
+        assigned_members, seeds = settings.ensemble.assigned_members, settings.seeds
         self._assignments = {
-            node: settings.ensemble.assigned_members(self._roster.identity(node), number, settings.seeds)
-            for node in nodes
+            node: assigned_members(self._roster.identity(node), number, seeds) for node in nodes
         }
         content = contents(self.state.models, self._assignments, config, self._tags)
         self._messages = address(nodes, content, self._keys, number, MessageType.TRAIN)
@@ -105,12 +105,12 @@ class Round:
         round_log = RoundLog(self.number, self._messages, self._roster, assignments)
         screened = self._screen(replies, round_log)
         merged = [self._merge(m, model, screened, round_log) for m, model in enumerate(models)]
-        moved = [member for member, outcome in enumerate(merged) if outcome.moved]
+        moved_members = [member for member, outcome in enumerate(merged) if outcome.is_moved]
         passed = round_log.record_influence(merged)
         reports = [screened.metrics(node) for node in screened.accepted if node in passed]
         models = tuple(outcome.model for outcome in merged)
         if settings.ensemble.mode == "fedavg":
-            models = aggregation.average_members(models, moved)
+            models = aggregation.average_members(models, moved_members)
         skipped = list(map(self._roster.identity, round_log.skipped()))
         counted = self.state.aggregated
         self.state = ServerState(
@@ -118,14 +118,14 @@ class Round:
             models,
             self._residuals(screened.without_residual, round_log),
             add_resting(self.state.resting, self.number, skipped),
-            None if counted is None else counted + bool(moved),
+            None if counted is None else counted + bool(moved_members),
         )
         facts = aggregation.summarize(merged)
         if facts["note"] is not None:
             log(WARNING, "round %d keeps the model: %s", self.number, facts["note"])
         f = settings.aggregation.rule.expected_faulty
-        self.record = round_log.close(mean_metrics(reports), **facts, f=f, void=not moved)
-        if moved:
+        self.record = round_log.close(mean_metrics(reports), **facts, f=f, void=not moved_members)
+        if moved_members:
             self.arrays = self.state.arrays()
 
     def address_evaluation(

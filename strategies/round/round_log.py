@@ -105,14 +105,14 @@ class RoundLog:
         set[int]
             Ids of the nodes that were not filtered from all of their members.
         """
-        moved = sum(model.moved for model in merged)
+        moved_models = sum(model.is_moved for model in merged)
         by_node: dict[int, list[tuple[int, float, bool]]] = {}
         for member, model in enumerate(merged):
             if model.outcome is None:
                 continue
             influences, filtered = model.outcome.influence.tolist(), model.outcome.rejected.tolist()
             for node, influence, out in zip(model.nodes, influences, filtered, strict=True):
-                mean = influence / moved if model.moved else 0.0
+                mean = influence / moved_models if model.is_moved else 0.0
                 by_node.setdefault(node, []).append((member, mean, out))
         passed = set()
         for node, entries in by_node.items():
@@ -120,7 +120,7 @@ class RoundLog:
             wholly = len(filtered_from) == len(entries)
             self.update(
                 node,
-                kept=any(merged[member].moved for member, _, out in entries if not out),
+                kept=any(merged[member].is_moved for member, _, out in entries if not out),
                 influence=sum(influence for _, influence, _ in entries),
                 reason=FILTERED if wholly else None,
                 filtered_from=filtered_from if self._assignments else (),

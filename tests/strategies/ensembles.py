@@ -1,4 +1,4 @@
-"""Clients that train the members they are given by hand, one of which can misbehave."""
+"""A federation that trains members by hand, with one client that can misbehave."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Tampering = Callable[[RecordDict], RecordDict]
 
 
 def start(members: int) -> dict[str, torch.Tensor]:
-    """Members far from each other, with an integer buffer."""
+    """Return an initial model of members far from each other, with an integer buffer."""
     state: dict[str, torch.Tensor] = {}
     for member in range(members):
         generator = torch.Generator().manual_seed(member)
@@ -38,14 +38,14 @@ def start(members: int) -> dict[str, torch.Tensor]:
 
 
 def step(partition: int, member: int) -> torch.Tensor:
-    """What a client adds to a member."""
+    """Return the update (D,) that a client makes to a member."""
     return 1 + 0.1 * torch.randn(
         D, generator=torch.Generator().manual_seed(97 * partition + member)
     )
 
 
 class Clients(InlineGrid):
-    """Every client adds its step to each member that it is given."""
+    """A Grid whose clients add their ``step`` to each member that is assigned to them."""
 
     def __init__(
         self, partitions: int = 6, tamper: Tampering | None = None, mods: Sequence[Mod] = ()
@@ -63,8 +63,8 @@ class Clients(InlineGrid):
             arrays, tags = ArrayRecord(), ConfigRecord()
             for member in members:
                 state = from_record(uncopied_record(select_member(member, record)))
-                moved = {"w": state["w"] + step(partition, member), "steps": state["steps"] + 1}
-                arrays.update(add_member_prefix(member, to_record(moved)))
+                trained = {"w": state["w"] + step(partition, member), "steps": state["steps"] + 1}
+                arrays.update(add_member_prefix(member, to_record(trained)))
                 tags.update(add_member_prefix(member, {TAG: select_member(member, config)[TAG]}))
             metrics = MetricRecord({"num-examples": 10, "train-loss": 0.5})
             content = RecordDict({"arrays": arrays, "metrics": metrics, TAGS: tags})
@@ -76,7 +76,7 @@ class Clients(InlineGrid):
 
 
 def run(strategy: HQDEStrategy, clients: Clients, rounds: int = 1) -> list[dict[str, torch.Tensor]]:
-    """The members after some rounds."""
+    """Return the members after some rounds, as state dicts."""
     members = strategy.settings.ensemble.members
     state = from_record(strategy.start(clients, to_record(start(members)), rounds).arrays)
     return [select_member(member, state) for member in range(members)]

@@ -1,4 +1,4 @@
-"""Ten clients around a tiny model, one of which can be made to misbehave."""
+"""A federation of ten clients around a tiny model, with one client that can misbehave."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ HOSTILE = 4
 
 
 class Recorder(Callback):
+    """Keeps the record of every round."""
+
     def __init__(self) -> None:
         self.rounds: list[RoundRecord] = []
 
@@ -45,14 +47,14 @@ Tamper = Callable[[RecordDict], RecordDict | None]
 
 
 def honest(message: Message, context: Context) -> RecordDict:
-    """Every client moves every weight by one, give or take its own small noise."""
+    """Return the reply of a client that adds one and its own small noise to every weight."""
     partition = int(context.node_config["partition-id"])
     state = from_record(message.content.array_records["arrays"])
     noise = torch.Generator().manual_seed(partition)
     for name, tensor in state.items():
         if tensor.is_floating_point():
-            moved = tensor + 1 + 0.01 * torch.randn(tensor.shape, generator=noise)
-            state[name] = moved.to(tensor.dtype)
+            trained = tensor + 1 + 0.01 * torch.randn(tensor.shape, generator=noise)
+            state[name] = trained.to(tensor.dtype)
         else:
             state[name] = tensor + 1
     metrics = MetricRecord({"num-examples": 10 + partition, "train-loss": 0.5})
@@ -89,7 +91,7 @@ def run(
 def run_void(
     strategy: HQDEStrategy, tamper: Tamper | None = None, rounds: int = 2, partitions: int = 10
 ) -> dict[str, torch.Tensor]:
-    """The model after a run in which no round produced an aggregate, which is an error."""
+    """Return the model after a run that raises because no round produced an aggregate."""
     with pytest.raises(RunError, match="no round produced an aggregate"):
         run(strategy, tamper, rounds, partitions)
     assert strategy.state is not None
@@ -100,7 +102,7 @@ GROUPS = (Aggregation, Communication, Participation, Reporting)
 
 
 def strategy_with(recorder: Recorder, **options: Any) -> HQDEStrategy:
-    """Build a strategy from single options, each of which goes to the group that it belongs to."""
+    """Build a strategy from the fields of all groups, given as flat options."""
     flat = {"rule": Mean(), "fraction_evaluate": 0.0, "identify": True, "callbacks": [recorder]}
     flat |= options
     groups: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Models that are broadcast as differences."""
+"""The downlink codec: the model is broadcast as differences."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EIGHT = Quantized(8, unbiased=False)
 
 
 class Federation(InlineGrid):
-    """Clients that go a third of the way to the target; what each of them trained from is kept."""
+    """A Grid whose clients go a third of the way to the target; it keeps their start models."""
 
     def __init__(self, partitions: int = 4, mods: bool = True) -> None:
         self.seen: list[dict[int, dict[str, torch.Tensor]]] = []
@@ -47,7 +47,7 @@ class Federation(InlineGrid):
             while len(self.seen) < number:
                 self.seen.append({})
             self.seen[number - 1][partition] = state
-            moved = {
+            trained = {
                 "weight": state["weight"] + (TARGET - state["weight"]) / 3,
                 "half": state["half"] + 1,
                 "bias": state["bias"] + 1,
@@ -55,7 +55,7 @@ class Federation(InlineGrid):
             }
             metrics = MetricRecord({"num-examples": 10})
             return Message(
-                RecordDict({"arrays": to_record(moved), "metrics": metrics}), reply_to=message
+                RecordDict({"arrays": to_record(trained), "metrics": metrics}), reply_to=message
             )
 
         super().__init__(app, partitions, {}, seed=1)
@@ -75,10 +75,10 @@ def test_everybody_trains_from_the_same_bits_and_gets_there() -> None:
     recorder, grid = Recorder(), Federation()
     strategy = strategy_with(recorder, downlink=EIGHT, codec=ErrorFeedback(EIGHT))
     model = run(grid, strategy, rounds=12)
-    for found in grid.seen:
-        assert len(found) == 4
+    for models in grid.seen:
+        assert len(models) == 4
         for name in START:
-            assert all(torch.equal(state[name], found[0][name]) for state in found.values())
+            assert all(torch.equal(state[name], models[0][name]) for state in models.values())
     exact = run(Federation(), strategy_with(Recorder()), rounds=12)
     assert distance(model) < 1.1 * distance(exact) + 1e-3
     assert int(model["steps"]) == 12
@@ -107,8 +107,8 @@ def test_clients_that_rest_catch_up() -> None:
     )
     run(grid, strategy, rounds=14)
     assert all(record.kept == 2 for record in recorder.rounds[1:])
-    for found in grid.seen:
-        states = list(found.values())
+    for models in grid.seen:
+        states = list(models.values())
         assert all(torch.equal(state["weight"], states[0]["weight"]) for state in states)
     sizes = {client.bytes_down for record in recorder.rounds[3:] for client in record.clients}
     assert len(sizes) > 2  # in full, one difference, several differences

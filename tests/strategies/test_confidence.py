@@ -1,4 +1,4 @@
-"""Where a rule's confidence in the clients comes from, and what a round says of their updates."""
+"""Sources of a rule's confidence in the clients, and the density diagnostics of a round."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def test_reported_confidence_is_what_a_client_says_and_what_a_liar_gains() -> No
 def test_a_claim_is_clipped(name: str, claim: float, expected: float) -> None:
     reply = Accepted(torch.zeros(1), {}, 1.0, {name: claim})
     wanted = name if name != "other" else "confidence"
-    found = Confidence("reported", wanted).of(None, [reply])  # type: ignore[arg-type]
-    assert found == pytest.approx((expected,))
+    confidence = Confidence("reported", wanted).of(None, [reply])  # type: ignore[arg-type]
+    assert confidence == pytest.approx((expected,))
 
 
 def test_held_out_confidence_is_measured_on_each_clients_own_model() -> None:
@@ -131,8 +131,8 @@ def test_density_is_free_with_the_rules_that_measure_it_anyway() -> None:
     run(strategy_with(recorder, rule=Mean()), rounds=1)
     assert not recorder.rounds[-1].diagnostics.keys() & DENSITY
     run(strategy_with(recorder, rule=Mean(), density="always"), rounds=1)
-    found, free = recorder.rounds[-1].diagnostics, recorder.rounds[1].diagnostics
-    assert {name: found[name] for name in DENSITY} == pytest.approx(
+    always, free = recorder.rounds[-1].diagnostics, recorder.rounds[1].diagnostics
+    assert {name: always[name] for name in DENSITY} == pytest.approx(
         {name: free[name] for name in DENSITY}
     )
 
@@ -145,5 +145,5 @@ def test_the_geometry_of_a_rule_is_that_of_the_updates() -> None:
     for rule, state in ((Chain(NNM(f=1), Krum(f=1)), {}), (remembering, first.state)):
         geometry = aggregate(rule, updates, state=state).geometry
         assert geometry is not None
-        found, _ = diagnostics(geometry.leading(7), range(7))
-        assert found == pytest.approx(expected)
+        described, _ = diagnostics(geometry.leading(7), range(7))
+        assert described == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""HQDEStrategy over the members of an ensemble, each trained by some of the clients."""
+"""HQDEStrategy with an ensemble whose members are trained by some of the clients each."""
 
 from __future__ import annotations
 
@@ -40,8 +40,10 @@ def test_each_member_is_the_mean_over_the_clients_that_trained_it() -> None:
     for member, model in enumerate(models):
         expected = start(3)[f"member-{member}/w"]
         for number in (1, 2):
-            who = [p for p in range(7) if member in dealt(p, number)]
-            expected = expected + torch.stack([step(p, member) for p in who]).mean(dim=0)
+            clients_of_member = [p for p in range(7) if member in dealt(p, number)]
+            expected = expected + torch.stack([step(p, member) for p in clients_of_member]).mean(
+                dim=0
+            )
         torch.testing.assert_close(model["w"], expected)
         assert int(model["steps"]) == 2
     for number, partition, record in clients.seen:
@@ -71,12 +73,12 @@ def test_one_model_is_sent_as_ever() -> None:
 
 
 def arrays(change: Callable[[dict[str, Array]], Any]) -> Callable[[RecordDict], RecordDict]:
-    """Changes the arrays of a reply."""
+    """Return a tampering that changes the arrays of a reply."""
 
     def tamper(content: RecordDict) -> RecordDict:
-        found = dict(content.array_records["arrays"])
+        sent = dict(content.array_records["arrays"])
         record = ArrayRecord()
-        for name, array in (change(found) or found).items():
+        for name, array in (change(sent) or sent).items():
             record[name] = array
         content["arrays"] = record
         return content
@@ -85,7 +87,7 @@ def arrays(change: Callable[[dict[str, Array]], Any]) -> Callable[[RecordDict], 
 
 
 def config(change: Callable[[dict[str, Any]], Any]) -> Callable[[RecordDict], RecordDict]:
-    """Changes the tags of a reply."""
+    """Return a tampering that changes the tags of a reply."""
 
     def tamper(content: RecordDict) -> RecordDict:
         change(content.config_records[TAGS])  # type: ignore[arg-type]
@@ -99,10 +101,10 @@ FIRST, SECOND = (member_name(member) for member in HELD)
 OTHER = member_name(({0, 1, 2} - set(HELD)).pop())
 
 
-def exchanged(found: dict[str, Array]) -> dict[str, Array]:
-    """The members' arrays under each other's names."""
+def exchanged(arrays: dict[str, Array]) -> dict[str, Array]:
+    """Return the members' arrays under each other's names."""
     other = {FIRST: SECOND, SECOND: FIRST}
-    return {f"{other[k.split('/')[0]]}/{k.split('/')[1]}": array for k, array in found.items()}
+    return {f"{other[k.split('/')[0]]}/{k.split('/')[1]}": array for k, array in arrays.items()}
 
 
 def swap_tags(tags: dict[str, Any]) -> None:
@@ -182,14 +184,14 @@ def test_a_reply_about_other_members_is_rejected_whole(name: str) -> None:
     assert (culprit.kept, culprit.influence) == (False, 0)
     assert (recorder.rounds[1].kept, recorder.rounds[1].rejected) == (6, 1)
     for member, model in enumerate(models):
-        who = [p for p in range(7) if member in dealt(p) and p != HOSTILE]
+        clients_of_member = [p for p in range(7) if member in dealt(p) and p != HOSTILE]
         expected = start(3)[f"member-{member}/w"]
-        expected = expected + torch.stack([step(p, member) for p in who]).mean(dim=0)
+        expected = expected + torch.stack([step(p, member) for p in clients_of_member]).mean(dim=0)
         torch.testing.assert_close(model["w"], expected)
 
 
 def test_a_swap_of_packed_contents_is_an_update_like_any_other() -> None:
-    """Nothing tells two updates apart: this is what a rule is for."""
+    """Screening cannot tell two packed updates apart; a robust rule can."""
 
     def exchange(message: Any, context: Any, call_next: Any) -> Any:
         reply = call_next(message, context)
@@ -202,12 +204,12 @@ def test_a_swap_of_packed_contents_is_an_update_like_any_other() -> None:
     models = run(strategy_with(recorder, ensemble=DEALT, rule=Median()), clients)
     assert recorder.rounds[1].kept == 7
     for member, model in enumerate(models):
-        moved = model["w"] - start(3)[f"member-{member}/w"]
-        assert float((moved - 1).abs().mean()) < 0.1
+        update = model["w"] - start(3)[f"member-{member}/w"]
+        assert float((update - 1).abs().mean()) < 0.1
 
 
 def test_members_that_catch_up_are_not_taken_for_exchanged() -> None:
-    """A client that brings a fresh member all the way to where another one is."""
+    """An update that takes a member to another member's place is no swap."""
 
     def learn(content: RecordDict) -> RecordDict:
         record = content.array_records["arrays"]
@@ -262,7 +264,7 @@ def test_quorum_and_the_rules_bound_hold_for_each_member() -> None:
 
 
 def test_excluded_clients_count_towards_f_where_they_were_asked() -> None:
-    """Five clients a member; a garbled reply leaves four, of which one less may be faulty."""
+    """A malformed reply leaves four of a member's five clients, and the rule works with f - 1."""
     recorder = Recorder()
     tamper = HOSTILE_REPLIES["no tags"][0]
     run(strategy_with(recorder, ensemble=DEALT, rule=TrimmedMean(f=2)), Clients(7, tamper))
@@ -308,8 +310,8 @@ def test_fedavg_mode_makes_the_members_one() -> None:
     means = [torch.stack([step(p, m) for p in range(6) if m in dealt(p)]).mean(0) for m in range(3)]
     expected = start(3)["member-0/w"] + torch.stack(means).mean(dim=0)
     second = next(record for number, _, record in clients.seen if number == 2)
-    found = from_record(second)[f"{member_name(dealt(0, 2)[0])}/w"]
-    torch.testing.assert_close(found, expected)
+    received = from_record(second)[f"{member_name(dealt(0, 2)[0])}/w"]
+    torch.testing.assert_close(received, expected)
 
 
 def test_a_run_goes_on_where_it_was() -> None:
@@ -369,5 +371,5 @@ def test_any_rule_merges_members(rule: Any) -> None:
     models = run(strategy_with(recorder, ensemble=ensemble, rule=rule), Clients(10), rounds=2)
     assert recorder.rounds[-1].note is None
     for member, model in enumerate(models):
-        moved = model["w"] - start(2)[f"member-{member}/w"]
-        assert float((moved - 2).abs().mean()) < 0.3
+        update = model["w"] - start(2)[f"member-{member}/w"]
+        assert float((update - 2).abs().mean()) < 0.3

@@ -1,3 +1,5 @@
+"""Exploration noise around a server optimiser."""
+
 import math
 
 import pytest
@@ -11,19 +13,19 @@ DELTA = torch.randn(4000, generator=torch.Generator().manual_seed(1))
 
 
 def steps(optimizer, number, delta=DELTA):
-    moments, found = {}, []
+    moments, made = {}, []
     for _ in range(number):
         step, moments = optimizer.step(delta, moments)
-        found.append(step)
-    return found
+        made.append(step)
+    return made
 
 
 def test_the_noise_dies_down_by_its_schedule():
     noise = ExplorationNoise(scale=0.5, schedule="exponential", decay=1.0)
-    found = steps(ExploringOptimizer(noise, SGD(lr=2.0)), 3)
-    for turn, step in enumerate(found):
+    noisy = steps(ExploringOptimizer(noise, SGD(lr=2.0)), 3)
+    for number, step in enumerate(noisy):
         added = step / 2 - DELTA
-        expected = 0.5 * math.exp(-turn) * float(DELTA.norm()) / math.sqrt(len(DELTA))
+        expected = 0.5 * math.exp(-number) * float(DELTA.norm()) / math.sqrt(len(DELTA))
         assert float(added.norm()) / math.sqrt(len(DELTA)) == pytest.approx(expected, rel=0.1)
 
 

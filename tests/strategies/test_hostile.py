@@ -1,4 +1,4 @@
-"""HQDEStrategy against every hostile reply there is: named, counted, without effect."""
+"""HQDEStrategy names and counts hostile replies, which have no effect on the model."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ def npy(values: np.ndarray) -> bytes:
 
 
 def packed(payload: bytes, length: int | None = None, **others: Array) -> Tamper:
-    """A payload instead of the float arrays; None as another array takes that array away."""
+    """Return a tampering that sends a payload instead of the float arrays.
+
+    ``others`` are arrays beside it; None removes the array of that name.
+    """
 
     def tamper(content: RecordDict) -> RecordDict:
         steps = content.array_records["arrays"]["steps"]
@@ -54,7 +57,7 @@ def packed(payload: bytes, length: int | None = None, **others: Array) -> Tamper
 
 
 def misdated(payload: bytes) -> bytes:
-    """A payload of a later version."""
+    """Return a payload with its version changed to a later one."""
     return payload[:2] + b"\x09" + payload[3:]
 
 
@@ -202,7 +205,7 @@ def test_a_hostile_reply_is_named_and_the_honest_mean_kept(name: str) -> None:
 
 @pytest.mark.parametrize("name", HOSTILE_REPLIES)
 def test_hostile_replies_count_towards_f(name: str) -> None:
-    """Seven of eight arrive: fewer than the nine that four unknown faulty ones would call for."""
+    """Seven of eight replies are accepted; with one client excused, f = 3 needs no more."""
     recorder = Recorder()
     strategy = strategy_with(recorder, rule=TrimmedMean(f=4))
     run(strategy, HOSTILE_REPLIES[name][0], rounds=1, partitions=8)

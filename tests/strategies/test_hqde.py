@@ -1,4 +1,4 @@
-"""HQDEStrategy against clients that are honest, hostile, dead or late."""
+"""HQDEStrategy with clients that are honest, hostile, dead or late."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NO_EVALUATION = Participation(fraction_evaluate=0.0)
 
 
 def test_stock_fedavg_is_the_weighted_mean_of_the_weights() -> None:
-    """Deltas on the server change nothing about FedAvg, which stock Flower is the oracle for."""
+    """The mean of the updates is the mean of the weights, as stock Flower computes it."""
     from flwr.serverapp.strategy import FedAvg
 
     ours = run(HQDEStrategy(participation=NO_EVALUATION), rounds=3)
@@ -102,7 +102,7 @@ def test_a_quorum_below_the_rules_bound_is_an_error() -> None:
 
 
 def test_a_quorum_below_the_rules_bound_is_no_error_where_clients_were_only_late() -> None:
-    """Ten were asked, enough for the rule: one slow client must not be able to end the run."""
+    """The rule works with all ten clients, so slow clients must not be able to end the run."""
     recorder = Recorder()
     strategy = strategy_with(recorder, rule=Krum(f=3), quorum=2)
     strategy.start(Absent(), to_record(MODEL), 2)
@@ -113,7 +113,7 @@ def test_a_quorum_below_the_rules_bound_is_no_error_where_clients_were_only_late
 
 
 class Absent(InlineGrid):
-    """A network that loses the replies of two clients in round 1."""
+    """A Grid that loses the replies of two clients in round 1."""
 
     def __init__(self) -> None:
         grid = federation(None)
@@ -147,7 +147,7 @@ def test_late_clients_are_late_and_do_not_count_as_faulty() -> None:
 
 
 class Twice(InlineGrid):
-    """A network that delivers one client's reply twice, and one from somebody who was not asked."""
+    """A Grid that delivers one client's reply twice, and a reply to a message never sent."""
 
     def send_and_receive(self, messages, *, timeout=None):  # type: ignore[no-untyped-def]
         replies = list(super().send_and_receive(messages, timeout=timeout))
@@ -181,8 +181,8 @@ def test_the_same_seed_gives_the_same_bits_and_the_same_selection() -> None:
 def test_server_optimizer_moments_last_over_rounds() -> None:
     momentum = run(strategy_with(Recorder(), server_optimizer=SGD(momentum=0.5)), rounds=3)
     plain = run(strategy_with(Recorder()), rounds=3)
-    moved = momentum["layer.bias"] / plain["layer.bias"]
-    torch.testing.assert_close(moved, torch.full((2,), (1 + 1.5 + 1.75) / 3))
+    ratio = momentum["layer.bias"] / plain["layer.bias"]
+    torch.testing.assert_close(ratio, torch.full((2,), (1 + 1.5 + 1.75) / 3))
     adam = run(strategy_with(Recorder(), server_optimizer=Adam(lr=0.1)), rounds=3)
     assert bool((adam["layer.bias"] > 0.01).all())
 
@@ -273,8 +273,8 @@ def test_a_run_that_goes_on_from_a_state_ends_with_the_same_bits() -> None:
     again = strategy_with(rest, **options).start(
         federation(None), to_record(MODEL), 4, resume=keeper.states[2]
     )
-    found = from_record(again.arrays)
-    assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
+    resumed = from_record(again.arrays)
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
     assert [record.round for record in rest.rounds] == [3, 4]
     assert [c.influence for c in rest.rounds[-1].clients] == [
         c.influence for c in keeper.rounds[-1].clients
@@ -303,7 +303,7 @@ def test_presets_are_compositions() -> None:
 
 
 def even(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Clients with an even partition can pack, the others are stock clients."""
+    """Pack the updates of clients with an even partition; the others are stock clients."""
     if int(context.node_config["partition-id"]) % 2:
         return call_next(message, context)
     return CodecMod()(message, context, call_next)
@@ -331,7 +331,7 @@ def test_identity_asks_for_nothing_and_changes_nothing() -> None:
 
 
 def test_a_client_that_lost_its_error_feedback_is_named_and_counted() -> None:
-    """As a restarted node has: its context is empty. One that never kept an error has lost none."""
+    """A restarted node has an empty context. A client that never had a residual has lost none."""
     recorder = Recorder()
 
     def forgetful(message: Message, context: Context, call_next: ClientAppCallable) -> Message:

@@ -1,4 +1,4 @@
-"""Clients without data: they rest, and disarm nobody."""
+"""Clients without data rest, and do not weaken the defence against attackers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FEATURES = 4
 
 
 def line(examples: int, seed: int) -> TensorDataset:
-    """Points of one line, the same for every client."""
+    """Return examples of one linear function, the same for every client."""
     x = torch.randn(examples, FEATURES, generator=torch.Generator().manual_seed(seed))
     return TensorDataset(x, x.sum(dim=1, keepdim=True))
 
@@ -52,7 +52,7 @@ def regression(*empty: int) -> Task:
 
 
 def trained(rule: Aggregator, clients: int, *empty: int) -> tuple[float, Recorder]:
-    """The loss after ten rounds in which client 0 sends its update -1000 times."""
+    """Return the loss after ten rounds in which client 0 sends its update times -1000."""
     task, recorder = regression(*empty), Recorder()
     mods = [only_for(SignFlip(scale=1000.0), [0])]
     app = ensemble_app(task, training=Training(lr=0.05), mods=mods)
@@ -70,7 +70,7 @@ ROBUST = [
     for name, example in EXAMPLES.items()
     if example.make(1).minimum() <= 4 and (example.make(1).breakdown(4) >= 1 or name == "dnc")
 ]
-"""Every rule that works on four updates with f = 1 and promises to bear one attacker among them."""
+"""Rules that work on four updates with f = 1 and promise to tolerate one attacker among them."""
 
 
 @pytest.mark.parametrize("name", ROBUST)
@@ -90,7 +90,7 @@ def test_an_honest_client_without_data_does_not_disarm_a_rule(name: str) -> None
 def test_a_rule_that_bears_no_silent_client_warns(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Five clients are just enough for Krum: one without data voids every round."""
+    """Krum needs all of the five clients: one without data voids every round."""
     with caplog.at_level(logging.WARNING, "flwr"), pytest.raises(RunError, match="found 4") as end:
         trained(EXAMPLES[name].make(1), 5, 4)
     assert "needs 5 updates, found 5 clients: a round is void as soon as 1 of them is" in (
@@ -104,15 +104,15 @@ def test_those_without_data_rest_for_ten_rounds() -> None:
     grid = InlineGrid(ensemble_app(task), 3, {}, seed=1)
     strategy = strategy_with(recorder, fraction_evaluate=1.0)
     strategy.start(grid, to_record(task.model().state_dict()), REST_ROUNDS + 2)
-    asked = [record.asked for record in recorder.rounds[1:]]
-    assert asked == [3] + [2] * (REST_ROUNDS - 1) + [3, 2]
+    selected = [record.asked for record in recorder.rounds[1:]]
+    assert selected == [3] + [2] * (REST_ROUNDS - 1) + [3, 2]
     assert [record.skipped for record in recorder.rounds[1:]] == [1] + [0] * 9 + [1, 0]
     assert strategy.state is not None
     assert strategy.state.resting == {1: 2 * REST_ROUNDS + 1}
 
 
 def test_the_sample_is_not_smaller_for_those_that_rest() -> None:
-    """Five of ten are asked in every round: one client without data cannot void them."""
+    """Five of ten clients are selected in every round: one without data cannot void them all."""
     task, recorder = regression(9), Recorder()
     grid = InlineGrid(ensemble_app(task), 10, {}, seed=1)
     strategy = strategy_with(recorder, rule=Krum(f=1), selector=Uniform(0.5))
@@ -141,7 +141,7 @@ def test_the_reply_is_known_by_its_reason_alone() -> None:
 
 
 class Remote(InlineGrid):
-    """Nodes on other hosts: a Grid that knows since when they are connected, and nothing else."""
+    """A Grid of nodes on other hosts, of which it knows only since when they are connected."""
 
     partition_of = None  # type: ignore[assignment]  # not one of our own engines
 
@@ -159,7 +159,7 @@ def test_a_node_that_reconnects_is_asked_again() -> None:
     empty = grid._nodes[1]
 
     class Operator(Recorder):
-        """Restarts the node without data after round 2; takes it away for round 5."""
+        """Restarts the node without data after round 2 and disconnects it for round 5."""
 
         def on_round(self, record, arrays) -> None:  # type: ignore[no-untyped-def]
             super().on_round(record, arrays)

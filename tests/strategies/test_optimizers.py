@@ -14,7 +14,7 @@ DELTAS = [torch.tensor([0.5, -2.0, 0.0]), torch.tensor([0.1, 1.0, 3.0]), torch.t
 
 
 def loop(kind: str, lr: float, beta_1: float, beta_2: float, tau: float) -> list[float]:
-    """Reddi et al., algorithm 2, one coordinate at a time."""
+    """Return the sum of the steps of Reddi et al., algorithm 2, one coordinate at a time."""
     result = []
     for coordinate in range(3):
         x, m, v = 0.0, 0.0, tau**2

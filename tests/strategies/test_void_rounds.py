@@ -1,4 +1,4 @@
-"""A run that learnt nothing has failed, and says why."""
+"""A run without any aggregate fails, and its error names the reasons."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_ranges_of_numbers() -> None:
 
 
 class Offline(InlineGrid):
-    """A network on which nobody answers in the given rounds."""
+    """A Grid that loses all replies of the given rounds."""
 
     def __init__(self, *rounds: int) -> None:
         super().__init__(federation(None)._client_app, 10, {}, seed=1)
@@ -70,7 +70,7 @@ def test_some_void_rounds_are_one_line_at_the_end(caplog: pytest.LogCaptureFixtu
     recorder = Recorder()
     with caplog.at_level(logging.INFO, "flwr"):
         strategy_with(recorder).start(Offline(2, 3), to_record(MODEL), 4)
-    assert [each.void for each in recorder.rounds[1:]] == [False, True, True, False]
+    assert [record.void for record in recorder.rounds[1:]] == [False, True, True, False]
     assert "2 of 4 rounds were void, the model was kept: 2-3" in caplog.text
 
 
@@ -98,7 +98,7 @@ def test_a_run_resumed_after_rounds_that_were_aggregated_has_learnt_something() 
 
 
 def test_a_checkpoint_that_did_not_count_its_rounds_is_no_failure() -> None:
-    """Earlier versions wrote none of it: whether those rounds had an aggregate is not known."""
+    """Such a checkpoint does not tell whether its rounds had an aggregate."""
     first = strategy_with(Recorder())
     run(first, rounds=2)
     assert first.state is not None

@@ -1,4 +1,4 @@
-"""HQDEStrategy inside Flower's own wrapper strategies: it remembers what it does without them."""
+"""HQDEStrategy inside Flower's wrapper strategies keeps the same state as without them."""
 
 from __future__ import annotations
 
@@ -64,19 +64,19 @@ def started(strategy: Strategy, mods: list[Mod], rounds: int = ROUNDS) -> ArrayR
 
 def test_every_wrapper_of_flowers_is_tried() -> None:
     """A wrapper is a Strategy whose constructor takes another one."""
-    found = {
+    wrappers = {
         name
         for name, value in vars(flower).items()
         if isinstance(value, type)
         and issubclass(value, Strategy)
         and "strategy" in getattr(value.__init__, "__annotations__", {})
     }
-    assert found == set(WRAPPERS)
+    assert wrappers == set(WRAPPERS)
 
 
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_momentum_and_the_rules_memory_are_kept_between_rounds(name: str) -> None:
-    """Without noise, and with a bound that nobody reaches, the wrapper changes nothing."""
+    """Without noise, and with a bound that no update reaches, the wrapper changes nothing."""
     wrap, mods = WRAPPERS[name]
     plain, wrapped = inner(Recorder()), inner(Recorder())
     expected = from_record(started(plain, []))
@@ -119,7 +119,7 @@ def remembered(strategy: HQDEStrategy) -> dict[str, Any]:
 
 
 class Copying(Strategy):
-    """Hands a copy of the arrays to the strategy inside, in every round."""
+    """A wrapper that hands a copy of the arrays to the inner strategy in every round."""
 
     def __init__(self, strategy: HQDEStrategy) -> None:
         self.strategy = strategy

@@ -1,4 +1,4 @@
-"""Replies whose envelope lies, or whose names no message can hold."""
+"""Replies with false metadata, or with names that no message can hold."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MESSAGES = [
 
 
 def reply(**changes: object) -> Message:
-    """Node 7's honest reply, with other metadata."""
+    """Return node 7's honest reply with some metadata changed."""
     honest = {"src_node_id": 7, "reply_to_message_id": "id-7"}
     return make_message(envelope(**{**honest, **changes}), content=RecordDict())
 
