@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 from hqde_fl.clients.app import ensemble_app
 from hqde_fl.clients.task import Task
 from hqde_fl.simulations.experiment.model import RUN_CONFIG_KEYS, Experiment, experiment_file
-from hqde_fl.simulations.experiment.own_modules import look_beside
+from hqde_fl.simulations.experiment.own_modules import add_folder_of
 
 app = ClientApp()
 
@@ -58,6 +58,6 @@ def _cached_app(*values: str) -> ClientApp:
     """Build the app once in each worker process: its data stays loaded between messages."""
     run_config = dict(zip(RUN_CONFIG_KEYS, values, strict=True))
     if file := experiment_file(run_config):
-        look_beside(file)
+        add_folder_of(file)
     experiment = Experiment.from_run_config(run_config)
     return build_app(experiment, experiment.load_task())

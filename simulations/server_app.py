@@ -30,7 +30,7 @@ from hqde_fl.simulations.checkpoint.resume import ResumePoint, exclusive, reopen
 from hqde_fl.simulations.engines.deployment.guarded_grid import guard
 from hqde_fl.simulations.experiment.held_out import hold_out
 from hqde_fl.simulations.experiment.model import Experiment, experiment_file
-from hqde_fl.simulations.experiment.own_modules import look_beside
+from hqde_fl.simulations.experiment.own_modules import add_folder_of
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.file_names import MANIFEST
 from hqde_fl.simulations.recording.honest_mean import HonestMean
@@ -73,7 +73,7 @@ def serve_run_config(grid: Grid, run_config: UserConfig) -> Path:
         The run directory.
     """
     if file := experiment_file(run_config):
-        look_beside(file)
+        add_folder_of(file)
     experiment = Experiment.from_run_config(run_config)
     resume = str(run_config.get("resume") or "")
     out = Path(resume or str(run_config.get("out") or default_directory(experiment.name)))

@@ -17,7 +17,7 @@ from flwr.serverapp.strategy import (
 )
 
 from hqde_fl.errors import ConfigError, UnknownNameError
-from hqde_fl.simulations.experiment.own_modules import attribute, look_in
+from hqde_fl.simulations.experiment.own_modules import add_folders, import_attribute
 from hqde_fl.strategies import presets
 from hqde_fl.strategies.hqde import HQDEStrategy
 
@@ -63,8 +63,8 @@ def build_strategy(name: str) -> Strategy:
         if name not in NAMED:
             raise UnknownNameError("strategy", name, [*NAMED, "package.module:attribute"])
         return NAMED[name]()
-    look_in([Path.cwd()])
-    found = attribute("strategy", name, whole=False)
+    add_folders([Path.cwd()])
+    found = import_attribute("strategy", name, whole=False)
     if not isinstance(found, Strategy):
         if not callable(found):
             raise ConfigError(f"{name!r} must be a Strategy or return one, found {found!r}")

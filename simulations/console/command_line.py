@@ -121,13 +121,13 @@ def run(
     """Run one experiment."""
     from hqde_fl.simulations.checkpoint.resume import given_or_stored, stored_folders
     from hqde_fl.simulations.console.progress import progress
-    from hqde_fl.simulations.experiment.own_modules import look_beside
+    from hqde_fl.simulations.experiment.own_modules import add_folder_of
     from hqde_fl.simulations.recording.file_names import REPORT
     from hqde_fl.simulations.run import run_experiment
 
     overrides = _overrides(set_, engine, ray_address, seed, data_dir)
     experiment = given_or_stored(file, out, resume, overrides)
-    look_beside(file, stored_folders(resume))
+    add_folder_of(file, stored_folders(resume))
     console = Console()
     _say(console, _summary(experiment))
     # On the other engines the first round says so, on this terminal.
@@ -177,11 +177,11 @@ def sweep(
     ] = False,
 ) -> None:
     """Run every combination of what a file's [sweep] table lists."""
-    from hqde_fl.simulations.experiment.own_modules import look_beside
+    from hqde_fl.simulations.experiment.own_modules import add_folder_of
     from hqde_fl.simulations.sweep import Sweep
     from hqde_fl.simulations.sweep.command import newest_directory, run_and_show, show_plan
 
-    look_beside(file)
+    add_folder_of(file)
     chosen = Sweep.load(file, _overrides(set_, engine, ray_address, seed, data_dir))
     console = Console()
     if dry_run:
@@ -230,10 +230,10 @@ def doctor(
     """Show what experiments can run on: CPUs, GPUs, memory, Ray, versions."""
     from hqde_fl.simulations.console.doctor import examine
     from hqde_fl.simulations.experiment.model import Experiment
-    from hqde_fl.simulations.experiment.own_modules import look_beside
+    from hqde_fl.simulations.experiment.own_modules import add_folder_of
 
     console = Console()
-    look_beside(file)
+    add_folder_of(file)
     experiment = None if file is None else Experiment.load(file)
     with interruptible():
         for what, finding in examine(experiment, ray_address or ""):

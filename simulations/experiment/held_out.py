@@ -1,4 +1,4 @@
-"""Examples of the server's that it judges the clients' models by, and tests nothing with."""
+"""Set test examples aside, by which the server judges the clients' models."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ def hold_out(task: Task, count: int, seeds: Seeds) -> tuple[Task, HeldOut]:
     Parameters
     ----------
     task : Task
-        Its test set is divided at random.
+        Task whose test set is divided at random.
     count : int
-        How many examples are set aside.
+        Number of examples to set aside.
     seeds : Seeds
         The run's seeds.
 
     Returns
     -------
     Task
-        The task with the test set that is left.
+        The task with the examples that are left as its test set.
     HeldOut
-        (a model's state dict) -> e^(-mean loss) on the examples set aside.
+        Function (a model's state dict) -> e^(-mean loss) on the examples set aside.
 
     Raises
     ------
     ConfigError
-        If nothing would be left to test with.
+        If no example would be left to test with.
     """
     data = task.test()
     size = len(cast(Sized, data))

@@ -1,10 +1,10 @@
-"""Where Python looks for modules: the same places in the same order in every process of a run.
+"""Give every process of a run the import path of the process that started it.
 
-Processes that others start look elsewhere first: Ray's workers in the working directory, where a
-``clients.py`` of the user's own would hide a package of hqde-fl. So each of them is handed the path
-of the process that started the run, and follows it before it imports anything of hqde-fl.
+Processes that Ray and Flower start have other import paths: Ray's workers begin with the working
+directory, where a module of the user would hide an installed package. So each of them gets the path of
+the process that started the run, and adopts it before it imports anything of hqde-fl.
 
-This file is therefore carried there as it is, with a generated Flower App and by Ray: standard
+This file is carried there as it is, with a generated Flower App and by Ray: it imports the standard
 library only.
 """
 
@@ -19,53 +19,53 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 
-def current(anywhere: bool = False) -> dict[str, Any]:
+def describe_path(anywhere: bool = False) -> dict[str, Any]:
     """Describe this process's ``sys.path`` in plain values.
 
     Parameters
     ----------
     anywhere : bool
-        Whether it is for processes that need not be on this machine, or need not have the same
-        Python: they only add what is the user's own.
+        True for processes that may be on another machine or have another Python: they only add the
+        user's own folders.
 
     Returns
     -------
     dict[str, Any]
         ``machine``: the host and its Python, empty for ``anywhere``; ``path``: all of ``sys.path``;
-        ``own``: what of it is not installed with Python; ``first``: what Ray's workers look in
-        first, whatever ``sys.path`` says.
+        ``own``: its folders that hold no installed packages; ``first``: the folders that Ray's
+        workers search first, whatever ``sys.path`` says.
     """
     here = os.getcwd()
-    path = list(dict.fromkeys(os.path.abspath(each) for each in sys.path))
+    path = list(dict.fromkeys(os.path.abspath(folder) for folder in sys.path))
     script = os.path.dirname(os.path.realpath(sys.argv[0])) if sys.argv else here
     if anywhere:
-        return {"machine": "", "path": [], "own": own(path), "first": []}
-    return {"machine": _machine(), "path": path, "own": own(path), "first": [here, script]}
+        return {"machine": "", "path": [], "own": own_folders(path), "first": []}
+    return {"machine": _machine(), "path": path, "own": own_folders(path), "first": [here, script]}
 
 
-def follow(path: Mapping[str, Any]) -> None:
-    """Look for modules where another process does.
+def adopt_path(path: Mapping[str, Any]) -> None:
+    """Change ``sys.path`` to the import path of another process.
 
-    On the same machine that is its ``sys.path``, and after it what this process has besides.
-    Elsewhere folders of the user's own come last, as far as there are such folders.
+    On the same machine, its folders come first and the others of this process last. On another one,
+    the user's own folders are appended, if they exist there.
 
     Parameters
     ----------
     path : Mapping[str, Any]
-        What ``current`` returned there.
+        Result of ``describe_path`` in the other process.
     """
     if path["machine"] == _machine():
-        sys.path[:] = [*path["path"], *(each for each in sys.path if each not in path["path"])]
+        sys.path[:] = [*path["path"], *(own for own in sys.path if own not in path["path"])]
         return
-    for each in path["first"]:
-        if each in sys.path[: len(path["first"])]:
-            sys.path.remove(each)
-    for each in (*path["own"], *path["first"]):
-        if each not in sys.path and os.path.isdir(each):
-            sys.path.append(each)
+    for folder in path["first"]:
+        if folder in sys.path[: len(path["first"])]:
+            sys.path.remove(folder)
+    for folder in (*path["own"], *path["first"]):
+        if folder not in sys.path and os.path.isdir(folder):
+            sys.path.append(folder)
 
 
-def own(path: Iterable[str]) -> list[str]:
+def own_folders(path: Iterable[str]) -> list[str]:
     """Return the folders that hold neither the standard library nor installed packages.
 
     Parameters
@@ -77,13 +77,13 @@ def own(path: Iterable[str]) -> list[str]:
     installed = {places[name] for name in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")}
     installed |= {*site.getsitepackages(), site.getusersitepackages()}
     return [
-        each
-        for each in path
-        if not each.endswith(".zip")
-        and not any(each == place or each.startswith(f"{place}{os.sep}") for place in installed)
+        folder
+        for folder in path
+        if not folder.endswith(".zip")
+        and not any(folder == root or folder.startswith(f"{root}{os.sep}") for root in installed)
     ]
 
 
 def _machine() -> str:
-    """Name the host and its Python."""
+    """Return a name of the host and its Python."""
     return f"{socket.gethostname()}:{sys.prefix}"

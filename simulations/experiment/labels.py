@@ -1,4 +1,4 @@
-"""Short names for parts of an experiment, as people say them."""
+"""Label parts of an experiment briefly, for tables and figures."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 PARTS = ("rule", "codec", "downlink", "task", "partition", "server-optimizer")
-"""Keys whose value is a component: its name says enough without the key."""
+"""Keys of components, whose name needs no key in a label."""
 
 CLIENT_KEYS = ("clients", "count", "fraction")
 """Keys of a fault, of which one tells the clients that have it."""
 
 
 def value_label(key: str, value: Any, *, brief: bool = False) -> str:
-    """The value of a key: ``trimmed-mean (f=3)``, ``3 sign-flip``, ``no faults``, ``alpha=0.5``.
+    """Label the value of a key: ``trimmed-mean (f=3)``, ``3 sign-flip``, ``alpha=0.5``.
 
     Parameters
     ----------
     key : str
-        Its dotted key.
+        The dotted key.
     value : Any
         A component, a list of faults, or a plain value.
     brief : bool
@@ -33,13 +33,13 @@ def value_label(key: str, value: Any, *, brief: bool = False) -> str:
         return component_label(value)
     if isinstance(value, str):
         return value if leaf in (*PARTS, "name") else f"{leaf}={value}"
-    return f"{leaf}={_show(value)}"
+    return f"{leaf}={_value_text(value)}"
 
 
 def component_label(table: Mapping[str, Any], drop: Sequence[str] = ()) -> str:
-    """``name (parameter=value, flag)``."""
+    """Label a component: ``name (parameter=value, flag)``."""
     parameters = [
-        key if value is True else f"{key}={_show(value)}"
+        key if value is True else f"{key}={_value_text(value)}"
         for key, value in table.items()
         if key != "name" and key not in drop
     ]
@@ -47,34 +47,34 @@ def component_label(table: Mapping[str, Any], drop: Sequence[str] = ()) -> str:
 
 
 def faults_label(faults: Sequence[Mapping[str, Any]], *, brief: bool = False) -> str:
-    """``3 sign-flip (scale=4) + 1 crash``, or ``no faults``."""
+    """Label a list of faults: ``3 sign-flip (scale=4) + 1 crash``, or ``no faults``."""
     labels = []
     for fault in faults:
-        if number := _how_many(fault):
+        if number := _count_or_fraction(fault):
             name = component_label(fault, drop=["count", "fraction"])
             who = f"{number:.0%}" if "fraction" in fault else f"{number}"
             labels.append(f"{who} {fault['name'] if brief else name}")
     return " + ".join(labels) or "no faults"
 
 
-def _how_many(fault: Mapping[str, Any]) -> Any:
-    """A fault's count or fraction of the clients, or the number of those it names."""
+def _count_or_fraction(fault: Mapping[str, Any]) -> Any:
+    """Return a fault's count or fraction of the clients, or the number of those it names."""
     if isinstance(clients := fault.get("clients"), list | tuple):
         return len(clients)
     return fault.get("count", fault.get("fraction"))
 
 
 def attack_label(value: Any, *, brief: bool = False) -> str:
-    """``sign-flip (scale=4)`` of a name, a table or a list of them."""
+    """Label an attack, given as a name, a table or a list of them: ``sign-flip (scale=4)``."""
     labels = []
-    for each in value if isinstance(value, list | tuple) else [value]:
-        table = {"name": each} if isinstance(each, str) else each
+    for attack in value if isinstance(value, list | tuple) else [value]:
+        table = {"name": attack} if isinstance(attack, str) else attack
         labels.append(str(table["name"]) if brief else component_label(table))
     return " + ".join(labels) or "no faults"
 
 
 def axis_labels(key: str, values: Sequence[Any]) -> list[str]:
-    """A different label for each value: brief where that is enough, numbered where nothing is."""
+    """Label each value differently: briefly if that tells them apart, with a number if need be."""
     labels = [value_label(key, value, brief=True) for value in values]
     if len(set(labels)) < len(labels):
         labels = [value_label(key, value) for value in values]
@@ -85,14 +85,17 @@ def axis_labels(key: str, values: Sequence[Any]) -> list[str]:
 
 
 def _are_faults(value: Any, *also: type) -> bool:
-    """Whether it is a fault or a list of them: what is none is for the experiment to refuse."""
+    """Return whether a value is a fault or a list of faults.
+
+    Values of the types in ``also`` count as faults. A value that is none is refused elsewhere.
+    """
     return all(
-        isinstance(each, also) or (isinstance(each, Mapping) and "name" in each)
-        for each in (value if isinstance(value, list | tuple) else [value])
+        isinstance(fault, also) or (isinstance(fault, Mapping) and "name" in fault)
+        for fault in (value if isinstance(value, list | tuple) else [value])
     )
 
 
-def _show(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
@@ -100,7 +103,7 @@ def _show(value: Any) -> str:
     if isinstance(value, Mapping):
         if "name" in value:
             return component_label(value)
-        return "{" + ", ".join(f"{key}={_show(each)}" for key, each in value.items()) + "}"
+        return "{" + ", ".join(f"{key}={_value_text(entry)}" for key, entry in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_show, value)) + "]"
+        return "[" + ", ".join(map(_value_text, value)) + "]"
     return str(value)

@@ -1,8 +1,8 @@
-"""Modules of the user's own: what an experiment names as ``module:attribute``.
+"""Import the user's own modules, which an experiment names as ``module:attribute``.
 
-The command line looks for them in the folder of the experiment's file and in the working directory,
-after everything that is installed, so that nothing there hides a package. Programs that call
-``run_experiment`` have a ``sys.path`` of their own, which is left as it is.
+The command line searches the folder of the experiment's file and the working directory for them,
+after all installed packages, so that nothing there hides a package. The ``sys.path`` of a program
+that calls ``run_experiment`` is not changed.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.simulations.experiment.import_path import own
+from hqde_fl.simulations.experiment.import_path import own_folders
 
 _folders: list[str] = []
 
 
-def look_in(folders: Iterable[str | Path]) -> None:
+def add_folders(folders: Iterable[str | Path]) -> None:
     """Append folders to the end of ``sys.path``, unless they are in it.
 
     Parameters
     ----------
     folders : Iterable[str or Path]
-        The folders, the first to be looked in first.
+        The folders, in the order in which they are searched.
     """
     for folder in folders:
         path = os.path.abspath(folder)
@@ -36,51 +36,51 @@ def look_in(folders: Iterable[str | Path]) -> None:
             sys.path.append(path)
 
 
-def look_beside(file: Path | None, before: Iterable[str] = ()) -> None:
-    """Look for modules beside an experiment's file, then in the working directory.
+def add_folder_of(file: Path | None, before: Iterable[str] = ()) -> None:
+    """Append the folder of an experiment's file and the working directory to ``sys.path``.
 
     Parameters
     ----------
     file : Path or None
         The file, if there is one.
     before : Iterable[str]
-        Folders that an earlier part of the run looked in.
+        Folders to search before the working directory: those of an earlier part of the run.
     """
-    look_in([*([] if file is None else [file.absolute().parent]), *before, Path.cwd()])
+    add_folders([*([] if file is None else [file.absolute().parent]), *before, Path.cwd()])
 
 
-def looked_in() -> list[str]:
-    """Return the folders that modules of the user's own are looked for in, besides ``sys.path``."""
+def added_folders() -> list[str]:
+    """Return the folders that ``add_folders`` was called with."""
     return list(_folders)
 
 
-def folders_of(name: Any) -> list[str]:
-    """Return the folders in which the module of ``module:attribute`` is found, and all looked in.
+def module_folders(name: Any) -> list[str]:
+    """Return the folders of the module in ``module:attribute``, and all folders added.
 
     Parameters
     ----------
     name : Any
-        The name; what is no such name has none.
+        The name; any other value has no folders.
     """
     if not isinstance(name, str) or ":" not in name:
         return []
     module = sys.modules.get(name.partition(":")[0].partition(".")[0])
     places = [*getattr(module, "__path__", ())] or [getattr(module, "__file__", None)]
-    found = own(os.path.dirname(os.path.abspath(place)) for place in places if place)
+    found = own_folders(os.path.dirname(os.path.abspath(place)) for place in places if place)
     return list(dict.fromkeys([*found, *_folders]))
 
 
-def attribute(kind: str, name: str, whole: bool = True) -> Any:
-    """Import what a name stands for.
+def import_attribute(kind: str, name: str, whole: bool = True) -> Any:
+    """Import the object that a name refers to.
 
     Parameters
     ----------
     kind : str
-        What it is meant to be, for the error messages.
+        Kind of the object ("task"), for the error messages.
     name : str
         ``package.module:attribute``.
     whole : bool
-        Whether an exception of the module itself is passed on, so that its author sees it whole.
+        Pass on an exception that the module itself raises, with its traceback.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def attribute(kind: str, name: str, whole: bool = True) -> Any:
         what = f"module {module_name!r} raised {type(error).__name__}: {error}"
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing and f"{module_name}.".startswith(f"{missing}."):
-            what = f"there is no module {module_name!r}{_nowhere()}"
+            what = f"there is no module {module_name!r}{_searched()}"
         elif whole:
             raise
         raise ConfigError(f"{kind} {name!r}: {what}") from error
@@ -110,7 +110,7 @@ def attribute(kind: str, name: str, whole: bool = True) -> Any:
     return getattr(module, attribute_name)
 
 
-def _nowhere() -> str:
-    """Say where a module is not."""
-    folders = own(dict.fromkeys(os.path.abspath(each) for each in sys.path))
+def _searched() -> str:
+    """Return the part of an error message about the folders that were searched."""
+    folders = own_folders(dict.fromkeys(os.path.abspath(folder) for folder in sys.path))
     return f": it is not installed, nor in {', '.join(folders)}" if folders else ""

@@ -21,7 +21,7 @@ from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.protocol.records import from_record
 from hqde_fl.simulations.console.interruption import interrupted, uninterrupted
 from hqde_fl.simulations.experiment.model import Experiment
-from hqde_fl.simulations.experiment.own_modules import folders_of
+from hqde_fl.simulations.experiment.own_modules import module_folders
 from hqde_fl.simulations.recording.atomic_files import replace_file
 from hqde_fl.simulations.recording.detection import Detection
 from hqde_fl.simulations.recording.environment import hardware, versions
@@ -83,7 +83,7 @@ class RunDirectory(Callback):
         """
         self.path.mkdir(parents=True, exist_ok=True)
         experiment, started, resumptions = self._experiment, timestamp(), []
-        folders = folders_of(experiment.task["name"])
+        folders = module_folders(experiment.task["name"])
         if self._resumed is not None:
             before: Mapping[str, Any] = {}
             with suppress(ConfigError):  # the checkpoints suffice to resume

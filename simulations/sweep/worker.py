@@ -57,7 +57,7 @@ class CellWorker:
         job = {
             "experiment": experiment.to_json(),
             "out": str(out),
-            "folders": own_modules.looked_in(),
+            "folders": own_modules.added_folders(),
         }
         assert process.stdin is not None
         assert process.stdout is not None
@@ -122,7 +122,7 @@ def main() -> None:
 
     while True:
         job = json.loads(jobs.get())
-        own_modules.look_in(job["folders"])
+        own_modules.add_folders(job["folders"])
         error = run_cell(Experiment.from_json(job["experiment"]), Path(job["out"]), send)
         send({"error": error})
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from hqde_fl.clients.task import Task
 from hqde_fl.errors import ConfigError
-from hqde_fl.registry import Catalogue
-from hqde_fl.simulations.experiment.own_modules import attribute
+from hqde_fl.registry import Registry
+from hqde_fl.simulations.experiment.own_modules import import_attribute
 from hqde_fl.simulations.tasks.base import BuiltinTask
 from hqde_fl.simulations.tasks.digits import Digits
 from hqde_fl.simulations.tasks.fashion_mnist import FashionMnist
 from hqde_fl.simulations.tasks.partition import PARTITIONERS, Partitioner
 
-TASKS: Catalogue[BuiltinTask] = Catalogue(
+TASKS: Registry[BuiltinTask] = Registry(
     "task",
     BuiltinTask,  # type: ignore[type-abstract]
     {"digits": Digits, "fashion-mnist": FashionMnist},
@@ -70,7 +70,7 @@ def _load(
     table: Mapping[str, Any], partitioner_table: Mapping[str, Any], partitions: int, seed: int
 ) -> Task:
     name = table["name"]
-    found = attribute("task", name)
+    found = import_attribute("task", name)
     arguments = {key.replace("-", "_"): table[key] for key in table if key != "name"}
     if isinstance(found, Task):
         if arguments:

@@ -47,7 +47,7 @@ def write_app(
     package = directory / _PACKAGE
     shutil.copytree(_TEMPLATE, package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copyfile(import_path.__file__, package / "import_path.py")
-    settings = {"path": path or import_path.current(), "folders": own_modules.looked_in()}
+    settings = {"path": path or import_path.describe_path(), "folders": own_modules.added_folders()}
     (package / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     project = {
         "project": {

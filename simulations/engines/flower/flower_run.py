@@ -77,7 +77,7 @@ class FlowerRun:
         """Run an experiment, which writes to ``out``; raise ``RunError`` unless it is completed."""
         config = {"experiment": "", "set": "", "config": experiment_json, "out": out}
         config |= {"resume": out if self._resume else ""}
-        write_app(self._app, config, self._name, import_path.current(self.anywhere))
+        write_app(self._app, config, self._name, import_path.describe_path(self.anywhere))
         self._out.mkdir(parents=True, exist_ok=True)
         command = ["run", str(self._app), *self._names, "--stream", *arguments]
         with (

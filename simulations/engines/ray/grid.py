@@ -80,7 +80,7 @@ class RayGrid(LocalGrid):
         self._shares = _Allocations(resources, pool)
         app = ray.put((client_app, dict(run_config), self._run.run_id))
         self._dispatcher = Dispatcher(
-            pool, app.hex(), [app, import_path.current()], changed=self._changed
+            pool, app.hex(), [app, import_path.describe_path()], changed=self._changed
         )
         self._pending: dict[str, Message] = {}
 

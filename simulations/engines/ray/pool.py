@@ -272,7 +272,7 @@ class Pool:
         remote: Any = ray.remote(Starter)
         actor = remote.options(
             num_cpus=allocation.num_cpus, num_gpus=allocation.num_gpus, max_restarts=0
-        ).remote(import_path.current(), allocation.threads, allocation.memory_fraction)
+        ).remote(import_path.describe_path(), allocation.threads, allocation.memory_fraction)
         self.slots.append(Slot(actor, allocation, boot=actor.ping.remote()))
 
     def _make_room(self, allocation: Allocation, wanted: Mapping[Allocation, int]) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from ray import cloudpickle
 
 from hqde_fl.simulations.experiment import import_path
-from hqde_fl.simulations.experiment.import_path import follow
+from hqde_fl.simulations.experiment.import_path import adopt_path
 
 
 class Starter:
@@ -23,7 +23,7 @@ class Starter:
     Parameters
     ----------
     path : Mapping[str, Any]
-        The driver's ``import_path.current()``.
+        The driver's ``import_path.describe_path()``.
     threads, memory_fraction : int, float or None
         Arguments of ``ClientWorker``.
     """
@@ -31,7 +31,7 @@ class Starter:
     def __init__(
         self, path: Mapping[str, Any], threads: int, memory_fraction: float | None
     ) -> None:
-        follow(path)
+        adopt_path(path)
         from hqde_fl.simulations.engines.ray.worker import ClientWorker
 
         self._worker = ClientWorker(threads, memory_fraction)

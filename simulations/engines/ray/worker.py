@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 
 from hqde_fl.protocol.flower_internals import TaskIdentity, make_message
 from hqde_fl.simulations.engines.ray.packing import Packed, pack, unpack
-from hqde_fl.simulations.experiment.import_path import follow
+from hqde_fl.simulations.experiment.import_path import adopt_path
 
 APPS_KEPT = 2
 """Number of ClientApps that a worker keeps between runs, with the data they have loaded."""
@@ -103,7 +103,7 @@ class ClientWorker:
             Name of the app, under which the worker caches it.
         app : Sequence[Any]
             A reference to the pickled (ClientApp, run config, run id), and the driver's
-            ``import_path.current()``, so that the modules that unpickling imports can be found.
+            ``import_path.describe_path()``, by which unpickling finds the modules it imports.
         content : Packed
             Content of all the messages.
         jobs : Sequence[Job]
@@ -125,7 +125,7 @@ class ClientWorker:
 
     def _app(self, key: str, app: Sequence[Any]) -> tuple[ClientApp, dict[str, Any], int]:
         if key not in self._apps:
-            follow(app[1])
+            adopt_path(app[1])
             self._apps[key] = ray.get(app[0])
             while len(self._apps) > APPS_KEPT:
                 self._apps.popitem(last=False)

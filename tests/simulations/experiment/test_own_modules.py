@@ -68,8 +68,8 @@ def test_a_task_beside_the_experiment_on_every_engine(
     assert done.returncode == 0, done.stderr
     run = Run.load(out)
     assert [line["kept"] for line in run.rounds[1:]] == [2]
-    looked_in = [str(folder)] if here else [str(folder), str(tmp_path)]
-    assert run.manifest["import-from"] == looked_in
+    added_folders = [str(folder)] if here else [str(folder), str(tmp_path)]
+    assert run.manifest["import-from"] == added_folders
 
 
 def test_a_run_is_resumed_from_another_folder(folder: Path, tmp_path: Path) -> None:
@@ -140,8 +140,8 @@ def same_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_folders_come_last_and_once(tmp_path: Path) -> None:
     before = list(sys.path)
-    own_modules.look_beside(tmp_path / "a" / "x.toml", [str(tmp_path / "b")])
-    own_modules.look_in([tmp_path / "a", sys.path[1]])
+    own_modules.add_folder_of(tmp_path / "a" / "x.toml", [str(tmp_path / "b")])
+    own_modules.add_folders([tmp_path / "a", sys.path[1]])
     here = [] if str(Path.cwd()) in before else [str(Path.cwd())]
     assert sys.path == [*before, str(tmp_path / "a"), str(tmp_path / "b"), *here]
 
@@ -160,20 +160,20 @@ def test_a_program_keeps_its_own_path(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_built_in_task_leaves_no_folders(tmp_path: Path, tiny: Experiment) -> None:
-    own_modules.look_in([tmp_path])
+    own_modules.add_folders([tmp_path])
     run_experiment(tiny, tmp_path / "run", report=False)
     assert "import-from" not in json.loads((tmp_path / "run" / "manifest.json").read_text())
 
 
 def test_installed_folders_are_not_the_users_own(tmp_path: Path) -> None:
-    assert import_path.own([json.__file__, pytest.__file__, str(tmp_path)]) == [str(tmp_path)]
+    assert import_path.own_folders([json.__file__, pytest.__file__, str(tmp_path)]) == [str(tmp_path)]
 
 
 def test_a_process_on_this_machine_follows_the_order(tmp_path: Path) -> None:
-    found = import_path.current()
+    found = import_path.describe_path()
     mine = list(sys.path)
     sys.path[:] = [str(tmp_path), *reversed(mine)]  # as Ray puts the working directory first
-    import_path.follow(found)
+    import_path.adopt_path(found)
     assert sys.path == [*dict.fromkeys(mine), str(tmp_path)]
 
 
@@ -181,10 +181,10 @@ def test_a_process_elsewhere_adds_what_is_there_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sys.path += [str(tmp_path), "/not/there"]
-    found = import_path.current()
+    found = import_path.describe_path()
     monkeypatch.setattr(socket, "gethostname", lambda: "another")
     sys.path[:] = [found["first"][0], "/usr/lib/theirs"]
-    import_path.follow(found)
+    import_path.adopt_path(found)
     assert sys.path[0] == "/usr/lib/theirs"
     assert str(tmp_path) in sys.path[1:]
     assert found["first"][0] in sys.path[1:]
@@ -193,13 +193,13 @@ def test_a_process_elsewhere_adds_what_is_there_at_the_end(
 
 def test_real_nodes_learn_only_of_the_users_own_folders(tmp_path: Path) -> None:
     sys.path.append(str(tmp_path))
-    found = import_path.current(anywhere=True)
+    found = import_path.describe_path(anywhere=True)
     assert found["path"] == found["first"] == []
     assert str(tmp_path) in found["own"]
     assert not any("site-packages" in each for each in found["own"])
     sys.path.remove(str(tmp_path))
     before = list(sys.path)
-    import_path.follow(found)
+    import_path.adopt_path(found)
     assert sys.path == [*before, str(tmp_path)]
 
 
@@ -210,14 +210,14 @@ def test_a_generated_app_carries_the_file_and_a_name_of_its_own(tmp_path: Path) 
     assert carried == Path(import_path.__file__).read_text()
     assert 'name = "hqde-fl-run-1"' in (tmp_path / "app" / "pyproject.toml").read_text()
     text = (package / "__init__.py").read_text()  # imported before both components
-    assert text.index("follow(_SETTINGS") < text.index("from hqde_fl.simulations")
+    assert text.index("adopt_path(_SETTINGS") < text.index("from hqde_fl.simulations")
     settings = json.loads((package / "settings.json").read_text())
-    assert settings["path"] == import_path.current()
+    assert settings["path"] == import_path.describe_path()
 
 
 def test_what_is_no_name_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"task 'a b:c' must read package\.module:attribute"):
-        own_modules.attribute("task", "a b:c")
+        own_modules.import_attribute("task", "a b:c")
 
 
 def test_the_apps_of_flwr_run_look_beside_the_file_they_are_given(folder: Path) -> None:

@@ -7,11 +7,11 @@
 import json
 from pathlib import Path
 
-from .import_path import follow  # type: ignore[import-not-found]
+from .import_path import adopt_path  # type: ignore[import-not-found]
 
 _SETTINGS = json.loads((Path(__file__).parent / "settings.json").read_text(encoding="utf-8"))
-follow(_SETTINGS["path"])  # first, as a module of the user's own might hide one of hqde-fl
+adopt_path(_SETTINGS["path"])  # first, as a module of the user's own might hide one of hqde-fl
 
 from hqde_fl.simulations.experiment import own_modules  # noqa: E402
 
-own_modules.look_in(_SETTINGS["folders"])
+own_modules.add_folders(_SETTINGS["folders"])
