@@ -150,21 +150,21 @@ def require_same(run: Path, stored: Mapping[str, Any], experiment: Experiment) -
 
 @contextmanager
 def exclusive(run: Path, wait: float = 60.0) -> Iterator[None]:
-    """Be the only process that writes into a run directory, which is made if need be.
+    """Hold the lock of a run directory, which is created if it does not exist.
 
-    The operating system ends this with the process, however that ends.
+    The operating system releases the lock when the process ends, for whatever reason.
 
     Parameters
     ----------
     run : Path
-        The directory.
+        The run directory.
     wait : float
-        Seconds to wait for another process, for instance one that is being ended.
+        Maximum number of seconds to wait for another process, for instance one that is ending.
 
     Raises
     ------
     ConfigError
-        If another process is still at it then.
+        If another process still holds the lock then.
     """
     run.mkdir(parents=True, exist_ok=True)
     in_use = ConfigError(f"{run} is in use: another process is writing into it")

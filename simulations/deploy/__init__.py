@@ -1,1 +1,1 @@
-"""Federations of real processes: keys and certificates, SuperLink, SuperNodes."""
+"""Deployment on real nodes: keys and certificates, SuperLink and SuperNodes."""

@@ -1,4 +1,4 @@
-"""A certificate authority of one's own, the SuperLink's certificate, and the nodes' keys."""
+"""Create a certificate authority, the SuperLink's certificate and the nodes' keys."""
 
 from __future__ import annotations
 
@@ -25,21 +25,16 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hqde_fl.errors import ConfigError, RunError
 
-AUTHORITY_DAYS = 3650
+MAX_DAYS = 3650
+"""Validity of the authority's certificate, and maximum validity of one that it signs."""
 SERVER_DAYS = 397
-"""The longest that common verifiers accept."""
-_LEEWAY = timedelta(days=1)  # clocks of other hosts
+"""Validity of a server's certificate: the maximum that common verifiers accept."""
+_LEEWAY = timedelta(days=1)  # for hosts whose clock is behind
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?", re.IGNORECASE | re.ASCII)
 
 
 def check_host(host: str) -> None:
-    """Make sure that certificates and addresses can hold a host's name.
-
-    Raises
-    ------
-    ConfigError
-        If it is neither the name of a host nor an IP address.
-    """
+    """Raise ``ConfigError`` if a host is neither a host name nor an IP address."""
     labels = host.split(".")
     named = len(host) <= 253 and all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdigit()
     if not (named or address_of(host)):
@@ -50,7 +45,7 @@ def check_host(host: str) -> None:
 
 
 def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The IP address that a host is given by, if it is; one of a single link counts as none."""
+    """Return a host as an IP address; None for a name, or for an address with a zone (``%``)."""
     try:
         return None if "%" in host else ipaddress.ip_address(host)
     except ValueError:
@@ -58,18 +53,18 @@ def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
 
 
 def make_authority(certificate: Path, key: Path) -> None:
-    """Write a new authority's certificate and private key.
+    """Create a certificate authority.
 
     Parameters
     ----------
     certificate, key : Path
-        Where to; neither may exist.
+        Files for its certificate and its private key; the key's must not exist.
     """
     private = ec.generate_private_key(ec.SECP384R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hqde-fl federation")])
     identifier = x509.SubjectKeyIdentifier.from_public_key(private.public_key())
     signed = (
-        _builder(name, private.public_key(), AUTHORITY_DAYS)
+        _builder(name, private.public_key(), MAX_DAYS)
         .issuer_name(name)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
@@ -87,36 +82,35 @@ def issue_server(
     hosts: Sequence[str],
     days: int = SERVER_DAYS,
 ) -> None:
-    """Write a server's certificate, signed by the authority, and its private key.
+    """Create a server's private key and its certificate, signed by the authority.
 
     Parameters
     ----------
     authority : tuple of Path
-        The authority's certificate and private key.
+        Files with the authority's certificate and private key.
     certificate, key : Path
-        Where to; what is there is replaced.
+        Files for the server's certificate and private key; existing ones are replaced.
     hosts : Sequence of str
         Names and IP addresses by which clients reach the server.
     days : int, optional
-        How long it is valid.
+        Validity of the certificate in days, in [1, ``MAX_DAYS``].
 
     Raises
     ------
     ConfigError
-        If the authority's key is not here or damaged, or ``days`` is out of range.
+        If the authority's key is missing or damaged, or ``days`` is out of range.
     RunError
-        If they cannot be written.
+        If the files cannot be written.
     """
-    if not 1 <= days <= AUTHORITY_DAYS:
-        raise ConfigError(f"days must be in [1, {AUTHORITY_DAYS}], found {days}")
+    if not 1 <= days <= MAX_DAYS:
+        raise ConfigError(f"days must be in [1, {MAX_DAYS}], found {days}")
     try:
         issuer = x509.load_pem_x509_certificate(authority[0].read_bytes())
         signer = load_pem_private_key(authority[1].read_bytes(), None)
     except OSError as error:
         raise ConfigError(f"the authority's certificate and key are needed: {error}") from error
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        said = f"{authority[0]} or {authority[1]} is damaged: {error}"
-        raise ConfigError(said) from error
+        raise ConfigError(f"{authority[0]} or {authority[1]} is damaged: {error}") from error
     if signer.public_key() != issuer.public_key():
         raise ConfigError(f"{authority[1]} is not the key of {authority[0]}")
     assert isinstance(signer, ec.EllipticCurvePrivateKey)
@@ -150,12 +144,12 @@ def issue_server(
 
 
 def make_node_key(private: Path, public: Path) -> None:
-    """Write a node's key pair, as ``ssh-keygen -t ecdsa -b 384`` does.
+    """Create a node's key pair, as ``ssh-keygen -t ecdsa -b 384`` does.
 
     Parameters
     ----------
     private, public : Path
-        Where to; neither may exist.
+        Files for the private and the public key; the private key's must not exist.
     """
     key = ec.generate_private_key(ec.SECP384R1())
     content = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
@@ -164,14 +158,14 @@ def make_node_key(private: Path, public: Path) -> None:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a new file that nobody else may read, at no time."""
+    """Write a new file that no other user can read, not even while it is being written."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
 
 
 def valid_until(certificate: Path) -> datetime:
-    """When a certificate ends."""
+    """Return the time until which a certificate is valid."""
     return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
 
 

@@ -33,10 +33,10 @@ def init(
     port: Annotated[int, typer.Option(help="Its port on other hosts.")] = 9092,
 ) -> None:
     """Make an authority, the SuperLink's certificate and the nodes' keys."""
-    from hqde_fl.simulations.deploy.federation import Federation
+    from hqde_fl.simulations.deploy.federation import FederationDirectory
 
     with interruptible():
-        federation = Federation.create(directory, count, host or (), port)
+        federation = FederationDirectory.create(directory, count, host or (), port)
     typer.echo(
         f"{federation.path}: an authority, a certificate for {', '.join(federation.hosts)} "
         f"and {count} node keys"
@@ -50,12 +50,12 @@ def up(
     port: Annotated[int, typer.Option(help="The SuperLink's port; 0 for a free one.")] = 0,
 ) -> None:
     """Start a SuperLink and nodes on this machine, and keep them running until ``down``."""
-    from hqde_fl.simulations.deploy.federation import Federation
+    from hqde_fl.simulations.deploy.federation import FederationDirectory
     from hqde_fl.simulations.deploy.nodes import up
 
     with interruptible():
-        found = up(Federation.load(directory), count, port=port, on_step=typer.echo)
-    typer.echo(f"up: SuperLink at {found.address}, {len(found.ids)} nodes online")
+        started = up(FederationDirectory.load(directory), count, port=port, on_step=typer.echo)
+    typer.echo(f"up: SuperLink at {started.address}, {len(started.ids)} nodes online")
 
 
 @app.command()
@@ -66,44 +66,44 @@ def down(
     ] = False,
 ) -> None:
     """End everything that ``up`` started."""
-    from hqde_fl.simulations.deploy.federation import Federation
+    from hqde_fl.simulations.deploy.federation import FederationDirectory
     from hqde_fl.simulations.deploy.nodes import down
 
     with interruptible():
-        was_up = down(Federation.load(directory), keep=not forget)
+        was_up = down(FederationDirectory.load(directory), keep=not forget)
     typer.echo("down" if was_up else "was not up")
 
 
 @app.command()
 def status(directory: Directory) -> None:
     """Say which processes run, and which nodes the SuperLink sees; exit status 1 if any is not."""
-    from hqde_fl.simulations.deploy.federation import Federation
+    from hqde_fl.simulations.deploy.federation import FederationDirectory
     from hqde_fl.simulations.deploy.nodes import connected, online
     from hqde_fl.simulations.deploy.nodes import status as read
 
-    federation = Federation.load(directory)
-    found = read(federation)
-    if found is None or not found.running:
+    federation = FederationDirectory.load(directory)
+    current = read(federation)
+    if current is None or not current.running:
         typer.echo("not up")
         raise typer.Exit(1)
-    seen = online(connected(federation))
+    listed = online(connected(federation))
     table = Table(box=None)
     for title in ("process", "pid", "restarts", "last exit", "node id", "SuperLink says"):
         table.add_column(title, no_wrap=True)
     well = True
-    for report in found.processes:
-        node = found.ids.get(report.name)
-        said = "" if node is None else seen.get(node, "unknown")
-        well = well and report.pid is not None and said in ("", "online")
+    for report in current.processes:
+        node = current.ids.get(report.name)
+        state = "" if node is None else listed.get(node, "unknown")
+        well = well and report.pid is not None and state in ("", "online")
         table.add_row(
             report.name,
             "waiting" if report.pid is None else str(report.pid),
             str(report.restarts),
             "" if report.exit_code is None else str(report.exit_code),
             "" if node is None else str(node),
-            said,
+            state,
         )
-    typer.echo(f"SuperLink at {found.address}")
+    typer.echo(f"SuperLink at {current.address}")
     Console().print(table)
     if not well:
         raise typer.Exit(1)
@@ -120,18 +120,18 @@ def logs(
 ) -> None:
     """Show what the processes have said."""
     from hqde_fl.simulations.deploy import nodes
-    from hqde_fl.simulations.deploy.federation import Federation
+    from hqde_fl.simulations.deploy.federation import FederationDirectory
 
-    found = nodes.logs(Federation.load(directory), name)
-    if follow and len(found) != 1:
-        raise ConfigError(f"--follow needs the NAME of one process, one of {', '.join(found)}")
-    for title, path in found.items():
+    files = nodes.logs(FederationDirectory.load(directory), name)
+    if follow and len(files) != 1:
+        raise ConfigError(f"--follow needs the NAME of one process, one of {', '.join(files)}")
+    for title, path in files.items():
         if name is None:
             typer.echo(f"== {title}: {path}")
         for line in nodes.tail(path, lines):
             typer.echo(line)
         if follow:
-            for line in nodes.follow(path):
+            for line in nodes.new_lines(path):
                 typer.echo(line)
 
 
@@ -139,9 +139,9 @@ def logs(
 def renew(directory: Directory) -> None:
     """Issue a new certificate for the SuperLink, valid from now; it is read when it starts."""
     from hqde_fl.simulations.deploy.authority import valid_until
-    from hqde_fl.simulations.deploy.federation import Federation
+    from hqde_fl.simulations.deploy.federation import FederationDirectory
 
-    federation = Federation.load(directory)
+    federation = FederationDirectory.load(directory)
     with interruptible():
         federation.renew()
     until = valid_until(federation.superlink / "server.crt")

@@ -1,17 +1,16 @@
-"""A federation's directory: what each host needs, one folder for each, and what runs from it.
+"""The directory of a federation, with one folder of keys and certificates for each host.
 
 ::
 
-    DIR/federation.toml     how many nodes, by which names the SuperLink is reached
-    DIR/ca.crt, ca.key      the authority; its key is needed to renew certificates, and nowhere else
+    DIR/federation.toml     number of nodes, names and port of the SuperLink
+    DIR/ca.crt, ca.key      the authority; its key is needed only to renew certificates
     DIR/superlink/          for the SuperLink's host: certificate, key, the nodes' public keys
     DIR/node-0/ ...         for a node's host: its key, the authority's certificate
-    DIR/state/              of ``nodes up`` on this machine: database, logs, FLWR_HOME, ports
+    DIR/state/              written by ``nodes up`` on this host: database, logs, FLWR_HOME, ports
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tomllib
@@ -19,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import tomli_w
 
 from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.simulations.deploy.authority import (
@@ -35,32 +36,25 @@ from hqde_fl.simulations.recording.atomic_files import replace_file
 PORT = 9092
 LOOPBACK = ("localhost", "127.0.0.1")
 CONNECTION = "deployment"
-"""The name of the SuperLink in the private ``config.toml``."""
+"""Name of the SuperLink in the ``config.toml`` of the federation's ``FLWR_HOME``."""
 
 _DESCRIPTION = "federation.toml"
-_CONFIG = """[superlink]
-default = "{name}"
-
-[superlink.{name}]
-address = {address}
-root-certificates = {root}
-"""
 
 
 @dataclass(frozen=True)
-class Federation:
-    """A federation's directory.
+class FederationDirectory:
+    """The directory of a federation and its settings.
 
     Parameters
     ----------
     path : Path
-        The directory, absolute.
+        The absolute path of the directory.
     count : int
-        How many nodes it has keys for.
+        Number of nodes for which it has keys, >= 1.
     hosts : tuple of str
         Names and addresses in the SuperLink's certificate.
     port : int
-        Of the SuperLink, on other hosts; ``nodes up`` takes free ports unless told otherwise.
+        Port of the SuperLink when it is deployed on another host; ``nodes up`` uses others.
     """
 
     path: Path
@@ -71,15 +65,15 @@ class Federation:
     @classmethod
     def create(
         cls, path: Path, count: int, hosts: Sequence[str] = (), port: int = PORT
-    ) -> Federation:
-        """Make an authority, a server certificate and the nodes' keys in a new directory.
+    ) -> FederationDirectory:
+        """Create an authority, a server certificate and the nodes' keys in a new directory.
 
         Raises
         ------
         ConfigError
-            If the directory is not empty, a number is out of range, or a host is none.
+            If the directory is not empty, a number is out of range, or a host is not valid.
         RunError
-            If it cannot be written; nothing is left of it then.
+            If the directory cannot be written; it is removed again.
         """
         names = tuple(dict.fromkeys([*hosts, *LOOPBACK]))
         for name in names:
@@ -101,19 +95,19 @@ class Federation:
         return federation
 
     @classmethod
-    def load(cls, path: Path) -> Federation:
-        """Read a federation's directory.
+    def load(cls, path: Path) -> FederationDirectory:
+        """Read the settings of a federation's directory.
 
         Raises
         ------
         ConfigError
-            If it is none.
+            If it is not the directory of a federation, or its settings are malformed.
         """
         path = path.resolve()
         try:
-            found = tomllib.loads((path / _DESCRIPTION).read_text(encoding="utf-8"))
+            table = tomllib.loads((path / _DESCRIPTION).read_text(encoding="utf-8"))
             federation = cls(
-                path, int(found["count"]), tuple(map(str, found["hosts"])), int(found["port"])
+                path, int(table["count"]), tuple(map(str, table["hosts"])), int(table["port"])
             )
             federation._check()
         except OSError:
@@ -137,26 +131,26 @@ class Federation:
 
     @property
     def superlink(self) -> Path:
-        """What the SuperLink's host needs."""
+        """The folder for the SuperLink's host."""
         return self.path / "superlink"
 
     @property
     def state(self) -> Path:
-        """What ``nodes up`` writes."""
+        """The folder that ``nodes up`` writes."""
         return self.path / "state"
 
     @property
     def home(self) -> Path:
-        """``FLWR_HOME`` of everything that runs from here, and the mark of its processes."""
+        """``FLWR_HOME`` of the federation's processes on this machine, by which they are found."""
         return self.state / "flwr"
 
     @property
     def nodes(self) -> list[str]:
-        """The nodes' names."""
+        """The names of the nodes' folders."""
         return [f"node-{number}" for number in range(self.count)]
 
     def renew(self) -> None:
-        """Issue a new server certificate. The SuperLink reads it when it starts."""
+        """Issue a new certificate for the SuperLink, which reads it when it starts."""
         issue_server(
             self.authority,
             self.superlink / "server.crt",
@@ -165,19 +159,19 @@ class Federation:
         )
 
     def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
-        """The environment of everything that runs from here."""
+        """Return the environment of the federation's processes on this machine."""
         return environment_for(self.home, os.environ if base is None else base)
 
     def connect(self, address: str) -> SuperLink:
-        """The SuperLink at an address, for ``flwr``."""
+        """Write Flower's configuration for the SuperLink at an address; return that SuperLink."""
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        root = json.dumps(str(self.superlink / "ca.crt"))
-        text = _CONFIG.format(name=CONNECTION, address=json.dumps(address), root=root)
-        replace_file(self.home / "config.toml", text.encode())
+        connection = {"address": address, "root-certificates": str(self.superlink / "ca.crt")}
+        config = {"superlink": {"default": CONNECTION, CONNECTION: connection}}
+        replace_file(self.home / "config.toml", tomli_w.dumps(config).encode())
         return SuperLink(self.home, self.environment())
 
     def _fill(self) -> None:
-        """The authority, one folder for each host, and last what makes it a federation."""
+        """Write the authority, one folder for each host, and last the settings."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path.chmod(0o700)
         make_authority(self.authority[0], self.authority[1])
@@ -200,12 +194,12 @@ class Federation:
             shutil.copyfile(self.authority[0], folder / "ca.crt")
             unit = node_unit(f"{host}:{self.port}", number, self.count)
             (folder / "hqde-fl-supernode.service").write_text(unit, encoding="utf-8")
-        text = f"count = {self.count}\nhosts = {json.dumps(self.hosts)}\nport = {self.port}\n"
-        (self.path / _DESCRIPTION).write_text(text, encoding="utf-8")
+        table = {"count": self.count, "hosts": self.hosts, "port": self.port}
+        (self.path / _DESCRIPTION).write_text(tomli_w.dumps(table), encoding="utf-8")
 
 
 def _remove(paths: Sequence[Path]) -> None:
     for path in paths:
-        shutil.rmtree(path, ignore_errors=True)  # which a file is not
+        shutil.rmtree(path, ignore_errors=True)  # fails for a file
         with suppress(OSError):
             path.unlink()

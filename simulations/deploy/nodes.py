@@ -1,8 +1,7 @@
-"""``nodes up``, ``down``, ``status`` and ``logs``: a federation's processes on this machine."""
+"""Start, end and observe a federation's processes on this machine (``nodes up`` and so on)."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -22,12 +21,13 @@ import psutil
 from hqde_fl.errors import ConfigError, RunError, UnknownNameError
 from hqde_fl.simulations.console.interruption import uninterrupted
 from hqde_fl.simulations.deploy import supervisor
-from hqde_fl.simulations.deploy.federation import CONNECTION, Federation
+from hqde_fl.simulations.deploy.federation import CONNECTION, FederationDirectory
 from hqde_fl.simulations.deploy.supervised import Report
 from hqde_fl.simulations.deploy.supervisor import PORTS, STATUS
 from hqde_fl.simulations.engines.flower.guard import MARK, end_all
 from hqde_fl.simulations.engines.flower.superlink import SuperLink
 from hqde_fl.simulations.recording.atomic_files import replace_file
+from hqde_fl.simulations.recording.directory_lock import directory_lock
 
 UP_SECONDS = 180.0
 DOWN_SECONDS = 60.0
@@ -38,28 +38,28 @@ sys.path[:] = json.loads(sys.argv.pop(1))
 from {supervisor.__name__} import main
 sys.exit(main(sys.argv[1:]))
 """
-"""With ``python -m``, modules in the working directory would come before those of hqde-fl."""
+"""Code of the supervisor; ``python -m`` would import from the working directory first."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True)
 class Status:
-    """What is known of a federation's processes.
+    """The status of a federation's processes.
 
     Parameters
     ----------
     running : bool
-        Whether its supervisor is alive.
+        True if the supervisor is running.
     pid : int
-        The supervisor's.
+        Process id of the supervisor.
     address : str
-        The SuperLink's.
+        Address of the SuperLink.
     processes : tuple of Report
-        The SuperLink first, then the nodes.
+        Reports on the SuperLink and then the nodes.
     ids : Mapping of str to int
-        The nodes' ids.
+        Name of each node -> its node id; empty until the nodes are registered.
     error : str, optional
-        Why the supervisor gave up.
+        The error that ended the supervisor.
     """
 
     running: bool
@@ -70,24 +70,24 @@ class Status:
     error: str | None = None
 
 
-def status(federation: Federation) -> Status | None:
-    """What the supervisor wrote last; None if it never ran."""
+def status(federation: FederationDirectory) -> Status | None:
+    """Return the status that the supervisor wrote last; None if there is none."""
     try:
-        found = json.loads((federation.state / STATUS).read_text(encoding="utf-8"))
+        table = json.loads((federation.state / STATUS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return Status(
-        running=_supervises(found["supervisor"], federation),
-        pid=found["supervisor"],
-        address=found["address"],
-        processes=tuple(Report(**report) for report in found["processes"]),
-        ids=found["ids"],
-        error=found["error"],
+        running=_supervises(table["supervisor"], federation),
+        pid=table["supervisor"],
+        address=table["address"],
+        processes=tuple(Report(**report) for report in table["processes"]),
+        ids=table["ids"],
+        error=table["error"],
     )
 
 
 def up(
-    federation: Federation,
+    federation: FederationDirectory,
     count: int | None = None,
     *,
     port: int = 0,
@@ -98,24 +98,24 @@ def up(
 
     Parameters
     ----------
-    federation : Federation
-        Whose keys.
+    federation : FederationDirectory
+        The federation.
     count : int, optional
-        How many nodes; all that have keys if not given.
+        Number of nodes to start; all that have keys if not given.
     port : int, optional
-        The SuperLink's; 0 for the one it had before, or a free one.
+        Port of the SuperLink; 0 for its previous one, or a free one.
     seconds : float, optional
-        How long to wait.
+        Maximum number of seconds to wait.
     on_step : Callable, optional
-        Told what happens.
+        Called with a sentence on each step.
 
     Raises
     ------
     ConfigError
-        If it is up already, has fewer keys, or the port is out of range.
+        If the federation is up already, has fewer keys, or the port is out of range.
     RunError
-        If the nodes do not connect; nothing is left running then. If another process is at work
-        in the directory, or it cannot be written.
+        If the nodes do not connect, after all processes have been ended; or if the directory is
+        locked by another process or cannot be written.
     """
     count = federation.count if count is None else count
     if not 1 <= count <= federation.count:
@@ -123,8 +123,8 @@ def up(
     if not 0 <= port <= 65535:
         raise ConfigError(f"port must be in [0, 65535], 0 for any, found {port}")
     with _alone(federation):
-        if (found := status(federation)) is not None and found.running:
-            raise ConfigError(f"{federation.path} is up already, at {found.address}")
+        if (current := status(federation)) is not None and current.running:
+            raise ConfigError(f"{federation.path} is up already, at {current.address}")
         try:
             federation.state.mkdir(mode=0o700, exist_ok=True)
             (federation.state / STATUS).unlink(missing_ok=True)
@@ -141,20 +141,20 @@ def up(
             raise
 
 
-def down(federation: Federation, *, keep: bool = True) -> bool:
-    """End everything that runs from a federation's directory; whether there was anything.
+def down(federation: FederationDirectory, *, keep: bool = True) -> bool:
+    """End a federation's processes on this machine; return False if none was running.
 
     Parameters
     ----------
-    federation : Federation
-        Which.
+    federation : FederationDirectory
+        The federation.
     keep : bool, optional
-        Keep the database and the logs.
+        False deletes its database and logs.
 
     Raises
     ------
     RunError
-        If another process is at work in the directory.
+        If the directory is locked by another process.
     """
     with _alone(federation):
         running = _end(federation)
@@ -163,13 +163,13 @@ def down(federation: Federation, *, keep: bool = True) -> bool:
     return running
 
 
-def _end(federation: Federation) -> bool:
-    found = status(federation)
-    running = found is not None and found.running
-    if found is not None and running:
-        os.kill(found.pid, signal.SIGTERM)
+def _end(federation: FederationDirectory) -> bool:
+    current = status(federation)
+    running = current is not None and current.running
+    if current is not None and running:
+        os.kill(current.pid, signal.SIGTERM)
         until = time.monotonic() + DOWN_SECONDS
-        while _supervises(found.pid, federation) and time.monotonic() < until:
+        while _supervises(current.pid, federation) and time.monotonic() < until:
             time.sleep(_POLL)
     end_all(str(federation.home))  # in case the supervisor itself was killed
     (federation.state / STATUS).unlink(missing_ok=True)
@@ -177,44 +177,34 @@ def _end(federation: Federation) -> bool:
 
 
 @contextmanager
-def _alone(federation: Federation) -> Iterator[None]:
+def _alone(federation: FederationDirectory) -> Iterator[None]:
     """Hold the directory: who starts processes in it and who ends them must not meet."""
-    descriptor = os.open(federation.path, os.O_RDONLY)  # not in ``state``, which ``down`` deletes
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"another `nodes up` or `nodes down` is at work in {federation.path}"
-            ) from None
-        except OSError:
-            pass  # a file system without locks: nothing to be had
+    busy = RunError(f"another `nodes up` or `nodes down` is at work in {federation.path}")
+    with directory_lock(federation.path, busy):  # not in ``state``, which ``down`` deletes
         yield
-    finally:
-        os.close(descriptor)
 
 
-def connected(federation: Federation) -> SuperLink:
-    """The federation's SuperLink, for ``flwr``.
+def connected(federation: FederationDirectory) -> SuperLink:
+    """Return the SuperLink of a federation that is up.
 
     Raises
     ------
     ConfigError
-        If it is not up.
+        If the federation is not up.
     """
-    found = status(federation)
-    if found is None or not found.running:
+    current = status(federation)
+    if current is None or not current.running:
         raise ConfigError(f"{federation.path} is not up: `hqde-fl nodes up {federation.path}`")
     return SuperLink(federation.home, federation.environment())
 
 
 def online(link: SuperLink) -> dict[int, str]:
-    """What the SuperLink says of its nodes: id -> ``online``, ``offline`` or ``registered``.
+    """Return the SuperLink's list of nodes: id -> ``online``, ``offline`` or ``registered``.
 
     Raises
     ------
     RunError
-        If it does not answer.
+        If the SuperLink does not answer.
     """
     listed = subprocess.run(
         link.flwr("supernode", "list", CONNECTION, "--format", "json"),
@@ -227,30 +217,30 @@ def online(link: SuperLink) -> dict[int, str]:
     try:
         nodes: list[dict[str, Any]] = json.loads(listed.stdout)["nodes"]
     except (ValueError, KeyError) as error:
-        said = (listed.stderr or listed.stdout).strip() or f"exit status {listed.returncode}"
-        raise RunError(f"flwr supernode list does not answer: {said}") from error
+        output = (listed.stderr or listed.stdout).strip() or f"exit status {listed.returncode}"
+        raise RunError(f"flwr supernode list does not answer: {output}") from error
     return {int(node["node-id"]): str(node["status"]) for node in nodes}
 
 
-def logs(federation: Federation, name: str | None = None) -> dict[str, Path]:
-    """The log files, by the process's name; of one process if ``name`` is given."""
-    found = {path.stem: path for path in sorted((federation.state / "logs").glob("*.log"))}
-    if not found:
+def logs(federation: FederationDirectory, name: str | None = None) -> dict[str, Path]:
+    """Return the log files by the names of their processes; only one if ``name`` is given."""
+    files = {path.stem: path for path in sorted((federation.state / "logs").glob("*.log"))}
+    if not files:
         raise ConfigError(f"no logs yet: `hqde-fl nodes up {federation.path}`")
     if name is None:
-        return found
-    if name not in found:
-        raise UnknownNameError("process", name, found)
-    return {name: found[name]}
+        return files
+    if name not in files:
+        raise UnknownNameError("process", name, files)
+    return {name: files[name]}
 
 
 def tail(path: Path, lines: int) -> list[str]:
-    """The last lines of a log, without colours.
+    """Return the last lines of a log, without colours.
 
     Raises
     ------
     ConfigError
-        If their number is negative.
+        If ``lines`` is negative.
     """
     if lines < 0:
         raise ConfigError(f"lines must be >= 0, found {lines}")
@@ -258,8 +248,8 @@ def tail(path: Path, lines: int) -> list[str]:
     return text.splitlines()[-lines:] if lines else []
 
 
-def follow(path: Path) -> Iterator[str]:
-    """Lines as they are appended to a log, for ever."""
+def new_lines(path: Path) -> Iterator[str]:
+    """Yield lines as they are appended to a log; never ends."""
     with path.open(encoding="utf-8", errors="replace") as file:
         file.seek(0, os.SEEK_END)
         while True:
@@ -271,18 +261,18 @@ def follow(path: Path) -> Iterator[str]:
 
 @contextmanager
 def federation_up(
-    federation: Federation, count: int | None = None, **options: Any
+    federation: FederationDirectory, count: int | None = None, **options: Any
 ) -> Iterator[Status]:
-    """A federation that is up for as long as this lasts."""
-    found = up(federation, count, **options)
+    """Start a federation's processes, and end them at the end of the context."""
+    started = up(federation, count, **options)
     try:
-        yield found
+        yield started
     finally:
         down(federation)
 
 
-def _supervises(pid: int, federation: Federation) -> bool:
-    """Whether a process is this federation's, and not one that was given the same number."""
+def _supervises(pid: int, federation: FederationDirectory) -> bool:
+    """Return True if a process is this federation's supervisor, and not another with its id."""
     try:
         process = psutil.Process(pid)
         marked = process.environ().get(MARK) == str(federation.home)
@@ -291,14 +281,15 @@ def _supervises(pid: int, federation: Federation) -> bool:
         return False
 
 
-def _choose_ports(federation: Federation, count: int, port: int) -> None:
+def _choose_ports(federation: FederationDirectory, count: int, port: int) -> None:
+    """Write the port of the SuperLink and of each node; keep previous ones that are free."""
     path = federation.state / PORTS
     try:
         ports = [
             known if known != port and _free(known) else 0
             for known in json.loads(path.read_bytes())
         ]
-    except (OSError, ValueError, TypeError):  # there is none, or it is damaged
+    except (OSError, ValueError, TypeError):  # the file is missing or damaged
         ports = []
     ports = (ports + [0] * (count + 1 - len(ports)))[: count + 1]
     if port:
@@ -323,9 +314,9 @@ def _free(port: int) -> bool:
     return True
 
 
-def _start(federation: Federation, count: int) -> subprocess.Popen[bytes]:
+def _start(federation: FederationDirectory, count: int) -> subprocess.Popen[bytes]:
     federation.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = [os.path.abspath(each) for each in sys.path]
+    path = [os.path.abspath(folder) for folder in sys.path]
     arguments = [str(federation.path), str(count)]
     with (federation.state / "supervisor.log").open("ab") as log:
         return subprocess.Popen(
@@ -339,24 +330,24 @@ def _start(federation: Federation, count: int) -> subprocess.Popen[bytes]:
 
 
 def _wait(
-    federation: Federation, count: int, process: subprocess.Popen[bytes], until: float
+    federation: FederationDirectory, count: int, process: subprocess.Popen[bytes], until: float
 ) -> Status:
-    """Wait until all nodes are online."""
+    """Wait until all nodes are online, and return the status."""
     while time.monotonic() < until:
-        ended = process.poll() is not None  # asked first: it may still write why
-        found = status(federation)
-        if found is not None and found.error is not None:
-            raise RunError(found.error)
+        ended = process.poll() is not None  # before the status is read, which may have the error
+        current = status(federation)
+        if current is not None and current.error is not None:
+            raise RunError(current.error)
         if ended:
-            raise RunError(f"the supervisor ended: {_last(federation)}")
-        if found is not None and found.ids:
-            said = online(federation.connect(found.address))
-            if sum(said.get(node) == "online" for node in found.ids.values()) == count:
-                return found
+            raise RunError(f"the supervisor ended: {_last_log_line(federation)}")
+        if current is not None and current.ids:
+            listed = online(federation.connect(current.address))
+            if sum(listed.get(node) == "online" for node in current.ids.values()) == count:
+                return current
         time.sleep(_POLL)
     raise RunError(f"the nodes did not connect in time: see {federation.state / 'logs'}")
 
 
-def _last(federation: Federation) -> str:
+def _last_log_line(federation: FederationDirectory) -> str:
     lines = tail(federation.state / "supervisor.log", 1)
     return lines[0] if lines else "it said nothing"

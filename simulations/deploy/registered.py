@@ -1,4 +1,4 @@
-"""Which keys the SuperLink knows, by which ids: ``flwr supernode list`` says the ids only."""
+"""List the public keys registered at a SuperLink; ``flwr supernode list`` lists only node ids."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from hqde_fl.simulations.engines.flower_internals import (
 
 
 def registered(address: str, root: Path) -> dict[bytes, int]:
-    """The node ids of the public keys that are registered.
+    """Return the registered public keys with their node ids.
 
     Parameters
     ----------
     address : str
-        The SuperLink's.
+        Address of the SuperLink.
     root : Path
-        The authority's certificate.
+        File with the authority's certificate.
 
     Raises
     ------
     RunError
-        If it does not say.
+        If the SuperLink does not answer.
     """
     try:
         with ControlHttpClient.from_server_address(
@@ -45,7 +45,7 @@ def registered(address: str, root: Path) -> dict[bytes, int]:
 
 
 def public_key(path: Path) -> bytes:
-    """A node's public key as the SuperLink has it."""
+    """Read a node's public key and return it in the SuperLink's format."""
     key = load_ssh_public_key(path.read_bytes())
     assert isinstance(key, ec.EllipticCurvePublicKey)
     return public_key_to_bytes(key)

@@ -1,7 +1,8 @@
-"""Tell the SuperLink that a node is gone, as the node itself does when it ends in an orderly way.
+"""Sign off a node that was killed, as the node itself does when it ends normally.
 
-A SuperNode that is killed says nothing: for a minute the SuperLink counts it as online, keeps its
-round waiting and refuses its successor. Who supervises it knows better, and holds its key.
+A SuperNode that is killed does not sign off. So for a minute the SuperLink counts it as online,
+keeps the round waiting and refuses a new process of the node. The supervisor knows that it has
+ended, and has its key.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ from hqde_fl.simulations.engines.flower_internals import (
 
 
 def retire(address: str, folder: Path, node_id: int) -> bool:
-    """Have the SuperLink count a node as offline.
+    """Tell the SuperLink that a node is offline.
 
     Parameters
     ----------
     address : str
-        The SuperLink's.
+        Address of the SuperLink.
     folder : Path
-        The node's: its key, and the authority's certificate.
+        The node's folder, with its key and the authority's certificate.
     node_id : int
         The node's id.
 
     Returns
     -------
     bool
-        Whether it did. If not, the node's successor is refused until its minute is over.
+        True if the SuperLink accepted it. Otherwise it refuses the node for up to a minute.
     """
     try:
         key = load_ssh_private_key((folder / "node.key").read_bytes(), None)
@@ -49,6 +50,6 @@ def retire(address: str, folder: Path, node_id: int) -> bool:
             ],
         ) as client:
             client.DeactivateNode(DeactivateNodeRequest(node_id=node_id))
-    except Exception:  # a courtesy: whatever keeps it from working, waiting does as well
+    except Exception:  # not needed: after a minute the SuperLink notices by itself
         return False
     return True

@@ -1,4 +1,4 @@
-"""One process that is started again when it ends."""
+"""A process that is restarted when it ends."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-FIRST_PAUSE = 1.0
-LONGEST_PAUSE = 30.0
+MIN_PAUSE = 1.0
+MAX_PAUSE = 30.0
 SETTLED = 60.0
-"""Seconds after which a process has proved itself: its next restart is quick again."""
+"""Seconds of running after which the pause before the next restart is ``MIN_PAUSE`` again."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """How a supervised process is.
+    """The state of a supervised process.
 
     Parameters
     ----------
     name : str
-        Its name.
+        The name of the process.
     pid : int, optional
-        Of the running process.
+        Its process id; None if it is not running.
     restarts : int
-        How often it was started again.
+        Number of restarts so far.
     exit_code : int, optional
-        How it ended last, as ``subprocess`` has it: negative is a signal.
+        The last exit code, as in ``subprocess``: negative for a signal; None if it never ended.
     """
 
     name: str
@@ -41,18 +41,18 @@ class Report:
 
 @final
 class Supervised:
-    """A process and its log.
+    """A process that can be restarted, with pauses that double each time it ends early.
 
     Parameters
     ----------
     name : str
-        What it is called.
+        The name of the process.
     command : Sequence of str
-        What is run.
+        Its command line.
     environment : Mapping of str to str
-        In which.
+        Its environment.
     log : Path
-        Where its output is appended.
+        The file to which its output is appended.
     """
 
     def __init__(
@@ -62,17 +62,17 @@ class Supervised:
         self._command, self._environment = list(command), dict(environment)
         self._process: subprocess.Popen[bytes] | None = None
         self._started = self._next = 0.0
-        self._pause, self._restarts = FIRST_PAUSE, -1
+        self._pause, self._restarts = MIN_PAUSE, -1
         self._exit: int | None = None
 
     @property
     def report(self) -> Report:
-        """How it is."""
+        """The state of the process."""
         pid = None if self._process is None else self._process.pid
         return Report(self.name, pid, max(self._restarts, 0), self._exit)
 
     def start(self) -> None:
-        """Start it now."""
+        """Start the process now."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -86,24 +86,24 @@ class Supervised:
         self._restarts += 1
 
     def ended(self) -> bool:
-        """Whether it has ended since it was last asked; then it is due again after a pause."""
+        """Return True if the process has ended since the last call; set the time of its restart."""
         if self._process is None or (code := self._process.poll()) is None:
             return False
         lived = time.monotonic() - self._started
         self._process, self._exit = None, code
-        self._pause = FIRST_PAUSE if lived > SETTLED else min(2 * self._pause, LONGEST_PAUSE)
+        self._pause = MIN_PAUSE if lived > SETTLED else min(2 * self._pause, MAX_PAUSE)
         self._next = time.monotonic() + self._pause
         return True
 
     def start_if_due(self) -> bool:
-        """Start it again if it has ended and its pause is over; whether it was."""
+        """Restart the process if it has ended and its pause is over; return True if it was."""
         if self._process is not None or time.monotonic() < self._next:
             return False
         self.start()
         return True
 
     def stop(self, seconds: float) -> None:
-        """Ask it to end, wait, and end it with all it has started."""
+        """Ask the process to end; after ``seconds`` kill it and all that it has started."""
         if self._process is None:
             return
         self._process.terminate()

@@ -1,7 +1,6 @@
-"""The process behind ``nodes up``: starts the SuperLink and the SuperNodes and keeps them running.
+"""The supervisor process of ``nodes up``, which keeps the SuperLink and the SuperNodes running.
 
-It is run as a process of its own, detached, until ``nodes down`` ends it. What it knows
-it writes to ``DIR/state/status.json``.
+It runs detached until ``nodes down`` ends it, and writes its status to ``DIR/state/status.json``.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from hqde_fl.errors import RunError
-from hqde_fl.simulations.deploy.federation import CONNECTION, Federation
+from hqde_fl.simulations.deploy.federation import CONNECTION, FederationDirectory
 from hqde_fl.simulations.deploy.registered import public_key, registered
 from hqde_fl.simulations.deploy.retire import retire
 from hqde_fl.simulations.deploy.supervised import Supervised
@@ -33,7 +32,7 @@ from hqde_fl.simulations.recording.atomic_files import replace_file
 
 STATUS = "status.json"
 PORTS = "ports.json"
-"""The SuperLink's port, then one for each node: the same whenever this federation is up."""
+"""Name of the file with the ports of the SuperLink and of each node, which later starts reuse."""
 
 _POLL = 0.2
 _STARTUP = 60.0
@@ -41,8 +40,8 @@ _ENDING = 10.0
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run until told to end."""
-    federation, count = Federation.load(Path(arguments[0])), int(arguments[1])
+    """Supervise the federation of the command line until a signal ends this process."""
+    federation, count = FederationDirectory.load(Path(arguments[0])), int(arguments[1])
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(0)
@@ -56,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         supervisor.write(str(error))
         return 1
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nothing may cut the clean-up short
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # no signal may interrupt the clean-up
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         supervisor.stop()
     return 0
@@ -65,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
 class Supervisor:
     """The processes of one federation on this machine."""
 
-    def __init__(self, federation: Federation, count: int) -> None:
+    def __init__(self, federation: FederationDirectory, count: int) -> None:
         self._federation = federation
         environment = federation.environment()
         ports = json.loads((federation.state / PORTS).read_text(encoding="utf-8"))
@@ -93,7 +92,7 @@ class Supervisor:
         self._ids: dict[str, int] = {}
 
     def run(self) -> None:
-        """Start everything, then restart what ends."""
+        """Start all processes, then restart those that end; never returns."""
         self._link.start()
         self.write()
         self._wait_for_link()
@@ -107,7 +106,7 @@ class Supervisor:
                 self.write()
 
     def stop(self) -> None:
-        """End the nodes, which say goodbye, then the SuperLink, then whatever is left."""
+        """End the nodes, which sign off, then the SuperLink, then any process that is left."""
         for process in (*self._nodes, self._link):
             process.stop(_ENDING)
         end_all(str(self._federation.home))
@@ -116,7 +115,7 @@ class Supervisor:
         self.write(self._failure())
 
     def write(self, error: str | None = None) -> None:
-        """Write what there is, in one piece."""
+        """Write the status file atomically."""
         reports = [process.report for process in (self._link, *self._nodes)]
         status = {
             "supervisor": os.getpid(),
@@ -133,7 +132,7 @@ class Supervisor:
         return None if error is None else str(error)
 
     def _tend(self, process: Supervised) -> bool:
-        """Notice the end of a process and start it again when it is due; whether anything was."""
+        """Sign off a process that has ended, or restart it when due; return True if it did."""
         if process.ended():
             if process.name in self._ids:
                 folder = self._federation.path / process.name
@@ -150,7 +149,7 @@ class Supervisor:
 
 
 def healthy(address: str, root: Path) -> bool:
-    """Whether a SuperLink answers there, with a certificate that the authority has signed."""
+    """Return True if a SuperLink with a certificate of the authority answers at an address."""
     context = ssl.create_default_context(cafile=str(root))
     opener = urllib.request.build_opener(
         urllib.request.HTTPSHandler(context=context), urllib.request.ProxyHandler({})
@@ -162,30 +161,32 @@ def healthy(address: str, root: Path) -> bool:
         return False
 
 
-def register(federation: Federation, names: Sequence[str], address: str) -> dict[str, int]:
-    """Register those of the nodes' public keys that the SuperLink's database has not; the node ids.
+def register(federation: FederationDirectory, names: Sequence[str], address: str) -> dict[str, int]:
+    """Register the nodes whose public keys the SuperLink does not know; return all node ids.
 
     Raises
     ------
     RunError
-        If the SuperLink refuses one, or does not answer.
+        If the SuperLink refuses a key, or does not answer.
     """
-    there = registered(address, federation.superlink / "ca.crt")
+    ids = registered(address, federation.superlink / "ca.crt")
     keys = {name: public_key(federation.superlink / f"{name}.pub") for name in names}
-    known = {name: there[key] for name, key in keys.items() if key in there}
+    known = {name: ids[key] for name, key in keys.items() if key in ids}
     link = federation.connect(address)
     calls = {name: _registering(link, federation, name) for name in names if name not in known}
     for name, call in calls.items():
-        said, wrong = call.communicate()
+        output, errors = call.communicate()
         try:
-            known[name] = int(json.loads(said)["node-id"])
+            known[name] = int(json.loads(output)["node-id"])
         except (ValueError, KeyError) as error:
-            found = (wrong or said).strip() or f"exit status {call.returncode}"
-            raise RunError(f"the SuperLink did not register {name}: {found}") from error
+            reason = (errors or output).strip() or f"exit status {call.returncode}"
+            raise RunError(f"the SuperLink did not register {name}: {reason}") from error
     return {name: known[name] for name in names}
 
 
-def _registering(link: SuperLink, federation: Federation, name: str) -> subprocess.Popen[str]:
+def _registering(
+    link: SuperLink, federation: FederationDirectory, name: str
+) -> subprocess.Popen[str]:
     public = str(federation.superlink / f"{name}.pub")
     return subprocess.Popen(
         link.flwr("supernode", "register", public, CONNECTION, "--format", "json"),
@@ -197,8 +198,8 @@ def _registering(link: SuperLink, federation: Federation, name: str) -> subproce
     )
 
 
-def forget(federation: Federation) -> None:
-    """Delete what earlier runs left: the database with its registrations, logs, installed apps."""
+def forget(federation: FederationDirectory) -> None:
+    """Delete the state of earlier runs: the database with its registrations, logs, apps."""
     shutil.rmtree(federation.state, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""What ``--superlink`` may name."""
+"""Find the SuperLink that the option ``--superlink`` names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hqde_fl.errors import ConfigError, UnknownNameError
-from hqde_fl.simulations.deploy.federation import Federation
+from hqde_fl.simulations.deploy.federation import FederationDirectory
 from hqde_fl.simulations.deploy.nodes import connected, status
 from hqde_fl.simulations.engines.flower.superlink import SuperLink
 from hqde_fl.simulations.engines.flower_internals import read_flower_config
@@ -16,14 +16,14 @@ from hqde_fl.simulations.engines.flower_internals import read_flower_config
 
 @dataclass(frozen=True)
 class Target:
-    """Where a run goes.
+    """The SuperLink that runs an experiment.
 
     Parameters
     ----------
     superlink : SuperLink
-        How ``flwr`` is called.
+        The SuperLink.
     connection : str
-        The SuperLink's name in Flower's configuration; empty for the default one.
+        Its name in Flower's configuration; empty for the default one.
     """
 
     superlink: SuperLink
@@ -31,26 +31,26 @@ class Target:
 
 
 def find(name: str, clients: int) -> Target:
-    """A federation's directory, or a SuperLink that Flower's own configuration names.
+    """Return the SuperLink of a federation's directory, or one of Flower's own configuration.
 
     Parameters
     ----------
     name : str
-        Of either.
+        The path of the directory, or the SuperLink's name in the configuration.
     clients : int
-        How many nodes the experiment counts on.
+        The experiment's number of clients.
 
     Raises
     ------
     ConfigError
-        If the federation is not up or has not as many nodes, or there is no such name.
+        If the federation is not up or has another number of nodes, or the name is unknown.
     """
     path = Path(name)
     if path.is_dir():
-        federation = Federation.load(path)
+        federation = FederationDirectory.load(path)
         superlink = connected(federation)
-        found = status(federation)
-        nodes = 0 if found is None else len(found.ids)
+        current = status(federation)
+        nodes = 0 if current is None else len(current.ids)
         if nodes != clients:
             raise ConfigError(
                 f"clients.count = {clients}: {federation.path} has {nodes} nodes, one for each "

@@ -1,13 +1,13 @@
-"""What is run on each host: command lines, and systemd units that keep them running."""
+"""Command lines of the SuperLink and the SuperNodes, and systemd units that run them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 INSTALLED = "/opt/hqde-fl"
-"""Where the units expect the virtual environment, in ``venv``."""
+"""Directory of a host in which the units expect the virtual environment ``venv``."""
 SETTINGS = "/etc/hqde-fl"
-"""Where they expect the host's folder."""
+"""Directory of a host in which the units expect the contents of the host's folder."""
 STATE = "/var/lib/hqde-fl"
 
 _UNIT = """[Unit]
@@ -44,7 +44,7 @@ WantedBy=multi-user.target
 
 
 def superlink_command(folder: Path, database: Path, host: str, port: int) -> list[str]:
-    """The command line of a SuperLink with TLS, authentication of nodes and a database."""
+    """Return the command line of a SuperLink with TLS, authentication of nodes and a database."""
     return [
         "flower-superlink",
         *("--ssl-ca-certfile", str(folder / "ca.crt")),
@@ -61,7 +61,7 @@ def superlink_command(folder: Path, database: Path, host: str, port: int) -> lis
 def node_command(
     folder: Path, superlink: str, port: int, partition: int, partitions: int
 ) -> list[str]:
-    """The command line of a SuperNode; ``port`` is for its own processes, on loopback."""
+    """Return the command line of a SuperNode, which uses ``port`` on loopback for its processes."""
     return [
         "flower-supernode",
         *("--superlink", superlink),
@@ -74,13 +74,13 @@ def node_command(
 
 
 def superlink_unit(port: int, host: str = "127.0.0.1") -> str:
-    """The systemd unit of a SuperLink, which listens on ``host``."""
+    """Return the systemd unit of a SuperLink that listens on ``host``."""
     folder, database = Path(SETTINGS), Path(STATE) / "superlink.db"
     return _unit("SuperLink of hqde-fl", superlink_command(folder, database, host, port))
 
 
 def node_unit(superlink: str, partition: int, partitions: int) -> str:
-    """The systemd unit of a SuperNode."""
+    """Return the systemd unit of a SuperNode."""
     command = node_command(Path(SETTINGS), superlink, 9095, partition, partitions)
     return _unit(f"SuperNode {partition} of hqde-fl", command)
 

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import tomli_w
+
 from hqde_fl.errors import RunError
 from hqde_fl.simulations.console.interruption import uninterrupted
 from hqde_fl.simulations.engines.flower import guard
@@ -76,10 +78,9 @@ def private_superlink() -> Iterator[SuperLink]:
             _guarded(home, port, environment := _simulating(home), log) as process,
         ):
             if _answers(process, port):
-                (home / "config.toml").write_text(
-                    '[superlink]\ndefault = "private"\n\n[superlink.private]\n'
-                    f'address = "127.0.0.1:{port}"\ninsecure = true\n'
-                )
+                connection = {"address": f"127.0.0.1:{port}", "insecure": True}
+                config = {"superlink": {"default": "private", "private": connection}}
+                (home / "config.toml").write_text(tomli_w.dumps(config), encoding="utf-8")
                 yield SuperLink(home, environment)
                 return
             if attempt == _ATTEMPTS or process.poll() is None:

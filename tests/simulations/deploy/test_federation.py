@@ -15,16 +15,16 @@ from hqde_fl.errors import ConfigError, RunError, UnknownNameError
 from hqde_fl.simulations.console.command_line import app
 from hqde_fl.simulations.deploy import federation as module
 from hqde_fl.simulations.deploy import nodes
-from hqde_fl.simulations.deploy.federation import Federation
+from hqde_fl.simulations.deploy.federation import FederationDirectory
 from hqde_fl.simulations.deploy.target import find
 
 
 @pytest.fixture
-def federation(tmp_path: Path) -> Federation:
-    return Federation.create(tmp_path / "fed", 2, ["fl.example.org"], port=9443)
+def federation(tmp_path: Path) -> FederationDirectory:
+    return FederationDirectory.create(tmp_path / "fed", 2, ["fl.example.org"], port=9443)
 
 
-def test_each_host_gets_what_it_needs_and_no_more(federation: Federation) -> None:
+def test_each_host_gets_what_it_needs_and_no_more(federation: FederationDirectory) -> None:
     found = {
         folder.name: {path.name for path in folder.iterdir()}
         for folder in federation.path.iterdir()
@@ -45,12 +45,12 @@ def test_each_host_gets_what_it_needs_and_no_more(federation: Federation) -> Non
         assert stat.S_IMODE(path.stat().st_mode) == 0o700
 
 
-def test_it_is_read_as_it_was_written(federation: Federation) -> None:
-    assert Federation.load(federation.path) == federation
+def test_it_is_read_as_it_was_written(federation: FederationDirectory) -> None:
+    assert FederationDirectory.load(federation.path) == federation
     assert federation.hosts == ("fl.example.org", "localhost", "127.0.0.1")
 
 
-def test_units_name_the_host_the_key_and_the_partition(federation: Federation) -> None:
+def test_units_name_the_host_the_key_and_the_partition(federation: FederationDirectory) -> None:
     unit = (federation.path / "node-1" / "hqde-fl-supernode.service").read_text()
     assert "--superlink fl.example.org:9443 " in unit
     assert '--node-config "partition-id=1 num-partitions=2"' in unit
@@ -72,13 +72,13 @@ def test_units_name_the_host_the_key_and_the_partition(federation: Federation) -
 def test_a_superlink_that_only_its_own_host_calls_listens_on_loopback(
     tmp_path: Path, hosts: tuple[str, ...], listens: str
 ) -> None:
-    made = Federation.create(tmp_path / "fed", 1, hosts)
+    made = FederationDirectory.create(tmp_path / "fed", 1, hosts)
     unit = (made.superlink / "hqde-fl-superlink.service").read_text()
     assert f"--host {listens} --port 9092" in unit
 
 
 def test_units_put_an_ipv6_address_in_brackets(tmp_path: Path) -> None:
-    made = Federation.create(tmp_path / "fed", 1, ["2001:db8::7"])
+    made = FederationDirectory.create(tmp_path / "fed", 1, ["2001:db8::7"])
     unit = (made.path / "node-0" / "hqde-fl-supernode.service").read_text()
     assert "--superlink [2001:db8::7]:9092 " in unit
     unit = (made.superlink / "hqde-fl-superlink.service").read_text()
@@ -103,7 +103,7 @@ def test_units_put_an_ipv6_address_in_brackets(tmp_path: Path) -> None:
 )
 def test_hosts_are_names_or_addresses(tmp_path: Path, host: str) -> None:
     with pytest.raises(ConfigError, match=r"host must be a name .* found ") as caught:
-        Federation.create(tmp_path / "fed", 1, [host])
+        FederationDirectory.create(tmp_path / "fed", 1, [host])
     assert repr(host) in str(caught.value)
     assert not (tmp_path / "fed").exists()
 
@@ -120,14 +120,14 @@ def test_what_cannot_be_written_leaves_nothing(
     if existed:
         path.mkdir()
     with pytest.raises(RunError, match=r"fed cannot be written: No space left on device"):
-        Federation.create(path, 1)
+        FederationDirectory.create(path, 1)
     assert list(tmp_path.rglob("*")) == [path] * existed
 
 
 def test_a_directory_below_a_file_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"fed cannot be written: Not a directory"):
-        Federation.create(tmp_path / "file" / "fed", 1)
+        FederationDirectory.create(tmp_path / "file" / "fed", 1)
 
 
 @pytest.mark.parametrize(
@@ -136,27 +136,29 @@ def test_a_directory_below_a_file_cannot_be_written(tmp_path: Path) -> None:
 )
 def test_numbers_out_of_range(tmp_path: Path, count: int, port: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Federation.create(tmp_path / "fed", count, port=port)
+        FederationDirectory.create(tmp_path / "fed", count, port=port)
     assert not (tmp_path / "fed").exists()
 
 
-def test_a_directory_with_something_in_it_is_refused(federation: Federation) -> None:
+def test_a_directory_with_something_in_it_is_refused(federation: FederationDirectory) -> None:
     with pytest.raises(ConfigError, match="is not an empty directory"):
-        Federation.create(federation.path, 1)
+        FederationDirectory.create(federation.path, 1)
 
 
 def test_a_directory_that_is_none_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"is no federation: make one with `hqde-fl nodes init"):
-        Federation.load(tmp_path)
+        FederationDirectory.load(tmp_path)
     (tmp_path / "federation.toml").write_text("count = 'x'")
     with pytest.raises(ConfigError, match="is malformed"):
-        Federation.load(tmp_path)
+        FederationDirectory.load(tmp_path)
     (tmp_path / "federation.toml").write_text("count = -1\nhosts = ['x']\nport = 1")
     with pytest.raises(ConfigError, match="is malformed: count must be >= 1, found -1"):
-        Federation.load(tmp_path)
+        FederationDirectory.load(tmp_path)
 
 
-def test_flower_finds_the_superlink_with_the_authoritys_certificate(federation: Federation) -> None:
+def test_flower_finds_the_superlink_with_the_authoritys_certificate(
+    federation: FederationDirectory,
+) -> None:
     link = federation.connect("127.0.0.1:4242")
     config = (federation.home / "config.toml").read_text()
     assert 'address = "127.0.0.1:4242"' in config
@@ -164,7 +166,7 @@ def test_flower_finds_the_superlink_with_the_authoritys_certificate(federation: 
     assert link.environment["FLWR_HOME"] == str(federation.home)
 
 
-def test_what_is_not_up_is_said_to_be(federation: Federation) -> None:
+def test_what_is_not_up_is_said_to_be(federation: FederationDirectory) -> None:
     assert nodes.status(federation) is None
     assert not nodes.down(federation)
     with pytest.raises(ConfigError, match="is not up: `hqde-fl nodes up"):
@@ -173,7 +175,7 @@ def test_what_is_not_up_is_said_to_be(federation: Federation) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 3])
-def test_only_as_many_nodes_as_keys(federation: Federation, count: int) -> None:
+def test_only_as_many_nodes_as_keys(federation: FederationDirectory, count: int) -> None:
     with pytest.raises(
         ConfigError, match=rf"count must be in \[1, 2\] \(the keys\), found {count}"
     ):
@@ -181,7 +183,7 @@ def test_only_as_many_nodes_as_keys(federation: Federation, count: int) -> None:
 
 
 @pytest.mark.parametrize("port", [-1, 65536])
-def test_a_port_out_of_range_changes_nothing(federation: Federation, port: int) -> None:
+def test_a_port_out_of_range_changes_nothing(federation: FederationDirectory, port: int) -> None:
     with pytest.raises(ConfigError, match=rf"port must be in \[0, 65535\], .* found {port}"):
         nodes.up(federation, port=port)
     assert not federation.state.exists()
@@ -197,7 +199,7 @@ def test_a_port_out_of_range_changes_nothing(federation: Federation, port: int) 
         pytest.param("[99999, -1]", id="out-of-range"),
     ],
 )
-def test_damaged_ports_are_chosen_anew(federation: Federation, stored: str) -> None:
+def test_damaged_ports_are_chosen_anew(federation: FederationDirectory, stored: str) -> None:
     federation.state.mkdir()
     path = federation.state / "ports.json"
     path.write_text(stored)
@@ -207,14 +209,16 @@ def test_damaged_ports_are_chosen_anew(federation: Federation, stored: str) -> N
     assert all(1 <= port <= 65535 for port in ports)
 
 
-def test_a_state_that_cannot_be_written(federation: Federation) -> None:
+def test_a_state_that_cannot_be_written(federation: FederationDirectory) -> None:
     federation.state.touch()
     with pytest.raises(RunError, match="state cannot be written: File exists"):
         nodes.up(federation)
 
 
 @pytest.mark.parametrize("command", [nodes.up, nodes.down], ids=["up", "down"])
-def test_one_at_a_time(federation: Federation, command: Callable[[Federation], object]) -> None:
+def test_one_at_a_time(
+    federation: FederationDirectory, command: Callable[[FederationDirectory], object]
+) -> None:
     with (
         nodes._alone(federation),
         pytest.raises(RunError, match=r"another `nodes up` or `nodes down` is at work in .*fed"),
@@ -223,7 +227,7 @@ def test_one_at_a_time(federation: Federation, command: Callable[[Federation], o
     assert not nodes.down(federation)
 
 
-def test_a_stale_supervisor_is_not_taken_for_a_running_one(federation: Federation) -> None:
+def test_a_stale_supervisor_is_not_taken_for_a_running_one(federation: FederationDirectory) -> None:
     federation.state.mkdir()
     stale = {"supervisor": 1, "address": "x", "processes": [], "ids": {}, "error": None}
     (federation.state / "status.json").write_text(json.dumps(stale))
@@ -247,7 +251,7 @@ def test_a_name_that_is_no_directory_is_flowers(
         find(str(tmp_path / "nothing"), 4)
 
 
-def test_logs_are_found_by_name(federation: Federation) -> None:
+def test_logs_are_found_by_name(federation: FederationDirectory) -> None:
     folder = federation.state / "logs"
     for name in (None, "superlink"):
         with pytest.raises(ConfigError, match="no logs yet: `hqde-fl nodes up "):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hqde_fl.simulations.deploy import supervisor
-from hqde_fl.simulations.deploy.federation import Federation
+from hqde_fl.simulations.deploy.federation import FederationDirectory
 from hqde_fl.simulations.deploy.registered import public_key
 from hqde_fl.simulations.engines.flower.superlink import SuperLink
 
@@ -18,11 +18,11 @@ from hqde_fl.simulations.engines.flower.superlink import SuperLink
 def test_keys_that_an_interrupted_start_registered_are_not_registered_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    federation = Federation.create(tmp_path / "fed", 2)
+    federation = FederationDirectory.create(tmp_path / "fed", 2)
     there = {public_key(federation.superlink / "node-0.pub"): 7}
     asked = []
 
-    def registering(link: SuperLink, made: Federation, name: str) -> subprocess.Popen[str]:
+    def registering(link: SuperLink, made: FederationDirectory, name: str) -> subprocess.Popen[str]:
         asked.append(name)
         say = f"print({json.dumps({'node-id': '8'})!r})"
         return subprocess.Popen([sys.executable, "-c", say], stdout=subprocess.PIPE, text=True)
