@@ -53,7 +53,7 @@ def add_resting(resting: Resting, server_round: int, skipped: Collection[int]) -
 def select_awake(
     selector: Selector, nodes: Sequence[int], resting: Collection[int], rng: np.random.Generator
 ) -> list[int]:
-    """Select among the nodes that do not rest as many as if all of them could be selected.
+    """Select from the nodes that do not rest, as many as would be selected from all nodes.
 
     Parameters
     ----------

@@ -193,7 +193,13 @@ class StrategySettings:
         return {**parts, "ensemble": self.ensemble}
 
     def silence_warning(self, clients: int) -> str | None:
-        """Return a warning if few silent ones of so many clients void every round, else None."""
+        """Return a warning if a few silent clients void every round, else None.
+
+        Parameters
+        ----------
+        clients : int
+            Number of clients selected for a round.
+        """
         cohort = self.ensemble.min_cohort(clients)
         cohort_name = "" if cohort == clients else " of each member"
         return silence_warning(self.aggregation.rule, cohort, cohort_name)

@@ -236,6 +236,16 @@ def test_impossible_options_are_refused() -> None:
         Participation(fraction_evaluate=2)
 
 
+def test_an_option_outside_its_group_is_named() -> None:
+    for build in (HQDEStrategy, byzantine_filter):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'codec'"):
+            build(codec=Identity())  # type: ignore[call-arg,operator]
+
+
+def test_a_rule_alone_is_short_for_its_group() -> None:
+    assert HQDEStrategy(Krum(f=2)).settings == HQDEStrategy(Aggregation(Krum(f=2))).settings
+
+
 def test_a_tree_of_weighted_means_is_fedavg() -> None:
     tree = run(presets.hierarchical(fanout=3, participation=NO_EVALUATION))
     flat = run(presets.fedavg(participation=NO_EVALUATION))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from hqde_fl.errors import RunError
 from hqde_fl.protocol.records import to_record
@@ -130,3 +132,23 @@ def test_a_rule_that_never_runs_and_an_update_that_never_is_finite_fail_the_run(
     biggest = weight(np.full((2, 3), np.finfo(np.float32).max, np.float32))
     with pytest.raises(RunError, match=r"last round: the aggregated .* not finite \(numbers"):
         run(strategy_with(Recorder(), server_optimizer=SGD(lr=1e4)), biggest)
+
+
+HALF = {"w": torch.ones(4).bfloat16()}
+
+
+def server_weights(grid: InlineGrid, rounds: int, **options: Any) -> torch.Tensor:
+    """Return the server's float32 weights after steps that bfloat16 cannot represent."""
+    strategy = strategy_with(Recorder(), server_optimizer=SGD(lr=2e-3))
+    strategy.start(grid, to_record(HALF), rounds, **options)
+    assert strategy.state is not None
+    return strategy.state.models[0].flat
+
+
+def test_the_servers_precision_outlasts_void_rounds_and_a_resumed_run() -> None:
+    expected = server_weights(federation(None), 5)
+    assert bool((expected > 1.009).all())
+    assert torch.equal(server_weights(Offline(3), 6), expected)
+    first = strategy_with(Recorder(), server_optimizer=SGD(lr=2e-3))
+    first.start(federation(None), to_record(HALF), 2)
+    assert torch.equal(server_weights(federation(None), 5, resume=first.state), expected)
