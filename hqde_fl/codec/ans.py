@@ -106,7 +106,13 @@ def _histogram(counts: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _decode(words: NDArray[Any], histogram: NDArray[np.uint8], count: int) -> Indices:
-    """Return ``count`` symbols from words of any number, so that it always ends."""
+    """Return the ``count`` symbols in an entropy stream.
+
+    Raises
+    ------
+    CodecError
+        If the words are not those of exactly so many symbols.
+    """
     chances = _CHANCES[histogram]
     if not chances.any():
         raise CodecError("a histogram of nothing")

@@ -17,7 +17,7 @@ State = Mapping[str, Any]
 
 
 class Codec(ABC):
-    """A lossy or exact code for a vector of finite numbers.
+    """A codec for vectors of finite numbers, lossy or exact.
 
     Concrete codecs are final frozen dataclasses: ``write`` is the client's end, ``read`` the
     server's. ``read`` is a class method because the payload holds every parameter that it needs.

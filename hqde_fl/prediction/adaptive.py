@@ -18,7 +18,7 @@ from hqde_fl.prediction.voting import CircularVote
 @final
 @dataclass(frozen=True)
 class AdaptiveVote(Vote):
-    """Entanglement, superposition or circular voting, chosen for every example.
+    """A vote by entanglement, superposition or circular voting, chosen for every example.
 
     The uncertainty is the normalised entropy of the members' mean prediction, in [0, 1]: above
     ``high`` entanglement, above ``low`` superposition, otherwise circular voting.

@@ -17,7 +17,7 @@ from hqde_fl.seeding import Seeds
 @final
 @dataclass(frozen=True)
 class EntanglementVote(Vote):
-    """Weights in proportion to each member's mean overlap with the others, example by example.
+    """A vote weighted by each member's mean overlap with the others, example by example.
 
     A member that is certain of a class that no other member considers has no weight. Its classical
     twin is a vote weighted by pairwise agreement.

@@ -17,7 +17,7 @@ from hqde_fl.seeding import Seeds
 @final
 @dataclass(frozen=True)
 class SuperpositionVote(Vote):
-    """Weights |a_i|^2 with amplitudes a = sqrt(softmax(confidence / T)), example by example.
+    """A vote with weights |a_i|^2, a = sqrt(softmax(confidence / T)), example by example.
 
     Its classical twin is a softly weighted vote.
 

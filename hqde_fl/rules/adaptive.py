@@ -73,7 +73,7 @@ class Adaptive(Rule):
         )
 
     def filters(self, n: int) -> bool:
-        """Return whether a rule that rejects may be chosen: no uncertainty exceeds 1."""
+        """Return whether a rule that rejects clients can be chosen; no uncertainty exceeds 1."""
         return self.voting.filters(n) or (self.high < 1 and self.entanglement.filters(n))
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:

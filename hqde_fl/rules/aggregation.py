@@ -72,12 +72,12 @@ def aggregate(
 def run_steps(
     steps: Sequence[Rule], updates: Columns, cohort: Cohort, state: State, executor: Executor
 ) -> Aggregate:
-    """Return the aggregate of updates by pre-aggregations and, last, a rule.
+    """Return the aggregate of one round's updates by a sequence of rules.
 
     Parameters
     ----------
     steps : Sequence[Rule]
-        The rules in order, at least one.
+        Pre-aggregations and, last, a rule.
     updates : Columns
         (n, d) finite updates.
     cohort : Cohort
@@ -168,7 +168,7 @@ def _mixed_columns(base: Columns, mixing: Tensor) -> Columns:
 def measure_step(
     step: Rule, columns: Columns, geometry: Geometry | None, executor: Executor
 ) -> Measured:
-    """Return what a step needs to know of its rows.
+    """Return the geometry and the score that a step needs of its rows.
 
     Parameters
     ----------

@@ -77,9 +77,9 @@ class Aggregator(ABC):
         return None
 
     def filters(self, n: int) -> bool:
-        """Return whether this rule names clients among n as rejected.
+        """Return whether this rule can reject clients when it gets n updates.
 
-        A rule that does not is never right or wrong about a client.
+        A rule that cannot is never right or wrong about a client.
         """
         return False
 
@@ -97,7 +97,7 @@ class Aggregator(ABC):
         return None
 
     def mean_weights(self, cohort: Cohort) -> Tensor:
-        """Return each client's weight in a mean, (n,) float64: all one unless a rule weighs."""
+        """Return each client's weight in a mean, (n,) float64: all one unless overridden."""
         return torch.ones(cohort.n, dtype=torch.float64)
 
 
@@ -122,7 +122,7 @@ class Rule(Aggregator):
         return 1
 
     def composed_kappa(self, kappa: float, n: int, f: int) -> float | None:
-        """Return the constant of this pre-aggregation and a rule with ``kappa``, if proven."""
+        """Return the constant of this step before a rule with ``kappa``; None if none is proven."""
         return None
 
     def remembered_rows(self, state: State) -> Sequence[Tensor]:
@@ -134,7 +134,7 @@ class Rule(Aggregator):
         raise NotImplementedError(f"{type(self).__name__} has no score")
 
     def measure(self, tile: Tensor, pivot: int) -> Statistic:
-        """Return the statistic of an (n, c) tile that ``decide`` needs.
+        """Return a tile's Gram matrix and score, as far as ``decide`` needs them.
 
         Parameters
         ----------
@@ -150,7 +150,7 @@ class Rule(Aggregator):
 
     @abstractmethod
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """Return how much each update counts; ``measured`` includes the remembered rows."""
+        """Return how much each update counts, from what was measured and the rule's state."""
 
     def decide_from_float32(
         self, distances: Float32Distances, cohort: Cohort, state: State

@@ -122,7 +122,7 @@ class ByzantineFilter(Rule):
         return torch.cat([distance, spread[None]]).sum(dim=1, dtype=torch.float64)
 
     def filters(self, n: int) -> bool:
-        """Return whether it may drop anybody: the fraction of n is one client at least."""
+        """Return whether it may drop a client: whether the fraction of n is at least one client."""
         return n > 1 and int(self.fraction * n + 1e-9) > 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
@@ -185,10 +185,10 @@ class ByzantineFilter(Rule):
 
     def _excess(self, scores: Tensor) -> Tensor:
         """Return by how many robust deviations scores (n,) exceed the threshold, else -1."""
-        middle = scores.median()
-        deviation = MAD_TO_DEVIATION * (scores - middle).abs().median()
-        deviation = torch.maximum(deviation, self.floor * middle)
-        beyond = scores - (middle + self.threshold * deviation)
+        typical = scores.median()
+        deviation = MAD_TO_DEVIATION * (scores - typical).abs().median()
+        deviation = torch.maximum(deviation, self.floor * typical)
+        beyond = scores - (typical + self.threshold * deviation)
         return torch.where(beyond > 0, _over(beyond, deviation), -1.0)
 
     def _worst(self, suspect: Tensor, excess: Tensor, trust: Tensor, cohort: Cohort) -> Tensor:

@@ -36,7 +36,7 @@ class CAF(Tolerant):
     gram = True
 
     def filters(self, n: int) -> bool:
-        """Return whether it rejects: updates left with less than half of their weight."""
+        """Return True if f > 0: updates left with less than half of their weight are rejected."""
         return self.f > 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:

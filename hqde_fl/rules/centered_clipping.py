@@ -55,7 +55,7 @@ class CenteredClipping(Rule):
         return (n - 1) // 2
 
     def remembered_rows(self, state: State) -> Sequence[Tensor]:
-        """Return the last result, if there is one."""
+        """Return the last round's result; nothing in the first round."""
         return (state["centre"],) if "centre" in state else ()
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
@@ -75,5 +75,5 @@ class CenteredClipping(Rule):
         return Decision(mixing=weights[None, :], diagnostics={"clipped": clipped})
 
     def next_state(self, delta: Tensor, state: State) -> State:
-        """Return a state with the result, the next round's v."""
+        """Return a state that holds the result (d,), from which the next round starts."""
         return {"centre": delta.clone()}

@@ -95,7 +95,7 @@ class ARC(Tolerant):
         return True
 
     def composed_kappa(self, kappa: float, n: int, f: int) -> float | None:
-        """Return kappa + 2 f / (n - 2f) for the f of this rule."""
+        """Return kappa + 2 f / (n - 2f); None for another f than this rule's."""
         return kappa + 2 * f / (n - 2 * f) if f == self.f else None
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:

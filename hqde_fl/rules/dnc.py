@@ -15,7 +15,7 @@ from hqde_fl.rules.spectrum import top_eigenvector
 
 @dataclass(frozen=True)
 class DnC(Tolerant):
-    """Mean without the c f updates that stick out along the direction of largest variance; n > 2f.
+    """Mean without the c f outliers along the direction of largest variance; n > 2f.
 
     An update's outlier score is its squared projection, centred on the mean of all, on the top
     right singular vector of the centred updates. The paper samples coordinates to afford that
@@ -46,7 +46,7 @@ class DnC(Tolerant):
         return min(self.f, 1) if n >= max(4, self.minimum()) else 0
 
     def filters(self, n: int) -> bool:
-        """Return whether it rejects: the updates that it drops."""
+        """Return True if f > 0: the dropped updates are rejected."""
         return self.f > 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:

@@ -37,7 +37,7 @@ class Entanglement(Rule):
     sign is the one with which more clients agree. Its classical twins are principal component
     analysis and eigenvector centrality.
 
-    Tolerates f < n / 2 in that the result stays bounded; with ``longest=0`` it tolerates nobody.
+    Tolerates f < n / 2 in that the result stays bounded; with ``longest=0`` it tolerates none.
     O(n^2 d) for the Gram matrix, O(n^3) for the eigenvector, one weighted sum.
 
     Parameters
@@ -86,7 +86,7 @@ class Entanglement(Rule):
         return (n - 1) // 2 if self.longest > 0 else 0
 
     def filters(self, n: int) -> bool:
-        """Return whether it rejects updates without weight; the random coupling weighs all."""
+        """Return True unless the coupling is random: updates without weight are rejected."""
         return self.coupling == "measured"
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
@@ -143,8 +143,8 @@ def random_coupling(cohort: Cohort, strength: float) -> Tensor:
     """Return HQDE's E (n, n): symmetric normals times strength, with ones on the diagonal."""
     n = cohort.n
     drawn = torch.from_numpy(Seeds(cohort.seed).numpy("entanglement", n).standard_normal((n, n)))
-    place = {client: k for k, client in enumerate(sorted(cohort.ids))}
-    rank = [place[client] for client in cohort.ids]
+    ranks = {client: k for k, client in enumerate(sorted(cohort.ids))}
+    rank = [ranks[client] for client in cohort.ids]
     coupling = (drawn + drawn.T)[rank][:, rank] / 2 * strength
     return coupling.fill_diagonal_(1)
 

@@ -57,7 +57,7 @@ class GeometricMedian(Rule):
         return (n - 1) // 2
 
     def kappa(self, n: int, f: int) -> float | None:
-        """Return 4 (1 + r)^2."""
+        """Return 4 (1 + r)^2 with r = f / (n - 2f)."""
         return 4 * (1 + f / (n - 2 * f)) ** 2
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:

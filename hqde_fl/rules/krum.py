@@ -45,7 +45,7 @@ def _decide(measured: Measured, cohort: Cohort, f: int, m: int) -> Decision:
 def _decide_from_float32(
     distances: Float32Distances, cohort: Cohort, f: int, m: int
 ) -> Decision | None:
-    """Return the decision of ``_decide`` if no error within the bounds can change it."""
+    """Return the decision of ``_decide``; None if an error within the bounds could change it."""
     squared, error = distances.geometry.squared_distances(), distances.error
     lower, upper = krum_scores(squared - error, f), krum_scores(squared + error, f)
     order = krum_scores(squared, f).argsort()
@@ -86,11 +86,11 @@ class Krum(Tolerant):
         return 2 * max(0, self.f - faulty) + 3
 
     def kappa(self, n: int, f: int) -> float | None:
-        """Return 6 (1 + r) for the f of this rule."""
+        """Return 6 (1 + r) with r = f / (n - 2f); None for another f than this rule's."""
         return 6 * (1 + f / (n - 2 * f)) if f == self.f else None
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """Return the choice of the update with the least score."""
+        """Return weight one for the update with the least score."""
         return _decide(measured, cohort, cohort.remaining(self.f), 1)
 
     def decide_from_float32(
@@ -131,7 +131,7 @@ class MultiKrum(Tolerant):
         return max(2 * f + 3, self.m + f)
 
     def filters(self, n: int) -> bool:
-        """Return whether it rejects: updates left out of a mean over n - f."""
+        """Return True if f > 0 and m is as large as f allows: unused updates are rejected."""
         return self.f > 0 and self.m in (0, n - self.f)
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:

@@ -106,7 +106,7 @@ class MDA(Tolerant):
             raise ConfigError(f"MDA needs limit >= 1, found {self.limit}")
 
     def filters(self, n: int) -> bool:
-        """Return whether it rejects: updates outside the subset."""
+        """Return True if f > 0: updates outside the subset are rejected."""
         return self.f > 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:

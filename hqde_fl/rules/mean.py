@@ -17,7 +17,7 @@ from hqde_fl.rules.results import Decision, Measured, State
 class Mean(Rule):
     """Mean of the updates, sum w_i x_i / sum w_i: not robust, one faulty client moves it anywhere.
 
-    Tolerates nobody, any n. O(n d), one read of the updates.
+    Tolerates no faulty client, any n. O(n d), one read of the updates.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Mean(Rule):
         return 1
 
     def breakdown(self, n: int) -> int:
-        """Return 0."""
+        """Return 0: a single faulty client can move the mean anywhere."""
         return 0
 
     def mean_weights(self, cohort: Cohort) -> Tensor:

@@ -32,7 +32,7 @@ class MoNNA(Tolerant):
     trusted: int = 0
 
     def filters(self, n: int) -> bool:
-        """Return whether it rejects: updates that are not averaged."""
+        """Return True if f > 0: updates that are not averaged are rejected."""
         return self.f > 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:

@@ -37,7 +37,7 @@ class NNM(Tolerant):
         return True
 
     def composed_kappa(self, kappa: float, n: int, f: int) -> float | None:
-        """Return 8 f / (n - f) (kappa + 1) for the f of this rule."""
+        """Return 8 f / (n - f) (kappa + 1); None for another f than this rule's."""
         return 8 * f / (n - f) * (kappa + 1) if f == self.f else None
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:

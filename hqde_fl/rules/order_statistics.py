@@ -38,7 +38,7 @@ def within_bounds(tile: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def count_rows(kept: Tensor, expected: int) -> tuple[Tensor, bool]:
-    """Return how much each row counted, (1, n) float64 summed over columns, and if values tied.
+    """Return how much each row counted, (1, n) summed over columns, and whether values tied.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def median_of(tile: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def trimmed_mean_of(tile: Tensor, f: int) -> tuple[Tensor, Tensor]:
-    """Return the mean (c,) of every column without its f largest and f smallest, and row counts."""
+    """Return the mean (c,) of each column without its f largest and f smallest, and row counts."""
     n = tile.shape[0]
     values = sort_columns(tile)
     inner = values[f : n - f].T

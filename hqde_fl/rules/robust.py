@@ -1,7 +1,7 @@
 """Agreement: a rule for an unknown number of faulty clients.
 
 Robust rules ask for f, and most of them look at distances alone. Where clients' data differ, honest
-updates lie far apart, and attackers who agree with each other are everybody's nearest neighbours.
+updates lie far apart, and attackers who agree with each other are the nearest neighbours of all.
 Even then honest updates have a direction in common. This rule looks at directions, and lets
 no pair of clients gain more by agreeing than honest pairs do:
 
@@ -99,7 +99,7 @@ class Robust(Rule):
         return (n - 1) // 2
 
     def filters(self, n: int) -> bool:
-        """Return whether it rejects clients that get no trust: if there are two or more."""
+        """Return True for two or more updates: clients without trust are rejected."""
         return n > 1
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:

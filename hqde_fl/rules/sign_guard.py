@@ -45,7 +45,7 @@ class SignGuard(Rule):
 
     @property
     def scored(self) -> bool:
-        """True: it counts signs."""
+        """True: ``decide`` needs the sign counts."""
         return True
 
     def minimum(self, faulty: int = 0) -> int:
@@ -63,7 +63,7 @@ class SignGuard(Rule):
         return torch.stack([positive, zero, negative], dim=1).to(torch.float64)
 
     def filters(self, n: int) -> bool:
-        """Return whether it rejects the updates that it does not keep: if there are two or more."""
+        """Return True for two or more updates: those that are not kept are rejected."""
         return n > 1
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:

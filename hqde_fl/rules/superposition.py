@@ -28,7 +28,7 @@ class Superposition(Rule):
     weighted mean.
 
     Tolerates f < n / 2 in that the result stays bounded: every client keeps some weight, a length
-    beyond ``longest`` buys nothing. With ``longest=0`` it tolerates nobody. O(n^2 d) for the Gram
+    beyond ``longest`` buys nothing. With ``longest=0`` it tolerates none. O(n^2 d) for the Gram
     matrix, one weighted sum.
 
     Parameters

@@ -27,7 +27,7 @@ class TrimmedMean(Tolerant):
     """
 
     def kappa(self, n: int, f: int) -> float | None:
-        """Return 6 r (1 + r) for the f of this rule."""
+        """Return 6 r (1 + r) with r = f / (n - 2f); None for another f than this rule's."""
         r = f / (n - 2 * f)
         return 6 * r * (1 + r) if f == self.f else None
 

@@ -73,7 +73,7 @@ class Voting(Rule):
         return 0 if self.votes == "updates" and self.longest == 0 else (n - 1) // 2
 
     def filters(self, n: int) -> bool:
-        """Return whether it rejects: updates that lose a vote on updates."""
+        """Return True for votes on updates: updates that lose are rejected."""
         return self.votes == "updates"
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:

@@ -28,7 +28,7 @@ class Columns(Protocol):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(n, d)."""
+        """The numbers of rows and columns, (n, d)."""
         ...
 
     @property
@@ -78,7 +78,7 @@ class Updates:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(n, d)."""
+        """The numbers of rows and columns, (n, d)."""
         return len(self.rows), self.rows[0].shape[0]
 
     @property
@@ -135,7 +135,7 @@ class MappedColumns:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(m, d)."""
+        """The numbers of rows and columns, (m, d)."""
         return self.rows, self.source.shape[1]
 
     @property
@@ -174,7 +174,7 @@ class StackedColumns:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(n + a, d)."""
+        """The numbers of rows and columns, (n + a, d) with a vectors below."""
         n, d = self.source.shape
         return n + len(self.below), d
 

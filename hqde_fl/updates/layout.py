@@ -63,12 +63,12 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """d, the length of the flat vector."""
+        """The length d of the flat vector."""
         return sum(entry.size for entry in self.entries if entry.offset is not None)
 
     @property
     def dtype(self) -> torch.dtype:
-        """float64 if the model has float64 numbers, else float32."""
+        """The dtype of the flat vector: float64 if the model has float64 numbers, else float32."""
         wide = any(entry.dtype == "float64" for entry in self.entries)
         return torch.float64 if wide else torch.float32
 

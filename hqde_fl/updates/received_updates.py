@@ -75,17 +75,17 @@ class ReceivedUpdates:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(n, d)."""
+        """The numbers of rows and columns, (n, d)."""
         return len(self.rows), len(self.base)
 
     @property
     def dtype(self) -> torch.dtype:
-        """float32."""
+        """The dtype of the tiles: float32."""
         return torch.float32
 
     @property
     def device(self) -> torch.device:
-        """The CPU."""
+        """The device of the tiles: the CPU."""
         return self.base.device
 
     @cached_property

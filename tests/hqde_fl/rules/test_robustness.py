@@ -83,7 +83,7 @@ def test_bound_holds_under_attack(n: int, f: int) -> None:
 
 @pytest.mark.parametrize("rule", [TrimmedMean(2), Median(), GeometricMedian(), Krum(2)], ids=str)
 def test_bound_holds_under_a_search_for_the_worst_case(rule: Aggregator) -> None:
-    """Hill climbing: keep every random change of all updates that brings the rule closer to its bound."""
+    """Hill climbing: keep each random change of all updates that brings the rule closer to it."""
     generator = torch.Generator().manual_seed(1)
     updates = torch.randn(7, 2, dtype=torch.float64, generator=generator)
     best, step = worst(rule, updates, 2), 1.0
