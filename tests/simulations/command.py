@@ -1,4 +1,4 @@
-"""The command ``hqde-fl`` as a process: started as its console script does, watched, ended."""
+"""Run the command ``hqde-fl`` as a process, as its console script starts it."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "HQDE_FL_TEST_PROCESS_OF"
 SECONDS = 120.0
-"""For everything that happens sooner or later."""
+"""Time limit of everything that tests wait for."""
 
 
 def entry_point() -> str:
-    """What ``pip`` writes into the console script."""
+    """Return the code that ``pip`` writes into the console script."""
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     module, function = scripts["hqde-fl"].split(":")
     return f"import sys; sys.argv[0] = 'hqde-fl'; from {module} import {function}; {function}()"
 
 
 def command(*arguments: object) -> list[str]:
-    """A command line of ``hqde-fl``."""
+    """Return a command line of ``hqde-fl``."""
     return [sys.executable, "-P", "-c", entry_point(), *map(str, arguments)]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """One in which processes find this checkout."""
+    """Return an environment in which processes import this checkout."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **more}
 
@@ -47,6 +47,7 @@ def call(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def lives(process: psutil.Process) -> bool:
+    """Return whether a process runs, and is no zombie."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
@@ -62,7 +63,7 @@ def await_that(holds: Callable[[], object], what: str, seconds: float = SECONDS)
 
 @dataclass
 class Running:
-    """A command under way."""
+    """A command that is running."""
 
     process: subprocess.Popen[str]
     mark: str
@@ -79,7 +80,7 @@ class Running:
         await_that(held, what)
 
     def catches_sigterm(self) -> bool:
-        """Whether its signal handlers are in place."""
+        """Return whether its signal handlers are in place."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
         return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
@@ -91,17 +92,20 @@ class Running:
             self.process.send_signal(number)
 
     def end(self) -> tuple[int, str]:
-        """Wait for its end: exit status and stderr."""
+        """Wait for its end; return the exit status and stderr."""
         _, errors = self.process.communicate(timeout=SECONDS)
         return self.process.returncode, errors
 
     def left(self) -> list[psutil.Process]:
-        """What it has started and still runs, also where it has cleared its environment."""
+        """Return the processes that it has started and that still run.
+
+        Descendants that have cleared their environment are among them.
+        """
         for process in psutil.process_iter():
             try:
                 if process.environ().get(MARK) == self.mark and process.pid != self.process.pid:
                     below = process.children(recursive=True)
-                    self._seen |= {each.pid: each for each in (process, *below)}
+                    self._seen |= {member.pid: member for member in (process, *below)}
             except (psutil.Error, OSError):
                 continue
         return [process for process in self._seen.values() if lives(process)]
@@ -130,6 +134,6 @@ def started(*arguments: object, cwd: Path) -> Iterator[Running]:
 
 
 def rounds_in(run: Path) -> int:
-    """How many lines the records of a run have."""
+    """Return the number of rounds that a run has recorded."""
     rounds = run / "rounds.jsonl"
     return rounds.read_text().count("\n") if rounds.exists() else 0

@@ -23,18 +23,18 @@ TINY = {
 
 @pytest.fixture
 def tiny():
-    """An experiment that runs in a moment."""
+    """Return a small, fast experiment."""
     return Experiment.parse(TINY)
 
 
 @pytest.fixture
 def filtering():
-    """The same with a rule that singles out clients."""
+    """Return the small experiment with a rule that singles out clients."""
     return Experiment.parse(TINY | {"strategy": {"rule": "sign-guard"}})
 
 
 def rounds_of(experiment, rounds=2):
-    """Records as a run of it might leave them.
+    """Yield records as a run of an experiment might leave them.
 
     A rule that filters catches the faulty in round 1 and keeps them in round 2.
     """
@@ -72,13 +72,13 @@ def rounds_of(experiment, rounds=2):
 
 @pytest.fixture
 def record():
-    """The function that makes a run directory with records in it, and reads it back."""
+    """Return the function that makes a run directory with records in it, and reads it back."""
 
     def record(path, experiment, records=None):
         directory = RunDirectory(path, experiment)
         with directory.recording():
-            for each in rounds_of(experiment) if records is None else records:
-                directory.on_round(each, ArrayRecord())
+            for line in rounds_of(experiment) if records is None else records:
+                directory.on_round(line, ArrayRecord())
         return Run.load(path)
 
     return record
@@ -86,12 +86,12 @@ def record():
 
 @pytest.fixture
 def comparable():
-    """The function that reads a .jsonl file without what may differ between runs of one seed."""
+    """Return the function that reads a .jsonl file without what differs between runs of a seed."""
 
     def without_seconds(value):
         if isinstance(value, dict):
             return {k: without_seconds(v) for k, v in value.items() if not k.endswith("seconds")}
-        return [without_seconds(each) for each in value] if isinstance(value, list) else value
+        return [without_seconds(entry) for entry in value] if isinstance(value, list) else value
 
     def comparable(path):
         return [without_seconds(json.loads(line)) for line in path.read_text().splitlines()]
@@ -101,7 +101,7 @@ def comparable():
 
 @pytest.fixture
 def tiny_file(tmp_path):
-    """The tiny experiment as a file."""
+    """Return a file with the small experiment."""
     file = tmp_path / "tiny.toml"
     file.write_text(tomli_w.dumps(TINY))
     return file

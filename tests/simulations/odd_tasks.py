@@ -1,4 +1,4 @@
-"""Tasks for ``[task] name = "tests.simulations.odd_tasks:..."``: not every task has ten classes."""
+"""Unusual tasks for ``[task] name = "tests.simulations.odd_tasks:..."``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FEATURES = 5
 
 
 def examples(number: int, count: int, size: int = 40) -> TensorDataset:
-    """Two classes, around opposite points; other examples in every partition."""
+    """Return examples of two classes around opposite points, different in every partition."""
     generator = torch.Generator().manual_seed(1000 * count + number)
     y = torch.arange(size) % 2
     x = torch.randn(size, FEATURES, generator=generator) + (3.0 * y - 1.5)[:, None]
@@ -22,7 +22,7 @@ def examples(number: int, count: int, size: int = 40) -> TensorDataset:
 
 
 def held_back() -> TensorDataset:
-    """The test set."""
+    """Return the test set."""
     return examples(999, 1000, 200)
 
 
@@ -36,7 +36,7 @@ regression = Task(linear, examples, held_back, nn.functional.mse_loss, {}, class
 
 
 def surprise(partitions: int, seed: int, partition: Any) -> Task:
-    """Two classes in the test set, where checks look, and a third among the clients' labels."""
+    """Return a task with two classes in the test set and a third among the clients' labels."""
 
     def third(number: int, count: int) -> TensorDataset:
         x, y = examples(number, count).tensors
@@ -46,7 +46,7 @@ def surprise(partitions: int, seed: int, partition: Any) -> Task:
 
 
 class Unreadable(Dataset[Any]):
-    """Data on a disk that has failed."""
+    """Data that cannot be read."""
 
     def __len__(self) -> int:
         return 20
@@ -56,7 +56,7 @@ class Unreadable(Dataset[Any]):
 
 
 def failing(partitions: int, seed: int, partition: Any) -> Task:
-    """Two classes; what client 3 has cannot be read."""
+    """Return a task of two classes in which the data of client 3 cannot be read."""
 
     def part(number: int, count: int) -> Dataset[Any]:
         return Unreadable() if number == 3 else examples(number, count)

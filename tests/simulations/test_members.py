@@ -11,7 +11,7 @@ from hqde_fl.simulations.experiment.model import Experiment
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.run import run_experiment
 
-DEALT = {
+ASSIGNED = {
     "members": 3,
     "assignment": "round-robin",
     "members-per-client": 2,
@@ -23,27 +23,27 @@ FEEDBACK = {"name": "error-feedback", "inner": {"name": "quantized", "bits": 8, 
 
 
 @pytest.fixture
-def dealt(tiny):
-    """The tiny experiment with three members, two of them for each client."""
-    return {**tiny.to_table(), "clients": DEALT, "faults": []}
+def assigned(tiny):
+    """Return the small experiment with three members, two of them for each client."""
+    return {**tiny.to_table(), "clients": ASSIGNED, "faults": []}
 
 
-def test_clients_section_says_who_trains_what(dealt):
-    experiment = Experiment.parse(dealt)
+def test_the_clients_section_configures_the_assignment(assigned):
+    experiment = Experiment.parse(assigned)
     assert experiment.parts.ensemble == Ensemble(3, "round-robin", 2)
     assert Experiment.from_json(experiment.to_json()) == experiment
     assert Experiment.parse({}).parts.ensemble == Ensemble()
 
 
-def test_members_differ_and_every_client_trains_its_own(dealt, tmp_path):
-    experiment = Experiment.parse(dealt, ["rounds=3", "clients.lr=0.5"])
+def test_members_differ_and_every_client_trains_its_own(assigned, tmp_path):
+    experiment = Experiment.parse(assigned, ["rounds=3", "clients.lr=0.5"])
     run_experiment(experiment, tmp_path / "run")
     run = Run.load(tmp_path / "run")
     state = load_file(tmp_path / "run" / "model.safetensors")
     one, two, three = (select_member(member, state) for member in range(3))
     assert not any(torch.equal(one[name], other[name]) for name in one for other in (two, three))
     for line in run.clients:
-        share = experiment.parts.ensemble.share(
+        share = experiment.parts.ensemble.assigned_members(
             line["partition"], line["round"], experiment.parts.seeds
         )
         assert tuple(line["members"]) == share
@@ -51,12 +51,12 @@ def test_members_differ_and_every_client_trains_its_own(dealt, tmp_path):
     assert run.rounds[-1]["server"]["accuracy"] > run.rounds[0]["server"]["accuracy"] + 0.1
 
 
-def test_independent_members_are_models_of_runs_of_their_own(dealt, tmp_path):
-    """An ensemble of M is M times ordinary federated learning: the first is a run's with M = 1."""
+def test_independent_members_are_models_of_runs_of_their_own(assigned, tmp_path):
+    """An ensemble of M is M ordinary runs: its first member is the model of a run with M = 1."""
     states = []
     for members in (1, 3):
         clients = {"count": 4, "lr": 0.1, "members": members}
-        run_experiment(Experiment.parse({**dealt, "clients": clients}), tmp_path / str(members))
+        run_experiment(Experiment.parse({**assigned, "clients": clients}), tmp_path / str(members))
         states.append(load_file(tmp_path / str(members) / "model.safetensors"))
     one, three = states
     first = select_member(0, three)
@@ -64,8 +64,8 @@ def test_independent_members_are_models_of_runs_of_their_own(dealt, tmp_path):
     assert all(torch.equal(one[name], first[name]) for name in one)
 
 
-def test_fedavg_mode_ends_with_one_model(dealt, tmp_path):
-    run_experiment(Experiment.parse(dealt, ["clients.mode=fedavg"]), tmp_path / "run")
+def test_fedavg_mode_ends_with_one_model(assigned, tmp_path):
+    run_experiment(Experiment.parse(assigned, ["clients.mode=fedavg"]), tmp_path / "run")
     state = load_file(tmp_path / "run" / "model.safetensors")
     one, two, three = (select_member(member, state) for member in range(3))
     assert all(torch.equal(one[n], two[n]) and torch.equal(one[n], three[n]) for n in one)
@@ -86,10 +86,10 @@ def test_fedavg_mode_ends_with_one_model(dealt, tmp_path):
     ],
     ids=lambda fault: fault["name"],
 )
-def test_faults_and_attacks_with_packed_members(dealt, tmp_path, fault):
+def test_faults_and_attacks_with_packed_members(assigned, tmp_path, fault):
     document = {
-        **dealt,
-        "clients": {**DEALT, "count": 9},
+        **assigned,
+        "clients": {**ASSIGNED, "count": 9},
         "faults": [fault],
         "strategy": {"rule": "byzantine-filter", "codec": FEEDBACK},
     }
@@ -107,12 +107,12 @@ def test_faults_and_attacks_with_packed_members(dealt, tmp_path, fault):
 
 
 @pytest.mark.parametrize("name", ["alie", "optimal-alie"])
-def test_attackers_act_on_each_member_by_itself(dealt, tmp_path, name):
-    """All attackers of a member send the same, and something else than without the attack."""
+def test_attackers_act_on_each_member_by_itself(assigned, tmp_path, name):
+    """All attackers of a member send the same update, and another one than without the attack."""
     document = {
-        **dealt,
+        **assigned,
         "rounds": 1,
-        "clients": {**DEALT, "count": 9, "bagging": False},
+        "clients": {**ASSIGNED, "count": 9, "bagging": False},
         "strategy": {"rule": "mean"},
     }
     states = []
@@ -153,6 +153,6 @@ def test_attackers_act_on_each_member_by_itself(dealt, tmp_path, name):
         ),
     ],
 )
-def test_impossible_combinations_name_the_bound(dealt, overrides, message):
+def test_impossible_combinations_name_the_bound(assigned, overrides, message):
     with pytest.raises(ConfigError, match=message):
-        Experiment.parse(dealt, overrides)
+        Experiment.parse(assigned, overrides)

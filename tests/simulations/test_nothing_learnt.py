@@ -1,4 +1,4 @@
-"""A run in which no round has an aggregate has failed; others say which rounds were void."""
+"""A run without any aggregate has failed; other runs report their void rounds."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ NOTHING = {
 }
 
 
-def nobody(partitions: int, seed: int, partition: object):  # type: ignore[no-untyped-def]
-    """Digits that nobody has got any of."""
+def no_data(partitions: int, seed: int, partition: object):  # type: ignore[no-untyped-def]
+    """Return a task in which no client has data."""
     from dataclasses import replace
 
     from torch.utils.data import TensorDataset
@@ -89,7 +89,7 @@ def test_the_command_exits_1_and_a_sweep_goes_on(tmp_path, monkeypatch, tiny_fil
 def test_void_rounds_are_one_line_of_a_run_that_learnt_something(  # type: ignore[no-untyped-def]
     tmp_path, monkeypatch, tiny_file
 ) -> None:
-    """Two of four clients crash in round 2, and Krum cannot do with two."""
+    """Two of four clients crash in round 2, and Krum needs more than two."""
     monkeypatch.chdir(tmp_path)
     faults = '[{name = "crash", count = 2, start = 2, stop = 2}]'
     options = ["--set", 'strategy.rule={name="krum", f=0}', "--set", f"faults={faults}"]

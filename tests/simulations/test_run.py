@@ -18,20 +18,20 @@ from hqde_fl.simulations.tasks import load_task
 
 
 def test_same_seed_twice_gives_the_same_bits(tmp_path, tiny, comparable):
-    heard = []
-    result = run_experiment(tiny, tmp_path / "a", on_round=heard.append)
+    rounds = []
+    result = run_experiment(tiny, tmp_path / "a", on_round=rounds.append)
     run_experiment(tiny, tmp_path / "b")
     for name in ("rounds.jsonl", "clients.jsonl"):
         assert comparable(tmp_path / "a" / name) == comparable(tmp_path / "b" / name)
     models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b")]
     assert models[0] == models[1]
 
-    assert [line["round"] for line in heard] == [0, 1, 2]
+    assert [line["round"] for line in rounds] == [0, 1, 2]
     loaded = Run.load(tmp_path / "a")
     assert loaded.manifest["status"] == "finished"
     assert result.final == loaded.final
     assert set(loaded.final) == {"accuracy", "loss"}
-    assert sorted(each["partition"] for each in loaded.clients) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert sorted(client["partition"] for client in loaded.clients) == [0, 0, 1, 1, 2, 2, 3, 3]
     assert (tmp_path / "a" / "report.html").stat().st_size > 10_000
 
 
@@ -67,7 +67,7 @@ def test_missing_data_is_found_before_anything_is_written(tmp_path, tiny):
 
 
 def broken_test_set(**given):
-    """A task whose test set cannot be had."""
+    """Return a task whose test set cannot be loaded."""
     task = load_task({"name": "digits"}, {"name": "iid"}, given["partitions"], given["seed"])
 
     def missing():
@@ -90,7 +90,7 @@ def test_a_run_that_fails_keeps_what_it_recorded(tmp_path, tiny, monkeypatch):
 
 @pytest.fixture
 def flower(monkeypatch, record):
-    """Stands in for ``flwr run``: records two rounds, then fails if it is told to."""
+    """Return the function that replaces ``flwr run``: it records two rounds, or fails."""
     from hqde_fl.simulations.engines.flower import engine
 
     def set_up(failure=None):
@@ -112,9 +112,9 @@ def flower(monkeypatch, record):
 
 def test_the_flower_engine_is_followed_through_the_run_directory(tmp_path, tiny, flower):
     flower()
-    heard = []
-    result = run_experiment(tiny, tmp_path / "run", engine="flower", on_round=heard.append)
-    assert [line["round"] for line in heard] == [0, 1, 2]
+    rounds = []
+    result = run_experiment(tiny, tmp_path / "run", engine="flower", on_round=rounds.append)
+    assert [line["round"] for line in rounds] == [0, 1, 2]
     assert result.final["accuracy"] == pytest.approx(0.7)
     assert Run.load(tmp_path / "run").manifest["engine"] == "flower"
 
@@ -125,14 +125,14 @@ def test_a_flower_engine_that_fails_before_it_begins(tmp_path, tiny, flower):
         run_experiment(tiny, tmp_path / "run", engine="flower")
 
 
-@pytest.mark.parametrize("whose", ["earlier", "meanwhile", "own"])
+@pytest.mark.parametrize("owner", ["earlier", "meanwhile", "own"])
 @pytest.mark.parametrize(
     ("failure", "status", "text"),
     [(KeyboardInterrupt(), "interrupted", None), (RunError("is in use"), "failed", "is in use")],
     ids=["interrupted", "failed"],
 )
 def test_only_the_manifest_of_the_own_attempt_is_closed(
-    tmp_path, tiny, monkeypatch, whose, failure, status, text
+    tmp_path, tiny, monkeypatch, owner, failure, status, text
 ):
     from hqde_fl.simulations.engines.flower import engine as flower
 
@@ -141,26 +141,28 @@ def test_only_the_manifest_of_the_own_attempt_is_closed(
     with ExitStack() as other:
 
         def begin():
-            if whose == "meanwhile":
+            if owner == "meanwhile":
                 other.enter_context(exclusive(out))
             recording = RunDirectory(out, tiny).recording()
             recording.__enter__()
             return recording  # which is never left, as if it went on
 
         def run_flower(*_args, **_options):
-            kept.append(begin() if whose != "earlier" else None)
+            kept.append(begin() if owner != "earlier" else None)
             raise failure
 
-        kept = [begin()] if whose == "earlier" else []
+        kept = [begin()] if owner == "earlier" else []
         monkeypatch.setattr(flower, "run_flower", run_flower)
         with pytest.raises(type(failure)):
             run_experiment(tiny, out, engine="flower", resume=True)
         manifest = Run.load(out).manifest
-    expected = (status, text) if whose == "own" else ("running", None)
+    expected = (status, text) if owner == "own" else ("running", None)
     assert (manifest["status"], manifest["error"]) == expected
 
 
-def test_an_attempt_on_ray_that_never_began_notes_nothing(tmp_path, tiny, record, monkeypatch):
+def test_an_attempt_on_ray_that_never_began_changes_no_manifest(
+    tmp_path, tiny, record, monkeypatch
+):
     from hqde_fl.simulations.engines.ray import grid as ray_grid
 
     def refuse(*_):
@@ -176,9 +178,9 @@ def test_an_attempt_on_ray_that_never_began_notes_nothing(tmp_path, tiny, record
     assert Run.load(out).manifest == before
 
 
-def test_ctrl_c_is_raised_once_more_on_the_main_thread_only():
-    heard, raised = [], []
-    with run._interruptible(heard.append) as listener:
+def test_ctrl_c_is_raised_again_on_the_main_thread_only():
+    lines, raised = [], []
+    with run._interruptible(lines.append) as listener:
 
         def listen():
             try:
@@ -193,7 +195,7 @@ def test_ctrl_c_is_raised_once_more_on_the_main_thread_only():
         thread.join()
         with pytest.raises(KeyboardInterrupt):
             listener({"round": 1})
-    assert heard == [{"round": 0}, {"round": 1}]
+    assert lines == [{"round": 0}, {"round": 1}]
     assert not raised
 
 

@@ -20,9 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 def invoke(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    return lambda *arguments: CliRunner().invoke(
-        command_line.app, [str(each) for each in arguments]
-    )
+    return lambda *arguments: CliRunner().invoke(command_line.app, [*map(str, arguments)])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: how a run ends, whatever it was doing."""
+"""Ctrl-C, SIGTERM and SIGHUP end a run, whatever it is doing."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ def test_a_run_in_a_program_ends_and_the_programs_handler_is_back(
 
 
 def test_handlers_are_left_alone_in_other_threads() -> None:
-    found = []
+    handlers = []
 
     def look() -> None:
         with interruptible():
-            found.append(signal.getsignal(signal.SIGTERM))
+            handlers.append(signal.getsignal(signal.SIGTERM))
 
     before = signal.getsignal(signal.SIGTERM)
     thread = threading.Thread(target=look)
     thread.start()
     thread.join()
-    assert found == [before]
+    assert handlers == [before]
 
 
 def test_a_block_inside_another_one_is_a_part_of_it() -> None:
@@ -115,7 +115,7 @@ def test_a_first_signal_in_a_clean_up_waits_for_its_end() -> None:
     assert done == [1]
 
 
-def test_what_the_interrupted_code_makes_of_it_is_an_interruption() -> None:
+def test_any_exception_after_the_signal_is_an_interruption() -> None:
     @interruptible()
     def block() -> None:
         try:
@@ -186,8 +186,8 @@ def test_a_signal_in_the_first_seconds_leaves_no_traceback(
 @pytest.mark.parametrize(
     "module", ["hqde_fl.simulations.console.entry", "hqde_fl.simulations.console.entry:main"]
 )
-def test_handlers_come_before_what_takes_time(module: str, tmp_path: Path) -> None:
-    """Whichever way the command is called, nothing heavy has been imported by then."""
+def test_handlers_are_installed_before_slow_imports(module: str, tmp_path: Path) -> None:
+    """However the command is called, nothing heavy has been imported by then."""
     name, _, function = module.partition(":")
     code = (
         "import signal, sys\n"
@@ -276,20 +276,20 @@ def test_sigterm_ends_a_sweep_and_its_processes(jobs: int, tiny_file: Path, tmp_
         status, errors = running.end()
         assert (status, errors) == (143, "interrupted, kept in study\n")
         await_that(lambda: not running.left(), "no worker is left", seconds=30)
-    found = [json.loads(path.read_text())["status"] for path in out.glob("cells/*/manifest.json")]
-    assert found == ["interrupted"] * jobs
+    states = [json.loads(path.read_text())["status"] for path in out.glob("cells/*/manifest.json")]
+    assert states == ["interrupted"] * jobs
     assert (out / "results.csv").read_text().count("interrupted") == jobs
 
 
-def test_what_ray_puts_in_front_of_sigterm_is_taken_away() -> None:
-    """In this process a stand-in for it: another handler, put there while a block lasts."""
-    heard = []
-    before = signal.signal(signal.SIGTERM, lambda *_: heard.append("own"))
+def test_the_handler_of_sigterm_is_restored_during_the_block() -> None:
+    """Another handler, installed while the block lasts, stands for Ray's."""
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda *_: received.append("own"))
     try:
         with interruption.sigterm_kept():
-            signal.signal(signal.SIGTERM, lambda *_: heard.append("other"))
+            signal.signal(signal.SIGTERM, lambda *_: received.append("other"))
         os.kill(os.getpid(), signal.SIGTERM)
-        await_that(lambda: heard, "a handler")
+        await_that(lambda: received, "a handler")
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert heard == ["own"]
+    assert received == ["own"]

@@ -166,7 +166,9 @@ def test_a_built_in_task_leaves_no_folders(tmp_path: Path, tiny: Experiment) -> 
 
 
 def test_installed_folders_are_not_the_users_own(tmp_path: Path) -> None:
-    assert import_path.own_folders([json.__file__, pytest.__file__, str(tmp_path)]) == [str(tmp_path)]
+    assert import_path.own_folders([json.__file__, pytest.__file__, str(tmp_path)]) == [
+        str(tmp_path)
+    ]
 
 
 def test_a_process_on_this_machine_follows_the_order(tmp_path: Path) -> None:

@@ -43,7 +43,10 @@ def file(tmp_path):
 
 @pytest.fixture
 def recorded(monkeypatch, record):
-    """Instead of running, record two rounds; ``failing`` maps the number of a call to an error."""
+    """Record two rounds instead of running a cell.
+
+    The dictionary returned maps the number of a call to the error that it is to raise.
+    """
     failing, calls = {}, []
 
     def run_experiment(experiment, out, *, on_round, report):

@@ -74,7 +74,7 @@ def test_any_key_is_set_and_can_stand_elsewhere_as_well(file):
         Sweep.load(file(text), ["rounds=5"])
 
 
-def test_a_fraction_that_is_nobody_is_no_attack(file):
+def test_a_fraction_of_no_client_is_no_attack(file):
     sweep = Sweep.load(file("[sweep]\nattack = ['none', { name = 'zero', fraction = 0.01 }]\n"))
     assert [cell.label for cell in sweep.cells] == ["none", "zero"]
     assert len(sweep.distinct) == 1
@@ -100,7 +100,7 @@ def test_a_variable_can_stand_in_the_file_and_an_attack_can_be_none_or_several(f
     assert sweep.cells[2].experiment.strategy.rule["f"] == 2
 
 
-def test_a_key_tells_apart_what_comes_out_differently_and_nothing_else():
+def test_experiments_have_the_same_key_if_they_have_the_same_result():
     base = Experiment.parse({"name": "a", "seed": 1})
     same = [
         "name=b",
@@ -158,7 +158,7 @@ def test_a_wrong_sweep_is_refused_before_anything_starts(file, text, message):
     assert message in str(caught.value)
 
 
-def test_an_override_reaches_the_axes_but_never_vanishes_behind_them(file):
+def test_an_override_changes_axes_but_not_swept_keys(file):
     sweep = Sweep.load(file(ROBUST), ["sweep.f=[1]", "sweep.seeds=[5]"])
     assert {cell.experiment.seed for cell in sweep.cells} == {5}
     assert len(sweep.cells) == 4

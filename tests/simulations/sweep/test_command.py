@@ -15,11 +15,11 @@ from .conftest import ROBUST
     ("seconds", "text"),
     [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5339, "89 min"), (7500, "2 h 5 min")],
 )
-def test_times_as_people_say_them(seconds, text):
+def test_durations_as_text(seconds, text):
     assert estimate.duration_text(seconds) == text
 
 
-def test_a_sweep_says_how_it_goes_and_how_long_it_will_take(file, recorded, tmp_path):
+def test_a_sweep_shows_its_progress_and_the_time_left(file, recorded, tmp_path):
     sweep, text = Sweep.load(file(ROBUST)), io.StringIO()
     recorded[3] = RunError("gone")
     with SweepProgress(Console(file=text, width=200), "study") as watch:
@@ -32,15 +32,15 @@ def test_a_sweep_says_how_it_goes_and_how_long_it_will_take(file, recorded, tmp_
     assert lines[11].startswith("[12/12]")
 
 
-def test_what_finished_cells_took_says_how_long_the_others_will(file, recorded, tmp_path):
+def test_the_time_is_estimated_from_finished_cells(file, recorded, tmp_path):
     sweep, out = Sweep.load(file(ROBUST)), tmp_path / "out"
     run_sweep(sweep, out, report=False)
     for cell in sweep.distinct[:2]:
         add_to_manifest(out / cell.directory, {"wall-seconds": 4.0})
     missing = sweep.distinct[2:]
-    found = estimate.from_finished(sweep.distinct, missing, out)
-    assert found.seconds == pytest.approx(4.0 * len(missing))
-    assert found.source == "from 2 finished cells"
+    estimated = estimate.from_finished(sweep.distinct, missing, out)
+    assert estimated.seconds == pytest.approx(4.0 * len(missing))
+    assert estimated.source == "from 2 finished cells"
     assert estimate.from_finished(missing, missing, out) is None
 
 

@@ -21,19 +21,19 @@ WAIT = 120
 
 
 class Noted(Watch):
-    """Writes down what it hears."""
+    """Watch that keeps what it receives."""
 
     def __init__(self):
-        self.heard = []
+        self.events = []
 
     def planned(self, cells, finished):
-        self.heard.append((len(cells), finished))
+        self.events.append((len(cells), finished))
 
     def began(self, cell):
-        self.heard.append(cell.key)
+        self.events.append(cell.key)
 
     def ended(self, cell, error):
-        self.heard.append(error)
+        self.events.append(error)
 
 
 def rows_of(out):
@@ -46,7 +46,7 @@ def test_a_sweep_leaves_tidy_tables_and_a_cell_that_fails_is_a_row(file, recorde
     recorded[2] = ValueError("boom\nand more")
     watch = Noted()
     comparison = run_sweep(sweep, tmp_path / "out", watch=watch)
-    assert watch.heard[:5] == [
+    assert watch.events[:5] == [
         (12, 0),
         sweep.cells[0].key,
         None,
@@ -89,7 +89,7 @@ def test_a_sweep_leaves_tidy_tables_and_a_cell_that_fails_is_a_row(file, recorde
     assert comparison.columns == again.columns
 
 
-def test_what_has_finished_is_not_run_again_and_what_has_not_is(file, recorded, tmp_path):
+def test_finished_cells_are_kept_and_all_others_run_again(file, recorded, tmp_path):
     sweep, out = Sweep.load(file()), tmp_path / "out"
     recorded[3] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
@@ -101,7 +101,7 @@ def test_what_has_finished_is_not_run_again_and_what_has_not_is(file, recorded, 
     rounds.write_text("".join(rounds.read_text().splitlines(keepends=True)[:-1]))
     watch = Noted()
     comparison = run_sweep(sweep, out, resume=True, watch=watch, report=False)
-    assert watch.heard[0] == (7, 1)
+    assert watch.events[0] == (7, 1)
     assert recorded["calls"].count(sweep.cells[0].key) == 1
     assert recorded["calls"].count(sweep.cells[1].key) == 2
     assert {row.status for row in comparison.rows} == {"finished"}
@@ -109,7 +109,7 @@ def test_what_has_finished_is_not_run_again_and_what_has_not_is(file, recorded, 
         run_sweep(sweep, tmp_path / "nothing", resume=True)
 
 
-def test_a_cell_that_could_not_say_that_it_was_cut_short_is_interrupted(file, recorded, tmp_path):
+def test_a_cell_whose_process_was_killed_is_interrupted(file, recorded, tmp_path):
     sweep, out = Sweep.load(file()), tmp_path / "out"
     run_sweep(sweep, out, report=False)
     for cell in sweep.cells[:2]:
@@ -126,8 +126,8 @@ def test_an_axis_keeps_its_values_beside_results_of_the_same_name(file, recorded
     text = "task = { name = 'digits', hidden = 8 }\n[sweep]\nrounds = [2, 3]\n"
     recorded[2] = ValueError("boom")
     run_sweep(Sweep.load(file(text)), tmp_path / "out", report=False)
-    found = [(row["rounds"], row["status"]) for row in rows_of(tmp_path / "out")]
-    assert found == [("2", "finished"), ("3", "failed")]
+    rows = [(row["rounds"], row["status"]) for row in rows_of(tmp_path / "out")]
+    assert rows == [("2", "finished"), ("3", "failed")]
 
 
 def test_a_directory_has_one_sweep_at_a_time(file, recorded, tmp_path, monkeypatch):
@@ -272,15 +272,15 @@ def test_a_script_without_a_main_guard_runs_a_sweep_in_processes(file, tmp_path)
 
 def test_the_demo_shows_that_the_mean_falls_and_the_filter_holds(tmp_path):
     sweep = Sweep.load(APP_ROOT / "experiments" / "demo.toml")
-    found = {row.labels: row for row in run_sweep(sweep, tmp_path / "out", report=False).rows}
-    clean = found["mean (weighted)", "no faults"].accuracy
+    cells = {row.labels: row for row in run_sweep(sweep, tmp_path / "out", report=False).rows}
+    clean = cells["mean (weighted)", "no faults"].accuracy
     assert clean > 0.9
-    assert found["mean (weighted)", "3 sign-flip"].accuracy < 0.5
+    assert cells["mean (weighted)", "3 sign-flip"].accuracy < 0.5
     for faults in ("no faults", "3 sign-flip"):
-        row = found["byzantine-filter", faults]
+        row = cells["byzantine-filter", faults]
         assert row.accuracy > clean - 0.05
         assert row.run.detection.false_alarms == 0
-    assert found["byzantine-filter", "3 sign-flip"].run.detection.recall > 0.9
+    assert cells["byzantine-filter", "3 sign-flip"].run.detection.recall > 0.9
     assert json.loads((tmp_path / "out" / "sweep.json").read_text())["name"] == "demo"
     timings = (tmp_path / "out" / "timings.csv").read_text().splitlines()
     assert timings[0] == "rule,faults,cell,seconds,round-seconds,memory-mib,ended"

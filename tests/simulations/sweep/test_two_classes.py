@@ -1,4 +1,4 @@
-"""A crash is not a detection: sweeps over a task of two classes, and what they leave."""
+"""Sweeps over a task of two classes, in which a crash is no detection."""
 
 from __future__ import annotations
 
@@ -85,24 +85,32 @@ def test_the_attack_acts(swept) -> None:
     assert losses["label-flip"] > 1.1 * losses["crash"]
 
 
-def test_every_round_and_the_manifest_say_it(swept) -> None:
+def test_rounds_and_manifests_have_the_scores(swept) -> None:
     _, comparison = swept
     for row in comparison.rows:
         assert row.run is not None
         assert row.run.manifest["filters"] is (row.labels[0] == "byzantine-filter")
         for line in row.run.rounds[1:]:
-            found = line["exclusion"]
+            exclusion = line["exclusion"]
             if row.labels[1] == "crash":
-                assert (found["caught"], found["failed-faulty"], found["recall"]) == (0, 2, None)
+                assert (exclusion["caught"], exclusion["failed-faulty"], exclusion["recall"]) == (
+                    0,
+                    2,
+                    None,
+                )
             if row.labels[:2] == ("byzantine-filter", "label-flip"):
-                assert (found["judged-faulty"], found["precision"], found["recall"]) == (2, 1, 1)
+                assert (
+                    exclusion["judged-faulty"],
+                    exclusion["precision"],
+                    exclusion["recall"],
+                ) == (2, 1, 1)
 
 
 def page_of(run: Run) -> str:
     return write_report(Comparison.of(run), run.path).read_text()
 
 
-def test_tables_and_pages_show_a_dash_and_say_why(swept) -> None:
+def test_tables_and_pages_show_a_dash_and_the_reason(swept) -> None:
     out, comparison = swept
     for width in (80, 200):
         console = Console(file=StringIO(), width=width)
