@@ -109,7 +109,7 @@ _HOMES = {
     "run_experiment": "hqde_fl.simulations.run",
     "EnsemblePredictor": "hqde_fl.prediction",
     "HQDESystem": "hqde_fl.simulations.system.hqde_system",
-    "create_hqde_system": "hqde_fl.simulations.system.hqde_system",
+    "create_hqde_system": "hqde_fl.simulations.system.create_system",
     "RayGrid": "hqde_fl.simulations.engines.ray.grid",
     "InlineGrid": "hqde_fl.simulations.engines.inline",
     "Resources": "hqde_fl.simulations.engines.ray.resources",

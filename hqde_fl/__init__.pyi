@@ -67,8 +67,8 @@ from hqde_fl.simulations.engines.ray.resources import Resources as Resources
 from hqde_fl.simulations.experiment.model import Experiment as Experiment
 from hqde_fl.simulations.run import RunResult as RunResult
 from hqde_fl.simulations.run import run_experiment as run_experiment
+from hqde_fl.simulations.system.create_system import create_hqde_system as create_hqde_system
 from hqde_fl.simulations.system.hqde_system import HQDESystem as HQDESystem
-from hqde_fl.simulations.system.hqde_system import create_hqde_system as create_hqde_system
 from hqde_fl.strategies.callbacks import Callback as Callback
 from hqde_fl.strategies.callbacks import ClientRecord as ClientRecord
 from hqde_fl.strategies.callbacks import RoundRecord as RoundRecord

@@ -6,4 +6,4 @@ from hqde_fl.simulations.audit.catalogue import HOSTILE
 from hqde_fl.simulations.audit.catalogue_row import AnswerContext, CatalogueRow, UploadedReply
 from hqde_fl.simulations.audit.trial import Finding, trial
 
-__all__ = ["HOSTILE", "AnswerContext", "Finding", "CatalogueRow", "UploadedReply", "trial"]
+__all__ = ["HOSTILE", "AnswerContext", "CatalogueRow", "Finding", "UploadedReply", "trial"]

@@ -122,7 +122,8 @@ def trial(
     if row is not None and not grid.culprit_answered:
         finding = replace(finding, raised="the strategy never asked the culprit")
     said = " ".join(texts[-1].split())[:300] if texts else ""
-    finding = replace(finding, received=grid.largest_memory_use.received, growth=grid.largest_memory_use.growth)
+    memory = grid.largest_memory_use
+    finding = replace(finding, received=memory.received, growth=memory.growth)
     return replace(finding, named=bool(texts), said=said, loaded=canary.was_loaded())
 
 

@@ -1,1 +1,1 @@
-"""HQDE's front: ``HQDESystem`` and the parts that it is made of."""
+"""``HQDESystem``, which trains an ensemble on a ``DataLoader`` in one call, and its parts."""

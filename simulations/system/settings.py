@@ -1,4 +1,4 @@
-"""HQDE's configuration dictionaries, and what they stand for here."""
+"""The settings of an ``HQDESystem``, built from HQDE's configuration dictionaries."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ from hqde_fl.noise import ExplorationNoise
 from hqde_fl.prediction import VOTES, EnsemblePredictor
 from hqde_fl.registry import Registry
 from hqde_fl.rules import RULES, Aggregator, Superposition
-from hqde_fl.strategies.exploration import Exploring
+from hqde_fl.strategies.exploration import ExploringOptimizer
 from hqde_fl.strategies.optimizers import SERVER_OPTIMIZERS, SGD, ServerOptimizer
 
 Config = Mapping[str, Any]
 
 LEARNING_RATES = {"adamw": 1e-3, "sgd": 0.05}
-"""An optimiser's learning rate where none is given."""
+"""Default learning rate of each optimiser."""
 
 TRAINING: Registry[Training] = Registry("training", Training, {"training": Training})
 
-SAID_ELSEWHERE = {
+EXCLUDED_TRAINING_KEYS = {
     "batch_size": "the loader says it",
     "epochs": "train(loader, num_epochs) says it",
     "lr": "HQDE's name for it is 'learning_rate'",
     "loss_fn": "create_hqde_system(..., loss_fn=...) takes it",
 }
-"""What a training configuration does not hold, and why not."""
+"""Keys that a training configuration must not have -> the reason."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a system trains, merges and predicts.
+    """Settings of a system's training, aggregation and prediction.
 
     Parameters
     ----------
     codec : Codec
-        How workers pack their updates.
+        Codec of the workers' updates.
     rule : Aggregator
-        How the updates are merged.
+        Rule that merges the updates.
     server_optimizer : ServerOptimizer
-        How the merged update moves the model.
+        Optimiser that applies the merged update to the model.
     training : Training
-        How a worker trains; its batch size is the loader's.
+        Settings of a worker's training; the batch size is replaced by the loader's.
     members : int
-        Models in the ensemble.
+        Number of models in the ensemble, >= 1.
     predictor : EnsemblePredictor
-        How they predict together.
+        Combines the members' predictions.
     """
 
     codec: Codec = field(default_factory=AdaptiveQuantizer)
@@ -73,12 +73,12 @@ class Settings:
         training: Config | None,
         seed: int = 0,
     ) -> Self:
-        """What three configurations say; see ``create_hqde_system`` for their keys.
+        """Build the settings from three configurations, see ``create_hqde_system``.
 
         Raises
         ------
         ConfigError
-            For a key that does not exist, and a value that cannot be.
+            For an unknown key or an impossible value.
         """
         return cls(
             codec=_codec(quantization),
@@ -87,15 +87,15 @@ class Settings:
         )
 
 
-def whole(name: str, value: Any, least: int) -> int:
-    """The value of a parameter, once it is a whole number that is large enough."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ConfigError(f"{name} must be a whole number >= {least}, found {value!r}")
+def whole(name: str, value: Any, minimum: int) -> int:
+    """Return a parameter's value as an int, or raise ``ConfigError`` unless it is >= a minimum."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
+        raise ConfigError(f"{name} must be a whole number >= {minimum}, found {value!r}")
     return int(value)
 
 
 def table(name: str, config: Any) -> dict[str, Any]:
-    """A configuration as a dictionary of its own; none is an empty one."""
+    """Return a copy of a configuration as a dictionary; an empty one for None."""
     if config is not None and not isinstance(config, Mapping):
         raise ConfigError(f"{name} must be a dictionary, found {config!r}")
     return dict(config or {})
@@ -115,11 +115,11 @@ def check_device(device: str) -> None:
 def _codec(config: Config | Codec | None) -> Codec:
     if isinstance(config, Codec):
         return config
-    found = table("quantization_config", config)
-    if "name" not in found:
-        _require_known("quantization_config", found, _fields(AdaptiveQuantizer))
-        found["name"] = "adaptive-quantizer"
-    return CODECS.build(_kebab(found))
+    parameters = table("quantization_config", config)
+    if "name" not in parameters:
+        _require_known("quantization_config", parameters, _fields(AdaptiveQuantizer))
+        parameters["name"] = "adaptive-quantizer"
+    return CODECS.build(_kebab(parameters))
 
 
 def _aggregation(config: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -134,25 +134,25 @@ def _aggregation(config: dict[str, Any], seed: int) -> dict[str, Any]:
             "down: it needs noise_scale > 0"
         )
     if scale:
-        optimizer = Exploring(ExplorationNoise(scale, decay=decay), optimizer, seed)
+        optimizer = ExploringOptimizer(ExplorationNoise(scale, decay=decay), optimizer, seed)
     rule = _built(RULES, config.get("rule", Superposition()))
-    if rule.feeds:
+    if rule.is_preaggregation:
         raise ConfigError(f"aggregation_config['rule'] {rule} feeds a rule: put both into a chain")
     return {"rule": rule, "server_optimizer": optimizer}
 
 
 def _training(config: dict[str, Any]) -> dict[str, Any]:
-    for key in SAID_ELSEWHERE:
+    for key in EXCLUDED_TRAINING_KEYS:
         if key in config:
-            raise ConfigError(f"training_config has no {key!r}: {SAID_ELSEWHERE[key]}")
-    own = [name for name in _fields(Training) if name not in SAID_ELSEWHERE]
+            raise ConfigError(f"training_config has no {key!r}: {EXCLUDED_TRAINING_KEYS[key]}")
+    own = [name for name in _fields(Training) if name not in EXCLUDED_TRAINING_KEYS]
     known = (*own, "learning_rate", "members", "prediction_aggregation")
     _require_known("training_config", config, known)
-    found = {"optimizer": "adamw"} | {key: config[key] for key in own if key in config}
-    usual = LEARNING_RATES.get(str(found["optimizer"]), 0.05)
-    found["lr"] = _number("training_config", config, "learning_rate", usual)
+    parameters = {"optimizer": "adamw"} | {key: config[key] for key in own if key in config}
+    default = LEARNING_RATES.get(str(parameters["optimizer"]), 0.05)
+    parameters["lr"] = _number("training_config", config, "learning_rate", default)
     return {
-        "training": TRAINING.build({"name": "training", **_kebab(found)}),
+        "training": TRAINING.build({"name": "training", **_kebab(parameters)}),
         "members": whole("training_config['members']", config.get("members", 1), 1),
         "predictor": EnsemblePredictor(
             _built(VOTES, config.get("prediction_aggregation", "soft-vote"))
@@ -161,7 +161,7 @@ def _training(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _built(registry: Registry[Any], value: Any) -> Any:
-    """A thing itself, its name, or the table that describes it."""
+    """Return a part that is given as itself, by its name, or by a table with its parameters."""
     if isinstance(value, registry.base):
         return value
     if isinstance(value, str | Mapping):
@@ -170,24 +170,24 @@ def _built(registry: Registry[Any], value: Any) -> Any:
 
 
 def _kebab(value: Any) -> Any:
-    """A table with its keys as TOML files have them."""
+    """Return a table with its keys in kebab-case, as in TOML files."""
     if isinstance(value, Mapping):
-        return {str(key).replace("_", "-"): _kebab(each) for key, each in value.items()}
-    return [_kebab(each) for each in value] if isinstance(value, list | tuple) else value
+        return {str(key).replace("_", "-"): _kebab(entry) for key, entry in value.items()}
+    return [_kebab(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def _fields(kind: Any) -> tuple[str, ...]:
-    return tuple(each.name for each in dataclasses.fields(kind))
+    return tuple(field.name for field in dataclasses.fields(kind))
 
 
-def _number(where: str, config: Config, key: str, usual: float) -> float:
-    value = config.get(key, usual)
+def _number(name: str, config: Config, key: str, default: float) -> float:
+    value = config.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"{where}[{key!r}] must be a number, found {value!r}")
+        raise ConfigError(f"{name}[{key!r}] must be a number, found {value!r}")
     return float(value)
 
 
-def _require_known(where: str, config: Config, known: tuple[str, ...]) -> None:
+def _require_known(name: str, config: Config, known: tuple[str, ...]) -> None:
     for key in config:
         if key not in known:
-            raise UnknownNameError(f"key of {where}", str(key), known)
+            raise UnknownNameError(f"key of {name}", str(key), known)

@@ -1,7 +1,7 @@
 """Hostile replies with an acceptable content or an error, but false metadata.
 
-A hostile node writes the metadata in its reply itself. Flower's SuperLink compares only the metadata
-sent *with* the reply; the ServerApp reads those *in* it.
+A hostile node writes the metadata in its reply itself. Flower's SuperLink compares only the
+metadata sent *with* the reply; the ServerApp reads those *in* it.
 """
 
 from __future__ import annotations

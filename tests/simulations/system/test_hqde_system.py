@@ -1,4 +1,4 @@
-"""HQDE's front: any module class, any map-style data set, one call."""
+"""Tests of ``HQDESystem`` with several kinds of models, data sets and settings."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from hqde_fl.errors import ConfigError, DataError, RunError, UnknownNameError
 from hqde_fl.prediction import SuperpositionVote
 from hqde_fl.rules import Median
 from hqde_fl.simulations.system.settings import Settings
-from hqde_fl.strategies.exploration import Exploring
+from hqde_fl.strategies.exploration import ExploringOptimizer
 
 CLASSES = 3
 
 
 def blobs(examples=120, seed=0):
-    """Three classes of 1 x 6 x 6 images that differ in brightness and place."""
+    """Return 1 x 6 x 6 images of three classes, which differ in the bright columns."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.arange(examples) % CLASSES
     x = 0.3 * torch.randn(examples, 1, 6, 6, generator=generator)
@@ -37,7 +37,7 @@ def blobs(examples=120, seed=0):
 
 
 class Network(nn.Module):
-    """A CNN with batch normalisation: running statistics and an integer buffer travel too."""
+    """A CNN with batch normalisation, whose state has running statistics and an integer buffer."""
 
     def __init__(self, classes, width=8):
         super().__init__()
@@ -51,7 +51,7 @@ class Network(nn.Module):
 
 
 class Flat(nn.Module):
-    """A linear model, which takes no time."""
+    """A linear model, which trains fast."""
 
     def __init__(self, classes=CLASSES):
         super().__init__()
@@ -72,40 +72,41 @@ def same(one, other):
     return all(torch.equal(a[name], b[name]) for a, b in pairs for name in a)
 
 
-def test_a_network_with_batch_norm_learns_and_says_how_sure_it_is():
+def test_a_network_with_batch_norm_learns_and_predicts_with_uncertainty():
     system = system_of(Network, {"classes": CLASSES}, workers=3)
     test = DataLoader(blobs(60, seed=1), 16)
     history = system.train(DataLoader(blobs(), 8), 3, test)
-    assert [each["epoch"] for each in history] == [1, 2, 3]
+    assert [epoch["epoch"] for epoch in history] == [1, 2, 3]
     assert history[-1]["train-loss"] < history[0]["train-loss"]
     assert history[-1]["validation-accuracy"] > 0.9
-    assert all(each["kept"] == each["asked"] == 3 for each in history)
-    found = system.evaluate(test)
-    assert found["accuracy"] == history[-1]["validation-accuracy"]
-    assert found["nll"] == pytest.approx(found["loss"], rel=1e-4)
-    assert 0 <= found["ece"] <= 1
+    assert all(epoch["kept"] == epoch["asked"] == 3 for epoch in history)
+    values = system.evaluate(test)
+    assert values["accuracy"] == history[-1]["validation-accuracy"]
+    assert values["nll"] == pytest.approx(values["loss"], rel=1e-4)
+    assert 0 <= values["ece"] <= 1
     prediction = system.predict_proba(test)
     assert torch.equal(system.predict(test), prediction.label)
     assert prediction.probability.shape == (60, CLASSES)
     assert torch.allclose(prediction.probability.sum(dim=1), torch.ones(60))
     assert ((prediction.entropy >= 0) & (prediction.entropy <= 1)).all()
-    assert (prediction.label == blobs(60, seed=1).tensors[1]).double().mean() == found["accuracy"]
+    assert (prediction.label == blobs(60, seed=1).tensors[1]).double().mean() == values["accuracy"]
 
 
-def test_training_goes_on_where_it_ended():
+def test_further_training_continues_from_the_last_epoch():
     loader = DataLoader(blobs(), 8)
     whole, parts = system_of(), system_of()
     history = whole.train(loader, 3)
     first = parts.train(loader, 1)
     rest = parts.train(loader, 2)
-    assert [each["epoch"] for each in first + rest] == [1, 2, 3]
-    assert [each["train-loss"] for each in first + rest] == [e["train-loss"] for e in history]
+    losses = [epoch["train-loss"] for epoch in history]
+    assert [epoch["epoch"] for epoch in first + rest] == [1, 2, 3]
+    assert [epoch["train-loss"] for epoch in first + rest] == losses
     assert same(whole, parts)
     assert not same(whole, system_of(seed=1))
 
 
 class Tokens(Dataset):
-    """Sentences of different length: the class is the token that occurs most."""
+    """A data set of sentences of different lengths, whose class is their repeated token."""
 
     def __init__(self, examples=90):
         generator = torch.Generator().manual_seed(3)
@@ -134,7 +135,7 @@ def as_mapping(examples):
 
 
 class Lstm(nn.Module):
-    """Reads token ids; with a padding index, so that the length of a batch does not matter."""
+    """A model of token ids with a padding index, so that padding does not change its outputs."""
 
     def __init__(self):
         super().__init__()
@@ -147,14 +148,14 @@ class Lstm(nn.Module):
 
 
 class TakesMapping(Lstm):
-    """Its forward takes the batch as one mapping, and returns its scores by name."""
+    """A model whose forward takes the batch as one mapping and returns a mapping with logits."""
 
     def forward(self, batch):
         return {"logits": super().forward(batch["input_ids"] * batch["mask"])}
 
 
 class TakesNames(Lstm):
-    """Its forward takes the batch's entries by name."""
+    """A model whose forward takes the batch's entries as keyword arguments."""
 
     def forward(self, input_ids, mask=None):
         assert mask is not None
@@ -175,7 +176,7 @@ def test_a_recurrent_network_on_token_ids(model, collate):
     assert len(system.predict(loader)) == 90
 
 
-def test_a_loss_of_ones_own_makes_it_a_regression():
+def test_a_custom_loss_trains_a_regression():
     x = torch.linspace(-1, 1, 80)[:, None]
     loader = DataLoader(TensorDataset(x, 3 * x + 1), 8)
     system = system_of(
@@ -192,7 +193,7 @@ def test_a_loss_of_ones_own_makes_it_a_regression():
         system.predict_proba(loader)
 
 
-def test_an_autoencoder_needs_no_targets_and_two_inputs_arrive_as_two():
+def test_an_autoencoder_needs_no_targets_and_two_inputs_are_two_arguments():
     class TwoInputs(nn.Module):
         def __init__(self):
             super().__init__()
@@ -215,17 +216,17 @@ def test_several_members_predict_together():
     system = system_of(training={"members": 3, "prediction_aggregation": "entanglement"})
     loader = DataLoader(blobs(), 8)
     system.train(loader, 1)
-    found = system.evaluate(loader)
+    values = system.evaluate(loader)
     for name in ("accuracy", "nll", "ece"):
-        assert {name, f"member-{name}"} <= found.keys()
-    assert found["nll"] < found["member-nll"]
+        assert {name, f"member-{name}"} <= values.keys()
+    assert values["nll"] < values["member-nll"]
     prediction = system.predict_proba(loader)
-    assert prediction.diversity == found["diversity"] > 0
+    assert prediction.diversity == values["diversity"] > 0
     assert (prediction.mutual_information > 0).any()
     assert len(system.state_dicts()) == 3
 
 
-def test_the_loaders_batch_size_and_collate_are_kept_and_every_example_is_seen_once():
+def test_the_loaders_batch_size_and_collate_are_used_and_every_example_is_read_once():
     seen = []
 
     def collate(examples):
@@ -241,7 +242,7 @@ def test_the_loaders_batch_size_and_collate_are_kept_and_every_example_is_seen_o
     assert sorted(map(len, seen)) == [3, 4, 4, 4, 4, 4]
 
 
-def test_what_is_saved_can_be_loaded_and_trained_on(tmp_path):
+def test_saved_weights_can_be_loaded_and_trained_on(tmp_path):
     loader = DataLoader(blobs(), 8)
     one, other = system_of(), system_of()
     one.train(loader, 1)
@@ -253,7 +254,7 @@ def test_what_is_saved_can_be_loaded_and_trained_on(tmp_path):
     assert same(one, other)
 
 
-def test_what_is_no_such_file_is_not_loaded(tmp_path):
+def test_a_file_without_the_systems_weights_is_refused(tmp_path):
     system = system_of()
     with pytest.raises(DataError, match=r"cannot be loaded"):
         system.load(tmp_path / "absent")
@@ -268,7 +269,7 @@ def test_what_is_no_such_file_is_not_loaded(tmp_path):
         system.load(tmp_path / "wider")
 
 
-def test_the_quantization_config_acts_on_what_workers_send():
+def test_the_quantization_config_determines_the_bytes_that_workers_send():
     loader = DataLoader(blobs(), 8)
     sizes = {}
     for name, config in {
@@ -283,7 +284,7 @@ def test_the_quantization_config_acts_on_what_workers_send():
     assert sizes["top"] < sizes["fewer"]
 
 
-def test_configurations_become_parts():
+def test_settings_are_built_from_configurations():
     settings = Settings.of(
         {"base_bits": 6},
         {"rule": "median", "noise_scale": 0.005, "exploration_factor": 0.2},
@@ -297,7 +298,7 @@ def test_configurations_become_parts():
     )
     assert settings.codec == AdaptiveQuantizer(base_bits=6)
     assert settings.rule == Median()
-    assert isinstance(settings.server_optimizer, Exploring)
+    assert isinstance(settings.server_optimizer, ExploringOptimizer)
     assert (settings.server_optimizer.noise.scale, settings.server_optimizer.noise.decay) == (
         0.005,
         0.2,
@@ -342,12 +343,14 @@ def test_configurations_become_parts():
         ({}, {}, [1], r"training_config must be a dictionary, found \[1\]"),
     ],
 )
-def test_nonsense_is_refused_before_anything_starts(quantization, aggregation, training, message):
+def test_impossible_configurations_are_refused_before_any_start(
+    quantization, aggregation, training, message
+):
     with pytest.raises(ConfigError, match=message):
         create_hqde_system(Flat, {}, 2, quantization, aggregation, training, engine="inline")
 
 
-def test_a_system_that_cannot_be_is_refused():
+def test_impossible_arguments_are_refused():
     with pytest.raises(ConfigError, match="num_workers must be a whole number >= 1, found 0"):
         system_of(workers=0)
     for workers in ("4", 2.5, True):
@@ -399,7 +402,7 @@ def test_a_loader_that_cannot_be_divided_is_refused(loader, message):
         system_of().train(loader, 1)
 
 
-def test_a_subset_is_read_as_the_tensors_behind_it():
+def test_a_subset_of_tensors_is_read_as_those_tensors():
     whole = blobs()
     few = Subset(Subset(whole, range(0, 120, 2)), range(30))
     system = system_of()
@@ -409,7 +412,7 @@ def test_a_subset_is_read_as_the_tensors_behind_it():
     assert same(system, other)
 
 
-def test_a_model_that_raises_says_so_and_leaves_what_was_learnt():
+def test_an_error_of_the_model_is_raised_and_keeps_the_weights():
     class Broken(Flat):
         def forward(self, x):
             if self.training:
@@ -420,12 +423,13 @@ def test_a_model_that_raises_says_so_and_leaves_what_was_learnt():
     before = system.state_dicts()
     with pytest.raises(RunError, match=r"epoch 1: no worker could train.*no such layer"):
         system.train(DataLoader(blobs(), 8), 2)
-    assert all(torch.equal(before[0][name], each) for name, each in system.state_dicts()[0].items())
+    after = system.state_dicts()
+    assert all(torch.equal(before[0][name], tensor) for name, tensor in after[0].items())
     assert system.epochs == 0
 
 
 @pytest.mark.parametrize("validated", [False, True])
-def test_an_epoch_from_which_nothing_is_kept_is_an_error(validated):
+def test_an_epoch_without_a_kept_update_is_an_error(validated):
     class Endless(Flat):
         def forward(self, x):
             return super().forward(x) * 1e39
@@ -435,13 +439,13 @@ def test_an_epoch_from_which_nothing_is_kept_is_an_error(validated):
         system.train(loader, 2, loader if validated else None)
 
 
-def test_the_workers_error_comes_before_that_of_the_validation():
+def test_the_workers_error_is_raised_before_validation():
     system = system_of(loss_fn=nn.CrossEntropyLoss(reduction="none"))
     with pytest.raises(RunError, match=r"epoch 1: no worker could train"):
         system.train(DataLoader(blobs(), 8), 1, DataLoader(blobs(), 8))
 
 
-def test_progress_is_a_line_an_epoch(capsys):
+def test_progress_is_one_line_per_epoch(capsys):
     system = system_of(show_progress=True)
     system.train(DataLoader(blobs(), 8), 2, DataLoader(blobs(30, 1), 8))
     lines = capsys.readouterr().out.strip().splitlines()

@@ -1,0 +1,82 @@
+"""Creation of an ``HQDESystem`` from HQDE's configuration dictionaries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from hqde_fl.codec import Codec
+from hqde_fl.errors import ConfigError
+from hqde_fl.simulations.system.hqde_system import HQDESystem
+from hqde_fl.simulations.system.settings import Config, Settings, table
+
+
+def create_hqde_system(
+    model_class: Callable[..., nn.Module],
+    model_kwargs: Mapping[str, Any] | None = None,
+    num_workers: int = 4,
+    quantization_config: Config | Codec | None = None,
+    aggregation_config: Config | None = None,
+    training_config: Config | None = None,
+    *,
+    loss_fn: Callable[[Any, Any], Tensor] | None = None,
+    seed: int = 0,
+    engine: str = "auto",
+    show_progress: bool = True,
+) -> HQDESystem:
+    """Create an ``HQDESystem`` from HQDE's configuration dictionaries.
+
+    Parameters
+    ----------
+    model_class : Callable[..., nn.Module]
+        A module class, or any callable that returns a module.
+    model_kwargs : Mapping[str, Any], optional
+        Keyword arguments of ``model_class``.
+    num_workers : int, default=4
+        Number of workers that share the data, >= 1.
+    quantization_config : Mapping or Codec, optional
+        Codec of the workers' updates: ``base_bits`` (8), ``min_bits`` (4), ``max_bits`` (16),
+        ``allocation`` and ``block`` of ``AdaptiveQuantizer``; or the ``name`` of another codec and
+        its parameters, ``{"name": "identity"}`` for full weights; or a codec.
+    aggregation_config : Mapping, optional
+        ``rule`` (``"superposition"``): a rule, its name, or a table with its name and parameters;
+        ``server_optimizer`` (``"sgd"``) likewise; ``noise_scale`` (0): scale of exploration noise
+        relative to the update; ``exploration_factor`` (0.1): decay of that noise per epoch.
+    training_config : Mapping, optional
+        ``optimizer`` (``"adamw"`` or ``"sgd"``), ``learning_rate`` (1e-3, or 0.05 for SGD),
+        ``momentum``, ``weight_decay``, ``proximal_mu``, ``threads``, ``device``;
+        ``members`` (1): number of models in the ensemble; ``prediction_aggregation``
+        (``"soft-vote"``): the vote that combines their predictions.
+    loss_fn : Callable, optional
+        (outputs, targets) -> mean loss. Without it, and with torch's cross entropy, the models are
+        classifiers: they return scores (examples, classes) and the targets are classes.
+    seed : int, default=0
+        Seed of all random numbers, >= 0.
+    engine : {"auto", "ray", "inline"}, default="auto"
+        ``ray`` runs the workers in processes on Ray, ``inline`` in this process; ``auto`` uses Ray
+        if it is installed.
+    show_progress : bool, default=True
+        Print a line per epoch.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown key or an impossible value, before anything is started.
+    """
+    if isinstance(model_class, nn.Module) or not callable(model_class):
+        raise ConfigError(
+            "model_class needs to be a class or a function that builds a module, "
+            f"found {type(model_class).__name__} {model_class!r:.60}"
+        )
+    return HQDESystem(
+        partial(model_class, **table("model_kwargs", model_kwargs)),
+        num_workers,
+        Settings.of(quantization_config, aggregation_config, training_config, seed),
+        loss_fn=loss_fn,
+        seed=seed,
+        engine=engine,
+        show_progress=show_progress,
+    )

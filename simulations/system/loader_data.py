@@ -1,0 +1,131 @@
+"""The data set of a user's ``DataLoader``, divided among workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from dataclasses import dataclass
+from typing import Any, Self, cast
+
+import numpy as np
+import torch
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
+
+from hqde_fl.clients.batches import Collate
+from hqde_fl.errors import ConfigError
+from hqde_fl.seeding import Seeds
+from hqde_fl.simulations.system.batch_reader import BatchReader, LoaderCollate
+
+
+@dataclass(frozen=True, eq=False)
+class Portions:
+    """A data set that is divided at random into portions of equal size, one per worker.
+
+    Parameters
+    ----------
+    data : Dataset
+        A map-style data set.
+    seed : int
+        Seed of the division.
+    """
+
+    data: Dataset[Any]
+    seed: int
+
+    def __call__(self, number: int, count: int) -> Dataset[Any]:
+        """Return one worker's portion, ``number`` in [0, ``count``)."""
+        order = Seeds(self.seed).numpy("portions").permutation(len(cast(Sized, self.data)))
+        indices = np.sort(np.array_split(order, count)[number]).tolist()
+        data = self.data
+        while type(data) is Subset:
+            indices = [data.indices[index] for index in indices]
+            data = data.dataset
+        if type(data) is TensorDataset:
+            return TensorDataset(*data[torch.as_tensor(indices)])
+        return Subset(data, indices)
+
+
+@dataclass(frozen=True, eq=False)
+class LoaderData:
+    """The parts of a ``DataLoader`` that training uses.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        The loader's data set.
+    batch_size : int
+        The loader's batch size.
+    collate : Callable
+        The loader's ``collate_fn``.
+    """
+
+    dataset: Dataset[Any]
+    batch_size: int
+    collate: Any
+
+    @classmethod
+    def of(cls, loader: Any, workers: int) -> Self:
+        """Read the parts of a loader that training uses.
+
+        Raises
+        ------
+        ConfigError
+            If it is not a ``DataLoader`` of a map-style data set with at least one example per
+            worker, or if it has a sampler or batch sampler of its own.
+        """
+        if not isinstance(loader, DataLoader):
+            raise ConfigError(f"train needs a torch DataLoader, found {type(loader).__name__}")
+        data = loader.dataset
+        if isinstance(data, IterableDataset) or not hasattr(data, "__len__"):
+            raise ConfigError(
+                "train needs a map-style data set behind the loader, with a length: workers get "
+                f"portions of it; found {type(data).__name__}"
+            )
+        if loader.batch_size is None:
+            raise ConfigError(
+                "train needs a loader with a batch_size, found one with a batch sampler of its own "
+                "or without batches"
+            )
+        sampler = loader.sampler
+        plain = type(sampler) is SequentialSampler or (
+            type(sampler) is RandomSampler
+            and not sampler.replacement
+            and sampler.num_samples == len(data)
+        )
+        if not plain:
+            raise ConfigError(
+                "train divides the whole data set among the workers and shuffles it there, so the "
+                f"loader's {type(sampler).__name__} would not act: put what it chooses into the "
+                "data set (torch.utils.data.Subset)"
+            )
+        if len(data) < workers:
+            raise ConfigError(
+                f"train needs at least 1 example for each of {workers} workers, found {len(data)}"
+            )
+        return cls(data, loader.batch_size, loader.collate_fn)
+
+    def collate_for(self, reader: BatchReader) -> Collate | None:
+        """Return the workers' collate function; None if they can slice tensors instead."""
+        data = self.dataset
+        while type(data) is Subset:
+            data = data.dataset
+        pairs = type(data) is TensorDataset and len(data.tensors) == 2
+        if pairs and self.collate is default_collate:
+            return None
+        return LoaderCollate(self.collate, reader)
+
+    def same(self, other: LoaderData | None) -> bool:
+        """Return True if two loaders have the same data set, batch size and collate function."""
+        return (
+            other is not None
+            and self.dataset is other.dataset
+            and (self.batch_size, self.collate) == (other.batch_size, other.collate)
+        )

@@ -1,0 +1,60 @@
+"""The workers of an ``HQDESystem``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from flwr.clientapp import ClientApp
+
+from hqde_fl.simulations.system.loader_data import LoaderData
+
+if TYPE_CHECKING:
+    from hqde_fl.simulations.engines.inline import InlineGrid
+    from hqde_fl.simulations.engines.ray.grid import RayGrid
+    from hqde_fl.simulations.engines.ray.lease import RayLease
+
+
+@dataclass(eq=False)
+class Workers:
+    """The workers, and the data that they hold.
+
+    Parameters
+    ----------
+    grid : InlineGrid or RayGrid
+        The Grid that reaches the workers.
+    data : LoaderData
+        The data that the workers hold.
+    lease : RayLease or None
+        The lease of the Ray that runs the workers; None without Ray.
+    """
+
+    grid: InlineGrid | RayGrid
+    data: LoaderData
+    lease: RayLease | None = None
+
+    @classmethod
+    def start(cls, engine: str, app: ClientApp, workers: int, seed: int, data: LoaderData) -> Self:
+        """Start new workers in this process or on Ray; each process receives the data once."""
+        if engine == "inline":
+            from hqde_fl.simulations.engines.inline import InlineGrid
+
+            return cls(InlineGrid(app, workers, {}, seed), data)
+        from hqde_fl.simulations.engines.ray.grid import RayGrid
+        from hqde_fl.simulations.engines.ray.lease import RayLease
+
+        lease = RayLease()
+        try:
+            return cls(RayGrid(app, workers, {}, seed), data, lease)
+        except BaseException:
+            lease.release()
+            raise
+
+    def hold(self, data: LoaderData) -> bool:
+        """Return True if the workers are alive and hold the data of a loader."""
+        return data.same(self.data) and (self.lease is None or self.lease.alive)
+
+    def close(self) -> None:
+        """End the workers, and Ray if it was started for them."""
+        if self.lease is not None:
+            self.lease.release()
