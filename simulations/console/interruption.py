@@ -147,13 +147,13 @@ def interruptible() -> Iterator[Interruption]:
         return
     interruption, _interrupted = Interruption(), None
     before = {number: signal.getsignal(number) for number in _taken()}
-    dropped = sys.unraisablehook
+    earlier_hook = sys.unraisablehook
 
-    def unraisable(found: Any) -> None:
-        if isinstance(found.exc_value, KeyboardInterrupt):
+    def unraisable(dropped_error: Any) -> None:
+        if isinstance(dropped_error.exc_value, KeyboardInterrupt):
             interruption.lose()
         else:
-            dropped(found)
+            earlier_hook(dropped_error)
 
     try:
         _current, sys.unraisablehook = interruption, unraisable
@@ -173,7 +173,7 @@ def interruptible() -> Iterator[Interruption]:
         raise KeyboardInterrupt from error  # what the interrupted code made of it
     finally:
         interruption.end()
-        _current, sys.unraisablehook = None, dropped
+        _current, sys.unraisablehook = None, earlier_hook
         for number, handler in before.items():
             if handler is not None:  # None: not Python's, and there is no way to put it back
                 signal.signal(number, handler)

@@ -1,8 +1,8 @@
 """Give every process of a run the import path of the process that started it.
 
 Processes that Ray and Flower start have other import paths: Ray's workers begin with the working
-directory, where a module of the user would hide an installed package. So each of them gets the path of
-the process that started the run, and adopts it before it imports anything of hqde-fl.
+directory, where a module of the user would hide an installed package. So each of them gets the path
+of the process that started the run, and adopts it before it imports anything of hqde-fl.
 
 This file is carried there as it is, with a generated Flower App and by Ray: it imports the standard
 library only.

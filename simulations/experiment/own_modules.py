@@ -66,8 +66,8 @@ def module_folders(name: Any) -> list[str]:
         return []
     module = sys.modules.get(name.partition(":")[0].partition(".")[0])
     places = [*getattr(module, "__path__", ())] or [getattr(module, "__file__", None)]
-    found = own_folders(os.path.dirname(os.path.abspath(place)) for place in places if place)
-    return list(dict.fromkeys([*found, *_folders]))
+    own = own_folders(os.path.dirname(os.path.abspath(place)) for place in places if place)
+    return list(dict.fromkeys([*own, *_folders]))
 
 
 def import_attribute(kind: str, name: str, whole: bool = True) -> Any:

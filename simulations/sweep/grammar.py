@@ -1,8 +1,8 @@
 """Read a ``[sweep]`` table: its axes, and the experiment for one value of each.
 
 Every key of the table lists values. A key is a dotted key of the experiment or one of
-``SHORT_NAMES``; any other name is a variable of the sweep, whose value replaces ``"$NAME"`` wherever
-it stands in the file. ``"$rounds"`` and ``"$seeds"`` refer to a key that is set as well. A value
+``SHORT_NAMES``. Any other name is a variable of the sweep, whose value replaces ``"$NAME"`` in the
+file. ``"$rounds"`` and ``"$seeds"`` refer to a key that is set as well. A value
 that is a table may have a ``label``.
 """
 

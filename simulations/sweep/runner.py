@@ -200,15 +200,15 @@ def _run_in_processes(
             threads.submit(run, cell).add_done_callback(partial(_put, news, cell))
         left = len(cells)
         while left:
-            cell, found = news.get()
-            if found is None:
+            cell, event = news.get()
+            if event is None:
                 watch.began(cell)
-            elif isinstance(found, Future):
-                errors[cell.key] = found.result()
+            elif isinstance(event, Future):
+                errors[cell.key] = event.result()
                 left -= 1
                 watch.ended(cell, errors[cell.key])
             else:
-                watch.on_round(cell, found)
+                watch.on_round(cell, event)
     finally:
         with uninterrupted():
             threads.shutdown(wait=False, cancel_futures=True)
@@ -217,5 +217,6 @@ def _run_in_processes(
             threads.shutdown()
 
 
-def _put(news: queue.SimpleQueue[tuple[Cell, Any]], cell: Cell, found: Any) -> None:
-    news.put((cell, found))
+def _put(news: queue.SimpleQueue[tuple[Cell, Any]], cell: Cell, event: Any) -> None:
+    """Queue an event of a cell: a line of ``rounds.jsonl``, or the future that has ended."""
+    news.put((cell, event))

@@ -54,8 +54,8 @@ def _result(comparison: Comparison, row: ComparisonRow) -> dict[str, Any]:
     They would depend on the moment at which it was interrupted.
     """
     run = row.run if row.status == "finished" else None
-    found = Detection() if run is None else run.detection
-    counts: dict[str, Any] = dict(found.counts())
+    detection = Detection() if run is None else run.detection
+    counts: dict[str, Any] = dict(detection.counts())
     if run is None:
         counts = dict.fromkeys(counts)
     final = {} if run is None else run.final
@@ -65,9 +65,9 @@ def _result(comparison: Comparison, row: ComparisonRow) -> dict[str, Any]:
         "loss": final.get("loss"),
         "attack-success": final.get("attack-success"),
         **counts,
-        "precision": found.precision,
-        "recall": found.recall,
-        "f1": found.f1,
+        "precision": detection.precision,
+        "recall": detection.recall,
+        "f1": detection.f1,
         "megabytes-up": None if run is None else _megabytes(run.rounds, "bytes-up"),
         "megabytes-down": None if run is None else _megabytes(run.rounds, "bytes-down"),
         "rounds": None if run is None else len(run.rounds) - 1,

@@ -84,7 +84,7 @@ class CellWorker:
             self._process.wait()
 
     def _running(self) -> subprocess.Popen[str]:
-        """Return the process, started anew if the last one has ended."""
+        """Return the process, started if there is none or the last one has ended."""
         with self._starting:
             if self._closed:
                 raise RunError("the sweep has ended")
