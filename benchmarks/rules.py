@@ -1,7 +1,7 @@
-"""Every rule against Flower's, byzfl's, and the least that the memory has to be read.
+"""Time every rule, Flower's, byzfl's, and the least that has to be read from memory.
 
-Whatever is compared is timed in turn, again and again, in one process, so that whatever else the
-machine does hits all alike; the figures are medians of wall-clock seconds.
+Implementations that are compared are timed in turns, many times, in one process, so that other load
+on the machine affects all of them alike; the figures are medians of wall-clock seconds.
 
 * *floor*: for rules on distances the Gram matrix over tiles in float64, by the faster of NumPy's
   and torch's BLAS, and one ``w @ X``; for coordinate-wise ones a single read, ``X.sum()``. The Gram
@@ -43,7 +43,7 @@ from benchmarks.rivals.flower import flower_runs  # noqa: E402
 from hqde_fl import rules as ours  # noqa: E402
 from hqde_fl.errors import BoundError  # noqa: E402
 from hqde_fl.rules.executor import ThreadedExecutor  # noqa: E402
-from hqde_fl.rules.geometry import inner_products  # noqa: E402
+from hqde_fl.rules.gram import inner_products  # noqa: E402
 from hqde_fl.updates import TILE_BYTES, Updates  # noqa: E402
 
 SHAPES = [(n, d) for d in (10**5, 10**6) for n in (10, 50, 100)]
@@ -279,10 +279,10 @@ def page(about: dict[str, Any], rows: list[dict[str, Any]], verdicts: list[dict[
         "",
         *(part.replace("\n", " ") for part in (__doc__ or "").split("\n\n")[1:2]),
         "",
-        "What the figures that fall short come from is in [rules.md](rules.md#speed); the engines' "
+        "[rules.md](rules.md#speed) explains the figures that miss their bound; the engines' "
         "figures are in [engines.md](engines.md), the codecs' in [codecs.md](codecs.md).",
         "",
-        "## What is promised",
+        "## Claims",
         "",
         "| claim | found | bound | holds |",
         "|---|---:|---:|---|",
