@@ -77,14 +77,14 @@ def read(path: Path, tree: ValueTree, checksum: str | None = None) -> Any:
     except OSError as error:
         raise CheckpointError(f"not readable ({error.strerror})") from None
     head = int.from_bytes(data[:_LENGTH], "little") + _LENGTH
-    found = data[_PLACE]
+    stated = data[_PLACE]
     if len(data) < head or not data[_LENGTH:head].startswith(_START):
         raise CheckpointError(f"torn, or no checkpoint at all: {len(data)} bytes")
     blank = data[: _PLACE.start] + _ZEROS + data[_PLACE.stop : head]
     body = memoryview(data)[head:]
-    if _checksum([blank, body]).encode() != found:
+    if _checksum([blank, body]).encode() != stated:
         raise CheckpointError(f"torn or tampered with: its checksum is wrong ({len(data)} bytes)")
-    if checksum not in (None, found.decode()):
+    if checksum not in (None, stated.decode()):
         raise CheckpointError("not the file that belongs to this checkpoint: another checksum")
     return _parse(data[_LENGTH:head], body, tree)
 

@@ -74,18 +74,18 @@ def reopen(run: Path, experiment: Experiment) -> ResumePoint:
         If there are checkpoints, but none that can be used.
     """
     store = Store(run, experiment.checkpoint.keep)
-    found, refused = store.latest(lambda snapshot: _check_history(run, snapshot))
+    checkpoint, refused = store.latest(lambda snapshot: _check_history(run, snapshot))
     for name, reason in refused.items():
         log(WARNING, "checkpoint %s refused: %s", name, reason)
-    if found is None:
+    if checkpoint is None:
         require_same(run, stored_experiment(run), experiment)
         log(WARNING, "%s has no checkpoint yet: the run begins again", run)
         _cut(run, {ROUNDS: 0, CLIENTS: 0})
         return ResumePoint(store)
-    snapshot = found.snapshot
+    snapshot = checkpoint.snapshot
     require_same(run, json.loads(snapshot.experiment), experiment)
     _cut(run, snapshot.history)
-    return ResumePoint(store, snapshot.state, snapshot.attack, found.contexts, refused)
+    return ResumePoint(store, snapshot.state, snapshot.attack, checkpoint.contexts, refused)
 
 
 def stored_experiment(run: Path) -> Mapping[str, Any]:

@@ -202,24 +202,24 @@ class Store:
             If there are checkpoints, but all of them are refused.
         """
         refused: dict[str, str] = {}
-        found = None
+        usable = None
         for path in self._newest_first():
             try:
                 snapshot = _snapshot(path)
-                if found is None:
+                if usable is None:
                     accept(snapshot)
-                    found = UsableCheckpoint(snapshot, self._contexts(snapshot.shelf))
+                    usable = UsableCheckpoint(snapshot, self._contexts(snapshot.shelf))
                     self._shelf = snapshot.shelf
                 self._needs[path.name] = frozenset(snapshot.shelf.checksums)
             except CheckpointError as error:
                 refused[path.name] = str(error)
-        if refused and found is None:
+        if refused and usable is None:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
             raise CheckpointError(f"no usable checkpoint in {self.path}: {reasons}")
         for name in refused:
             with suppress(OSError):
                 (self.path / name).replace(self.path / f"{name}{REFUSED}")
-        return found, refused
+        return usable, refused
 
     def newest(self) -> Snapshot | None:
         """Return the newest readable snapshot, even if it does not fit the run's other files."""

@@ -58,8 +58,8 @@ class FaultErrorGrid(PartitionAwareGrid):
                 partition = None if node is None else self._partition(node)
                 if partition is not None and partition in faults and reply.has_error():
                     reason, name = str(reply.error.reason or ""), faults[partition]
-                    if found := find_failure(reason, name, partition, number):
-                        raise RunError(found)
+                    if failure := find_failure(reason, name, partition, number):
+                        raise RunError(failure)
                 yield reply
         finally:  # now, not when the exception is forgotten: clients may still be at work
             if isinstance(waiting, Generator):

@@ -1,4 +1,4 @@
-"""A SuperLink in this process with its Grid, and nodes that upload whatever a test wants."""
+"""A SuperLink in this process with its Grid, and nodes that upload any bytes a test gives them."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from hqde_fl.simulations.audit.upload_changes import protobuf_field
+from hqde_fl.simulations.engines.flower_internals import set_message_id
 
 HEARTBEAT = 30.0
 
@@ -57,7 +58,7 @@ class Site:
 
 @contextmanager
 def superlink() -> Iterator[Site]:
-    """A SuperLink in memory, served from a thread."""
+    """Serve a SuperLink without a database from a thread."""
     app = create_app()
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
@@ -79,7 +80,7 @@ def superlink() -> Iterator[Site]:
     grid.set_run(run)
     over = threading.Event()
 
-    def beat() -> None:  # or the token is worth nothing after a minute
+    def beat() -> None:  # otherwise the token expires after a minute
         while not over.wait(10.0):
             state.acknowledge_task_heartbeat(run.primary_task_id)
 
@@ -97,7 +98,7 @@ def superlink() -> Iterator[Site]:
 
 @dataclass
 class Upload:
-    """What a node hands in: the message, the tree it declares and the objects it pushes."""
+    """A reply of a node: the message, the tree that it declares and the objects that it pushes."""
 
     message: Message
     tree: ObjectTree | bytes
@@ -105,17 +106,17 @@ class Upload:
 
     @classmethod
     def of(cls, reply: Message) -> Upload:
-        """What an honest node hands in."""
-        reply.metadata.__dict__["_message_id"] = reply.object_id
+        """Return the upload of an honest node."""
+        set_message_id(reply, reply.object_id)
         objects = {key: part.deflate() for key, part in get_all_nested_objects(reply).items()}
         return cls(reply, get_object_tree(reply), objects)
 
     def replaced(self, change: Mapping[str, Callable[[bytes], bytes]]) -> Upload:
-        """The same with objects of some types changed, and every id above them made to fit."""
+        """Return the upload with objects of some types changed and all ids above them adjusted."""
         assert isinstance(self.tree, ObjectTree)
         tree, objects = self._changed(self.tree, change)
         message = self.message
-        message.metadata.__dict__["_message_id"] = tree.object_id
+        set_message_id(message, tree.object_id)
         return Upload(message, tree, objects)
 
     def _changed(
@@ -135,7 +136,7 @@ class Upload:
 
 
 class Raw:
-    """A request with a tree of objects that protobuf would not write."""
+    """A request with the bytes of a tree of objects that protobuf would not write."""
 
     def __init__(self, request: PushMessagesRequest, tree: bytes) -> None:
         number = request.DESCRIPTOR.fields_by_name["message_object_trees"].number
@@ -146,19 +147,19 @@ class Raw:
 
 
 def rewritten(content: bytes, old: str, new: str) -> bytes:
-    """An object that refers to another child instead."""
+    """Return an object with the id of one child replaced."""
     return content.replace(old.encode(), new.encode())
 
 
 def sealed(kind: str, children: Sequence[str], body: bytes) -> bytes:
-    """An object with a head that fits."""
+    """Return an object with a correct head."""
     return f"{kind} {','.join(children)} {len(body)}".encode() + b"\x00" + body
 
 
 class Node:
-    """A SuperNode of few words, online from the beginning.
+    """A minimal SuperNode, which is online from the beginning.
 
-    Without a key it makes one and registers it, as nodes may where they need not be known.
+    Without a key it creates one and registers it, which a SuperLink without authentication allows.
     """
 
     def __init__(
@@ -186,7 +187,7 @@ class Node:
         return NodeProto(node_id=self.client.ActivateNode(request).node_id)
 
     def beat(self) -> None:
-        """Say that this node is still there: good for another minute."""
+        """Send a heartbeat, which keeps this node online for another minute."""
         request = SendNodeHeartbeatRequest(node=self.proto, heartbeat_interval=HEARTBEAT)
         self.client.SendNodeHeartbeat(request)
 
@@ -194,14 +195,14 @@ class Node:
         self.client.DeactivateNode(DeactivateNodeRequest(node_id=self.id))
 
     def instruction(self) -> Message:
-        """The next message for this node; waits for it."""
+        """Wait for the next message to this node and return it."""
         pause = threading.Event()
         while not (
-            found := self.client.PullMessages(PullMessagesRequest(node=self.proto))
+            response := self.client.PullMessages(PullMessagesRequest(node=self.proto))
         ).ByteSize():
             pause.wait(0.02)
-        tree = found.message_object_trees[0]
-        self._run_id = found.messages_list[0].metadata.run_id
+        tree = response.message_object_trees[0]
+        self._run_id = response.messages_list[0].metadata.run_id
         contents = {}
         for part in iterate_object_tree(tree):
             wanted = PullObjectRequest(
@@ -212,23 +213,21 @@ class Node:
             contents[part.object_id] = answer.object_content
         message = inflate_object_from_contents(tree.object_id, contents)
         assert isinstance(message, Message)
-        message.metadata.__dict__["_message_id"] = message_from_proto(
-            found.messages_list[0]
-        ).metadata.message_id
+        set_message_id(message, message_from_proto(response.messages_list[0]).metadata.message_id)
         return message
 
     def reply(self, content: RecordDict, asked: Message | None = None) -> Upload:
-        """An honest reply to the next message, not yet handed in."""
+        """Return an honest reply to a message, by default the next one, without sending it."""
         return Upload.of(Message(content, reply_to=asked or self.instruction()))
 
     def hand_in(self, upload: Upload) -> None:
-        """Announce a reply and push all of its objects."""
+        """Send a reply: announce it and push all of its objects."""
         session = self.announce(upload)
         for key, content in upload.objects.items():
             self.push(key, content, session)
 
     def announce(self, upload: Upload) -> str:
-        """Announce a reply; the id of the session in which its objects may be pushed."""
+        """Announce a reply and return the id of the session in which its objects may be pushed."""
         message = upload.message
         if message.has_content():
             message = remove_content_from_message(message)
@@ -257,11 +256,11 @@ class Node:
         return bool(self.client.PushObject(request).stored)
 
     def finds(self, key: str) -> bool:
-        """Whether the SuperLink knows of an object."""
+        """Return True if the SuperLink expects or has an object."""
         request = PullObjectRequest(node=self.proto, run_id=self._run_id, object_id=key)
         return bool(self.client.PullObject(request).object_found)
 
     def has(self, key: str) -> bool:
-        """Whether the SuperLink has an object's bytes, whoever pushed them."""
+        """Return True if the SuperLink has an object's bytes, from this or another node."""
         request = PullObjectRequest(node=self.proto, run_id=self._run_id, object_id=key)
         return bool(self.client.PullObject(request).object_available)

@@ -401,7 +401,7 @@ def test_a_fault_that_fails_ends_the_run_with_its_name(
 def test_the_engine_says_how_a_deployed_run_ended(
     federation: FederationDirectory, tmp_path: Path
 ) -> None:
-    """What the command line does: the true outcome, and a directory as any run has it."""
+    """By the command line: the true outcome, and a run directory like that of any run."""
     file = tmp_path / "good.toml"
     file.write_text('name = "good"\nrounds = 1\n[clients]\ncount = 4\n')
     command = [sys.executable, "-m", "hqde_fl.simulations.console.entry", "run", str(file)]

@@ -1,4 +1,4 @@
-"""The guarded Grid on a real SuperLink, against uploads that Flower's own Grid does not survive."""
+"""The guarded Grid on a real SuperLink, with uploads that Flower's own Grid does not survive."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ from flwr.app import (
     MetricRecord,
     RecordDict,
 )
-from flwr.common.constant import ErrorCode
-from flwr.proto.message_pb2 import Message as ProtoMessage
-from flwr.proto.message_pb2 import ObjectTree
-from flwr.supercore.run import RunNotRunningException
 
 from hqde_fl.errors import CohortError
+from hqde_fl.protocol.flower_internals import ErrorCode
 from hqde_fl.simulations.engines.deployment import guarded_grid
 from hqde_fl.simulations.engines.deployment.guarded_grid import GuardedGrid
 from hqde_fl.simulations.engines.deployment.limits import Limits
 from hqde_fl.simulations.engines.deployment.link import Link
+from hqde_fl.simulations.engines.flower_internals import (
+    ObjectTree,
+    ProtoMessage,
+    RunNotRunningException,
+)
 from tests.deployment.superlink import Node, Site, Upload, sealed
 
 ANSWER_SECONDS = 60.0
@@ -53,7 +55,7 @@ def ask(
 
 
 def body(change: Callable[[dict[str, object]], None]) -> Callable[[bytes], bytes]:
-    """Change what the JSON of an object says."""
+    """Return a function that changes the JSON of an object."""
 
     def changed(content: bytes) -> bytes:
         head, _, text = content.partition(b"\x00")
@@ -74,7 +76,7 @@ def with_body(text: bytes) -> Callable[[bytes], bytes]:
 
 
 def forged(content: bytes) -> bytes:
-    """A message that says another node had sent it, in answer to another message."""
+    """Return a message whose metadata name another node and another message."""
     head, _, text = content.partition(b"\x00")
     kind, children, _ = head.decode().split(" ")
     message = ProtoMessage.FromString(text)
@@ -237,7 +239,7 @@ def test_an_instruction_that_a_node_makes_up_is_not_a_reply(site: Site) -> None:
 
 
 def test_a_large_instruction_of_one_node_does_not_cost_another_its_reply(site: Site) -> None:
-    """A SuperLink tells of both in one answer."""
+    """A SuperLink lists both in one response."""
     good, bad = Node(site.address), Node(site.address)
     replies = ask(site, good, bad)
     reply = good.reply(content())
@@ -390,7 +392,7 @@ def test_a_run_that_is_stopped_ends_the_round(site: Site, monkeypatch: pytest.Mo
 
 
 def test_the_tree_may_not_be_what_the_objects_are(site: Site) -> None:
-    """A tree that leaves an object out is found when the object is needed."""
+    """An object that the tree leaves out is missed when it is read."""
     node = Node(site.address)
     replies = ask(site, node)
     upload = node.reply(content())
@@ -401,7 +403,7 @@ def test_the_tree_may_not_be_what_the_objects_are(site: Site) -> None:
 
 
 def wide(upload: Upload, count: int) -> ObjectTree:
-    """A tree of objects that there are not."""
+    """Return a tree with ids of objects that do not exist."""
     children = [ObjectTree(object_id=f"{each:064x}") for each in range(count)]
     return ObjectTree(object_id=upload.message.metadata.message_id, children=children)
 

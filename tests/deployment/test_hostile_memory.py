@@ -1,7 +1,6 @@
-"""The catalogue's bombs on a real SuperLink, and what they do to the memory of the ServerApp.
+"""The catalogue's bombs on a real SuperLink, and their effect on the memory of the ServerApp.
 
-The ServerApp has a process of its own, in which nothing else runs; the SuperLink and the nodes are
-in the process of the test.
+The ServerApp runs in a process of its own; the SuperLink and the nodes run in that of the test.
 """
 
 from __future__ import annotations
@@ -16,11 +15,8 @@ from functools import cache
 import httpx
 import pytest
 from flwr.app import Context, Message, RecordDict
-from flwr.proto.message_pb2 import ObjectTree
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
-from flwr.superlink.grid import HttpGrid
 
+from hqde_fl.protocol.flower_internals import TaskIdentity
 from hqde_fl.protocol.message_size import message_bytes
 from hqde_fl.protocol.records import from_record, layout_of
 from hqde_fl.protocol.screening import Rejected, Screening, screen, screen_evaluation
@@ -32,6 +28,7 @@ from hqde_fl.simulations.audit.sandbox import Sandbox
 from hqde_fl.simulations.engines.deployment import guarded_grid
 from hqde_fl.simulations.engines.deployment.guarded_grid import GuardedGrid
 from hqde_fl.simulations.engines.deployment.link import Link
+from hqde_fl.simulations.engines.flower_internals import HttpGrid, ObjectTree, Run, set_message_id
 from tests.deployment.superlink import Node, Site, Upload
 
 pytestmark = pytest.mark.deployment
@@ -45,7 +42,7 @@ REFUSED = {
     "deep-tree",
     "empty-tree",
 }
-"""What a SuperLink does not take: it looks at heads, and at the ids in a tree."""
+"""Rows that a SuperLink refuses, because it checks heads and the ids in a tree."""
 ANSWER_SECONDS = 60.0
 """Long enough for every answer that comes."""
 _MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # of glibc's mallopt
@@ -53,9 +50,9 @@ _MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # of glibc's mallopt
 
 @cache
 def connected(address: str, token: str, run_id: int) -> GuardedGrid:
-    """The ServerApp's Grid, in its own process."""
+    """Return the Grid of the ServerApp's process."""
     guarded_grid.POLL_SECONDS, guarded_grid.NODES_SECONDS = 0.02, 0.1
-    with suppress(OSError, AttributeError):  # or what a thread of Flower's frees is not given back
+    with suppress(OSError, AttributeError):  # so that memory freed by Flower's threads is returned
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_ARENA_MAX, 1)
         mallopt(_MMAP_THRESHOLD, 1 << 16)
@@ -68,7 +65,7 @@ def connected(address: str, token: str, run_id: int) -> GuardedGrid:
 def serve(
     address: str, token: str, run_id: int, node: int, kind: str, seconds: float
 ) -> tuple[str, int | None]:
-    """Ask a node, read and screen its reply: what is wrong with it, and the growth of memory."""
+    """Ask a node, read and screen its reply; return the reason of a failure and memory growth."""
     grid, arrays = connected(address, token, run_id), initial_model()
     message = Message(RecordDict({"arrays": arrays}), node, kind, group_id="1")
     layout = layout_of(arrays)
@@ -95,7 +92,7 @@ def server() -> Iterator[Sandbox[tuple[str, int | None]]]:
 
 
 def upload_of(node: Node, row: CatalogueRow | None) -> Upload:
-    """What a node hands in that does what a row says, or what is right."""
+    """Return the upload of a node that follows a row, or of an honest one for None."""
     asked = node.instruction()
     content = honest_content(asked, 0)
     upload = node.reply(content, asked)
@@ -104,14 +101,14 @@ def upload_of(node: Node, row: CatalogueRow | None) -> Upload:
     context = Context(asked.metadata.run_id, node.id, {}, RecordDict(), {})
     (wire,) = row.replies(AnswerContext(asked, content, context, None, 4242))
     assert isinstance(wire, UploadedReply)
-    upload.message.metadata.__dict__["_message_id"] = wire.root
+    set_message_id(upload.message, wire.root)
     flat = [ObjectTree(object_id=key) for key in wire.objects if key != wire.root]
     tree = wire.tree or ObjectTree(object_id=wire.root, children=flat)
     return Upload(upload.message, tree, dict(wire.objects))
 
 
 def hand_in(node: Node, row: CatalogueRow | None) -> int:
-    """Answer; the bytes sent. A node whose upload is refused goes away, so that nobody waits."""
+    """Reply and return the bytes sent. A node with a refused upload signs off, to end the round."""
     upload = upload_of(node, row)
     with suppress(httpx.HTTPStatusError):
         node.hand_in(upload)
@@ -123,7 +120,7 @@ def hand_in(node: Node, row: CatalogueRow | None) -> int:
 def ask(
     site: Site, server: Sandbox[tuple[str, int | None]], row: CatalogueRow | None
 ) -> tuple[str, int | None, int]:
-    """One reply on its way through the SuperLink: what became of it, growth, bytes sent."""
+    """Pass one reply through the SuperLink; return its failure, memory growth and bytes sent."""
     node, kind = Node(site.address), "train" if row is None else row.request
     token, run_id = site.grid._token, site.grid.run.run_id
     with ThreadPoolExecutor(1) as pool:
@@ -151,7 +148,7 @@ def test_a_bomb_is_named_within_the_memory_bound(
 
 @pytest.mark.parametrize("name", ROWS)
 def test_what_a_superlink_takes(site: Site, name: str) -> None:
-    """Nobody pulls it here. The objects of a wide tree are others than those announced."""
+    """The objects are not pulled. Those of a wide tree are not the announced ones."""
     node, row, link = Node(site.address), ROWS[name], Link(site.grid)
     message = Message(RecordDict({"arrays": initial_model()}), node.id, row.request, group_id="1")
     assert link.push([message]) == [True]

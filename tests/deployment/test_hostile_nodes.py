@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 from flwr.app import Context, RecordDict
-from flwr.proto.message_pb2 import ObjectTree
 
 from hqde_fl.simulations.audit import AnswerContext, UploadedReply
 from hqde_fl.simulations.audit.honest_clients import honest_content, initial_model
 from hqde_fl.simulations.audit.message_objects import to_objects
 from hqde_fl.simulations.engines.deployment.guarded_grid import GuardedGrid
+from hqde_fl.simulations.engines.flower_internals import ObjectTree, set_message_id
 from tests.deployment.superlink import Node, Site, Upload
 from tests.hostile.batch import HONEST, Rounds, check, rejected, strategy
 
@@ -29,9 +29,9 @@ SIGNED_BY_THE_SUPERLINK = {
     "many-replies",
     "error-and-reply",
 }
-"""Lies on the envelope, and second replies: there is no way to tell them to a SuperLink."""
+"""Forged envelopes and second replies, which cannot be sent to a SuperLink."""
 LONG = {"deep-records"}
-"""Thousands of uploads."""
+"""Rows that take thousands of uploads."""
 ROWS = [
     row
     for row in rejected("objects", "arrays", "files", "metrics", "records", "envelopes")
@@ -40,7 +40,7 @@ ROWS = [
 
 
 def answer(node: Node, partition: int) -> None:
-    """What a node does: what its row says, or what is right."""
+    """Answer the next message as the node's row says, or honestly."""
     message = node.instruction()
     content = honest_content(message, partition)
     if partition >= len(ROWS):
@@ -50,7 +50,7 @@ def answer(node: Node, partition: int) -> None:
     (reply,) = ROWS[partition].replies(AnswerContext(message, content, context, None, 4242))
     wire = reply if isinstance(reply, UploadedReply) else to_objects(reply)
     upload = node.reply(content, message)
-    upload.message.metadata.__dict__["_message_id"] = wire.root
+    set_message_id(upload.message, wire.root)
     children = [ObjectTree(object_id=key) for key in wire.objects if key != wire.root]
     tree = ObjectTree(object_id=wire.root, children=children)
     node.hand_in(Upload(upload.message, tree, dict(wire.objects)))
@@ -62,12 +62,11 @@ def test_every_culprit_is_named_and_the_honest_mean_kept(site: Site) -> None:
         site.state.acknowledge_node_heartbeat(node.id, 3600.0)  # until its turn has come
     partitions = {node.id: partition for partition, node in enumerate(nodes)}
     rounds = Rounds()
-    hqde = strategy(rounds)
-    hqde.identify = False  # these nodes answer one message
+    hqde = strategy(rounds, identify=False)  # these nodes answer one message
 
     def work() -> None:
-        # The honest ones, who are the last, answer first: all clients send the same counter, and
-        # a SuperLink believes whoever declares an object first what belongs to it (SECURITY.md).
+        # The honest nodes, which come last, answer first: all clients send the same counter, and a
+        # SuperLink accepts the first declaration of an object's children (SECURITY.md).
         for partition, node in reversed(list(enumerate(nodes))):
             answer(node, partition)
 

@@ -56,11 +56,11 @@ class Rounds(Callback):
         self.arrays = arrays
 
 
-def strategy(rounds: Rounds) -> HQDEStrategy:
+def strategy(rounds: Rounds, *, identify: bool = True) -> HQDEStrategy:
     """Return a strategy that screens replies but has no robust rule."""
     return HQDEStrategy(
         Mean(),
-        participation=Participation(fraction_evaluate=0.0, identify=True),
+        participation=Participation(fraction_evaluate=0.0, identify=identify),
         reporting=Reporting([rounds]),
     )
 

@@ -49,10 +49,10 @@ def private_environment() -> dict[str, str]:
     RunError
         If ``localhost`` is not loopback on this host: Ray would listen on every interface.
     """
-    if (found := _localhost()) not in LOOPBACK:
+    if (address := _localhost()) not in LOOPBACK:
         raise RunError(
-            f"localhost must be {' or '.join(LOOPBACK)}, found {found}: Ray would listen on every "
-            "interface (correct /etc/hosts)"
+            f"localhost must be {' or '.join(LOOPBACK)}, found {address}: Ray would listen on "
+            "every interface (correct /etc/hosts)"
         )
     return {
         "RAY_AUTH_MODE": "token",
@@ -114,11 +114,11 @@ def _require_loopback(node: Any) -> None:
     """End the Ray and raise ``RunError`` unless its node listens on loopback."""
     import ray
 
-    found = node.node_ip_address
-    if found not in LOOPBACK:
+    address = node.node_ip_address
+    if address not in LOOPBACK:
         ray.shutdown()
         raise RunError(
-            f"Ray {ray.__version__} listens on {found}, not on loopback: install the version of "
+            f"Ray {ray.__version__} listens on {address}, not on loopback: install the version of "
             "Ray that hqde-fl is tested with"
         )
 

@@ -1,4 +1,4 @@
-"""What goes into a checkpoint comes out of it, and nothing else comes out of anything."""
+"""A checkpoint file returns what was written; any other file is refused."""
 
 from __future__ import annotations
 

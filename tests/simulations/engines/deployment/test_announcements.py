@@ -1,4 +1,4 @@
-"""What a SuperLink says of replies is read as protobuf reads it, and no further than it must be."""
+"""A SuperLink's list of replies is read as protobuf reads it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from flwr.proto.message_pb2 import Message, Metadata, ObjectTree
-from flwr.proto.runtime_pb2 import PullAppMessagesResponse
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hqde_fl.simulations.audit.upload_changes import protobuf_field
 from hqde_fl.simulations.engines.deployment.announcements import Announcements, object_ids
 from hqde_fl.simulations.engines.deployment.limits import ReplyError
+from hqde_fl.simulations.engines.flower_internals import (
+    ObjectTree,
+    ProtoMessage,
+    ProtoMetadata,
+    PullAppMessagesResponse,
+)
 
 IDS = st.integers(0, 9).map("{:064x}".format)
 TREES = st.recursive(
@@ -54,20 +58,21 @@ def test_a_tree_that_is_deeper_than_protobuf_reads_is_walked() -> None:
 
 @given(data=st.binary(max_size=100))
 def test_any_bytes_are_a_tree(data: bytes) -> None:
-    with suppress(UnicodeDecodeError):  # which the Grid charges to the node
+    with suppress(UnicodeDecodeError):  # the Grid makes it an error of the node
         assert len(object_ids(data, 100)) <= 100
 
 
 def test_each_message_is_told_with_its_tree() -> None:
     trees = [ObjectTree(object_id=f"{count:064x}") for count in range(3)]
     messages = [
-        Message(metadata=Metadata(reply_to_message_id=key, group_id="g")) for key in ("a", "", "b")
+        ProtoMessage(metadata=ProtoMetadata(reply_to_message_id=key, group_id="g"))
+        for key in ("a", "", "b")
     ]
     answer = PullAppMessagesResponse(messages_list=messages, message_object_trees=trees)
     announcements = Announcements()
     announcements.ParseFromString(answer.SerializeToString())
-    found = [(each.answers, each.root) for each in announcements.messages]
-    assert found == [("a", f"{0:064x}"), ("", f"{1:064x}"), ("b", f"{2:064x}")]
+    listed = [(announced.answers, announced.root) for announced in announcements.messages]
+    assert listed == [("a", f"{0:064x}"), ("", f"{1:064x}"), ("b", f"{2:064x}")]
 
 
 def test_an_empty_answer_tells_of_nothing() -> None:

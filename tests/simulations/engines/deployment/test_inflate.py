@@ -20,11 +20,11 @@ from hqde_fl.simulations.engines.deployment.limits import Limits, ReplyError, te
 
 @pytest.fixture(autouse=True)
 def _node() -> None:
-    AuditGrid(None)  # says which node this process is, or there are no messages
+    AuditGrid(None)  # sets the identity of this process, which messages need
 
 
 def objects(content: RecordDict) -> tuple[str, Mapping[str, bytes]]:
-    """What travels."""
+    """Return the id and the objects in which a message is sent."""
     wire = to_objects(Message(content, dst_node_id=1, message_type="train"))
     return wire.root, wire.objects
 
@@ -99,7 +99,7 @@ def test_a_reply_may_hold_a_few_times_the_metrics_and_configs_of_any_honest_one(
 
 
 def test_a_reply_may_have_many_records_of_arrays() -> None:
-    """As an ensemble's do, one for each member."""
+    """Replies for an ensemble have one for each member."""
     members = {f"member-{k}": ArrayRecord({"w": Array(np.full(2, k))}) for k in range(60)}
     root, parts = objects(RecordDict({**members, "metrics": MetricRecord({"num-examples": 3})}))
     found = inflate.inflate(root, parts, Limits(16 << 20, 256))

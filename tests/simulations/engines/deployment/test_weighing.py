@@ -1,4 +1,4 @@
-"""Estimates of what bytes weigh as Python objects are never too low."""
+"""Estimates of the memory that bytes take once parsed are never too low."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from typing import Any
 
 import pytest
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
-from flwr.proto.message_pb2 import Message as ProtoMessage
-from flwr.proto.recorddict_pb2 import ConfigRecord as ProtoConfigRecord
-from flwr.proto.recorddict_pb2 import MetricRecord as ProtoMetricRecord
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +17,11 @@ from hqde_fl.protocol.message_size import message_bytes
 from hqde_fl.simulations.audit.peak_memory import PeakMeter
 from hqde_fl.simulations.audit.upload_changes import encode_object, protobuf_field
 from hqde_fl.simulations.engines.deployment.weighing import fields, json_weight, message_weight
+from hqde_fl.simulations.engines.flower_internals import (
+    ProtoConfigRecord,
+    ProtoMessage,
+    ProtoMetricRecord,
+)
 
 SIZE = 300_000
 NO_LIMIT = 1 << 40
@@ -73,7 +75,7 @@ def test_honest_names_weigh_a_few_times_their_bytes() -> None:
 
 
 def many(value: bytes, count: int = 8_000) -> bytes:
-    """Metrics of one value with names of their own."""
+    """Return metrics with one value and different names."""
     keys = (protobuf_field(1, b"%05x" % each) for each in range(count))
     return b"".join(protobuf_field(1, key, protobuf_field(2, value)) for key in keys)
 
@@ -89,8 +91,12 @@ METRICS: dict[str, Callable[[], bytes]] = {
     "lists": lambda: many(protobuf_field(22, protobuf_field(1, b"\x02\x02"))),
     "empty lists": lambda: many(protobuf_field(21)),
     "one list of floats": lambda: one(protobuf_field(21, protobuf_field(1, b"\x01" * 1_600_000))),
-    "one list of small integers": lambda: one(protobuf_field(22, protobuf_field(1, b"\x02" * 400_000))),
-    "one list of integers": lambda: one(protobuf_field(22, protobuf_field(1, b"\x80\x7f" * 200_000))),
+    "one list of small integers": lambda: one(
+        protobuf_field(22, protobuf_field(1, b"\x02" * 400_000))
+    ),
+    "one list of integers": lambda: one(
+        protobuf_field(22, protobuf_field(1, b"\x80\x7f" * 200_000))
+    ),
     "one list, not packed": lambda: one(protobuf_field(22, b"\x08\x02" * 80_000)),
     "one name": lambda: one(b"\x10\x02") * 20_000,
     "unknown fields": lambda: protobuf_field(100) * 60_000,
@@ -107,7 +113,7 @@ NOISE = 4 << 20
 
 
 def taken(call: Callable[[], Any]) -> int | None:
-    """How far memory rises while something is done."""
+    """Return the growth of memory during a call, in bytes."""
     meter = PeakMeter()
     meter.start()
     with suppress(Exception):

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.usefixtures("one_ray"), pytest.mark.xdist_group("ray")
 
 
 def app_of() -> ClientApp:
-    """What a client does is up to its message's config, so that one app serves every test."""
+    """Return an app whose clients do what the message's config says, for all tests."""
     import signal
     import time
 

@@ -1,4 +1,4 @@
-"""Ten runs in one process use one Ray and one pool, and leave nothing behind."""
+"""Ten runs in one process use one Ray and one pool, and leave no processes, files or objects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.usefixtures("one_ray"), pytest.mark.xdist_group("ray")
 
 MODEL_NUMBERS = 1_000_000
 RUN_MIB = 6 * 4 * MODEL_NUMBERS / 2**20
-"""What the states of one run's six clients take."""
+"""Memory of the states of one run's six clients."""
 
 
 def app_of() -> ClientApp:

@@ -13,7 +13,7 @@ from hqde_fl.simulations.engines.ray.packing import pack, unpack
 
 
 def travelled(content: RecordDict) -> RecordDict:
-    """What arrives: large arrays go out of band, as they do in Ray."""
+    """Return the content after pickling, with large arrays out of band, as in Ray."""
     buffers: list[Any] = []
     inside = pickle.dumps(pack(content), 5, buffer_callback=buffers.append)
     views = [memoryview(bytes(buffer)) for buffer in buffers]

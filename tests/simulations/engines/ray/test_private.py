@@ -1,6 +1,6 @@
-"""Nobody else can use a Ray of ours, on either engine; other Rays are left as they are.
+"""No other user can use a Ray that hqde-fl starts, on either engine; other Rays are unchanged.
 
-Every Ray here runs below a process of its own, for a process has one at most.
+Every Ray here is started by a process of its own, because a process has one at most.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def ended(mark: str) -> Iterator[None]:
 
 
 def look(mark: str, folder: Path) -> Seen:
-    """What there is to see of a run from outside."""
+    """A running Ray as it can be observed from outside."""
     names, listeners, tokens = {}, set(), set()
     for process in marked(mark):
         with suppress(psutil.Error):  # Ray ends idle workers at any time
@@ -186,7 +186,7 @@ def other_addresses() -> list[str]:
 
 
 def refusal(port: int) -> str | None:
-    """What a server of Ray's answers to a caller without a token; None if it is gone."""
+    """Return a Ray server's answer to a caller without a token; None if it has ended."""
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) != 0:
             return None
