@@ -1,4 +1,4 @@
-"""Everything here runs in one worker: it starts servers."""
+"""All tests here run in one worker of pytest-xdist, because they start servers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def shared_site() -> Iterator[Site]:
 
 @pytest.fixture
 def site(shared_site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """A SuperLink that is asked often."""
+    """A SuperLink that the guarded Grid polls more often than in a deployment."""
     monkeypatch.setattr(guarded_grid, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(guarded_grid, "NODES_SECONDS", 0.1)
     return shared_site

@@ -42,7 +42,7 @@ from tests.simulations.command import rounds_in, started
 pytestmark = pytest.mark.deployment
 
 PATIENCE = 1800.0
-"""Seconds; for everything that happens sooner or later."""
+"""Maximum time to wait for anything."""
 EXPERIMENT = Experiment.parse(
     {
         "name": "drill",
@@ -59,7 +59,7 @@ SHORT = {"rounds": 2, "faults": []}
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FederationDirectory]:
-    """Four of six nodes are up; one key is registered besides, and one is not."""
+    """A federation with four of six nodes up; one more key is registered, and one is not."""
     made = FederationDirectory.create(tmp_path_factory.mktemp("deployment") / "federation", 6)
     with nodes.federation_up(made, 4) as found:
         register(made, ["node-4"], found.address)
@@ -113,7 +113,7 @@ class Going:
         return float(self.rounds[-1]["server"]["accuracy"])  # type: ignore[index]
 
     def reasons(self, node: int) -> list[str | None]:
-        """Why a node was not kept, round after round."""
+        """Return the reasons for which a node was not kept, by round."""
         lines = (self.out / "clients.jsonl").read_text().splitlines()
         return [line["reason"] for line in map(json.loads, lines) if line["node"] == node]
 
@@ -143,7 +143,7 @@ def processes_of(federation: FederationDirectory) -> list[psutil.Process]:
 
 
 def training(federation: FederationDirectory, name: str) -> list[psutil.Process]:
-    """The ClientApp processes below a SuperNode."""
+    """Return the ClientApp processes of a SuperNode."""
     pid = report(federation, name).pid
     if pid is None:
         return []
@@ -155,7 +155,7 @@ def training(federation: FederationDirectory, name: str) -> list[psutil.Process]
 
 
 def kill(federation: FederationDirectory, name: str) -> int:
-    """``kill -9`` a supervised process; how often it had been restarted before."""
+    """Kill a supervised process with ``kill -9``; return the number of its restarts before."""
     before = report(federation, name)
     assert before.pid is not None
     os.kill(before.pid, signal.SIGKILL)
@@ -170,16 +170,16 @@ def all_online(federation: FederationDirectory) -> bool:
 
 
 def node_id(federation: FederationDirectory, name: str) -> int:
-    """Of a key that is registered, and is found again."""
-    found = status(federation)
-    assert found is not None
-    return register(federation, [name], found.address)[name]
+    """Return the id of a node, whose key is registered already."""
+    current = status(federation)
+    assert current is not None
+    return register(federation, [name], current.address)[name]
 
 
 def test_one_hostile_node_and_one_killed_in_training(
     federation: FederationDirectory, tmp_path: Path
 ) -> None:
-    """The run completes, and its model is as good as the simulation's."""
+    """Assert that the run is completed and its model is as good as the simulation's."""
     going = Going(federation, tmp_path / "run")
     wait_until(lambda: len(going.rounds) >= 2 or going.error, "the first round")
     wait_until(lambda: training(federation, "node-1") or going.error, "node-1 at work")
@@ -268,7 +268,7 @@ def task(partitions, seed, partition):
 def test_sigterm_stops_the_run_on_the_superlink(
     federation: FederationDirectory, tmp_path: Path
 ) -> None:
-    """Of an experiment with a task beside it; twice, as somebody in a hurry sends it."""
+    """The experiment has a task in its folder; the signal is sent twice."""
     folder, out = tmp_path / "study", tmp_path / "run"
     folder.mkdir()
     (folder / "own_deployed_task.py").write_text(OWN_TASK)
@@ -289,7 +289,7 @@ def test_sigterm_stops_the_run_on_the_superlink(
 
 
 def states(federation: FederationDirectory) -> list[str]:
-    """Of all runs on the SuperLink."""
+    """Return the statuses of all runs on the SuperLink."""
     link = connected(federation)
     listed = subprocess.run(
         link.flwr("ls", "--format", "json"),
@@ -302,7 +302,7 @@ def states(federation: FederationDirectory) -> list[str]:
 
 
 def busy(federation: FederationDirectory) -> list[str]:
-    """ServerApps that are there, and ClientApps that compute."""
+    """Return the running ServerApps, and the ClientApps that use CPU time."""
     found = []
     for process in processes_of(federation):
         try:
@@ -328,7 +328,7 @@ def test_sigterm_ends_nodes_up_and_all_it_has_started(tmp_path: Path) -> None:
 def supernode(
     federation: FederationDirectory, key: Path, root: Path | None, *options: str
 ) -> tuple[int, str]:
-    """A SuperNode on a port of its own, which is expected to give up: exit status and output.
+    """Run a SuperNode that is expected to give up; return its exit status and output.
 
     The output goes through a file: its SuperExec, which would hold the other end of a pipe, lives
     until the SuperNode is no zombie any more.
@@ -362,7 +362,7 @@ def free_port() -> int:
 def test_who_is_not_registered_or_not_who_they_say_is_refused(
     federation: FederationDirectory, tmp_path: Path
 ) -> None:
-    """An unregistered key, another authority, plain text, and a key that is in use."""
+    """Refused: an unregistered key, another authority, plain text, and a key in use."""
     root = federation.path / "ca.crt"
     make_node_key(tmp_path / "stranger.key", tmp_path / "stranger.pub")
     make_authority(tmp_path / "other.crt", tmp_path / "other.key")

@@ -1,4 +1,4 @@
-"""A run goes on as if nothing had happened, or says why it cannot."""
+"""A resumed run has the result of an undisturbed one, or fails with the reason."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_run_that_goes_on_is_the_run_that_was_never_interrupted(
 
 @pytest.fixture
 def interrupted(tmp_path: Path) -> Callable[..., Path]:
-    """The function that leaves a run as a kill in round 4 would: records without checkpoint."""
+    """A function that makes a run directory as a kill in round 4 leaves it."""
 
     def interrupted(keep: int = 3) -> Path:
         out = tmp_path / "run"
@@ -238,7 +238,7 @@ def test_a_run_that_is_complete_is_left_alone_and_an_empty_directory_gets_one(
 
 
 def test_clients_that_lost_their_error_feedback_are_counted(tmp_path: Path) -> None:
-    """As after a resumption on an engine that cannot put their contexts back."""
+    """As after resuming on an engine that cannot restore the clients' states."""
     out = tmp_path / "run"
     plain = {"strategy": {"codec": FEEDBACK["codec"]}}
     run_experiment(Experiment.parse({**TINY, **plain, "rounds": 2}), out, report=False)
@@ -291,7 +291,7 @@ except RunError as error:
 def test_a_full_disk_ends_the_run_by_name_and_the_checkpoint_before_it_is_good(
     tmp_path: Path,
 ) -> None:
-    """No file of that process may grow beyond 8 KiB any more, as if the disk were full."""
+    """The process cannot write files larger than 8 KiB, as if the disk were full."""
     run_experiment(experiment(), tmp_path / "whole", report=False)
     out = tmp_path / "run"
     command = [sys.executable, "-c", LIMITED, experiment().to_json(), str(out)]

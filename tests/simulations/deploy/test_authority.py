@@ -1,4 +1,4 @@
-"""Keys and certificates: who may read them, and what Python's and Flower's verifiers say."""
+"""Permissions of keys, and certificates under Python's and Flower's verifiers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hqde_fl.simulations.deploy.authority import (
 )
 
 LONG = ".".join(["a" * 40, "b" * 40, "example"])
-"""Longer than a common name may be."""
+"""A host name that is longer than a common name may be."""
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def server(tmp_path: Path, authority: tuple[Path, Path], *hosts: str) -> tuple[P
 
 
 def handshake(certificate: Path, key: Path, root: Path, name: str) -> str | None:
-    """Connect by a name; the protocol's version."""
+    """Connect to the server by a name and return the version of the protocol."""
     serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     serving.load_cert_chain(certificate, key)
     asking = ssl.create_default_context(cafile=str(root))

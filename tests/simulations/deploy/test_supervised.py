@@ -1,4 +1,4 @@
-"""One supervised process: its ends, its pauses, its log."""
+"""A supervised process: its restarts, its pauses and its log."""
 
 from __future__ import annotations
 

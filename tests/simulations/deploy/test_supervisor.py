@@ -1,4 +1,4 @@
-"""The supervisor: which keys it registers."""
+"""The supervisor registers only keys that the SuperLink does not know."""
 
 from __future__ import annotations
 

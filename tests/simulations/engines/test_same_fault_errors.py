@@ -1,4 +1,4 @@
-"""A fault that fails ends the run with the same sentence on every engine.
+"""A fault whose code fails ends the run with the same message on every engine.
 
 This module comes after ``test_ray_cluster``, which wants a process without a Ray.
 """

@@ -1,4 +1,4 @@
-"""One seed, one result, whatever the engine. (``flower`` is compared in ``test_flower``.)"""
+"""Runs with one seed give the same result on ``inline`` and ``ray``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The guard: whatever happens to its caller, nothing that it started goes on."""
+"""However its caller ends, the guard ends all processes that it started."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def command(home: Path) -> list[str]:
 
 
 def started(home: Path) -> list[int]:
-    """The process ids of the guarded processes, once both run."""
+    """Return the ids of the two guarded processes, once both run."""
     file = home.parent / "pids"
     assert wait_for(file.exists)
     pids = [int(pid) for pid in file.read_text().split()]
@@ -92,7 +92,7 @@ def test_the_exit_status_is_that_of_the_command(home: Path) -> None:
 
 
 def test_processes_of_other_homes_are_left_alone(home: Path) -> None:
-    """Nor is one taken that someone started with the same ``FLWR_HOME``, as a shell may have it."""
+    """Processes with the same ``FLWR_HOME``, for instance of a user's shell, are left alone too."""
     sleep = [sys.executable, "-c", "import time; time.sleep(100)"]
     marks = {"FLWR_HOME": str(home), guard.MARK: f"{home}-other"}
     with subprocess.Popen(sleep, env={**os.environ, **marks}) as other:

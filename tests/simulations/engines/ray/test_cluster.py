@@ -39,7 +39,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def app_of(folder: Path) -> ClientApp:
-    """Clients write down where they run; all wait for one on the doomed node, which goes down."""
+    """Clients record their nodes and wait for one on the node that is then removed."""
     from flwr.app import MetricRecord
 
     app = ClientApp()

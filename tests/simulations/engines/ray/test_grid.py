@@ -1,4 +1,4 @@
-"""The ray engine: same results as in one process, and no client that takes the run down."""
+"""The ray engine gives the results of one process, and survives any client that dies."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def ask(
     size: int = 10,
     **config: str | int,
 ) -> dict[int, Message]:
-    """One round; the replies by node."""
+    """Run one round and return the replies by node."""
     content = RecordDict({"arrays": model(size), "config": ConfigRecord(dict(config))})
     chosen = grid.get_node_ids() if nodes is None else nodes
     messages = [Message(content, node, "train") for node in chosen]
@@ -144,7 +144,7 @@ def test_a_client_that_raises_gives_an_error_reply_and_keeps_the_state_it_had() 
 
 @pytest.mark.parametrize("what", ["exit", "kill"])
 def test_a_client_that_kills_its_process_costs_nobody_else(what: str) -> None:
-    """In every round of twenty, every other client replies."""
+    """In each of twenty rounds, every other client replies."""
     grid = grid_of(8)
     culprit = grid.get_node_ids()[5]
     for _ in range(20 if what == "exit" else 2):

@@ -37,7 +37,7 @@ def test_ray() -> None:
 @pytest.mark.usefixtures("one_ray")
 @pytest.mark.xdist_group("ray")
 def test_ray_with_a_large_context() -> None:
-    """The state stays where the clients are; the next round finds it again."""
+    """The state stays in the object store and is used in the next round."""
     app = ClientApp()
 
     @app.train()

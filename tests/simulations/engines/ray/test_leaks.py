@@ -48,7 +48,7 @@ def one_run(seed: int) -> None:
 
 
 def open_here() -> tuple[int, int]:
-    """Worker processes and open files of this process."""
+    """Return the numbers of worker processes and open files of this process."""
     gc.collect()
     this = psutil.Process(os.getpid())
     workers = [p for p in this.children(recursive=True) if p.name().startswith("ray::Starter")]
@@ -56,7 +56,7 @@ def open_here() -> tuple[int, int]:
 
 
 def stored() -> float:
-    """MiB in the object store."""
+    """Return the size of the object store's contents in MiB."""
     summary = memory_summary(ray.get_runtime_context().gcs_address, stats_only=True)
     found = re.search(r"Plasma memory usage (\d+) MiB", summary)
     assert found is not None

@@ -97,19 +97,19 @@ class Seen:
 
     @property
     def gcs(self) -> tuple[int, int]:
-        """The process id and the port of Ray's GCS."""
+        """Return the process id and the port of Ray's GCS."""
         (found,) = ((p, port) for p, _, port in self.listeners if "gcs_server" in self.names[p])
         return found
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's environment without any credential for Ray."""
+    """Return this process's environment without any credential for Ray."""
     kept = {name: value for name, value in os.environ.items() if name not in OPEN}
     return {**kept, "PYTHONPATH": str(ROOT), **more}
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """The processes that carry a mark, and all that they started."""
+    """Return the processes with a mark in their environment, and their descendants."""
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -120,7 +120,7 @@ def marked(mark: str) -> list[psutil.Process]:
 
 @contextmanager
 def ended(mark: str) -> Iterator[None]:
-    """Whatever happens, nothing with this mark goes on."""
+    """End all processes with this mark at the end of the context."""
     try:
         yield
     finally:
@@ -148,7 +148,7 @@ def look(mark: str, folder: Path) -> Seen:
 
 @pytest.fixture(scope="module", params=["ray", "flower"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
-    """A run of ``hqde-fl run`` that has begun with its rounds and is not over."""
+    """Start ``hqde-fl run`` and observe it between two rounds."""
     folder, mark = tmp_path_factory.mktemp(request.param), uuid.uuid4().hex
     (folder / "experiment.toml").write_text(EXPERIMENT)
     rounds = folder / "out" / "rounds.jsonl"
@@ -179,7 +179,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def other_addresses() -> list[str]:
-    """This host's addresses that other hosts may reach."""
+    """Return the addresses of this host that other hosts may reach."""
     every = [each for addresses in psutil.net_if_addrs().values() for each in addresses]
     found = [a.address for a in every if a.family in (socket.AF_INET, socket.AF_INET6)]
     return [a for a in found if "%" not in a and not is_loopback(a)]
@@ -324,7 +324,7 @@ cluster.shutdown()
 
 @contextmanager
 def cluster_of_a_user(mark: str, settings: Mapping[str, str]) -> Iterator[str]:
-    """A cluster that somebody else has started, on loopback; its address."""
+    """Start a cluster on loopback as another user would; yield its address."""
     with subprocess.Popen(
         [sys.executable, "-c", CLUSTER],
         env=environment(**LOCAL, **settings, **{MARK: mark}),

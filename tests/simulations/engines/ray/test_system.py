@@ -1,4 +1,4 @@
-"""HQDE's front on Ray: the data travel once, and nobody else's Ray is stopped."""
+"""HQDESystem on Ray: the data are sent once, and a Ray of the host program is not stopped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[4]
 
 
 class Watched(Dataset[Any]):
-    """Leaves a file for every time that it is pickled, and one for every time it is unpickled."""
+    """A data set that creates a file each time it is pickled or unpickled."""
 
     def __init__(self, folder: Path, examples: int = 60) -> None:
         self.folder, self.examples = folder, examples
@@ -50,7 +50,7 @@ def unpickled(folder: Path, examples: int) -> Watched:
 
 @pytest.fixture
 def as_in_a_notebook() -> Iterator[None]:
-    """The classes of this module travel whole, for workers cannot import it."""
+    """Pickle the classes of this module by value, because workers cannot import it."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield
     ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
