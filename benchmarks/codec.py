@@ -31,7 +31,7 @@ from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor
 
 from hqde_fl.clients.app import ensemble_app
-from hqde_fl.clients.members import initial_state
+from hqde_fl.clients.initial_state import initial_state
 from hqde_fl.clients.message_fields import array_record, server_round
 from hqde_fl.codec import (
     AdaptiveQuantizer,

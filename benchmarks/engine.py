@@ -66,7 +66,7 @@ def tiny_app() -> Any:
 def digits_app() -> tuple[Any, Any]:
     """The demo's client and its initial model."""
     from hqde_fl.clients.app import ensemble_app
-    from hqde_fl.clients.members import initial_state
+    from hqde_fl.clients.initial_state import initial_state
     from hqde_fl.protocol.records import to_record
     from hqde_fl.seeding import Seeds
     from hqde_fl.simulations.experiment.model import Experiment

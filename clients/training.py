@@ -175,7 +175,7 @@ def _descend(
                     parameter.grad.add_(parameter.detach() - anchor, alpha=mu)
             if noise is not None:
                 for gradient in (p.grad for p in model.parameters() if p.grad is not None):
-                    gradient.add_(noise.drawn(gradient, step, generator))
+                    gradient.add_(noise.draw_noise(gradient, step, generator))
             optimizer.step()
             step += 1
             total, seen = total + loss.detach() * batch.size, seen + batch.size

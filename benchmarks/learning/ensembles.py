@@ -18,7 +18,8 @@ from benchmarks.reporting import check
 from hqde_fl.clients.app import ensemble_app
 from hqde_fl.clients.batches import iterate_batches
 from hqde_fl.clients.evaluation import evaluate_batches
-from hqde_fl.clients.members import initial_state, split
+from hqde_fl.clients.initial_state import initial_state
+from hqde_fl.protocol.members import split_members
 from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.seeding import Seeds
 from hqde_fl.selection import Ensemble
@@ -52,7 +53,7 @@ def trained(where: Setting, assignment: Assignment, seed: int) -> dict[str, floa
     rounds = where.rounds if assignment == "all" else where.rounds * MEMBERS
     result = strategy.start(InlineGrid(app, CLIENTS, {}, seed), start, rounds)
     models = []
-    for state in split(from_record(result.arrays), MEMBERS):
+    for state in split_members(from_record(result.arrays), MEMBERS):
         models.append(where.task.model())
         models[-1].load_state_dict(state)
     test = iterate_batches(where.task.test(), 500, torch.device("cpu"))

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from benchmarks.learning.data import CLIENTS, Setting
 from hqde_fl.clients.evaluation import evaluate
-from hqde_fl.clients.members import initial_state
-from hqde_fl.clients.training import reproducible, train
+from hqde_fl.clients.initial_state import initial_state
+from hqde_fl.clients.reproducibility import reproducible
+from hqde_fl.clients.training import train
 from hqde_fl.protocol.records import layout_of, to_record
 from hqde_fl.rules import Aggregator, Cohort, aggregate
-from hqde_fl.rules.base import State
+from hqde_fl.rules.results import State
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.attacks import ATTACKS
 from hqde_fl.updates import Updates

@@ -12,8 +12,9 @@ from benchmarks.learning.data import fashion
 from benchmarks.reporting import check
 from hqde_fl import Seeds, create_hqde_system
 from hqde_fl.clients.evaluation import evaluate
+from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
-from hqde_fl.clients.training import Training, reproducible, train
+from hqde_fl.clients.training import Training, train
 
 EXAMPLES = 6000
 WORKERS, EPOCHS, BATCH, LR = 4, 3, 32, 3e-3

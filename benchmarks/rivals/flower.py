@@ -35,6 +35,9 @@ def flower_runs(matrix: Tensor) -> dict[str, dict[str, Callable[[], Run]]]:
         def get_node_ids(self) -> Iterable[int]:
             return range(1, n + 1)
 
+        def partition_of(self, node: int) -> int:
+            return node - 1
+
     def contents() -> list[RecordDict]:
         return [
             RecordDict(

@@ -1,1 +1,1 @@
-"""Flower client mods that a server's message switches on: codec, downlink and noise."""
+"""Flower client mods: packed updates, reconstruction of sent models, and noise."""

@@ -1,4 +1,4 @@
-"""Codec: replies with a packed update in the place of full weights."""
+"""Codec: replies with a packed update instead of full weights."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from hqde_fl.seeding import Seeds
 from hqde_fl.updates.layout import Layout
 
 REQUEST = "codec"
-"""The key of the message's config under which a server names a codec."""
+"""Key of a message's config under which the server requests a codec."""
 MEMORY = "hqde.codec"
-"""Prefix of the records in the client's state: what the codec remembers, and whose memory it is.
+"""Prefix of the records in the client's state that hold a codec's state and its owner.
 
-Each member has its own, with the member's name.
+An ensemble has such records for each member, with the member's name.
 """
 BYTES_BEFORE, BYTES_AFTER = "plain-bytes", "packed-bytes"
 
@@ -40,19 +40,19 @@ BYTES_BEFORE, BYTES_AFTER = "plain-bytes", "packed-bytes"
 class CodecMod:
     """A Flower mod that packs the update in any ClientApp's reply to a training message.
 
-    Put it outside of mods that change the weights. What it cannot pack it hands on as it is, for
-    the server to screen: errors, arrays that are not the model's, numbers that are not finite. In
-    those cases, and when the client raises, the memory of error feedback stays as it was. The
-    memory lies in ``Context.state``; it starts anew when the codec or the model's size changes.
+    It belongs outside of mods that change the weights. Replies that it cannot pack are passed on
+    unchanged for the server to screen: errors, arrays that are not the model's, values that are not
+    finite. In those cases, and if the client raises, the residual of error feedback is not changed.
+    The residual is kept in ``Context.state``; another codec or model size begins without one.
 
-    The reply gains the metrics ``plain-bytes`` and ``packed-bytes``: the size of its arrays before
-    and after. With error feedback it also names the models for which it had no error to feed back.
+    The reply gains the metrics ``plain-bytes`` and ``packed-bytes``, the size of its arrays before
+    and after packing. With error feedback it also lists the models that had no residual.
 
     Parameters
     ----------
     codec : Codec, optional
-        Which codec. Without one, that which the server's message asks for, and if it does not ask,
-        the reply stays as it is.
+        The codec. Without one, the codec that the server's message requests is used; if there is
+        none either, the reply is not packed.
     seed : int, default=0
         The run's seed, for codecs that round at random.
     """
@@ -61,44 +61,44 @@ class CodecMod:
     seed: int = 0
 
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        """Pack the reply to a training message; hand on any other."""
-        codec = _requested(message) if self.codec is None else self.codec
+        """Pack the reply to a training message; pass any other message on."""
+        codec = _requested_codec(message) if self.codec is None else self.codec
         if not is_training(message) or codec is None:
             return call_next(message, context)
-        _, start = array_record(message)  # before the app, which might change the message
+        _, start = array_record(message)  # read first, as the app might change the message
         layout, parts = layout_of(start), _parts(message, start)
         reply = call_next(message, context)
         if not _fits(reply, layout):
             return reply
         _, trained = array_record(reply)
-        place = int(context.node_config.get("partition-id", context.node_id))
+        client = int(context.node_config.get("partition-id", context.node_id))
         number, seeds = server_round(message), Seeds(self.seed)
-        packed, memories, anew = ArrayRecord(), [], list[int]()
+        packed, memories, without_residual = ArrayRecord(), [], list[int]()
         for part in parts:
             arrays = model_arrays(trained, part.member)
             delta = part.delta(arrays)
             if delta is None:
                 return reply
-            which = () if part.member is None else (part.member,)
-            rng = seeds.numpy("codec", place, number, *which)
+            member = () if part.member is None else (part.member,)
+            rng = seeds.numpy("codec", client, number, *member)
             owner = ConfigRecord({"codec": to_json(codec), "size": packed_size(part.layout)})
-            remembered = _recall(context, part.memory, owner)
-            result = pack_update(arrays, delta, part.layout, codec, remembered, rng)
+            stored = _load_memory(context, part.memory, owner)
+            result = pack_update(arrays, delta, part.layout, codec, stored, rng)
             if result is None:
                 return reply
             arrays, memory = result
             memories.append((part.memory, owner, memory))
-            if codec.stateful and not remembered:
-                anew.append(part.member or 0)
+            if codec.stateful and not stored:
+                without_residual.append(part.member or 0)
             packed.update(arrays if part.member is None else add_member_prefix(part.member, arrays))
-        for where, owner, memory in memories:  # all or nothing
-            _keep(context, where, owner, memory)
-        return _answer(message, reply, packed, anew)
+        for name, owner, memory in memories:  # only now that every model could be packed
+            _store_memory(context, name, owner, memory)
+        return _packed_reply(message, reply, packed, without_residual)
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """One model in a message: the only one, or a member among others."""
+    """One model in a message: a single model, or a member of an ensemble."""
 
     member: int | None
     layout: Layout
@@ -106,7 +106,7 @@ class _Part:
 
     @property
     def memory(self) -> str:
-        """Where in the client's state the codec's memory of it lies."""
+        """The name of the record in the client's state that holds the codec's memory."""
         return MEMORY if self.member is None else f"{MEMORY}.{member_name(self.member)}"
 
     def delta(self, arrays: Mapping[str, Array]) -> Tensor | None:
@@ -119,7 +119,7 @@ class _Part:
 
 
 def _parts(message: Message, record: ArrayRecord) -> list[_Part]:
-    """The models in a training message."""
+    """Return the models in a training message."""
     members: Sequence[int | None] | None = requested_members(message)
     return [
         _Part(member, layout_of(arrays), from_record(arrays))
@@ -128,7 +128,7 @@ def _parts(message: Message, record: ArrayRecord) -> list[_Part]:
     ]
 
 
-def _requested(message: Message) -> Codec | None:
+def _requested_codec(message: Message) -> Codec | None:
     for record in message.content.config_records.values():
         if isinstance(text := record.get(REQUEST), str):
             return from_json(text)
@@ -136,20 +136,22 @@ def _requested(message: Message) -> Codec | None:
 
 
 def _fits(reply: Message, layout: Layout) -> bool:
-    """Whether the reply's arrays are those of what was sent."""
+    """Return True if the reply's arrays have the names, shapes and dtypes of the sent model."""
     if reply.has_error() or len(reply.content.array_records) != 1:
         return False
     _, record = array_record(reply)
     if {entry.name for entry in layout.entries} != set(record):
         return False
-    found = ((entry, record[entry.name]) for entry in layout.entries)
+    pairs = ((entry, record[entry.name]) for entry in layout.entries)
     return all(
-        (tuple(array.shape), array.dtype) == (entry.shape, entry.dtype) for entry, array in found
+        (tuple(array.shape), array.dtype) == (entry.shape, entry.dtype) for entry, array in pairs
     )
 
 
-def _answer(message: Message, reply: Message, packed: ArrayRecord, anew: list[int]) -> Message:
-    """The reply with packed arrays, what that saved, and the models without an error fed back."""
+def _packed_reply(
+    message: Message, reply: Message, packed: ArrayRecord, without_residual: list[int]
+) -> Message:
+    """Return the reply with packed arrays, both sizes, and the models that had no residual."""
     name, trained = array_record(reply)
     content = RecordDict(dict(reply.content))
     content[name] = packed
@@ -159,23 +161,25 @@ def _answer(message: Message, reply: Message, packed: ArrayRecord, anew: list[in
     }
     for key, metrics in reply.content.metric_records.items():
         content[key] = MetricRecord({**metrics, **sizes})
-    if anew:
-        content[FEEDBACK] = ConfigRecord({NO_RESIDUAL: anew})
+    if without_residual:
+        content[FEEDBACK] = ConfigRecord({NO_RESIDUAL: without_residual})
     return Message(content, reply_to=message)
 
 
-def _recall(context: Context, place: str, owner: ConfigRecord) -> dict[str, Any]:
-    """What the codec remembers, if it is this codec's and for vectors of this size."""
-    record = context.state.array_records.get(f"{place}.memory")
-    if record is None or context.state.config_records.get(place) != owner:
+def _load_memory(context: Context, name: str, owner: ConfigRecord) -> dict[str, Any]:
+    """Return a codec's stored memory; empty if it belongs to another codec or model size."""
+    record = context.state.array_records.get(f"{name}.memory")
+    if record is None or context.state.config_records.get(name) != owner:
         return {}
     return dict(from_record(record))
 
 
-def _keep(context: Context, place: str, owner: ConfigRecord, memory: Mapping[str, Tensor]) -> None:
+def _store_memory(
+    context: Context, name: str, owner: ConfigRecord, memory: Mapping[str, Tensor]
+) -> None:
     if not memory:
-        for name in (place, f"{place}.memory"):
-            context.state.pop(name, None)
+        for key in (name, f"{name}.memory"):
+            context.state.pop(key, None)
         return
-    context.state[place] = owner
-    context.state[f"{place}.memory"] = to_record(memory)
+    context.state[name] = owner
+    context.state[f"{name}.memory"] = to_record(memory)

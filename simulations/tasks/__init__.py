@@ -1,4 +1,4 @@
-"""Tasks by name: the built-in ones, and ``module:attribute`` for the user's own."""
+"""Tasks by name: the built-in tasks, and users' own tasks as ``module:attribute``."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ def load_task(
     partitions: int,
     seed: int,
 ) -> Task:
-    """The task that a configuration describes.
+    """Build the task that a configuration describes.
 
     Parameters
     ----------
     table : Mapping[str, Any]
-        ``name`` and parameters, in kebab-case. The name is one of ``TASKS``, or
-        ``module:attribute``: a ``Task``, or what is called as ``attribute(partitions=...,
-        seed=..., partition=partitioner_table, **parameters)`` and returns one.
+        ``name`` and parameters, in kebab-case. The name is a key of ``TASKS``, or
+        ``module:attribute`` of a ``Task`` or of a callable that returns one for
+        ``attribute(partitions=..., seed=..., partition=partitioner_table, **parameters)``.
     partitioner_table : Mapping[str, Any]
-        ``name`` and parameters of one of ``PARTITIONERS``.
+        ``name`` and parameters of a partitioner in ``PARTITIONERS``.
     partitions : int
-        The number of clients, >= 1.
+        Number of clients, >= 1.
     seed : int
         The run's seed.
 
     Raises
     ------
     ConfigError
-        If there is no such task or partitioner, or if it cannot be built from these parameters.
+        If there is no such task or partitioner, or it cannot be built from the parameters.
     """
     if partitions < 1:
         raise ConfigError(f"a task needs at least 1 partition, found {partitions}")
@@ -70,25 +70,25 @@ def _load(
     table: Mapping[str, Any], partitioner_table: Mapping[str, Any], partitions: int, seed: int
 ) -> Task:
     name = table["name"]
-    found = import_attribute("task", name)
+    value = import_attribute("task", name)
     arguments = {key.replace("-", "_"): table[key] for key in table if key != "name"}
-    if isinstance(found, Task):
+    if isinstance(value, Task):
         if arguments:
             raise ConfigError(f"task {name!r} is a Task and takes no {', '.join(arguments)}")
-        return found
-    if not callable(found):
-        raise ConfigError(f"task {name!r} must be a Task or return one, found {found!r}")
-    given = {"partitions": partitions, "seed": seed, "partition": partitioner_table}
-    if taken := sorted(arguments.keys() & given.keys()):
+        return value
+    if not callable(value):
+        raise ConfigError(f"task {name!r} must be a Task or return one, found {value!r}")
+    run_arguments = {"partitions": partitions, "seed": seed, "partition": partitioner_table}
+    if taken := sorted(arguments.keys() & run_arguments.keys()):
         raise ConfigError(f"task {name!r} gets {', '.join(taken)} from the run, not from its table")
-    arguments |= given
+    arguments |= run_arguments
     try:
-        inspect.signature(found).bind(**arguments)
+        inspect.signature(value).bind(**arguments)
     except TypeError as error:
         raise ConfigError(
             f"task {name!r} cannot be called with {', '.join(arguments)}: {error}"
         ) from error
-    task = found(**arguments)
+    task = value(**arguments)
     if not isinstance(task, Task):
         raise ConfigError(f"task {name!r} must return a Task, found {task!r}")
     return task

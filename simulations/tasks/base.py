@@ -1,4 +1,4 @@
-"""What the built-in tasks share: examples in memory, divided once per process."""
+"""The base class of the built-in tasks, whose examples are divided once per process."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from hqde_fl.simulations.tasks.partition import Partitioner
 
 
 class BuiltinTask(ABC):
-    """A classification task that comes with hqde-fl; its subclasses are frozen dataclasses."""
+    """A classification task that is part of hqde-fl; subclasses are frozen dataclasses."""
 
     classes: ClassVar[int] = 10
 
     def build(self, partitioner: Partitioner, seed: int) -> Task:
-        """The task, its training data divided by a partitioner.
+        """Build the task with training data divided by a partitioner.
 
         Parameters
         ----------
@@ -35,7 +35,7 @@ class BuiltinTask(ABC):
         Raises
         ------
         DataError
-            If the data are not there.
+            If the data files do not exist.
         """
         located = self.locate()
         return Task(
@@ -47,23 +47,23 @@ class BuiltinTask(ABC):
 
     @abstractmethod
     def locate(self) -> Self:
-        """The same task, sure of where its data are."""
+        """Return the task with the absolute path of its data, which must exist."""
 
     @abstractmethod
     def network(self) -> nn.Module:
-        """A new model."""
+        """Build a new model."""
 
     @abstractmethod
     def labels(self) -> NDArray[Any]:
-        """The labels of the training examples."""
+        """Return the labels of all training examples."""
 
     @abstractmethod
     def examples(self, indices: Tensor) -> TensorDataset:
-        """Some of the training examples."""
+        """Return the training examples at some indices."""
 
     @abstractmethod
     def test(self) -> TensorDataset:
-        """The test set; one object per process."""
+        """Return the test set, always the same object in a process."""
 
 
 @lru_cache(maxsize=8)

@@ -38,25 +38,24 @@ Model = Literal["cnn", "mlp", "wide-cnn", "deep-mlp"]
 @final
 @dataclass(frozen=True)
 class FashionMnist(BuiltinTask):
-    """Fashion-MNIST (28x28, 10 classes) from a directory of IDX files; a small CNN.
+    """Fashion-MNIST (28x28, 10 classes) from a directory of IDX files, with a small CNN.
 
     Parameters
     ----------
     data_dir : str, default=""
-        The directory with the four files, gzipped or not, or the one that holds it as
-        ``fashion-mnist``. Empty: the environment variable ``HQDE_FL_DATA``.
+        Directory with the four files, gzipped or not, or its parent if it is called
+        ``fashion-mnist``. If empty, the environment variable ``HQDE_FL_DATA`` is used.
     model : {"cnn", "mlp", "wide-cnn", "deep-mlp"}, default="cnn"
-        Two 3x3 convolutions (16, 32) and 128 units; a perceptron with 128 hidden units; two 5x5
-        convolutions (16, 32) without padding and 128 units; a perceptron with 256, 128 and 64
-        hidden units and dropout.
+        ``cnn``: two 3x3 convolutions (16, 32) and 128 units; ``mlp``: a perceptron with 128 hidden
+        units; ``wide-cnn``: two 5x5 convolutions (16, 32) without padding and 128 units;
+        ``deep-mlp``: a perceptron with 256, 128 and 64 hidden units and dropout.
     mean, std : float, default=0.0, 1.0
-        What is subtracted from the values in [0, 1], and what they are divided by, > 0.
+        The values in [0, 1] become (value - mean) / std, where std > 0.
     augment : bool, default=False
-        Whether training images are moved by up to 4 pixels and mirrored at random; not for a
-        perceptron.
+        Shift training images by up to 4 pixels and mirror them at random; not for a perceptron.
     share : float, default=1.0
-        The share of its examples that a client trains on, in (0, 1]; published experiments often
-        set some aside for a validation of their own.
+        Fraction of its examples that a client trains on, in (0, 1]; published experiments often set
+        the others aside for validation.
     """
 
     data_dir: str = ""
@@ -83,11 +82,11 @@ class FashionMnist(BuiltinTask):
             raise ConfigError(f"FashionMnist.share must be in (0, 1], found {self.share}")
 
     def locate(self) -> Self:
-        """The task with the absolute path of the directory that holds all four files."""
-        given = self.data_dir or os.environ.get(ENVIRONMENT, "")
-        if not given:
+        """Return the task with the absolute path of the directory, which has all four files."""
+        path = self.data_dir or os.environ.get(ENVIRONMENT, "")
+        if not path:
             raise DataError(f"task 'fashion-mnist' needs a directory of files. {SOURCE}")
-        outer = Path(given).expanduser().absolute()
+        outer = Path(path).expanduser().absolute()
         if not outer.is_dir():
             raise DataError(f"task 'fashion-mnist': {outer} is not a directory. {SOURCE}")
         nested = outer / "fashion-mnist"
@@ -97,7 +96,7 @@ class FashionMnist(BuiltinTask):
         return replace(self, data_dir=str(directory))
 
     def network(self) -> nn.Module:
-        """A new CNN or perceptron."""
+        """Build a new CNN or perceptron."""
         if self.model == "mlp":
             return mlp(28 * 28, 128, 10)
         if self.model == "deep-mlp":
@@ -106,21 +105,21 @@ class FashionMnist(BuiltinTask):
         return Augmented(model, -self.mean / self.std) if self.augment else model
 
     def labels(self) -> NDArray[Any]:
-        """The training labels."""
+        """Return the labels of all training images."""
         return np.asarray(_read(self.data_dir, "train")[1])
 
     def examples(self, indices: Tensor) -> TensorDataset:
-        """Some of the training images."""
+        """Return the training images at some indices; only a fraction of them with ``share``."""
         images, labels = _read(self.data_dir, "train")
         if self.share < 1:
             order = Seeds(0).numpy("fashion-mnist", "share", len(indices)).permutation(len(indices))
             kept = torch.from_numpy(order)[: max(1, round(self.share * len(indices)))]
             indices = indices[kept.sort().values]
-        # The bytes are kept, floats are four times as many.
+        # Only the bytes are cached: floats take four times the memory.
         return TensorDataset(_scaled(images[indices], self.mean, self.std), labels[indices])
 
     def test(self) -> TensorDataset:
-        """The test images."""
+        """Return the test images."""
         return _test(self.data_dir, self.mean, self.std)
 
 
@@ -131,13 +130,13 @@ def _test(directory: str, mean: float, std: float) -> TensorDataset:
 
 
 def _scaled(images: Tensor, mean: float, std: float) -> Tensor:
-    """Bytes as numbers in [0, 1], less the mean, over the standard deviation."""
+    """Scale bytes to [0, 1], subtract the mean and divide by the standard deviation."""
     return (images.float() / 255 - mean) / std
 
 
 @lru_cache(maxsize=4)
 def _read(directory: str, part: str) -> tuple[Tensor, Tensor]:
-    """Images (n, 1, 28, 28) in bytes, and labels (n,)."""
+    """Read the images (n, 1, 28, 28) as bytes and the labels (n,) of a part."""
     image_file, label_file = (_find(Path(directory), name) for name in FILES[part])
     images, labels = read_idx(image_file), read_idx(label_file)
     if images.ndim != 3 or images.shape[1:] != (28, 28):

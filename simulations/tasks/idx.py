@@ -22,7 +22,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     Raises
     ------
     DataError
-        If the file is missing, damaged, or something else.
+        If the file is missing, damaged, or not an IDX file of unsigned bytes.
     """
     try:
         content = path.read_bytes()
@@ -48,5 +48,5 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
             f"{path} must hold {math.prod(shape)} bytes for its shape {shape}, "
             f"found {len(content) - start}"
         )
-    # bytes are read-only, and torch wants to own writable memory
+    # copied, because bytes are read-only and torch needs writable memory
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()

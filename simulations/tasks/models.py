@@ -11,7 +11,7 @@ from torch.nn import functional
 
 
 def mlp(inputs: int, hidden: int, classes: int) -> nn.Module:
-    """A perceptron with one hidden layer of ReLU units."""
+    """Build a perceptron with one hidden layer of ReLU units."""
     return nn.Sequential(
         OrderedDict(
             flatten=nn.Flatten(),
@@ -23,7 +23,7 @@ def mlp(inputs: int, hidden: int, classes: int) -> nn.Module:
 
 
 def cnn(classes: int) -> nn.Sequential:
-    """Two 3x3 convolutions (16, 32), each max-pooled, and 128 units, for 28x28 grey images."""
+    """Build a CNN of two 3x3 convolutions (16, 32) with max-pooling and 128 units, for 28x28."""
     return nn.Sequential(
         OrderedDict(
             conv1=nn.Conv2d(1, 16, 3, padding=1),
@@ -41,9 +41,10 @@ def cnn(classes: int) -> nn.Sequential:
 
 
 def wide_cnn(classes: int) -> nn.Sequential:
-    """Two unpadded 5x5 convolutions (16, 32), each max-pooled, and 128 units, for 28x28 images.
+    """Build a CNN of two unpadded 5x5 convolutions (16, 32) with max-pooling and 128 units.
 
-    Its weights lie with the channels last, in which a processor convolves faster.
+    It takes 28x28 grey images. Its weights are stored with the channels last, which makes
+    convolutions on a CPU faster.
     """
     model = nn.Sequential(
         OrderedDict(
@@ -63,7 +64,7 @@ def wide_cnn(classes: int) -> nn.Sequential:
 
 
 def deep_mlp(inputs: int, classes: int) -> nn.Module:
-    """A perceptron with 256, 128 and 64 hidden ReLU units, a fifth of them dropped in training."""
+    """Build a perceptron with 256, 128 and 64 hidden ReLU units and a dropout of 0.2."""
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     for number, (before, after) in enumerate(((inputs, 256), (256, 128), (128, 64)), start=1):
         layers[f"hidden{number}"] = nn.Linear(before, after)
@@ -75,17 +76,16 @@ def deep_mlp(inputs: int, classes: int) -> nn.Module:
 
 @final
 class Augmented(nn.Sequential):
-    """A model whose training images are moved by up to 4 pixels and mirrored, each at random.
+    """A model that shifts its training images by up to 4 pixels and mirrors them, at random.
 
-    What moves in from outside is ``fill``. Images that are not trained on stay as they are. The
-    names of the model's weights are its own.
+    Images are not changed in evaluation mode. The model's weights keep their names.
 
     Parameters
     ----------
     model : nn.Sequential
-        Takes (b, channels, height, width).
+        A model of images (b, channels, height, width).
     fill : float
-        The value of a black pixel.
+        Value of the pixels outside of an image, that of a black pixel.
     """
 
     def __init__(self, model: nn.Sequential, fill: float) -> None:
@@ -93,25 +93,25 @@ class Augmented(nn.Sequential):
         self.fill = fill
 
     def forward(self, input: Tensor) -> Tensor:
-        """The model's outputs."""
-        seen = moved_and_mirrored(input, self.fill) if self.training else input
+        """Return the model's outputs for augmented images in training, else for the images."""
+        values = shift_and_mirror(input, self.fill) if self.training else input
         for layer in self:
-            seen = layer(seen)
-        return seen
+            values = layer(values)
+        return values
 
 
-def moved_and_mirrored(images: Tensor, fill: float, reach: int = 4) -> Tensor:
-    """Each image moved by up to ``reach`` pixels either way, every second one mirrored, at random.
+def shift_and_mirror(images: Tensor, fill: float, max_shift: int = 4) -> Tensor:
+    """Return images shifted by up to ``max_shift`` pixels each way and half of them mirrored.
 
-    Numbers are drawn from torch's global generator.
+    Random numbers are drawn from torch's global generator.
     """
     count, _, height, width = images.shape
-    padded = functional.pad(images, (reach, reach, reach, reach), value=fill)
-    down, right = torch.randint(0, 2 * reach + 1, (2, count, 1), device=images.device)
+    padded = functional.pad(images, (max_shift,) * 4, value=fill)
+    down, right = torch.randint(0, 2 * max_shift + 1, (2, count, 1), device=images.device)
     rows = down + torch.arange(height, device=images.device)
     columns = right + torch.arange(width, device=images.device)
     mirrored = torch.rand(count, 1, device=images.device) < 0.5
     columns = torch.where(mirrored, columns.flip(1), columns)
-    each = torch.arange(count, device=images.device)[:, None, None]
-    # Indices around a slice put the channels last.
-    return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    index = torch.arange(count, device=images.device)[:, None, None]
+    # Indices on both sides of a slice move the sliced dimension, the channels, to the end.
+    return padded[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""How the training data are divided among the clients: flwr-datasets' partitioners, by name."""
+"""Division of the training data among the clients, by flwr-datasets' partitioners."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.registry import Catalogue
+from hqde_fl.registry import Registry
 from hqde_fl.seeding import Seeds
 
 if TYPE_CHECKING:
@@ -29,16 +29,18 @@ class Partitioner(ABC):
 
     @final
     def split(self, labels: NDArray[Any], partitions: int, seed: int) -> list[NDArray[np.int64]]:
-        """The indices of each partition, sorted; disjoint, and none empty.
+        """Divide the examples and return the sorted indices of each partition.
+
+        Partitions are disjoint, and none is empty.
 
         Parameters
         ----------
         labels : NDArray
-            The examples' labels, (n,).
+            (n,) labels of the examples.
         partitions : int
-            How many, in [1, n].
+            Number of partitions, in [1, n].
         seed : int
-            The run's seed: the same seed gives the same partitions, everywhere.
+            The run's seed, which determines the partitions on any machine.
 
         Raises
         ------
@@ -57,12 +59,12 @@ class Partitioner(ABC):
     def _divide(
         self, labels: NDArray[Any], partitions: int, seeds: Seeds
     ) -> list[NDArray[np.int64]]:
-        """The indices that each partition gets, in any order."""
+        """Return the indices of each partition, in any order."""
 
 
 @dataclass(frozen=True)
-class _Flowers(Partitioner):
-    """As a partitioner of flwr-datasets does it."""
+class _FlowerDatasetsPartitioner(Partitioner):
+    """A partitioner that uses one of flwr-datasets."""
 
     seed: int | None = field(default=None, kw_only=True)
 
@@ -79,7 +81,7 @@ class _Flowers(Partitioner):
         else:
             order, seed = np.arange(len(labels)), self.seed
         with _quiet():
-            from datasets import Dataset  # slow to import, so not before it is needed
+            from datasets import Dataset  # imported here because it is slow
 
             inner = self._build(len(labels), partitions, seed)
             inner.dataset = Dataset.from_dict({LABEL: labels[order], INDEX: order})
@@ -92,7 +94,7 @@ class _Flowers(Partitioner):
 
     @abstractmethod
     def _build(self, examples: int, partitions: int, seed: int) -> FlowerPartitioner:
-        """The partitioner of flwr-datasets."""
+        """Build the partitioner of flwr-datasets."""
 
 
 @final
@@ -100,8 +102,8 @@ class _Flowers(Partitioner):
 class Iid(Partitioner):
     """Every client gets a random sample of the same size.
 
-    The same as flwr-datasets' ``IidPartitioner``, without the seconds that it takes to import: on
-    real nodes every message starts a new process.
+    The result is that of flwr-datasets' ``IidPartitioner``, without its import, which takes
+    seconds: on real nodes every message starts a new process.
     """
 
     def _divide(
@@ -112,18 +114,18 @@ class Iid(Partitioner):
 
 @final
 @dataclass(frozen=True)
-class Dirichlet(_Flowers):
+class Dirichlet(_FlowerDatasetsPartitioner):
     """Each class is divided in proportions drawn from a Dirichlet distribution.
 
-    A client that would get nothing gets one example of the client that has most.
+    A client without examples gets one example of the client that has most.
 
     Parameters
     ----------
     alpha : float, default=0.5
-        Concentration, > 0: small is heterogeneous, large is iid.
+        Concentration, > 0: small values are heterogeneous, large ones iid.
     seed : int, optional
-        >= 0: the division that flwr-datasets makes with this seed (and ``min_partition_size=0``),
-        whatever the seed of the run. By default the run's seed decides.
+        Seed >= 0 of the division, which is then that of flwr-datasets with this seed (and
+        ``min_partition_size=0``). The run's seed is used if not given.
     """
 
     alpha: float = 0.5
@@ -143,18 +145,18 @@ class Dirichlet(_Flowers):
 
 @final
 @dataclass(frozen=True)
-class Pathological(_Flowers):
-    """Every client sees a few classes only.
+class Pathological(_FlowerDatasetsPartitioner):
+    """Every client has examples of a few classes only.
 
-    Client i has class i modulo their number, the others are drawn. With fewer clients than classes
-    some classes may be seen by nobody.
+    Client i has the class i modulo the number of classes, and further classes that are drawn. With
+    fewer clients than classes some classes may belong to no client.
 
     Parameters
     ----------
     classes_per_client : int, default=2
-        In [1, number of classes].
+        Number of classes per client, in [1, number of classes].
     seed : int, optional
-        As ``Dirichlet.seed``, of mode ``first-deterministic``.
+        As ``Dirichlet.seed``, for the mode ``first-deterministic``.
     """
 
     classes_per_client: int = 2
@@ -180,15 +182,15 @@ class Pathological(_Flowers):
 
 @final
 @dataclass(frozen=True)
-class Shard(_Flowers):
-    """The examples, sorted by class, are cut into equal shards that are dealt out (McMahan 2017).
+class Shard(_FlowerDatasetsPartitioner):
+    """The examples, sorted by class, are cut into equal shards for the clients (McMahan 2017).
 
-    Up to one example per shard, the remainder of the division, is left out.
+    The remainder of the division, fewer examples than there are shards, is left out.
 
     Parameters
     ----------
     shards_per_client : int, default=2
-        At least 1, and at least one example for each shard.
+        Number of shards per client, >= 1; each shard needs at least one example.
     seed : int, optional
         As ``Dirichlet.seed``.
     """
@@ -212,7 +214,7 @@ class Shard(_Flowers):
         return ShardPartitioner(partitions, LABEL, self.shards_per_client, seed=seed)
 
 
-PARTITIONERS: Catalogue[Partitioner] = Catalogue(
+PARTITIONERS: Registry[Partitioner] = Registry(
     "partitioner",
     Partitioner,  # type: ignore[type-abstract]
     {"dirichlet": Dirichlet, "iid": Iid, "pathological": Pathological, "shard": Shard},
@@ -220,12 +222,12 @@ PARTITIONERS: Catalogue[Partitioner] = Catalogue(
 
 
 def _shuffled(examples: int, seeds: Seeds) -> NDArray[np.int64]:
-    """All indices in random order: some partitioners cut the data as they lie."""
+    """Return all indices in random order, as some partitioners divide the data in their order."""
     return seeds.numpy("partition", "order").permutation(examples)
 
 
 def _without_empty(parts: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
-    """Give each empty part one element of the largest."""
+    """Give each empty part one index of the largest part."""
     for i, part in enumerate(parts):
         if len(part) == 0:
             largest = max(range(len(parts)), key=lambda j: len(parts[j]))
@@ -235,11 +237,11 @@ def _without_empty(parts: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave no trace: no progress bars, no advice meant for the partitioners' direct users."""
-    state = random.getstate()  # importing ``datasets`` draws from it
+    """Suppress progress bars and warnings, and restore Python's random state."""
+    state = random.getstate()  # importing ``datasets`` draws random numbers
     import datasets
 
-    shown = not datasets.are_progress_bars_disabled()
+    progress_bars = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
         with warnings.catch_warnings():
@@ -247,5 +249,5 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         random.setstate(state)
-        if shown:
+        if progress_bars:
             datasets.enable_progress_bars()

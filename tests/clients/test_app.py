@@ -14,9 +14,10 @@ from hqde_fl.clients import ensemble
 from hqde_fl.clients.app import ensemble_app
 from hqde_fl.clients.ensemble import EnsembleClient
 from hqde_fl.clients.evaluation import evaluate
-from hqde_fl.clients.members import initial_state, split
+from hqde_fl.clients.initial_state import initial_state
 from hqde_fl.clients.training import Training
 from hqde_fl.errors import ConfigError
+from hqde_fl.protocol.members import split_members
 from hqde_fl.protocol.records import from_record
 from hqde_fl.seeding import Seeds
 
@@ -73,7 +74,7 @@ def test_round_seed_and_member_determine_the_random_numbers(task, ask, node):
     assert len(digests) == 4
     equal_members = {f"member-{m}/{name}": tensor for m in (0, 1) for name, tensor in state.items()}
     reply = ensemble_app(task, members=2)(ask(equal_members), node())
-    one, two = split(from_record(reply.content["arrays"]), 2)
+    one, two = split_members(from_record(reply.content["arrays"]), 2)
     assert not torch.equal(one["0.weight"], two["0.weight"])
 
 
@@ -84,7 +85,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from torch import nn
 from torch.utils.data import TensorDataset
 from hqde_fl.clients.app import ensemble_app
-from hqde_fl.clients.members import initial_state
+from hqde_fl.clients.initial_state import initial_state
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.training import Training
 from hqde_fl.seeding import Seeds
@@ -128,7 +129,7 @@ def test_several_members_are_sent_in_one_record_and_vote(task, ask, node):
     assert list(trained) == list(state)
     answer = app(ask(trained, kind="evaluate"), node(1)).content["metrics"]
     models = []
-    for member in split(trained, 3):
+    for member in split_members(trained, 3):
         models.append(task.model())
         models[-1].load_state_dict(member)
     expected = evaluate(models, task.partition(1, 3), task)

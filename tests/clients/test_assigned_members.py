@@ -7,7 +7,7 @@ import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from hqde_fl.clients.app import ensemble_app
-from hqde_fl.clients.members import initial_state
+from hqde_fl.clients.initial_state import initial_state
 from hqde_fl.clients.training import Training
 from hqde_fl.codec import ErrorFeedback, Quantized
 from hqde_fl.codec.request import to_json

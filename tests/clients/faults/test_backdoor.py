@@ -6,7 +6,7 @@ from torch.utils.data import TensorDataset
 from hqde_fl.clients.app import ensemble_app
 from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.faults import Backdoor, attack_success
-from hqde_fl.clients.members import initial_state
+from hqde_fl.clients.initial_state import initial_state
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.training import Training
 from hqde_fl.errors import ConfigError, DataError

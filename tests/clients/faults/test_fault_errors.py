@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, TensorDataset
 from hqde_fl.clients.app import ensemble_app
 from hqde_fl.clients.faults import Backdoor, Crash, Fault, LabelFlip, SignFlip, only_for
 from hqde_fl.clients.faults.fault_errors import FaultError, failure_text, find_failure
-from hqde_fl.clients.members import initial_state
+from hqde_fl.clients.initial_state import initial_state
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.training import Training
 from hqde_fl.clients.training_hooks import poison

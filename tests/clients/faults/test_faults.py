@@ -19,7 +19,7 @@ from hqde_fl.clients.faults import (
     WrongShape,
     only_for,
 )
-from hqde_fl.clients.members import initial_state
+from hqde_fl.clients.initial_state import initial_state
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.training import Training
 from hqde_fl.clients.training_hooks import idle, poison

@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 
 from hqde_fl.clients.app import ensemble_app
 from hqde_fl.clients.faults import LabelFlip
-from hqde_fl.clients.members import initial_state
+from hqde_fl.clients.initial_state import initial_state
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.clients.training import Training

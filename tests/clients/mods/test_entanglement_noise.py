@@ -2,7 +2,7 @@ import torch
 from flwr.clientapp import ClientApp
 
 from hqde_fl.clients.app import ensemble_app
-from hqde_fl.clients.members import initial_state
+from hqde_fl.clients.initial_state import initial_state
 from hqde_fl.clients.mods.entanglement_noise import EntanglementNoiseMod
 from hqde_fl.clients.training import Training
 from hqde_fl.noise import EntanglementNoise

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from hqde_fl.clients.members import initial_state
+from hqde_fl.clients.initial_state import initial_state
 from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.tasks import Digits
@@ -14,7 +14,7 @@ def task():
     return Digits().build(Dirichlet(0.5), 7)
 
 
-def test_the_split_is_four_to_one_in_every_class(task):
+def test_every_class_is_split_four_to_one(task):
     labels, (x, y) = Digits().labels(), task.test().tensors
     assert len(labels) + len(y) == 1797
     for label in range(10):
@@ -24,7 +24,7 @@ def test_the_split_is_four_to_one_in_every_class(task):
     assert (x.min(), x.max(), x.dtype) == (0, 1, torch.float32)
 
 
-def test_the_test_set_is_not_trained_on(task):
+def test_training_and_test_examples_are_disjoint(task):
     def rows(data):
         return {tuple(x.flatten().tolist()) for x, _ in data}
 
@@ -32,7 +32,7 @@ def test_the_test_set_is_not_trained_on(task):
     assert len(trained & rows(task.test())) == 0
 
 
-def test_the_seed_divides_the_training_data_and_nothing_else(task):
+def test_the_seed_changes_the_partitions_and_not_the_test_set(task):
     other = Digits().build(Dirichlet(0.5), 8)
     assert task.test() is other.test()
     one, two = task.partition(0, 10).tensors[0], other.partition(0, 10).tensors[0]
@@ -44,8 +44,8 @@ def test_the_training_data_are_divided_once(task, monkeypatch):
     calls = []
     original = Iid.split
     monkeypatch.setattr(Iid, "split", lambda *arguments: calls.append(1) or original(*arguments))
-    counted = Digits().build(Iid(), 12345)
-    sizes = [len(counted.partition(i, 6)) for i in range(6)]
+    counting = Digits().build(Iid(), 12345)
+    sizes = [len(counting.partition(i, 6)) for i in range(6)]
     assert sum(sizes) == 1438
     assert len(calls) == 1
 

@@ -9,7 +9,7 @@ from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.training import Training, train
 from hqde_fl.errors import ConfigError, DataError
 from hqde_fl.simulations.tasks import FashionMnist, load_task
-from hqde_fl.simulations.tasks.models import moved_and_mirrored
+from hqde_fl.simulations.tasks.models import shift_and_mirror
 from hqde_fl.simulations.tasks.partition import Iid
 
 TRAIN, TEST = 40, 20
@@ -29,18 +29,18 @@ def write(directory, name, array, zipped=True):
 
 @pytest.fixture
 def directory(tmp_path):
-    """Images whose brightness says their class."""
-    found = tmp_path / "fashion-mnist"
-    found.mkdir()
+    """Return a directory of images whose brightness depends on their class."""
+    folder = tmp_path / "fashion-mnist"
+    folder.mkdir()
     for part, count in (("train", TRAIN), ("t10k", TEST)):
         labels = np.arange(count) % 10
         images = np.broadcast_to(labels[:, None, None] * 25, (count, 28, 28))
-        write(found, f"{part}-images-idx3-ubyte", images, zipped=part == "train")
-        write(found, f"{part}-labels-idx1-ubyte", labels)
-    return found
+        write(folder, f"{part}-images-idx3-ubyte", images, zipped=part == "train")
+        write(folder, f"{part}-labels-idx1-ubyte", labels)
+    return folder
 
 
-def test_the_files_become_partitions_and_a_test_set(directory):
+def test_the_files_are_read_as_partitions_and_a_test_set(directory):
     task = FashionMnist(str(directory)).build(Iid(), 0)
     parts = [task.partition(i, 4) for i in range(4)]
     assert [len(part) for part in parts] == [10] * 4
@@ -53,7 +53,7 @@ def test_the_files_become_partitions_and_a_test_set(directory):
     assert task.test() is task.test()
 
 
-def test_the_directory_may_be_the_outer_one_or_come_from_the_environment(directory, monkeypatch):
+def test_the_directory_may_be_the_parent_or_come_from_the_environment(directory, monkeypatch):
     monkeypatch.delenv("HQDE_FL_DATA", raising=False)
     outer = str(directory.parent)
     assert FashionMnist(outer).locate().data_dir == str(directory)
@@ -66,7 +66,7 @@ def test_the_directory_may_be_the_outer_one_or_come_from_the_environment(directo
     assert FashionMnist("fashion-mnist").locate().data_dir == str(directory)
 
 
-def test_a_task_once_built_keeps_its_directory(directory, monkeypatch):
+def test_a_task_keeps_the_directory_it_was_built_with(directory, monkeypatch):
     monkeypatch.setenv("HQDE_FL_DATA", str(directory))
     task = load_task({"name": "fashion-mnist"}, {"name": "iid"}, 2, 0)
     monkeypatch.delenv("HQDE_FL_DATA")
@@ -103,23 +103,23 @@ def test_all_models_learn(directory, model, size, augment):
 def test_values_are_standardised_alike_in_training_and_test(directory):
     raw = FashionMnist(str(directory)).build(Iid(), 0)
     scaled = FashionMnist(str(directory), mean=0.25, std=0.5).build(Iid(), 0)
-    for plain, found in (
+    for plain, standardised in (
         (raw.partition(1, 4), scaled.partition(1, 4)),
         (raw.test(), scaled.test()),
     ):
-        torch.testing.assert_close(found.tensors[0], (plain.tensors[0] - 0.25) / 0.5)
-        assert torch.equal(found.tensors[1], plain.tensors[1])
+        torch.testing.assert_close(standardised.tensors[0], (plain.tensors[0] - 0.25) / 0.5)
+        assert torch.equal(standardised.tensors[1], plain.tensors[1])
 
 
-def test_a_share_of_the_examples_is_trained_on(directory):
+def test_a_fraction_of_the_examples_is_trained_on(directory):
     whole = FashionMnist(str(directory)).build(Iid(), 0).partition(1, 2)
     part = FashionMnist(str(directory), share=0.8).build(Iid(), 0).partition(1, 2)
     assert len(part) == 16
-    kept, left = part.tensors[1].tolist(), whole.tensors[1].tolist()
-    assert all(kept.count(label) <= left.count(label) for label in range(10))
+    kept, all_labels = part.tensors[1].tolist(), whole.tensors[1].tolist()
+    assert all(kept.count(label) <= all_labels.count(label) for label in range(10))
 
 
-def test_augmentation_moves_and_mirrors_what_is_trained_on_only():
+def test_augmentation_shifts_and_mirrors_training_images_only():
     task = FashionMnist(model="wide-cnn", mean=0.5, std=0.25, augment=True)
     model, plain = task.network(), FashionMnist(model="wide-cnn").network()
     plain.load_state_dict(model.state_dict())
@@ -128,12 +128,12 @@ def test_augmentation_moves_and_mirrors_what_is_trained_on_only():
     many = image.expand(500, -1, -1, -1)
     assert torch.equal(model.eval()(image), plain(image))
     torch.manual_seed(0)
-    moved = moved_and_mirrored(many, fill=-2.0)
-    assert moved.shape == many.shape
-    rows, columns = (moved[:, 0] == 1.0).nonzero()[:, 1:].unbind(1)
+    augmented = shift_and_mirror(many, fill=-2.0)
+    assert augmented.shape == many.shape
+    rows, columns = (augmented[:, 0] == 1.0).nonzero()[:, 1:].unbind(1)
     assert set(rows.tolist()) == set(range(0, 8))
     assert set(columns.tolist()) == set(range(2, 11)) | set(range(17, 26))
-    assert set(moved.unique().tolist()) == {-2.0, 0.0, 1.0}
+    assert set(augmented.unique().tolist()) == {-2.0, 0.0, 1.0}
     assert not torch.equal(model.train()(many)[0], plain(many)[0])
 
 
@@ -150,7 +150,7 @@ def test_impossible_options_are_refused(options, message):
         FashionMnist(**options)
 
 
-def test_missing_data_say_where_they_come_from(directory, monkeypatch, tmp_path):
+def test_the_error_of_missing_data_names_their_source(directory, monkeypatch, tmp_path):
     monkeypatch.delenv("HQDE_FL_DATA", raising=False)
     source = "Zalando Research's Fashion-MNIST .MIT.*dataset-fashion-mnist.*HQDE_FL_DATA"
     with pytest.raises(DataError, match=f"needs a directory of files.*{source}"):
@@ -175,7 +175,7 @@ def test_missing_data_say_where_they_come_from(directory, monkeypatch, tmp_path)
         ("train-labels-idx1-ubyte", np.full(TRAIN, 10), "labels from 0 to 9, found 10"),
     ],
 )
-def test_files_that_do_not_fit_are_named(directory, name, array, message):
+def test_files_of_a_wrong_shape_are_named(directory, name, array, message):
     write(directory, name, array)
     with pytest.raises(DataError, match=f"{name}.gz must .*{message}"):
         FashionMnist(str(directory)).build(Iid(), 0).partition(0, 2)

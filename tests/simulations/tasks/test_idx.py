@@ -14,10 +14,10 @@ GOOD = struct.pack(">BBBB2I", 0, 0, 8, 2, 2, 3) + bytes(range(6))
 def test_plain_and_gzipped_files_are_read(tmp_path, suffix):
     path = tmp_path / f"file{suffix}"
     path.write_bytes(gzip.compress(GOOD) if suffix else GOOD)
-    found = read_idx(path)
-    assert found.tolist() == [[0, 1, 2], [3, 4, 5]]
-    assert found.dtype == np.uint8
-    assert found.flags.writeable
+    array = read_idx(path)
+    assert array.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert array.dtype == np.uint8
+    assert array.flags.writeable
 
 
 @pytest.mark.parametrize(

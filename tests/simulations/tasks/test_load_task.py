@@ -26,12 +26,12 @@ def strict(partitions, seed, partition):
 def lazy(**arguments):
     return None
 """
-fresh = itertools.count()
+module_numbers = itertools.count()
 
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    name = f"own_task_{next(fresh)}"
+    name = f"own_task_{next(module_numbers)}"
     (tmp_path / f"{name}.py").write_text(textwrap.dedent(SOURCE))
     (tmp_path / f"{name}_broken.py").write_text("import no_such_dependency")
     (tmp_path / f"{name}_wrong.py").write_text("raise ValueError('mine')")
@@ -43,7 +43,7 @@ def load(name, **more):
     return load_task({"name": name, **more}, PARTITION, 4, 9)
 
 
-def test_a_task_of_the_users_own(module):
+def test_a_users_own_task_is_loaded(module):
     assert load(f"{module}:task") is sys.modules[module].task
     assert load(f"{module}:make", width=2, **{"a-b": 5}) is sys.modules[module].task
     assert sys.modules[module].calls == [(4, 9, PARTITION, 2, {"a_b": 5})]
@@ -61,36 +61,36 @@ def test_a_task_of_the_users_own(module):
         ("", {}, "must read package.module:attribute"),
     ],
 )
-def test_what_is_no_task_is_refused(module, attribute, more, message):
+def test_an_attribute_that_is_no_task_is_refused(module, attribute, more, message):
     with pytest.raises(ConfigError, match=message):
         load(f"{module}:{attribute}", **more)
 
 
 @pytest.mark.parametrize("name", ["no_such_module:task", "no_such.package.module:task"])
-def test_a_module_that_is_not_there_is_named(name):
+def test_a_module_that_does_not_exist_is_named(name):
     with pytest.raises(ConfigError, match=f"no module '{name.partition(':')[0]}'"):
         load(name)
 
 
 @pytest.mark.parametrize("name", [":task", ".relative:task", "a b:task"])
-def test_what_is_no_module_name_is_refused(name):
+def test_a_name_that_is_no_module_is_refused(name):
     with pytest.raises(ConfigError, match=r"must read package\.module:attribute"):
         load(name)
 
 
-def test_errors_inside_the_users_module_are_shown_whole(module):
+def test_errors_in_the_users_module_are_raised_unchanged(module):
     with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
         load(f"{module}_broken:task")
     with pytest.raises(ValueError, match="mine"):
         load(f"{module}_wrong:task")
 
 
-def test_built_in_tasks_by_name():
+def test_built_in_tasks_are_loaded_by_name():
     task = load_task({"name": "digits", "hidden": 3}, {"name": "dirichlet", "alpha": 1}, 4, 9)
     assert isinstance(task, Task)
     assert len(task.partition(3, 4)) > 0
-    for catalogue in (TASKS, PARTITIONERS):
-        assert all(catalogue.summary(name).endswith(".") for name in catalogue)
+    for registry in (TASKS, PARTITIONERS):
+        assert all(registry.summary(name).endswith(".") for name in registry)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_another_seed_divides_differently(partitioner):
 
 
 @pytest.mark.parametrize("partitioner", [Iid(), Dirichlet(0.5), Pathological(3)], ids=str)
-def test_every_example_goes_to_somebody(partitioner):
+def test_every_example_is_in_a_partition(partitioner):
     assert sum(map(len, partitioner.split(LABELS, 10, 0))) == len(LABELS)
 
 
@@ -58,7 +58,7 @@ def test_iid_partitions_are_alike_even_if_the_data_are_sorted():
 
 
 @pytest.mark.parametrize("count", [1, 7, 40])
-def test_iid_is_what_flwr_datasets_does(count):
+def test_iid_gives_the_division_of_flwr_datasets(count):
     order = Seeds(5).numpy("partition", "order").permutation(len(LABELS))
     theirs = IidPartitioner(count)
     theirs.dataset = Dataset.from_dict({"index": order})
@@ -67,7 +67,7 @@ def test_iid_is_what_flwr_datasets_does(count):
 
 
 @pytest.mark.parametrize("ours", SEEDED, ids=str)
-def test_a_seed_of_its_own_gives_the_division_of_flwr_datasets(ours):
+def test_a_partitioners_own_seed_gives_the_division_of_flwr_datasets(ours):
     theirs = SEEDED[ours]
     theirs.dataset = Dataset.from_dict({"label": LABELS, "index": np.arange(len(LABELS))})
     for seed in (0, 1):
@@ -83,13 +83,13 @@ def test_small_alpha_is_more_heterogeneous():
     assert classes(0.05) < classes(0.5) < classes(100.0) == 10
 
 
-def test_dirichlet_leaves_nobody_without_examples():
+def test_dirichlet_leaves_no_client_without_examples():
     sizes = [len(part) for part in Dirichlet(0.001).split(LABELS, 300, 0)]
     assert min(sizes) == 1
     assert sum(sizes) == len(LABELS)
 
 
-def test_pathological_clients_see_as_many_classes_as_asked():
+def test_pathological_clients_have_the_requested_number_of_classes():
     parts = Pathological(3).split(LABELS, 20, 0)
     assert {len(set(LABELS[part])) for part in parts} == {3}
 
@@ -100,7 +100,7 @@ def test_shards_have_equal_sizes_and_few_classes():
     assert max(len(set(LABELS[part])) for part in parts) <= 4
 
 
-def test_the_global_generators_are_left_alone():
+def test_the_global_generators_are_not_changed():
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     for partitioner in ALL:
         partitioner.split(LABELS, 10, 0)

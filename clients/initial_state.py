@@ -1,8 +1,4 @@
-"""The members of an ensemble, and their names in one state dict.
-
-One member travels under the model's own names, so that stock clients can take its place; several as
-``member-0/<name>``, ``member-1/<name>``, ...
-"""
+"""The initial weights of a run."""
 
 from __future__ import annotations
 
@@ -16,16 +12,16 @@ from hqde_fl.seeding import Seeds
 
 
 def initial_state(task: Task, members: int, seeds: Seeds) -> dict[str, Tensor]:
-    """The weights that a run starts from.
+    """Return the initial state dict of an ensemble, with the names of ``join_members``.
 
     Parameters
     ----------
     task : Task
         Builds the models.
     members : int
-        How many, >= 1. Each is initialised differently.
+        Number of members, >= 1; each has different initial weights.
     seeds : Seeds
-        The run's seeds; member m is initialised from ``("member", m)``.
+        The run's seeds; member m is initialised with the seed ``("member", m)``.
     """
     if members < 1:
         raise ConfigError(f"members must be >= 1, found {members}")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hqde_fl.clients.members import initial_state
+from hqde_fl.clients.initial_state import initial_state
 from hqde_fl.errors import ConfigError
 from hqde_fl.protocol.members import split_members
 from hqde_fl.seeding import Seeds
@@ -32,7 +32,6 @@ def test_the_initial_state_depends_on_the_seed_alone(task):
     assert not torch.equal(one["member-0/0.weight"], other["member-0/0.weight"])
     first = initial_state(task, 1, Seeds(4))
     assert torch.equal(first["0.weight"], one["member-0/0.weight"])
-
 
 
 def test_there_is_at_least_one_member(task):
