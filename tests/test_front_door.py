@@ -1,4 +1,4 @@
-"""The front door: what can be imported from ``hqde_fl``, and at what cost."""
+"""The public names of ``hqde_fl``, and the cost of importing it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ NAMES = """
     CodecMod Cohort CohortError Communication ConfigError DataError DnC DownlinkMod EnsembleClient
     Ensemble EnsemblePredictor Entanglement EntropyCoded ErrorFeedback Experiment GeometricMedian
     HQDEError HQDEStrategy HQDESystem Identity InlineGrid Krum MDA Meamed Mean Median MoNNA
-    MultiKrum NNM Participation Quantized RayGrid Reporting Resources Robust Rotated RoundRecord Rule RunError RunResult
-    SGD Screening Seeds Selector SignGuard Superposition Task TopK Training Tree TrimmedMean Uniform
-    UnknownNameError Updates Voting Yogi __version__ adaptive_quantum aggregate byzantine_filter
-    create_hqde_system ensemble_app fedadam fedavg fedyogi from_record geometric_median
-    hierarchical median packing quantized quantum_entanglement quantum_superposition robust
-    run_experiment to_record trimmed_mean
+    MultiKrum NNM Participation Quantized RayGrid Reporting Resources Robust Rotated RoundRecord
+    Rule RunError RunResult SGD Screening Seeds Selector SignGuard Superposition Task TopK Training
+    Tree TrimmedMean Uniform UnknownNameError Updates Voting Yogi __version__ adaptive_quantum
+    aggregate byzantine_filter create_hqde_system ensemble_app fedadam fedavg fedyogi from_record
+    geometric_median hierarchical median packing quantized quantum_entanglement
+    quantum_superposition robust run_experiment to_record trimmed_mean
 """
 PUBLIC = NAMES.split()
 
@@ -36,7 +36,7 @@ def test_the_exported_names_are_these() -> None:
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_a_name_resolves_to_the_thing_of_that_name(name: str) -> None:
+def test_every_name_resolves_to_the_object_of_that_name(name: str) -> None:
     value = getattr(hqde_fl, name)
     assert getattr(value, "__name__", name) == name
 
