@@ -16,7 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.faults.backdoor import SUCCESS, Backdoor, attack_success
 from hqde_fl.clients.faults.fault_errors import describe_error
-from hqde_fl.clients.members import initial_state
+from hqde_fl.clients.initial_state import initial_state
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
 from hqde_fl.errors import RunError

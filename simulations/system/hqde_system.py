@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hqde_fl.clients.app import ensemble_app
-from hqde_fl.clients.members import initial_state
+from hqde_fl.clients.initial_state import initial_state
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.prediction import Prediction
 from hqde_fl.protocol.members import split_members

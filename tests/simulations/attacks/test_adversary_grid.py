@@ -17,7 +17,7 @@ from hqde_fl.clients.faults import (
     choose_faulty_clients,
     only_for,
 )
-from hqde_fl.clients.members import initial_state
+from hqde_fl.clients.initial_state import initial_state
 from hqde_fl.clients.training import Training
 from hqde_fl.codec import Quantized
 from hqde_fl.codec.request import to_json

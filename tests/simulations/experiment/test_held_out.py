@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hqde_fl.clients.members import initial_state
+from hqde_fl.clients.initial_state import initial_state
 from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.experiment.held_out import hold_out
@@ -14,7 +14,7 @@ HELD_OUT = ['strategy.rule={name="superposition", confidence="held-out"}', "stra
 REPORTED = ['strategy.rule={name="superposition", confidence="reported"}']
 
 
-def test_what_is_held_out_is_not_tested_with(tiny):
+def test_held_out_examples_are_not_in_the_test_set(tiny):
     task = tiny.load_task()
     rest, confidence = hold_out(task, 60, Seeds(7))
     whole, left = task.test().tensors[0], rest.test().tensors[0]
@@ -30,7 +30,7 @@ def test_what_is_held_out_is_not_tested_with(tiny):
 
 
 @pytest.mark.parametrize("overrides", [HELD_OUT, REPORTED])
-def test_a_run_with_confidence_from_elsewhere(tiny, tmp_path, overrides):
+def test_a_run_with_confidence_that_is_measured_or_reported(tiny, tmp_path, overrides):
     rounds = []
     experiment = Experiment.parse(tiny.to_table(), overrides)
     run_experiment(experiment, tmp_path / "run", on_round=rounds.append)
@@ -49,6 +49,6 @@ def test_a_run_with_confidence_from_elsewhere(tiny, tmp_path, overrides):
         (["strategy.density=often"], "strategy.density"),
     ],
 )
-def test_what_a_rule_would_miss_or_ignore_is_refused(tiny, overrides, message):
+def test_settings_that_a_rule_misses_or_ignores_are_refused(tiny, overrides, message):
     with pytest.raises(ConfigError, match=message):
         Experiment.parse(tiny.to_table(), overrides)

@@ -1,4 +1,4 @@
-"""Noise and the members' vote, as an experiment's file asks for them."""
+"""The noises and the members' vote of an experiment."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hqde_fl.clients.members import initial_state
+from hqde_fl.clients.initial_state import initial_state
 from hqde_fl.clients.mods.entanglement_noise import EntanglementNoiseMod
 from hqde_fl.errors import ConfigError
 from hqde_fl.noise import ExplorationNoise, RegularizationNoise
@@ -36,26 +36,26 @@ def experiment(clients=None, strategy=None, **more):
 
 
 def test_the_tables_become_parts():
-    found = experiment(
+    parsed = experiment(
         {"regularization-noise": {"scale": 0.1}, "entanglement-noise": {"scale": 0.2}},
         {"exploration-noise": {"scale": 0.3, "schedule": "cosine", "rounds": 5}},
         seed=4,
     )
     noise = ExplorationNoise(0.3, "cosine", rounds=5)
-    assert found.parts.aggregation.server_optimizer == ExploringOptimizer(noise, SGD(), 4)
-    assert found.parts.training.regularization_noise == RegularizationNoise(0.1)
-    (mod,) = found.parts.client_mods()
+    assert parsed.parts.aggregation.server_optimizer == ExploringOptimizer(noise, SGD(), 4)
+    assert parsed.parts.training.regularization_noise == RegularizationNoise(0.1)
+    (mod,) = parsed.parts.client_mods()
     assert isinstance(mod, EntanglementNoiseMod)
     assert (mod.noise.scale, mod.seed) == (0.2, 4)
-    assert Experiment.from_json(found.to_json()) == found
+    assert Experiment.from_json(parsed.to_json()) == parsed
 
 
 def test_no_table_is_no_noise():
-    found = experiment()
-    assert found.parts.aggregation.server_optimizer == SGD()
-    assert found.parts.training.regularization_noise is None
-    assert found.parts.client_mods() == []
-    assert found.parts.predictor == EnsemblePredictor()
+    parsed = experiment()
+    assert parsed.parts.aggregation.server_optimizer == SGD()
+    assert parsed.parts.training.regularization_noise is None
+    assert parsed.parts.client_mods() == []
+    assert parsed.parts.predictor == EnsemblePredictor()
 
 
 @pytest.mark.parametrize(
@@ -75,33 +75,37 @@ def test_no_table_is_no_noise():
         ({"optimizer": "adam"}, {}, "unknown optimizer 'adam'"),
     ],
 )
-def test_what_cannot_be_is_refused(clients, strategy, message):
+def test_impossible_noises_and_votes_are_refused(clients, strategy, message):
     with pytest.raises(ConfigError, match=message):
         experiment(clients, strategy)
 
 
-def final(found, path):
-    run_experiment(found, path)
-    return torch.cat([each.flatten() for each in load_file(path / "model.safetensors").values()])
+def final(parsed, path):
+    run_experiment(parsed, path)
+    return torch.cat(
+        [tensor.flatten() for tensor in load_file(path / "model.safetensors").values()]
+    )
 
 
 def test_entanglement_noise_cancels_in_a_run_and_the_others_do_not(tmp_path):
     plain = final(experiment(rounds=1), tmp_path / "plain")
     entangled = experiment({"entanglement-noise": {"scale": 0.05}}, rounds=1)
     assert torch.allclose(final(entangled, tmp_path / "entangled"), plain, atol=1e-6)
-    for name, found in {
+    for name, parsed in {
         "exploring": experiment(strategy={"exploration-noise": {"scale": 0.1}}, rounds=1),
         "regularised": experiment({"regularization-noise": {"scale": 0.1}}, rounds=1),
         "median": experiment({"entanglement-noise": {"scale": 0.05}}, {"rule": "median"}, rounds=1),
     }.items():
-        moved = final(found, tmp_path / name)
-        assert float((moved - plain).abs().max()) > 1e-4
-        assert torch.isfinite(moved).all()
+        noisy = final(parsed, tmp_path / name)
+        assert float((noisy - plain).abs().max()) > 1e-4
+        assert torch.isfinite(noisy).all()
 
 
-def test_an_ensembles_run_reports_it_together_and_alone_on_the_server_and_on_clients(tmp_path):
-    found = experiment({"members": 3, "vote": "entanglement"}, {"fraction-evaluate": 1.0}, rounds=1)
-    run_experiment(found, tmp_path / "run")
+def test_an_ensemble_and_its_members_are_evaluated_on_the_server_and_on_clients(tmp_path):
+    parsed = experiment(
+        {"members": 3, "vote": "entanglement"}, {"fraction-evaluate": 1.0}, rounds=1
+    )
+    run_experiment(parsed, tmp_path / "run")
     line = Run.load(tmp_path / "run").rounds[-1]
     names = {"accuracy", "nll", "ece"}
     names |= {f"member-{name}" for name in names} | {"diversity", "disagreement", "loss"}
