@@ -15,6 +15,7 @@ from flwr.serverapp import Grid
 
 from hqde_fl.errors import CohortError
 from hqde_fl.protocol.grids import KnowsPartitions
+from hqde_fl.protocol.partition_claims import IDENTITY, claimed_partition
 from hqde_fl.strategies.round.reply_matching import ReplyMatcher
 
 POLL_SECONDS = 0.2
@@ -104,14 +105,12 @@ class Roster:
         if not new:
             return
         question = RecordDict({"config": ConfigRecord()})
-        messages = [Message(question, node, "query.identity") for node in new]
+        messages = [Message(question, node, IDENTITY) for node in new]
         matcher = ReplyMatcher(messages)
         for reply in grid.send_and_receive(messages, timeout=seconds):
             node = matcher.source(reply)
-            if node is None or not reply.has_content() or matcher.envelope_error(reply, node):
+            if node is None or matcher.envelope_error(reply, node):
                 continue
-            answer = reply.content.config_records.get("identity", ConfigRecord())
-            claimed = answer.get("partition-id")
-            known = isinstance(claimed, bool) or claimed in self._partitions.values()
-            if isinstance(claimed, int) and not known:
+            claimed = claimed_partition(reply, self._partitions.values())
+            if claimed is not None:
                 self._partitions[node] = claimed

@@ -5,15 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from hqde_fl.protocol.grids import KeepsContexts, KnowsPartitions
+from hqde_fl.protocol.partition_claims import IDENTITY, claimed_partition
 from hqde_fl.simulations.engines.flower_internals import NodeInfo, Run
-
-IDENTITY = "query.identity"
-"""Type of the message that asks a node for its partition id."""
-
 
 FaultsOf = Callable[[int], Mapping[int, str]]
 """(round) -> partition id -> name of the fault."""
@@ -120,10 +117,7 @@ class PartitionAwareGrid(WrappedGrid):
 
     def _noted(self, sent: Sequence[Message], replies: Iterable[Message]) -> Iterator[Message]:
         for node, reply in with_nodes(sent, replies):
-            if node is not None and reply.has_content():
-                identity = reply.content.config_records.get("identity", ConfigRecord())
-                claimed = identity.get("partition-id")
-                refused = isinstance(claimed, bool) or claimed in self._partitions.values()
-                if isinstance(claimed, int) and not refused:
-                    self._partitions[node] = claimed
+            claimed = claimed_partition(reply, self._partitions.values())
+            if node is not None and claimed is not None:
+                self._partitions[node] = claimed
             yield reply

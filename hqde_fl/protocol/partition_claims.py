@@ -1,0 +1,34 @@
+"""The partition id that a node claims when it is asked for its identity."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from flwr.app import ConfigRecord, Message
+
+IDENTITY = "query.identity"
+"""Type of the message that asks a node for its partition id."""
+
+
+def claimed_partition(reply: Message, taken: Collection[int]) -> int | None:
+    """Return the partition id that a node claims in its reply to ``query.identity``.
+
+    Parameters
+    ----------
+    reply : Message
+        The reply; an error is no claim.
+    taken : Collection[int]
+        The ids that other nodes have claimed before; the first claim counts.
+
+    Returns
+    -------
+    int or None
+        The id; None if the reply claims none, or one that is taken.
+    """
+    if not reply.has_content():
+        return None
+    identity = reply.content.config_records.get("identity", ConfigRecord())
+    claimed = identity.get("partition-id")
+    if isinstance(claimed, bool) or not isinstance(claimed, int) or claimed in taken:
+        return None
+    return claimed
