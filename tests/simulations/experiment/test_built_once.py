@@ -59,7 +59,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 ONCE = {"experiments": 1, "tasks": 1, "rules": 1}
 
 
-def test_by_the_command(counts: Counter[str], tmp_path: Path) -> None:
+def test_a_run_by_the_command_builds_everything_once(counts: Counter[str], tmp_path: Path) -> None:
     file = tmp_path / "counted.toml"
     file.write_text(tomli_w.dumps(TABLE))
     arguments = ["run", file, "--engine", "inline", "--set", "rounds=3", "--out", tmp_path / "run"]
@@ -68,21 +68,23 @@ def test_by_the_command(counts: Counter[str], tmp_path: Path) -> None:
     assert counts == ONCE
 
 
-def test_in_python_on_another_engine_than_the_files(counts: Counter[str], tmp_path: Path) -> None:
+def test_a_run_on_another_engine_builds_everything_once(
+    counts: Counter[str], tmp_path: Path
+) -> None:
     experiment = Experiment.parse({**TABLE, "engine": {"name": "ray"}})
     run_experiment(experiment, tmp_path / "run", engine="inline")
     assert counts == ONCE
 
 
-def test_however_many_rounds(counts: Counter[str], tmp_path: Path) -> None:
+def test_more_rounds_build_nothing_more(counts: Counter[str], tmp_path: Path) -> None:
     run_experiment(Experiment.parse({**TABLE, "rounds": 5}), tmp_path / "run", report=False)
     assert counts == ONCE
 
 
-def test_in_the_process_that_runs_ray(
+def test_the_process_that_starts_ray_and_that_of_clients_build_once(
     counts: Counter[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The clients' processes load the task for themselves; here they run in this one."""
+    """The clients, which have processes of their own on Ray, run in this one here."""
     from hqde_fl.simulations import client_app
     from hqde_fl.simulations.engines.inline import InlineGrid
     from hqde_fl.simulations.engines.ray import grid as ray_grid
@@ -108,7 +110,7 @@ def test_in_the_process_that_runs_ray(
     )
 
 
-def test_once_for_each_cell_of_a_sweep_and_once_for_each_task_before(
+def test_a_sweep_builds_once_per_cell_and_checks_each_task_before(
     counts: Counter[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "counted.toml"

@@ -23,7 +23,7 @@ def test_a_codec_is_a_table_of_the_strategy():
         Experiment.parse({"strategy": {"codec": {"name": "quantized", "bit": 4}}})
 
 
-def test_both_ways_and_who_cannot_have_it(tiny, tmp_path):
+def test_codecs_in_both_directions_but_no_downlink_under_an_attack(tiny, tmp_path):
     rounds = []
     both = Experiment.parse(
         tiny.to_table(), [FEEDBACK, 'strategy.downlink={name="quantized", unbiased=false}']
@@ -40,16 +40,16 @@ def test_both_ways_and_who_cannot_have_it(tiny, tmp_path):
 
 
 def test_four_bits_and_the_filter_against_sign_flips(tmp_path):
-    """The quickstart: as accurate as with full weights, in less than a seventh of the bytes."""
-    found, sizes = [], []
+    """The quickstart is as accurate as with full weights, in less than a seventh of the bytes."""
+    accuracies, sizes = [], []
     for place, overrides in enumerate(([], [FEEDBACK])):
         rounds = []
         experiment = Experiment.load(
             APP_ROOT / "experiments" / "quickstart.toml", ["engine.name=inline", *overrides]
         )
         result = run_experiment(experiment, tmp_path / str(place), on_round=rounds.append)
-        found.append(result.final["accuracy"])
+        accuracies.append(result.final["accuracy"])
         sizes.append(sum(line["bytes-up"] for line in rounds))
         assert all(line["filtered"] == 3 for line in rounds[1:])
-    assert found[1] == pytest.approx(found[0], abs=0.03)
+    assert accuracies[1] == pytest.approx(accuracies[0], abs=0.03)
     assert sizes[0] > 7.4 * sizes[1]

@@ -1,4 +1,4 @@
-"""The ``[[faults]]`` of an experiment: who, how and when, and what cannot be."""
+"""The ``[[faults]]`` of an experiment: their clients, their rounds, and what is refused."""
 
 from __future__ import annotations
 
@@ -36,13 +36,15 @@ from hqde_fl.simulations.run import run_experiment
         ([{"name": "kill", "count": 1}], "'kill' would end the server on engine 'inline'"),
     ],
 )
-def test_what_cannot_be_is_one_clear_line(faults: list[dict[str, object]], message: str) -> None:
+def test_impossible_faults_are_refused_in_one_line(
+    faults: list[dict[str, object]], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         Experiment.parse({"faults": faults, "engine": {"name": "inline"}})
 
 
 def test_clients_are_faulty_when_the_file_says_so(tmp_path, tiny):
-    """A local fault for a while, and colluding clients drawn anew in every round."""
+    """A fault of single clients in some rounds, and colluding clients drawn in every round."""
     faults = [
         {"name": "nan", "count": 1, "start": 2, "stop": 2},
         {"name": "ipm", "fraction": 0.25, "resample": True, "epsilon": 5.0},
@@ -51,9 +53,9 @@ def test_clients_are_faulty_when_the_file_says_so(tmp_path, tiny):
     experiment = Experiment.parse(table)
     run_experiment(experiment, tmp_path / "run")
     run = Run.load(tmp_path / "run")
-    told = [(each["round"], each["fault"]) for each in run.clients if each["fault"]]
+    told = [(line["round"], line["fault"]) for line in run.clients if line["fault"]]
     assert sorted(told) == [(1, "ipm"), (2, "ipm"), (2, "nan"), (3, "ipm")]
-    (rejected,) = [each for each in run.clients if each["reason"]]
+    (rejected,) = [line for line in run.clients if line["reason"]]
     assert (rejected["round"], rejected["fault"]) == (2, "nan")
     assert rejected["reason"] == "rejected: non-finite update"
     assert run.detection.faulty == 4
@@ -66,7 +68,7 @@ def test_faulty_clients_can_be_named(tmp_path, tiny):
     assert {who for who, name in experiment.faulty.items() if name == "nan"} == {0, 2}
     run_experiment(experiment, tmp_path / "run")
     run = Run.load(tmp_path / "run")
-    assert {each["partition"] for each in run.clients if each["fault"] == "nan"} == {0, 2}
+    assert {line["partition"] for line in run.clients if line["fault"] == "nan"} == {0, 2}
 
 
 def test_a_backdoor_is_measured_by_its_success(tmp_path, tiny):

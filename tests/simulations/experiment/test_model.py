@@ -18,8 +18,8 @@ TRIMMED = {"strategy": {"rule": {"name": "trimmed-mean", "f": 2}}}
 FLIPS = {"faults": [{"name": "sign-flip", "count": 3, "scale": 4.0}]}
 
 
-def one(document: dict, *overrides: str) -> str:
-    """The one line that a wrong experiment is refused with."""
+def refusal(document: dict, *overrides: str) -> str:
+    """Return the one line with which a wrong experiment is refused."""
     with pytest.raises(ConfigError) as caught:
         Experiment.parse(document, overrides)
     assert "\n" not in str(caught.value)
@@ -40,7 +40,7 @@ def one(document: dict, *overrides: str) -> str:
     ],
 )
 def test_unknown_keys_are_refused_with_the_nearest_right_one(document, message):
-    assert message in one(document)
+    assert message in refusal(document)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_unknown_keys_are_refused_with_the_nearest_right_one(document, message):
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest_right_one(document, message):
-    assert message in one(document)
+    assert message in refusal(document)
     with pytest.raises(UnknownNameError):
         Experiment.parse(document)
 
@@ -109,8 +109,8 @@ def test_unknown_names_are_refused_with_the_nearest_right_one(document, message)
         ),
     ],
 )
-def test_wrong_values_name_the_key_the_bound_and_the_find(document, message):
-    assert message in one(document)
+def test_wrong_values_name_the_key_the_bound_and_the_value(document, message):
+    assert message in refusal(document)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_wrong_values_name_the_key_the_bound_and_the_find(document, message):
     ],
 )
 def test_impossible_combinations_are_refused_before_anything_starts(document, message):
-    assert one(document) == message
+    assert refusal(document) == message
 
 
 def test_overrides_are_toml_values_and_strings():
@@ -163,9 +163,9 @@ def test_overrides_are_toml_values_and_strings():
 
 def test_overrides_replace_a_table_by_a_name_but_do_not_drop_parameters_silently():
     assert Experiment.parse(TRIMMED, ["strategy.rule=median"]).parts.rule == Median()
-    message = one(TRIMMED, "strategy.rule.name=median")
+    message = refusal(TRIMMED, "strategy.rule.name=median")
     assert message == "parameter 'f' does not belong to rule 'median': median takes none"
-    assert "did you mean 'scale'?" in one(FLIPS, "faults.0.scal=2")
+    assert "did you mean 'scale'?" in refusal(FLIPS, "faults.0.scal=2")
 
 
 @pytest.mark.parametrize(
@@ -179,10 +179,10 @@ def test_overrides_replace_a_table_by_a_name_but_do_not_drop_parameters_silently
     ],
 )
 def test_overrides_of_what_does_not_exist_are_refused(override, message):
-    assert message in one({}, override)
+    assert message in refusal({}, override)
 
 
-def test_overrides_leave_the_document_alone():
+def test_overrides_do_not_change_the_document():
     document = {"strategy": {"rule": {"name": "trimmed-mean", "f": 2}}}
     Experiment.parse(document, ["strategy.rule.f=3"])
     assert document == TRIMMED
@@ -197,7 +197,7 @@ def test_json_and_toml_round_trips_are_exact():
     assert json.loads(experiment.to_json())["strategy"]["rule"] == {"name": "trimmed-mean", "f": 2}
 
 
-def test_the_defaults_of_training_are_said_once():
+def test_the_defaults_of_training_are_stated_once():
     section = ClientsSection()
     for field in dataclasses.fields(Training):
         written = getattr(section, field.name)  # a table that is empty stands for nothing
@@ -254,7 +254,7 @@ def test_a_flower_run_config_names_an_experiment_in_the_app():
 
 
 @pytest.mark.parametrize("file", sorted(Path(APP_ROOT / "experiments").glob("*.toml")))
-def test_the_experiments_that_come_with_it_are_right(file):
+def test_the_experiments_in_the_repository_are_right(file):
     from hqde_fl.simulations.sweep import Sweep
 
     if "sweep" in tomllib.loads(file.read_text()):

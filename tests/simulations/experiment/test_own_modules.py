@@ -1,4 +1,4 @@
-"""Modules of the user's own, beside the experiment: found everywhere, and hiding nothing."""
+"""The user's own modules are found beside the experiment and hide nothing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HIDING = 'raise RuntimeError("a module of the user\'s own took the place of one 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A task beside its experiment, and modules with the names of packages of hqde-fl."""
+    """Return a folder with an experiment, its task, and modules named like parts of hqde-fl."""
     folder = tmp_path / "study"
     folder.mkdir()
     (folder / "own_task.py").write_text(TASK)
@@ -97,7 +97,7 @@ def test_a_sweep_by_path_its_processes_and_one_of_its_cells_again(
     assert again.returncode == 0, again.stderr
 
 
-def test_dry_runs_and_what_is_missing_or_has_another_name(folder: Path, tmp_path: Path) -> None:
+def test_dry_runs_and_missing_modules_or_attributes(folder: Path, tmp_path: Path) -> None:
     assert call("run", "study/own.toml", "--dry-run", cwd=tmp_path).returncode == 0
     gone = call("run", "study/own.toml", "--set", "task.name=nowhere:task", cwd=tmp_path)
     assert gone.returncode == 2
@@ -133,7 +133,7 @@ def test_a_strategy_to_audit_beside_modules_that_hide(folder: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def same_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test does to ``sys.path`` ends with it."""
+    """Restore ``sys.path`` after each test."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(own_modules, "_folders", [])
 
@@ -147,7 +147,7 @@ def test_folders_come_last_and_once(tmp_path: Path) -> None:
 
 
 def test_a_program_keeps_its_own_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it finds there is written down, so that the command line can go on with the run."""
+    """The folder of its task is recorded, so that the command line can resume the run."""
     (tmp_path / "own_program_task.py").write_text(TASK.replace("import own_helper\n", ""))
     text = (tmp_path / "own_program_task.py").read_text().replace("own_helper.HIDDEN", "8")
     (tmp_path / "own_program_task.py").write_text(text)
@@ -171,37 +171,37 @@ def test_installed_folders_are_not_the_users_own(tmp_path: Path) -> None:
     ]
 
 
-def test_a_process_on_this_machine_follows_the_order(tmp_path: Path) -> None:
-    found = import_path.describe_path()
+def test_a_process_on_this_machine_has_the_same_order(tmp_path: Path) -> None:
+    described = import_path.describe_path()
     mine = list(sys.path)
     sys.path[:] = [str(tmp_path), *reversed(mine)]  # as Ray puts the working directory first
-    import_path.adopt_path(found)
+    import_path.adopt_path(described)
     assert sys.path == [*dict.fromkeys(mine), str(tmp_path)]
 
 
-def test_a_process_elsewhere_adds_what_is_there_at_the_end(
+def test_a_process_elsewhere_appends_folders_that_exist(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sys.path += [str(tmp_path), "/not/there"]
-    found = import_path.describe_path()
+    described = import_path.describe_path()
     monkeypatch.setattr(socket, "gethostname", lambda: "another")
-    sys.path[:] = [found["first"][0], "/usr/lib/theirs"]
-    import_path.adopt_path(found)
+    sys.path[:] = [described["first"][0], "/usr/lib/theirs"]
+    import_path.adopt_path(described)
     assert sys.path[0] == "/usr/lib/theirs"
     assert str(tmp_path) in sys.path[1:]
-    assert found["first"][0] in sys.path[1:]
+    assert described["first"][0] in sys.path[1:]
     assert "/not/there" not in sys.path
 
 
 def test_real_nodes_learn_only_of_the_users_own_folders(tmp_path: Path) -> None:
     sys.path.append(str(tmp_path))
-    found = import_path.describe_path(anywhere=True)
-    assert found["path"] == found["first"] == []
-    assert str(tmp_path) in found["own"]
-    assert not any("site-packages" in each for each in found["own"])
+    described = import_path.describe_path(anywhere=True)
+    assert described["path"] == described["first"] == []
+    assert str(tmp_path) in described["own"]
+    assert not any("site-packages" in place for place in described["own"])
     sys.path.remove(str(tmp_path))
     before = list(sys.path)
-    import_path.adopt_path(found)
+    import_path.adopt_path(described)
     assert sys.path == [*before, str(tmp_path)]
 
 
@@ -217,13 +217,13 @@ def test_a_generated_app_carries_the_file_and_a_name_of_its_own(tmp_path: Path) 
     assert settings["path"] == import_path.describe_path()
 
 
-def test_what_is_no_name_is_refused() -> None:
+def test_a_malformed_name_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"task 'a b:c' must read package\.module:attribute"):
         own_modules.import_attribute("task", "a b:c")
 
 
-def test_the_apps_of_flwr_run_look_beside_the_file_they_are_given(folder: Path) -> None:
-    """In a process of its own: the ServerApp and the ClientApps of ``flwr run .``."""
+def test_the_apps_of_flwr_run_search_the_folder_of_their_file(folder: Path) -> None:
+    """The ServerApp and the ClientApps of ``flwr run .``, in another process."""
     code = (
         "from hqde_fl.simulations import client_app, server_app\n"
         "from hqde_fl.simulations.engines.inline import InlineGrid\n"

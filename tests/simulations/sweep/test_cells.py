@@ -27,12 +27,12 @@ def test_variables_reach_rules_and_attacks_and_cells_without_faults_collapse(fil
     assert sweep.axes[1].labels == ("sign-flip", "poison")
     assert sweep.axes[2].texts == (0, 1)
     assert len(sweep.cells) == 16
-    found = {cell.labels: cell for cell in sweep.cells}
-    attacked = found["trimmed-mean", "poison", "f=1", "seed=2"].experiment
+    cells = {cell.labels: cell for cell in sweep.cells}
+    attacked = cells["trimmed-mean", "poison", "f=1", "seed=2"].experiment
     assert attacked.strategy.rule == {"name": "trimmed-mean", "f": 1}
     assert attacked.faults == ({"name": "label-flip", "count": 1},)
     assert attacked.seed == 2
-    clean = [found["mean", attack, "f=0", "seed=1"] for attack in ("sign-flip", "poison")]
+    clean = [cells["mean", attack, "f=0", "seed=1"] for attack in ("sign-flip", "poison")]
     assert clean[0].experiment.faults == ()
     assert clean[0].key == clean[1].key
     assert len(sweep.distinct) == 12
@@ -44,7 +44,7 @@ def test_variables_reach_rules_and_attacks_and_cells_without_faults_collapse(fil
 
 
 @pytest.mark.parametrize("name", ["seed", "seeds"])
-def test_the_seed_is_set_and_can_stand_elsewhere_as_well(file, name):
+def test_the_seed_is_set_and_can_be_referred_to(file, name):
     text = f"""
     [clients]
     partition = {{ name = "dirichlet", seed = "${name}" }}
@@ -57,7 +57,7 @@ def test_the_seed_is_set_and_can_stand_elsewhere_as_well(file, name):
     assert [cell.experiment.clients.partition["seed"] for cell in sweep.cells] == [3, 4]
 
 
-def test_any_key_is_set_and_can_stand_elsewhere_as_well(file):
+def test_any_key_is_set_and_can_be_referred_to(file):
     text = """
     [clients]
     epochs = "$rounds"

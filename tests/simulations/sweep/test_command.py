@@ -47,9 +47,9 @@ def test_the_time_is_estimated_from_finished_cells(file, recorded, tmp_path):
 def test_the_newest_sweep_of_a_name_is_resumed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="no sweep to resume in runs/study-"):
-        command.newest("study")
+        command.newest_directory("study")
     for name in ("study-20260101-000000", "study-20260102-000000", "study-two-20260104-000000"):
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "sweep.json").touch()
     (tmp_path / "runs" / "study-20260103-000000").mkdir()
-    assert command.newest("study").name == "study-20260102-000000"
+    assert command.newest_directory("study").name == "study-20260102-000000"
