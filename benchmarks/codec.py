@@ -1,11 +1,11 @@
-"""Codecs: error against bytes, beside the bound and what is published, and their speed.
+"""Codecs: error against bytes, compared with the bound and published errors, and their speed.
 
 Bits are counted on whole payloads. The error is normalised: |decoded - x|^2 / |x|^2. The bound is
-the rate-distortion function of Gaussian numbers, 2^-2R; the columns "over" and "published" say how
-many dB above it the codec is, and how its error compares with the published one at that number of
-bits. Speed is float32 in or out for each second of one core's time, the median of several runs.
-Real updates are those of one of ten clients after 1 and after 10 rounds, of the digits and, where
-its files are (``--data-dir`` or HQDE_FL_DATA), of Fashion-MNIST (perceptron).
+the rate-distortion function of Gaussian numbers, 2^-2R; the column "over" is the error's distance
+from it in dB, the column "published" its ratio to the published error at that number of bits. Speed
+is MB of float32 per second of one core's time, the median of several runs. Real updates are those
+of one of ten clients in rounds 1 and 10, on the digits and, if its files exist (``--data-dir`` or
+HQDE_FL_DATA), on Fashion-MNIST (perceptron).
 
     python benchmarks/codec.py --json codec.json [--quick]
 """
@@ -68,7 +68,7 @@ def lloyd_max(bits: int, *, unbiased: bool = True) -> Rotated:
 
 
 def codecs() -> Iterator[tuple[str, Codec, float | None]]:
-    """Name, codec and the published error for Gaussian numbers."""
+    """Yield name, codec and the published error for Gaussian numbers, if there is one."""
     yield "identity", Identity(), None
     for bits in (1, 2, 3, 4, 6, 8, 12, 16):
         yield f"quantized {bits}", Quantized(bits), MIN_MAX.get(bits)
@@ -92,7 +92,7 @@ def codecs() -> Iterator[tuple[str, Codec, float | None]]:
 
 
 def sources() -> dict[str, Tensor]:
-    """What is coded, by name."""
+    """Return name -> random vector to encode."""
     rng = SEEDS.numpy("student")
     return {
         "N(0, 1)": torch.randn(SIZE, generator=SEEDS.torch("gaussian")),
@@ -102,14 +102,14 @@ def sources() -> dict[str, Tensor]:
 
 
 def real_updates(data_dir: str) -> dict[str, Tensor]:
-    """A client's update after 1 and 10 rounds of plain averaging, by name."""
+    """Return name -> a client's update in rounds 1 and 10 of plain averaging."""
     partition = {"name": "dirichlet", "alpha": 0.5}
     tasks: dict[str, dict[str, Any]] = {"digits": {"name": "digits"}}
     if data_dir:
         tasks["fashion"] = {"name": "fashion-mnist", "data-dir": data_dir, "model": "mlp"}
-    found: dict[str, Tensor] = {}
+    updates: dict[str, Tensor] = {}
     for name, task in tasks.items():
-        chosen = Experiment.parse(
+        experiment = Experiment.parse(
             {"seed": 7, "task": task, "clients": {"partition": partition, "lr": 0.1}}
         )
 
@@ -119,46 +119,46 @@ def real_updates(data_dir: str) -> dict[str, Tensor]:
             if context.node_config["partition-id"] == 0 and number in (1, 10):
                 start, trained = array_record(message)[1], array_record(reply)[1]
                 layout = layout_of(start)
-                flats = [layout.flatten(from_record(each))[0] for each in (trained, start)]
-                found[f"{name}, {number}"] = flats[0] - flats[1]  # noqa: B023  # used within the loop
+                flats = [layout.flatten(from_record(record))[0] for record in (trained, start)]
+                updates[f"{name}, {number}"] = flats[0] - flats[1]  # noqa: B023  # used within the loop
             return reply
 
-        built = chosen.load_task()
-        app = ensemble_app(built, training=chosen.parts.training, seed=7, mods=[record])
+        built = experiment.load_task()
+        app = ensemble_app(built, training=experiment.parts.training, seed=7, mods=[record])
         strategy = HQDEStrategy(participation=Participation(fraction_evaluate=0.0, identify=True))
-        start = to_record(initial_state(built, 1, chosen.parts.seeds))
+        start = to_record(initial_state(built, 1, experiment.parts.seeds))
         strategy.start(InlineGrid(app, 10, {}, 7), start, 10)
-    return found
+    return updates
 
 
 def blocks() -> Tensor:
-    """1024 blocks with variances spread over 40 dB, shuffled."""
+    """Return 1024 shuffled blocks of Gaussian numbers, with variances spread over 40 dB."""
     order = torch.randperm(1024, generator=SEEDS.torch("order"))
     numbers = torch.randn(1024, SIZE // 1024, generator=SEEDS.torch("blocks"))
     return (numbers * torch.logspace(-2, 0, 1024)[order, None]).flatten()
 
 
 def once(codec: Codec, delta: Tensor) -> tuple[bytes, float]:
-    """A payload and its normalised squared error."""
+    """Return a payload and its normalised squared error."""
     payload, _ = codec.encode(delta, {}, SEEDS.numpy("encode"))
-    missed = (codec.decode(payload, len(delta)) - delta).double().square().sum()
-    return payload, float(missed / delta.double().square().sum())
+    error = (codec.decode(payload, len(delta)) - delta).double().square().sum()
+    return payload, float(error / delta.double().square().sum())
 
 
 def speed(work: Callable[[], object], size: int, repeats: int) -> float:
-    """MB of float32 for each second of this thread's own time."""
-    taken = []
+    """Return MB of float32 per second of this thread's CPU time."""
+    seconds = []
     for _ in range(repeats):
-        began = time.thread_time()
+        started = time.thread_time()
         work()
-        taken.append(time.thread_time() - began)
-    return 4e-6 * size / statistics.median(taken)
+        seconds.append(time.thread_time() - started)
+    return 4e-6 * size / statistics.median(seconds)
 
 
 def measure(
     source: str, name: str, codec: Codec, delta: Tensor, published: float | None, repeats: int
 ) -> dict[str, Any]:
-    """One row of the table."""
+    """Return one row of the table."""
     size = len(delta)
     payload, error = once(codec, delta)
     rate = codec.payload_bits(payload) / size
@@ -176,7 +176,7 @@ def measure(
     }
 
 
-def shown(row: dict[str, Any]) -> str:
+def table_line(row: dict[str, Any]) -> str:
     over = f"{row['over']:9.2f}" if row["over"] is not None else f"{'exact':>9}"
     published = f"{row['published']:11.3f}" if row["published"] else f"{'':>11}"
     return (
@@ -186,7 +186,7 @@ def shown(row: dict[str, Any]) -> str:
 
 
 def overhead(rate: float, size: int) -> float:
-    """The part of an entropy-coded payload that is not the entropy of its indices."""
+    """Return the fraction of an entropy-coded payload beyond the entropy of its indices."""
     delta = torch.randn(size, generator=SEEDS.torch("overhead"))
     payload, _ = EntropyCoded(rate).encode(delta, {}, SEEDS.numpy("overhead"))
     step = float(np.frombuffer(payload, "<f4", 1, 17)[0])
@@ -195,33 +195,33 @@ def overhead(rate: float, size: int) -> float:
 
 
 def fall_of_the_mean(codec: Codec, messages: int) -> float:
-    """Error of the mean of n messages, times n, over the error of one; 1 if unbiased."""
+    """Return n times the error of the mean of n messages, over one's error; 1 if unbiased."""
     delta = torch.from_numpy(SEEDS.numpy("mean").standard_t(3, 1 << 14)).float()
     rng, total, single = SEEDS.numpy("messages"), torch.zeros(1 << 14).double(), 0.0
     for _ in range(messages):
-        found = codec.decode(codec.encode(delta, {}, rng)[0], len(delta))
-        total += found
-        single += float((found - delta).double().square().sum())
+        decoded = codec.decode(codec.encode(delta, {}, rng)[0], len(delta))
+        total += decoded
+        single += float((decoded - delta).double().square().sum())
     return float((total / messages - delta).square().sum()) * messages / (single / messages)
 
 
 def checks(rows: list[dict[str, Any]], quick: bool) -> Iterator[dict[str, Any]]:
-    """What the codecs are meant to reach, and whether they do."""
-    found = {(row["source"], row["codec"]): row for row in rows}
-    coded = [found["N(0, 1)", f"entropy-coded {rate:g}"] for rate in RATES]
+    """Yield the checks of the codecs' errors and speeds."""
+    table = {(row["source"], row["codec"]): row for row in rows}
+    coded = [table["N(0, 1)", f"entropy-coded {rate:g}"] for rate in RATES]
     over = max(row["over"] for row in coded)
-    yield check("entropy-coded, 1.3 to 8 bits: dB over the bound", over, 1.7, most=True)
-    most = max(overhead(rate, 100_000) for rate in RATES)
-    yield check("entropy-coded, d = 1e5: overhead", most, 0.01, most=True)
+    yield check("entropy-coded, 1.3 to 8 bits: dB over the bound", over, 1.7, upper=True)
+    largest = max(overhead(rate, 100_000) for rate in RATES)
+    yield check("entropy-coded, d = 1e5: overhead", largest, 0.01, upper=True)
     for source in ("N(0, 1)", "Student-t(3)"):
         worst = max(
-            found[source, f"rotated lloyd-max {bits}"]["error"] / EDEN[bits] for bits in EDEN
+            table[source, f"rotated lloyd-max {bits}"]["error"] / EDEN[bits] for bits in EDEN
         )
         claim = f"rotated lloyd-max, 1 to 8 bits, {source}: error / EDEN's"
-        yield check(claim, worst, 1.05, most=True)
+        yield check(claim, worst, 1.05, upper=True)
     unequal = sources()["40 dB blocks"]
     heuristic, importance = once(AdaptiveQuantizer(2, 0, 12, allocation="importance"), unequal)
-    budget = 8 * len(heuristic) / SIZE - 70 / 1024  # the same bytes: scales and map cost 69 bits
+    budget = 8 * len(heuristic) / SIZE - 70 / 1024  # equal bytes: scales and map take 69 bits
     filled, distortion = once(AdaptiveQuantizer(budget, 0, 16), unequal)
     assert len(filled) <= len(heuristic)
     gain = 10 * math.log10(importance / distortion)
@@ -230,10 +230,10 @@ def checks(rows: list[dict[str, Any]], quick: bool) -> Iterator[dict[str, Any]]:
     for bits in (1, 4):
         fall = fall_of_the_mean(lloyd_max(bits), 64 if quick else 512)
         claim = f"rotated lloyd-max {bits}: n x error of the mean of n / error of one"
-        yield check(claim, fall, 1.2, most=True)
+        yield check(claim, fall, 1.2, upper=True)
     yield check("entropy-coded: encode MB/s", min(row["encode"] for row in coded), 150)
     yield check("entropy-coded: decode MB/s", min(row["decode"] for row in coded), 80)
-    four = found["N(0, 1)", "quantized 4"]
+    four = table["N(0, 1)", "quantized 4"]
     yield check("quantized 4: encode MB/s", four["encode"], 400)
     yield check("quantized 4: decode MB/s", four["decode"], 400)
 
@@ -241,7 +241,7 @@ def checks(rows: list[dict[str, Any]], quick: bool) -> Iterator[dict[str, Any]]:
 def main() -> int:
     """Measure every codec on every source, print the table, write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
     parser.add_argument("--data-dir", default=os.environ.get("HQDE_FL_DATA", ""))
     options = parser.parse_args()
@@ -256,7 +256,7 @@ def main() -> int:
         for name, codec, published in codecs():
             row = measure(source, name, codec, delta, published, 5 if options.quick else 15)
             rows.append(row)
-            print(shown(row), flush=True)
+            print(table_line(row), flush=True)
     about = machine() | {"constriction": version("constriction")}
     return conclude(rows, checks(rows, options.quick), options.json, about)
 

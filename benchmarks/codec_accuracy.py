@@ -1,9 +1,9 @@
-"""Codecs: what federated learning with packed updates reaches, and the bytes it takes.
+"""Codecs: accuracy and bytes of federated learning with packed updates.
 
-Ten clients with Dirichlet(0.5) partitions learn handwritten digits (also while three of them flip
-the sign and the Byzantine filter aggregates) and, where its files are (``--data-dir`` or
-HQDE_FL_DATA), Fashion-MNIST; the same experiment for every number of bits. Bytes are those of the
-serialised training messages of all rounds.
+Ten clients with Dirichlet(0.5) partitions learn handwritten digits (also with three sign-flipping
+clients and the Byzantine filter as rule) and, if its files exist (``--data-dir`` or HQDE_FL_DATA),
+Fashion-MNIST; the same experiment for every number of bits. Bytes are those of the serialised
+training messages of all rounds.
 
     python benchmarks/codec_accuracy.py --json accuracy.json [--quick] [--model mlp]
 """
@@ -38,12 +38,12 @@ CLIENTS = {"count": 10, "partition": {"name": "dirichlet", "alpha": 0.5}}
 DEMO = {"rounds": 15, "clients": {**CLIENTS, "epochs": 3, "lr": 0.2}}
 FLIPS = [{"name": "sign-flip", "count": 3, "scale": 4.0}]
 LONG = {"rounds": 20, "clients": {**CLIENTS, "lr": 0.1}}
-MOST_LOST = {4: 0.01, 2: 0.015}
-LEAST_SMALLER = {4: 7.5, 2: 12.0}
+MAX_ACCURACY_LOSS = {4: 0.01, 2: 0.015}
+MIN_COMPRESSION = {4: 7.5, 2: 12.0}
 
 
 def experiments(data_dir: str, model: str, quick: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and experiment, to be run with every codec."""
+    """Yield name and tables of the experiments, each to be run with every codec."""
     yield "digits", {"task": {"name": "digits"}, **DEMO}
     if not quick:
         yield "digits, 512 hidden", {"task": {"name": "digits", "hidden": 512}, **DEMO}
@@ -55,18 +55,18 @@ def experiments(data_dir: str, model: str, quick: bool) -> Iterator[tuple[str, d
 
 
 def measure(experiment: Mapping[str, Any], bits: float, both_ways: bool) -> dict[str, Any]:
-    """How a run with packed updates, and perhaps packed models, ends, and its bytes."""
+    """Run with packed updates, and packed models if ``both_ways``; return accuracy and bytes."""
     codec = packing(bits)
     downlink = codec.inner if both_ways and isinstance(codec, ErrorFeedback) else Identity()
     parts = {"codec": codec, "downlink": downlink}
     tables = {key: json.loads(to_json(part)) for key, part in parts.items()}
     strategy = {**experiment.get("strategy", {}), **tables}
-    chosen = {**experiment, "seed": 7, "engine": {"name": "inline"}, "strategy": strategy}
+    tables = {**experiment, "seed": 7, "engine": {"name": "inline"}, "strategy": strategy}
     rounds: list[Mapping[str, Any]] = []
-    began = time.monotonic()
+    started = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
         run = run_experiment(
-            Experiment.parse(chosen), Path(directory) / "run", on_round=rounds.append
+            Experiment.parse(tables), Path(directory) / "run", on_round=rounds.append
         )
     return {
         "bits": bits,
@@ -74,19 +74,21 @@ def measure(experiment: Mapping[str, Any], bits: float, both_ways: bool) -> dict
         "loss": run.final["loss"],
         "up": sum(line["bytes-up"] for line in rounds) / 1e6,
         "down": sum(line["bytes-down"] for line in rounds) / 1e6,
-        "seconds": time.monotonic() - began,
+        "seconds": time.monotonic() - started,
     }
 
 
 def checks(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """What packed updates are meant to reach, and whether they do."""
+    """Yield the checks of lost accuracy and saved bytes."""
     for row in (row for row in rows if not row["both ways"]):
         if row["task"] == "digits, attacked" and row["bits"] == 4:
-            yield check("digits, attacked, 4 bits: accuracy lost", row["lost"], 0.03, most=True)
-        elif row["bits"] in MOST_LOST and row["task"] != "digits, attacked":
+            yield check("digits, attacked, 4 bits: accuracy lost", row["lost"], 0.03, upper=True)
+        elif row["bits"] in MAX_ACCURACY_LOSS and row["task"] != "digits, attacked":
             where = f"{row['task']}, {row['bits']:g} bits"
-            yield check(f"{where}: accuracy lost", row["lost"], MOST_LOST[row["bits"]], most=True)
-            yield check(f"{where}: fewer bytes up", row["smaller"], LEAST_SMALLER[row["bits"]])
+            yield check(
+                f"{where}: accuracy lost", row["lost"], MAX_ACCURACY_LOSS[row["bits"]], upper=True
+            )
+            yield check(f"{where}: fewer bytes up", row["smaller"], MIN_COMPRESSION[row["bits"]])
 
 
 def main() -> int:

@@ -1,8 +1,8 @@
-"""Kill -9 a run at random moments, resume it every time, and compare it with an undisturbed one.
+"""Kill a run with SIGKILL at random moments, resume it, and compare it with an undisturbed run.
 
-Every run is a process of its own (``hqde-fl run FILE --resume DIR``), killed as the operating
-system kills: at random moments up to the last round but one, and every fourth time while it
-starts. What has to come out: the same final model to the bit, and the same records but for seconds.
+Every run is a separate process (``hqde-fl run FILE --resume DIR``), killed at random moments up to
+the last round but one, and every fourth time during its start. The result must be the same final
+model to the bit, and the same records except for seconds.
 
     python benchmarks/crashes.py [--quick] [--json FILE]
 """
@@ -47,25 +47,25 @@ RULE = {
     "server-optimizer": {"name": "adam"},
     "fraction-train": 0.7,
 }
-_PATIENCE = 600.0  # seconds for a round, on a machine that is busy with other things
+MAX_ROUND_SECONDS = 600.0  # seconds for a round, on a machine that is busy with other things
 
 
 @dataclass(frozen=True)
 class Drill:
-    """What became of the run that was killed again and again.
+    """The result of a run that was killed and resumed repeatedly.
 
     Parameters
     ----------
     kills : int
-        How often it was killed.
+        Number of kills.
     rounds : tuple[int, ...]
-        The last round on record each time; -1 for none.
+        Last recorded round at each kill; -1 for none.
     resumed : tuple[int | None, ...]
-        The rounds after which it went on, as its manifest has them.
+        Rounds after which the run was resumed, according to its manifest.
     same_model, same_records : bool
-        Whether it ended as the undisturbed run did.
+        True if the final model, and the records, equal those of the undisturbed run.
     seconds : float
-        How long it all took.
+        Duration of both runs in seconds.
     """
 
     kills: int
@@ -77,18 +77,18 @@ class Drill:
 
 
 def drill(directory: Path, experiment: Experiment, kills: int, seed: int = 0) -> Drill:
-    """Run an experiment undisturbed, and once more with kills.
+    """Run an experiment undisturbed, and once more with kills, and compare the results.
 
     Parameters
     ----------
     directory : Path
-        Where to.
+        Directory for both run directories.
     experiment : Experiment
-        What is run.
+        The experiment to run.
     kills : int
-        How often it is killed.
-    seed : int
-        Of the moments.
+        Number of kills.
+    seed : int, default=0
+        Seed of the moments of the kills.
     """
     file, whole, broken = (directory / name for name in ("drill.toml", "whole", "broken"))
     file.write_text(tomli_w.dumps(experiment.to_table()))
@@ -100,7 +100,7 @@ def drill(directory: Path, experiment: Experiment, kills: int, seed: int = 0) ->
     seconds = (time.monotonic() - started - start) / (experiment.rounds - 1)  # of a round
     chance = random.Random(seed)
     moments = sorted(chance.uniform(0.0, experiment.rounds - 2) for _ in range(kills))
-    found = []
+    killed_in = []
     for kill, moment in enumerate(moments):
         process = _start(file, broken)
         if kill % 4 == 1:
@@ -110,15 +110,15 @@ def drill(directory: Path, experiment: Experiment, kills: int, seed: int = 0) ->
             time.sleep(moment % 1 * seconds)
         process.kill()
         if process.wait() == 0:
-            break  # it was over before that
-        found.append(last_round(broken))
+            break  # the run ended before the kill
+        killed_in.append(last_round(broken))
     assert _start(file, broken).wait() == 0, "the last resumption failed"
     manifest = json.loads((broken / "manifest.json").read_text())
     records = ("rounds.jsonl", "clients.jsonl")
     return Drill(
-        len(found),
-        tuple(found),
-        tuple(each["round"] for each in manifest["resumed"]),
+        len(killed_in),
+        tuple(killed_in),
+        tuple(resumption["round"] for resumption in manifest["resumed"]),
         _bytes(whole) == _bytes(broken),
         all(comparable(whole / name) == comparable(broken / name) for name in records),
         time.monotonic() - started,
@@ -126,13 +126,13 @@ def drill(directory: Path, experiment: Experiment, kills: int, seed: int = 0) ->
 
 
 def last_round(run: Path) -> int:
-    """The last round on record; -1 if there is none."""
+    """Return the last recorded round of a run directory; -1 if there is none."""
     lines = comparable(run / "rounds.jsonl")
     return int(lines[-1]["round"]) if lines else -1
 
 
 def comparable(path: Path) -> list[Any]:
-    """The complete lines of a file without what may differ between two runs: seconds."""
+    """Return the complete lines of a JSON Lines file without durations, which differ by run."""
     text = path.read_text() if path.exists() else ""
     return [_timeless(json.loads(line)) for line in text[: text.rfind("\n") + 1].splitlines()]
 
@@ -140,7 +140,7 @@ def comparable(path: Path) -> list[Any]:
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _timeless(v) for k, v in value.items() if not k.endswith("seconds")}
-    return [_timeless(each) for each in value] if isinstance(value, list) else value
+    return [_timeless(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _bytes(run: Path) -> bytes:
@@ -162,7 +162,7 @@ def _start(file: Path, run: Path) -> subprocess.Popen[bytes]:
 
 
 def _await_round(
-    run: Path, number: int, process: subprocess.Popen[bytes], patience: float = _PATIENCE
+    run: Path, number: int, process: subprocess.Popen[bytes], patience: float = MAX_ROUND_SECONDS
 ) -> None:
     """Wait until the process has recorded a round, this one or a later one, or has ended."""
     end, before = time.monotonic() + patience, _resumptions(run)
@@ -181,14 +181,14 @@ def _resumptions(run: Path) -> int | None:
 
 
 def checks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What has to hold for every row."""
-    found = []
+    """Return the checks of the final model and the records of every row."""
+    results = []
     for row in rows:
         name = f"{row['engine']}, {row['variant']}"
         for key, what in (("same_model", "the final model"), ("same_records", "the records")):
             claim = f"{name}: {what} as without {row['kills']} kills"
-            found.append(check(claim, int(row[key]), 1))
-    return found
+            results.append(check(claim, int(row[key]), 1))
+    return results
 
 
 def main() -> int:
@@ -213,7 +213,7 @@ def main() -> int:
                 result = drill(Path(directory), experiment, kills)
             rows.append({"engine": engine, "variant": variant, **vars(result)})
             verdicts = [
-                "same" if each else "DIFFERS" for each in (result.same_model, result.same_records)
+                "same" if same else "DIFFERS" for same in (result.same_model, result.same_records)
             ]
             print(
                 f"{engine:<8}{variant:<26}{result.kills:>6}  {verdicts[0]:<10}{verdicts[1]:<10}"

@@ -1,9 +1,9 @@
-"""Stock Flower simulation and the ray engine, side by side.
+"""Flower's own simulation against the ray engine.
 
-Every case runs in a fresh process for each engine, in turn, with the same stock FedAvg and the same
-clients: what differs is the engine alone. Warm rounds exclude the first one; start-up is from the
-call that starts the engine to the end of the first trained round, imports and all. The driver's
-memory is what the process owns; the shared memory of the object store is one for all processes.
+Every case runs in a new process for each engine in turn, with the same FedAvg of Flower and the
+same clients: only the engine differs. Warm rounds exclude the first one. Start-up is the time from
+the call that starts the engine to the end of the first round, imports included. The driver's memory
+is the process's own, without the object store's shared memory.
 
     python benchmarks/engine.py --json engine.json [--quick]
 """
@@ -29,7 +29,7 @@ from benchmarks.reporting import check, conclude, machine  # noqa: E402
 from hqde_fl.simulations.engines.ray.private import private_environment  # noqa: E402
 
 CASES = {
-    # name: (population, cohort, parameters, what a client is)
+    # name: (population, cohort, parameters, kind of client)
     "100 tiny clients": (100, 100, 1_000, "tiny"),
     "1000 tiny clients": (1000, 1000, 1_000, "tiny"),
     "20 clients x 40 MB": (20, 20, 10_000_000, "tiny"),
@@ -44,7 +44,7 @@ SCALING = {
 
 
 def tiny_app() -> Any:
-    """A client that adds one to every parameter: nothing but the engine costs anything."""
+    """Return a client that only adds one to every parameter, so that the engine's cost shows."""
     import numpy as np
     from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
     from flwr.clientapp import ClientApp
@@ -64,7 +64,7 @@ def tiny_app() -> Any:
 
 
 def digits_app() -> tuple[Any, Any]:
-    """The demo's client and its initial model."""
+    """Return the client app and the initial model of the quickstart experiment."""
     from hqde_fl.clients.app import ensemble_app
     from hqde_fl.clients.initial_state import initial_state
     from hqde_fl.protocol.records import to_record
@@ -78,7 +78,7 @@ def digits_app() -> tuple[Any, Any]:
 
 
 def measure(engine: str, case: tuple[int, int, int, str], rounds: int) -> dict[str, float]:
-    """One engine on one case, in this process."""
+    """Run one engine on one case in this process and return its seconds and megabytes."""
     started = time.monotonic()
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
     population, cohort, parameters, kind = case
@@ -107,7 +107,7 @@ def measure(engine: str, case: tuple[int, int, int, str], rounds: int) -> dict[s
     sampler.start()
 
     class Timed(FedAvg):
-        """FedAvg that takes the time of every round and insists on every reply."""
+        """FedAvg that measures the duration of every round and requires every reply."""
 
         def configure_train(self, server_round, arrays, config, grid):
             self.began = time.monotonic()
@@ -162,31 +162,31 @@ def measure(engine: str, case: tuple[int, int, int, str], rounds: int) -> dict[s
 
 
 def memory_of_this_process() -> tuple[int, int]:
-    """Bytes that are its own, and bytes of shared memory (the object store) it has mapped."""
+    """Return the process's own bytes, and its mapped bytes of shared memory (the object store)."""
     _, resident, shared, *_ = Path("/proc/self/statm").read_text().split()
     page = os.sysconf("SC_PAGE_SIZE")
     return (int(resident) - int(shared)) * page, int(shared) * page
 
 
 def in_process(engine: str, name: str, rounds: int) -> dict[str, float]:
-    """The same in a fresh process."""
+    """Measure one engine on one case in a new process."""
     command = [sys.executable, __file__, "--measure", engine, name, str(rounds)]
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "RAY_USAGE_STATS_ENABLED": "0",
         "FLWR_TELEMETRY_ENABLED": "0",
-        **private_environment(),  # for Flower's Ray; the ray engine sees to its own
+        **private_environment(),  # for Flower's Ray; the ray engine sets its own
     }
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{engine}, {name}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    figures: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return figures
 
 
 def median_of(runs: list[dict[str, float]]) -> dict[str, float]:
-    """Medians over repeated runs."""
+    """Return the medians of each figure over repeated runs."""
     return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
 
 
@@ -203,7 +203,7 @@ def main() -> int:
         return 0
     repeats, rounds = (1, 4) if options.quick else (3, 7)
     rows: list[dict[str, Any]] = []
-    found: dict[tuple[str, str], dict[str, float]] = {}
+    figures: dict[tuple[str, str], dict[str, float]] = {}
     head = f"{'case':<32}{'engine':<8}{'start s':>9}{'round s':>9}{'driver MB':>11}"
     print(head + f"{'start':>8}{'round':>8}{'driver':>8}\n{'-' * 93}")
     for name in CASES:
@@ -212,9 +212,9 @@ def main() -> int:
             for engine, done in runs.items():
                 done.append(in_process(engine, name, rounds))
         for engine, done in runs.items():
-            found[name, engine] = median_of(done)
-            base = found[name, "stock"]
-            row = {"case": name, "engine": engine, **found[name, engine]}
+            figures[name, engine] = median_of(done)
+            base = figures[name, "stock"]
+            row = {"case": name, "engine": engine, **figures[name, engine]}
             row |= {f"{key} ratio": row[key] / base[key] for key in ("start", "round", "driver")}
             rows.append(row)
             print(
@@ -225,26 +225,26 @@ def main() -> int:
             )
     for name in SCALING:
         done = [in_process("ray", name, max(rounds, 8)) for _ in range(repeats)]
-        found[name, "ray"] = median_of(done)
-        rows.append({"case": name, "engine": "ray", **found[name, "ray"]})
-        one = found[name, "ray"]
+        figures[name, "ray"] = median_of(done)
+        rows.append({"case": name, "engine": "ray", **figures[name, "ray"]})
+        one = figures[name, "ray"]
         print(
             f"{name:<32}{'ray':<8}{one['start']:>9.2f}{one['round']:>9.3f}{one['driver']:>11.0f}",
             flush=True,
         )
 
     def ratio(name: str, key: str) -> float:
-        return found[name, "stock"][key] / found[name, "ray"][key]
+        return figures[name, "stock"][key] / figures[name, "ray"][key]
 
     tiny, large, digits = "1000 tiny clients", "20 clients x 40 MB", "digits, 10 clients"
-    many = found["population 100000, cohort 100", "ray"]["round"]
-    few = found["population 100, cohort 100", "ray"]["round"]
+    many = figures["population 100000, cohort 100", "ray"]["round"]
+    few = figures["population 100, cohort 100", "ray"]["round"]
     checks = [
         check(f"{tiny}: stock / ray, warm round", ratio(tiny, "round"), 15),
         check(f"{large}: stock / ray, warm round", ratio(large, "round"), 2.5),
-        check(f"{large}: ray / stock, driver memory", 1 / ratio(large, "driver"), 0.5, most=True),
-        check(f"{digits}: ray / stock, start", 1 / ratio(digits, "start"), 0.7, most=True),
-        check("cohort 100: population 100000 / 100, warm round", many / few, 1.3, most=True),
+        check(f"{large}: ray / stock, driver memory", 1 / ratio(large, "driver"), 0.5, upper=True),
+        check(f"{digits}: ray / stock, start", 1 / ratio(digits, "start"), 0.7, upper=True),
+        check("cohort 100: population 100000 / 100, warm round", many / few, 1.3, upper=True),
     ]
     return conclude(rows, checks, options.json, machine())
 

@@ -51,7 +51,7 @@ Run = Callable[[], object]
 
 
 def every_rule(n: int) -> dict[str, ours.Aggregator]:
-    """One of each, with a fifth of the clients faulty; name -> rule."""
+    """Return name -> one rule of each kind, for a fifth of n clients faulty."""
     f, few = n // 5, min(n // 5, 10)
     return {
         "Mean": ours.Mean(),
@@ -83,7 +83,7 @@ BY_COORDINATE = ("Median", "TrimmedMean", "Meamed")
 
 
 def interleaved(runs: dict[str, Callable[[], Run]], repeats: int) -> dict[str, float]:
-    """Median seconds of each run; a run is prepared afresh, untimed, every time."""
+    """Return the median seconds of each run, which is prepared anew every time, untimed."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(repeats + (repeats > 1)):
         for name, prepare in runs.items():
@@ -101,7 +101,7 @@ def always(run: Run) -> Callable[[], Run]:
 
 
 def floors(matrix: Tensor) -> dict[str, Callable[[], Run]]:
-    """The least that has to be done, by whoever does it fastest."""
+    """Return name -> run of the operations that a rule cannot do without."""
     updates, tiles = Updates(matrix), ThreadedExecutor()
     n, d = matrix.shape
     weights = torch.full((1, n), 1 / n)
@@ -126,7 +126,7 @@ def floors(matrix: Tensor) -> dict[str, Callable[[], Run]]:
 def time_shape(
     n: int, d: int, repeats: int, only: Iterable[str] | None, rivals: Iterable[str] | None
 ) -> list[dict[str, Any]]:
-    """One row for each rule (all, if ``only`` is None); ``rivals`` are the rules to compare."""
+    """Return one row per rule in ``only``, or per rule; ``rivals`` are those to compare."""
     matrix = torch.randn(n, d, generator=torch.Generator().manual_seed(n))
     updates = Updates(matrix)
     flower = flower_runs(matrix) if n <= 100 and rivals is None else {}
@@ -171,7 +171,7 @@ def time_shape(
 
 
 def line(row: dict[str, Any]) -> str:
-    """One row of the table."""
+    """Return one line of the table."""
 
     def cell(key: str, over: str = "") -> str:
         if key not in row:
@@ -193,17 +193,17 @@ HEADER = (
 
 
 def measure_memory(n: int, d: int, only: list[str]) -> dict[str, float]:
-    """Peak bytes of each rule above what the process held before, over the updates' own bytes."""
+    """Return each rule's peak additional bytes, as a multiple of the updates' bytes."""
     process = psutil.Process()
     matrix = torch.randn(n, d, generator=torch.Generator().manual_seed(n))
-    found = {}
+    peaks = {}
     for name, rule in every_rule(n).items():
         if only and name not in only:
             continue
-        ours.aggregate(rule, Updates(matrix[:, :20_000]))  # libraries and threads are there now
+        ours.aggregate(rule, Updates(matrix[:, :20_000]))  # loads libraries and starts threads
         gc.collect()
         if sys.platform == "linux":
-            ctypes.CDLL(None).malloc_trim(0)  # what is free must not hide what is used
+            ctypes.CDLL(None).malloc_trim(0)  # else allocations in free memory would not show
         before, peak, done = process.memory_info().rss, [0], threading.Event()
 
         def sample(peak: list[int] = peak, done: threading.Event = done) -> None:
@@ -215,25 +215,25 @@ def measure_memory(n: int, d: int, only: list[str]) -> dict[str, float]:
         ours.aggregate(rule, Updates(matrix))
         done.set()
         sampler.join()
-        found[name] = (max(peak[0], process.memory_info().rss) - before) / (4 * n * d)
-    return found
+        peaks[name] = (max(peak[0], process.memory_info().rss) - before) / (4 * n * d)
+    return peaks
 
 
 def checks(rows: list[dict[str, Any]], memory: dict[str, float]) -> Iterator[dict[str, Any]]:
-    """The figures that are promised."""
+    """Yield the checks of the promised figures."""
     table = {(row["rule"], row["n"], row["d"]): row for row in rows}
 
     def ratio(
-        claim: str, rule: str, n: int, over: str, bound: float, mine: str = "ours"
+        claim: str, rule: str, n: int, other: str, bound: float, own: str = "ours"
     ) -> Iterator[dict[str, Any]]:
         row = table[rule, n, 10**6]
-        if over in row:
-            yield check(claim, row[over] / row[mine], bound)
+        if other in row:
+            yield check(claim, row[other] / row[own], bound)
 
     for rule in ON_DISTANCES:
         row = table[rule, 100, 10**6]
         claim = f"{rule}, n=100, d=1e6: at most 1.5 x its floor"
-        yield check(claim, row["ours"] / row["floor"], 1.5, most=True)
+        yield check(claim, row["ours"] / row["floor"], 1.5, upper=True)
     for rule, bound in (("GeometricMedian", 4.0), ("Krum", 2.0)):
         claim = f"{rule}, n=100, d=1e6: at least {bound:.0f} x faster than byzfl's"
         yield from ratio(claim, rule, 100, "byzfl", bound)
@@ -247,13 +247,13 @@ def checks(rows: list[dict[str, Any]], memory: dict[str, float]) -> Iterator[dic
     meamed, median = table["Meamed", 50, 10**6], table["Median", 50, 10**6]
     claim = "Meamed, n=50, d=1e6: at least 5 x faster than Flower's FedMedian, which it refines"
     yield check(claim, median["flower"] / meamed["ours"], 5.0)
-    for rule, share in memory.items():
+    for rule, peak in memory.items():
         claim = f"{rule}, n=100, d=1e6: peak extra memory at most 0.25 x updates"
-        yield check(claim, share, 0.25, most=True)
+        yield check(claim, peak, 0.25, upper=True)
     for row in rows:
         if row["n"] == 1000:
             claim = f"{row['rule']}, n=1000, d=1e5: under 10 s"
-            yield check(claim, row["ours"], 10.0, most=True)
+            yield check(claim, row["ours"], 10.0, upper=True)
     for rule in (ours.MDA(200), ours.Bulyan(250)):
         try:
             ours.aggregate(rule, Updates(torch.zeros(1000, 10)))
@@ -265,7 +265,7 @@ def checks(rows: list[dict[str, Any]], memory: dict[str, float]) -> Iterator[dic
 
 
 def page(about: dict[str, Any], rows: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> str:
-    """The results as docs/benchmarks.md has them."""
+    """Return the results as the Markdown page docs/benchmarks.md."""
     keys = ("ours", "floor", "floor-float32", "byzfl", "rows", "flower-bare", "whole", "flower")
     titles = "ours | floor | f32 floor | byzfl | rows | Flower's arithmetic | whole | Flower"
     lines = [
@@ -311,7 +311,7 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, help="write machine, rows and checks to this file")
     parser.add_argument(
-        "--quick", action="store_true", help="what the promises need, fewer repeats"
+        "--quick", action="store_true", help="only the promised figures, with fewer repeats"
     )
     parser.add_argument("--markdown", type=Path, help="write the same as a page")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
@@ -323,7 +323,7 @@ def main() -> int:
     about = machine() | {"byzfl": byzfl, "quick": options.quick}
     print(", ".join(f"{key}: {value}" for key, value in about.items()))
     if not byzfl:
-        print("byzfl is not installed (pip install --no-deps byzfl): nothing is compared with it")
+        print("byzfl is not installed (pip install --no-deps byzfl): its columns are left out")
     print("seconds, medians; x: times as long as ours\n" + HEADER, flush=True)
     rows: list[dict[str, Any]] = []
     if options.quick:

@@ -189,7 +189,7 @@ def main() -> int:
                 print(f"          {name}")
     bounds = [(0, 4), (1, 8), (2, 0), (3, 9), (4, 0), (5, 2)]
     checks = [
-        check(rows[index]["what"], rows[index]["count"], bound, most=True)
+        check(rows[index]["what"], rows[index]["count"], bound, upper=True)
         for index, bound in bounds
     ]
     return conclude(rows, checks, arguments.json, machine())

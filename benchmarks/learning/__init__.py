@@ -1,1 +1,1 @@
-"""What benchmarks/quantum.py learns with."""
+"""The learning experiments of benchmarks/quantum.py."""

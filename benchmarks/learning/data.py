@@ -1,4 +1,4 @@
-"""The two data sets: handwritten digits, and some of Fashion-MNIST where its files are."""
+"""The two data sets: handwritten digits, and a part of Fashion-MNIST if its files exist."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from hqde_fl.simulations.tasks.models import mlp
 
 CLIENTS = 10
 EXAMPLES, TEST_EXAMPLES = 3000, 2000
-"""Of Fashion-MNIST, for ten clients."""
+"""Numbers of Fashion-MNIST images that ten clients train on, and for the test."""
 MEAN, DEVIATION = 0.286, 0.353
-"""Of its pixels, in [0, 1]."""
+"""Mean and standard deviation of Fashion-MNIST's pixels in [0, 1]."""
 
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """What is learnt, and how.
+    """A task with settings of its training.
 
     Parameters
     ----------
     name : str
-        The data set and how it is divided.
+        Name of the data set and of its division.
     task : Task
-        Model, portions and test set.
+        The model, the clients' data and the test set.
     training : Training
-        Of a client.
+        Settings of a client's training.
     rounds : int
-        How many.
+        Number of rounds.
     """
 
     name: str
@@ -49,20 +49,20 @@ class Setting:
 
 
 def have_fashion() -> bool:
-    """Whether Fashion-MNIST can be read."""
+    """Return True if the directory of Fashion-MNIST's files is configured."""
     return bool(os.environ.get(ENVIRONMENT))
 
 
 @lru_cache(maxsize=2)
 def fashion(part: str, examples: int) -> TensorDataset:
-    """Some of Fashion-MNIST, drawn at random but always the same; pixels about mean 0, variance 1.
+    """Return a fixed random part of Fashion-MNIST, its pixels standardised.
 
     Parameters
     ----------
-    part : str
-        ``"train"`` or ``"test"``.
+    part : {"train", "test"}
+        The part of the data set.
     examples : int
-        How many.
+        Number of images.
     """
     task = FashionMnist().locate()
     data = task.examples(torch.arange(60_000)) if part == "train" else task.test()
@@ -72,18 +72,18 @@ def fashion(part: str, examples: int) -> TensorDataset:
 
 
 def setting(data: str, division: dict[str, Any], seed: int, rounds: int) -> Setting:
-    """Digits or Fashion-MNIST, divided among ten clients.
+    """Return a setting with digits or Fashion-MNIST, divided among ten clients.
 
     Parameters
     ----------
-    data : str
-        ``"digits"`` or ``"fashion-mnist"``.
+    data : {"digits", "fashion-mnist"}
+        The data set.
     division : dict[str, Any]
-        The partitioner's table.
+        Name and parameters of the partitioner.
     seed : int
-        Of the division.
+        Seed of the division.
     rounds : int
-        How many.
+        Number of rounds.
     """
     name = f"{data}, {division['name']}" + "".join(
         f" {v}" for k, v in division.items() if k != "name"

@@ -1,8 +1,8 @@
-"""One model against five, trained by a federation for as many client updates per member.
+"""One model against five, with the same number of client updates per member.
 
-Members do not know of each other: what a client teaches one comes out the same whichever others
-there are. Where all clients train all members, each is therefore the model of a run with one
-(tests/simulations/test_members.py); "one model" is the mean over the five.
+Members are independent: a client's update of one does not depend on the others. If all clients
+train all members, each is therefore the model of a run with one member
+(tests/simulations/test_members.py); the figures of "one model" are means over the five.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ from hqde_fl.strategies.hqde import HQDEStrategy
 from hqde_fl.strategies.settings import Participation
 
 MEMBERS = 5
-DIVERSE = 0.01
-SHOWN = ("accuracy", "nll", "ece", "disagreement")
+MIN_DISAGREEMENT = 0.01
+COLUMNS = ("accuracy", "nll", "ece", "disagreement")
 ASSIGNMENTS: tuple[Assignment, ...] = ("all", "round-robin")
 
 Row = dict[str, Any]
 
 
 def trained(where: Setting, assignment: Assignment, seed: int) -> dict[str, float]:
-    """How good an ensemble is of which all clients train all members, or a fifth of them each.
+    """Train an ensemble with an assignment of members and return its scores on the test set.
 
-    With shares it takes five times the rounds until a member has had as many client updates.
+    With round-robin each client trains one member a round, so five times the rounds give a member
+    the same number of client updates.
     """
     app = ensemble_app(where.task, members=MEMBERS, training=where.training, seed=seed)
     strategy = HQDEStrategy(
@@ -61,7 +62,7 @@ def trained(where: Setting, assignment: Assignment, seed: int) -> dict[str, floa
 
 
 def compare(quick: bool) -> list[Row]:
-    """Two rows for each data set and assignment: one model, five members."""
+    """Return two rows for each data set and assignment: of one model, and of five members."""
     names = ["digits", "fashion-mnist"] if have_fashion() else ["digits"]
     seeds = [0] if quick else [0, 1, 2]
     rows = []
@@ -70,19 +71,19 @@ def compare(quick: bool) -> list[Row]:
         f"means over {len(seeds)} seeds"
     )
     head = f"{'data':16s}{'assignment':>12s}{'members':>8s}"
-    print(head + "".join(f"{name:>14s}" for name in SHOWN))
+    print(head + "".join(f"{name:>14s}" for name in COLUMNS))
     for data in names:
         for assignment in ASSIGNMENTS:
-            found = [
+            runs = [
                 trained(setting(data, DIRICHLET, seed, ROUNDS), assignment, seed) for seed in seeds
             ]
-            means = {name: statistics.mean(each[name] for each in found) for name in found[0]}
+            means = {name: statistics.mean(run[name] for run in runs) for name in runs[0]}
             about = {"part": "ensembles", "data": data, "assignment": assignment}
             one = {name: means[f"member-{name}"] for name in ("accuracy", "nll", "ece")}
-            five = {name: means[name] for name in SHOWN}
+            five = {name: means[name] for name in COLUMNS}
             for row in (about | {"members": 1} | one, about | {"members": MEMBERS} | five):
                 rows.append(row)
-                cells = (f"{row[name]:14.4f}" if name in row else "" for name in SHOWN)
+                cells = (f"{row[name]:14.4f}" if name in row else "" for name in COLUMNS)
                 print(
                     f"{data:16s}{assignment:>12s}{row['members']:8d}" + "".join(cells), flush=True
                 )
@@ -90,16 +91,16 @@ def compare(quick: bool) -> list[Row]:
 
 
 def checks(rows: list[Row]) -> list[Row]:
-    """What five members are meant to be better at."""
-    found = []
+    """Return the checks that five members are better than one."""
+    results = []
     for one, five in zip(rows[::2], rows[1::2], strict=True):
-        who = f"{MEMBERS} members, {five['assignment']}, {five['data']}"
-        nll = f"{who}: NLL below that of one"
-        accuracy = f"{who}: accuracy no worse than that of one"
-        apart = f"{who}: disagreement of the members above"
-        found += [
-            check(nll, five["nll"], one["nll"], most=True, strict=True),
+        ensemble = f"{MEMBERS} members, {five['assignment']}, {five['data']}"
+        nll = f"{ensemble}: NLL below that of one"
+        accuracy = f"{ensemble}: accuracy no worse than that of one"
+        disagreement = f"{ensemble}: disagreement of the members above"
+        results += [
+            check(nll, five["nll"], one["nll"], upper=True, strict=True),
             check(accuracy, five["accuracy"], one["accuracy"]),
-            check(apart, five["disagreement"], DIVERSE, strict=True),
+            check(disagreement, five["disagreement"], MIN_DISAGREEMENT, strict=True),
         ]
-    return found
+    return results

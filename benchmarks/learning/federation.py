@@ -1,6 +1,7 @@
-"""Federated learning without the federation: the same training and rules, called directly.
+"""Federated learning without messages: the same training and rules, called directly.
 
-A few hundred runs are compared, so nothing is serialised and the model is only tested at the end.
+This is fast enough to compare hundreds of runs: nothing is serialised, and the model is tested only
+at the end.
 """
 
 from __future__ import annotations
@@ -31,27 +32,27 @@ ATTACKED: tuple[Attack, ...] = ("clean", "3 sign-flip", "3 constant shift")
 
 
 def accuracy_after(setting: Setting, rule: Aggregator, attack: Attack, seed: int) -> float:
-    """Accuracy on the test set after all rounds.
+    """Train for all rounds and return the accuracy on the test set.
 
     Parameters
     ----------
     setting : Setting
-        What is learnt.
+        The task and the settings of its training.
     rule : Aggregator
-        How updates are merged.
+        The rule that merges the updates.
     attack : Attack
-        What three of the ten clients do: send their update four times the wrong way, or all the
-        honest mean moved by 1.5 standard deviations in every coordinate (ALIE). ``"honest only"``
-        leaves them out.
+        Behaviour of three of the ten clients: they send their negative update times four, or all
+        send the honest mean shifted by 1.5 standard deviations in every coordinate (ALIE). With
+        ``"honest only"`` they take no part.
     seed : int
-        Of the run; the faulty clients are drawn from it, the same for every rule.
+        The run's seed, which also determines the faulty clients, for every rule the same.
     """
     seeds = Seeds(seed)
     faulty = set(seeds.numpy("faulty").permutation(CLIENTS)[:FAULTY].tolist())
     if attack == "clean":
         faulty = set()
-    asked = [c for c in range(CLIENTS) if attack != "honest only" or c not in faulty]
-    portions = {client: setting.task.partition(client, CLIENTS) for client in asked}
+    cohort_ids = [c for c in range(CLIENTS) if attack != "honest only" or c not in faulty]
+    portions = {client: setting.task.partition(client, CLIENTS) for client in cohort_ids}
     start = initial_state(setting.task, 1, seeds)
     layout = layout_of(to_record(start))
     flat, buffers = layout.flatten(start)
@@ -60,7 +61,7 @@ def accuracy_after(setting: Setting, rule: Aggregator, attack: Attack, seed: int
     state: State = {}
     for number in range(1, setting.rounds + 1):
         deltas: dict[int, Tensor] = {}
-        for client in asked:
+        for client in cohort_ids:
             if attack == "3 constant shift" and client in faulty:
                 continue
             model.load_state_dict(layout.restore(flat, buffers))
@@ -74,12 +75,13 @@ def accuracy_after(setting: Setting, rule: Aggregator, attack: Attack, seed: int
             honest = torch.stack([deltas[client] for client in sorted(deltas)])
             deltas |= dict.fromkeys(faulty, forged.craft(honest, FAULTY))
         cohort = Cohort(
-            ids=tuple(asked),
-            num_examples=tuple(float(len(portions[client])) for client in asked),
+            ids=tuple(cohort_ids),
+            num_examples=tuple(float(len(portions[client])) for client in cohort_ids),
             round=number,
             seed=seed,
         )
-        outcome = aggregate(rule, Updates([deltas[client] for client in asked]), cohort, state)
+        updates = Updates([deltas[client] for client in cohort_ids])
+        outcome = aggregate(rule, updates, cohort, state)
         flat, state = flat + outcome.delta, outcome.state
     model.load_state_dict(layout.restore(flat, buffers))
     return evaluate([model], setting.task.test(), setting.task)["accuracy"]

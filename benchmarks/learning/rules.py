@@ -1,4 +1,4 @@
-"""The quantum-inspired rules beside their classical twins, with and without attackers."""
+"""The quantum-inspired rules against classical rules, with and without attackers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TWINS = {
     "voting on updates": "geometric median",
     "adaptive": "geometric median",
 }
-"""The classical rule that each has to be compared with."""
+"""Quantum-inspired rule -> the classical rule to compare it with."""
 
 ROUNDS = 30
 DIRICHLET = {"name": "dirichlet", "alpha": 0.3}
@@ -47,13 +47,13 @@ DIVISIONS: tuple[dict[str, Any], ...] = (
     {"name": "dirichlet", "alpha": 0.5},
     DIRICHLET,
 )
-CLOSE = 0.05
+MAX_GAP = 0.05
 
 Row = dict[str, Any]
 
 
 def contenders(quick: bool) -> dict[str, Aggregator]:
-    """Every rule alone and, if there is time, after NNM, which averages each with its nearest."""
+    """Return name -> every rule alone and, unless quick, after NNM."""
     if quick:
         return ALONE
     after = {
@@ -64,7 +64,7 @@ def contenders(quick: bool) -> dict[str, Aggregator]:
 
 
 def compare(quick: bool) -> list[Row]:
-    """Accuracies under Dirichlet(0.3), mean and deviation over the seeds."""
+    """Return rows of accuracies under Dirichlet(0.3): mean and deviation over the seeds."""
     names = ["digits", "fashion-mnist"] if have_fashion() and not quick else ["digits"]
     seeds = [0] if quick else [0, 1, 2]
     rows = []
@@ -75,12 +75,12 @@ def compare(quick: bool) -> list[Row]:
         for name, rule in contenders(quick).items():
             row: Row = {"part": "rules", "data": data, "rule": name}
             for attack in ATTACKED:
-                found = [
-                    accuracy_after(each, rule, attack, seed)
-                    for each, seed in zip(settings, seeds, strict=True)
+                accuracies = [
+                    accuracy_after(seeded, rule, attack, seed)
+                    for seeded, seed in zip(settings, seeds, strict=True)
                 ]
-                row[attack] = statistics.mean(found)
-                row[f"{attack}, deviation"] = statistics.pstdev(found)
+                row[attack] = statistics.mean(accuracies)
+                row[f"{attack}, deviation"] = statistics.pstdev(accuracies)
             rows.append(row)
             cells = (f"{row[a]:.3f} +- {row[f'{a}, deviation']:.3f}" for a in ATTACKED)
             print(f"{name:28s}" + "".join(f"{cell:>22s}" for cell in cells), flush=True)
@@ -88,8 +88,8 @@ def compare(quick: bool) -> list[Row]:
 
 
 def lost(rows: list[Row]) -> list[Row]:
-    """Where a quantum-inspired rule is behind its classical twin."""
-    found = []
+    """Return the lead of each quantum-inspired rule over its classical twin, negative if behind."""
+    leads = []
     for row in rows:
         prefix = "nnm + " if row["rule"].startswith("nnm + ") else ""
         twin = TWINS.get(row["rule"].removeprefix("nnm + "))
@@ -98,7 +98,7 @@ def lost(rows: list[Row]) -> list[Row]:
         (other,) = (r for r in rows if (r["data"], r["rule"]) == (row["data"], prefix + twin))
         for attack in ATTACKED:
             lead = row[attack] - other[attack]
-            found.append(
+            leads.append(
                 {
                     "part": "twins",
                     "data": row["data"],
@@ -108,11 +108,11 @@ def lost(rows: list[Row]) -> list[Row]:
                     "ahead": lead,
                 }
             )
-    return found
+    return leads
 
 
 def sign_flip(quick: bool) -> list[Row]:
-    """Entanglement under sign-flip on digits, beside the mean of all ten, and of the honest."""
+    """Return accuracies of entanglement and the mean under sign-flip, and without, on digits."""
     seeds = [0] if quick else [0, 1, 2]
     cases: tuple[tuple[str, Aggregator, Attack], ...] = (
         ("mean of all, clean", Mean(weighted=True), "clean"),
@@ -129,8 +129,8 @@ def sign_flip(quick: bool) -> list[Row]:
             settings = [setting("digits", division, seed, ROUNDS) for seed in seeds]
             row["division"] = settings[0].name.removeprefix("digits, ")
             row[name] = statistics.mean(
-                accuracy_after(each, rule, attack, seed)
-                for each, seed in zip(settings, seeds, strict=True)
+                accuracy_after(seeded, rule, attack, seed)
+                for seeded, seed in zip(settings, seeds, strict=True)
             )
         rows.append(row)
         cells = (f"{row[name]:.3f}" for name, _, _ in cases)
@@ -139,13 +139,13 @@ def sign_flip(quick: bool) -> list[Row]:
 
 
 def checks(flips: list[Row]) -> list[Row]:
-    """What the rules are meant to reach."""
-    found = []
+    """Return the checks that entanglement under attack is close to the clean mean."""
+    results = []
     for row in flips:
         lead = row["mean of all, clean"] - row["entanglement, 3 sign-flip"]
         claim = (
             f"Entanglement, 3 of 10 sign-flip, digits, {row['division']}: accuracy "
             "behind the clean mean"
         )
-        found.append(check(claim, lead, CLOSE, most=True))
-    return found
+        results.append(check(claim, lead, MAX_GAP, upper=True))
+    return results

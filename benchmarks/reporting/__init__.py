@@ -1,4 +1,4 @@
-"""How every benchmark ends: on what machine it ran, which checks hold, the JSON file."""
+"""The end of every benchmark: a description of the machine, checks of figures, a JSON file."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from typing import Any
 
 
 def machine() -> dict[str, Any]:
-    """What it runs on, in words that name no machine; ``torch-threads`` as they are set now."""
-    # Imported here: engine.py counts imports to the start-up of what it measures in its process.
+    """Return a description of the hardware and software, without the machine's name.
+
+    ``torch-threads`` is the present setting of this process.
+    """
+    # Imported here because engine.py measures the start-up of its process, imports included.
     from importlib.metadata import version
 
     import psutil
@@ -21,10 +24,10 @@ def machine() -> dict[str, Any]:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    mine = hasattr(os, "sched_getaffinity")
+    has_affinity = hasattr(os, "sched_getaffinity")
     return {
         "processor": names[0] if names else platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if mine else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count(),
         "memory-gib": round(psutil.virtual_memory().total / 2**30),
         **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
         "system": platform.system(),
@@ -35,29 +38,29 @@ def machine() -> dict[str, Any]:
 
 
 def check(
-    claim: str, value: float, bound: float, *, most: bool = False, strict: bool = False
+    claim: str, value: float, bound: float, *, upper: bool = False, strict: bool = False
 ) -> dict[str, Any]:
-    """A figure and whether it keeps its bound.
+    """Return a figure with its bound and the verdict on it, as a table row.
 
     Parameters
     ----------
     claim : str
-        What the figure is.
+        Description of the figure.
     value : float
         The figure.
     bound : float
-        The least it may be.
-    most : bool
-        The bound is the most it may be.
-    strict : bool
-        A figure that equals the bound fails.
+        Smallest allowed value, or the largest with ``upper``.
+    upper : bool, default=False
+        Treat the bound as an upper bound.
+    strict : bool, default=False
+        Fail a figure that equals the bound.
     """
-    holds = value <= bound if most else value >= bound
+    holds = value <= bound if upper else value >= bound
     return {
         "claim": claim,
         "value": value,
         "bound": bound,
-        "most": most,
+        "most": upper,
         "strict": strict,
         "holds": bool(holds and not (strict and value == bound)),
     }
@@ -69,26 +72,26 @@ def conclude(
     path: Path | None,
     about: Mapping[str, Any],
 ) -> int:
-    """Print a line for each check and write the JSON file; the exit status, 1 if a check fails.
+    """Print a line per check, write the JSON file, and return the exit status: 1 if a check fails.
 
     Parameters
     ----------
     rows : list[dict[str, Any]]
-        What was measured.
+        The measurements.
     checks : Iterable[dict[str, Any]]
-        As ``check`` returns them.
+        Results of ``check``.
     path : Path, optional
-        Where to write the JSON file.
+        The JSON file to write.
     about : Mapping[str, Any]
-        As ``machine`` returns it, and what else the benchmark has to say.
+        The result of ``machine``, and further facts about the benchmark.
     """
-    found = list(checks)
+    results = list(checks)
     print()
-    for each in found:
-        sign = ("<" if each["most"] else ">") + ("" if each["strict"] else "=")
-        verdict = "holds" if each["holds"] else "FAILS"
-        print(f"{verdict}  {each['claim']}: {each['value']:.4g} {sign} {each['bound']:.4g}")
+    for result in results:
+        sign = ("<" if result["most"] else ">") + ("" if result["strict"] else "=")
+        verdict = "holds" if result["holds"] else "FAILS"
+        print(f"{verdict}  {result['claim']}: {result['value']:.4g} {sign} {result['bound']:.4g}")
     if path:
-        report = {"machine": about, "rows": rows, "checks": found}
+        report = {"machine": about, "rows": rows, "checks": results}
         path.write_text(json.dumps(report, indent=1) + "\n")
-    return 0 if all(each["holds"] for each in found) else 1
+    return 0 if all(result["holds"] for result in results) else 1

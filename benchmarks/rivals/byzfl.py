@@ -1,4 +1,4 @@
-"""byzfl's rules, where it is installed: ``pip install --no-deps byzfl``, and SciPy."""
+"""byzfl's rules, if it is installed: ``pip install --no-deps byzfl``, and SciPy."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from torch import Tensor
 
 
 def byzfl_rules(n: int, d: int) -> dict[str, Callable[[Tensor], object]]:
-    """Name -> rule, from its numeric modules alone: its front door wants torchvision."""
+    """Return name -> byzfl's rule for n updates of d numbers; empty if it is not installed.
+
+    Only its numeric modules are imported, as the package itself imports torchvision.
+    """
     if "byzfl" not in sys.modules:
-        found = importlib.util.find_spec("byzfl")
-        if found is None or found.submodule_search_locations is None:
+        spec = importlib.util.find_spec("byzfl")
+        if spec is None or spec.submodule_search_locations is None:
             return {}
         sys.modules["byzfl"] = types.ModuleType("byzfl")
-        sys.modules["byzfl"].__path__ = list(found.submodule_search_locations)
+        sys.modules["byzfl"].__path__ = list(spec.submodule_search_locations)
     from byzfl.aggregators import aggregators, preaggregators
 
     f = n // 5
@@ -33,7 +36,7 @@ def byzfl_rules(n: int, d: int) -> dict[str, Callable[[Tensor], object]]:
         "CenteredClipping": aggregators.CenteredClipping(L=3, tau=100.0),
         "CAF": aggregators.CAF(f),
     }
-    if n * (n - f) * d * 4 < 3e9:  # it builds all n x (n - f) neighbours at full length
+    if n * (n - f) * d * 4 < 3e9:  # byzfl copies all n x (n - f) neighbours in full
         mixed, median = preaggregators.NNM(f), aggregators.GeometricMedian()
         rules["NNM + GeometricMedian"] = lambda x: median(mixed(x))
     return rules

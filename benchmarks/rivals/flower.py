@@ -1,4 +1,4 @@
-"""Flower's own strategies and ours on the same messages, and Flower's bare arithmetic."""
+"""Flower's strategies and hqde-fl's on the same messages, and Flower's arithmetic alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Run = Callable[[], object]
 
 
 def flower_runs(matrix: Tensor) -> dict[str, dict[str, Callable[[], Run]]]:
-    """Rule -> Flower's and our whole ``aggregate_train``, and Flower's bare arithmetic."""
+    """Return rule -> runs of Flower's and our ``aggregate_train``, and of Flower's arithmetic."""
     TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
     logging.getLogger("flwr").setLevel(logging.ERROR)
     n, d = matrix.shape
@@ -47,18 +47,18 @@ def flower_runs(matrix: Tensor) -> dict[str, dict[str, Callable[[], Run]]]:
         ]
 
     def theirs(strategy: Any) -> Run:
-        asked = [Message(RecordDict(), node, "train") for node in range(1, n + 1)]
-        pairs = zip(contents(), asked, strict=True)
-        replies = [Message(content, reply_to=question) for content, question in pairs]
+        messages = [Message(RecordDict(), node, "train") for node in range(1, n + 1)]
+        pairs = zip(contents(), messages, strict=True)
+        replies = [Message(content, reply_to=message) for content, message in pairs]
         return lambda: strategy.aggregate_train(1, replies)
 
     def mine(rule: ours.Aggregator) -> Run:
         strategy = HQDEStrategy(rule)
-        asked = strategy.configure_train(1, model, ConfigRecord(), Nodes())  # type: ignore[arg-type]
-        order = sorted(asked, key=lambda message: message.metadata.dst_node_id)
-        for key, question in enumerate(order):  # as a grid does that sends them
-            question.metadata.__dict__["_message_id"] = str(key)
-        replies = [Message(c, reply_to=q) for c, q in zip(contents(), order, strict=True)]
+        messages = strategy.configure_train(1, model, ConfigRecord(), Nodes())  # type: ignore[arg-type]
+        order = sorted(messages, key=lambda message: message.metadata.dst_node_id)
+        for key, message in enumerate(order):  # as a grid does when it sends them
+            message.metadata.__dict__["_message_id"] = str(key)
+        replies = [Message(c, reply_to=m) for c, m in zip(contents(), order, strict=True)]
 
         def run() -> object:
             merged = strategy.aggregate_train(1, replies)
@@ -67,8 +67,8 @@ def flower_runs(matrix: Tensor) -> dict[str, dict[str, Callable[[], Run]]]:
 
         return run
 
-    def merged(chosen: list[RecordDict]) -> ArrayRecord:
-        return aggregate_arrayrecords(chosen, "num-examples")
+    def mean_of(selected: list[RecordDict]) -> ArrayRecord:
+        return aggregate_arrayrecords(selected, "num-examples")
 
     def stacked() -> np.ndarray[Any, Any]:
         return np.stack([array.numpy() for array in arrays])
@@ -84,23 +84,23 @@ def flower_runs(matrix: Tensor) -> dict[str, dict[str, Callable[[], Run]]]:
         "Krum": (
             lambda: flower.Krum(num_malicious_nodes=f),
             ours.Krum(f),
-            lambda: merged(select_multikrum(contents(), f, 1)),
+            lambda: mean_of(select_multikrum(contents(), f, 1)),
         ),
         "MultiKrum": (
             lambda: flower.MultiKrum(num_malicious_nodes=f, num_nodes_to_select=n - f),
             ours.MultiKrum(f),
-            lambda: merged(select_multikrum(contents(), f, n - f)),
+            lambda: mean_of(select_multikrum(contents(), f, n - f)),
         ),
         "Bulyan": (lambda: flower.Bulyan(num_malicious_nodes=f), ours.Bulyan(f), None),
     }
     if n < ours.Bulyan(f).minimum():
         del pairs["Bulyan"]
-    found: dict[str, dict[str, Callable[[], Run]]] = {}
+    runs: dict[str, dict[str, Callable[[], Run]]] = {}
     for name, (make, rule, bare) in pairs.items():
-        found[name] = {
+        runs[name] = {
             "flower": lambda make=make: theirs(make()),  # type: ignore[misc]
             "whole": lambda rule=rule: mine(rule),  # type: ignore[misc]
         }
         if bare is not None:
-            found[name]["flower-bare"] = lambda bare=bare: bare  # type: ignore[misc]
-    return found
+            runs[name]["flower-bare"] = lambda bare=bare: bare  # type: ignore[misc]
+    return runs
