@@ -121,9 +121,9 @@ def _detections(comparison: Comparison, line: str) -> dict[str, Detection]:
         for label in comparison.compared_axes[1].labels
     }
     return {
-        label: faulty_detection(found)
-        for label, found in groups.items()
-        if any(group.faulty for group in found)
+        label: faulty_detection(line_groups)
+        for label, line_groups in groups.items()
+        if any(group.faulty for group in line_groups)
     }
 
 
