@@ -251,7 +251,7 @@ def _ray_starting(experiment: Experiment) -> Iterator[None]:
     if experiment.engine.name != "ray":
         yield
         return
-    from hqde_fl.simulations.engines.ray.pool import prepare, prepared
+    from hqde_fl.simulations.engines.ray.pool import prepare, wait_until_prepared
 
     prepare(experiment.engine.address, experiment.engine.runtime_env)
     try:
@@ -259,7 +259,7 @@ def _ray_starting(experiment: Experiment) -> Iterator[None]:
     except BaseException:
         if not ends_process():
             with uninterrupted():
-                prepared(STOP_SECONDS)
+                wait_until_prepared(STOP_SECONDS)
         raise
 
 

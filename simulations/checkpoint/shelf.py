@@ -11,7 +11,7 @@ from typing import final
 @final
 @dataclass(frozen=True)
 class Shelf:
-    """The file that holds the newest state of each client.
+    """A table of the files that hold the newest states of the clients.
 
     Every checkpoint writes the states that have changed to one new file and refers to earlier files
     for the others. If fewer than half of the states in a file are still the newest, these move to

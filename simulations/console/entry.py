@@ -38,7 +38,7 @@ def _end_ray(end: SystemExit) -> None:
     ended half of it.
     """
     pool = sys.modules.get("hqde_fl.simulations.engines.ray.pool")
-    if pool is not None and pool.end_at_once():
+    if pool is not None and pool.kill_ray():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(end.code if isinstance(end.code, int) else 1)

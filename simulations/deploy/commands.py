@@ -65,7 +65,7 @@ def down(
         bool, typer.Option("--forget", help="Delete the database and the logs too.")
     ] = False,
 ) -> None:
-    """End everything that ``up`` started."""
+    """End all processes that ``up`` started."""
     from hqde_fl.simulations.deploy.federation import FederationDirectory
     from hqde_fl.simulations.deploy.nodes import down
 
@@ -76,7 +76,7 @@ def down(
 
 @app.command()
 def status(directory: Directory) -> None:
-    """Say which processes run, and which nodes the SuperLink sees; exit status 1 if any is not."""
+    """Show the processes and the nodes' states at the SuperLink; exit status 1 if one is not up."""
     from hqde_fl.simulations.deploy.federation import FederationDirectory
     from hqde_fl.simulations.deploy.nodes import connected, online
     from hqde_fl.simulations.deploy.nodes import status as read
@@ -118,7 +118,7 @@ def logs(
     lines: Annotated[int, typer.Option(help="How many of the last lines.")] = 20,
     follow: Annotated[bool, typer.Option("--follow", help="Go on, until Ctrl-C.")] = False,
 ) -> None:
-    """Show what the processes have said."""
+    """Show the output of the processes."""
     from hqde_fl.simulations.deploy import nodes
     from hqde_fl.simulations.deploy.federation import FederationDirectory
 

@@ -122,7 +122,7 @@ def up(
         raise ConfigError(f"count must be in [1, {federation.count}] (the keys), found {count}")
     if not 0 <= port <= 65535:
         raise ConfigError(f"port must be in [0, 65535], 0 for any, found {port}")
-    with _alone(federation):
+    with _directory_lock(federation):
         if (current := status(federation)) is not None and current.running:
             raise ConfigError(f"{federation.path} is up already, at {current.address}")
         try:
@@ -156,7 +156,7 @@ def down(federation: FederationDirectory, *, keep: bool = True) -> bool:
     RunError
         If the directory is locked by another process.
     """
-    with _alone(federation):
+    with _directory_lock(federation):
         running = _end(federation)
         if not keep:
             supervisor.forget(federation)
@@ -177,8 +177,8 @@ def _end(federation: FederationDirectory) -> bool:
 
 
 @contextmanager
-def _alone(federation: FederationDirectory) -> Iterator[None]:
-    """Hold the directory: who starts processes in it and who ends them must not meet."""
+def _directory_lock(federation: FederationDirectory) -> Iterator[None]:
+    """Hold the lock of a federation's directory, so that ``up`` and ``down`` exclude each other."""
     busy = RunError(f"another `nodes up` or `nodes down` is at work in {federation.path}")
     with directory_lock(federation.path, busy):  # not in ``state``, which ``down`` deletes
         yield

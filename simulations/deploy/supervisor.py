@@ -102,7 +102,7 @@ class Supervisor:
         self.write()
         while True:
             time.sleep(_POLL)
-            if any([self._tend(process) for process in (self._link, *self._nodes)]):
+            if any([self._check_process(process) for process in (self._link, *self._nodes)]):
                 self.write()
 
     def stop(self) -> None:
@@ -131,7 +131,7 @@ class Supervisor:
         error = status.get("error")
         return None if error is None else str(error)
 
-    def _tend(self, process: Supervised) -> bool:
+    def _check_process(self, process: Supervised) -> bool:
         """Sign off a process that has ended, or restart it when due; return True if it did."""
         if process.ended():
             if process.name in self._ids:

@@ -1,4 +1,4 @@
-"""The base of the Grids with simulated clients: nodes, partitions and message ids."""
+"""The base class of Grids with simulated clients: nodes, partitions and message ids."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The deployment Grid: replies of real nodes, weighed and read without trust."""
+"""A Grid for deployments, which reads the replies of real nodes without trusting them."""

@@ -30,7 +30,7 @@ class DeployedRun(FlowerRun):
             timer.start()
             try:
                 for line in output_lines(process):
-                    self.heed(line, file)
+                    self.log_line(line, file)
                     if self._id is not None:
                         break
             finally:

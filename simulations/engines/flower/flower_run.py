@@ -86,7 +86,7 @@ class FlowerRun:
         ):
             try:
                 for line in output_lines(process):
-                    self.heed(line, file)
+                    self.log_line(line, file)
             except BaseException:
                 self.submitted(process, file)
                 raise
@@ -98,7 +98,7 @@ class FlowerRun:
     def submitted(self, process: subprocess.Popen[str], file: TextIO) -> None:
         """Prepare for the end of ``flwr run`` after an error; a subclass may override this."""
 
-    def heed(self, line: str, file: TextIO) -> None:
+    def log_line(self, line: str, file: TextIO) -> None:
         """Log a line of output, and take the run's id from it if it has it."""
         print(line, file=file, flush=True)
         if self._id is None and (match := _STARTED.search(line)):

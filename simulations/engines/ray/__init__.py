@@ -1,1 +1,1 @@
-"""The Ray engine: clients simulated in parallel in warm worker processes."""
+"""The Ray engine: clients simulated in parallel in reused worker processes."""

@@ -153,7 +153,7 @@ class Dispatcher:
         outcomes: list[tuple[ClientCall, Outcome]] = []
         for reference in ready:
             if reference in boots:
-                self.pool.booted(boots[reference])
+                self.pool.mark_started(boots[reference])
             else:
                 outcomes += self._collect(reference, self._running.pop(reference))
         self._assign()  # before the caller takes its time over the outcomes
@@ -165,7 +165,7 @@ class Dispatcher:
         self._queues.clear()
         self._alone.clear()
         for batch in self._running.values():
-            self.pool.bury(batch.slot)
+            self.pool.end_worker(batch.slot)
         self._running.clear()
 
     def _grow(self) -> None:
@@ -239,7 +239,7 @@ class Dispatcher:
     def _handle_death(self, batch: CallBatch, reason: str) -> list[tuple[ClientCall, Outcome]]:
         """Queue the calls of a worker that died again, each alone; a single call has failed."""
         self.counters.deaths += 1
-        self.pool.bury(batch.slot)
+        self.pool.end_worker(batch.slot)
         self.pool.refresh()
         if len(batch.calls) > 1:
             self.counters.reruns += len(batch.calls)

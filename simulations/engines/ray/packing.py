@@ -56,7 +56,7 @@ class SharedArray(Array):
     """
 
     def numpy(self) -> NDArray[Any]:
-        """Return the numbers, in memory of their own."""
+        """Return a copy of the array."""
         try:
             return view_array(self).copy()
         except Exception:  # Flower reads what it can of such an array, or says what is wrong

@@ -136,13 +136,13 @@ def prepare(address: str = "", runtime_env: Mapping[str, Any] | None = None) -> 
         threading.Thread(target=begin, name="ray.init", daemon=True).start()
 
 
-def prepared(seconds: float) -> None:
+def wait_until_prepared(seconds: float) -> None:
     """Wait until ``prepare`` has finished: a Ray that is half started cannot be shut down."""
     for over in _starting:
         over.wait(seconds)
 
 
-def end_at_once() -> bool:
+def kill_ray() -> bool:
     """Kill the Ray that this process has started, or is starting; return True if there was one.
 
     This process must end afterwards: a call to that Ray may abort it, or never return.
@@ -239,7 +239,7 @@ class Pool:
         """Read the cluster's resources again: a node may have been added or lost."""
         self._nodes = cluster()
 
-    def booted(self, slot: Slot) -> None:
+    def mark_started(self, slot: Slot) -> None:
         """Mark a worker as started, or remove it if its start failed.
 
         Raises
@@ -251,12 +251,12 @@ class Pool:
             ray.get(slot.boot)
             slot.boot, self._failures = None, 0
         except RayError as error:
-            self.bury(slot)
+            self.end_worker(slot)
             self._failures += 1
             if self._failures >= BOOT_FAILURES:
                 raise RunError(f"{BOOT_FAILURES} Ray workers did not start: {error}") from None
 
-    def bury(self, slot: Slot) -> None:
+    def end_worker(self, slot: Slot) -> None:
         """End a worker, even if it is busy."""
         if slot in self.slots:
             self.slots.remove(slot)
@@ -266,7 +266,7 @@ class Pool:
         """End all workers, or only those that are not busy; this process stays connected."""
         for slot in list(self.slots):
             if not (idle_only and slot.busy):
-                self.bury(slot)
+                self.end_worker(slot)
 
     def _start(self, allocation: Allocation) -> None:
         remote: Any = ray.remote(Starter)
@@ -281,7 +281,7 @@ class Pool:
         while not self._fits(allocation):
             if not spare:
                 return False
-            self.bury(spare.pop())
+            self.end_worker(spare.pop())
         return True
 
     def _fits(self, allocation: Allocation) -> bool:

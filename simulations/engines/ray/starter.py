@@ -41,7 +41,7 @@ class Starter:
         return self._worker.ping()
 
     def run(self, *arguments: Any) -> list[Any]:
-        """Run clients: see ``ClientWorker.run``."""
+        """Run clients and return the result of ``ClientWorker.run``."""
         return self._worker.run(*arguments)
 
 

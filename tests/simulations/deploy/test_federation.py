@@ -220,7 +220,7 @@ def test_one_at_a_time(
     federation: FederationDirectory, command: Callable[[FederationDirectory], object]
 ) -> None:
     with (
-        nodes._alone(federation),
+        nodes._directory_lock(federation),
         pytest.raises(RunError, match=r"another `nodes up` or `nodes down` is at work in .*fed"),
     ):
         command(federation)
