@@ -185,8 +185,8 @@ def evaluation_mode(models: Sequence[nn.Module]) -> Iterator[None]:
 
 def _labels(targets: Any) -> Tensor:
     if not isinstance(targets, Tensor) or targets.ndim != 1:
-        found = tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
-        raise ConfigError(f"an ensemble's targets must be one class an example, found {found}")
+        shape = tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
+        raise ConfigError(f"an ensemble's targets must be one class an example, found {shape}")
     return targets
 
 

@@ -93,7 +93,7 @@ class TaskFacts:
             size = len(cast(Sized, data))
             if size == 0:
                 raise ConfigError("at least 1 example is needed, found 0")
-            indices = [place * size // SAMPLE_SIZE for place in range(SAMPLE_SIZE)]
+            indices = [number * size // SAMPLE_SIZE for number in range(SAMPLE_SIZE)]
             sample = data_subset(data, indices)
             return next(iterate_batches(sample, SAMPLE_SIZE, device, collate=self.task.collate))
 

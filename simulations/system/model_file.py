@@ -59,13 +59,13 @@ def load_weights(path: str | Path, current: ArrayRecord) -> tuple[ArrayRecord, i
 
 
 def _check_same_models(
-    path: str | Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
+    path: str | Path, expected: Mapping[str, Tensor], loaded: Mapping[str, Tensor]
 ) -> None:
     """Raise ``DataError`` unless a file has the expected names, shapes and dtypes."""
-    for name in sorted(expected.keys() | found.keys()):
-        here, there = _shape_and_dtype(expected.get(name)), _shape_and_dtype(found.get(name))
-        if here != there:
-            raise DataError(f"{path} holds other models: {name!r} is {there}, expected {here}")
+    for name in sorted(expected.keys() | loaded.keys()):
+        own, other = _shape_and_dtype(expected.get(name)), _shape_and_dtype(loaded.get(name))
+        if own != other:
+            raise DataError(f"{path} holds other models: {name!r} is {other}, expected {own}")
 
 
 def _shape_and_dtype(tensor: Tensor | None) -> str:

@@ -37,10 +37,10 @@ def _repeating(upload: UploadedReply) -> UploadedReply:
     key, chunk = encode_object("ArrayChunk", [], bytes(CHUNK_BYTES))
     fields = {"dtype": "float32", "shape": [8, 6], "stype": "numpy.ndarray"}
     text = json.dumps({**fields, "arraychunk_ids": [0] * TIMES}).encode()
-    found = replace_object(
+    changed = replace_object(
         upload, json.loads(body_of(record))[WEIGHT], encode_object("Array", [key], text)[1]
     )
-    return UploadedReply(found.root, {**found.objects, key: chunk})
+    return UploadedReply(changed.root, {**changed.objects, key: chunk})
 
 
 def _deep(upload: UploadedReply) -> UploadedReply:
