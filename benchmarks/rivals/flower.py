@@ -12,10 +12,11 @@ from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy.fedtrimmedavg import trim_mean
 from flwr.serverapp.strategy.multikrum import select_multikrum
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
-from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor
 
 from hqde_fl import rules as ours
+from hqde_fl.protocol.flower_internals import TaskIdentity
+from hqde_fl.simulations.engines.flower_internals import set_message_id
 from hqde_fl.strategies.hqde import HQDEStrategy
 
 Run = Callable[[], object]
@@ -57,7 +58,7 @@ def flower_runs(matrix: Tensor) -> dict[str, dict[str, Callable[[], Run]]]:
         messages = strategy.configure_train(1, model, ConfigRecord(), Nodes())  # type: ignore[arg-type]
         order = sorted(messages, key=lambda message: message.metadata.dst_node_id)
         for key, message in enumerate(order):  # as a grid does when it sends them
-            message.metadata.__dict__["_message_id"] = str(key)
+            set_message_id(message, str(key))
         replies = [Message(c, reply_to=m) for c, m in zip(contents(), order, strict=True)]
 
         def run() -> object:

@@ -20,6 +20,7 @@ from hqde_fl.simulations.audit.honest_clients import (
     initial_model,
 )
 from hqde_fl.simulations.audit.trial import TOLERANCE
+from hqde_fl.simulations.engines.flower_internals import set_message_id
 from hqde_fl.strategies.hqde import HQDEStrategy
 from hqde_fl.strategies.settings import Communication, Participation, Reporting
 from tests.hostile.batch import Rounds
@@ -48,7 +49,7 @@ def test_a_reply_changed_at_random_does_no_harm(
         messages = hqde.configure_train(number, arrays, ConfigRecord(), grid)
         replies = []
         for partition, message in enumerate(messages):
-            message.metadata.__dict__["_message_id"] = f"{number}-{partition}"
+            set_message_id(message, f"{number}-{partition}")
             if partition == CULPRIT:
                 content = honest_content(messages[0], partition)  # this message has the full model
                 replies.append(mutated(data.draw, content, message))

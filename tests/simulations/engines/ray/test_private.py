@@ -167,15 +167,17 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             command, cwd=folder, env=environment(**{MARK: mark}), stdout=log, stderr=log
         ) as process,
     ):
-        until = monotonic() + 180.0
-        while (
-            not rounds.exists() or len(rounds.read_text().splitlines()) < 2
-        ):  # round 0 needs no Ray
-            assert process.poll() is None, (folder / "log").read_text()
-            assert monotonic() < until, (folder / "log").read_text()
-            sleep(0.05)
-        yield look(mark, folder)
-        process.send_signal(signal.SIGINT)
+        try:
+            until = monotonic() + 180.0
+            while (
+                not rounds.exists() or len(rounds.read_text().splitlines()) < 2
+            ):  # round 0 needs no Ray
+                assert process.poll() is None, (folder / "log").read_text()
+                assert monotonic() < until, (folder / "log").read_text()
+                sleep(0.05)
+            yield look(mark, folder)
+        finally:  # otherwise a failure here would wait for the end of all rounds
+            process.send_signal(signal.SIGINT)
 
 
 def other_addresses() -> list[str]:
