@@ -28,60 +28,64 @@ LINES = [
 ]
 
 
-def test_precision_and_recall_are_about_the_decisions_of_the_rule():
-    found = Detection.of(LINES)
-    assert (found.faulty, found.honest) == (4, 5)
-    assert (found.caught, found.false_alarms) == (1, 1)
-    assert found.judged == Count(faulty=2, honest=2)
-    assert found.unjudged == {
+def test_precision_and_recall_measure_the_decisions_of_the_rule():
+    detection = Detection.of(LINES)
+    assert (detection.faulty, detection.honest) == (4, 5)
+    assert (detection.caught, detection.false_alarms) == (1, 1)
+    assert detection.judged == Count(faulty=2, honest=2)
+    assert detection.unjudged == {
         "rejected": Count(1, 0),
         "failed": Count(1, 1),
         "late": Count(0, 1),
         "skipped": Count(0, 1),
     }
-    assert found.precision == pytest.approx(1 / 2)
-    assert found.recall == pytest.approx(1 / 2)
-    assert found.f1 == pytest.approx(1 / 2)
-    assert found.alarm_rate == pytest.approx(1 / 2)
-    assert found.to_line()["failed-honest"] == 1
+    assert detection.precision == pytest.approx(1 / 2)
+    assert detection.recall == pytest.approx(1 / 2)
+    assert detection.f1 == pytest.approx(1 / 2)
+    assert detection.alarm_rate == pytest.approx(1 / 2)
+    assert detection.to_line()["failed-honest"] == 1
 
 
-def test_a_rule_that_singles_out_nobody_has_judged_nobody():
-    lines = [each for each in LINES if each["reason"] != "filtered"]
-    found = Detection.of(lines, filters=False)
-    assert (found.faulty, found.honest) == (3, 4)
-    assert found.judged == Count()
-    assert found.unjudged["failed"] == Count(1, 1)
-    assert [found.precision, found.recall, found.f1, found.alarm_rate] == [None] * 4
+def test_a_rule_that_does_not_filter_judges_no_clients():
+    lines = [entry for entry in LINES if entry["reason"] != "filtered"]
+    detection = Detection.of(lines, filters=False)
+    assert (detection.faulty, detection.honest) == (3, 4)
+    assert detection.judged == Count()
+    assert detection.unjudged["failed"] == Count(1, 1)
+    assert [detection.precision, detection.recall, detection.f1, detection.alarm_rate] == [None] * 4
 
 
-def test_what_it_does_single_out_counts_in_that_round():
-    """Multi-Krum with its own m singles out clients only where so few replied that m are left."""
+def test_a_rule_that_filters_in_one_round_only_judges_the_clients_of_that_round():
+    """Multi-Krum with an m of its own filters clients only in rounds with few replies."""
     lines = [
         line(0, None, "zero"),
         line(1, None),
         line(0, "filtered", "zero", number=2),
         line(1, None, number=2),
     ]
-    found = Detection.of(lines, filters=False)
-    assert (found.judged, found.caught, found.recall) == (Count(1, 1), 1, 1.0)
+    detection = Detection.of(lines, filters=False)
+    assert (detection.judged, detection.caught, detection.recall) == (Count(1, 1), 1, 1.0)
 
 
-def test_a_round_that_changed_nothing_was_no_decision():
+def test_clients_of_a_round_without_an_aggregate_are_not_judged():
     lines = [
-        line(0, None, "zero", kept=False),  # too few replies: the rule was never asked
+        line(0, None, "zero", kept=False),  # too few replies: the rule did not run
         line(1, None, kept=False),
         line(0, "filtered", "zero", number=2),  # the aggregate was not finite
         line(1, None, number=2, kept=False),
         line(0, None, "zero", number=3),
         line(1, None, number=3),
     ]
-    found = Detection.of(lines)
-    assert (found.requested, found.judged, found.filtered) == (Count(3, 3), Count(1, 1), Count())
-    assert (found.precision, found.recall) == (None, 0.0)
+    detection = Detection.of(lines)
+    assert (detection.requested, detection.judged, detection.filtered) == (
+        Count(3, 3),
+        Count(1, 1),
+        Count(),
+    )
+    assert (detection.precision, detection.recall) == (None, 0.0)
 
 
-def test_where_there_is_nothing_to_divide_by_there_is_no_number():
+def test_scores_over_no_clients_are_none():
     assert Detection.of([line(0, None)]).recall is None
     assert Detection.of([line(0, None, "zero")]).precision is None
     assert Detection.of([line(0, None, "zero")]).recall == 0
@@ -91,7 +95,7 @@ def test_where_there_is_nothing_to_divide_by_there_is_no_number():
     assert Detection.of([]) == Detection()
 
 
-def test_totals_add_up():
+def test_a_total_adds_up_all_counts():
     one, none = Detection.of(LINES), Detection.of(LINES[:2], filters=False)
     total = Detection.total([one, none])
     assert total.requested == one.requested + none.requested

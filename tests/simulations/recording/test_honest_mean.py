@@ -23,7 +23,7 @@ def measured(path, **changes):
     return [line["honest-mean"] for line in lines]
 
 
-def test_the_plain_mean_of_honest_clients_is_where_they_go(tmp_path):
+def test_the_mean_rule_without_faults_has_distance_zero(tmp_path):
     start, *rounds = measured(tmp_path / "run")
     assert start == {"distance": None, "spread": None, "ratio": None}
     for line in rounds:
@@ -31,17 +31,17 @@ def test_the_plain_mean_of_honest_clients_is_where_they_go(tmp_path):
         assert line["distance"] < 1e-5 * line["spread"]
 
 
-def test_an_attacker_drags_the_mean_by_its_share(tmp_path):
-    """One of five sends -x instead of x: the step is off by (mean of the honest + x) / 5."""
+def test_an_attacker_moves_the_mean_further_than_the_median(tmp_path):
+    """One of five sends -9 x instead of x, which moves the mean but hardly the median."""
     flip = [{"name": "sign-flip", "count": 1, "scale": 9.0}]
-    dragged = measured(tmp_path / "mean", faults=flip)[1:]
-    held = measured(tmp_path / "median", faults=flip, strategy={"rule": "median"})[1:]
-    for mean, median in zip(dragged, held, strict=True):
+    moved_means = measured(tmp_path / "mean", faults=flip)[1:]
+    medians = measured(tmp_path / "median", faults=flip, strategy={"rule": "median"})[1:]
+    for mean, median in zip(moved_means, medians, strict=True):
         assert mean["ratio"] == pytest.approx((mean["distance"] / mean["spread"]) ** 2)
         assert mean["distance"] > 2 * median["distance"]
 
 
-def test_attackers_who_collude_and_packed_updates_are_seen_as_the_server_sees_them(tmp_path):
+def test_colluding_attacks_and_packed_updates_are_measured_as_the_server_receives_them(tmp_path):
     attack = [{"name": "ipm", "count": 2}]
     codec = {"rule": "mean", "codec": {"name": "quantized", "bits": 8}}
     plain = measured(tmp_path / "plain", faults=attack)[1]
@@ -50,21 +50,21 @@ def test_attackers_who_collude_and_packed_updates_are_seen_as_the_server_sees_th
     assert packed["distance"] != plain["distance"]
 
 
-def test_it_changes_nothing_and_needs_models_in_full(tmp_path):
+def test_measuring_does_not_change_the_run_and_refuses_a_downlink_codec(tmp_path):
     measured(tmp_path / "with")
     run_experiment(Experiment.parse({**BASE, "metrics": {}}), tmp_path / "without", report=False)
     from safetensors.torch import load_file
 
-    found = [load_file(tmp_path / name / "model.safetensors") for name in ("with", "without")]
-    assert found[0].keys() == found[1].keys()
-    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+    models = [load_file(tmp_path / name / "model.safetensors") for name in ("with", "without")]
+    assert models[0].keys() == models[1].keys()
+    assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
     assert "honest-mean" not in (tmp_path / "without" / "rounds.jsonl").read_text()
     downlink = {"rule": "mean", "downlink": {"name": "quantized", "bits": 8}}
     with pytest.raises(ConfigError, match=r"'identity' for metrics.honest-mean"):
         Experiment.parse({**BASE, "strategy": downlink})
 
 
-def test_every_round_says_who_was_excluded(tmp_path):
+def test_every_round_has_detection_counts(tmp_path):
     path = tmp_path / "run"
     faults = [{"name": "crash", "count": 1}]
     run_experiment(Experiment.parse({**BASE, "faults": faults}), path, report=False)

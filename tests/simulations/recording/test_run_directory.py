@@ -19,7 +19,7 @@ def no_constants(text):
     raise AssertionError(f"not strict JSON: {text}")
 
 
-def test_what_is_written_is_strict_json_with_sorted_kebab_case_keys(tmp_path, tiny, record):
+def test_all_files_are_strict_json_with_sorted_kebab_case_keys(tmp_path, tiny, record):
     odd = RoundRecord(
         round=0,
         server={"loss": math.nan, "accuracy": math.inf},
@@ -35,13 +35,13 @@ def test_what_is_written_is_strict_json_with_sorted_kebab_case_keys(tmp_path, ti
     json.loads((tmp_path / "run" / "manifest.json").read_text(), parse_constant=no_constants)
 
 
-def test_strict_copies_and_keeps_plain_values():
+def test_to_json_value_copies_and_keeps_plain_values():
     value = {"a": [1, 2.5, True, None, "x"], "b": {"c": torch.arange(2)}}
     assert to_json_value(value) == {"a": [1, 2.5, True, None, "x"], "b": {"c": [0, 1]}}
     assert type(to_json_value({"t": True})["t"]) is bool
 
 
-def test_a_finished_run_is_read_back(tmp_path, filtering, record):
+def test_a_finished_run_can_be_read(tmp_path, filtering, record):
     run = record(tmp_path / "run", filtering)
     assert run.manifest["status"] == "finished"
     assert run.manifest["experiment"] == filtering.to_table()
@@ -58,7 +58,7 @@ def test_a_finished_run_is_read_back(tmp_path, filtering, record):
     assert (run.detection.caught, run.detection.faulty) == (1, 2)
 
 
-def test_the_model_is_saved_without_anything_that_changes(tmp_path, tiny):
+def test_the_same_model_is_saved_with_the_same_bytes(tmp_path, tiny):
     arrays = to_record({"w": torch.arange(6.0).reshape(2, 3).T, "n": torch.tensor(3)})
     saved = []
     for name in ("a", "b"):
@@ -80,7 +80,7 @@ def test_the_model_is_saved_without_anything_that_changes(tmp_path, tiny):
         (ValueError("broken"), "failed", "ValueError: broken"),
     ],
 )
-def test_a_run_that_does_not_finish_says_so_and_keeps_its_lines(
+def test_a_run_that_does_not_finish_records_its_status_and_keeps_its_lines(
     tmp_path, tiny, error, status, text
 ):
     def run_it():
@@ -99,7 +99,7 @@ def test_a_run_that_does_not_finish_says_so_and_keeps_its_lines(
     assert Run.load(tmp_path / "run").manifest["error"] == text
 
 
-def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path, tiny, record):
+def test_an_incomplete_last_line_is_left_out(tmp_path, tiny, record):
     record(tmp_path / "run", tiny)
     with (tmp_path / "run" / "rounds.jsonl").open("a") as file:
         file.write('{"round": 3, "ser')
@@ -109,7 +109,7 @@ def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path, tiny, record):
 @pytest.mark.parametrize(
     "line", [b"\0" * 300, b'{"torn', b'{"round": \xff}', b"3"], ids=["zeros", "torn", "byte", "3"]
 )
-def test_a_damaged_line_is_named(tmp_path, tiny, record, line):
+def test_a_damaged_line_is_an_error_with_its_number(tmp_path, tiny, record, line):
     record(tmp_path / "run", tiny)
     with (tmp_path / "run" / "rounds.jsonl").open("ab") as file:
         file.write(line + b"\n")
@@ -117,7 +117,7 @@ def test_a_damaged_line_is_named(tmp_path, tiny, record, line):
         Run.load(tmp_path / "run")
 
 
-def test_a_directory_holds_one_run(tmp_path, tiny, record):
+def test_a_directory_with_a_run_is_refused_and_one_without_cannot_be_read(tmp_path, tiny, record):
     record(tmp_path / "run", tiny)
     with pytest.raises(ConfigError, match="holds another run"):
         RunDirectory(tmp_path / "run", tiny)
