@@ -20,6 +20,7 @@ import httpx
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.proto.control_pb2 import ListNodesResponse
 from flwr.proto.message_pb2 import PullObjectResponse
 
 from benchmarks.structure import files, private_flower
@@ -234,6 +235,7 @@ def test_a_reply_is_asked_for_as_flowers_client_asks(monkeypatch: pytest.MonkeyP
     ("message", "fields"),
     [
         (PullObjectResponse, {"object_found", "object_available", "object_content"}),
+        (ListNodesResponse, {"nodes_info"}),
     ],
 )
 def test_answers_have_the_fields_that_are_read(message: Any, fields: set[str]) -> None:
