@@ -21,7 +21,7 @@ class DeployedRun(FlowerRun):
 
     anywhere = True
 
-    def submitted(self, process: subprocess.Popen[str], file: TextIO) -> None:
+    def await_submission(self, process: subprocess.Popen[str], file: TextIO) -> None:
         """Wait until ``flwr run`` has printed the run's id: it may just be submitting the run."""
         if self._id is not None or self._over:
             return
@@ -44,8 +44,8 @@ class DeployedRun(FlowerRun):
             for number in [self._id] if self._id is not None else self._unfinished_ids():
                 stopped = self.call("stop", number, *self._names, seconds=_STOP_SECONDS)
                 if stopped.returncode:
-                    said = (stopped.stderr or stopped.stdout).strip()
-                    log(WARNING, "flwr stop %s: %s", number, said)
+                    output = (stopped.stderr or stopped.stdout).strip()
+                    log(WARNING, "flwr stop %s: %s", number, output)
         except subprocess.TimeoutExpired as error:
             command = " ".join(["flwr", *map(str, error.cmd[1:])])
             log(WARNING, "%s does not answer: the run may go on", command)

@@ -88,14 +88,14 @@ class FlowerRun:
                 for line in output_lines(process):
                     self.log_line(line, file)
             except BaseException:
-                self.submitted(process, file)
+                self.await_submission(process, file)
                 raise
         status, details = self._outcome()
         if status != _COMPLETED:
             reason = details or "\n".join(self._tail) or "Flower gave no reason"
             raise RunError(f"flwr run ended {status}: {reason}\n(its log: {self._out / LOG_FILE})")
 
-    def submitted(self, process: subprocess.Popen[str], file: TextIO) -> None:
+    def await_submission(self, process: subprocess.Popen[str], file: TextIO) -> None:
         """Prepare for the end of ``flwr run`` after an error; a subclass may override this."""
 
     def log_line(self, line: str, file: TextIO) -> None:
@@ -118,8 +118,8 @@ class FlowerRun:
                 run = dict(json.loads(listed.stdout)["runs"][0])
             except (json.JSONDecodeError, KeyError, IndexError) as error:
                 if time.monotonic() > until:
-                    said = (listed.stderr or listed.stdout).strip() or str(listed.returncode)
-                    raise RunError(f"flwr ls does not answer: {said}") from error
+                    output = (listed.stderr or listed.stdout).strip() or str(listed.returncode)
+                    raise RunError(f"flwr ls does not answer: {output}") from error
             else:
                 until = time.monotonic() + _ANSWER_SECONDS
                 status = str(run["status"])
