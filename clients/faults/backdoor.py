@@ -30,7 +30,7 @@ SUCCESS = "attack-success"
 @final
 @dataclass(frozen=True)
 class Backdoor(Fault):
-    """Trains on batches in which some images carry a trigger and the target's label.
+    """The client trains on batches in which some images carry a trigger and the target's label.
 
     The model keeps its accuracy, but assigns the target's label to every image with the trigger
     (arXiv:1807.00459; the patch is that of BadNets, arXiv:1708.06733). ``attack_success`` measures

@@ -16,7 +16,7 @@ from hqde_fl.clients.message_fields import partition_of, server_round
 @final
 @dataclass(frozen=True)
 class Crash(Fault):
-    """A fault that raises an exception instead of training; Flower sends an error reply."""
+    """The client raises an exception instead of training; Flower sends an error reply."""
 
     raises = True
 

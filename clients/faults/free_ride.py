@@ -24,7 +24,7 @@ from hqde_fl.errors import ConfigError
 @final
 @dataclass(frozen=True)
 class FreeRide(Fault):
-    """Sends the global model back untrained, with an honest client's number of examples.
+    """The client sends the global model back untrained, with an honest client's number of examples.
 
     The update is zero, or noise that disguises it (arXiv:2006.11901); it slows training down. The
     metrics are those of an honest reply (see ``reply_without_training``); integer and boolean

@@ -17,7 +17,7 @@ from hqde_fl.errors import ConfigError
 @final
 @dataclass(frozen=True)
 class Garbage(Fault):
-    """Sends random bytes under the names, shapes and dtypes of the honest arrays, untrained.
+    """The client sends random bytes under the names, shapes and dtypes of honest arrays.
 
     Parameters
     ----------

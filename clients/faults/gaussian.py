@@ -18,7 +18,7 @@ from hqde_fl.errors import ConfigError
 @final
 @dataclass(frozen=True)
 class Gaussian(Fault):
-    """Sends the global weights plus N(0, sigma^2) noise, untrained.
+    """The client sends the global weights plus N(0, sigma^2) noise, untrained.
 
     The metrics are those of an honest reply (see ``reply_without_training``). Integer and boolean
     buffers are sent unchanged.

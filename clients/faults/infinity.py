@@ -19,7 +19,7 @@ from hqde_fl.errors import ConfigError
 @final
 @dataclass(frozen=True)
 class Infinity(Fault):
-    """Trains honestly, then replaces one weight, or a fraction of them, by infinity.
+    """The client trains honestly, then replaces one weight, or a fraction of them, by infinity.
 
     Parameters
     ----------

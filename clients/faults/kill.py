@@ -17,7 +17,7 @@ from hqde_fl.errors import ConfigError
 @final
 @dataclass(frozen=True)
 class Kill(Fault):
-    """Ends the client's process instead of training, at once and without cleanup.
+    """The client ends its process instead of training, at once and without cleanup.
 
     Not for engines that run the clients in the server's process, which would end too.
 

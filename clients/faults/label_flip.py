@@ -20,7 +20,7 @@ from hqde_fl.errors import ConfigError
 @final
 @dataclass(frozen=True)
 class LabelFlip(Fault):
-    """Trains on wrong labels: y becomes classes - 1 - y, or one constant.
+    """The client trains on wrong labels: y becomes classes - 1 - y, or one constant.
 
     Labels are class numbers in a tensor of any shape and dtype; the label that the loss ignores
     (its ``ignore_index``) stays. With one score per target the classes are 0 and 1. Needs a client

@@ -17,7 +17,7 @@ from hqde_fl.errors import ConfigError
 @final
 @dataclass(frozen=True)
 class NaN(Fault):
-    """Trains honestly, then replaces one weight, or a fraction of them, by NaN.
+    """The client trains honestly, then replaces one weight, or a fraction of them, by NaN.
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ from hqde_fl.clients.faults.base import Fault, with_claimed_examples
 @final
 @dataclass(frozen=True)
 class NumExamples(Fault):
-    """Trains honestly, but claims a false number of examples.
+    """The client trains honestly, but claims a false number of examples.
 
     A mean weighted by that number then consists of the client's update alone, or becomes invalid.
 

@@ -17,7 +17,7 @@ from hqde_fl.errors import ConfigError
 @final
 @dataclass(frozen=True)
 class Partial(Fault):
-    """Trains honestly, then sends an incomplete model, as after an interrupted transfer.
+    """The client trains honestly, then sends an incomplete model, as after an interrupted transfer.
 
     Parameters
     ----------

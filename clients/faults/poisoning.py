@@ -59,7 +59,7 @@ def require_poisoned(reply: Message) -> None:
 
 
 class _PoisonError(Exception):
-    """Carries an exception of the fault's code through the client's training."""
+    """An exception of the fault's code on its way through the client's training."""
 
     def __init__(self, cause: Exception) -> None:
         super().__init__(str(cause))

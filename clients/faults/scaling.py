@@ -18,7 +18,7 @@ from hqde_fl.errors import ConfigError
 @final
 @dataclass(frozen=True)
 class Scaling(Fault):
-    """Trains honestly, then sends its update multiplied by a factor.
+    """The client trains honestly, then sends its update multiplied by a factor.
 
     The weights sent are w_global + scale (w_trained - w_global). With scale = n / f the f clients'
     mean update replaces the mean of all n (arXiv:1807.00459). Integer and boolean buffers are sent

@@ -18,7 +18,7 @@ from hqde_fl.errors import ConfigError
 @final
 @dataclass(frozen=True)
 class SignFlip(Fault):
-    """Trains honestly, then sends the negative update, scaled.
+    """The client trains honestly, then sends the negative update, scaled.
 
     The weights sent are w_global - scale (w_trained - w_global). Integer and boolean buffers are
     sent unchanged.

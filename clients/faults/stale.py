@@ -20,7 +20,7 @@ RECORD_PREFIX = "hqde.stale."
 @final
 @dataclass(frozen=True)
 class Stale(Fault):
-    """Trains honestly, but sends the full weights that it trained some rounds ago.
+    """The client trains honestly, but sends the full weights that it trained some rounds ago.
 
     These undo the training of other clients since then. The client's ``Context.state`` keeps the
     last ``rounds`` models; until there are that many the oldest one is sent. Only rounds in which

@@ -18,7 +18,7 @@ from hqde_fl.errors import ConfigError
 @final
 @dataclass(frozen=True)
 class Straggle(Fault):
-    """Waits, then trains honestly; after the round's deadline its reply is late.
+    """The client waits, then trains honestly; after the round's deadline its reply is late.
 
     Parameters
     ----------

@@ -21,9 +21,9 @@ Dtype = Literal["float16", "float32", "float64", "int64", "text"]
 @final
 @dataclass(frozen=True)
 class WrongDtype(Fault):
-    """Trains honestly, then sends every weight array in another dtype, with its shape and values.
+    """The client trains honestly, then sends every weight array in another dtype.
 
-    Integer and boolean buffers are sent unchanged.
+    Shapes and values are kept. Integer and boolean buffers are sent unchanged.
 
     Parameters
     ----------

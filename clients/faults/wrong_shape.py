@@ -17,7 +17,7 @@ from hqde_fl.errors import ConfigError
 @final
 @dataclass(frozen=True)
 class WrongShape(Fault):
-    """Trains honestly, then sends one weight array in a wrong shape.
+    """The client trains honestly, then sends one weight array in a wrong shape.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ from hqde_fl.clients.task_facts import TaskFacts
 @final
 @dataclass(frozen=True)
 class Zero(Fault):
-    """Sends weights that are all zero, untrained.
+    """The client sends weights that are all zero, untrained.
 
     As its *weights* are zero, its *update* is the negative global model. A client whose update is
     zero is a ``FreeRide``. The metrics are those of an honest reply (see

@@ -23,7 +23,7 @@ Values = NDArray[np.float32]
 
 
 def with_content(change: Callable[[RecordDict], RecordDict]) -> Replies:
-    """Build a single reply whose content is changed."""
+    """Return a builder of a single reply whose content is changed."""
 
     def replies(case: AnswerContext) -> Sequence[Message]:
         return [Message(change(case.content), reply_to=case.message)]
@@ -32,7 +32,7 @@ def with_content(change: Callable[[RecordDict], RecordDict]) -> Replies:
 
 
 def with_array(name: str, make: Callable[[Array], Array]) -> Replies:
-    """Build a reply in which one array is replaced."""
+    """Return a builder of a reply in which one array is replaced."""
 
     def change(content: RecordDict) -> RecordDict:
         record = content.array_records[ARRAYS]
@@ -43,12 +43,12 @@ def with_array(name: str, make: Callable[[Array], Array]) -> Replies:
 
 
 def with_weight(change: Callable[[Values], NDArray[Any]]) -> Replies:
-    """Build a reply with other values in the weight matrix, encoded as Flower does."""
+    """Return a builder of a reply with other values in the weight matrix, in Flower's encoding."""
     return with_array(WEIGHT, lambda honest: Array(change(honest.numpy().astype(np.float32))))
 
 
 def with_float_arrays(change: Callable[[Values], NDArray[Any]]) -> Replies:
-    """Build a reply with other values in all float arrays."""
+    """Return a builder of a reply with other values in all float arrays."""
     return with_content(lambda content: change_float_arrays(content, change))
 
 
@@ -68,7 +68,7 @@ def shift_slightly(content: RecordDict) -> RecordDict:
 
 
 def with_false_fields(**claims: Any) -> Replies:
-    """Build a reply whose weight matrix claims another dtype, shape, stype or data."""
+    """Return a builder of a reply whose weight matrix has false fields: dtype, shape, stype, data."""
 
     def make(honest: Array) -> Array:
         fields = {
@@ -83,12 +83,12 @@ def with_false_fields(**claims: Any) -> Replies:
 
 
 def with_bytes(change: Callable[[bytes], bytes]) -> Replies:
-    """Build a reply whose weight matrix has other bytes."""
+    """Return a builder of a reply whose weight matrix has other bytes."""
     return with_array(WEIGHT, lambda a: Array(a.dtype, a.shape, a.stype, change(a.data)))
 
 
 def with_header(text: str) -> Replies:
-    """Build a reply whose weight matrix has another .npy header, of the right length."""
+    """Return a builder of a reply whose weight matrix has another .npy header of right length."""
 
     def change(honest: bytes) -> bytes:
         _, start = header_span(honest)
@@ -99,7 +99,7 @@ def with_header(text: str) -> Replies:
 
 
 def with_extra_array(name: str, new: Array) -> Replies:
-    """Build a reply with an additional array."""
+    """Return a builder of a reply with an additional array."""
 
     def change(content: RecordDict) -> RecordDict:
         content.array_records[ARRAYS][name] = new
@@ -109,7 +109,7 @@ def with_extra_array(name: str, new: Array) -> Replies:
 
 
 def with_record(name: str, new: Record) -> Replies:
-    """Build a reply with an additional or replaced record."""
+    """Return a builder of a reply with an additional or replaced record."""
 
     def change(content: RecordDict) -> RecordDict:
         content[name] = new
@@ -119,7 +119,7 @@ def with_record(name: str, new: Record) -> Replies:
 
 
 def with_renamed_record(old: str, new: str) -> Replies:
-    """Build a reply in which a record has another name."""
+    """Return a builder of a reply in which a record has another name."""
 
     def change(content: RecordDict) -> RecordDict:
         return RecordDict({new if name == old else name: part for name, part in content.items()})
@@ -128,7 +128,7 @@ def with_renamed_record(old: str, new: str) -> Replies:
 
 
 def without(*path: str) -> Replies:
-    """Build a reply without a record, or without an entry of it."""
+    """Return a builder of a reply without a record, or without an entry of it."""
 
     def change(content: RecordDict) -> RecordDict:
         holder: Any = content if len(path) == 1 else content[path[0]]
@@ -139,7 +139,7 @@ def without(*path: str) -> Replies:
 
 
 def with_metric(name: str, value: Any) -> Replies:
-    """Build a reply with another value of a metric."""
+    """Return a builder of a reply with another value of a metric."""
 
     def change(content: RecordDict) -> RecordDict:
         content.metric_records[METRICS][name] = value
@@ -149,7 +149,7 @@ def with_metric(name: str, value: Any) -> Replies:
 
 
 def with_envelope(**changes: Any) -> Replies:
-    """Build an honest reply with other metadata, given as values or functions of the case."""
+    """Return a builder of an honest reply with other metadata: values, or functions of the case."""
 
     def replies(case: AnswerContext) -> Sequence[Message]:
         fields = {key: value(case) if callable(value) else value for key, value in changes.items()}

@@ -16,7 +16,7 @@ from hqde_fl.simulations.engines.flower_internals import HEAD_BODY_DIVIDER
 
 
 def with_upload(change: Callable[[UploadedReply], UploadedReply]) -> Replies:
-    """Build a reply whose uploaded objects are changed."""
+    """Return a builder of a reply whose uploaded objects are changed."""
 
     def replies(case: AnswerContext) -> Sequence[UploadedReply]:
         return [change(to_objects(Message(case.content, reply_to=case.message)))]
@@ -57,7 +57,7 @@ def replace_object(upload: UploadedReply, old: str, content: bytes) -> UploadedR
 
 
 def with_object(kind: str, change: Callable[[bytes], bytes]) -> Replies:
-    """Build an upload in which the first object of a kind is replaced, including its head."""
+    """Return a builder of an upload in which the first object of a kind is replaced as a whole."""
 
     def rewrite(upload: UploadedReply) -> UploadedReply:
         key, content = first_object(upload, kind)
@@ -67,7 +67,7 @@ def with_object(kind: str, change: Callable[[bytes], bytes]) -> Replies:
 
 
 def with_body(kind: str, change: Callable[[bytes], bytes]) -> Replies:
-    """Build an upload in which the first object of a kind has another body, but its children."""
+    """Return a builder of an upload in which only the body of a kind's first object is changed."""
 
     def content(honest: bytes) -> bytes:
         ids = honest.split(HEAD_BODY_DIVIDER, 1)[0].decode().split(" ")[1]
@@ -77,7 +77,7 @@ def with_body(kind: str, change: Callable[[bytes], bytes]) -> Replies:
 
 
 def with_single_object(kind: str, body: Callable[[bytes], bytes]) -> Replies:
-    """Build an upload of a single object without children."""
+    """Return a builder of an upload of a single object without children."""
 
     def rewrite(upload: UploadedReply) -> UploadedReply:
         root, content = encode_object(kind, [], body(body_of(upload.objects[upload.root])))

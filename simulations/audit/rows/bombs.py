@@ -48,7 +48,7 @@ def _filled(text: str, size: int = BYTES) -> str:
 
 
 def _described(**changes: Callable[[], str]) -> Replies:
-    """Build an upload in whose array some fields are replaced by other JSON."""
+    """Return a builder of an upload in whose array some fields are replaced by other JSON."""
 
     def body(_: bytes) -> bytes:
         return _fields({name: make() for name, make in changes.items()})
@@ -62,7 +62,7 @@ def _fields(changes: Mapping[str, str]) -> bytes:
 
 
 def _table(kind: str, entry: Callable[[int, str], str], entries: int) -> Replies:
-    """Build an upload in which a record has many more entries besides its own."""
+    """Return a builder of an upload in which a record has many more entries besides its own."""
 
     def body(honest: bytes) -> bytes:
         child = next(iter(json.loads(honest).values()))
@@ -73,7 +73,7 @@ def _table(kind: str, entry: Callable[[int, str], str], entries: int) -> Replies
 
 
 def _head(make: Callable[[str, str], str]) -> Replies:
-    """Build an upload whose record of arrays has another head, made of its children and length."""
+    """Return a builder of an upload whose record of arrays has a head of (children, length)."""
 
     def content(honest: bytes) -> bytes:
         _, children, length = honest.split(HEAD_BODY_DIVIDER, 1)[0].decode().split(" ")
@@ -99,12 +99,12 @@ def _distinct(value: bytes, size: int = RECORD_BYTES) -> bytes:
 
 
 def _values(make: Callable[[], bytes], kind: str = "MetricRecord") -> Replies:
-    """Build an upload in which the metrics are replaced by a record of another content."""
+    """Return a builder of an upload with a record of other bytes in place of the metrics."""
     return with_object("MetricRecord", lambda _: encode_object(kind, [], make())[1])
 
 
 def _message(make: Callable[[], bytes]) -> Replies:
-    """Build an upload whose message has another body, but the same content."""
+    """Return a builder of an upload whose message has another body, but the same content."""
     return with_body("Message", lambda _: make())
 
 
@@ -139,7 +139,7 @@ def _many_records(upload: UploadedReply) -> UploadedReply:
 
 
 def _tree(make: Callable[[], bytes]) -> Replies:
-    """Build an honest upload that is announced with another tree of objects."""
+    """Return a builder of an honest upload that is announced with another tree of objects."""
 
     def rewrite(upload: UploadedReply) -> UploadedReply:
         return UploadedReply(

@@ -23,7 +23,7 @@ HONEST = {COUNT: 10, "train-loss": 0.5}
 
 
 def _counting(value: float) -> Replies:
-    """Build a reply with slightly shifted weights and a false number of examples."""
+    """Return a builder of a reply with slightly shifted weights and a false number of examples."""
 
     def change(content: RecordDict) -> RecordDict:
         content.metric_records[METRICS][COUNT] = value

@@ -26,7 +26,7 @@ NESTED = 5000
 
 
 def _chunks(ids: str) -> Replies:
-    """Build an upload whose array lists other chunks than it has."""
+    """Return a builder of an upload whose array lists other chunks than it has."""
     new = f'"arraychunk_ids": {ids}'.encode()
     return with_body("Array", lambda body: body.replace(b'"arraychunk_ids": [0]', new))
 

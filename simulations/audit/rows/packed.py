@@ -40,7 +40,7 @@ def _payload(codec: Codec, size: int = SIZE) -> bytes:
 def _packed(
     payload: bytes, others: Mapping[str, Array | None] = NO_OTHERS, length: int | None = None
 ) -> Replies:
-    """Build a reply with a payload instead of the float arrays.
+    """Return a builder of a reply with a payload instead of the float arrays.
 
     ``others`` are further arrays, where None removes an array; ``length`` is the claimed length.
     """
