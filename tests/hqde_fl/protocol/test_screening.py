@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -130,6 +131,31 @@ def test_headers_that_clients_make_up_are_not_remembered() -> None:
     assert npy._parse_header.cache_info().currsize == 0
     from_record(to_record(MODEL))
     assert npy._parse_header.cache_info().currsize > 0
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(("length", "taken"), [(118, True), (4096, True), (4097, False)])
+def test_the_header_of_an_array_is_at_most_4096_bytes_long(
+    length: int, taken: bool, version: int
+) -> None:
+    """NumPy pads a header to 64 or 128 bytes; parsing one of megabytes would take long."""
+    width = 2 if version == 1 else 4
+    text = b"{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}"
+    text = text.ljust(length - 8 - width - 1) + b"\n"
+    header = bytes([*b"\x93NUMPY", version, 0]) + len(text).to_bytes(width, "little") + text
+    assert len(header) == length
+    data = header + np.array([1.0, 2.0], "<f4").tobytes()
+    sent = to_record(MODEL | {"weight": torch.zeros(2)})
+    layout = Layout.of(sent)
+    sent["weight"] = Array("float32", (2,), "numpy.ndarray", data)
+    flat = layout.flatten(MODEL | {"weight": torch.zeros(2)})[0]
+    outcome = screen(reply(sent), layout, flat, Screening())
+    if taken:
+        assert isinstance(outcome, Accepted)
+        assert outcome.delta[:2].tolist() == [1, 2]
+    else:
+        assert isinstance(outcome, Rejected)
+        assert ".npy header" in outcome.reason
 
 
 @settings(max_examples=300, deadline=None)
