@@ -17,6 +17,7 @@ import difflib
 import importlib
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -43,14 +44,11 @@ LEFT_OUT = (
 MAX_MEMORY = 16 << 30
 """Bytes of address space of one test run: a mutant may ask for any amount."""
 
-MIN_TIMEOUT = 20.0
-"""Seconds that the tests of a mutant may take at least, however quick they are without one."""
+MAX_TEST_SECONDS = 30
+"""Seconds that one test may take; the slowest takes four without a mutant."""
 
 MAX_SECONDS = 600.0
-"""Seconds that a file or folder of tests may take without a mutant."""
-
-SLOWER = 3.0
-"""The tests of a mutant may take so many times as long as without one; then it has timed out."""
+"""Seconds that all tests of a mutant may take."""
 
 LOADED_ONCE = ("torch", "flwr.app", "flwr.clientapp", "flwr.serverapp", "hypothesis", "pytest")
 """Modules that take seconds to load; every fork has them. None of the project's own."""
@@ -118,19 +116,18 @@ class Worker:
         The mutant that is tested; None when idle, or when the copy is tested as it is.
     process : int
         Of the test run; 0 when idle.
-    started, timeout : float
-        When it began, and how many seconds it may take.
+    started : float
+        When it began.
     """
 
     folder: Path
     mutant: Mutant | None = None
     process: int = 0
     started: float = 0.0
-    timeout: float = 0.0
 
-    def start(self, tests: tuple[str, ...], mutant: Mutant | None, timeout: float) -> None:
+    def start(self, tests: tuple[str, ...], mutant: Mutant | None) -> None:
         """Run the tests, with a mutant in place or without."""
-        self.mutant, self.started, self.timeout = mutant, time.monotonic(), timeout
+        self.mutant, self.started = mutant, time.monotonic()
         if mutant is not None:
             (self.folder / mutant.path).write_text(mutant.code())
         self.process = os.fork()
@@ -140,12 +137,21 @@ class Worker:
     def outcome(self) -> str | None:
         """Return how the test run ended, or None while it goes on."""
         done, status = os.waitpid(self.process, os.WNOHANG)
-        if not done and time.monotonic() < self.started + self.timeout:
+        if not done and time.monotonic() < self.started + MAX_SECONDS:
             return None
         self.stop()
-        if not done:
+        if not done or os.waitstatus_to_exitcode(status) == -signal.SIGALRM:
             return TIMED_OUT
         return SURVIVED if os.waitstatus_to_exitcode(status) == 0 else KILLED
+
+    def failed_file(self) -> str | None:
+        """Return the file of the test that noticed the mutant, if one did."""
+        failed = re.findall(r"^(?:FAILED|ERROR) ([^:\s]+)", self.output(), re.MULTILINE)
+        return failed[-1] if failed else None
+
+    def output(self) -> str:
+        """Return what pytest has printed."""
+        return (self.folder / "output.txt").read_text(errors="replace")
 
     def stop(self) -> None:
         """End the test run, and put the module back as it was."""
@@ -157,6 +163,14 @@ class Worker:
             self.process = 0
         if self.mutant is not None:
             (self.folder / self.mutant.path).write_text(self.mutant.source)
+
+
+class Alarm:
+    """A pytest plugin that ends the process when one test takes too long."""
+
+    def pytest_runtest_logstart(self) -> None:
+        """Wind the alarm up; nobody handles its signal, so it is the end."""
+        signal.alarm(MAX_TEST_SECONDS)
 
 
 def _run_pytest(folder: Path, tests: tuple[str, ...]) -> None:
@@ -172,7 +186,8 @@ def _run_pytest(folder: Path, tests: tuple[str, ...]) -> None:
         os.dup2(output, 2)
         import pytest
 
-        status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]))
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        status = int(pytest.main([*options, *tests], plugins=[Alarm()]))
     finally:
         os._exit(status)
 
@@ -198,7 +213,14 @@ def targets() -> dict[str, tuple[str, ...]]:
         for path in (name, *tests):
             if not (ROOT / path).exists():
                 raise SystemExit(f"[tool.mutants] needs paths that exist, found {path}")
-    return {name: tuple(tests) for name, tests in table.items()}
+    return {name: tuple(_files(tests)) for name, tests in table.items()}
+
+
+def _files(tests: list[str]) -> Iterator[str]:
+    for name in tests:
+        path = ROOT / name
+        for file in [path] if path.is_file() else sorted(path.rglob("test_*.py")):
+            yield str(file.relative_to(ROOT))
 
 
 def modules_of(target: str) -> list[Path]:
@@ -251,12 +273,13 @@ def places(path: Path, tests: tuple[str, ...]) -> list[list[Mutant]]:
 
 
 def sample(only: str, rng: random.Random) -> list[Mutant]:
-    """Return one mutant for each place, in random order."""
+    """Return one mutant for each place, in random order; a module's own tests come first."""
     drawn = []
     for target, tests in targets().items():
         for path in modules_of(target):
             if only in str(path.relative_to(ROOT)):
-                drawn += [rng.choice(mutants) for mutants in places(path, tests)]
+                own_first = tuple(sorted(tests, key=lambda test: path.stem not in test))
+                drawn += [rng.choice(mutants) for mutants in places(path, own_first)]
     rng.shuffle(drawn)
     return drawn
 
@@ -271,41 +294,39 @@ def copies(count: int, folder: Path) -> list[Worker]:
     return workers
 
 
-def times_without_mutant(workers: list[Worker], mutants: list[Mutant]) -> dict[str, float]:
-    """Return how many seconds each file or folder of tests takes; they must pass."""
+def require_tests_pass(workers: list[Worker], mutants: list[Mutant]) -> None:
+    """Run all tests without a mutant, in all copies at a time."""
     left = sorted({test for mutant in mutants for test in mutant.tests})
-    taken: dict[str, float] = {}
-    running: dict[Path, str] = {}
-    while left or running:
+    while left or any(worker.process for worker in workers):
         for worker in workers:
-            if worker.process and (outcome := worker.outcome()) is not None:
-                tests = running.pop(worker.folder)
-                taken[tests] = time.monotonic() - worker.started
-                if outcome != SURVIVED:
-                    output = (worker.folder / "output.txt").read_text()[-2000:]
-                    raise SystemExit(f"{tests} must pass without a mutant:\n{output}")
+            outcome = worker.outcome() if worker.process else SURVIVED
+            if outcome not in (None, SURVIVED):
+                raise SystemExit(f"tests must pass without a mutant:\n{worker.output()[-2000:]}")
             if left and not worker.process:
-                running[worker.folder] = left.pop()
-                worker.start((running[worker.folder],), None, MAX_SECONDS)
+                worker.start((left.pop(),), None)
         time.sleep(0.02)
-    return taken
 
 
-def test_sample(
-    workers: list[Worker], mutants: list[Mutant], times: dict[str, float], end: float
-) -> Tally:
-    """Test one mutant after the other in every copy, until none is left or the time is up."""
+def test_sample(workers: list[Worker], mutants: list[Mutant], end: float) -> Tally:
+    """Test one mutant after the other in every copy, until none is left or the time is up.
+
+    The tests that noticed the last mutant of a module are the first to be run for its next one.
+    """
     tally, left = Tally(), iter(mutants)
+    order: dict[str, list[str]] = {}
     while True:
         for worker in workers:
-            if worker.process and (outcome := worker.outcome()) is not None and worker.mutant:
-                tally.add(worker.mutant, outcome)
+            mutant = worker.mutant
+            if worker.process and (outcome := worker.outcome()) is not None and mutant:
+                tally.add(mutant, outcome)
+                if (noticed := worker.failed_file()) in order[mutant.path]:
+                    order[mutant.path].remove(noticed)
+                    order[mutant.path].insert(0, noticed)
             if not worker.process and time.monotonic() < end:
                 mutant = next(left, None)
                 if mutant is not None:
-                    usual = sum(times[tests] for tests in mutant.tests)
-                    timeout = max(MIN_TIMEOUT, SLOWER * usual)
-                    worker.start(mutant.tests, mutant, timeout)
+                    tests = order.setdefault(mutant.path, list(mutant.tests))
+                    worker.start(tuple(tests), mutant)
         if not any(worker.process for worker in workers):
             return tally
         time.sleep(0.02)
@@ -335,8 +356,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         workers = copies(options.jobs, Path(folder))
         try:
-            times = times_without_mutant(workers, mutants)
-            tally = test_sample(workers, mutants, times, began + 60 * options.minutes)
+            require_tests_pass(workers, mutants)
+            tally = test_sample(workers, mutants, began + 60 * options.minutes)
         finally:
             for worker in workers:
                 worker.stop()

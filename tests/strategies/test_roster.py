@@ -9,8 +9,12 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.proto.node_pb2 import NodeInfo
 
+from hqde_fl.rules import Mean
+from hqde_fl.wire import to_record
 from simulations.engines.inline import InlineGrid
+from strategies.hqde import HQDEStrategy
 from strategies.roster import Roster
+from tests.strategies.federation import MODEL, honest
 
 
 class ClaimingNodes(InlineGrid):
@@ -69,3 +73,24 @@ def test_what_is_no_integer_is_no_partition_id(claim: object) -> None:
     nameless, named = grid.connected
     assert roster.wait(grid, 2, 1.0, identify=1.0) == [named, nameless]
     assert roster.partition(nameless) is None
+
+
+class StockClients(ClaimingNodes):
+    """Clients of a stock Flower app: they train, and answer no other message."""
+
+    def __init__(self) -> None:
+        super().__init__(dict.fromkeys(range(4)))
+        self._client_app = ClientApp()
+        self._client_app.train()(lambda m, context: Message(honest(m, context), reply_to=m))
+        self.kinds: list[str] = []
+
+    def send_and_receive(self, messages, *, timeout=None):  # type: ignore[no-untyped-def]
+        sent = list(messages)
+        self.kinds += [message.metadata.message_type for message in sent]
+        return super().send_and_receive(sent, timeout=timeout)
+
+
+def test_stock_clients_are_sent_nothing_but_training_messages() -> None:
+    clients = StockClients()
+    HQDEStrategy(Mean(), fraction_evaluate=0.0).start(clients, to_record(MODEL), 2)
+    assert clients.kinds == ["train"] * 8
