@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -201,6 +202,34 @@ def test_no_declared_array_makes_screening_raise(
     record = to_record(MODEL)
     record["weight"] = Array(dtype, shape, stype, raw)
     assert isinstance(screen(reply(record), layout, flat, Screening()), Rejected)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "taken"),
+    [
+        ({"num-examples": 1e9}, True),
+        ({"num-examples": math.nextafter(1e9, math.inf)}, False),
+        ({"num-examples": 1e-9}, True),
+        ({"num-examples": 0}, False),
+        ({"num-examples": 1, "x" * 128: 1.0}, True),
+        ({"num-examples": 1, "x" * 129: 1.0}, False),
+        ({"num-examples": 1, "x": 1.0}, True),
+        ({"num-examples": 1, "": 1.0}, False),
+        ({"num-examples": 1} | {f"metric-{k}": 1.0 for k in range(63)}, True),
+        ({"num-examples": 1} | {f"metric-{k}": 1.0 for k in range(64)}, False),
+    ],
+    ids=lambda value: f"{len(value)} metrics" if isinstance(value, dict) else str(value),
+)
+def test_the_default_limits_of_metrics(metrics: dict[str, float], taken: bool) -> None:
+    """At most 64 metrics, names of 1 to 128 characters, num-examples in (0, 1e9]."""
+    sent = to_record(MODEL)
+    layout = Layout.of(sent)
+    flat = layout.flatten(MODEL)[0]
+    outcome = screen(reply(sent, MetricRecord(metrics)), layout, flat, Screening())
+    assert isinstance(outcome, Accepted if taken else Rejected)
+    if isinstance(outcome, Accepted):
+        assert outcome.num_examples == metrics["num-examples"]
+        assert outcome.metrics == {k: v for k, v in metrics.items() if k != "num-examples"}
 
 
 def test_list_metrics_can_be_allowed_but_never_as_a_weight() -> None:
