@@ -7,18 +7,17 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients.mods.codec import CodecMod
-from clients.mods.downlink import MODEL, DownlinkMod
+from hqde_fl.clients.mods.codec import CodecMod
+from hqde_fl.clients.mods.downlink import MODEL, DownlinkMod
 from hqde_fl.codec import EntropyCoded, ErrorFeedback, Identity, Quantized
 from hqde_fl.errors import ConfigError
-from hqde_fl.layout import Layout
+from hqde_fl.protocol.delta_broadcast import HELD
+from hqde_fl.protocol.records import from_record, layout_of, to_record
 from hqde_fl.seeding import Seeds
 from hqde_fl.selection import Uniform
-from hqde_fl.versions import HELD
-from hqde_fl.wire import from_record, to_record
-from simulations.engines.inline import InlineGrid
-from strategies.broadcast import Broadcast
-from strategies.hqde import HQDEStrategy
+from hqde_fl.simulations.engines.inline import InlineGrid
+from hqde_fl.strategies.broadcast import Broadcast
+from hqde_fl.strategies.hqde import HQDEStrategy
 from tests.strategies.federation import Recorder, strategy_with
 
 SIZE = 4000
@@ -161,7 +160,7 @@ def test_differences_are_sent_only_while_they_are_smaller_than_the_model() -> No
 
     At 6 bits for each number five payloads are smaller than the model in float32, six are not.
     """
-    layout = Layout.of(to_record({"w": torch.zeros(4096)}))
+    layout = layout_of(to_record({"w": torch.zeros(4096)}))
     generator = torch.Generator().manual_seed(0)
     states = [{"w": torch.randn(4096, generator=generator)} for _ in range(8)]
     broadcast = Broadcast(layout, states[0], version=1, held={7: 1})

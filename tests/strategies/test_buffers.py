@@ -7,9 +7,9 @@ import torch
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.rules import MDA, Aggregator, ByzantineFilter, MultiKrum
-from hqde_fl.wire import from_record, to_record
-from simulations.engines.inline import InlineGrid
+from hqde_fl.simulations.engines.inline import InlineGrid
 from tests.strategies.federation import Recorder, strategy_with
 
 START = {

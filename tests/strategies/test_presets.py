@@ -19,9 +19,9 @@ from hqde_fl.rules import (
     Tree,
     TrimmedMean,
 )
-from strategies import presets
-from strategies.hqde import HQDEStrategy
-from strategies.optimizers import SGD, Adam, Yogi
+from hqde_fl.strategies import presets
+from hqde_fl.strategies.hqde import HQDEStrategy
+from hqde_fl.strategies.optimizers import SGD, Adam, Yogi
 
 FEDAVG = Mean(weighted=True)
 RULES: dict[str, tuple[HQDEStrategy, Aggregator]] = {

@@ -9,11 +9,11 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.proto.node_pb2 import NodeInfo
 
+from hqde_fl.protocol.records import to_record
 from hqde_fl.rules import Mean
-from hqde_fl.wire import to_record
-from simulations.engines.inline import InlineGrid
-from strategies.hqde import HQDEStrategy
-from strategies.roster import Roster
+from hqde_fl.simulations.engines.inline import InlineGrid
+from hqde_fl.strategies.hqde import HQDEStrategy
+from hqde_fl.strategies.roster import Roster
 from tests.strategies.federation import MODEL, honest
 
 

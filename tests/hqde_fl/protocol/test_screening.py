@@ -147,7 +147,7 @@ def test_the_header_of_an_array_is_at_most_4096_bytes_long(
     assert len(header) == length
     data = header + np.array([1.0, 2.0], "<f4").tobytes()
     sent = to_record(MODEL | {"weight": torch.zeros(2)})
-    layout = Layout.of(sent)
+    layout = layout_of(sent)
     sent["weight"] = Array("float32", (2,), "numpy.ndarray", data)
     flat = layout.flatten(MODEL | {"weight": torch.zeros(2)})[0]
     outcome = screen(reply(sent), layout, flat, Screening())
@@ -223,7 +223,7 @@ def test_no_declared_array_makes_screening_raise(
 def test_the_default_limits_of_metrics(metrics: dict[str, float], taken: bool) -> None:
     """At most 64 metrics, names of 1 to 128 characters, num-examples in (0, 1e9]."""
     sent = to_record(MODEL)
-    layout = Layout.of(sent)
+    layout = layout_of(sent)
     flat = layout.flatten(MODEL)[0]
     outcome = screen(reply(sent, MetricRecord(metrics)), layout, flat, Screening())
     assert isinstance(outcome, Accepted if taken else Rejected)

@@ -18,7 +18,7 @@ import numpy as np
 
 from hqde_fl.rules import Cohort
 from hqde_fl.seeding import Seeds
-from tests.rules.oracles import Rows, mad_scores
+from tests.hqde_fl.rules.oracles import Rows, mad_scores
 
 Weights = list[float]
 Final = Callable[[Rows, Cohort], Weights]

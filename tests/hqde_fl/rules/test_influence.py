@@ -43,9 +43,9 @@ from hqde_fl.rules import (
     aggregate,
 )
 from hqde_fl.updates import Updates
-from tests.rules import influence_oracles as oracle
-from tests.rules import oracles as values
-from tests.rules.influence_oracles import Final
+from tests.hqde_fl.rules import influence_oracles as oracle
+from tests.hqde_fl.rules import oracles as values
+from tests.hqde_fl.rules.influence_oracles import Final
 
 F = 2
 

@@ -11,10 +11,12 @@ from flwr.app.message.message import make_message
 from flwr.app.metadata import Metadata
 from flwr.clientapp import ClientApp
 
-from hqde_fl.wire import message_bytes, printable, to_record
-from simulations.engines.inline import InlineGrid
-from strategies.asked import Asked
-from strategies.receiving import last_line
+from hqde_fl.protocol.message_size import message_bytes
+from hqde_fl.protocol.records import to_record
+from hqde_fl.simulations.engines.inline import InlineGrid
+from hqde_fl.strategies.round.receiving import last_line
+from hqde_fl.strategies.round.reply_matching import Asked
+from hqde_fl.terminal_text import printable
 from tests.strategies.federation import (
     HOSTILE,
     MODEL,
