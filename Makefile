@@ -1,7 +1,7 @@
 # hqde-fl: everything runs in .venv, made by `make install`; with FLWR=1.42 in .venv-flwr-1.42.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-deploy test test-deployment lint bench
+.PHONY: help install demo demo-deploy test test-deployment mutants lint bench
 
 # Which version of Flower, if not that in constraints.txt: its pins are in constraints-flwr-$(FLWR).txt.
 FLWR ?=
@@ -18,6 +18,10 @@ CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python)
 
 # More options for pytest: make test ARGS="tests/rules -k median"
 ARGS ?=
+
+# How long `make mutants` may take, and which sample of the mutants it draws.
+MINUTES ?= 30
+SEED ?= 0
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s%s\n", $$1, $$2 }' Makefile
@@ -44,6 +48,11 @@ test: install ## run the tests, but for those on real nodes
 
 test-deployment: install ## kill, restart, refuse and abuse real nodes (some minutes)
 	$(BIN)/python -m pytest -m deployment $(ARGS)
+
+# Not part of CI: it takes as long as it is given, and what survives wants to be read.
+mutants: install ## change the code at random and list the changes that no test notices
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[mutants]"
+	$(BIN)/python tests/mutation/run.py --minutes $(MINUTES) --seed $(SEED) $(ARGS)
 
 lint: install ## check style, types and the layers
 	$(BIN)/ruff check .

@@ -22,7 +22,7 @@ class SignGuard(Rule):
     belongs to the largest cluster by the fractions of its coordinates that are positive, zero and
     negative. The paper counts signs on a random tenth of the coordinates; here all are counted, so
     nothing is random. Its clustering, mean shift, is here with a flat kernel of the median distance
-    to the ceil(n / 2)-th neighbour. Tolerates f < n / 2 in that no kept update is longer than the
+    to the floor(n / 2)-th neighbour. Tolerates f < n / 2 in that no kept update is longer than the
     median norm; signs are a heuristic, and an attack that mimics them passes. O(n d) for the signs,
     O(n^2 d) for the Gram matrix that the norms are read from.
 

@@ -9,12 +9,14 @@ from flwr.clientapp import ClientApp
 
 from hqde_fl.clients.mods.codec import CodecMod
 from hqde_fl.clients.mods.downlink import MODEL, DownlinkMod
-from hqde_fl.codec import EntropyCoded, ErrorFeedback, Quantized
+from hqde_fl.codec import EntropyCoded, ErrorFeedback, Identity, Quantized
 from hqde_fl.errors import ConfigError
 from hqde_fl.protocol.delta_broadcast import HELD
-from hqde_fl.protocol.records import from_record, to_record
+from hqde_fl.protocol.records import from_record, layout_of, to_record
+from hqde_fl.seeding import Seeds
 from hqde_fl.selection import Uniform
 from hqde_fl.simulations.engines.inline import InlineGrid
+from hqde_fl.strategies.broadcast import Broadcast
 from hqde_fl.strategies.hqde import HQDEStrategy
 from hqde_fl.strategies.settings import Communication
 from tests.strategies.federation import Recorder, strategy_with
@@ -151,3 +153,29 @@ def test_clients_without_the_mod_get_the_exact_model_in_full() -> None:
 def test_error_feedback_is_built_in() -> None:
     with pytest.raises(ConfigError, match="feeds its errors back by itself"):
         Communication(downlink=ErrorFeedback())
+
+
+def test_differences_are_sent_only_while_they_are_smaller_than_the_model() -> None:
+    """A client that missed rounds needs all of their payloads; from some number on they cost more.
+
+    At 6 bits for each number five payloads are smaller than the model in float32, six are not.
+    """
+    layout = layout_of(to_record({"w": torch.zeros(4096)}))
+    generator = torch.Generator().manual_seed(0)
+    states = [{"w": torch.randn(4096, generator=generator)} for _ in range(8)]
+    broadcast = Broadcast(layout, states[0], version=1, held={7: 1})
+    for late in range(1, 8):
+        broadcast = broadcast.next_version(states[late], Quantized(6), Seeds(0))
+        size = sum(len(payload) for payload in broadcast.payloads[-late:])
+        assert (size < 4 * 4096) == (late <= 5)
+        assert broadcast.payloads_behind(7) == (late if late <= 5 else 0)
+
+
+def test_a_codec_that_saves_nothing_sends_the_model_in_full() -> None:
+    """Payloads of 32 bits for each number: the model itself is as small, and exact."""
+    recorder, grid = Recorder(), Federation()
+    run(grid, strategy_with(recorder, downlink=Identity()))
+    sizes = {client.bytes_down for record in recorder.rounds[2:] for client in record.clients}
+    model = sum(tensor.nbytes for tensor in START.values())
+    assert all(model < size < model + 2000 for size in sizes)
+    assert all(record.kept == 4 for record in recorder.rounds[1:])

@@ -190,6 +190,26 @@ def test_a_reply_about_other_members_is_rejected_whole(name: str) -> None:
         torch.testing.assert_close(model["w"], expected)
 
 
+@pytest.mark.parametrize(("towards", "taken"), [(0.55, True), (0.64, True), (0.7, False)])
+def test_members_count_as_exchanged_only_where_each_is_much_nearer_to_the_other(
+    towards: float, taken: bool
+) -> None:
+    """Two thirds of the way to the other member, the squared distances are as one to four."""
+    sent = start(3)
+    first, second = sent[f"{FIRST}/w"], sent[f"{SECOND}/w"]
+
+    def lean(content: RecordDict) -> RecordDict:
+        record = content.array_records["arrays"]
+        record[f"{FIRST}/w"] = Array((first + towards * (second - first)).numpy())
+        record[f"{SECOND}/w"] = Array((second + towards * (first - second)).numpy())
+        return content
+
+    recorder = Recorder()
+    run(strategy_with(recorder, ensemble=DEALT), Clients(7, lean))
+    reason = recorder.client(HOSTILE).reason
+    assert reason is None if taken else "in each other's place" in (reason or "")
+
+
 def test_a_swap_of_packed_contents_is_an_update_like_any_other() -> None:
     """Screening cannot tell two packed updates apart; a robust rule can."""
 

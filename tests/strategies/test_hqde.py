@@ -139,11 +139,23 @@ def test_late_clients_are_late_and_do_not_count_as_faulty() -> None:
     with pytest.raises(RunError, match=r"of 10 replies due 10 late \(raise the deadline"):
         strategy_with(recorder).start(federation(None), to_record(MODEL), 1, timeout=-1)
     assert recorder.rounds[1].late == 10
+    assert [client.bytes_up for client in recorder.rounds[1].clients] == [0] * 10
     assert recorder.rounds[
         1
     ].note == "Mean(weighted=False, cap=10.0) needs at least 1 updates, " + (
         "found 0 (10 asked, 10 late)"
     )
+
+
+def test_the_record_before_the_first_round_counts_nothing() -> None:
+    recorder = Recorder()
+    run(strategy_with(recorder), rounds=1)
+    record = recorder.rounds[0]
+    counts = ("round", "asked", "kept", "filtered", "rejected", "failed", "late", "skipped")
+    counts += ("feedback_lost", "bytes_down", "bytes_up")
+    assert {name: getattr(record, name) for name in counts} == dict.fromkeys(counts, 0)
+    assert (record.void, record.f, record.f_used, record.note) == (False, None, None, None)
+    assert record.clients == ()
 
 
 class Twice(InlineGrid):

@@ -190,3 +190,17 @@ def test_a_residual_of_another_size_is_refused() -> None:
     state = {RESIDUAL: torch.zeros(5)}
     with pytest.raises(ValueError, match="the residual has 5 numbers, delta 6"):
         ErrorFeedback().encode(torch.zeros(6), state, inputs.SEEDS.numpy("size"))
+
+
+@pytest.mark.parametrize("rest", [0, 1, 37, 255])
+@pytest.mark.parametrize("last", [0.01, 1.0, 100.0])
+def test_what_follows_the_last_whole_block_is_coded_with_it(last: float, rest: int) -> None:
+    """Blocks of 256 numbers fall into classes by size; the remainder has the last block's."""
+    sizes = [1.0, 100.0, 1.0, 0.01, 1.0, 0.01, 100.0, last]
+    delta = inputs.gaussian(256 * len(sizes) + rest)
+    scale = torch.tensor(sizes).repeat_interleave(256)
+    delta = delta * torch.cat([scale, torch.full((rest,), last)])
+    codec = EntropyCoded(step=0.02)
+    payload, _ = codec.encode(delta, {}, inputs.SEEDS.numpy("rest"))
+    decoded = torch.as_tensor(codec.decode(payload, len(delta)))
+    assert float((decoded - delta).abs().max()) <= 0.02  # within its cell

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -132,6 +134,31 @@ def test_long_headers_are_not_cached() -> None:
     assert npy._parse_header.cache_info().currsize > 0
 
 
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(("length", "taken"), [(118, True), (4096, True), (4097, False)])
+def test_the_header_of_an_array_is_at_most_4096_bytes_long(
+    length: int, taken: bool, version: int
+) -> None:
+    """NumPy pads a header to 64 or 128 bytes; parsing one of megabytes would take long."""
+    width = 2 if version == 1 else 4
+    text = b"{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}"
+    text = text.ljust(length - 8 - width - 1) + b"\n"
+    header = bytes([*b"\x93NUMPY", version, 0]) + len(text).to_bytes(width, "little") + text
+    assert len(header) == length
+    data = header + np.array([1.0, 2.0], "<f4").tobytes()
+    sent = to_record(MODEL | {"weight": torch.zeros(2)})
+    layout = layout_of(sent)
+    sent["weight"] = Array("float32", (2,), "numpy.ndarray", data)
+    flat = layout.flatten(MODEL | {"weight": torch.zeros(2)})[0]
+    outcome = screen(reply(sent), layout, flat, Screening())
+    if taken:
+        assert isinstance(outcome, Accepted)
+        assert outcome.delta[:2].tolist() == [1, 2]
+    else:
+        assert isinstance(outcome, Rejected)
+        assert ".npy header" in outcome.reason
+
+
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_no_mutated_bytes_make_screening_raise(data: st.DataObject) -> None:
@@ -175,6 +202,34 @@ def test_no_declared_array_makes_screening_raise(
     record = to_record(MODEL)
     record["weight"] = Array(dtype, shape, stype, raw)
     assert isinstance(screen(reply(record), layout, flat, Screening()), Rejected)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "taken"),
+    [
+        ({"num-examples": 1e9}, True),
+        ({"num-examples": math.nextafter(1e9, math.inf)}, False),
+        ({"num-examples": 1e-9}, True),
+        ({"num-examples": 0}, False),
+        ({"num-examples": 1, "x" * 128: 1.0}, True),
+        ({"num-examples": 1, "x" * 129: 1.0}, False),
+        ({"num-examples": 1, "x": 1.0}, True),
+        ({"num-examples": 1, "": 1.0}, False),
+        ({"num-examples": 1} | {f"metric-{k}": 1.0 for k in range(63)}, True),
+        ({"num-examples": 1} | {f"metric-{k}": 1.0 for k in range(64)}, False),
+    ],
+    ids=lambda value: f"{len(value)} metrics" if isinstance(value, dict) else str(value),
+)
+def test_the_default_limits_of_metrics(metrics: dict[str, float], taken: bool) -> None:
+    """At most 64 metrics, names of 1 to 128 characters, num-examples in (0, 1e9]."""
+    sent = to_record(MODEL)
+    layout = layout_of(sent)
+    flat = layout.flatten(MODEL)[0]
+    outcome = screen(reply(sent, MetricRecord(metrics)), layout, flat, Screening())
+    assert isinstance(outcome, Accepted if taken else Rejected)
+    if isinstance(outcome, Accepted):
+        assert outcome.num_examples == metrics["num-examples"]
+        assert outcome.metrics == {k: v for k, v in metrics.items() if k != "num-examples"}
 
 
 def test_list_metrics_can_be_allowed_but_never_as_a_weight() -> None:

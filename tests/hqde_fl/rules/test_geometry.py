@@ -154,6 +154,34 @@ def test_inner_products_about_a_point(make: object) -> None:
     torch.testing.assert_close(found, size**2, rtol=1e-9, atol=1e-13 * float(found.median()))
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+@pytest.mark.parametrize("copies", [2, 3, 4])
+def test_the_distance_to_a_mean_of_copies_is_zero(copies: int, offset: float) -> None:
+    """Whatever rounding makes of a few copies that the others do not lie near."""
+    for seed in range(10):
+        generator = torch.Generator().manual_seed(seed)
+        updates = offset + torch.randn(9, 40, generator=generator, dtype=torch.float64)
+        updates[:copies] = offset + 3 * (updates[0] - offset)
+        weights = torch.zeros(9, dtype=torch.float64)
+        weights[:copies] = torch.rand(copies, generator=generator, dtype=torch.float64)
+        weights /= weights.sum()
+        squared = geometry_of(Updates(updates)).squared_distances_to(weights)
+        assert squared[:copies].tolist() == [0] * copies
+        expected = ((updates - updates[0]) ** 2).sum(dim=1)
+        torch.testing.assert_close(squared[copies:], expected[copies:], rtol=1e-6, atol=0)
+
+
+def test_a_small_distance_to_a_point_is_not_taken_for_rounding() -> None:
+    """A millionth of the distance to the others: its square is 1e-12 of theirs."""
+    updates = base(dtype=torch.float64)
+    updates[1] = updates[0] + 1e-6 * base(dtype=torch.float64)[2]
+    weights = torch.eye(len(updates), dtype=torch.float64)[1]
+    squared = geometry_of(Updates(updates)).squared_distances_to(weights)
+    assert float(squared[0]) == pytest.approx(
+        float(((updates[0] - updates[1]) ** 2).sum()), rel=0.05
+    )
+
+
 def test_norms_and_products() -> None:
     updates = base(dtype=torch.float64)
     geometry = geometry_of(Updates(updates))

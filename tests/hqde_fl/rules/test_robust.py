@@ -106,6 +106,19 @@ def test_copies_count_once() -> None:
     assert share == pytest.approx(float(once.influence[2]), rel=0.2)
 
 
+@pytest.mark.parametrize(("closeness", "copied"), [(0.08, True), (0.12, False)])
+def test_updates_nearer_than_a_tenth_of_the_typical_distance_count_once(
+    closeness: float, copied: bool
+) -> None:
+    rows = honest(9)
+    direction = rows[1] - rows[0]
+    typical = float(torch.cdist(rows, rows).sort(dim=1).values[:, 4].median())
+    near = rows[0] + closeness * typical * direction / direction.norm()
+    found = run(torch.cat([rows, near[None]])).influence
+    shared = float(found[0] + found[9]) / float(found[1:9].mean())
+    assert shared < 1.3 if copied else shared > 1.7
+
+
 def test_trust_is_remembered() -> None:
     rows = honest(9)
     bad = torch.cat([rows, -rows.mean(dim=0, keepdim=True)])

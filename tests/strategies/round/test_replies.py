@@ -6,15 +6,26 @@ import logging
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.app.message.message import make_message
 from flwr.app.metadata import Metadata
+from flwr.clientapp import ClientApp
 
 from hqde_fl.protocol.message_size import message_bytes
+from hqde_fl.protocol.records import to_record
+from hqde_fl.simulations.engines.inline import InlineGrid
 from hqde_fl.strategies.round.reply_matching import ReplyMatcher
 from hqde_fl.strategies.round.reply_screening import last_line
 from hqde_fl.terminal_text import printable
-from tests.strategies.federation import HOSTILE, Recorder, run, strategy_with, weight
+from tests.strategies.federation import (
+    HOSTILE,
+    MODEL,
+    Recorder,
+    honest,
+    run,
+    strategy_with,
+    weight,
+)
 
 RUN, SERVER = 5, 1
 
@@ -98,3 +109,72 @@ def test_a_reason_is_fit_for_a_terminal() -> None:
     assert last_line("x" * 10**6) == "x" * 200
     assert last_line(None) == last_line(" \n ") == "no reason given"
     assert last_line(Error(1).reason) == "no reason given"
+
+
+class BadRepliesFirst(InlineGrid):
+    """A network that delivers what is wrong before the honest replies.
+
+    Parameters
+    ----------
+    wrong : str
+        What is wrong with the replies of the first client, or who else replies.
+    kind : str
+        The kind of messages that this is done to.
+    """
+
+    def __init__(self, wrong: str, kind: str) -> None:
+        app = ClientApp()
+        app.train()(lambda message, context: Message(honest(message, context), reply_to=message))
+
+        @app.evaluate()
+        def evaluate(message: Message, context: Context) -> Message:
+            loss = float(context.node_config["partition-id"])
+            metrics = MetricRecord({"num-examples": 5, "eval-loss": loss})
+            return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+        super().__init__(app, 6, {}, seed=1)
+        self.wrong, self.kind = wrong, kind
+
+    def send_and_receive(self, messages, *, timeout=None):  # type: ignore[no-untyped-def]
+        sent = list(messages)
+        replies = list(super().send_and_receive(sent, timeout=timeout))
+        if sent[0].metadata.message_type != self.kind:
+            return replies
+        first, *others = replies
+        if self.wrong == "stranger":
+            stranger = Message(first.content, reply_to=first)
+            stranger.metadata.__dict__.update(_src_node_id=99, _reply_to_message_id="unknown")
+            return [stranger, *replies]
+        if self.wrong == "duplicate":
+            return [first, first, *others]
+        if self.wrong == "error":
+            return [Message(Error(1, "no"), reply_to=sent[0]), *others]
+        if self.wrong == "forged":
+            first.metadata.__dict__.update(_src_node_id=99)
+        elif self.wrong == "empty":
+            first.__dict__["_content"] = None  # neither a content nor an error
+        elif self.wrong == "rejected":
+            first.content.metric_records["metrics"]["num-examples"] = -1
+        return [first, *others]
+
+
+WRONG = {"stranger": 0, "duplicate": 1, "error": 1, "empty": 1, "forged": 1, "rejected": 1}
+"""What is wrong, and the first of the partitions 0..5 whose reply still counts."""
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_updates_after_a_bad_reply_still_count(wrong: str) -> None:
+    recorder = Recorder()
+    strategy_with(recorder).start(BadRepliesFirst(wrong, "train"), to_record(MODEL), 1)
+    kept = {client.partition for client in recorder.rounds[1].clients if client.kept}
+    assert kept == set(range(WRONG[wrong], 6))
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_evaluations_after_a_bad_reply_still_count(wrong: str) -> None:
+    """Each client's loss is its partition id."""
+    recorder = Recorder()
+    strategy = strategy_with(recorder, fraction_evaluate=1.0)
+    strategy.start(BadRepliesFirst(wrong, "evaluate"), to_record(MODEL), 1)
+    expected = sum(range(WRONG[wrong], 6)) / (6 - WRONG[wrong])
+    assert recorder.rounds[1].clients_evaluate["eval-loss"] == pytest.approx(expected)

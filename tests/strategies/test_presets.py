@@ -1,0 +1,79 @@
+"""What the presets are made of, with the defaults that their documentation states."""
+
+from __future__ import annotations
+
+import pytest
+
+from hqde_fl.codec import EntropyCoded, ErrorFeedback, Identity, Quantized
+from hqde_fl.errors import ConfigError
+from hqde_fl.rules import (
+    Adaptive,
+    Aggregator,
+    ByzantineFilter,
+    Entanglement,
+    GeometricMedian,
+    Mean,
+    Median,
+    Robust,
+    Superposition,
+    Tree,
+    TrimmedMean,
+)
+from hqde_fl.strategies import presets
+from hqde_fl.strategies.hqde import HQDEStrategy
+from hqde_fl.strategies.optimizers import SGD, Adam, Yogi
+from hqde_fl.strategies.settings import Aggregation
+
+FEDAVG = Mean(weighted=True)
+RULES: dict[str, tuple[HQDEStrategy, Aggregator]] = {
+    "fedavg": (presets.fedavg(), FEDAVG),
+    "median": (presets.median(), Median()),
+    "trimmed_mean": (presets.trimmed_mean(3), TrimmedMean(3)),
+    "geometric_median": (presets.geometric_median(), GeometricMedian()),
+    "byzantine_filter": (presets.byzantine_filter(), ByzantineFilter()),
+    "byzantine_filter, a fifth": (presets.byzantine_filter(0.2), ByzantineFilter(fraction=0.2)),
+    "robust": (presets.robust(), Robust()),
+    "hierarchical": (presets.hierarchical(), Tree(FEDAVG, FEDAVG, 4)),
+    "hierarchical, own rules": (
+        presets.hierarchical(3, Median(), TrimmedMean(1)),
+        Tree(Median(), TrimmedMean(1), 3),
+    ),
+    "quantum_superposition": (presets.quantum_superposition(), Superposition()),
+    "quantum_entanglement": (presets.quantum_entanglement(), Entanglement()),
+    "adaptive_quantum": (presets.adaptive_quantum(), Adaptive()),
+    "quantized": (presets.quantized(), FEDAVG),
+    "quantized, own rule": (presets.quantized(8, Median()), Median()),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_preset_has_the_rule_with_the_rules_own_defaults(name: str) -> None:
+    strategy, rule = RULES[name]
+    assert strategy.settings.aggregation == Aggregation(rule)
+    assert strategy.settings.aggregation.server_optimizer == SGD()
+
+
+def test_presets_with_a_server_optimiser() -> None:
+    for preset, optimizer in (
+        (presets.fedadam(), Adam(lr=0.01)),
+        (presets.fedyogi(), Yogi(lr=0.01)),
+        (presets.fedadam(0.1), Adam(lr=0.1)),
+    ):
+        assert preset.settings.aggregation == Aggregation(FEDAVG, optimizer)
+
+
+def test_a_preset_passes_other_options_on() -> None:
+    assert presets.median(quorum=7).settings.aggregation == Aggregation(Median(), quorum=7)
+
+
+def test_the_codec_for_a_number_of_bits() -> None:
+    codec = presets.quantized().settings.communication.codec
+    assert codec == ErrorFeedback(Quantized(4, unbiased=False))
+    assert presets.packing(32) == Identity()
+    for bits in (4, 8, 16):
+        assert presets.packing(bits) == ErrorFeedback(Quantized(bits, unbiased=False))
+    for rate in (0.1, 1, 3.99):
+        assert presets.packing(rate) == ErrorFeedback(EntropyCoded(rate))
+    for wrong in (0, -1, 4.5, 17, 31, 33):
+        with pytest.raises(ConfigError, match="bits must be in"):
+            presets.packing(wrong)
