@@ -13,7 +13,6 @@ from hqde_fl.clients.faults.fault_plan import (
     choose_faulty_clients,
     client_count,
     count_from_fraction,
-    only_for,
 )
 from hqde_fl.clients.faults.free_ride import FreeRide
 from hqde_fl.clients.faults.garbage import Garbage
@@ -23,6 +22,7 @@ from hqde_fl.clients.faults.kill import Kill
 from hqde_fl.clients.faults.label_flip import LabelFlip
 from hqde_fl.clients.faults.nan import NaN
 from hqde_fl.clients.faults.num_examples import NumExamples
+from hqde_fl.clients.faults.only_for import only_for
 from hqde_fl.clients.faults.partial import Partial
 from hqde_fl.clients.faults.scaling import Scaling
 from hqde_fl.clients.faults.sign_flip import SignFlip

@@ -68,7 +68,7 @@ def shift_slightly(content: RecordDict) -> RecordDict:
 
 
 def with_false_fields(**claims: Any) -> Replies:
-    """Return a builder of a reply whose weight matrix has false fields: dtype, shape, stype, data."""
+    """Return a builder of a reply whose weight matrix claims another dtype, shape or data."""
 
     def make(honest: Array) -> Array:
         fields = {
