@@ -94,7 +94,7 @@ def run_steps(
     base, mixing = updates, torch.eye(n, dtype=torch.float64)
     geometry: Geometry | None = None
     first_geometry: Geometry | None = None
-    rejected = torch.zeros(n, dtype=torch.bool)
+    filtered = torch.zeros(n, dtype=torch.bool)
     diagnostics: dict[str, Any] = {}
     states: dict[str, Any] = {}
     for index, step in enumerate(steps):
@@ -123,8 +123,8 @@ def run_steps(
         first_geometry = geometry if index == 0 else first_geometry
         states[str(index)] = decision.state
         diagnostics |= decision.diagnostics
-        if rows == n and decision.rejected is not None:
-            rejected |= decision.rejected
+        if rows == n and decision.filtered is not None:
+            filtered |= decision.filtered
         if index + 1 < len(steps):
             assert decision.mixing is not None  # a pre-aggregation is linear
             mixing = decision.mixing @ mixing
@@ -134,7 +134,7 @@ def run_steps(
     influence = counts[:n]  # without remembered rows
     influence = influence / (influence.sum() or 1.0)
     kept_states = {position: kept for position, kept in states.items() if kept}
-    return Aggregate(delta, influence, rejected, diagnostics, kept_states, first_geometry)
+    return Aggregate(delta, influence, filtered, diagnostics, kept_states, first_geometry)
 
 
 def _combine(

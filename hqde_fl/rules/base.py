@@ -77,7 +77,7 @@ class Aggregator(ABC):
         return None
 
     def filters(self, n: int) -> bool:
-        """Return whether this rule can reject clients when it gets n updates.
+        """Return whether this rule can filter clients when it gets n updates.
 
         A rule that cannot is never right or wrong about a client.
         """

@@ -58,7 +58,7 @@ class ByzantineFilter(Rule):
         so that honest clients that nearly agree are not outliers by their last digits.
     fraction : float
         At most this fraction of the cohort is dropped, the worst outliers first. Clients already
-        rejected this round count towards it. At most 1/2.
+        filtered this round count towards it. At most 1/2.
     gain, loss : float
         Reputation that a client gains in a round in which it is no outlier, and loses in one in
         which it is one. Reputation lies in [0, 1] and starts at 1; among equal outliers the lower
@@ -146,7 +146,7 @@ class ByzantineFilter(Rule):
             mixing = self.median.weights(geometry.mixed(select))[0][None, :] @ select
         return Decision(
             mixing=mixing,
-            rejected=dropped,
+            filtered=dropped,
             diagnostics={
                 "filter-scores": _named(names, next(iter(scores.values()))),
                 "filter-excess": _named(names, excess),

@@ -25,7 +25,7 @@ class CAF(Tolerant):
 
     The direction is an exact eigenvector, of the n x n weighted Gram matrix (it spans the same
     space as the d x d covariance). O(n^2 d) for the Gram matrix; each of at most n steps sets a
-    weight to zero and costs O(n^2) to O(n^3). ``rejected`` are those left with less than half.
+    weight to zero and costs O(n^2) to O(n^3). ``filtered`` are those left with less than half.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class CAF(Tolerant):
     gram = True
 
     def filters(self, n: int) -> bool:
-        """Return True if f > 0: updates left with less than half of their weight are rejected."""
+        """Return True if f > 0: updates left with less than half of their weight are filtered."""
         return self.f > 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
@@ -45,7 +45,7 @@ class CAF(Tolerant):
         weights, steps = filtered_weights(measured.geometry, cohort.remaining(self.f))
         return Decision(
             mixing=(weights / weights.sum())[None, :],
-            rejected=weights < 0.5,
+            filtered=weights < 0.5,
             diagnostics={"caf-steps": steps},
         )
 

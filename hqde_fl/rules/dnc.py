@@ -46,7 +46,7 @@ class DnC(Tolerant):
         return min(self.f, 1) if n >= max(4, self.minimum()) else 0
 
     def filters(self, n: int) -> bool:
-        """Return True if f > 0: the dropped updates are rejected."""
+        """Return True if f > 0: the dropped updates are filtered."""
         return self.f > 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
@@ -57,12 +57,12 @@ class DnC(Tolerant):
         _, vector = top_eigenvector(measured.geometry.about(weights))
         scores = vector**2
         drop = min(n - 1, -int(-f * self.removal // 1))
-        rejected = torch.zeros(n, dtype=torch.bool)
-        rejected[scores.argsort(descending=True, stable=True)[:drop]] = True
-        kept = (~rejected).to(torch.float64)
+        filtered = torch.zeros(n, dtype=torch.bool)
+        filtered[scores.argsort(descending=True, stable=True)[:drop]] = True
+        kept = (~filtered).to(torch.float64)
         return Decision(
             mixing=(kept / kept.sum())[None, :],
-            rejected=rejected,
+            filtered=filtered,
             diagnostics={
                 "dnc-scores": dict(zip(map(str, cohort.ids), scores.tolist(), strict=True))
             },

@@ -33,7 +33,7 @@ class Entanglement(Rule):
     cosine of all pairs: colluding clients that send one and the same update gain no more by it than
     two that merely agree. A client is not coupled to itself. Weights are the entries of the top
     eigenvector of the coupling, or its rows' means; what is negative is clipped at zero, so an
-    update that opposes the others counts for nothing and is reported as rejected. The eigenvector's
+    update that opposes the others counts for nothing and is reported as filtered. The eigenvector's
     sign is the one with which more clients agree. Its classical twins are principal component
     analysis and eigenvector centrality.
 
@@ -86,7 +86,7 @@ class Entanglement(Rule):
         return (n - 1) // 2 if self.longest > 0 else 0
 
     def filters(self, n: int) -> bool:
-        """Return True unless the coupling is random: updates without weight are rejected."""
+        """Return True unless the coupling is random: updates without weight are filtered."""
         return self.coupling == "measured"
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
@@ -102,7 +102,7 @@ class Entanglement(Rule):
         mixing = bound_lengths(weights, measured.geometry, self.longest)
         return Decision(
             mixing=mixing[None, :],
-            rejected=weights == 0,
+            filtered=weights == 0,
             diagnostics={"entanglement-effective-clients": effective_clients(weights)},
         )
 

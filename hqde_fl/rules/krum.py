@@ -105,7 +105,7 @@ class MultiKrum(Tolerant):
     """Mean of the m updates with the least Krum scores; n >= 2f + 3.
 
     Tolerates its f, as long as m <= n - f: the default is n - f. Costs what Krum costs and one
-    weighted sum. ``rejected`` are the updates left out when m is n - f; with a smaller m being left
+    weighted sum. ``filtered`` are the updates left out when m is n - f; with a smaller m being left
     out says nothing about a client.
 
     Parameters
@@ -131,7 +131,7 @@ class MultiKrum(Tolerant):
         return max(2 * f + 3, self.m + f)
 
     def filters(self, n: int) -> bool:
-        """Return True if f > 0 and m is as large as f allows: unused updates are rejected."""
+        """Return True if f > 0 and m is as large as f allows: unused updates are filtered."""
         return self.f > 0 and self.m in (0, n - self.f)
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
@@ -149,8 +149,8 @@ class MultiKrum(Tolerant):
         return None if decision is None else self._with_rejected(decision, cohort.n - f)
 
     def _with_rejected(self, decision: Decision, max_kept: int) -> Decision:
-        """Return the decision with unused updates as rejected, if m is the largest possible."""
+        """Return the decision with unused updates as filtered, if m is the largest possible."""
         if 0 < self.m < max_kept:
             return decision
         assert decision.mixing is not None
-        return replace(decision, rejected=decision.mixing[0] == 0)
+        return replace(decision, filtered=decision.mixing[0] == 0)

@@ -106,7 +106,7 @@ class MDA(Tolerant):
             raise ConfigError(f"MDA needs limit >= 1, found {self.limit}")
 
     def filters(self, n: int) -> bool:
-        """Return True if f > 0: updates outside the subset are rejected."""
+        """Return True if f > 0: updates outside the subset are filtered."""
         return self.f > 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
@@ -122,4 +122,4 @@ class MDA(Tolerant):
         kept = least_diameter(measured.geometry.squared_distances(), f)
         mixing = torch.zeros(1, n, dtype=torch.float64)
         mixing[0, kept] = 1 / len(kept)
-        return Decision(mixing=mixing, rejected=mixing[0] == 0)
+        return Decision(mixing=mixing, filtered=mixing[0] == 0)

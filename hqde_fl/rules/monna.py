@@ -32,7 +32,7 @@ class MoNNA(Tolerant):
     trusted: int = 0
 
     def filters(self, n: int) -> bool:
-        """Return True if f > 0: updates that are not averaged are rejected."""
+        """Return True if f > 0: updates that are not averaged are filtered."""
         return self.f > 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
@@ -49,4 +49,4 @@ class MoNNA(Tolerant):
         nearest = squared.argsort(stable=True)[:count]
         mixing = torch.zeros(1, cohort.n, dtype=torch.float64)
         mixing[0, nearest] = 1 / count
-        return Decision(mixing=mixing, rejected=mixing[0] == 0)
+        return Decision(mixing=mixing, filtered=mixing[0] == 0)

@@ -62,7 +62,7 @@ class Decision:
     mixing : Tensor or None
         (m, n) float64: the result is ``mixing @ updates``; m is 1 for a rule that ends a chain.
         None if the result is no fixed linear combination: ``combine`` then computes it.
-    rejected : Tensor or None
+    filtered : Tensor or None
         (n,) bool, the updates that the rule singles out as faulty; None for none.
     diagnostics : Mapping[str, Any]
         Numbers for the run's records.
@@ -73,7 +73,7 @@ class Decision:
     """
 
     mixing: Tensor | None = None
-    rejected: Tensor | None = None
+    filtered: Tensor | None = None
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     state: State = field(default_factory=dict)
     plan: Any = None
@@ -89,7 +89,7 @@ class Aggregate:
         (d,) the aggregated update.
     influence : Tensor
         (n,) float64, each client's part in ``delta``; sums to one, or to zero if no update counts.
-    rejected : Tensor
+    filtered : Tensor
         (n,) bool, clients that the rule singled out as faulty.
     diagnostics : Mapping[str, Any]
         Numbers for the run's records.
@@ -104,7 +104,7 @@ class Aggregate:
 
     delta: Tensor
     influence: Tensor
-    rejected: Tensor
+    filtered: Tensor
     diagnostics: Mapping[str, Any]
     state: State
     geometry: Geometry | None = None

@@ -99,7 +99,7 @@ class Robust(Rule):
         return (n - 1) // 2
 
     def filters(self, n: int) -> bool:
-        """Return True for two or more updates: clients without trust are rejected."""
+        """Return True for two or more updates: clients without trust are filtered."""
         return n > 1
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
@@ -123,7 +123,7 @@ class Robust(Rule):
         weights = trusted * shortening(lengths, self.far * typical) if typical > 0 else trusted
         return Decision(
             mixing=(weights * shrink / weights.sum() @ voters)[None, :],
-            rejected=(trusted == 0).double() @ voters > 0,
+            filtered=(trusted == 0).double() @ voters > 0,
             diagnostics={
                 "trust": dict(zip(map(str, cohort.ids), earned.tolist(), strict=True)),
                 "outliers": cohort.n - int((trusted > 0).sum()),

@@ -63,7 +63,7 @@ class SignGuard(Rule):
         return torch.stack([positive, zero, negative], dim=1).to(torch.float64)
 
     def filters(self, n: int) -> bool:
-        """Return True for two or more updates: those that are not kept are rejected."""
+        """Return True for two or more updates: those that are not kept are filtered."""
         return n > 1
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
@@ -80,7 +80,7 @@ class SignGuard(Rule):
         weights = torch.where(kept, shortening(norms, typical), 0.0) / kept.sum()
         return Decision(
             mixing=weights[None, :],
-            rejected=~kept,
+            filtered=~kept,
             diagnostics={
                 "guard-norm": int((~by_norm).sum()),
                 "guard-sign": int((~by_sign).sum()),

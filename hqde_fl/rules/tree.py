@@ -171,7 +171,7 @@ class _Traversal:
             confidence = self.cohort.confidence
             if confidence is not None:
                 confidence = tuple(confidence[row] for row in rows)
-            rejected = torch.zeros(n, dtype=torch.bool)
+            filtered = torch.zeros(n, dtype=torch.bool)
         else:
             below = [
                 self.visit(child, f"{path}/{k}", self.tree.leaf) for k, child in enumerate(node)
@@ -180,7 +180,7 @@ class _Traversal:
             ids, weights = tuple(rows), tuple(weight for _, weight in below)
             influence = torch.stack([outcome.influence for outcome, _ in below])
             columns = Updates([outcome.delta for outcome, _ in below])
-            rejected = torch.stack([outcome.rejected for outcome, _ in below]).any(dim=0)
+            filtered = torch.stack([outcome.filtered for outcome, _ in below]).any(dim=0)
         group = replace(
             self.cohort, ids=ids, num_examples=None, confidence=confidence, group_weights=weights
         )
@@ -188,6 +188,6 @@ class _Traversal:
         if own.state:
             self.new_states[path] = own.state
         if isinstance(node[0], int):
-            rejected[rows] = own.rejected
-        outcome = replace(own, influence=own.influence @ influence, rejected=rejected)
+            filtered[rows] = own.filtered
+        outcome = replace(own, influence=own.influence @ influence, filtered=filtered)
         return outcome, sum(weights)

@@ -73,7 +73,7 @@ class Voting(Rule):
         return 0 if self.votes == "updates" and self.longest == 0 else (n - 1) // 2
 
     def filters(self, n: int) -> bool:
-        """Return True for votes on updates: updates that lose are rejected."""
+        """Return True for votes on updates: updates that lose are filtered."""
         return self.votes == "updates"
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
@@ -89,7 +89,7 @@ class Voting(Rule):
         mixing = bound_lengths(weights, measured.geometry, self.longest)
         return Decision(
             mixing=mixing[None, :],
-            rejected=weights == 0,
+            filtered=weights == 0,
             diagnostics={"voting-effective-clients": effective_clients(weights)},
         )
 

@@ -102,7 +102,7 @@ def merge_model(
     flat = model.flat + step
     if not bool(torch.isfinite(flat).all()):
         return MergedModel(model, tuple(replies), outcome, "the aggregated update is not finite")
-    pairs = zip(updates, outcome.rejected.tolist(), strict=True)
+    pairs = zip(updates, outcome.filtered.tolist(), strict=True)
     buffers = [reply.buffers for reply, filtered in pairs if not filtered]
     merged = replace(
         model,

@@ -110,7 +110,7 @@ class RoundLog:
         for member, model in enumerate(merged):
             if model.outcome is None:
                 continue
-            influences, filtered = model.outcome.influence.tolist(), model.outcome.rejected.tolist()
+            influences, filtered = model.outcome.influence.tolist(), model.outcome.filtered.tolist()
             for node, influence, out in zip(model.nodes, influences, filtered, strict=True):
                 mean = influence / moved_models if model.is_moved else 0.0
                 by_node.setdefault(node, []).append((member, mean, out))

@@ -53,13 +53,13 @@ def check(result: Aggregate, updates: Tensor) -> None:
     n, d = updates.shape
     assert result.delta.shape == (d,)
     assert result.influence.shape == (n,)
-    assert result.rejected.shape == (n,)
+    assert result.filtered.shape == (n,)
     assert result.influence.dtype == torch.float64
-    assert result.rejected.dtype == torch.bool
+    assert result.filtered.dtype == torch.bool
     assert bool(result.delta.isfinite().all())
     assert bool((result.influence >= 0).all())
     assert float(result.influence.sum()) == pytest.approx(1)
-    assert not bool(result.rejected.all())
+    assert not bool(result.filtered.all())
 
 
 def same(left: Tensor, right: Tensor, scale: Tensor, tolerance: float = 1e-5) -> None:
@@ -98,7 +98,7 @@ class TestEveryRule:
             part = run(rule, updates[order], cohort=shuffled)
             same(part.delta, whole.delta, updates, 1e-9)
             torch.testing.assert_close(part.influence, whole.influence[order], rtol=0, atol=1e-7)
-            assert torch.equal(part.rejected, whole.rejected[order])
+            assert torch.equal(part.filtered, whole.filtered[order])
 
     def test_translation(self, name: str) -> None:
         if not ALL[name].translates:
@@ -170,7 +170,7 @@ class TestEveryRule:
         there = run(rule, updates, executor=executor)
         same(there.delta, here.delta, updates, 1e-6)
         torch.testing.assert_close(there.influence, here.influence, rtol=1e-6, atol=1e-9)
-        assert torch.equal(there.rejected, here.rejected)
+        assert torch.equal(there.filtered, here.filtered)
 
     def test_threads_give_the_same_bits(self, name: str) -> None:
         rule, updates = ALL[name].make(F), draw(d=5000)

@@ -40,8 +40,8 @@ def honest(n: int = 10, d: int = 200, seed: int = 0) -> Tensor:
 
 def dropped(rule: object, updates: Tensor) -> list[int]:
     result = aggregate(rule, Updates(updates))  # type: ignore[arg-type]
-    assert float(result.influence[result.rejected].sum()) < 1e-2
-    return result.rejected.nonzero().flatten().tolist()
+    assert float(result.influence[result.filtered].sum()) < 1e-2
+    return result.filtered.nonzero().flatten().tolist()
 
 
 FILTERS = [
@@ -87,8 +87,8 @@ def test_reputation_gates_and_recovers() -> None:
             updates[5] *= -5
         result = aggregate(rule, Updates(updates), Cohort.of(10), state)
         state = result.state
-        excluded.append(bool(result.rejected[5]))
-        assert not bool(result.rejected[:5].any())
+        excluded.append(bool(result.filtered[5]))
+        assert not bool(result.filtered[:5].any())
     # 1.0 .8 .6 .4 after three bad rounds, then .5 .6 .7 .8: kept again at .75
     assert excluded == [True] * 7 + [False]
     assert state is not None
@@ -100,7 +100,7 @@ def test_the_gate_stays_within_the_fraction() -> None:
     rule = ByzantineFilter(gate=1.0, fraction=0.2)
     state = {"0": {"reputation": {str(i): 0.1 * i for i in range(6)}}}
     result = aggregate(rule, Updates(honest()), Cohort.of(10), state)
-    assert result.rejected.nonzero().flatten().tolist() == [0, 1]
+    assert result.filtered.nonzero().flatten().tolist() == [0, 1]
 
 
 def test_clients_already_excluded_count_towards_the_fraction() -> None:
@@ -108,7 +108,7 @@ def test_clients_already_excluded_count_towards_the_fraction() -> None:
     updates[:3] *= -4
     cohort = Cohort(tuple(range(8)), faulty=2)
     result = aggregate(ByzantineFilter(), Updates(updates), cohort)
-    assert int(result.rejected.sum()) == 1
+    assert int(result.filtered.sum()) == 1
 
 
 def test_too_few_left_fall_back_to_the_coordinate_median() -> None:
@@ -185,7 +185,7 @@ def test_mda_beyond_its_limit() -> None:
     updates = Updates(honest(41, 3))
     with pytest.raises(BoundError, match=r"= 1048576 steps with n=41, f=20; the limit is 4096"):
         aggregate(MDA(20), updates)
-    assert int(aggregate(MDA(12), updates).rejected.sum()) == 12
+    assert int(aggregate(MDA(12), updates).filtered.sum()) == 12
 
 
 def test_monna_needs_its_trusted_client() -> None:
@@ -219,7 +219,7 @@ def test_buckets_depend_on_the_round_and_the_seed() -> None:
 @pytest.mark.parametrize(("m", "rejected"), [(0, 3), (7, 3), (6, 0)])
 def test_multi_krum_rejects_unused_updates_only_with_the_largest_m(m: int, rejected: int) -> None:
     outcome = aggregate(MultiKrum(3, m), Updates(honest(10)))
-    assert int(outcome.rejected.sum()) == rejected
+    assert int(outcome.filtered.sum()) == rejected
 
 
 def test_bounds_of_chains() -> None:

@@ -57,7 +57,7 @@ def test_identical_clients_come_back_unchanged(name: str) -> None:
             assert float(result.influence.sum()) == pytest.approx(1, abs=1e-12)
             if name != "entanglement, random":  # the original's flaw, kept as it was
                 assert float((result.influence - 1 / n).abs().max()) < 1e-12
-            assert not result.rejected.any()
+            assert not result.filtered.any()
 
 
 @pytest.mark.parametrize("name", LINEAR)
@@ -81,7 +81,7 @@ def test_an_exact_opposite_counts_for_nothing(name: str) -> None:
             updates[where] *= -1
             result = run(RULES[name], updates)
             assert result.influence[where] == 0
-            assert result.rejected.tolist() == [row == where for row in range(n)]
+            assert result.filtered.tolist() == [row == where for row in range(n)]
             torch.testing.assert_close(result.delta, -updates[where])
         noisy = draw(n, seed=n, shared=2.0)
         noisy[n // 2] = -noisy.mean(dim=0)
@@ -94,7 +94,7 @@ def test_a_minority_of_opponents_counts_for_nothing(name: str) -> None:
         updates = draw(n, d=200, seed=f, shared=2.0)
         updates[:f] *= -1
         result = run(RULES[name], updates)
-        assert result.rejected.tolist() == [row < f for row in range(n)]
+        assert result.filtered.tolist() == [row < f for row in range(n)]
         assert float(result.influence[:f].sum()) == 0
 
 
@@ -282,7 +282,7 @@ class TestVoting:
         won = [sum(np.sign(float(x @ y)) for y in rows) > 0 for x in rows]
         assert 0 < sum(won) < 9
         found = run(Voting(votes="updates"), updates)
-        assert found.rejected.tolist() == [not each for each in won]
+        assert found.filtered.tolist() == [not each for each in won]
         np.testing.assert_allclose(found.influence, np.array(won) / sum(won), atol=1e-12)
 
 

@@ -42,7 +42,7 @@ def test_without_faults_it_is_nearly_the_mean() -> None:
         rows = honest(10, seed=seed)
         found = run(rows)
         assert off(found, rows) < 0.15
-        assert not found.rejected.any()
+        assert not found.filtered.any()
         assert float(found.influence.min()) > 0.05
 
 
@@ -52,7 +52,7 @@ def test_opponents_of_the_majority_have_no_weight(f: int, epsilon: float) -> Non
     rows = honest(10 - f)
     sent = (-epsilon * rows.mean(dim=0)).expand(f, -1)
     found = run(torch.cat([rows, sent]))
-    assert found.rejected.tolist() == [False] * (10 - f) + [True] * f
+    assert found.filtered.tolist() == [False] * (10 - f) + [True] * f
     assert off(found, rows) < 0.2
     assert found.diagnostics["outliers"] == f
 
@@ -139,7 +139,7 @@ def test_trust_is_remembered() -> None:
 def test_without_agreement_it_is_the_shortened_mean() -> None:
     rows = torch.eye(6, dtype=torch.float64)
     torch.testing.assert_close(run(rows).delta, rows.mean(dim=0))
-    assert not run(rows).rejected.any()
+    assert not run(rows).filtered.any()
     opposite = torch.stack([rows[0], -rows[0]])
     torch.testing.assert_close(run(opposite).delta, torch.zeros(6, dtype=torch.float64))
 
@@ -165,7 +165,7 @@ def test_near_duplicates_are_copies_and_near_copies_of_copies() -> None:
 def test_if_most_updates_coincide_none_is_a_near_duplicate() -> None:
     rows = torch.cat([torch.ones(6, 5), torch.zeros(2, 5)])
     assert near_duplicate_groups(squared(rows), 0.1) == [[k] for k in range(8)]
-    assert not run(rows, ByzantineFilter(detectors=("twins",))).rejected.any()
+    assert not run(rows, ByzantineFilter(detectors=("twins",))).filtered.any()
 
 
 def test_the_filter_finds_colluders_close_to_the_mean() -> None:
@@ -173,8 +173,8 @@ def test_the_filter_finds_colluders_close_to_the_mean() -> None:
     sent = (rows.mean(dim=0) - 0.5 * rows.std(dim=0)).expand(6, -1)
     both = torch.cat([rows, sent])
     truth = [False] * 30 + [True] * 6
-    assert not run(both, ByzantineFilter()).rejected[30:].any()
-    assert run(both, ByzantineFilter(detectors=("mad", "twins"))).rejected.tolist() == truth
+    assert not run(both, ByzantineFilter()).filtered[30:].any()
+    assert run(both, ByzantineFilter(detectors=("mad", "twins"))).filtered.tolist() == truth
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_the_larger_group_is_trusted_if_opposition_is_as_strong(
     kept = [scale for scale in scales if scale > 0]
     for order in permutations(scales):
         found = run(torch.stack([scale * update for scale in order]))
-        assert [scale < 0 for scale in order] == found.rejected.tolist()
+        assert [scale < 0 for scale in order] == found.filtered.tolist()
         assert min(kept) <= float(found.delta @ update / (update @ update)) <= max(kept)
     alone = torch.tensor([[0.0, 1, -1], [1, 0, -1], [-1, -1, 0]], dtype=torch.float64)
     assert trust(alone).tolist() == [1, 1, 0]

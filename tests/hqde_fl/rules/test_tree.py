@@ -120,9 +120,9 @@ def test_clients_rejected_by_a_leaf_are_rejected() -> None:
     updates = torch.randn(9, 40, generator=torch.Generator().manual_seed(0))
     updates[2] = 1e4
     result = aggregate(Tree(ByzantineFilter(), GeometricMedian(), fanout=9), Updates(updates))
-    assert result.rejected.tolist() == [False] * 9  # one level: there is no leaf below the root
+    assert result.filtered.tolist() == [False] * 9  # one level: there is no leaf below the root
     result = aggregate(Tree(ByzantineFilter(), GeometricMedian(), fanout=5), Updates(updates))
-    assert result.rejected.nonzero().flatten().tolist() == [2]
+    assert result.filtered.nonzero().flatten().tolist() == [2]
     assert float(result.influence[2]) == 0
 
 
