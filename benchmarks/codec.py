@@ -46,7 +46,7 @@ from hqde_fl.codec import (
 from hqde_fl.protocol.records import from_record, layout_of, to_record
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.engines.inline import InlineGrid
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.strategies.hqde import HQDEStrategy
 from hqde_fl.strategies.settings import Participation
 

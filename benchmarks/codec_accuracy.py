@@ -25,7 +25,7 @@ import torch
 
 from hqde_fl.codec import ErrorFeedback, Identity
 from hqde_fl.codec.request import to_json
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.run import run_experiment
 from hqde_fl.strategies.presets import packing
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.reporting import check, conclude, machine  # noqa: E402
-from hqde_fl.simulations.engines.ray.private import private_environment  # noqa: E402
+from hqde_fl.simulations.engines.ray.private_ray import private_environment  # noqa: E402
 
 CASES = {
     # name: (population, cohort, parameters, kind of client)
@@ -69,7 +69,7 @@ def digits_app() -> tuple[Any, Any]:
     from hqde_fl.clients.initial_state import initial_state
     from hqde_fl.protocol.records import to_record
     from hqde_fl.seeding import Seeds
-    from hqde_fl.simulations.experiment.model import Experiment
+    from hqde_fl.simulations.experiment.experiment import Experiment
 
     demo = Experiment.load(ROOT / "experiments" / "quickstart.toml", ["faults=[]"])
     task = demo.load_task()

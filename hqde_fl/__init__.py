@@ -104,7 +104,7 @@ _HOMES = {
     "Task": "hqde_fl.clients.task",
     "Training": "hqde_fl.clients.training",
     "ensemble_app": "hqde_fl.clients.app",
-    "Experiment": "hqde_fl.simulations.experiment.model",
+    "Experiment": "hqde_fl.simulations.experiment.experiment",
     "RunResult": "hqde_fl.simulations.run",
     "run_experiment": "hqde_fl.simulations.run",
     "EnsemblePredictor": "hqde_fl.prediction",

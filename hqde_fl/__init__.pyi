@@ -64,7 +64,7 @@ from hqde_fl.selection import Uniform as Uniform
 from hqde_fl.simulations.engines.inline import InlineGrid as InlineGrid
 from hqde_fl.simulations.engines.ray.grid import RayGrid as RayGrid
 from hqde_fl.simulations.engines.ray.resources import Resources as Resources
-from hqde_fl.simulations.experiment.model import Experiment as Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment as Experiment
 from hqde_fl.simulations.run import RunResult as RunResult
 from hqde_fl.simulations.run import run_experiment as run_experiment
 from hqde_fl.simulations.system.create_system import create_hqde_system as create_hqde_system

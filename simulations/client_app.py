@@ -9,7 +9,7 @@ from flwr.clientapp import ClientApp
 
 from hqde_fl.clients.app import ensemble_app
 from hqde_fl.clients.task import Task
-from hqde_fl.simulations.experiment.model import RUN_CONFIG_KEYS, Experiment, experiment_file
+from hqde_fl.simulations.experiment.experiment import RUN_CONFIG_KEYS, Experiment, experiment_file
 from hqde_fl.simulations.experiment.own_modules import add_folder_of
 
 app = ClientApp()

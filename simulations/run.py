@@ -25,7 +25,7 @@ from hqde_fl.simulations.console.interruption import (
     interruptible,
     uninterrupted,
 )
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.file_names import MANIFEST, REPORT, ROUNDS
 from hqde_fl.simulations.recording.manifest import (
@@ -300,7 +300,7 @@ def _run_on_flower(attempt: _Attempt) -> None:
 
 def _run_deployed(attempt: _Attempt, superlink: str) -> None:
     """Run on real nodes; the SuperLink's processes write the run directory."""
-    from hqde_fl.simulations.deploy.target import find
+    from hqde_fl.simulations.deploy.named_superlink import find
     from hqde_fl.simulations.engines.flower.engine import run_deployed
 
     target = find(superlink, attempt.experiment.clients.count)

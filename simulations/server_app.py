@@ -28,8 +28,8 @@ from hqde_fl.rules.results import State
 from hqde_fl.simulations.checkpoint.callback import Checkpoints
 from hqde_fl.simulations.checkpoint.resume import ResumePoint, exclusive, reopen
 from hqde_fl.simulations.engines.deployment.guarded_grid import guard
+from hqde_fl.simulations.experiment.experiment import Experiment, experiment_file
 from hqde_fl.simulations.experiment.held_out import hold_out
-from hqde_fl.simulations.experiment.model import Experiment, experiment_file
 from hqde_fl.simulations.experiment.own_modules import add_folder_of
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.file_names import MANIFEST

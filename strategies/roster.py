@@ -14,7 +14,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from hqde_fl.errors import CohortError
-from hqde_fl.protocol.grids import KnowsPartitions
+from hqde_fl.protocol.grid_protocols import KnowsPartitions
 from hqde_fl.protocol.partition_claims import IDENTITY, claimed_partition
 from hqde_fl.strategies.round.reply_matching import ReplyMatcher
 

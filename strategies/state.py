@@ -13,7 +13,7 @@ from hqde_fl.errors import ConfigError
 from hqde_fl.protocol.members import join_members, split_members, uncopied_record
 from hqde_fl.protocol.records import from_record, layout_of, to_record
 from hqde_fl.rules.results import State
-from hqde_fl.strategies.broadcast import Broadcast
+from hqde_fl.strategies.clients_model import Broadcast
 from hqde_fl.strategies.optimizers import Moments
 from hqde_fl.strategies.resting import Resting
 from hqde_fl.updates.layout import Layout

@@ -17,10 +17,12 @@ from typing import ClassVar, final
 
 import numpy as np
 
-from hqde_fl.codec import ans
+from hqde_fl.codec import entropy_coder
 from hqde_fl.codec.base import Codec, State
 from hqde_fl.codec.bitpack import pack, packed_bytes, unpack
-from hqde_fl.codec.classes import (
+from hqde_fl.codec.payload import MAX_MAGNITUDE, Part
+from hqde_fl.codec.reader import Floats, Reader
+from hqde_fl.codec.size_classes import (
     BLOCK,
     CLASS_BITS,
     CLASSES,
@@ -32,9 +34,7 @@ from hqde_fl.codec.classes import (
     sample_classes,
     values_of_class,
 )
-from hqde_fl.codec.payload import MAX_MAGNITUDE, Part
-from hqde_fl.codec.plan import MAX_INDEX, Indices, Plan
-from hqde_fl.codec.reader import Floats, Reader
+from hqde_fl.codec.symbol_split import MAX_INDEX, Indices, Plan
 from hqde_fl.errors import CodecError, ConfigError
 
 _FIELDS = struct.Struct("<fB")
@@ -91,7 +91,7 @@ class EntropyCoded(Codec):
             parts.append(pack(classes, CLASS_BITS))
         for number in range(count):
             source = values if count == 1 else values_of_class(values, classes, number)
-            parts += ans.write(source, self._quantise(source, exact), exact)
+            parts += entropy_coder.write(source, self._quantise(source, exact), exact)
         return parts, {}
 
     @classmethod
@@ -102,7 +102,7 @@ class EntropyCoded(Codec):
         if not 0 <= step <= 8 * MAX_MAGNITUDE or count > CLASSES or (step > 0) != (count > 0):
             raise CodecError(f"no entropy code has step {step} and {count} classes")
         if count < 2:
-            return ans.read(reader, size, step) if count else np.zeros(size, np.float32)
+            return entropy_coder.read(reader, size, step) if count else np.zeros(size, np.float32)
         blocks = size // BLOCK
         if not blocks:
             raise CodecError(f"{count} classes of {size} values")
@@ -116,7 +116,7 @@ class EntropyCoded(Codec):
             chosen = classes == number
             whole = int(np.count_nonzero(chosen)) * BLOCK
             rest = size - rows.size if chosen[-1] else 0
-            source = ans.read(reader, whole + rest, step)
+            source = entropy_coder.read(reader, whole + rest, step)
             rows[chosen] = source[:whole].reshape(-1, BLOCK)
             if rest:
                 values[-rest:] = source[whole:]

@@ -2,8 +2,8 @@
 
 Those that only the engines, the audit and a deployment need are in
 ``hqde_fl.simulations.engines.flower_internals``. No other module of the project imports anything
-that Flower does not document; ``tests/deployment/test_link.py`` pins every name of both. Importing
-this module costs nothing: ``flwr.app`` loads all of it anyway.
+that Flower does not document; ``tests/deployment/test_superlink_requests.py`` pins every name of
+both. Importing this module costs nothing: ``flwr.app`` loads all of it anyway.
 """
 
 from flwr.app.message.message import make_message

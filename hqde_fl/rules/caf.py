@@ -9,9 +9,9 @@ from torch import Tensor
 
 from hqde_fl.rules.base import Tolerant
 from hqde_fl.rules.cohort import Cohort
+from hqde_fl.rules.eigenvectors import top_eigenvector
 from hqde_fl.rules.geometry import Geometry
 from hqde_fl.rules.results import Decision, Measured, State
-from hqde_fl.rules.spectrum import top_eigenvector
 
 
 @dataclass(frozen=True)

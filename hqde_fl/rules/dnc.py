@@ -9,8 +9,8 @@ import torch
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules.base import Tolerant
 from hqde_fl.rules.cohort import Cohort
+from hqde_fl.rules.eigenvectors import top_eigenvector
 from hqde_fl.rules.results import Decision, Measured, State
-from hqde_fl.rules.spectrum import top_eigenvector
 
 
 @dataclass(frozen=True)

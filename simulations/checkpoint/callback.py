@@ -14,11 +14,11 @@ from flwr.serverapp import Grid
 
 from hqde_fl.errors import CheckpointError
 from hqde_fl.protocol.flower_internals import log
-from hqde_fl.protocol.grids import KeepsContexts
+from hqde_fl.protocol.grid_protocols import KeepsContexts
 from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid
 from hqde_fl.simulations.checkpoint.resume import ResumePoint
 from hqde_fl.simulations.checkpoint.store import Snapshot, Store
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.file_names import CLIENTS, ROUNDS
 from hqde_fl.simulations.recording.manifest import add_to_manifest
 from hqde_fl.strategies.callbacks import Callback, RoundRecord

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hqde_fl.errors import CheckpointError, RunError
-from hqde_fl.simulations.checkpoint.tree import Stored, ValueTree
+from hqde_fl.simulations.checkpoint.value_tree import Stored, ValueTree
 from hqde_fl.simulations.recording.atomic_files import replace_file
 
 VERSION = 2

@@ -16,7 +16,7 @@ from flwr.app import RecordDict
 from hqde_fl.errors import CheckpointError, ConfigError
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.simulations.checkpoint.store import Snapshot, Store
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.directory_lock import directory_lock
 from hqde_fl.simulations.recording.file_names import CLIENTS, MANIFEST, ROUNDS
 from hqde_fl.simulations.recording.manifest import read_manifest

@@ -13,11 +13,11 @@ from flwr.app import RecordDict
 
 from hqde_fl.errors import CheckpointError
 from hqde_fl.simulations.checkpoint import container
-from hqde_fl.simulations.checkpoint.shelf import Shelf
-from hqde_fl.simulations.checkpoint.tree import ValueTree
+from hqde_fl.simulations.checkpoint.client_state_files import Shelf
+from hqde_fl.simulations.checkpoint.value_tree import ValueTree
 from hqde_fl.simulations.engines.ray.packing import pack, unpack
 from hqde_fl.simulations.recording.atomic_files import sync
-from hqde_fl.strategies.broadcast import Broadcast
+from hqde_fl.strategies.clients_model import Broadcast
 from hqde_fl.strategies.state import ModelState, ServerState
 from hqde_fl.updates.layout import Entry, Layout
 

@@ -29,7 +29,7 @@ from hqde_fl.simulations.deploy.commands import app as nodes
 
 if TYPE_CHECKING:
     from hqde_fl.registry import Registry
-    from hqde_fl.simulations.experiment.model import Experiment
+    from hqde_fl.simulations.experiment.experiment import Experiment
 
 
 class Commands(TyperGroup):
@@ -229,7 +229,7 @@ def doctor(
 ) -> None:
     """Show what experiments can run on: CPUs, GPUs, memory, Ray, versions."""
     from hqde_fl.simulations.console.doctor import examine
-    from hqde_fl.simulations.experiment.model import Experiment
+    from hqde_fl.simulations.experiment.experiment import Experiment
     from hqde_fl.simulations.experiment.own_modules import add_folder_of
 
     console = Console()
@@ -340,7 +340,7 @@ def _status(end: KeyboardInterrupt | Terminated) -> int:
 
 def _summary(experiment: Experiment) -> str:
     """Return a few lines on what an experiment is going to run."""
-    from hqde_fl.simulations.experiment.labels import component_label, faults_label
+    from hqde_fl.simulations.experiment.display_names import component_label, faults_label
 
     clients = experiment.clients
     faulty = ", ".join(str(client) for client in sorted(experiment.faulty))

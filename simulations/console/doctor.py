@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hqde_fl.simulations.recording.environment import hardware, versions
 
 if TYPE_CHECKING:
-    from hqde_fl.simulations.experiment.model import Experiment
+    from hqde_fl.simulations.experiment.experiment import Experiment
 
 
 def examine(experiment: Experiment | None = None, address: str = "") -> Iterator[tuple[str, str]]:

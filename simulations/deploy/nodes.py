@@ -24,7 +24,7 @@ from hqde_fl.simulations.deploy import supervisor
 from hqde_fl.simulations.deploy.federation import CONNECTION, FederationDirectory
 from hqde_fl.simulations.deploy.supervised import Report
 from hqde_fl.simulations.deploy.supervisor import PORTS, STATUS
-from hqde_fl.simulations.engines.flower.guard import MARK, end_all
+from hqde_fl.simulations.engines.flower.process_guard import MARK, end_all
 from hqde_fl.simulations.engines.flower.superlink import SuperLink
 from hqde_fl.simulations.recording.atomic_files import replace_file
 from hqde_fl.simulations.recording.directory_lock import directory_lock

@@ -22,11 +22,11 @@ from types import FrameType
 
 from hqde_fl.errors import RunError
 from hqde_fl.simulations.deploy.federation import CONNECTION, FederationDirectory
-from hqde_fl.simulations.deploy.registered import public_key, registered
+from hqde_fl.simulations.deploy.registered_keys import public_key, registered
 from hqde_fl.simulations.deploy.retire import retire
 from hqde_fl.simulations.deploy.supervised import Supervised
 from hqde_fl.simulations.deploy.units import node_command, superlink_command
-from hqde_fl.simulations.engines.flower.guard import end_all
+from hqde_fl.simulations.engines.flower.process_guard import end_all
 from hqde_fl.simulations.engines.flower.superlink import SuperLink, program
 from hqde_fl.simulations.recording.atomic_files import replace_file
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from hqde_fl.protocol.grids import KeepsContexts, KnowsPartitions
+from hqde_fl.protocol.grid_protocols import KeepsContexts, KnowsPartitions
 from hqde_fl.protocol.partition_claims import IDENTITY, claimed_partition
 from hqde_fl.simulations.engines.flower_internals import NodeInfo, Run
 

@@ -32,7 +32,7 @@ from hqde_fl.simulations.attacks import ATTACKS, Attack
 from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid, Defence
 from hqde_fl.simulations.engines.fault_error_grid import FaultErrorGrid
 from hqde_fl.simulations.experiment.components import build_component
-from hqde_fl.simulations.experiment.labels import CLIENT_KEYS
+from hqde_fl.simulations.experiment.display_names import CLIENT_KEYS
 
 SCHEDULE_KEYS = ("start", "stop", "resample")
 """Keys of a fault that say in which rounds it acts."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.simulations.experiment.labels import component_label, faults_label
+from hqde_fl.simulations.experiment.display_names import component_label, faults_label
 from hqde_fl.simulations.recording.atomic_files import replace_file
 from hqde_fl.simulations.recording.file_names import INDEX, MANIFEST
 from hqde_fl.simulations.recording.recorded_run import Run

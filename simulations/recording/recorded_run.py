@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from hqde_fl.errors import ConfigError, HQDEError
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.detection import Detection
 from hqde_fl.simulations.recording.file_names import CLIENTS, ROUNDS
 from hqde_fl.simulations.recording.manifest import read_manifest

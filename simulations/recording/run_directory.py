@@ -20,7 +20,7 @@ from safetensors.torch import save
 from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.protocol.records import from_record
 from hqde_fl.simulations.console.interruption import interrupted, uninterrupted
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.experiment.own_modules import module_folders
 from hqde_fl.simulations.recording.atomic_files import replace_file
 from hqde_fl.simulations.recording.detection import Detection

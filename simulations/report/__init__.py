@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import tomli_w
 
 from hqde_fl.errors import RunError
-from hqde_fl.simulations.experiment.labels import component_label, faults_label
+from hqde_fl.simulations.experiment.display_names import component_label, faults_label
 from hqde_fl.simulations.recording.atomic_files import replace_file
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.file_names import REPORT

@@ -12,7 +12,7 @@ import psutil
 
 from hqde_fl.errors import HQDEError
 from hqde_fl.simulations.console.interruption import interrupted
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.manifest import add_to_manifest
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.recording.run_follower import OnRound

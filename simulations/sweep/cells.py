@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.experiment.overrides import read_toml, with_overrides
-from hqde_fl.simulations.sweep.grammar import Axis, axes_of, document_at
+from hqde_fl.simulations.sweep.sweep_table import Axis, axes_of, document_at
 
 CELLS = "cells"
 """Directory of the run directories of a sweep, in its own."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 
 from hqde_fl.errors import HQDEError
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.run import run_experiment
 from hqde_fl.simulations.sweep.cells import Cell

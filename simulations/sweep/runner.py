@@ -15,7 +15,7 @@ from typing import Any
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.console.interruption import interruptible, uninterrupted
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.directory_lock import directory_lock
 from hqde_fl.simulations.recording.file_names import INDEX

@@ -20,7 +20,7 @@ from typing import IO, Any, final
 
 from hqde_fl.errors import RunError
 from hqde_fl.simulations.experiment import own_modules
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.run_follower import OnRound
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from flwr.app import Array, ConfigRecord, Message, RecordDict
 
 from hqde_fl.protocol.members import MEMBERS, TAG, add_member_prefix, uncopied_record
-from hqde_fl.strategies.broadcast import Content
+from hqde_fl.strategies.clients_model import Content
 from hqde_fl.strategies.state import ModelState
 
 Assignments = Mapping[int, tuple[int, ...]]

@@ -13,7 +13,7 @@ from hqde_fl.protocol.message_size import message_bytes
 from hqde_fl.protocol.no_data import NO_DATA, has_no_data
 from hqde_fl.protocol.packed_updates import FEEDBACK, NO_RESIDUAL
 from hqde_fl.protocol.screening import Accepted, Rejected, Screening, screen, screen_evaluation
-from hqde_fl.strategies.broadcast import version_held
+from hqde_fl.strategies.clients_model import version_held
 from hqde_fl.strategies.round.member_screening import screen_members
 from hqde_fl.strategies.round.outgoing import Tags
 from hqde_fl.strategies.round.reply_matching import ReplyMatcher

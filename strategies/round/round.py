@@ -13,8 +13,8 @@ from hqde_fl.codec import Identity
 from hqde_fl.codec.request import to_json
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.rules import Cohort
-from hqde_fl.strategies.broadcast import Broadcast
 from hqde_fl.strategies.callbacks import RoundRecord
+from hqde_fl.strategies.clients_model import Broadcast
 from hqde_fl.strategies.metrics import mean_metrics
 from hqde_fl.strategies.outcomes import FAILED, LATE, REJECTED, SKIPPED
 from hqde_fl.strategies.resting import add_resting

@@ -17,7 +17,7 @@ from hqde_fl.protocol.members import TAGS, add_member_prefix
 from hqde_fl.protocol.packed_updates import DELTA
 from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.seeding import Seeds
-from hqde_fl.strategies.broadcast import Broadcast
+from hqde_fl.strategies.clients_model import Broadcast
 from hqde_fl.strategies.round.outgoing import contents
 from hqde_fl.strategies.state import ServerState
 

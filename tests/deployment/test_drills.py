@@ -34,7 +34,7 @@ from hqde_fl.simulations.engines.flower.engine import run_deployed
 from hqde_fl.simulations.engines.flower.flower_run import LOG_FILE
 from hqde_fl.simulations.engines.flower.superlink import program
 from hqde_fl.simulations.engines.ray.access import is_loopback
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.run import run_experiment
 from tests.simulations.command import rounds_in, started

@@ -27,7 +27,7 @@ from hqde_fl.protocol.flower_internals import ErrorCode
 from hqde_fl.simulations.engines.deployment import guarded_grid
 from hqde_fl.simulations.engines.deployment.guarded_grid import GuardedGrid
 from hqde_fl.simulations.engines.deployment.limits import Limits
-from hqde_fl.simulations.engines.deployment.link import Link
+from hqde_fl.simulations.engines.deployment.superlink_requests import Link
 from hqde_fl.simulations.engines.flower_internals import (
     ObjectTree,
     ProtoMessage,

@@ -27,7 +27,7 @@ from hqde_fl.simulations.audit.peak_memory import PeakMeter, memory_bound
 from hqde_fl.simulations.audit.sandbox import Sandbox
 from hqde_fl.simulations.engines.deployment import guarded_grid
 from hqde_fl.simulations.engines.deployment.guarded_grid import GuardedGrid
-from hqde_fl.simulations.engines.deployment.link import Link
+from hqde_fl.simulations.engines.deployment.superlink_requests import Link
 from hqde_fl.simulations.engines.flower_internals import HttpGrid, ObjectTree, Run, set_message_id
 from tests.deployment.superlink import Node, Site, Upload
 

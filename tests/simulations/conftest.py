@@ -4,7 +4,7 @@ import pytest
 import tomli_w
 from flwr.app import ArrayRecord
 
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.recording.run_directory import RunDirectory
 from hqde_fl.strategies.callbacks import ClientRecord, RoundRecord

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from hqde_fl.errors import ConfigError
 from hqde_fl.protocol.members import select_member
 from hqde_fl.selection import Ensemble
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.run import run_experiment
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from hqde_fl.errors import RunError
 from hqde_fl.simulations.console import command_line
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.run import run_experiment
 from tests.simulations.conftest import TINY
@@ -24,7 +24,7 @@ NOTHING = {
     "an array is missing": ({"faults": [{"name": "partial", "count": 4}]}, "missing array"),
     "training diverges": ({"clients": {"count": 4, "lr": 1e30}}, "rejected (mostly: non-finite"),
     "all are late": ({"strategy": {"deadline": 1e-9}}, "8 late (raise the deadline of 1e-09 s"),
-    "nobody has data": ({"task": {"name": f"{__name__}:nobody"}}, "4 skipped (no data: check how"),
+    "nobody has data": ({"task": {"name": f"{__name__}:no_data"}}, "4 skipped (no data: check how"),
     "the quorum is missed": (
         {"strategy": {"quorum": 4}, "faults": [{"name": "crash", "count": 1}]},
         "quorum needs at least 4 updates, found 3 (4 asked, 1 rejected or failed)",

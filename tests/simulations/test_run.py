@@ -9,7 +9,7 @@ from hqde_fl.clients.task import Task
 from hqde_fl.errors import ConfigError, DataError, RunError
 from hqde_fl.simulations import run
 from hqde_fl.simulations.checkpoint.resume import exclusive
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording import run_follower
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.recording.run_directory import RunDirectory

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 from hqde_fl.simulations.engines.deployment.limits import ID_LENGTH, ReplyError
-from hqde_fl.simulations.engines.deployment.weighing import fields
+from hqde_fl.simulations.engines.deployment.memory_estimate import fields
 from hqde_fl.simulations.engines.flower_internals import (
     ObjectTree,
     ProtoMessage,

@@ -31,7 +31,7 @@ from hqde_fl.simulations.engines.deployment.limits import (
     ReplyError,
     text_bytes,
 )
-from hqde_fl.simulations.engines.deployment.link import Link
+from hqde_fl.simulations.engines.deployment.superlink_requests import Link
 from hqde_fl.simulations.engines.flower_internals import (
     HttpGrid,
     NodeInfo,

@@ -26,7 +26,7 @@ from hqde_fl.simulations.engines.deployment.limits import (
     Limits,
     ReplyError,
 )
-from hqde_fl.simulations.engines.deployment.weighing import json_weight, message_weight
+from hqde_fl.simulations.engines.deployment.memory_estimate import json_weight, message_weight
 from hqde_fl.simulations.engines.flower_internals import (
     HEAD_BODY_DIVIDER,
     ArrayChunk,

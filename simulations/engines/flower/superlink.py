@@ -2,8 +2,9 @@
 
 ``flwr run`` by itself would start a detached SuperLink, which other runs would find by its port and
 which would keep running. Here the SuperLink is started first: in simulation mode, on a free port,
-with a temporary ``FLWR_HOME`` whose ``config.toml`` names it, and under a `guard` that ends it and
-all processes that it started. So no two runs share one, and its apps have this run's environment.
+with a temporary ``FLWR_HOME`` whose ``config.toml`` names it, and under ``process_guard.py``, which
+ends it and all processes that it started. So no two runs share one, and its apps have this run's
+environment.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ import tomli_w
 
 from hqde_fl.errors import RunError
 from hqde_fl.simulations.console.interruption import uninterrupted
-from hqde_fl.simulations.engines.flower import guard
-from hqde_fl.simulations.engines.ray.private import is_private, private_environment
+from hqde_fl.simulations.engines.flower import process_guard
+from hqde_fl.simulations.engines.ray.private_ray import is_private, private_environment
 
 _ATTEMPTS = 3  # another process may take the free port first
 _STARTUP = 60.0  # seconds
@@ -103,7 +104,7 @@ def environment_for(home: Path, base: Mapping[str, str]) -> dict[str, str]:
     return {
         **base,
         "FLWR_HOME": str(home),
-        guard.MARK: str(home),
+        process_guard.MARK: str(home),
         # Otherwise uv installs the app's dependencies again for every run.
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
@@ -147,7 +148,7 @@ def _guarded(
     command = [program("flower-superlink", environment), "--insecure", "--simulation"]
     command += ["--isolation", "subprocess", "--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen(
-        [sys.executable, "-P", guard.__file__, str(home), *command],
+        [sys.executable, "-P", process_guard.__file__, str(home), *command],
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=subprocess.STDOUT,
@@ -166,7 +167,7 @@ def _guarded(
                 process.kill()
                 process.wait()
             # in case the guard itself was killed
-            guard.end_all(str(home))
+            process_guard.end_all(str(home))
 
 
 def _answers(process: subprocess.Popen[bytes], port: int) -> bool:

@@ -18,7 +18,7 @@ import hqde_fl
 from hqde_fl.errors import RunError
 from hqde_fl.simulations.console.interruption import sigterm_kept
 from hqde_fl.simulations.engines.ray.access import asks_for_token
-from hqde_fl.simulations.engines.ray.private import is_private, private_ray, read_environment
+from hqde_fl.simulations.engines.ray.private_ray import is_private, private_ray, read_environment
 from hqde_fl.simulations.engines.ray.resources import Allocation, Resources, allocate
 from hqde_fl.simulations.engines.ray.starter import Starter
 from hqde_fl.simulations.experiment import import_path

@@ -21,7 +21,7 @@ from hqde_fl.codec import (
     TopK,
 )
 from hqde_fl.codec.error_feedback import RESIDUAL
-from hqde_fl.codec.plan import Plan
+from hqde_fl.codec.symbol_split import Plan
 from tests.hqde_fl.codec import inputs
 
 

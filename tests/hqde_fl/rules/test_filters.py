@@ -25,9 +25,9 @@ from hqde_fl.rules import (
     SignGuard,
     aggregate,
 )
+from hqde_fl.rules.eigenvectors import top_eigenvector
 from hqde_fl.rules.mda import covers, least_diameter
 from hqde_fl.rules.sign_guard import largest_cluster
-from hqde_fl.rules.spectrum import top_eigenvector
 from hqde_fl.updates import Updates
 
 DETECTORS = ("mad", "cosine", "euclidean")

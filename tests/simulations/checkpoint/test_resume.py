@@ -19,7 +19,7 @@ from hqde_fl.errors import CheckpointError, ConfigError, RunError
 from hqde_fl.simulations.checkpoint import container
 from hqde_fl.simulations.checkpoint.resume import exclusive, stored_experiment
 from hqde_fl.simulations.checkpoint.store import DIRECTORY, REFUSED
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.run import run_experiment
 
@@ -245,7 +245,7 @@ def test_clients_that_lost_their_error_feedback_are_counted(tmp_path: Path) -> N
     for path in (out / DIRECTORY).glob("clients-*"):
         path.unlink()
     from hqde_fl.simulations.checkpoint import store
-    from hqde_fl.simulations.checkpoint.shelf import Shelf
+    from hqde_fl.simulations.checkpoint.client_state_files import Shelf
 
     path = out / DIRECTORY / "round-000002.safetensors"
     snapshot = store.container.read(path, store.TREE)
@@ -273,7 +273,7 @@ def test_killed_three_times_and_resumed(tmp_path: Path) -> None:
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.run import run_experiment
 from hqde_fl.errors import RunError
 

@@ -21,7 +21,7 @@ from hqde_fl.simulations.console.interruption import (
     interruptible,
     uninterrupted,
 )
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.manifest import (
     add_to_manifest,
     read_manifest,

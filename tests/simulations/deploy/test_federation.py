@@ -16,7 +16,7 @@ from hqde_fl.simulations.console.command_line import app
 from hqde_fl.simulations.deploy import federation as module
 from hqde_fl.simulations.deploy import nodes
 from hqde_fl.simulations.deploy.federation import FederationDirectory
-from hqde_fl.simulations.deploy.target import find
+from hqde_fl.simulations.deploy.named_superlink import find
 
 
 @pytest.fixture

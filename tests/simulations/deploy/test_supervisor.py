@@ -11,7 +11,7 @@ import pytest
 
 from hqde_fl.simulations.deploy import supervisor
 from hqde_fl.simulations.deploy.federation import FederationDirectory
-from hqde_fl.simulations.deploy.registered import public_key
+from hqde_fl.simulations.deploy.registered_keys import public_key
 from hqde_fl.simulations.engines.flower.superlink import SuperLink
 
 

@@ -14,7 +14,7 @@ def one_ray() -> Iterator[None]:
     import ray
 
     from hqde_fl.simulations.engines.ray.pool import POOL
-    from hqde_fl.simulations.engines.ray.private import private_ray
+    from hqde_fl.simulations.engines.ray.private_ray import private_ray
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with private_ray():

@@ -19,7 +19,7 @@ from hqde_fl.simulations import server_app
 from hqde_fl.simulations.attacks import ATTACKS, IPM
 from hqde_fl.simulations.engines.fault_error_grid import FaultErrorGrid
 from hqde_fl.simulations.engines.inline import InlineGrid
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.run import run_experiment
 from hqde_fl.strategies.hqde import HQDEStrategy

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hqde_fl.errors import RunError
-from hqde_fl.simulations.experiment.model import APP_ROOT, Experiment
+from hqde_fl.simulations.experiment.experiment import APP_ROOT, Experiment
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.run import run_experiment
 

@@ -9,7 +9,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
-from hqde_fl.protocol.grids import KeepsContexts, KnowsPartitions
+from hqde_fl.protocol.grid_protocols import KeepsContexts, KnowsPartitions
 from hqde_fl.simulations.attacks import IPM
 from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid
 from hqde_fl.simulations.engines.deployment.guarded_grid import GuardedGrid

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from hqde_fl.registry import Registry
 from hqde_fl.rules import RULES
 from hqde_fl.simulations.console.command_line import app
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.run import run_experiment
 from hqde_fl.simulations.sweep import Sweep, run_sweep
 from hqde_fl.simulations.tasks import load_task

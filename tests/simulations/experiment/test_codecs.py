@@ -4,7 +4,7 @@ import pytest
 
 from hqde_fl.codec import ErrorFeedback, Identity, Quantized
 from hqde_fl.errors import ConfigError
-from hqde_fl.simulations.experiment.model import APP_ROOT, Experiment
+from hqde_fl.simulations.experiment.experiment import APP_ROOT, Experiment
 from hqde_fl.simulations.run import run_experiment
 
 FEEDBACK = (

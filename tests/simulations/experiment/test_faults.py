@@ -7,7 +7,7 @@ import json
 import pytest
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.run import run_experiment
 

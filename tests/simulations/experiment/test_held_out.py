@@ -6,8 +6,8 @@ import torch
 from hqde_fl.clients.initial_state import initial_state
 from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.experiment.held_out import hold_out
-from hqde_fl.simulations.experiment.model import Experiment
 from hqde_fl.simulations.run import run_experiment
 
 HELD_OUT = ['strategy.rule={name="superposition", confidence="held-out"}', "strategy.held-out=60"]

@@ -12,7 +12,7 @@ from hqde_fl.errors import ConfigError
 from hqde_fl.noise import ExplorationNoise, RegularizationNoise
 from hqde_fl.prediction import EnsemblePredictor
 from hqde_fl.protocol.records import to_record
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.run import run_experiment
 from hqde_fl.simulations.server_app import evaluation

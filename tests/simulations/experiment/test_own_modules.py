@@ -14,7 +14,7 @@ import tomli_w
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.engines.flower.app_writer import write_app
 from hqde_fl.simulations.experiment import import_path, own_modules
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.run import run_experiment
 from hqde_fl.simulations.sweep import Sweep

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.run import run_experiment
 
 BASE = {

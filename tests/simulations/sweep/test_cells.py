@@ -1,7 +1,7 @@
 import pytest
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.sweep import Sweep
 from hqde_fl.simulations.sweep.cells import key_of
 

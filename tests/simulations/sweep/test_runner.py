@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hqde_fl.errors import ConfigError, HQDEError
-from hqde_fl.simulations.experiment.model import APP_ROOT
+from hqde_fl.simulations.experiment.experiment import APP_ROOT
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.directory_lock import directory_lock
 from hqde_fl.simulations.recording.manifest import add_to_manifest

@@ -17,7 +17,7 @@ from hqde_fl.simulations.engines.flower.app_writer import write_app
 from hqde_fl.simulations.engines.flower.engine import run_flower
 from hqde_fl.simulations.engines.flower.flower_run import LOG_FILE
 from hqde_fl.simulations.engines.flower.superlink import environment_for, private_superlink
-from hqde_fl.simulations.experiment.model import Experiment
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.run import run_experiment
 
 CLIENTS = 3

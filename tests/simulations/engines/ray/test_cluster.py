@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 
 from hqde_fl.simulations.engines.ray.grid import RayGrid
 from hqde_fl.simulations.engines.ray.pool import POOL
-from hqde_fl.simulations.engines.ray.private import private_ray
+from hqde_fl.simulations.engines.ray.private_ray import private_ray
 
 pytestmark = pytest.mark.xdist_group("ray")
 

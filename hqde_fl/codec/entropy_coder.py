@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from hqde_fl.codec.bitpack import MAX_BITS, pack, packed_bytes, unpack
 from hqde_fl.codec.payload import Part
-from hqde_fl.codec.plan import MAX_INDEX, MAX_SYMBOLS, Indices, Plan, symbols_of
 from hqde_fl.codec.reader import Reader
+from hqde_fl.codec.symbol_split import MAX_INDEX, MAX_SYMBOLS, Indices, Plan, symbols_of
 from hqde_fl.errors import CodecError
 
 _FIELDS = struct.Struct("<BHiII")

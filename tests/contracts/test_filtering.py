@@ -1,4 +1,4 @@
-"""``filters`` agrees with the rules' behaviour: it is True if a rule singles out clients."""
+"""``filters`` agrees with the rules' behaviour: it is True if a rule filters clients."""
 
 import pytest
 import torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hqde_fl.codec.plan import entropy
+from hqde_fl.codec.symbol_split import entropy
 
 
 def plain_entropy(values: np.ndarray) -> float:

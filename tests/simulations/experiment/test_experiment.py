@@ -11,7 +11,7 @@ from hqde_fl.clients.faults import SignFlip
 from hqde_fl.clients.training import Training
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.rules import ByzantineFilter, Median, TrimmedMean
-from hqde_fl.simulations.experiment.model import APP_ROOT, Experiment
+from hqde_fl.simulations.experiment.experiment import APP_ROOT, Experiment
 from hqde_fl.simulations.experiment.sections import ClientsSection
 
 TRIMMED = {"strategy": {"rule": {"name": "trimmed-mean", "f": 2}}}

@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as arrays
 
 from hqde_fl.errors import CheckpointError
 from hqde_fl.simulations.checkpoint import container
-from hqde_fl.simulations.checkpoint.tree import NUMBERS, Stored, ValueTree
+from hqde_fl.simulations.checkpoint.value_tree import NUMBERS, Stored, ValueTree
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ from hqde_fl.protocol import flower_internals as for_both_ends
 from hqde_fl.simulations.engines import flower_internals as for_engines
 from hqde_fl.simulations.engines.deployment.announcements import Announcements
 from hqde_fl.simulations.engines.deployment.guarded_grid import GuardedGrid, guard
-from hqde_fl.simulations.engines.deployment.link import Link
+from hqde_fl.simulations.engines.deployment.superlink_requests import Link
 from hqde_fl.simulations.engines.flower_internals import (
     ArrayChunk,
     HttpGrid,
@@ -150,9 +150,9 @@ def test_no_other_module_imports_what_flower_does_not_document() -> None:
     ("attribute", "home"),
     [
         ("_message_id", "flower_internals.py"),
-        ("_runtime_client", "link.py"),
-        ("event_hooks", "link.py"),
-        ("_unary_unary", "link.py"),
+        ("_runtime_client", "superlink_requests.py"),
+        ("event_hooks", "superlink_requests.py"),
+        ("_unary_unary", "superlink_requests.py"),
     ],
 )
 def test_an_undocumented_attribute_is_used_in_one_module(attribute: str, home: str) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from hqde_fl.simulations.experiment.labels import (
+from hqde_fl.simulations.experiment.display_names import (
     attack_label,
     axis_labels,
     component_label,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from hqde_fl.simulations.checkpoint.shelf import Shelf
+from hqde_fl.simulations.checkpoint.client_state_files import Shelf
 
 
 def test_only_what_changed_is_written() -> None:

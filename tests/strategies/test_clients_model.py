@@ -16,7 +16,7 @@ from hqde_fl.protocol.records import from_record, layout_of, to_record
 from hqde_fl.seeding import Seeds
 from hqde_fl.selection import Uniform
 from hqde_fl.simulations.engines.inline import InlineGrid
-from hqde_fl.strategies.broadcast import Broadcast
+from hqde_fl.strategies.clients_model import Broadcast
 from hqde_fl.strategies.hqde import HQDEStrategy
 from hqde_fl.strategies.settings import Communication
 from tests.strategies.federation import Recorder, strategy_with

@@ -2,7 +2,8 @@
 
 ``HttpGrid.pull_messages`` blocks until every object of a reply has arrived, so a node that never
 finishes its upload can block it. The single requests that it consists of have no public names. No
-other module uses private attributes of ``HttpGrid``; ``tests/deployment/test_link.py`` pins them.
+other module uses private attributes of ``HttpGrid``;
+``tests/deployment/test_superlink_requests.py`` pins them.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A parser allocates while it reads, so a limit on its result comes too late: 5 MB of ``{}, {}, ..``
 become 100 MB of dictionaries. The estimates are upper bounds for CPython 3.11 and protobuf's upb.
-They come from measurements that tests/simulations/engines/deployment/test_weighing.py repeats, and
-take hardly any memory themselves.
+They come from measurements that ``test_memory_estimate.py`` repeats, and take hardly any memory
+themselves.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Flower detaches its processes: the SuperLink, the SuperExec and the simulation e
 session, and Ray's agents outlive even a killed Ray. So a run that is interrupted, crashes or is
 killed with ``kill -9`` would leave processes behind. Therefore this file is run as a process::
 
-    python -P guard.py HOME COMMAND [ARGUMENT ...]
+    python -P process_guard.py HOME COMMAND [ARGUMENT ...]
 
 It starts ``COMMAND`` and waits until the command ends or until its standard input, a pipe from the
 caller, is closed. Then it ends every process with `MARK` ``=HOME`` in its environment, with its

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hqde_fl.simulations.engines.flower import guard
+from hqde_fl.simulations.engines.flower import process_guard
 
 # Starts a child in a session of its own, as Flower does, says both process ids, and sleeps.
 DETACHING = """
@@ -45,7 +45,7 @@ def home(tmp_path: Path) -> Path:
 
 def command(home: Path) -> list[str]:
     guarded = [sys.executable, "-c", DETACHING, str(home.parent)]
-    return [sys.executable, "-P", guard.__file__, str(home), *guarded]
+    return [sys.executable, "-P", process_guard.__file__, str(home), *guarded]
 
 
 def started(home: Path) -> list[int]:
@@ -59,7 +59,7 @@ def started(home: Path) -> list[int]:
 
 def test_all_ends_when_the_caller_closes_the_pipe(home: Path) -> None:
     with subprocess.Popen(
-        command(home), stdin=subprocess.PIPE, env={**os.environ, guard.MARK: str(home)}
+        command(home), stdin=subprocess.PIPE, env={**os.environ, process_guard.MARK: str(home)}
     ) as process:
         pids = started(home)
         assert process.stdin is not None
@@ -73,7 +73,7 @@ def test_all_ends_when_the_caller_is_killed(home: Path) -> None:
     code = "import subprocess, sys; subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE).wait()"
     with subprocess.Popen(
         [sys.executable, "-c", code, *command(home)],
-        env={**os.environ, guard.MARK: str(home)},
+        env={**os.environ, process_guard.MARK: str(home)},
     ) as caller:
         pids = started(home)
         # The caller carries the mark as well here; the guard must end it all without its help.
@@ -85,7 +85,7 @@ def test_all_ends_when_the_caller_is_killed(home: Path) -> None:
 def test_the_exit_status_is_that_of_the_command(home: Path) -> None:
     failing = [sys.executable, "-c", "raise SystemExit(7)"]
     with subprocess.Popen(
-        [sys.executable, "-P", guard.__file__, str(home), *failing], stdin=subprocess.PIPE
+        [sys.executable, "-P", process_guard.__file__, str(home), *failing], stdin=subprocess.PIPE
     ) as process:
         assert process.wait(timeout=30) == 7
     assert not home.exists()
@@ -94,9 +94,9 @@ def test_the_exit_status_is_that_of_the_command(home: Path) -> None:
 def test_processes_of_other_homes_are_left_alone(home: Path) -> None:
     """Processes with the same ``FLWR_HOME``, for instance of a user's shell, are left alone too."""
     sleep = [sys.executable, "-c", "import time; time.sleep(100)"]
-    marks = {"FLWR_HOME": str(home), guard.MARK: f"{home}-other"}
+    marks = {"FLWR_HOME": str(home), process_guard.MARK: f"{home}-other"}
     with subprocess.Popen(sleep, env={**os.environ, **marks}) as other:
-        guard.end_all(str(home))
+        process_guard.end_all(str(home))
         assert other.poll() is None
-        guard.end_all(f"{home}-other")
+        process_guard.end_all(f"{home}-other")
         assert other.wait(timeout=10) != 0

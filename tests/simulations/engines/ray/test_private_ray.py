@@ -28,9 +28,9 @@ import pytest
 from hqde_fl.errors import RunError
 from hqde_fl.simulations.engines.flower import superlink
 from hqde_fl.simulations.engines.ray import access as ray_access
-from hqde_fl.simulations.engines.ray import private as private_ray
+from hqde_fl.simulations.engines.ray import private_ray
 from hqde_fl.simulations.engines.ray.access import is_loopback, sentence
-from hqde_fl.simulations.engines.ray.private import is_private, private_environment
+from hqde_fl.simulations.engines.ray.private_ray import is_private, private_environment
 
 pytestmark = pytest.mark.xdist_group("private ray")
 

@@ -16,7 +16,11 @@ from hypothesis import strategies as st
 from hqde_fl.protocol.message_size import message_bytes
 from hqde_fl.simulations.audit.peak_memory import PeakMeter
 from hqde_fl.simulations.audit.upload_changes import encode_object, protobuf_field
-from hqde_fl.simulations.engines.deployment.weighing import fields, json_weight, message_weight
+from hqde_fl.simulations.engines.deployment.memory_estimate import (
+    fields,
+    json_weight,
+    message_weight,
+)
 from hqde_fl.simulations.engines.flower_internals import (
     ProtoConfigRecord,
     ProtoMessage,

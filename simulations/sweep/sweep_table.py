@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hqde_fl.errors import ConfigError, UnknownNameError
-from hqde_fl.simulations.experiment.labels import CLIENT_KEYS, axis_labels
+from hqde_fl.simulations.experiment.display_names import CLIENT_KEYS, axis_labels
 from hqde_fl.simulations.experiment.overrides import with_value
 from hqde_fl.simulations.sweep.tables import columns
 
