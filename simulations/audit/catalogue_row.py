@@ -24,7 +24,8 @@ class AnswerContext:
     context : Context
         The client's context, kept from round to round.
     previous_message : Message or None
-        The message to the client in the previous round.
+        The message that the client answered by this row before, in the previous round; None at
+        first.
     neighbour : int
         Node id of an honest client.
     """
@@ -56,7 +57,7 @@ class UploadedReply:
 
     @property
     def size(self) -> int:
-        """The number of bytes that are uploaded."""
+        """The number of bytes of all objects, their ids and the tree."""
         parts = sum(len(key) + len(content) for key, content in self.objects.items())
         return parts + len(self.tree or b"")
 

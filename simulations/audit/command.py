@@ -88,7 +88,10 @@ def run_audit(
 
 
 def verdict(subject: StrategyAudit) -> str:
-    """Return a line with the number of rows that a strategy passed."""
+    """Return a line with the number of rows that a strategy passed.
+
+    If memory was not measured, the line says so.
+    """
     failures = subject.failures
     passed = len(subject.findings) - len(failures)
     line = f"{subject.name}: passed {passed} of {len(subject.findings)} rows"
@@ -96,7 +99,10 @@ def verdict(subject: StrategyAudit) -> str:
 
 
 def cell(subject: StrategyAudit, row: CatalogueRow) -> str:
-    """Return the table cell for a row and a strategy: "ok", or the damage in a few words."""
+    """Return the table cell for a row and a strategy: "ok", or the damage in a few words.
+
+    It is "-" if the row was not tried, and "not named" if only the culprit's name is missing.
+    """
     finding = subject.findings.get(row.name)
     if finding is None:
         return NOT_TRIED
@@ -118,7 +124,10 @@ def cell(subject: StrategyAudit, row: CatalogueRow) -> str:
 
 
 def memory(finding: Finding) -> str:
-    """Return a text with the growth of memory and the size of the replies, in MiB."""
+    """Return a text with the growth of memory and the size of the replies, in MiB.
+
+    The text is "not measured" if there is no measurement.
+    """
     if finding.growth is None:
         return "not measured"
     return f"{finding.growth / 2**20:.1f} MiB for {finding.received / 2**20:.1f}"

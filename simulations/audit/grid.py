@@ -87,7 +87,10 @@ class AuditGrid(LocalGrid):
         return {CULPRIT: state} if state and CULPRIT in set(partitions) else {}
 
     def set_contexts(self, contexts: Mapping[int, RecordDict]) -> None:
-        """Set the culprit's context state; that of honest clients is ignored."""
+        """Set the culprit's context state, or empty it if there is none in ``contexts``.
+
+        The states of honest clients are ignored.
+        """
         self._context.state = contexts.get(CULPRIT, RecordDict())
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
@@ -115,7 +118,10 @@ class AuditGrid(LocalGrid):
         return replies
 
     def end_measurement(self) -> None:
-        """End the measurement of a round, whose replies the strategy has read by now."""
+        """Stop the memory meter of a round, if it runs: the strategy has read the replies by now.
+
+        The result becomes ``largest_memory_use`` if none so far exceeded its bound by more.
+        """
         if self._received is not None:
             use = MemoryUse(self._received, self._meter.stop())
             self._received = None
@@ -123,7 +129,10 @@ class AuditGrid(LocalGrid):
                 self.largest_memory_use = use
 
     def _answers(self, message: Message) -> list[Message]:
-        """Return the messages that the strategy receives in reply to a message."""
+        """Return the messages that the strategy receives in reply to a message.
+
+        If the culprit replies as its row says, the memory meter is started.
+        """
         replies = self._replies_to(message)
         uploads = [to_objects(reply) if isinstance(reply, Message) else reply for reply in replies]
         if self._misbehaves(message):
@@ -151,13 +160,17 @@ class AuditGrid(LocalGrid):
         return self._row.replies(case)
 
     def _misbehaves(self, message: Message) -> bool:
-        """Return True if a message is answered as the row says."""
+        """Return True if there is a row and the message is one that the culprit answers by it."""
         kind = message.metadata.message_type
         to_culprit = message.metadata.dst_node_id == self.culprit
         return self._row is not None and to_culprit and kind == self._row.request
 
     def _inflate(self, message: Message, upload: UploadedReply) -> Message:
-        """Read an upload that need not form a message; the reply is an error if it does not."""
+        """Return the reply that an upload forms, read as the Grid of a deployment does it.
+
+        If ``guarded``, the reply to ``message`` is an error if the upload is malformed or too
+        large; else an exception may be raised.
+        """
         if not self._guarded:
             return from_objects(upload)
         try:
@@ -170,6 +183,6 @@ class AuditGrid(LocalGrid):
 
 
 def _copied(upload: UploadedReply) -> UploadedReply:
-    """Return a copy of an upload, since a real Grid too reads from bytes of its own."""
+    """Return an upload with copies of all its bytes, since a real Grid reads from its own bytes."""
     objects = {key: bytes(memoryview(content)) for key, content in upload.objects.items()}
     return UploadedReply(upload.root, objects, upload.tree and bytes(memoryview(upload.tree)))

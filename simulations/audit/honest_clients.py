@@ -27,7 +27,7 @@ def initial_model() -> ArrayRecord:
 
 
 def example_count(partition: int) -> int:
-    """Return a client's number of examples."""
+    """Return the number of examples of the client with this partition id: 10 more than the id."""
     return 10 + partition
 
 
@@ -51,7 +51,8 @@ def honest_content(message: Message, partition: int) -> RecordDict:
 def deviation(arrays: ArrayRecord, rounds: int) -> float:
     """Return the largest absolute difference of a weight from its value under honest training.
 
-    The honest update is 1 in each of ``rounds`` rounds. NaN if the model contains NaN.
+    The honest update is 1 in each of ``rounds`` rounds. The counter is not compared. The result is
+    NaN if the model contains NaN.
     """
     before = initial_model()
     differences = [

@@ -23,7 +23,7 @@ Values = NDArray[np.float32]
 
 
 def with_content(change: Callable[[RecordDict], RecordDict]) -> Replies:
-    """Return a builder of a single reply whose content is changed."""
+    """Return a builder of a single reply with the content that ``change`` makes of the honest."""
 
     def replies(case: AnswerContext) -> Sequence[Message]:
         return [Message(change(case.content), reply_to=case.message)]
@@ -32,7 +32,7 @@ def with_content(change: Callable[[RecordDict], RecordDict]) -> Replies:
 
 
 def with_array(name: str, make: Callable[[Array], Array]) -> Replies:
-    """Return a builder of a reply in which one array is replaced."""
+    """Return a builder of a reply in which the array ``name`` is replaced by ``make`` of it."""
 
     def change(content: RecordDict) -> RecordDict:
         record = content.array_records[ARRAYS]
@@ -43,19 +43,22 @@ def with_array(name: str, make: Callable[[Array], Array]) -> Replies:
 
 
 def with_weight(change: Callable[[Values], NDArray[Any]]) -> Replies:
-    """Return a builder of a reply with other values in the weight matrix, in Flower's encoding."""
+    """Return a builder of a reply with ``change`` of the values in the weight matrix.
+
+    The new values are in Flower's encoding.
+    """
     return with_array(WEIGHT, lambda honest: Array(change(honest.numpy().astype(np.float32))))
 
 
 def with_float_arrays(change: Callable[[Values], NDArray[Any]]) -> Replies:
-    """Return a builder of a reply with other values in all float arrays."""
+    """Return a builder of a reply with ``change`` of the values in each float array."""
     return with_content(lambda content: change_float_arrays(content, change))
 
 
 def change_float_arrays(
     content: RecordDict, change: Callable[[Values], NDArray[Any]]
 ) -> RecordDict:
-    """Change the values of all float arrays of a content and return it."""
+    """Replace the values of each float array of a content in place, and return the content."""
     record = content.array_records[ARRAYS]
     for name in (WEIGHT, BIAS):
         record[name] = Array(change(record[name].numpy().astype(np.float32)))
@@ -63,12 +66,18 @@ def change_float_arrays(
 
 
 def shift_slightly(content: RecordDict) -> RecordDict:
-    """Add 0.2 to all weights: harmless unless the client's influence is too large."""
+    """Add 0.2 to all weights of a content in place, and return the content.
+
+    That is harmless unless the client's influence is too large.
+    """
     return change_float_arrays(content, lambda values: values + np.float32(0.2))
 
 
 def with_false_fields(**claims: Any) -> Replies:
-    """Return a builder of a reply whose weight matrix claims another dtype, shape or data."""
+    """Return a builder of a reply whose weight matrix has other fields than it should.
+
+    ``claims`` are the new values of any of the fields dtype, shape, stype and data.
+    """
 
     def make(honest: Array) -> Array:
         fields = {
@@ -83,12 +92,15 @@ def with_false_fields(**claims: Any) -> Replies:
 
 
 def with_bytes(change: Callable[[bytes], bytes]) -> Replies:
-    """Return a builder of a reply whose weight matrix has other bytes."""
+    """Return a builder of a reply whose weight matrix has ``change`` of its bytes."""
     return with_array(WEIGHT, lambda a: Array(a.dtype, a.shape, a.stype, change(a.data)))
 
 
 def with_header(text: str) -> Replies:
-    """Return a builder of a reply whose weight matrix has another .npy header of right length."""
+    """Return a builder of a reply whose weight matrix has an .npy header with another text.
+
+    The header states the right length of the text.
+    """
 
     def change(honest: bytes) -> bytes:
         _, start = header_span(honest)
@@ -99,7 +111,7 @@ def with_header(text: str) -> Replies:
 
 
 def with_extra_array(name: str, new: Array) -> Replies:
-    """Return a builder of a reply with an additional array."""
+    """Return a builder of a reply with an additional array ``new``."""
 
     def change(content: RecordDict) -> RecordDict:
         content.array_records[ARRAYS][name] = new
@@ -109,7 +121,7 @@ def with_extra_array(name: str, new: Array) -> Replies:
 
 
 def with_record(name: str, new: Record) -> Replies:
-    """Return a builder of a reply with an additional or replaced record."""
+    """Return a builder of a reply in which the record ``name`` is added or replaced by ``new``."""
 
     def change(content: RecordDict) -> RecordDict:
         content[name] = new
@@ -119,7 +131,7 @@ def with_record(name: str, new: Record) -> Replies:
 
 
 def with_renamed_record(old: str, new: str) -> Replies:
-    """Return a builder of a reply in which a record has another name."""
+    """Return a builder of a reply in which the record ``old`` has the name ``new``."""
 
     def change(content: RecordDict) -> RecordDict:
         return RecordDict({new if name == old else name: part for name, part in content.items()})
@@ -128,7 +140,10 @@ def with_renamed_record(old: str, new: str) -> Replies:
 
 
 def without(*path: str) -> Replies:
-    """Return a builder of a reply without a record, or without an entry of it."""
+    """Return a builder of a reply without a record, or without an entry of it.
+
+    ``path`` is the name of the record and, if only an entry is left out, the name of the entry.
+    """
 
     def change(content: RecordDict) -> RecordDict:
         holder: Any = content if len(path) == 1 else content[path[0]]
@@ -139,7 +154,7 @@ def without(*path: str) -> Replies:
 
 
 def with_metric(name: str, value: Any) -> Replies:
-    """Return a builder of a reply with another value of a metric."""
+    """Return a builder of a reply in which the metric ``name`` is added or replaced."""
 
     def change(content: RecordDict) -> RecordDict:
         content.metric_records[METRICS][name] = value
@@ -149,7 +164,10 @@ def with_metric(name: str, value: Any) -> Replies:
 
 
 def with_envelope(**changes: Any) -> Replies:
-    """Return a builder of an honest reply with other metadata: values, or functions of the case."""
+    """Return a builder of a reply with honest content and other metadata.
+
+    Each of ``changes`` is the new value of a field, or a function from the ``AnswerContext`` to it.
+    """
 
     def replies(case: AnswerContext) -> Sequence[Message]:
         fields = {key: value(case) if callable(value) else value for key, value in changes.items()}
@@ -159,7 +177,7 @@ def with_envelope(**changes: Any) -> Replies:
 
 
 def change_envelope(reply: Message, **changes: Any) -> Message:
-    """Return a reply with other metadata."""
+    """Return a copy of a reply with new values of the metadata fields in ``changes``."""
     meta = reply.metadata
     names = "run_id message_id src_node_id dst_node_id reply_to_message_id group_id created_at ttl"
     fields = {name: getattr(meta, name) for name in [*names.split(), "message_type"]}

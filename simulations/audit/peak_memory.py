@@ -49,7 +49,7 @@ class PeakMeter:
         self._start: int | None = None
 
     def start(self) -> None:
-        """Begin a measurement."""
+        """Return free memory to the system and begin to measure the growth of memory."""
         gc.collect()
         with suppress(OSError, AttributeError):  # only glibc has it
             ctypes.CDLL(None).malloc_trim(0)
@@ -63,7 +63,8 @@ class PeakMeter:
     def stop(self) -> int | None:
         """Return the largest growth of memory since ``start``, in bytes.
 
-        None if this platform cannot measure it: only Linux keeps a peak that can be reset.
+        None if ``start`` was not called before, or this platform cannot measure it: only Linux
+        keeps a peak that can be reset.
         """
         before, self._start = self._start, None
         peak = None if before is None else _status("VmHWM")

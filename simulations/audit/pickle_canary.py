@@ -8,13 +8,13 @@ _marks: list[str] = []
 
 
 def mark_loaded(mark: str) -> str:
-    """Leave a mark in this process and return it."""
+    """Add ``mark`` to this process's list of marks and return it."""
     _marks.append(mark)
     return mark
 
 
 def reset() -> None:
-    """Remove all marks."""
+    """Remove all marks that unpickled objects have left in this process."""
     _marks.clear()
 
 

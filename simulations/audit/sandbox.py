@@ -26,7 +26,7 @@ class EndedError(Exception):
 
 @final
 class Sandbox(Generic[T]):
-    """Calls a function in a separate process, of which a failed call leaves this one unharmed.
+    """Calls a function in a separate process, so that a failed call leaves this process unharmed.
 
     After a call that ends the process, the next call starts a new one. A context manager that ends
     the process on exit.
@@ -118,7 +118,10 @@ class Sandbox(Generic[T]):
 
 @contextmanager
 def _safe_path() -> Iterator[None]:
-    """Keep new Python processes from searching the working directory for their modules first."""
+    """Keep Python processes that start in this context from importing from their working directory.
+
+    The environment of this process is changed until the end of the context.
+    """
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
@@ -130,7 +133,10 @@ def _safe_path() -> Iterator[None]:
 
 
 def _serve(line: Connection, megabytes: int, function: Callable[..., Any]) -> None:
-    """Answer calls in this process, with its output discarded and its memory limited."""
+    """Answer calls with results or exceptions until the connection is closed.
+
+    First the output of this process is discarded and its memory limited.
+    """
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)

@@ -55,7 +55,7 @@ class StrategyAudit:
 
     @property
     def measured(self) -> bool:
-        """True if this platform could measure the memory that rows took."""
+        """True if the memory that at least one row took could be measured."""
         return any(finding.growth is not None for finding in self.findings.values())
 
     @property
@@ -90,7 +90,9 @@ def audit(
     megabytes: int = 4096,
     on_row: Callable[[Finding], None] = lambda _: None,
 ) -> StrategyAudit:
-    """Try rows on a strategy, each on a new instance in a separate process.
+    """Try rows on a strategy, each on a new instance in a separate process; return the findings.
+
+    Rows about packed updates are left out unless the strategy is one of hqde-fl's.
 
     Parameters
     ----------
@@ -137,7 +139,11 @@ def audit(
 
 
 def try_row(name: str, row: str | None, expected: ModelSignature | None) -> tuple[Finding, bool]:
-    """Run one trial; return its finding, and True if the strategy is hqde-fl's."""
+    """Run one trial; return its finding, and True if the strategy is hqde-fl's.
+
+    ``name`` is the strategy's, ``row`` the row's; None for a trial with honest clients only.
+    ``expected`` is the signature of the final model without a culprit.
+    """
     strategy = build_strategy(name)
     is_hqde = is_hqde_strategy(strategy)
     if row is None:

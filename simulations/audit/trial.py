@@ -49,13 +49,14 @@ class Finding:
     evaluation : float or None
         The clients' mean loss according to the strategy; the honest one is 2.
     named : bool
-        True if something that was logged or raised contains the culprit's node id.
+        True if something that was raised, or logged by Flower's logger, contains the culprit's node
+        id.
     loaded : bool
         True if a pickle was loaded.
     said : str
         The last text about the culprit that was logged or raised.
     signature : ModelSignature or None
-        Names, shapes and dtypes of the model's arrays.
+        Names, shapes and dtypes of the model's arrays; None if there is no model to compare.
     received : int
         Bytes of the culprit's replies in one round, as uploaded.
     growth : int or None
@@ -128,7 +129,10 @@ def trial(
 
 
 def _judge(finding: Finding, result: Result, expected: ModelSignature | None) -> Finding:
-    """Add the verdict on the final model and the clients' evaluation to a finding."""
+    """Return a copy of a finding with the verdict on the final model and on the evaluation.
+
+    The signature of the model is not compared if ``expected`` is None.
+    """
     evaluations = result.evaluate_metrics_clientapp
     loss = evaluations[max(evaluations)].get("eval-loss") if evaluations else None
     finding = replace(finding, evaluation=loss if isinstance(loss, float) else None)
@@ -151,7 +155,10 @@ def _judge(finding: Finding, result: Result, expected: ModelSignature | None) ->
 
 @contextmanager
 def _logged_texts(word: str) -> Iterator[list[str]]:
-    """Collect the log messages of any logger that contain a word; print none of them."""
+    """Yield a list to which the messages of Flower's logger that contain a word are added.
+
+    None of Flower's messages are printed in this context.
+    """
     texts: list[str] = []
 
     class Collector(logging.Handler):

@@ -16,7 +16,7 @@ from hqde_fl.simulations.engines.flower_internals import HEAD_BODY_DIVIDER
 
 
 def with_upload(change: Callable[[UploadedReply], UploadedReply]) -> Replies:
-    """Return a builder of a reply whose uploaded objects are changed."""
+    """Return a builder of an upload that ``change`` makes of an honest one."""
 
     def replies(case: AnswerContext) -> Sequence[UploadedReply]:
         return [change(to_objects(Message(case.content, reply_to=case.message)))]
@@ -25,13 +25,16 @@ def with_upload(change: Callable[[UploadedReply], UploadedReply]) -> Replies:
 
 
 def encode_object(kind: str, children: Sequence[str], body: bytes) -> tuple[str, bytes]:
-    """Return the id and the uploaded bytes of an object."""
+    """Return the id and the uploaded bytes of an object of a type, with its children's ids."""
     content = f"{kind} {','.join(children)} {len(body)}".encode() + HEAD_BODY_DIVIDER + body
     return hashlib.sha256(content).hexdigest(), content
 
 
 def first_object(upload: UploadedReply, kind: str) -> tuple[str, bytes]:
-    """Return the id and the bytes of an upload's first object of a kind."""
+    """Return the id and the bytes of an upload's first object of a type.
+
+    ``StopIteration`` is raised if it has none.
+    """
     return next((key, data) for key, data in upload.objects.items() if kind_of(data) == kind)
 
 
@@ -46,7 +49,10 @@ def body_of(content: bytes) -> bytes:
 
 
 def replace_object(upload: UploadedReply, old: str, content: bytes) -> UploadedReply:
-    """Return an upload in which one object is replaced, and all references to it updated."""
+    """Return an upload in which the object with id ``old`` is replaced by ``content``.
+
+    The objects that refer to it are changed too, and so get new ids. The ``tree`` is left out.
+    """
     new = hashlib.sha256(content).hexdigest()
     rest = {key: data for key, data in upload.objects.items() if key != old}
     changed = UploadedReply(new if upload.root == old else upload.root, {**rest, new: content})
@@ -57,7 +63,10 @@ def replace_object(upload: UploadedReply, old: str, content: bytes) -> UploadedR
 
 
 def with_object(kind: str, change: Callable[[bytes], bytes]) -> Replies:
-    """Return a builder of an upload in which the first object of a kind is replaced as a whole."""
+    """Return a builder of an upload in which the first object of a type is replaced as a whole.
+
+    ``change`` makes the new bytes, head included, of the honest ones.
+    """
 
     def rewrite(upload: UploadedReply) -> UploadedReply:
         key, content = first_object(upload, kind)
@@ -67,7 +76,10 @@ def with_object(kind: str, change: Callable[[bytes], bytes]) -> Replies:
 
 
 def with_body(kind: str, change: Callable[[bytes], bytes]) -> Replies:
-    """Return a builder of an upload in which only the body of a kind's first object is changed."""
+    """Return a builder of an upload in which ``change`` makes another body of one object.
+
+    It is the first object of type ``kind``; its head gets the right length.
+    """
 
     def content(honest: bytes) -> bytes:
         ids = honest.split(HEAD_BODY_DIVIDER, 1)[0].decode().split(" ")[1]
@@ -77,7 +89,10 @@ def with_body(kind: str, change: Callable[[bytes], bytes]) -> Replies:
 
 
 def with_single_object(kind: str, body: Callable[[bytes], bytes]) -> Replies:
-    """Return a builder of an upload of a single object without children."""
+    """Return a builder of an upload of a single object of type ``kind`` without children.
+
+    ``body`` makes its body of that of the honest message.
+    """
 
     def rewrite(upload: UploadedReply) -> UploadedReply:
         root, content = encode_object(kind, [], body(body_of(upload.objects[upload.root])))

@@ -60,7 +60,10 @@ class Checkpoints(Callback):
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Context of a run; at its end the last checkpoint has been written completely."""
+        """Hold the context of a run; at its end, wait until the last checkpoint has been written.
+
+        ``CheckpointError`` is raised if that failed, but only logged if the run itself has failed.
+        """
         try:
             yield
         except BaseException:
@@ -72,11 +75,14 @@ class Checkpoints(Callback):
         self._end()
 
     def on_start(self, arrays: ArrayRecord, rounds: int) -> None:
-        """Record which round is the last."""
+        """Remember ``rounds`` as the number of the last round."""
         self._rounds = rounds
 
     def on_state(self, state: ServerState, record: RoundRecord) -> None:
-        """Write a checkpoint if one is due after this round."""
+        """Start to write a checkpoint if this round is the last one or a multiple of n.
+
+        Nothing is done if n is 0.
+        """
         if not self._every or (state.round % self._every and state.round != self._rounds):
             return
         started = time.monotonic()

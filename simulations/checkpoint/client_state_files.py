@@ -33,14 +33,18 @@ class Shelf:
     checksums: Mapping[str, str] = field(default_factory=dict)
 
     def due(self, changed: Collection[int]) -> list[int]:
-        """Return the sorted ids of clients to write, given those whose state may have changed."""
+        """Return the sorted ids of the clients whose states the next file has to hold.
+
+        These are the clients in ``changed``, whose state may have changed, and those whose newest
+        state is in a file that would have fewer than half of its states still in use.
+        """
         unchanged = {client: name for client, name in self.places.items() if client not in changed}
         live = Counter(unchanged.values())
         moving = [part for part, name in unchanged.items() if 2 * live[name] < self.written[name]]
         return sorted({*changed, *moving})
 
     def with_file(self, due: Collection[int], stateful: Collection[int], name: str) -> Shelf:
-        """Return the shelf with a new file.
+        """Return a new table in which a new file is added and files without use are left out.
 
         Parameters
         ----------
@@ -59,5 +63,5 @@ class Shelf:
         return Shelf(places, written | ({name: len(stateful)} if stateful else {}), checksums)
 
     def with_checksum(self, name: str, checksum: str) -> Shelf:
-        """Return the shelf with the checksum of a file."""
+        """Return a copy of the table with the checksum of the file ``name`` set."""
         return Shelf(self.places, self.written, {**self.checksums, name: checksum})

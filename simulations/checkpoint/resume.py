@@ -57,7 +57,9 @@ class ResumePoint:
 
 
 def reopen(run: Path, experiment: Experiment) -> ResumePoint:
-    """Find the newest usable checkpoint, and cut off the records of later rounds.
+    """Return the newest usable checkpoint, and cut off the records of later rounds.
+
+    If there is no checkpoint at all, cut off all records; the run then has to start again.
 
     Parameters
     ----------
@@ -107,7 +109,10 @@ def stored_experiment(run: Path) -> Mapping[str, Any]:
 
 
 def stored_folders(run: Path | None) -> list[str]:
-    """Return the folders in which a run looked for the user's own modules; [] if not recorded."""
+    """Return the folders in which a run looked for the user's own modules.
+
+    The list is empty if they are not recorded, or if ``run`` is None.
+    """
     if run is not None:
         with suppress(ConfigError):
             return [str(folder) for folder in read_manifest(run).get("import-from", ())]
@@ -117,12 +122,12 @@ def stored_folders(run: Path | None) -> list[str]:
 def given_or_stored(
     file: Path | None, out: Path | None, resume: Path | None, overrides: Sequence[str]
 ) -> Experiment:
-    """Return the experiment of a file, or that of the run to resume, with overrides applied.
+    """Return the experiment in ``file`` or else that of the run ``resume``, with overrides applied.
 
     Raises
     ------
     ConfigError
-        If neither is given, or both ``out`` and ``resume``.
+        If neither ``file`` nor ``resume`` is given, or both ``out`` and ``resume`` are.
     """
     if out is not None and resume is not None:
         raise ConfigError("--resume goes on in its own directory: leave out --out")
@@ -134,7 +139,11 @@ def given_or_stored(
 
 
 def require_same(run: Path, stored: Mapping[str, Any], experiment: Experiment) -> None:
-    """Raise ``ConfigError`` unless an experiment may resume the stored one; name the first key."""
+    """Raise ``ConfigError`` unless an experiment may resume the stored one.
+
+    Only ``CHANGEABLE_TABLES`` may differ, and ``rounds`` may be larger. The message names the first
+    other key that differs.
+    """
     before = _flat(Experiment.parse(stored).to_table())  # with keys that are new
     now = _flat(experiment.to_table())
     for key in sorted(before.keys() | now.keys()):
@@ -173,7 +182,10 @@ def exclusive(run: Path, wait: float = 60.0) -> Iterator[None]:
 
 
 def _check_history(run: Path, snapshot: Snapshot) -> None:
-    """Raise ``CheckpointError`` if the run's line files are shorter than a snapshot says."""
+    """Raise ``CheckpointError`` unless a snapshot fits ``rounds.jsonl`` and ``clients.jsonl``.
+
+    Each must have at least the length that the snapshot says, with the end of a line there.
+    """
     if set(snapshot.history) != {ROUNDS, CLIENTS}:
         raise CheckpointError(f"goes with {sorted(snapshot.history)}, needs {[ROUNDS, CLIENTS]}")
     for name, size in snapshot.history.items():
@@ -189,7 +201,10 @@ def _cut(run: Path, sizes: Mapping[str, int]) -> None:
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested table as one table with dotted keys; lists stay unchanged."""
+    """Return a nested table as one table with dotted keys that begin with ``prefix``.
+
+    Lists stay unchanged.
+    """
     flat: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(value, Mapping):

@@ -44,7 +44,8 @@ class Snapshot:
     attack : Mapping[str, Any]
         The memory of colluding attackers.
     history : Mapping[str, int]
-        Name of each of the run's line files -> its length in bytes.
+        Name of each file with one JSON record a line, such as ``rounds.jsonl`` -> its length in
+        bytes.
     shelf : Shelf
         The files that hold the clients' states.
     """
@@ -126,7 +127,7 @@ class Store:
         self._pending = self._writer.submit(self._write, snapshot, due, contexts)
 
     def wait(self) -> None:
-        """Wait until the last checkpoint has been written.
+        """Wait until the checkpoint that ``save`` began last has been written, if there is one.
 
         Raises
         ------
@@ -138,7 +139,10 @@ class Store:
             self._shelf = pending.result()
 
     def close(self) -> None:
-        """Wait until the last checkpoint has been written, and end the thread."""
+        """Wait until the last checkpoint has been written, and end the thread that writes.
+
+        ``CheckpointError`` is raised if it could not be written.
+        """
         try:
             self.wait()
         finally:
@@ -170,7 +174,10 @@ class Store:
         return checksum
 
     def _tidy(self) -> None:
-        """Delete old checkpoints, and files that no remaining checkpoint refers to."""
+        """Delete all but the newest ``keep`` checkpoints, and files to which none of them refers.
+
+        Drafts that a killed process has left are deleted too.
+        """
         kept = sorted(self._needs, key=_age)[-self.keep :]
         self._needs = {name: self._needs[name] for name in kept}
         needed = {*kept}.union(*self._needs.values())
@@ -187,9 +194,10 @@ class Store:
     def latest(
         self, accept: Callable[[Snapshot], None]
     ) -> tuple[UsableCheckpoint | None, dict[str, str]]:
-        """Return the newest usable checkpoint, and the files that are not usable with the reasons.
+        """Return the newest usable checkpoint, and the unusable files' names with the reasons.
 
-        If there is a usable one, the other files are renamed.
+        The checkpoint is None if there are no files. If one is usable, the unusable files get
+        another name, which ends in ``.refused``.
 
         Parameters
         ----------
@@ -222,7 +230,10 @@ class Store:
         return usable, refused
 
     def newest(self) -> Snapshot | None:
-        """Return the newest readable snapshot, even if it does not fit the run's other files."""
+        """Return the newest readable snapshot, even if it does not fit the run's other files.
+
+        The result is None if there is none.
+        """
         for path in self._newest_first():
             with suppress(CheckpointError):
                 return _snapshot(path)
@@ -247,7 +258,10 @@ class Store:
 
 
 def file_of(kind: str, number: int) -> str:
-    """Return the name of a file: its kind, and the round or number in it."""
+    """Return the name of a file from its kind and the number of its round.
+
+    For instance, it is ``round-000012.safetensors`` for ``"round"`` and 12.
+    """
     return f"{kind}-{number:06d}{SUFFIX}"
 
 

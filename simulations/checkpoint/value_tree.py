@@ -84,7 +84,7 @@ class ValueTree:
         self._classes = {cls.__name__: cls for cls in classes}
 
     def dump(self, value: Any) -> tuple[str, dict[str, Stored]]:
-        """Return a value's skeleton as JSON, and its arrays by name, which share its memory.
+        """Return a value's skeleton as JSON, and its arrays by name, which may share its memory.
 
         Raises
         ------
@@ -229,7 +229,7 @@ class _TreeReader:
 
 
 def _stored(dtype: str, shape: tuple[int, ...], raw: memoryview) -> Stored:
-    """Return an array for a file, under its number type if safetensors has it, else as bytes."""
+    """Return an array for a file: of number type ``dtype`` if safetensors has it, else of bytes."""
     if dtype in PLAIN:
         return Stored(PLAIN[dtype], shape, raw)
     return Stored("U8", (raw.nbytes,), raw)

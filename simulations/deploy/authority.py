@@ -158,7 +158,10 @@ def make_node_key(private: Path, public: Path) -> None:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a new file that no other user can read, not even while it is being written."""
+    """Write a new file that no other user can read, not even while it is being written.
+
+    ``FileExistsError`` is raised if it exists already.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)

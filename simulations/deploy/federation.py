@@ -126,7 +126,7 @@ class FederationDirectory:
 
     @property
     def authority(self) -> tuple[Path, Path]:
-        """The authority's certificate and private key."""
+        """The files with the authority's certificate and private key."""
         return self.path / "ca.crt", self.path / "ca.key"
 
     @property
@@ -146,11 +146,11 @@ class FederationDirectory:
 
     @property
     def nodes(self) -> list[str]:
-        """The names of the nodes' folders."""
+        """The names of the nodes' folders: ``node-0``, ``node-1`` and so on."""
         return [f"node-{number}" for number in range(self.count)]
 
     def renew(self) -> None:
-        """Issue a new certificate for the SuperLink, which reads it when it starts."""
+        """Replace the SuperLink's private key and certificate, which it reads when it starts."""
         issue_server(
             self.authority,
             self.superlink / "server.crt",
@@ -159,11 +159,17 @@ class FederationDirectory:
         )
 
     def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Return the environment of the federation's processes on this machine."""
+        """Return the environment of the federation's processes on this machine.
+
+        It is made from ``base``, or from this process's environment if that is None.
+        """
         return environment_for(self.home, os.environ if base is None else base)
 
     def connect(self, address: str) -> SuperLink:
-        """Write Flower's configuration for the SuperLink at an address; return that SuperLink."""
+        """Write Flower's configuration for the SuperLink at an address; return that SuperLink.
+
+        Nothing is sent to the address.
+        """
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         connection = {"address": address, "root-certificates": str(self.superlink / "ca.crt")}
         config = {"superlink": {"default": CONNECTION, CONNECTION: connection}}

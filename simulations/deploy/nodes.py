@@ -71,7 +71,10 @@ class Status:
 
 
 def status(federation: FederationDirectory) -> Status | None:
-    """Return the status that the supervisor wrote last; None if there is none."""
+    """Return the status that the supervisor wrote last; None if no status file can be read.
+
+    ``running`` is not read but checked now.
+    """
     try:
         table = json.loads((federation.state / STATUS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -94,7 +97,7 @@ def up(
     seconds: float = UP_SECONDS,
     on_step: Callable[[str], None] = lambda text: None,
 ) -> Status:
-    """Start a SuperLink and SuperNodes on this machine, and wait until they are connected.
+    """Start a SuperLink and SuperNodes on this machine; return their status once all are connected.
 
     Parameters
     ----------
@@ -142,14 +145,14 @@ def up(
 
 
 def down(federation: FederationDirectory, *, keep: bool = True) -> bool:
-    """End a federation's processes on this machine; return False if none was running.
+    """End a federation's processes on this machine; return True if their supervisor was running.
 
     Parameters
     ----------
     federation : FederationDirectory
         The federation.
     keep : bool, optional
-        False deletes its database and logs.
+        False also deletes its folder of state: database, logs, ports.
 
     Raises
     ------
@@ -178,7 +181,10 @@ def _end(federation: FederationDirectory) -> bool:
 
 @contextmanager
 def _directory_lock(federation: FederationDirectory) -> Iterator[None]:
-    """Hold the lock of a federation's directory, so that ``up`` and ``down`` exclude each other."""
+    """Hold the lock of a federation's directory, so that ``up`` and ``down`` exclude each other.
+
+    ``RunError`` is raised if another process holds it.
+    """
     busy = RunError(f"another `nodes up` or `nodes down` is at work in {federation.path}")
     with directory_lock(federation.path, busy):  # not in ``state``, which ``down`` deletes
         yield
@@ -223,7 +229,10 @@ def online(link: SuperLink) -> dict[int, str]:
 
 
 def logs(federation: FederationDirectory, name: str | None = None) -> dict[str, Path]:
-    """Return the log files by the names of their processes; only one if ``name`` is given."""
+    """Return the log files by the names of their processes; only that of ``name`` if given.
+
+    ``ConfigError`` is raised if there are no logs, or none of that name.
+    """
     files = {path.stem: path for path in sorted((federation.state / "logs").glob("*.log"))}
     if not files:
         raise ConfigError(f"no logs yet: `hqde-fl nodes up {federation.path}`")
@@ -263,7 +272,10 @@ def new_lines(path: Path) -> Iterator[str]:
 def federation_up(
     federation: FederationDirectory, count: int | None = None, **options: Any
 ) -> Iterator[Status]:
-    """Start a federation's processes, and end them at the end of the context."""
+    """Start a federation's processes with ``up``, and end them at the end of the context.
+
+    The context yields their status; ``options`` are further arguments of ``up``.
+    """
     started = up(federation, count, **options)
     try:
         yield started
@@ -272,7 +284,10 @@ def federation_up(
 
 
 def _supervises(pid: int, federation: FederationDirectory) -> bool:
-    """Return True if a process is this federation's supervisor, and not another with its id."""
+    """Return True if the process with the supervisor's id lives and belongs to this federation.
+
+    So another process that got the same id later is not taken for the supervisor.
+    """
     try:
         process = psutil.Process(pid)
         marked = process.environ().get(MARK) == str(federation.home)
@@ -282,7 +297,10 @@ def _supervises(pid: int, federation: FederationDirectory) -> bool:
 
 
 def _choose_ports(federation: FederationDirectory, count: int, port: int) -> None:
-    """Write the port of the SuperLink and of each node; keep previous ones that are free."""
+    """Choose the ports of the SuperLink and of ``count`` nodes, and write them to a file.
+
+    The SuperLink gets ``port`` unless it is 0. Previous ports are kept if they are free.
+    """
     path = federation.state / PORTS
     try:
         ports = [
@@ -332,7 +350,10 @@ def _start(federation: FederationDirectory, count: int) -> subprocess.Popen[byte
 def _wait(
     federation: FederationDirectory, count: int, process: subprocess.Popen[bytes], until: float
 ) -> Status:
-    """Wait until all nodes are online, and return the status."""
+    """Wait until ``count`` nodes are online, and return the status.
+
+    ``RunError`` is raised if the supervisor ends, or ``time.monotonic()`` reaches ``until``.
+    """
     while time.monotonic() < until:
         ended = process.poll() is not None  # before the status is read, which may have the error
         current = status(federation)

@@ -86,7 +86,10 @@ class Supervised:
         self._restarts += 1
 
     def ended(self) -> bool:
-        """Return True if the process has ended since the last call; set the time of its restart."""
+        """Return True if the process has ended since the last call, and then set its restart time.
+
+        The result is False if it runs, or was already known to have ended.
+        """
         if self._process is None or (code := self._process.poll()) is None:
             return False
         lived = time.monotonic() - self._started
@@ -96,14 +99,14 @@ class Supervised:
         return True
 
     def start_if_due(self) -> bool:
-        """Restart the process if it has ended and its pause is over; return True if it was."""
+        """Start the process if it is not running and its pause is over; return True if it did."""
         if self._process is not None or time.monotonic() < self._next:
             return False
         self.start()
         return True
 
     def stop(self, seconds: float) -> None:
-        """Ask the process to end; after ``seconds`` kill it and all that it has started."""
+        """Ask the process to end, if it runs; after ``seconds`` kill it and its process group."""
         if self._process is None:
             return
         self._process.terminate()

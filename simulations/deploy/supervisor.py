@@ -40,7 +40,11 @@ _ENDING = 10.0
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Supervise the federation of the command line until a signal ends this process."""
+    """Supervise a federation until a signal ends this process; return 1 after a ``RunError``.
+
+    ``arguments`` are the federation's directory and the number of nodes. At the end all processes
+    of the federation are ended.
+    """
     federation, count = FederationDirectory.load(Path(arguments[0])), int(arguments[1])
 
     def leave(number: int, frame: FrameType | None) -> None:
@@ -62,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 class Supervisor:
-    """The processes of one federation on this machine."""
+    """The processes of one federation on this machine: the SuperLink and ``count`` nodes."""
 
     def __init__(self, federation: FederationDirectory, count: int) -> None:
         self._federation = federation
@@ -92,7 +96,10 @@ class Supervisor:
         self._ids: dict[str, int] = {}
 
     def run(self) -> None:
-        """Start all processes, then restart those that end; never returns."""
+        """Start all processes, then restart those that end; never returns.
+
+        ``RunError`` is raised if the SuperLink does not start or does not register the nodes.
+        """
         self._link.start()
         self.write()
         self._wait_for_link()
@@ -106,7 +113,10 @@ class Supervisor:
                 self.write()
 
     def stop(self) -> None:
-        """End the nodes, which sign off, then the SuperLink, then any process that is left."""
+        """End the nodes, which sign off, then the SuperLink, then any process that is left.
+
+        The status file, if there still is one, is written a last time.
+        """
         for process in (*self._nodes, self._link):
             process.stop(_ENDING)
         end_all(str(self._federation.home))
@@ -115,7 +125,7 @@ class Supervisor:
         self.write(self._failure())
 
     def write(self, error: str | None = None) -> None:
-        """Write the status file atomically."""
+        """Write the processes' status, and the error that ended the supervisor, atomically."""
         reports = [process.report for process in (self._link, *self._nodes)]
         status = {
             "supervisor": os.getpid(),
@@ -132,7 +142,11 @@ class Supervisor:
         return None if error is None else str(error)
 
     def _check_process(self, process: Supervised) -> bool:
-        """Sign off a process that has ended, or restart it when due; return True if it did."""
+        """Sign off a node that has just ended, or restart a process when that is due.
+
+        Return True if the process has just ended, which holds for the SuperLink too, or was
+        restarted.
+        """
         if process.ended():
             if process.name in self._ids:
                 folder = self._federation.path / process.name
@@ -162,7 +176,7 @@ def healthy(address: str, root: Path) -> bool:
 
 
 def register(federation: FederationDirectory, names: Sequence[str], address: str) -> dict[str, int]:
-    """Register the nodes whose public keys the SuperLink does not know; return all node ids.
+    """Register the nodes whose public keys the SuperLink does not know; return all ids by name.
 
     Raises
     ------
@@ -199,7 +213,7 @@ def _registering(
 
 
 def forget(federation: FederationDirectory) -> None:
-    """Delete the state of earlier runs: the database with its registrations, logs, apps."""
+    """Delete the folder of state, if there is one: database with registrations, logs, ports."""
     shutil.rmtree(federation.state, ignore_errors=True)
 
 

@@ -74,13 +74,16 @@ def node_command(
 
 
 def superlink_unit(port: int, host: str = "127.0.0.1") -> str:
-    """Return the systemd unit of a SuperLink that listens on ``host``."""
+    """Return the text of the systemd unit of a SuperLink that listens on ``host`` and ``port``."""
     folder, database = Path(SETTINGS), Path(STATE) / "superlink.db"
     return _unit("SuperLink of hqde-fl", superlink_command(folder, database, host, port))
 
 
 def node_unit(superlink: str, partition: int, partitions: int) -> str:
-    """Return the systemd unit of a SuperNode."""
+    """Return the text of the systemd unit of a partition's SuperNode.
+
+    ``superlink`` is the address of the SuperLink, ``partitions`` the number of nodes.
+    """
     command = node_command(Path(SETTINGS), superlink, 9095, partition, partitions)
     return _unit(f"SuperNode {partition} of hqde-fl", command)
 

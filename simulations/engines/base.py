@@ -17,7 +17,7 @@ SERVER_NODE = 1
 
 
 class LocalGrid(Grid):
-    """A Grid with one simulated client for each partition, with the same node id in every run.
+    """A Grid with one simulated client per partition, whose node ids depend only on the seed.
 
     Parameters
     ----------
@@ -38,12 +38,12 @@ class LocalGrid(Grid):
         TaskIdentity.node_id = SERVER_NODE
 
     def set_run(self, run: Run) -> None:
-        """Set the run."""
+        """Set the run that the property ``run`` returns."""
         self._run = run
 
     @property
     def run(self) -> Run:
-        """The run."""
+        """Flower's description of the run: an empty one until ``set_run`` is called."""
         return self._run
 
     def create_message(
@@ -54,7 +54,7 @@ class LocalGrid(Grid):
         group_id: str,
         ttl: float | None = None,
     ) -> Message:
-        """Return a message to a node."""
+        """Return a new message to the node ``dst_node_id``; it is not sent."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
@@ -62,34 +62,40 @@ class LocalGrid(Grid):
         return self._nodes
 
     def partition_of(self, node: int) -> int:
-        """Return the partition id of a node."""
+        """Return the partition id of a node; raise ``KeyError`` if no client has this node id."""
         return self._partitions[node]
 
     def changed_contexts(self) -> frozenset[int]:
-        """Return the partition ids of clients that ran since the last call."""
+        """Return the partition ids of the clients that have run since this was called last."""
         changed = frozenset(self._partitions[node] for node in self._changed)
         self._changed.clear()
         return changed
 
     @abstractmethod
     def contexts(self, partitions: Iterable[int]) -> dict[int, RecordDict]:
-        """Return the states of those clients of ``partitions`` that have one, by partition id."""
+        """Return the context states of the clients of ``partitions``, by partition id.
+
+        Clients without a state are left out.
+        """
 
     @abstractmethod
     def set_contexts(self, contexts: Mapping[int, RecordDict]) -> None:
-        """Replace the states of clients by those with which an earlier run ended."""
+        """Replace the context states of the clients in ``contexts``, by partition id.
+
+        They are the states with which an earlier run ended.
+        """
 
     @abstractmethod
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Start the messages' clients and return the messages' ids."""
+        """Start the clients to which the messages go, and return the messages' new ids in order."""
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Return the replies that have finished by now."""
+        """Return those replies to these messages that are there by now, each of them only once."""
         replies = [self._replies.pop(key, None) for key in message_ids]
         return [reply for reply in replies if reply is not None]
 
     def _number(self, message: Message) -> str:
-        """Set the id of a message and return it."""
+        """Give a message the next number as its id, and return the id."""
         self._sent += 1
         key = str(self._sent)
         set_message_id(message, key)

@@ -41,7 +41,11 @@ class FaultErrorGrid(PartitionAwareGrid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Send messages and receive the replies."""
+        """Send messages and return the replies, unchanged.
+
+        While replies to training messages are iterated over, ``RunError`` is raised if a faulty
+        client reports that the code of its fault failed.
+        """
         sent = list(messages)
         replies = self._grid.send_and_receive(sent, timeout=timeout)
         training = [message for message in sent if is_training(message)]

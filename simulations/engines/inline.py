@@ -55,12 +55,18 @@ class InlineGrid(LocalGrid):
         }
 
     def contexts(self, partitions: Iterable[int]) -> dict[int, RecordDict]:
-        """Return the clients' states by partition id, as new records that share the arrays."""
+        """Return the states of the clients of ``partitions``, by partition id.
+
+        Clients without a state are left out. The records are new, but share the arrays' memory.
+        """
         states = {part: self._contexts[self._nodes[part]].state for part in partitions}
         return {part: unpack(pack(state)) for part, state in states.items() if state}
 
     def set_contexts(self, contexts: Mapping[int, RecordDict]) -> None:
-        """Replace the states of clients by those with which an earlier run ended."""
+        """Replace the states of the clients in ``contexts`` by copies of these, by partition id.
+
+        The other clients keep theirs.
+        """
         for partition, state in contexts.items():
             own = unpack(pack(state))
             for record in own.array_records.values():
@@ -69,16 +75,19 @@ class InlineGrid(LocalGrid):
             self._contexts[self._nodes[partition]].state = own
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Run the messages' clients and return the messages' ids."""
+        """Run the clients to which the messages go, one by one; return the messages' new ids.
+
+        ``pull_messages`` returns the replies.
+        """
         return [self._push(message) for message in messages]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Run the messages' clients and return their replies.
+        """Run the clients to which the messages go, one by one, and return their replies.
 
-        Clients that have not started after ``timeout`` seconds are not run; one that has started
-        cannot be interrupted.
+        A client that has not started after ``timeout`` seconds is not run and gives no reply at
+        all, not even an error. One that has started cannot be interrupted.
         """
         end = time.monotonic() + (float("inf") if timeout is None else timeout)
         replies = []

@@ -6,7 +6,10 @@ from hqde_fl.seeding import Seeds
 
 
 def node_ids(seed: int, partitions: int) -> list[int]:
-    """Return one distinct positive id for each partition; the first k are those of k partitions."""
+    """Return a distinct positive node id for each partition, in order.
+
+    With the same seed, k partitions get the first k of the ids that more partitions get.
+    """
     rng = Seeds(seed).numpy("nodes")
     ids: list[int] = list(dict.fromkeys(rng.integers(2, 2**62, size=partitions).tolist()))
     while len(ids) < partitions:  # a collision: one in 2^62 for each pair

@@ -19,7 +19,10 @@ FaultsOf = Callable[[int], Mapping[int, str]]
 def with_nodes(
     sent: Sequence[Message], replies: Iterable[Message]
 ) -> Iterator[tuple[int | None, Message]]:
-    """Yield each reply with the node whose message it answers; None if it answers none of them."""
+    """Yield (node id, reply) for each reply: the node to which the answered message was sent.
+
+    The node id is None if a reply answers none of the messages in ``sent``.
+    """
     nodes: dict[str, int] = {}
     for reply in replies:
         if not nodes:  # a Grid may give the messages their ids only when it is iterated over
@@ -48,12 +51,12 @@ class WrappedGrid(Grid):
             self.changed_contexts = grid.changed_contexts
 
     def set_run(self, run: Run) -> None:
-        """Set the run."""
+        """Set the run of the wrapped Grid."""
         self._grid.set_run(run)
 
     @property
     def run(self) -> Run:
-        """The run."""
+        """The run of the wrapped Grid."""
         return self._grid.run
 
     def create_message(
@@ -64,7 +67,7 @@ class WrappedGrid(Grid):
         group_id: str,
         ttl: float | None = None,
     ) -> Message:
-        """Return a message to a node."""
+        """Return a new message to the node ``dst_node_id``; it is not sent."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
@@ -72,7 +75,7 @@ class WrappedGrid(Grid):
         return self._grid.get_node_ids()
 
     def get_nodes(self) -> Iterable[NodeInfo]:
-        """Return the connected nodes with what is known of them."""
+        """Return Flower's ``NodeInfo`` of each connected node."""
         return self._grid.get_nodes()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -80,14 +83,14 @@ class WrappedGrid(Grid):
         return self._grid.push_messages(messages)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies to messages, unchanged."""
+        """Return the wrapped Grid's replies to the messages with these ids, unchanged."""
         return self._grid.pull_messages(message_ids)
 
     @abstractmethod
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Send messages and receive the replies."""
+        """Send messages through the wrapped Grid and return the replies, which may be changed."""
 
 
 class PartitionAwareGrid(WrappedGrid):
@@ -110,7 +113,11 @@ class PartitionAwareGrid(WrappedGrid):
     def _note_identities(
         self, sent: Sequence[Message], replies: Iterable[Message]
     ) -> Iterable[Message]:
-        """Return the replies unchanged, and note the partition ids that nodes claim in them."""
+        """Return the replies unchanged; note the partition ids that nodes claim in them.
+
+        They are noted while the replies are iterated over, and only if ``sent`` contains a
+        ``query.identity``.
+        """
         if any(message.metadata.message_type == IDENTITY for message in sent):
             return self._noted(sent, replies)
         return replies

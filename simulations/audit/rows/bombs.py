@@ -43,12 +43,15 @@ FIELDS = {
 
 
 def _filled(text: str, size: int = BYTES) -> str:
-    """Return a JSON list that repeats a text up to a size in bytes."""
+    """Return a JSON list of about ``size`` bytes that repeats a text with a comma at its end."""
     return "[" + text * (size // len(text)) + "0]"
 
 
 def _described(**changes: Callable[[], str]) -> Replies:
-    """Return a builder of an upload in whose array some fields are replaced by other JSON."""
+    """Return a builder of an upload in whose first array some fields are described by other JSON.
+
+    ``changes`` are the names of fields, old or new, with functions that return the JSON.
+    """
 
     def body(_: bytes) -> bytes:
         return _fields({name: make() for name, make in changes.items()})
@@ -62,7 +65,10 @@ def _fields(changes: Mapping[str, str]) -> bytes:
 
 
 def _table(kind: str, entry: Callable[[int, str], str], entries: int) -> Replies:
-    """Return a builder of an upload in which a record has many more entries besides its own."""
+    """Return a builder of an upload whose first record of a type has many more entries.
+
+    ``entry`` returns the JSON of an entry from its index and the id of the record's first child.
+    """
 
     def body(honest: bytes) -> bytes:
         child = next(iter(json.loads(honest).values()))
@@ -73,7 +79,10 @@ def _table(kind: str, entry: Callable[[int, str], str], entries: int) -> Replies
 
 
 def _head(make: Callable[[str, str], str]) -> Replies:
-    """Return a builder of an upload whose record of arrays has a head of (children, length)."""
+    """Return a builder of an upload whose record of arrays has another head.
+
+    ``make`` returns the head from the honest one's list of children and length.
+    """
 
     def content(honest: bytes) -> bytes:
         _, children, length = honest.split(HEAD_BODY_DIVIDER, 1)[0].decode().split(" ")
@@ -83,7 +92,7 @@ def _head(make: Callable[[str, str], str]) -> Replies:
 
 
 def _unlimited(_: bytes) -> bytes:
-    """Return a record of arrays without the byte that ends its head."""
+    """Return 2 MiB of a record of arrays without the byte that ends its head."""
     return b"ArrayRecord " + b"," * BYTES
 
 
@@ -92,24 +101,27 @@ def _metric(key: bytes, value: bytes) -> bytes:
 
 
 def _distinct(value: bytes, size: int = RECORD_BYTES) -> bytes:
-    """Return as many metrics with distinct names and one value as fit into a size in bytes."""
+    """Return as many encoded metrics as fit into ``size`` bytes: distinct names, the same value."""
     return b"".join(
         _metric(b"%05x" % i, value) for i in range(size // len(_metric(b"00000", value)))
     )
 
 
 def _values(make: Callable[[], bytes], kind: str = "MetricRecord") -> Replies:
-    """Return a builder of an upload with a record of other bytes in place of the metrics."""
+    """Return a builder of an upload with another record in place of that of the metrics.
+
+    ``make`` returns the body of the record, whose type is ``kind``.
+    """
     return with_object("MetricRecord", lambda _: encode_object(kind, [], make())[1])
 
 
 def _message(make: Callable[[], bytes]) -> Replies:
-    """Return a builder of an upload whose message has another body, but the same content."""
+    """Return a builder of an upload whose message has the body ``make()``, but the same content."""
     return with_body("Message", lambda _: make())
 
 
 def _listed(upload: UploadedReply, kind: str, more: Iterable[tuple[str, bytes]]) -> UploadedReply:
-    """Add objects to the first record of a kind."""
+    """Return an upload with objects, given as (id, bytes), added to the first record of a type."""
     key, record = first_object(upload, kind)
     names, objects = json.loads(body_of(record)), dict(upload.objects)
     for index, (child, content) in enumerate(more):
@@ -122,7 +134,7 @@ def _listed(upload: UploadedReply, kind: str, more: Iterable[tuple[str, bytes]])
 
 
 def _many_arrays(upload: UploadedReply) -> UploadedReply:
-    """Add 100 arrays, each described by 100 KB of JSON."""
+    """Return an upload with 100 more arrays, each described by 100 KB of JSON."""
     chunk, content = encode_object("ArrayChunk", [], b"x")
     names = (f'"{"x" * (100_000 + count)}"' for count in range(100))
     arrays = (encode_object("Array", [chunk], _fields({"dtype": name})) for name in names)
@@ -132,14 +144,17 @@ def _many_arrays(upload: UploadedReply) -> UploadedReply:
 
 
 def _many_records(upload: UploadedReply) -> UploadedReply:
-    """Add 200 records of metrics of 4 KB each."""
+    """Return an upload with 200 more records of metrics of 4 KB each."""
     bodies = (_metric(b"n%d" % count, INTEGER) + _distinct(INTEGER, 4000) for count in range(200))
     records = (encode_object("MetricRecord", [], body) for body in bodies)
     return _listed(upload, "RecordDict", records)
 
 
 def _tree(make: Callable[[], bytes]) -> Replies:
-    """Return a builder of an honest upload that is announced with another tree of objects."""
+    """Return a builder of an honest upload that is announced with another tree of objects.
+
+    In the tree, ``make()`` follows the id of the root.
+    """
 
     def rewrite(upload: UploadedReply) -> UploadedReply:
         return UploadedReply(

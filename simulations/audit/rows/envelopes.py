@@ -29,7 +29,7 @@ def _many(case: AnswerContext) -> list[Reply]:
 
 
 def _late(case: AnswerContext) -> list[Reply]:
-    """Answer the message of the previous round, if there was one, else the present one."""
+    """Return an honest reply to the message of the previous round, if any, else the present one."""
     reply = Message(
         case.content,
         reply_to=case.message if case.previous_message is None else case.previous_message,
@@ -38,7 +38,7 @@ def _late(case: AnswerContext) -> list[Reply]:
 
 
 def _stale_too(case: AnswerContext) -> list[Reply]:
-    """Answer the message of the previous round, then the present one."""
+    """Return honest replies to the messages of the previous round, if any, and of the present."""
     return [*(_late(case) if case.previous_message is not None else []), *_honest(case)]
 
 
@@ -47,7 +47,7 @@ def _honest(case: AnswerContext) -> list[Reply]:
 
 
 def _impostor(case: AnswerContext) -> list[Reply]:
-    """Reply in another client's name to a message that does not exist."""
+    """Return an honest reply in another client's name, to a message that does not exist."""
     reply = Message(case.content, reply_to=case.message)
     return [change_envelope(reply, src_node_id=case.neighbour, reply_to_message_id="made-up")]
 

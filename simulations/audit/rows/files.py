@@ -40,7 +40,7 @@ def _disguised(honest: Array) -> Array:
 
 
 def _zipped(honest: bytes) -> bytes:
-    """Return an .npz archive of 64 KiB that inflates to 64 MiB."""
+    """Return an .npz archive of 64 KiB that inflates to 64 MiB; ``honest`` is ignored."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("arr_0.npy", bytes(2**26))

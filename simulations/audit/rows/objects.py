@@ -26,13 +26,16 @@ NESTED = 5000
 
 
 def _chunks(ids: str) -> Replies:
-    """Return a builder of an upload whose array lists other chunks than it has."""
+    """Return a builder of an upload whose first array lists other chunks than it has.
+
+    ``ids`` is the list of the chunks' indices as JSON.
+    """
     new = f'"arraychunk_ids": {ids}'.encode()
     return with_body("Array", lambda body: body.replace(b'"arraychunk_ids": [0]', new))
 
 
 def _repeating(upload: UploadedReply) -> UploadedReply:
-    """Replace the weight matrix by one chunk of 5 MiB that is listed 200 times."""
+    """Return an upload whose weight matrix is one chunk of 5 MiB that is listed 200 times."""
     record = next(data for data in upload.objects.values() if kind_of(data) == "ArrayRecord")
     key, chunk = encode_object("ArrayChunk", [], bytes(CHUNK_BYTES))
     fields = {"dtype": "float32", "shape": [8, 6], "stype": "numpy.ndarray"}
@@ -44,7 +47,7 @@ def _repeating(upload: UploadedReply) -> UploadedReply:
 
 
 def _deep(upload: UploadedReply) -> UploadedReply:
-    """Replace the content by records nested in records."""
+    """Return an upload whose content is a chain of 5,000 records, each nested in the next."""
     key, content = encode_object("RecordDict", [], b"{}")
     chain = {key: content}
     for _ in range(NESTED):

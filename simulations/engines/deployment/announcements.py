@@ -51,16 +51,21 @@ class Announced:
 
     @property
     def root(self) -> str:
-        """The id of the object at the root of the tree: the message itself."""
+        """The id of the object at the root of the tree: the message itself; "" if it has none."""
         return _first(self.tree, _parts(self.tree, 0, len(self.tree), _ID))
 
     def object_ids(self, max_objects: int) -> list[str]:
-        """Return the distinct ids in the tree; see the function of the same name."""
+        """Return the distinct object ids in ``tree``.
+
+        ``ReplyError`` is raised if the tree has more than ``max_objects`` entries.
+        """
         return object_ids(self.tree, max_objects)
 
 
 def object_ids(tree: bytes, max_objects: int) -> list[str]:
-    """Return the distinct ids in a serialised tree of objects.
+    """Return the distinct object ids in a serialised ``ObjectTree``, that of its root first.
+
+    An entry without an id, or with one that is too long, counts as an id of "".
 
     Raises
     ------
@@ -92,7 +97,7 @@ class Announcements:
     messages: list[Announced] = field(default_factory=list)
 
     def ParseFromString(self, data: bytes) -> None:  # noqa: N802  # protobuf's name
-        """Read the messages from a serialised response."""
+        """Set ``messages`` to those that a serialised ``PullAppMessagesResponse`` lists."""
         size = len(data)
         answers = [_answered_id(data, *part) for part in _parts(data, 0, size, _MESSAGES)]
         trees = [data[start:end] for start, end in _parts(data, 0, size, _TREES)]
@@ -100,23 +105,32 @@ class Announcements:
 
 
 def _answered_id(data: bytes, start: int, end: int) -> str:
-    """Return the id of the message that a message answers."""
+    """Return the id of the message that the serialised message in ``data[start:end]`` answers.
+
+    The result is "" if it answers none.
+    """
     metadata = _parts(data, start, end, _METADATA)
     return _first(data, (part for place in metadata for part in _parts(data, *place, _ANSWERS)))
 
 
 def _parts(data: bytes, start: int, end: int, number: int) -> Iterator[tuple[int, int]]:
-    """Yield the start and the end of each value of one field of a serialised message."""
+    """Yield (start, end) of each value of a field of the message in ``data[start:end]``.
+
+    ``number`` is that of the field; values that are not length-delimited are left out.
+    """
     for field_number, wire, begin, stop in fields(data, start, end):
         if field_number == number and wire == _LENGTH:
             yield begin, stop
 
 
 def _first(data: bytes, parts: Iterator[tuple[int, int]]) -> str:
-    """Return the first of the values, or an empty string: a SuperLink writes a field once."""
+    """Return the first of the ``parts`` (start, end) of ``data`` as a string; "" if there is none.
+
+    The result is "" too if the part is too long to be an id.
+    """
     return next((_text(data, *part) for part in parts), "")
 
 
 def _text(data: bytes, start: int, end: int) -> str:
-    """Return a value as a string, or an empty string if it is too long to be an id."""
+    """Return ``data[start:end]`` as a string; "" if it is too long to be an id."""
     return data[start:end].decode() if end - start <= ID_LENGTH else ""

@@ -91,7 +91,8 @@ class GuardedGrid(WrappedGrid):
         Raises
         ------
         CohortError
-            If no messages have been sent for ``wait_for_nodes`` seconds of such calls.
+            If no ``send_and_receive`` has followed the first such call for ``wait_for_nodes``
+            seconds.
         """
         nodes = [node.node_id for node in self.get_nodes()]
         now = time.monotonic()
@@ -104,7 +105,7 @@ class GuardedGrid(WrappedGrid):
         return nodes
 
     def get_nodes(self) -> Sequence[NodeInfo]:
-        """Return the connected nodes with what is known of them."""
+        """Return Flower's ``NodeInfo`` of each connected node."""
         return list(self._grid.get_nodes())
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
@@ -116,8 +117,9 @@ class GuardedGrid(WrappedGrid):
     ) -> Iterator[Message]:
         """Send messages and return an iterator over the replies in the order of their arrival.
 
-        It ends ``timeout`` seconds after this call. A malformed or oversized reply becomes an error
-        reply of its node, and so does the failure of a node.
+        The iterator ends ``timeout`` seconds after this call. A malformed or oversized reply
+        becomes an error reply of its node, and so does the failure of a node. The messages' time
+        to live is lowered to ``timeout`` plus ``TTL_SECONDS``.
         """
         end = time.monotonic() + (inf if timeout is None else timeout)
         self._waiting_since = inf
@@ -136,7 +138,7 @@ class GuardedGrid(WrappedGrid):
         return self._receive(collector, refused, end)
 
     def close(self) -> None:
-        """Disconnect."""
+        """Disconnect from the SuperLink."""
         self._http.close()
 
     def _receive(
@@ -205,7 +207,10 @@ class _ReplyCollector(threading.Thread):
         self._over = threading.Event()
 
     def until(self, end: float) -> Iterator[Message]:
-        """Yield replies until all have been yielded, or the time ``end`` has come."""
+        """Yield replies until every message has one, or ``time.monotonic()`` has reached ``end``.
+
+        An error that ended the thread is raised.
+        """
         while True:
             try:
                 left = end - time.monotonic()
@@ -225,7 +230,10 @@ class _ReplyCollector(threading.Thread):
         self._over.set()
 
     def run(self) -> None:
-        """Go over the messages without a reply, again and again, until there are none."""
+        """Ask for the missing replies again and again, until there are none or ``stop`` is called.
+
+        Then put None, or the error that ended this, into the queue of results.
+        """
         next_list = time.monotonic() + NODES_SECONDS
         try:
             while self._open and not self._over.is_set():
@@ -248,7 +256,10 @@ class _ReplyCollector(threading.Thread):
                     self._link.forget(upload.root)
 
     def _try_to_finish(self, key: str, connected: Mapping[int, str] | None) -> None:
-        """Pull more of one reply; once it is complete or has failed, add it to the results."""
+        """Pull more of the reply to the message with id ``key``.
+
+        Once it is complete, put it into the queue of results; if it has failed, an error reply.
+        """
         message = self._open[key]
         try:
             content = self._pull(key)
@@ -270,7 +281,11 @@ class _ReplyCollector(threading.Thread):
         self._results.put(reply)
 
     def _pull(self, key: str) -> RecordDict | Error | None:
-        """Pull objects of one reply for a while; return its content once they are complete."""
+        """Pull objects of the reply to the message with id ``key``, for about ``SLICE_SECONDS``.
+
+        Return the content once all objects are there, None until then. ``ReplyError`` is raised if
+        the reply is malformed or too large.
+        """
         upload = self._uploads.get(key)
         if upload is None:
             announced = self._link.reply(key)
@@ -295,8 +310,9 @@ class _ReplyCollector(threading.Thread):
     def _check_node(self, key: str, connected: Mapping[int, str] | None) -> None:
         """Raise ``ReplyError`` if a node disconnected during its upload, or has restarted.
 
-        ``connected`` was listed before the reply was asked for, so a reply that was sent before a
-        restart is not lost. The SuperLink itself reports nodes that disconnected without a reply.
+        ``key`` is the id of the message to the node. ``connected`` (None: nothing is checked) was
+        listed before the reply was asked for, so a reply that was sent before a restart is not
+        lost. The SuperLink itself reports nodes that disconnected without a reply.
         """
         if connected is None:
             return
@@ -320,7 +336,10 @@ def _activated(nodes: Iterable[NodeInfo]) -> dict[int, str]:
 
 
 def raise_limits(limits: Limits, content: RecordDict) -> Limits:
-    """Return the limits, raised to at least four times the size of a message's content."""
+    """Return a copy of the limits in which those on bytes, objects and text are raised.
+
+    Each is at least four times what a message with this content needs.
+    """
     return replace(
         limits,
         max_bytes=max(limits.max_bytes, _RATIO * message_bytes(content)),

@@ -137,7 +137,10 @@ class _ReplyReader:
         return cast(RecordDict, self._inflate(opened.children[0], _BELOW[Message]))
 
     def _open(self, key: str, allowed: tuple[type[InflatableObject], ...]) -> _Opened:
-        """Check an object's head; its type must be one of ``allowed``."""
+        """Return the object with id ``key`` once its head has been checked.
+
+        ``ReplyError`` is raised if it is missing, malformed, or of a type not in ``allowed``.
+        """
         content = self._objects.get(key)
         if content is None:
             raise ReplyError("malformed reply: it refers to an object that is not part of it")
@@ -175,7 +178,10 @@ class _ReplyReader:
         return inflated
 
     def _names(self, opened: _Opened) -> InflatableObject:
-        """Read a record of arrays or of records: a table of names and ids."""
+        """Return an ``ArrayRecord`` or ``RecordDict`` with all that is below it.
+
+        Its body is a table of names and ids. An error is raised if it is malformed or too large.
+        """
         self._describe(len(opened.body))
         text = bytes(opened.body)
         self._spend(json_weight(text))
@@ -187,7 +193,7 @@ class _ReplyReader:
         return cast(InflatableObject, kind({name: below[child] for name, child in names.items()}))
 
     def _values(self, opened: _Opened) -> InflatableObject:
-        """Read a record of metrics or configs."""
+        """Return a ``MetricRecord`` or ``ConfigRecord``; raise if it is malformed or too large."""
         limit = self._limits.max_record_bytes
         self._records += len(opened.content)
         if self._records > limit:
@@ -198,7 +204,10 @@ class _ReplyReader:
         return opened.kind.inflate(opened.content, children={})
 
     def _array(self, opened: _Opened) -> Array:
-        """Read an array; raise if its chunks, repeated ones included, are too large together."""
+        """Return an ``Array`` with its data; raise if it is malformed or too large.
+
+        A chunk that is listed several times counts each time.
+        """
         limit = self._limits.max_bytes
         length = len(opened.body)
         self._describe(length)
@@ -225,7 +234,10 @@ class _ReplyReader:
         return array
 
     def _describe(self, length: int) -> None:
-        """Add to the size of types, ids, names and shapes; raise if it exceeds its limit."""
+        """Add ``length`` to the bytes of types, ids, names and shapes that have been read.
+
+        ``ReplyError`` is raised if their sum exceeds its limit.
+        """
         self._text += length
         if self._text > self._max_text:
             raise ReplyError(
@@ -233,12 +245,18 @@ class _ReplyReader:
             )
 
     def _spend(self, weight: int) -> None:
-        """Subtract memory that parsing is about to use and keep; raise if too little is left."""
+        """Subtract ``weight`` bytes, which parsing is about to use and keep, from the memory left.
+
+        ``ReplyError`` is raised if less is left.
+        """
         self._afford(weight)
         self._left -= weight
 
     def _afford(self, weight: int) -> None:
-        """Raise if something takes more memory than is left, even if only while it is parsed."""
+        """Raise ``ReplyError`` if ``weight`` bytes are more than the memory left; subtract nothing.
+
+        So memory is checked that is used only while something is parsed.
+        """
         if weight > self._left:
             raise ReplyError(
                 f"too large: reading it takes more than {self._memory} bytes of memory"
@@ -246,7 +264,11 @@ class _ReplyReader:
 
 
 def _ids(content: bytes, start: int, end: int, name: str) -> list[str]:
-    """Return the ids of an object's children from its head, without copying the whole list."""
+    """Return the ids of an object's children, which are listed in ``content[start:end]``.
+
+    ``ReplyError`` is raised if the length of the list does not fit; it has the object's type
+    ``name`` in its message.
+    """
     if end <= start:
         return []
     if (end - start + 1) % (ID_LENGTH + 1):

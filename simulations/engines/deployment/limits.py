@@ -20,7 +20,7 @@ _TEXT_FLOOR, _TEXT_PER_OBJECT = 1 << 18, 1 << 10
 
 
 class ReplyError(Exception):
-    """A reply is malformed or too large; the text of the error says which."""
+    """A reply is malformed or too large; the message names the cause."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Limits:
     Parameters
     ----------
     max_bytes : int
-        Maximum size of all objects together, both as uploaded and after inflating.
+        Maximum size of all objects together in bytes, both as uploaded and after inflating.
     max_objects : int
         Maximum number of objects.
     max_record_bytes : int
-        Maximum size of the metrics and configs as uploaded.
+        Maximum size of the metrics and configs in bytes, as uploaded.
     max_text_bytes : int, optional
-        Maximum size of the types, ids, names and shapes of all objects together. If not given, 1
-        KiB for each of ``max_objects``, at least 256 KiB.
+        Maximum size of the types, ids, names and shapes of all objects together, in bytes. If not
+        given, 1 KiB for each of ``max_objects``, at least 256 KiB.
     """
 
     max_bytes: int
@@ -47,19 +47,30 @@ class Limits:
 
     @property
     def text_bytes(self) -> int:
-        """Maximum size of the types, ids, names and shapes of all objects together."""
+        """Maximum size of the types, ids, names and shapes of all objects together, in bytes.
+
+        It is ``max_text_bytes`` or, if that is None, 1 KiB for each of ``max_objects``, at least
+        256 KiB.
+        """
         if self.max_text_bytes is not None:
             return self.max_text_bytes
         return max(_TEXT_FLOOR, _TEXT_PER_OBJECT * self.max_objects)
 
     @property
     def object_bytes(self) -> int:
-        """Maximum size of an object: four chunks, as a client may cut its arrays differently."""
+        """Maximum size of one object in bytes.
+
+        It is the largest of ``text_bytes``, ``max_record_bytes`` and four chunks, as a client may
+        cut its arrays differently; plus ``MESSAGE_BYTES``.
+        """
         return max(4 * CHUNK_BYTES, self.text_bytes, self.max_record_bytes) + MESSAGE_BYTES
 
 
 def text_bytes(content: RecordDict) -> int:
-    """Return the approximate size of types, ids, names and shapes in the objects of a message."""
+    """Return about how many bytes of types, ids, names and shapes a content has when it is sent.
+
+    The data of arrays and the entries of metrics and configs are not counted.
+    """
     total = 0
     for key, record in content.items():
         total += len(json.dumps(key)) + 4 * ID_LENGTH

@@ -55,7 +55,7 @@ def message_weight(data: bytes, kind: Any, limit: int) -> int:
     kind : google.protobuf.descriptor.Descriptor
         The type of the message.
     limit : int
-        Value above which counting stops.
+        Value above which counting stops; the result is then any number above it.
     """
     weight = _MESSAGE
     waiting = [(0, len(data), kind)]
@@ -80,9 +80,9 @@ def message_weight(data: bytes, kind: Any, limit: int) -> int:
 def fields(
     data: bytes, start: int = 0, end: int | None = None
 ) -> Iterator[tuple[int, int, int, int]]:
-    """Yield number, wire type, start and end of each field of a serialised protobuf message.
+    """Yield (number, wire type, start, end) of each field of the message in ``data[start:end]``.
 
-    It ends at the first malformed field.
+    Start and end are those of the field's value. The iterator ends at the first malformed field.
     """
     end = len(data) if end is None else end
     while start < end:
@@ -105,7 +105,10 @@ def fields(
 
 
 def _varint(data: bytes, start: int, end: int) -> tuple[int, int]:
-    """Return a varint and the place of its end, which is beyond ``end`` if it is malformed."""
+    """Return the varint that begins at ``start`` and the index after it.
+
+    The index is ``end + 1`` if the varint is malformed.
+    """
     value = 0
     for place, byte in enumerate(data[start : min(end, start + 10)]):
         value |= (byte & 127) << (7 * place)
@@ -115,7 +118,10 @@ def _varint(data: bytes, start: int, end: int) -> tuple[int, int]:
 
 
 def _value_weight(part: bytes, field: Any) -> int:
-    """Return the bytes of memory of a string, of bytes, or of a packed list of numbers."""
+    """Return an upper bound of the bytes of memory that the value of a field takes once parsed.
+
+    The value is a string, bytes, or a packed list of numbers.
+    """
     if field.type in (_STRING, _BYTES):
         return _TEXT + len(part) * (_ASCII if _is_one_byte_text(part, field) else _OTHER)
     if width := _FIXED_WIDTH.get(field.type):
@@ -124,5 +130,5 @@ def _value_weight(part: bytes, field: Any) -> int:
 
 
 def _is_one_byte_text(part: bytes, field: Any) -> bool:
-    """Return True for a value that takes one byte a character in Python."""
+    """Return True if a value takes one byte a character in Python: bytes, and ASCII strings."""
     return field.type == _BYTES or part.isascii()

@@ -50,12 +50,12 @@ class Link:
         http.event_hooks = hooks
 
     def push(self, messages: Sequence[Message]) -> list[bool]:
-        """Send messages; return for each of them if the SuperLink accepted it."""
+        """Send messages; return True for each that the SuperLink accepted, else False, in order."""
         ids = list(self._grid.push_messages(messages))
         return [bool(key) for key in ids] or [False] * len(messages)
 
     def reply(self, message_id: str) -> Announced | None:
-        """Return the id and the object tree of the reply to a message; None if there is none yet.
+        """Return the announced reply to a message; None if there is none yet.
 
         The SuperLink lists a reply only once, and along with it any messages that SuperNodes have
         addressed to the ServerApp unasked; those are deleted. Messages and object trees are not
@@ -64,7 +64,7 @@ class Link:
         Raises
         ------
         ReplyError
-            If the response is larger than ``max_answer_bytes``.
+            If the response is larger than ``max_answer_bytes`` plus 64 KiB.
         """
         call: Any = self._client._unary_unary
         self._allowed.bytes = self.max_answer_bytes + _ENVELOPE_BYTES
@@ -91,7 +91,8 @@ class Link:
         Raises
         ------
         ReplyError
-            If it is larger than ``max_bytes``, or the SuperLink no longer expects it.
+            If the response is larger than ``max_bytes`` plus 64 KiB, or the SuperLink no longer
+            expects the object.
         """
         self._allowed.bytes = max_bytes + _ENVELOPE_BYTES
         try:
@@ -115,7 +116,10 @@ class Link:
         )
 
     def _check_size(self, response: httpx.Response) -> None:
-        """Raise ``ReplyError`` before the body of a response is read that is too large."""
+        """Raise ``ReplyError`` if a response exceeds the limit of its request, if it has one.
+
+        The body of the response has not been read by then.
+        """
         allowed = getattr(self._allowed, "bytes", None)
         length = int(response.headers.get("content-length", 0))
         if allowed is not None and length > allowed:

@@ -22,7 +22,10 @@ class DeployedRun(FlowerRun):
     anywhere = True
 
     def await_submission(self, process: subprocess.Popen[str], file: TextIO) -> None:
-        """Wait until ``flwr run`` has printed the run's id: it may just be submitting the run."""
+        """Log the output of ``flwr run`` until it states the run's id; kill it after 8 seconds.
+
+        Nothing is done if the id is known or the run has ended.
+        """
         if self._id is not None or self._over:
             return
         with uninterrupted():
@@ -37,7 +40,7 @@ class DeployedRun(FlowerRun):
                 timer.cancel()
 
     def stop(self) -> None:
-        """Tell the SuperLink to stop the run, unless it has ended."""
+        """Tell the SuperLink to stop the run, unless it has ended; log a warning if that fails."""
         if self._over:
             return
         try:
@@ -51,7 +54,10 @@ class DeployedRun(FlowerRun):
             log(WARNING, "%s does not answer: the run may go on", command)
 
     def _unfinished_ids(self) -> list[str]:
-        """Return the ids of this app's unfinished runs, in case ``flwr run`` printed none."""
+        """Return the ids of the unfinished runs of this run's app, which ``flwr ls`` lists.
+
+        The list is empty if the output of ``flwr ls`` is not valid.
+        """
         listed = self.call("ls", *self._names, "--format", "json", seconds=_STOP_SECONDS)
         try:
             runs = json.loads(listed.stdout)["runs"]

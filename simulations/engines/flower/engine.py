@@ -102,7 +102,10 @@ def run_deployed(
 
 
 def _federation_config(partitions: int, cpus: float, gpus: float) -> str:
-    """Return the value of ``--federation-config``."""
+    """Return the value of ``--federation-config``: numbers of nodes, and of each one's CPUs, GPUs.
+
+    ``ConfigError`` is raised if ``flwr run`` would not accept a number.
+    """
     if partitions < 1:
         raise ConfigError(f"partitions = {partitions}: at least 1 is needed")
     if cpus < 1 or cpus != int(cpus):

@@ -74,7 +74,11 @@ class FlowerRun:
         self._over = False
 
     def execute(self, experiment_json: str, out: str, *arguments: str) -> None:
-        """Run an experiment, which writes to ``out``; raise ``RunError`` unless it is completed."""
+        """Run an experiment with ``flwr run``; raise ``RunError`` unless the run is completed.
+
+        ``out`` is the run directory for the ServerApp, which chooses one if it is empty. Further
+        ``arguments`` are added to the command line.
+        """
         config = {"experiment": "", "set": "", "config": experiment_json, "out": out}
         config |= {"resume": out if self._resume else ""}
         write_app(self._app, config, self._name, import_path.describe_path(self.anywhere))
@@ -96,10 +100,13 @@ class FlowerRun:
             raise RunError(f"flwr run ended {status}: {reason}\n(its log: {self._out / LOG_FILE})")
 
     def await_submission(self, process: subprocess.Popen[str], file: TextIO) -> None:
-        """Prepare for the end of ``flwr run`` after an error; a subclass may override this."""
+        """Do nothing; a subclass may wait for the run's id after an error, before ``flwr`` ends."""
 
     def log_line(self, line: str, file: TextIO) -> None:
-        """Log a line of output, and take the run's id from it if it has it."""
+        """Write a line of output to the log ``file`` and pass it to ``on_line``.
+
+        The first line that states the run's id sets the id of this run.
+        """
         print(line, file=file, flush=True)
         if self._id is None and (match := _STARTED.search(line)):
             self._id = match[1]
@@ -108,7 +115,11 @@ class FlowerRun:
             self._tail.append(line.strip())
 
     def _outcome(self) -> tuple[str, str]:
-        """Wait for the final status of the run; return it and its details."""
+        """Wait until the run has ended; return its final status, and its details or "".
+
+        If Flower never stated the run's id, the status is "before it started". ``RunError`` is
+        raised if the SuperLink gives no valid answer for a minute.
+        """
         if self._id is None:
             return "before it started", ""
         until = time.monotonic() + _ANSWER_SECONDS
@@ -132,7 +143,10 @@ class FlowerRun:
     def call(
         self, *arguments: str, seconds: float | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run ``flwr`` with these arguments, for at most ``seconds``; return its output."""
+        """Run ``flwr`` with these arguments; return the ended process, whatever its exit status.
+
+        After ``seconds`` it is killed and ``TimeoutExpired`` raised; None is no limit.
+        """
         return subprocess.run(
             self._superlink.flwr(*arguments),
             stdin=subprocess.DEVNULL,
@@ -146,7 +160,7 @@ class FlowerRun:
 
 
 def output_lines(process: subprocess.Popen[str]) -> Iterator[str]:
-    """Yield the lines that a process prints, without colours."""
+    """Yield the lines that a process prints to stdout, without line ends and colour codes."""
     assert process.stdout is not None
     for line in process.stdout:
         yield _COLOUR.sub("", line.rstrip("\n"))

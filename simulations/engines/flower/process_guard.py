@@ -56,7 +56,10 @@ def end_all(home: str) -> None:
 
 
 def _started_under(home: str) -> list[psutil.Process]:
-    """Return the living processes that carry the mark, and their descendants."""
+    """Return the living processes with `MARK` ``=home`` in their environment.
+
+    Their living descendants are included, this process is not.
+    """
     marked: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         try:
@@ -70,7 +73,7 @@ def _started_under(home: str) -> list[psutil.Process]:
 
 
 def _lives(process: psutil.Process) -> bool:
-    """Return True if a process is running; a zombie is not."""
+    """Return True if a process is running; False for a zombie, or if its state is not known."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
@@ -90,7 +93,11 @@ def _wait(processes: Sequence[psutil.Process], seconds: float) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command of the command line until it ends or standard input is closed."""
+    """Run a command until it ends or standard input is closed, then end what it has started.
+
+    ``arguments`` are the home directory, which is removed at the end, and the command. Return the
+    command's exit status, or 0 if standard input was closed first.
+    """
     home, *command = arguments
 
     def leave(number: int, frame: FrameType | None) -> None:

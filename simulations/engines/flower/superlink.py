@@ -133,7 +133,10 @@ def _simulating(home: Path) -> dict[str, str]:
 
 
 def program(name: str, environment: Mapping[str, str]) -> str:
-    """Return the path of one of Flower's programs on the environment's ``PATH``."""
+    """Return the path of one of Flower's programs on the environment's ``PATH``.
+
+    ``RunError`` is raised if it is not there.
+    """
     path = shutil.which(name, path=environment["PATH"])
     if path is None:
         raise RunError(f"{name!r} is not on the PATH: install flwr[simulation] with this Python")
@@ -144,7 +147,10 @@ def program(name: str, environment: Mapping[str, str]) -> str:
 def _guarded(
     home: Path, port: int, environment: Mapping[str, str], log: IO[bytes]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a SuperLink under a guard, which ends it at the end of the context."""
+    """Start a SuperLink under ``process_guard``, and yield the guard's process.
+
+    At the end of the context, the guard, the SuperLink and all that it started are ended.
+    """
     command = [program("flower-superlink", environment), "--insecure", "--simulation"]
     command += ["--isolation", "subprocess", "--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen(
@@ -171,7 +177,10 @@ def _guarded(
 
 
 def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
-    """Wait until the SuperLink is healthy; return False if it ends or takes too long."""
+    """Wait until the SuperLink on a port is healthy, and return True.
+
+    Return False if its process ends, or after a minute.
+    """
     deadline = time.monotonic() + _STARTUP
     while time.monotonic() < deadline and process.poll() is None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1.0)
@@ -195,7 +204,10 @@ def _free_port() -> int:
 
 @contextmanager
 def _home() -> Iterator[Path]:
-    """Make a temporary directory with a path that is short enough for Unix sockets below it."""
+    """Yield a temporary directory whose path is short enough for Unix sockets below it.
+
+    It is removed at the end of the context.
+    """
     base = tempfile.gettempdir()
     with tempfile.TemporaryDirectory(
         prefix="hqde-fl-",

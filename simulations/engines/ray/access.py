@@ -58,7 +58,9 @@ def is_loopback(address: str) -> bool:
 
 
 def asks_for_token(gcs: str) -> bool | None:
-    """Return True if a GCS refuses a caller without a token; None if it gives no answer.
+    """Return True if a GCS refuses a caller without a token, False if it accepts one.
+
+    The result is None if the GCS gives no answer.
 
     Parameters
     ----------

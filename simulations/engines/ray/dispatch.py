@@ -71,7 +71,7 @@ class Counters:
     lost_states : int
         Clients whose state could not be fetched when they were to run.
     cancelled : int
-        Clients that were cancelled at the deadline.
+        Clients that were queued or running when a round was cancelled, as at its deadline.
     """
 
     deaths: int = 0
@@ -93,7 +93,8 @@ class Dispatcher:
     app : Sequence[Any]
         A reference to (ClientApp, run config, run id), and the driver's import path.
     states : dict[int, ObjectRef]
-        Node id -> packed state of its client.
+        Node id -> packed state of its client. The dispatcher replaces the entry of a client that
+        has run without an error, and removes it if the client has no state any more.
     changed : set[int]
         Ids of the nodes whose clients have run; the dispatcher adds to it.
     counters : Counters
@@ -114,7 +115,7 @@ class Dispatcher:
     _bytes: float = 0.0
 
     def submit(self, calls: Iterable[ClientCall]) -> None:
-        """Queue client calls."""
+        """Queue client calls, which ``step`` will run."""
         for call in calls:
             if call.job.node in self._suspects:
                 self._alone.append(call)
@@ -134,6 +135,9 @@ class Dispatcher:
 
     def step(self, timeout: float | None) -> list[tuple[ClientCall, Outcome]]:
         """Start workers and batches, wait until one finishes, and return the finished calls.
+
+        Each call comes with its outcome. The list is empty after the timeout, if only the start of
+        a worker has finished, or if there is nothing to wait for.
 
         Parameters
         ----------
@@ -160,7 +164,7 @@ class Dispatcher:
         return outcomes
 
     def cancel(self) -> None:
-        """Drop the queued calls and end the busy workers."""
+        """Drop the queued calls, end the busy workers, and count all their calls as cancelled."""
         self.counters.cancelled += self.unfinished
         self._queues.clear()
         self._alone.clear()
@@ -169,7 +173,7 @@ class Dispatcher:
         self._running.clear()
 
     def _grow(self) -> None:
-        """Start as many workers of each allocation as there are calls for it, if they fit."""
+        """Start workers, if they fit, until there is one for each queued call and running batch."""
         wanted: dict[Allocation, int] = {}
         for (allocation, _), queue in self._queues.items():
             wanted[allocation] = wanted.get(allocation, 0) + len(queue)
@@ -181,13 +185,13 @@ class Dispatcher:
             self.pool.grow(wanted)
 
     def _assign(self) -> None:
-        """Give the next batch to every idle worker."""
+        """Start a batch on every idle worker for whose allocation calls are queued."""
         for slot in [slot for slot in self.pool.slots if slot.boot is None and not slot.busy]:
             if calls := self._next_batch(slot.allocation):
                 self._start(slot, calls)
 
     def _next_batch(self, allocation: Allocation) -> list[ClientCall]:
-        """Take the next calls for a worker with this allocation out of the queues."""
+        """Take the next calls for a worker with this allocation out of the queues; [] if none."""
         workers = self.pool.count(allocation)
         for (wanted, content), queue in self._queues.items():
             if wanted == allocation:
@@ -202,7 +206,11 @@ class Dispatcher:
         return []
 
     def _batch_size(self, queued: int, workers: int) -> int:
-        """Return the size of the next batch: 1 until a client's cost has been measured."""
+        """Return the number of calls in the next batch, >= 1.
+
+        It follows from the mean seconds and bytes of a client (1 until these have been measured),
+        and is at most half of a worker's part of the ``queued`` calls.
+        """
         if self._seconds == 0:
             return 1
         size = min(BATCH_SECONDS / self._seconds, BATCH_BYTES / max(self._bytes, 1.0))
@@ -217,7 +225,11 @@ class Dispatcher:
         self._running[outcomes] = CallBatch(slot, calls, states)
 
     def _collect(self, reference: Any, batch: CallBatch) -> list[tuple[ClientCall, Outcome]]:
-        """Return the outcomes of a finished batch and keep the states; none if its worker died."""
+        """Return the calls of a finished batch with their outcomes, and keep the new states.
+
+        If the worker died, several calls are queued again and the list is empty; a single call is
+        returned with an error.
+        """
         try:
             outcomes: list[Outcome] = ray.get(reference)
         except RayTaskError as error:  # not the client: the worker could not even begin
@@ -237,7 +249,11 @@ class Dispatcher:
         return list(zip(batch.calls, outcomes, strict=True))
 
     def _handle_death(self, batch: CallBatch, reason: str) -> list[tuple[ClientCall, Outcome]]:
-        """Queue the calls of a worker that died again, each alone; a single call has failed."""
+        """Queue the calls of a batch whose worker died again, each alone, and return [].
+
+        If the batch had only one call, return it with an error; its client always runs alone from
+        then on.
+        """
         self.counters.deaths += 1
         self.pool.end_worker(batch.slot)
         self.pool.refresh()
@@ -249,7 +265,7 @@ class Dispatcher:
         return [(batch.calls[0], _failed(f"the client's process died: {reason}"))]
 
     def _measure(self, outcomes: Sequence[Outcome]) -> None:
-        """Update the running means of a client's seconds and bytes."""
+        """Update the running means of a client's seconds and reply bytes by those of a batch."""
         seconds = sum(outcome.seconds for outcome in outcomes) / len(outcomes)
         size = sum(_bytes(outcome.reply) for outcome in outcomes) / len(outcomes)
         keep = 0.5 if self._seconds else 0.0

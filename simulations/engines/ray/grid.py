@@ -90,9 +90,10 @@ class RayGrid(LocalGrid):
         return self._dispatcher.counters
 
     def contexts(self, partitions: Iterable[int]) -> dict[int, RecordDict]:
-        """Return the clients' states by partition id, fetched from the object store.
+        """Return the states of the clients of ``partitions``, by partition id.
 
-        States that were lost with a node of the cluster are left out.
+        Clients without a state are left out, and those whose state was lost with a node of the
+        cluster.
         """
         states = self._dispatcher.states
         nodes = {partition: self._nodes[partition] for partition in partitions}
@@ -105,12 +106,15 @@ class RayGrid(LocalGrid):
         return {part: unpack(packed) for part, packed in fetched.items()}
 
     def set_contexts(self, contexts: Mapping[int, RecordDict]) -> None:
-        """Replace the states of clients by those with which an earlier run ended."""
+        """Replace the states of the clients in ``contexts`` by copies of these, by partition id.
+
+        The other clients keep theirs.
+        """
         for partition, state in contexts.items():
             self._dispatcher.states[self._nodes[partition]] = ray.put(pack(state))
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Queue the messages' clients and return the messages' ids."""
+        """Queue the clients to which the messages go, and return the messages' new ids in order."""
         contents: dict[int, tuple[RecordDict, Any]] = {}
         calls = []
         for message in messages:
@@ -124,16 +128,16 @@ class RayGrid(LocalGrid):
         return [call.key for call in calls]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Return the replies that have finished by now."""
+        """Return those replies to these messages that are there by now, each of them only once."""
         self._advance(timeout=0)
         return super().pull_messages(message_ids)
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Replies:
-        """Run the messages' clients and return an iterable of the replies as they finish.
+        """Run the clients to which the messages go; return an iterable of replies as they finish.
 
-        Clients that have not finished after ``timeout`` seconds are cancelled.
+        Clients that have not finished after ``timeout`` seconds are cancelled and give no reply.
         """
         end = time.monotonic() + (float("inf") if timeout is None else timeout)
         return Replies(self._receive(set(self.push_messages(messages)), end))
@@ -207,7 +211,7 @@ class _Allocations:
         }
 
     def of(self, partition: int) -> Allocation:
-        """Return the resources of a client."""
+        """Return the resources of the client with this partition id."""
         return self._named.get(partition, self._rest)
 
 

@@ -36,7 +36,11 @@ class RayLease:
         return id(self) in _users and ray.is_initialized()
 
     def release(self) -> None:
-        """Release the lease; calling it again has no effect."""
+        """Release the lease; calling it again has no effect.
+
+        With the last lease, a Ray that the leases have started is shut down; on any other Ray the
+        idle workers are ended.
+        """
         global _started
         with _lock:
             if id(self) not in _users:
@@ -52,7 +56,10 @@ class RayLease:
 
 
 def _connect() -> None:
-    """Connect in a thread that never ends: Linux ends Ray's processes with the thread's end."""
+    """Call ``connect`` in a thread and wait for it; raise its error if it fails.
+
+    Otherwise the thread never ends: Linux ends Ray's processes with the thread's end.
+    """
     connected: Future[None] = Future()
 
     def begin() -> None:

@@ -36,7 +36,7 @@ def pack(content: RecordDict) -> Packed:
 
 
 def unpack(packed: Packed) -> RecordDict:
-    """Return the content that was packed; bytes of large arrays are read-only views of it."""
+    """Return a content from what ``pack`` has made of it; large arrays are views, not copies."""
     content = RecordDict()
     for name, kind, items in packed:
         if kind == "arrays":
@@ -56,7 +56,7 @@ class SharedArray(Array):
     """
 
     def numpy(self) -> NDArray[Any]:
-        """Return a copy of the array."""
+        """Return a copy of the array as a NumPy array."""
         try:
             return view_array(self).copy()
         except Exception:  # Flower reads what it can of such an array, or says what is wrong

@@ -53,7 +53,8 @@ def connect(address: str = "", runtime_env: Mapping[str, Any] | None = None) -> 
     Returns
     -------
     str
-        The address of Ray's dashboard; empty if there is none, or if Ray was connected already.
+        The address of Ray's dashboard; empty if there is none, or if Ray was connected already. If
+        ``prepare`` has connected it, the first call afterwards returns the address.
 
     Raises
     ------
@@ -110,7 +111,7 @@ def _package_folder() -> str:
 
 
 def _hint(address: str) -> str:
-    """Return how to pass the token that a cluster asks for: Ray's own error does not say it."""
+    """Return a hint to set Ray's token if the cluster asks for one, else an empty string."""
     if not asks_for_token(address):
         return ""
     return " (it asks for a token: set RAY_AUTH_MODE=token and its RAY_AUTH_TOKEN)"
@@ -119,7 +120,8 @@ def _hint(address: str) -> str:
 def prepare(address: str = "", runtime_env: Mapping[str, Any] | None = None) -> None:
     """Start ``connect`` in a thread, so that the caller can load its data meanwhile.
 
-    If it fails, nothing is raised here: the next call of ``connect`` tries again and raises.
+    Nothing is done if this process is connected already. If the thread fails, nothing is raised
+    here: the next call of ``connect`` tries again and raises.
     """
     over = threading.Event()
 
@@ -137,7 +139,10 @@ def prepare(address: str = "", runtime_env: Mapping[str, Any] | None = None) -> 
 
 
 def wait_until_prepared(seconds: float) -> None:
-    """Wait until ``prepare`` has finished: a Ray that is half started cannot be shut down."""
+    """Wait, for at most ``seconds``, until the thread of ``prepare`` has connected or failed.
+
+    A Ray that is half started cannot be shut down. Return at once if ``prepare`` was not called.
+    """
     for over in _starting:
         over.wait(seconds)
 
@@ -160,7 +165,7 @@ def kill_ray() -> bool:
 
 
 def _ray_processes() -> list[psutil.Process]:
-    """Return the living processes of Ray below this one."""
+    """Return the child processes of this process that are Ray's, with all their descendants."""
     processes: list[psutil.Process] = []
     for child in psutil.Process().children():
         with suppress(psutil.Error):
@@ -170,7 +175,7 @@ def _ray_processes() -> list[psutil.Process]:
 
 
 def cluster() -> list[dict[str, float]]:
-    """Return the resources of each node of the cluster, by Ray's names."""
+    """Return the resources of each living node of the cluster: Ray's name -> amount."""
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
@@ -205,7 +210,10 @@ class Pool:
     _failures: int = 0
 
     def allocate(self, groups: Sequence[Resources]) -> list[Allocation]:
-        """Return the resources that a client of each group gets on this cluster."""
+        """Return the resources that a client of each group gets on this cluster, in order.
+
+        ``ConfigError`` is raised if a client of a group fits on no node.
+        """
         self._nodes = cluster()
         return [allocate(group, self._nodes) for group in groups]
 
@@ -245,7 +253,7 @@ class Pool:
         Raises
         ------
         RunError
-            If workers keep failing to start.
+            If ``BOOT_FAILURES`` workers in a row have failed to start.
         """
         try:
             ray.get(slot.boot)
@@ -257,7 +265,7 @@ class Pool:
                 raise RunError(f"{BOOT_FAILURES} Ray workers did not start: {error}") from None
 
     def end_worker(self, slot: Slot) -> None:
-        """End a worker, even if it is busy."""
+        """End a worker, even if it is busy, and remove it from ``slots``."""
         if slot in self.slots:
             self.slots.remove(slot)
         ray.kill(slot.actor)
@@ -276,7 +284,10 @@ class Pool:
         self.slots.append(Slot(actor, allocation, boot=actor.ping.remote()))
 
     def _make_room(self, allocation: Allocation, wanted: Mapping[Allocation, int]) -> bool:
-        """End idle workers until one with this allocation fits; return True if it does."""
+        """End idle workers until one more with this allocation fits; return True if it does.
+
+        Only workers with allocations that are not in ``wanted`` are ended.
+        """
         spare = [s for s in self.slots if s.allocation not in wanted and not s.busy]
         while not self._fits(allocation):
             if not spare:
@@ -285,7 +296,7 @@ class Pool:
         return True
 
     def _fits(self, allocation: Allocation) -> bool:
-        """Return True if one more such worker fits beside the others, by the cluster's totals."""
+        """Return True if one more worker with this allocation fits beside the present workers."""
         for name, amount in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
             total = sum(node.get(name, 0) for node in self._nodes)
             taken = sum(getattr(slot.allocation, amount) for slot in self.slots)

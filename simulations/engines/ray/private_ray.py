@@ -140,7 +140,7 @@ def _forget_with(node: Any) -> None:
 
 
 def _localhost() -> str:
-    """Return the address of ``localhost`` that Ray finds, by the same steps."""
+    """Return the first address of ``localhost``, as Ray finds it; 127.0.0.1 if it has none."""
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             return str(socket.getaddrinfo("localhost", None, family, socket.SOCK_STREAM)[0][4][0])

@@ -46,7 +46,10 @@ class Resources:
         self.members()
 
     def members(self) -> frozenset[int]:
-        """Return the partition ids that the group names."""
+        """Return the partition ids in ``partitions``; none if that is empty.
+
+        ``ConfigError`` is raised if ``partitions`` is malformed.
+        """
         members: set[int] = set()
         for part in filter(None, self.partitions.replace(" ", "").split(",")):
             low, _, high = part.partition("-")
@@ -76,11 +79,14 @@ class Allocation:
 
     @property
     def threads(self) -> int:
-        """Number of torch threads."""
+        """Number of torch threads: ``num_cpus`` rounded down, at least 1."""
         return max(1, int(self.num_cpus))
 
     def fits(self, node: Mapping[str, float]) -> int:
-        """Return the number of such clients that fit on a node with these resources."""
+        """Return the number of clients with this allocation that fit on a node.
+
+        ``node`` holds the node's resources by Ray's names (``CPU``, ``GPU``).
+        """
         count = int(node.get("CPU", 0) / self.num_cpus + 1e-9)
         if self.num_gpus >= 1:
             return min(count, int(node.get("GPU", 0) / self.num_gpus))

@@ -51,9 +51,9 @@ class Outcome:
     Parameters
     ----------
     reply : Packed or None
-        The content of the reply; None if the client raised an exception.
+        The content of the reply; None if the client raised an exception or replied with an error.
     error : str or None
-        The traceback of the exception; None if there was none.
+        The traceback of the exception, or the reason of the error reply; None if there was none.
     stateful : bool
         True if the client's context holds a state after the job.
     lost : bool
@@ -168,7 +168,10 @@ class ClientWorker:
 
 
 def _state(reference: Any) -> tuple[RecordDict, bool]:
-    """Fetch a client's state; return it (empty if there is none) and True if it was lost."""
+    """Return the client state to which a reference points, and True if it was lost.
+
+    The state is empty if it was lost, or if ``reference`` is None.
+    """
     if reference is None:
         return RecordDict(), False
     try:
@@ -178,7 +181,7 @@ def _state(reference: Any) -> tuple[RecordDict, bool]:
 
 
 def _free_gpu() -> None:
-    """Free the GPU memory that torch still caches after a client ran out of it."""
+    """Free the GPU memory that torch still caches, if this process has loaded torch."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
