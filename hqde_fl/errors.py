@@ -6,7 +6,7 @@
     ├── ConfigError           an experiment, option or file that cannot run (exit status 2)
     │   ├── UnknownNameError  a name or key that does not exist
     │   └── DataError         a data set that is not where it should be
-    ├── BoundError            a rule was given fewer updates than it can tolerate faults in
+    ├── BoundError            a rule cannot run on a round's updates, mostly too few of them
     ├── CodecError            bytes that are no payload of the size expected
     ├── CohortError           too few nodes connected or answered for the run to go on
     └── RunError              an engine failed during a run (exit status 1)
@@ -22,7 +22,7 @@ from collections.abc import Iterable
 
 
 class HQDEError(Exception):
-    """Base of every error raised on purpose."""
+    """Base of every error that hqde-fl raises on purpose."""
 
 
 class ConfigError(HQDEError, ValueError):
@@ -39,7 +39,7 @@ class UnknownNameError(ConfigError):
     name : str
         The unknown name.
     known : Iterable[str]
-        The names that exist; the nearest one is suggested.
+        The names that exist. The message suggests the nearest one, or lists all if none is near.
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
@@ -57,11 +57,14 @@ class DataError(ConfigError):
 
 
 class BoundError(HQDEError, ValueError):
-    """A rule was given fewer updates than its bound."""
+    """A rule cannot run on a round's updates.
+
+    They are too few, its trusted client is not among them, or it would take too many steps.
+    """
 
 
 class CodecError(HQDEError, ValueError):
-    """Bytes that are no payload of the size expected; screening rejects the reply with them."""
+    """Bytes that are no sound payload of the expected number of values; screening rejects them."""
 
 
 class CohortError(HQDEError, RuntimeError):

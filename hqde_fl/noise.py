@@ -80,7 +80,7 @@ class ExplorationNoise:
         return 1.0 if self.schedule == "constant" else 1 - progress
 
     def add_noise(self, delta: Tensor, turn: int, seeds: Seeds) -> Tensor:
-        """Return an update (d,) plus the noise of round t; the same tensor if the noise is zero."""
+        """Return a new tensor, ``delta`` plus round ``turn``'s noise; ``delta`` if that is 0."""
         wide = delta.to(torch.float64)
         size = float(wide.norm()) / math.sqrt(max(1, wide.numel()))
         deviation = self.scale * self.schedule_factor(turn) * size
@@ -132,7 +132,7 @@ class EntanglementNoise:
     def client_noise(
         self, own: int, ids: Sequence[int], size: int, turn: int, seeds: Seeds
     ) -> Tensor:
-        """Return one client's noise, (size,) float32.
+        """Return one client's noise, (size,) float32; zeros if it is alone or ``scale`` is 0.
 
         Parameters
         ----------
@@ -146,6 +146,11 @@ class EntanglementNoise:
             The round.
         seeds : Seeds
             The run's seeds, the same for the whole cohort.
+
+        Raises
+        ------
+        ValueError
+            If ``own`` is not among ``ids``.
         """
         if own not in ids:
             raise ValueError(f"EntanglementNoise needs client {own} among the cohort's ids")
@@ -163,7 +168,7 @@ class EntanglementNoise:
         return torch.from_numpy((total * unit).astype(np.float32))
 
     def _pairs(self, own: int, ids: Sequence[int]) -> list[tuple[int, int]]:
-        """Return the client's pairs of ids, the smaller id first."""
+        """Return (smaller id, larger id) for the client and each of its partners, sorted."""
         ring = sorted(set(ids))
         position, n = ring.index(own), len(ring)
         steps = range(1, min(self.neighbours, n // 2) + 1)

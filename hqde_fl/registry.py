@@ -46,14 +46,14 @@ class Registry(Generic[T]):
         return self._entries[name]
 
     def name_of(self, part: T) -> str:
-        """Return the name under which the class of a part is registered."""
+        """Return the registered name of a part's class; ``ConfigError`` if it has none."""
         for name, cls in self._entries.items():
             if type(part) is cls:
                 return name
         raise ConfigError(f"{type(part).__name__} is not in the registry of {self.kind}s")
 
     def summary(self, name: str) -> str:
-        """Return the first line of an entry's docstring."""
+        """Return the first line of the docstring of the class registered under a name."""
         return (self[name].__doc__ or "").strip().splitlines()[0]
 
     def parameters(self, name: str) -> dict[str, Any]:
@@ -100,7 +100,10 @@ class Registry(Generic[T]):
         return cls(**arguments)
 
     def _coerce(self, where: str, hint: Any, value: Any) -> Any:
-        """Return a TOML value as the type that a parameter is annotated with."""
+        """Return a TOML value as the type that a parameter is annotated with; build nested parts.
+
+        Raises ``ConfigError``, naming the parameter by ``where``, if the value is not of that type.
+        """
         kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type)]
         if any(issubclass(kind, self.base) for kind in kinds):  # a rule of rules
             return tuple(map(self.build, value)) if isinstance(value, list) else self.build(value)

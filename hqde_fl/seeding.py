@@ -30,21 +30,21 @@ class Seeds:
     root: int
 
     def sequence(self, *name: str | int) -> np.random.SeedSequence:
-        """Return the ``SeedSequence`` of a name."""
+        """Return the ``SeedSequence`` that the root seed and the parts of a name determine."""
         digest = hashlib.sha256("\x1f".join(map(repr, name)).encode()).digest()
         words = np.frombuffer(digest, dtype="<u4").tolist()
         return np.random.SeedSequence(self.root, spawn_key=tuple(words))
 
     def integer(self, *name: str | int) -> int:
-        """Return a 63-bit integer for a name, as a plain seed."""
+        """Return the seed in [0, 2^63) that the root seed and a name determine."""
         return int(self.sequence(*name).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
     def numpy(self, *name: str | int) -> np.random.Generator:
-        """Return the NumPy generator of a name."""
+        """Return a new NumPy generator, seeded by the root seed and a name."""
         return np.random.default_rng(self.sequence(*name))
 
     def torch(self, *name: str | int) -> torch.Generator:
-        """Return the torch generator of a name, on the CPU."""
+        """Return a new torch generator on the CPU, seeded by the root seed and a name."""
         import torch  # slow to load, and not needed for most seeds
 
         return torch.Generator().manual_seed(self.integer(*name))

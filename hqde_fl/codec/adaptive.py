@@ -66,7 +66,7 @@ class AdaptiveQuantizer(Codec):
     def write(
         self, values: Floats, state: State, rng: np.random.Generator
     ) -> tuple[Sequence[Part], State]:
-        """Return the frame of values, quantised with the bits that each block gets; no state."""
+        """Return the frame of values, quantised with each block's bits, and an empty state."""
         values = values.astype(np.float32, copy=False)
         parts: list[Part] = [_FIELDS.pack(self.block)]
         if not values.size:
@@ -80,7 +80,7 @@ class AdaptiveQuantizer(Codec):
         return parts, {}
 
     def _grid(self, values: Rows) -> tuple[NDArray[np.uint8], Rows, Rows]:
-        """Return the bits, the least level and the step of each block."""
+        """Return each block's number of bits, least level and step, (blocks,) each."""
         tables = list(_tables(values, self.block))
         if self.allocation == "importance":
             grids = [Grids.extremes(rows) for rows in tables]

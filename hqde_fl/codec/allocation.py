@@ -22,7 +22,7 @@ _MEASURED = 8  # with more bits the error is the step squared over twelve
 def importance(
     weights: NDArray[np.floating], gradients: NDArray[np.floating] | None = None
 ) -> NDArray[np.floating]:
-    """Return HQDE's importance: |w|, or 0.7 |w| + 0.3 |g|, scaled to [0, 1]; 0.5 if all equal."""
+    """Return |w|, or 0.7 |w| + 0.3 |g| with gradients g, scaled to [0, 1]; 0.5 if all are equal."""
     sizes = np.abs(weights)
     if gradients is not None:
         sizes = 0.7 * sizes + 0.3 * np.abs(gradients)
@@ -31,7 +31,7 @@ def importance(
 
 
 def allocate(error: Errors, min_bits: int, max_bits: int, budget: int) -> NDArray[np.uint8]:
-    """Return the bits of each block, (n,) uint8, with the least total error.
+    """Return the bits of each block, (n,) uint8, with nearly the least total error.
 
     Greedy: bits go to the blocks where each bit saves most, until the budget is spent. If a second
     bit saves more than the first, the two are bought together.
@@ -88,7 +88,10 @@ class Grids:
 
     @classmethod
     def extremes(cls, rows: Rows) -> Grids:
-        """Return HQDE's levels, from a block's least to its largest value, with zero errors."""
+        """Return levels from each block's least to its largest value; its mean for 0 bits.
+
+        The errors are not measured: they are all zero.
+        """
         least, largest = rows.min(axis=1), rows.max(axis=1)
         shape = len(rows), MAX_BITS + 1
         low, step, error = np.empty(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape)
@@ -135,7 +138,7 @@ class Grids:
 
 
 def codes(rows: Rows, low: Rows, step: Rows, bits: int) -> NDArray[np.uint8 | np.uint16]:
-    """Return the index of the level nearest to each number of each row."""
+    """Return the index of the level nearest to each number: uint8, or uint16 beyond 8 bits."""
     return _levels(rows, low, step, bits).astype(np.uint8 if bits <= 8 else np.uint16)
 
 
@@ -148,7 +151,7 @@ def _levels(rows: Rows, low: Rows, step: Rows, bits: int) -> Rows:
 
 
 def _error(rows: Rows, low: Rows, step: Rows, bits: int) -> Errors:
-    """Return the squared error of each row."""
+    """Return the summed squared error of each row if it is quantised to its levels, (n,)."""
     deviation = _levels(rows, low, step, bits)
     deviation *= step[:, None]
     deviation += low[:, None]

@@ -78,7 +78,7 @@ class EntropyCoded(Codec):
     def write(
         self, values: Floats, state: State, rng: np.random.Generator
     ) -> tuple[Sequence[Part], State]:
-        """Return the frame of values, quantised and coded class by class; no state."""
+        """Return the frame of values, quantised and coded class by class, and an empty state."""
         values = values.astype(np.float32, copy=False)
         largest = max(float(values.max(initial=0)), -float(values.min(initial=0)))
         classes, step = self._choose(values, largest) if largest else (one_class(values), 0.0)
@@ -132,7 +132,7 @@ class EntropyCoded(Codec):
         return steps.astype(np.int32)  # cuts the fraction off
 
     def _choose(self, values: Values, largest: float) -> tuple[Classes, float]:
-        """Return the blocks' classes, one or several, and the step."""
+        """Return the blocks' classes, all 0 if several would cost more, and the step."""
         whole, classes = one_class(values), classes_of(values)
         plain = sample_classes(values, whole)
         if not classes.any():
@@ -144,7 +144,7 @@ class EntropyCoded(Codec):
         return whole, self._find(plain, values.size, largest)
 
     def _cost(self, sample: Sample, size: int, step: float) -> float:
-        """Return the estimated bits of the payload for each of ``size`` numbers."""
+        """Return the estimated payload bits for each of ``size`` numbers quantised by ``step``."""
         exact = np.float32(step)
         coded = sum(
             part * Plan.of(self._quantise(source, exact), round(part * size)).cost
@@ -155,7 +155,7 @@ class EntropyCoded(Codec):
         return coded + map_bits + min(headers, self.bits / 2)  # so that few numbers get bits, too
 
     def _find(self, sample: Sample, size: int, largest: float) -> float:
-        """Return the step that gives the payload the rate wanted, by secants within a bracket."""
+        """Return the step that gives ``bits`` for each number, by secants; ``self.step`` if set."""
         finest = max(largest / MAX_INDEX, _MIN_STEP)
         if self.step:
             return max(self.step, finest)

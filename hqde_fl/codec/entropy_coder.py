@@ -66,7 +66,13 @@ def write(values: NDArray[np.float32], indices: Indices, step: np.float32) -> li
 
 
 def read(reader: Reader, count: int, step: np.float32) -> NDArray[np.float32]:
-    """Return the ``count`` values that ``write`` coded with this step."""
+    """Return the ``count`` values that ``write`` coded with this step.
+
+    Raises
+    ------
+    CodecError
+        If the bytes are not those of as many values.
+    """
     shift, width, first, escapes, length = reader.fields(_FIELDS)
     if shift > MAX_BITS or not 0 < width <= MAX_SYMBOLS or escapes > count:
         raise CodecError(f"no source has {width} symbols, {shift} low bits and {escapes} escapes")
@@ -97,7 +103,7 @@ def read(reader: Reader, count: int, step: np.float32) -> NDArray[np.float32]:
 
 
 def _histogram(counts: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return the octaves by which each frequency is below the largest, in tenths."""
+    """Return by how many tenths of an octave each count is below the largest; 255 for a zero."""
     depth = np.full(counts.size, float(_ABSENT))
     seen = counts > 0
     depth[seen] = np.rint(np.log2(counts.max() / counts[seen]) * _PER_OCTAVE)
@@ -131,7 +137,10 @@ def _decode(words: NDArray[Any], histogram: NDArray[np.uint8], count: int) -> In
 
 
 def _centres(values: NDArray[np.float32], indices: Indices, step: np.float32) -> NDArray[np.int8]:
-    """Return the mean of each innermost cell minus the cell's middle, in 1/128 steps."""
+    """Return (17,) means of the values with index -8 to 8 minus index * step, in 1/128 steps.
+
+    Zero for an index without values.
+    """
     stride = max(1, values.size >> 15)  # a sample is enough to estimate the means
     near = indices[::stride] + _CENTRED
     inside = near.view(np.uint32) <= 2 * _CENTRED

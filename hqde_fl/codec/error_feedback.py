@@ -54,7 +54,10 @@ class ErrorFeedback(Codec):
     def write(
         self, values: Floats, state: State, rng: np.random.Generator
     ) -> tuple[Sequence[Part], State]:
-        """Return the frame of values plus residual, and a state with the new residual."""
+        """Return the inner codec's frame of values + residual, and a state with the new residual.
+
+        Raises ``ValueError`` if the residual in ``state`` has another size than the values.
+        """
         if RESIDUAL in state:
             if len(state[RESIDUAL]) != values.size:
                 raise ValueError(

@@ -29,7 +29,7 @@ class Identity(Codec):
     def write(
         self, values: Floats, state: State, rng: np.random.Generator
     ) -> tuple[Sequence[Part], State]:
-        """Return the values' bytes as a frame; no state."""
+        """Return the values' bytes as a frame, and an empty state."""
         return [bytes([values.itemsize]), values.astype(f"<f{values.itemsize}", copy=False)], {}
 
     @classmethod

@@ -22,7 +22,7 @@ _GRID = 2.0**12  # levels are multiples of 1/_GRID, so that every machine has th
 
 @lru_cache
 def levels(bits: int) -> NDArray[np.float32]:
-    """Return the 2^bits levels in rising order, read-only."""
+    """Return the 2^bits Lloyd-Max levels of the standard Gaussian, rising, read-only."""
     count = 1 << (bits - 1)
     ranks = (np.arange(count) + 0.5 + count) / (2 * count)
     # The optimal density of levels is that of a Gaussian three times as wide (Panter and Dite).
@@ -51,7 +51,7 @@ def levels(bits: int) -> NDArray[np.float32]:
 
 @lru_cache
 def _nearest(bits: int) -> NDArray[np.uint8]:
-    """Return the index of the level nearest to the centre of each look-up cell."""
+    """Return the index of the Lloyd-Max level nearest to each look-up cell's centre, read-only."""
     centres = (np.arange(2 * _REACH * _CELLS) + 0.5) / _CELLS - _REACH
     table = levels(bits)
     indices = np.searchsorted((table[1:] + table[:-1]) / 2, centres).astype(np.uint8)
@@ -60,7 +60,7 @@ def _nearest(bits: int) -> NDArray[np.uint8]:
 
 
 def nearest(values: NDArray[np.float32], bits: int) -> NDArray[np.uint8]:
-    """Return the index of the level nearest to each value, to 1/4096 of a standard deviation."""
+    """Return the index of the Lloyd-Max level nearest to each value, give or take 1/4096."""
     cells = values * np.float32(_CELLS)
     cells += np.float32(_REACH * _CELLS)
     return _nearest(bits).take(cells.astype(np.intp), mode="clip")

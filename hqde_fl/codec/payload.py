@@ -39,7 +39,7 @@ _MAGIC = b"HQ"
 
 
 def flat(delta: Tensor) -> Floats:
-    """Return a vector's numbers as float64 if they are, else float32; shared if possible.
+    """Return a vector's numbers, float64 if it is float64, else float32; not copied if possible.
 
     Raises
     ------

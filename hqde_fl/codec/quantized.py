@@ -64,7 +64,7 @@ class Quantized(Codec):
     def write(
         self, values: Floats, state: State, rng: np.random.Generator
     ) -> tuple[Sequence[Part], State]:
-        """Return the frame of values, quantised block by block; no state."""
+        """Return the frame of values, quantised block by block, and an empty state."""
         uniform = self.levels == "uniform"
         scales = np.empty((-(-values.size // self.block), 2 if uniform else 1), "<f4")
         packed = np.empty(packed_bytes(values.size, self.bits), np.uint8)
@@ -80,7 +80,10 @@ class Quantized(Codec):
     def _uniform(
         self, rows: NDArray[np.float32], rng: np.random.Generator
     ) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        """Return the codes of a tile, and for each row its least value and its step."""
+        """Return a tile's codes, and each row's least value and step.
+
+        Codes are rounded at random if ``unbiased``, else to the nearest.
+        """
         top = np.float32(2**self.bits - 1)
         low, high = rows.min(axis=1), rows.max(axis=1)
         step = high / top - low / top
@@ -97,7 +100,7 @@ class Quantized(Codec):
     def _lloyd_max(
         self, rows: NDArray[np.float32], rng: np.random.Generator
     ) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        """Return the codes of a tile, and for each row the factor of its levels."""
+        """Return the codes of a tile, and each row's factor of the levels; ``rng`` is not used."""
         largest = np.maximum(rows.max(axis=1), -rows.min(axis=1))[:, None]
         # scaled first, so that squares neither overflow nor underflow
         units = rows / _divisor(largest)
@@ -143,7 +146,7 @@ def _divisor(scale: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _tiles(size: int, block: int) -> Iterator[tuple[int, int, int]]:
-    """Yield ranges of about _TILE values, and the number of values that have one scale there."""
+    """Yield (start, stop, width): ranges of about ``_TILE`` values, and the values to a scale."""
     whole = size - size % block
     step = max(block, _TILE - _TILE % block)
     for start in range(0, whole, step):

@@ -18,10 +18,10 @@ MAX_DEPTH = 4
 
 
 class FrameFormat(Protocol):
-    """A codec's reading end: the class of a codec."""
+    """An object, such as a ``Codec`` class, that reads the frames of one format."""
 
     def read(self, reader: Reader, size: int) -> Floats:
-        """Return the ``size`` values of a frame whose code the reader has just passed."""
+        """Return the ``size`` values of a frame, of which the reader has read the code byte."""
         ...
 
 
@@ -58,16 +58,17 @@ class Reader:
         return values
 
     def fields(self, layout: struct.Struct) -> tuple[Any, ...]:
-        """Return the next numbers, packed as ``layout`` says."""
+        """Return the next fields, unpacked by ``layout``; ``CodecError`` if bytes are missing."""
         return layout.unpack(self.array("<u1", layout.size).tobytes())
 
     def frame(self, size: int) -> Floats:
-        """Return the ``size`` values of the next frame, in whichever format it begins with.
+        """Return the ``size`` values of the next frame, in the format that its first byte names.
 
         Raises
         ------
         CodecError
-            If the format is not allowed, or the frame is not one of ``size`` values.
+            If that format is not among ``formats``, the frame is not one of ``size`` values, or
+            more than ``MAX_DEPTH`` frames lie inside each other.
         """
         (code,) = self.array("<u1", 1)
         if int(code) not in self._formats:

@@ -12,7 +12,7 @@ from hqde_fl.errors import ConfigError
 
 
 def to_json(codec: Codec) -> str:
-    """Return the codec's registered name and the parameters that differ from its defaults."""
+    """Return JSON with a codec's registered name and the parameters that are not its defaults."""
     return json.dumps(_table(codec), separators=(",", ":"))
 
 
@@ -34,7 +34,10 @@ def from_json(text: str) -> Codec:
 
 
 def _table(codec: Codec) -> dict[str, Any]:
-    """Return the codec as a TOML file would describe it."""
+    """Return a codec's registered name and its parameters that are not defaults, in kebab-case.
+
+    A codec among the parameters becomes such a table, too.
+    """
     name = CODECS.name_of(codec)
     table: dict[str, Any] = {"name": name}
     defaults = CODECS.parameters(name)

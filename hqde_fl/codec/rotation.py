@@ -87,7 +87,7 @@ class Rotated(Codec):
     def write(
         self, values: Floats, state: State, rng: np.random.Generator
     ) -> tuple[Sequence[Part], State]:
-        """Return the inner codec's frame of the rotated values; no state."""
+        """Return the inner codec's frame of the rotated values, and an empty state."""
         seed = int(rng.integers(1 << 63))
         rotated = np.zeros(_padded(values.size), np.float32)
         rotated[: values.size] = values
@@ -125,7 +125,10 @@ def _padded(size: int) -> int:
 def _walk(
     values: NDArray[np.float32], block: int, rounds: int, seed: int
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.uint32]]]:
-    """Yield tiles with a block in each row, and the sign bits to flip in each round."""
+    """Yield views of ``values`` with a block in each row, and the sign bits to flip.
+
+    The bits are (rounds, blocks, width) uint32, drawn from the seed.
+    """
     bits = np.random.PCG64(seed)  # its raw output is the same in every version of NumPy
     last = max(0, values.size // block - 1) * block  # where the last, longer block starts
     height = max(1, _TILE // block) * block

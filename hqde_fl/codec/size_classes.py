@@ -17,12 +17,15 @@ _SAMPLED = 1 << 15
 
 
 def one_class(values: Values) -> Classes:
-    """Return class 0 for every whole block."""
+    """Return class 0 for every whole block; one class 0 if there is no whole block."""
     return np.zeros(max(1, values.size // BLOCK), np.uint8)
 
 
 def classes_of(values: Values) -> Classes:
-    """Return the class of each whole block by its mean magnitude, numbered without gaps."""
+    """Return each whole block's class by its mean magnitude, numbered from 0 without gaps.
+
+    A class is an octave; with fewer than two whole blocks there is one class only.
+    """
     blocks = values.size // BLOCK
     if blocks < 2:
         return one_class(values)

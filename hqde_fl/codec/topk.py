@@ -58,7 +58,7 @@ class TopK(Codec):
     def write(
         self, values: Floats, state: State, rng: np.random.Generator
     ) -> tuple[Sequence[Part], State]:
-        """Return the frame of the largest values and their positions; no state."""
+        """Return the frame of the largest values and their positions, and an empty state."""
         size, kept = values.size, math.ceil(self.fraction * values.size)
         if kept == size:
             positions = np.arange(size)

@@ -10,7 +10,7 @@ MIN_PROBABILITY = 1e-12
 
 
 def negative_log_likelihood(probability: Tensor, target: Tensor) -> float:
-    """Return the mean of -log of the probability (n, c) that was given to the true class (n,)."""
+    """Return the mean over n examples of -log of the probability given to the true class (n,)."""
     _check(probability, target)
     chosen = probability.gather(1, target[:, None]).to(torch.float64)
     return float(-chosen.clamp(min=MIN_PROBABILITY).log().mean())

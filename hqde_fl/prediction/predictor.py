@@ -118,8 +118,8 @@ class EnsemblePredictor:
 def diversity(probabilities: Tensor) -> float:
     """Return the mean over pairs of members of 1 - |correlation of their predictions|, as in HQDE.
 
-    Members that predict the same have no diversity, even if all their predictions are equal, so
-    that no correlation is defined; with other members such a member is uncorrelated.
+    0 for a single member. A member whose predictions are all one number has correlation 1 with a
+    member that predicts the same number, and 0 with all others.
     """
     members = probabilities.shape[0]
     if members < 2:
@@ -135,7 +135,10 @@ def diversity(probabilities: Tensor) -> float:
 
 
 def disagreement(probabilities: Tensor) -> float:
-    """Return the fraction of examples on which two members' labels differ, mean over pairs."""
+    """Return the fraction of examples on which two members' labels differ, mean over pairs.
+
+    0 for a single member.
+    """
     members = probabilities.shape[0]
     if members < 2:
         return 0.0

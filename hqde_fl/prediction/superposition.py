@@ -75,7 +75,7 @@ class SuperpositionVote(Vote):
                 )
 
     def combine(self, probabilities: Tensor) -> Tensor:
-        """Return the members' weighted sum (n, c)."""
+        """Return the members' weighted sum (n, c), HQDE's own with ``amplitudes="raw"``."""
         confidence = self._confidence(probabilities)
         # the softmax of confidence / T, which overflows where T is tiny
         squared = ((confidence - confidence.amax(dim=0)) / self.temperature).softmax(dim=0)

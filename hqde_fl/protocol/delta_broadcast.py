@@ -41,7 +41,9 @@ ModelArrays = Mapping[str, Tensor]
 def encode_difference(
     start: ModelArrays, end: ModelArrays, layout: Layout, codec: Codec, seeds: Seeds, version: int
 ) -> bytes | None:
-    """Return the payload that leads from one version towards the next; None if it is not codable.
+    """Return the coded difference of two versions of a model; None if no codec can code it.
+
+    It covers the packed arrays only. A number that is not finite or too large is not codable.
 
     Parameters
     ----------
@@ -64,14 +66,14 @@ def encode_difference(
 def apply_differences(
     start: ModelArrays, arrays: ModelArrays, layout: Layout, payloads: Sequence[bytes]
 ) -> ModelArrays:
-    """Return the version that payloads lead to.
+    """Return the version of a model that results if payloads are added to an earlier version.
 
     Parameters
     ----------
     start : ModelArrays
-        The version that they start from.
+        The earlier version; not changed.
     arrays : ModelArrays
-        The exact arrays of the version that they lead to.
+        The resulting version's arrays that travel exact; others are ignored.
     layout : Layout
         The model's layout.
     payloads : Sequence[bytes]
@@ -95,7 +97,7 @@ def apply_differences(
 
 
 def to_differences(state: ModelArrays, layout: Layout, payloads: Sequence[bytes]) -> ArrayRecord:
-    """Return the arrays to send to a client that holds the version before these payloads."""
+    """Return a record of the model's exact arrays and of payloads that lead to it, in order."""
     names = exact_arrays(layout)
     record = to_record({name: tensor for name, tensor in state.items() if name in names})
     for position, payload in enumerate(payloads):
@@ -104,7 +106,7 @@ def to_differences(state: ModelArrays, layout: Layout, payloads: Sequence[bytes]
 
 
 def from_differences(held: ArrayRecord, record: ArrayRecord, skip: int) -> ArrayRecord:
-    """Return the model that a client reconstructs from the version it holds.
+    """Return the model that a client reconstructs from the version that it holds.
 
     Parameters
     ----------
@@ -124,7 +126,7 @@ def from_differences(held: ArrayRecord, record: ArrayRecord, skip: int) -> Array
 
 
 def checksum(record: ArrayRecord) -> int:
-    """Return the CRC-32 of all arrays' bytes, in order."""
+    """Return the CRC-32 of all arrays' data bytes, in the record's order."""
     crc = 0
     for array in record.values():
         crc = zlib.crc32(array.data, crc)

@@ -26,9 +26,9 @@ class KeepsContexts(Protocol):
         ...
 
     def set_contexts(self, contexts: Mapping[int, RecordDict]) -> None:
-        """Replace the states of clients, given by partition id."""
+        """Replace the states of the clients in ``contexts``, by partition id; keep all others."""
         ...
 
     def changed_contexts(self) -> Collection[int]:
-        """Return the partition ids of clients that ran since the last call."""
+        """Return the partition ids of the clients that ran since the last call of this method."""
         ...

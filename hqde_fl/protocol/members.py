@@ -26,7 +26,7 @@ V = TypeVar("V")
 
 
 def member_name(member: int) -> str:
-    """Return a member's name in messages, records and notes."""
+    """Return ``member-<i>``, the name of member i in messages, records and notes."""
     return f"member-{member}"
 
 
@@ -64,7 +64,7 @@ def split_members(state: Mapping[str, V], members: int) -> list[dict[str, V]]:
     Raises
     ------
     ConfigError
-        If the state is not that of as many members.
+        If ``members`` < 1, or the state is not that of as many members.
     """
     if members < 1:
         raise ConfigError(f"members must be >= 1, found {members}")
@@ -102,7 +102,7 @@ def model_arrays(record: ArrayRecord, member: int | None) -> Mapping[str, Array]
 def replace_model(
     record: ArrayRecord, member: int | None, arrays: Mapping[str, Array]
 ) -> ArrayRecord:
-    """Return a record with other arrays of one model: a member, or all if ``member`` is None."""
+    """Return a new record with a member's arrays replaced, or all arrays if ``member`` is None."""
     if member is None:
         return uncopied_record(arrays)
     prefix = f"{member_name(member)}/"
@@ -125,7 +125,7 @@ def requested_members(message: Message) -> tuple[int, ...] | None:
 
 
 def select_member_reply(member: int, reply: Message, key: str) -> Message:
-    """Return a reply with one member's arrays only, under the model's own names.
+    """Return a copy of a reply with one member's arrays only, under the model's own names.
 
     Parameters
     ----------

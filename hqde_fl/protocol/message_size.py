@@ -8,7 +8,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 
 def message_bytes(content: RecordDict) -> int:
-    """Return the size of a message's content as Flower serialises it, without serialising it.
+    """Return the size in bytes of a message's content as Flower serialises it, without doing so.
 
     Never raises: values that no message can hold, like half a character in a name, are counted too.
     """
@@ -16,14 +16,14 @@ def message_bytes(content: RecordDict) -> int:
 
 
 def _record(record: ArrayRecord | MetricRecord | ConfigRecord) -> int:
-    """Return the size of a record's field in its item."""
+    """Return the bytes of the protobuf field that holds a record."""
     if isinstance(record, ArrayRecord):
         return _field(sum(_field(_text(key) + _array(array)) for key, array in record.items()))
     return _field(sum(_field(_text(key) + _field(_value(value))) for key, value in record.items()))
 
 
 def _value(value: Any) -> int:
-    """Return the size of a metric's or config's one field; lists have a longer tag."""
+    """Return the bytes of the protobuf field that holds a metric's or a config's value."""
     if not isinstance(value, list):
         return _single(value)
     if value and isinstance(value[0], str | bytes):
@@ -34,7 +34,7 @@ def _value(value: Any) -> int:
 
 
 def _single(value: Any) -> int:
-    """Return the size of a field that holds one number or text."""
+    """Return the bytes of a protobuf field that holds one number, text or bytes."""
     if isinstance(value, float):
         return 9
     if isinstance(value, int):
@@ -43,12 +43,12 @@ def _single(value: Any) -> int:
 
 
 def _text(text: str) -> int:
-    """Return the size of a text field; protobuf leaves out an empty one."""
+    """Return the bytes of a protobuf text field: 0 if empty, as protobuf then leaves it out."""
     return _field(len(text.encode("utf-8", "surrogatepass"))) if text else 0
 
 
 def _array(array: Array) -> int:
-    """Return the size of an ``Array``'s field in its record, its data included."""
+    """Return the bytes of the protobuf field that holds an ``Array``, its data included."""
     shape = sum(_varint(size) for size in array.shape)
     names = _text(array.dtype) + _text(array.stype)
     data = _field(len(array.data)) if array.data else 0
@@ -56,10 +56,10 @@ def _array(array: Array) -> int:
 
 
 def _varint(number: int) -> int:
-    """Return the size of an integer; protobuf writes negative ones as if they had 64 bits."""
+    """Return the bytes of an integer as a protobuf varint: 10 for any negative one."""
     return 10 if number < 0 else max(1, -(-number.bit_length() // 7))
 
 
 def _field(length: int) -> int:
-    """Return the size of a protobuf field (numbered below 16) that holds ``length`` bytes."""
+    """Return the bytes of a protobuf field, numbered below 16, with ``length`` bytes of content."""
     return 1 + _varint(length) + length

@@ -17,7 +17,7 @@ NO_DATA = "skipped: no data"
 
 
 def no_data(message: Message) -> Message:
-    """Return the reply of a client without data to a message."""
+    """Return the error reply to a message by which a client says that it has no data."""
     return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, NO_DATA), reply_to=message)
 
 

@@ -39,7 +39,8 @@ def decode_array(array: Array) -> Tensor:
     Raises
     ------
     MalformedError
-        If its bytes do not fit its shape and dtype.
+        If its bytes do not fit its shape and dtype. A dtype or header that cannot be parsed raises
+        another exception.
     """
     size = math.prod(array.shape)
     if array.stype == BFLOAT16 and array.dtype == "bfloat16":
@@ -57,7 +58,8 @@ def view_array(array: Array) -> npt.NDArray[Any]:
     Raises
     ------
     MalformedError
-        If they are not an .npy file that fits the array's shape and dtype.
+        If they are not an .npy file that fits the array's shape and dtype. A dtype or header that
+        cannot be parsed raises another exception.
     """
     size = math.prod(array.shape)
     if array.stype != NUMPY:
@@ -87,7 +89,10 @@ def header_span(data: bytes) -> tuple[int, int]:
 
 
 def _check_header(array: Array, dtype: np.dtype[Any]) -> tuple[int, bool]:
-    """Return the position of the numbers in an .npy file, and if they lie in Fortran order."""
+    """Return the position of the numbers in an .npy file, and True if they lie in Fortran order.
+
+    Raises ``MalformedError`` if the header is too long or differs from the array's shape or dtype.
+    """
     data = array.data
     text, start = header_span(data)
     if start > min(len(data), MAX_HEADER_BYTES):

@@ -60,12 +60,12 @@ def packed_entries(layout: Layout) -> list[Entry]:
 
 
 def packed_size(layout: Layout) -> int:
-    """Return how many numbers of an update are packed."""
+    """Return the number of an update's numbers that are packed, of all float arrays together."""
     return sum(entry.size for entry in packed_entries(layout))
 
 
 def gather(flat: Tensor, layout: Layout, without: Collection[str]) -> Tensor:
-    """Return the numbers of a flat vector (d,) that belong to float arrays with other names."""
+    """Return a flat vector's numbers in order, leaving out the arrays named in ``without``."""
     parts = [
         flat[entry.offset : entry.offset + entry.size]
         for entry in layout.entries
@@ -95,7 +95,7 @@ def encode_update(
     Returns
     -------
     tuple[bytes, State] or None
-        None if a number is not finite, or too large for any codec.
+        None if a packed number is not finite, or too large for any codec.
     """
     numbers = gather(delta, layout, exact_arrays(layout))
     if not bool((numbers.abs() <= MAX_MAGNITUDE).all()):  # false for NaN, too
@@ -120,12 +120,12 @@ def pack_update(
     delta : Tensor
         (d,) the model minus the one that the client was sent.
     layout, codec, state, rng
-        As for ``encode_update``.
+        The model's layout, the codec, its memory (empty at first) and its random numbers.
 
     Returns
     -------
     tuple[dict[str, Array], State] or None
-        None if the update cannot be coded (``encode_update``).
+        None if a packed number is not finite, or too large for any codec.
     """
     encoded = encode_update(delta, layout, codec, state, rng)
     if encoded is None:
@@ -142,7 +142,7 @@ def to_packed(payload: bytes) -> Array:
 
 
 def is_packed(array: Array) -> bool:
-    """Return whether an array claims to be a payload."""
+    """Return whether an array's serialisation type is that of a codec's payload."""
     return bool(array.stype == PACKED)
 
 

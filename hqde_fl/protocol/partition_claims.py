@@ -23,7 +23,7 @@ def claimed_partition(reply: Message, taken: Collection[int]) -> int | None:
     Returns
     -------
     int or None
-        The id; None if the reply claims none, or one that is taken.
+        The id; None if the reply is an error, claims none, or claims one that is taken.
     """
     if not reply.has_content():
         return None

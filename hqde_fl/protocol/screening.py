@@ -126,7 +126,7 @@ def screen(
 
 
 def screen_evaluation(reply: Message, limits: Screening) -> Mapping[str, float] | Rejected:
-    """Return the finite metrics in one reply to an evaluation message, or why it is rejected."""
+    """Return a reply's finite metrics but ``num-examples``, or why it is rejected; never raises."""
     try:
         return screen_metrics(reply.content, limits)[1]
     except MalformedError as reason:
@@ -136,7 +136,13 @@ def screen_evaluation(reply: Message, limits: Screening) -> Mapping[str, float] 
 
 
 def screen_metrics(content: RecordDict, limits: Screening) -> tuple[float, dict[str, float]]:
-    """Return ``num-examples`` and the other finite metrics of a reply."""
+    """Return ``num-examples`` and the other finite metrics of a reply.
+
+    Raises
+    ------
+    MalformedError
+        If ``num-examples`` is missing or out of range, or another limit is exceeded.
+    """
     records = content.metric_records
     if len(records) != 1:
         raise MalformedError(f"expected one MetricRecord, found {_shown_names(records)}")
@@ -185,7 +191,13 @@ def _finite(update: Tensor | ReceivedModel) -> Tensor | ReceivedModel:
 def _screen_arrays(
     record: ArrayRecord, layout: Layout, model: Tensor
 ) -> tuple[Tensor | ReceivedModel, dict[str, Tensor]]:
-    """Return the update and the buffers, checked against the layout before they are decoded."""
+    """Return the update and the buffers, checked against the layout before they are decoded.
+
+    Raises
+    ------
+    MalformedError
+        If an array is unknown, missing or not as the layout says, or a payload is not sound.
+    """
     present, packed = dict(record), None
     if any(is_packed(array) for array in present.values()):
         packed = present.pop(DELTA, None)
@@ -222,7 +234,11 @@ def _screen_arrays(
 def _received_model(
     arrays: Mapping[str, Array], layout: Layout, model: Tensor
 ) -> ReceivedModel | None:
-    """Return the model without copying its bytes; None unless they are float32 for NumPy."""
+    """Return the model that a client sent as views of its bytes, which are not copied.
+
+    None unless all float arrays are contiguous float32 in .npy form, in this machine's byte order,
+    and the global model is on the CPU.
+    """
     floating = [arrays[entry.name] for entry in layout.entries if entry.offset is not None]
     if model.device.type != "cpu" or {array.dtype for array in floating} != {"float32"}:
         return None
@@ -246,5 +262,5 @@ def _check(entry: Entry, array: Array) -> None:
 
 
 def _shown_names(names: Mapping[str, object]) -> str:
-    """Return the number of names and the first four of them, for an error message."""
+    """Return text with the number of names and the first four of them, for an error message."""
     return f"{len(names)} ({', '.join(repr(name[:40]) for name in list(names)[:4])})"

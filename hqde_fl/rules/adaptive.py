@@ -59,7 +59,7 @@ class Adaptive(Rule):
 
     @property
     def confidence_from(self) -> str | None:
-        """The source of confidence that superposition needs; None if it needs none."""
+        """The source of the confidence that superposition needs; None if it needs none."""
         return self.superposition.confidence_from
 
     def minimum(self, faulty: int = 0) -> int:
@@ -73,11 +73,11 @@ class Adaptive(Rule):
         )
 
     def filters(self, n: int) -> bool:
-        """Return whether a rule that rejects clients can be chosen; no uncertainty exceeds 1."""
+        """Return True if voting, or entanglement while ``high`` < 1, can filter among n updates."""
         return self.voting.filters(n) or (self.high < 1 and self.entanglement.filters(n))
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """Return the decision of the rule that the entropy chooses."""
+        """Return the decision of the rule that the entropy chooses, with that rule as its plan."""
         assert measured.geometry is not None
         uncertainty = entropy(density(measured.geometry))
         name, chosen = self._choose(uncertainty)

@@ -49,13 +49,15 @@ def aggregate(
     state : State, optional
         The state that the rule returned last round; empty if not given.
     executor : Executor, optional
-        Reads the tiles; threads of this process if not given.
+        Reads the tiles; ``default_executor`` if not given.
 
     Raises
     ------
     BoundError
         If there are fewer updates than the rule needs, even with its f lowered by
-        ``cohort.faulty``.
+        ``cohort.faulty``, or if the rule cannot run on them for a reason of its own.
+    ValueError
+        If the cohort does not have n clients.
     """
     n = updates.shape[0]
     cohort = cohort or Cohort.of(n)
@@ -83,7 +85,7 @@ def run_steps(
     cohort : Cohort
         The n clients that sent them, with ``excused`` set.
     state : State
-        The states of the steps by their position, as returned last round.
+        The steps' states as returned last round, by position (``"0"``, ``"1"``, ...).
     executor : Executor
         Reads the tiles.
     """
@@ -145,7 +147,7 @@ def _combine(
     columns: Columns,
     executor: Executor,
 ) -> tuple[Tensor, Tensor]:
-    """Return the result (d,), and how much each row of the base counted."""
+    """Return a step's result (d,), and how much each row of ``base`` counted in it, >= 0."""
     if decision.mixing is None:
         delta, counts = executor.combine(partial(step.combine, decision=decision), columns)
         assert counts is not None
@@ -168,7 +170,7 @@ def _mixed_columns(base: Columns, mixing: Tensor) -> Columns:
 def measure_step(
     step: Rule, columns: Columns, geometry: Geometry | None, executor: Executor
 ) -> Measured:
-    """Return the geometry and the score that a step needs of its rows.
+    """Return the geometry and the score of a step's rows, each None if the step needs none.
 
     Parameters
     ----------
@@ -177,7 +179,7 @@ def measure_step(
     columns : Columns
         The rows that it sees.
     geometry : Geometry or None
-        Their geometry if it is known: it is not measured a second time.
+        Their geometry if it is known: it is returned as it is, not measured again.
     executor : Executor
         Reads the tiles.
     """

@@ -58,7 +58,7 @@ class Aggregator(ABC):
 
     @abstractmethod
     def breakdown(self, n: int) -> int:
-        """Return the most faulty clients among n that cannot move the result arbitrarily far."""
+        """Return the largest number of faulty clients among n that leaves the result bounded."""
 
     @property
     def expected_faulty(self) -> int | None:
@@ -77,9 +77,9 @@ class Aggregator(ABC):
         return None
 
     def filters(self, n: int) -> bool:
-        """Return whether this rule can filter clients when it gets n updates.
+        """Return whether this rule can filter clients among n updates; False unless overridden.
 
-        A rule that cannot is never right or wrong about a client.
+        A rule that cannot filter is not judged by the clients that it keeps.
         """
         return False
 
@@ -122,19 +122,25 @@ class Rule(Aggregator):
         return 1
 
     def composed_kappa(self, kappa: float, n: int, f: int) -> float | None:
-        """Return the constant of this step before a rule with ``kappa``; None if none is proven."""
+        """Return the (f, kappa)-robustness constant of this step with a rule of ``kappa`` after it.
+
+        None unless one is proven for n updates, f of them faulty.
+        """
         return None
 
     def remembered_rows(self, state: State) -> Sequence[Tensor]:
-        """Return vectors (d,) from the state, measured and combined as rows below the updates."""
+        """Return vectors (d,) of the state to add as rows below the updates; none by default."""
         return ()
 
     def score(self, tile: Tensor) -> Tensor:
-        """Return the rule's own float64 sum over the columns of an (n, c) tile."""
+        """Return the rule's own float64 numbers from an (n, c) tile, to be summed over all tiles.
+
+        Raises ``NotImplementedError`` unless overridden.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no score")
 
     def measure(self, tile: Tensor, pivot: int) -> Statistic:
-        """Return a tile's Gram matrix and score, as far as ``decide`` needs them.
+        """Return a tile's Gram matrix and score, each None if ``decide`` does not need it.
 
         Parameters
         ----------
@@ -155,19 +161,23 @@ class Rule(Aggregator):
     def decide_from_float32(
         self, distances: Float32Distances, cohort: Cohort, state: State
     ) -> Decision | None:
-        """Return the decision of ``decide``; None if the distances' error leaves doubt about it."""
+        """Return the decision of ``decide``; None if the distances' error leaves doubt about it.
+
+        Always None unless overridden.
+        """
         return None
 
     def combine(self, tile: Tensor, decision: Decision) -> tuple[Tensor, Tensor | None]:
         """Return the result's columns (c,) of an (n, c) tile, and how much each update counted.
 
         The counts are (1, n) float64, summed over the tile's columns. Called only if the decision
-        has no mixing: otherwise result and influence follow from the mixing.
+        has no mixing: otherwise result and influence follow from the mixing. Raises
+        ``NotImplementedError`` unless overridden.
         """
         raise NotImplementedError(f"{type(self).__name__} is linear")
 
     def next_state(self, delta: Tensor, state: State) -> State:
-        """Return the state to keep, given the result (d,); called for a chain's last rule only."""
+        """Return the state to keep, given a last rule's result (d,); ``state`` by default."""
         return state
 
     def run(
@@ -201,11 +211,11 @@ class Tolerant(Rule):
         return self.f
 
     def minimum(self, faulty: int = 0) -> int:
-        """Return 2f + 1, with f lowered by ``faulty``."""
+        """Return 2f + 1, with f lowered by ``faulty`` but not below 0."""
         return 2 * max(0, self.f - faulty) + 1
 
     def breakdown(self, n: int) -> int:
-        """Return f if n updates suffice, else 0."""
+        """Return f if n updates are at least the minimum, else 0."""
         return self.f if n >= self.minimum() else 0
 
 

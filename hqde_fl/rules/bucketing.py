@@ -50,7 +50,7 @@ class Bucketing(Rule):
         return n
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """Return a mixing matrix with one row, a mean of s random updates, for each bucket."""
+        """Return a mixing matrix with a row for each bucket: the mean of up to s random updates."""
         order = cohort.shuffled("bucketing")
         mixing = torch.zeros(self.output_rows(cohort.n), cohort.n, dtype=torch.float64)
         for bucket in range(mixing.shape[0]):

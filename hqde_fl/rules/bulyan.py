@@ -15,7 +15,7 @@ from hqde_fl.rules.results import Decision, Measured, State
 
 
 def select_by_krum(squared: Tensor, f: int, count: int) -> list[int]:
-    """Return ``count`` rows, each the Krum winner among the rows that were not chosen before.
+    """Return ``count`` row indices, each the Krum winner among those not chosen before it.
 
     With k rows left the scores sum the k - f - 2 nearest of them, at least one; ties go to the row
     with the least sum of distances to all that are left. Every row's neighbours are sorted once;
@@ -67,11 +67,11 @@ class Bulyan(Tolerant):
     gram = True
 
     def minimum(self, faulty: int = 0) -> int:
-        """Return 4f + 3, with f lowered by ``faulty``."""
+        """Return 4f + 3, with f lowered by ``faulty`` but not below 0."""
         return 4 * max(0, self.f - faulty) + 3
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """Return the theta updates that Krum chooses, as the plan."""
+        """Return as the plan theta rows chosen by Krum, and theta - 2f, the values to average."""
         assert measured.geometry is not None
         f = cohort.remaining(self.f)
         theta = cohort.n - 2 * f

@@ -116,17 +116,20 @@ class ByzantineFilter(Rule):
         return min(int(self.fraction * n + 1e-9), (n - 1) // 2)
 
     def score(self, tile: Tensor) -> Tensor:
-        """Return each client's L1 distance from the tile's median, and last the total MAD."""
+        """Return each row's L1 distance from the columns' medians, and last the total MAD."""
         distance = (tile - median_of_sorted(sort_columns(tile))).abs_()
         spread = sort_columns(distance)[(tile.shape[0] - 1) // 2]
         return torch.cat([distance, spread[None]]).sum(dim=1, dtype=torch.float64)
 
     def filters(self, n: int) -> bool:
-        """Return whether it may drop a client: whether the fraction of n is at least one client."""
+        """Return True if n > 1 and ``fraction`` n is at least one client, which may be filtered."""
         return n > 1 and int(self.fraction * n + 1e-9) > 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """Return which clients are dropped, the new reputations and the weights of the rest."""
+        """Return the clients to drop, the new reputations, and the weights of the rest.
+
+        With fewer than three clients left there are no weights: ``combine`` takes their median.
+        """
         assert measured.geometry is not None
         geometry = measured.geometry
         names = [str(client) for client in cohort.ids]
@@ -167,7 +170,7 @@ class ByzantineFilter(Rule):
         return middle, counts
 
     def _scores(self, measured: Measured) -> Mapping[str, Tensor]:
-        """Return (n,) scores by detector, in the order of ``detectors``."""
+        """Return each detector's scores of the clients, (n,), in the order of ``detectors``."""
         assert measured.geometry is not None
         geometry, scores = measured.geometry, {}
         if set(self.detectors) & {"cosine", "euclidean"}:
@@ -184,7 +187,7 @@ class ByzantineFilter(Rule):
         return {name: scores[name] for name in self.detectors}
 
     def _excess(self, scores: Tensor) -> Tensor:
-        """Return by how many robust deviations scores (n,) exceed the threshold, else -1."""
+        """Return the scores' excess over the threshold, in robust deviations; -1 if not above."""
         typical = scores.median()
         deviation = MAD_TO_DEVIATION * (scores - typical).abs().median()
         deviation = torch.maximum(deviation, self.floor * typical)
@@ -192,7 +195,10 @@ class ByzantineFilter(Rule):
         return torch.where(beyond > 0, _over(beyond, deviation), -1.0)
 
     def _worst(self, suspect: Tensor, excess: Tensor, trust: Tensor, cohort: Cohort) -> Tensor:
-        """Return the suspects to drop, (n,) bool: the worst ``fraction`` of the cohort at most."""
+        """Return the suspects to drop, (n,) bool: those of largest excess, then of least trust.
+
+        At most ``fraction`` of all clients, the cohort's faulty ones included; never all n rows.
+        """
         total = cohort.n + cohort.faulty
         # Unlike an f, the fraction is one of all clients: those excluded already are part of it.
         allowance = max(0, int(self.fraction * total + 1e-9) - cohort.faulty)
@@ -206,7 +212,7 @@ class ByzantineFilter(Rule):
 
 
 def _over(values: Tensor, scale: Tensor) -> Tensor:
-    """Return values over a scale; if that is zero, infinity for every value above zero."""
+    """Return values over a scale; over zero, infinity for values above zero, else zero."""
     if scale > 0:
         return values / scale
     return torch.where(values > 0, torch.inf, torch.zeros_like(values))

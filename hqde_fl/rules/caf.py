@@ -51,7 +51,7 @@ class CAF(Tolerant):
 
 
 def filtered_weights(geometry: Geometry, f: int) -> tuple[Tensor, int]:
-    """Return the weights (n,) with the least largest variance, and the number of steps taken."""
+    """Return the weights (n,) in [0, 1] of least largest variance, and the number of steps."""
     n = geometry.n
     weights = torch.ones(n, dtype=torch.float64)
     best, least, direction = weights, torch.inf, None

@@ -79,7 +79,7 @@ class Chain(Aggregator):
         return run_steps(self.steps, updates, cohort, state)
 
     def minimum(self, faulty: int = 0) -> int:
-        """Return the smallest n with which every step gets enough rows."""
+        """Return the smallest n that gives every step, f lowered by ``faulty``, enough rows."""
         n = 1
         while not self._suffices(n, faulty):
             n += 1
@@ -100,7 +100,7 @@ class Chain(Aggregator):
         return max((f for f in declared if f is not None), default=None)
 
     def kappa(self, n: int, f: int) -> float | None:
-        """Return the last rule's constant, composed with those of the pre-aggregations."""
+        """Return the last rule's constant composed with the other steps'; None if unproven."""
         *before, last = self.steps
         kappa = last.kappa(n, f)
         for step in reversed(before):
@@ -110,7 +110,7 @@ class Chain(Aggregator):
         return kappa
 
     def filters(self, n: int) -> bool:
-        """Return whether a step rejects clients while every client still has a row of its own."""
+        """Return whether a step can filter while each of n clients still has a row of its own."""
         for step in self.steps:
             if step.filters(n):
                 return True
@@ -124,7 +124,7 @@ class Chain(Aggregator):
         return self.steps[-1].confidence_from
 
     def mean_weights(self, cohort: Cohort) -> Tensor:
-        """Return the clients' weights in the last rule's mean, (n,)."""
+        """Return the last rule's unnormalised client weights, (n,): ones if it is no mean."""
         return self.steps[-1].mean_weights(cohort)
 
     def _suffices(self, n: int, faulty: int) -> bool:

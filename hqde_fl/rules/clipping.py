@@ -14,7 +14,7 @@ from hqde_fl.rules.results import Decision, Measured, State
 
 
 def shortening(norms: Tensor, longest: float) -> Tensor:
-    """Return the factor (n,) that makes each update with these norms no longer than ``longest``."""
+    """Return the factors (n,) <= 1 that shorten updates with these norms to at most ``longest``."""
     return torch.where(norms > longest, longest / norms, 1.0)
 
 
@@ -60,7 +60,7 @@ class Clipping(Rule):
         return True
 
     def breakdown(self, n: int) -> int:
-        """Return n: no client can send a long update."""
+        """Return n: no row stays longer than c; the next rule sets the bound."""
         return n
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:

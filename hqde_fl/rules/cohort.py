@@ -65,7 +65,7 @@ class Cohort:
         return self.n + self.faulty + self.late + self.skipped
 
     def remaining(self, f: int) -> int:
-        """Return the number of faulty clients that a rule with f works with in this round."""
+        """Return f lowered by ``excused`` but not below 0: the f of a rule in this round."""
         return max(0, f - self.excused)
 
     def require(self, rule: str, minimum: int) -> None:
@@ -82,9 +82,9 @@ class Cohort:
         raise BoundError(f"{rule} needs at least {minimum} updates, found {self.n}{requested}")
 
     def anonymous(self, n: int) -> Cohort:
-        """Return this cohort for n rows; if n differs, they stand for no single clients any more.
+        """Return this cohort if it has n rows, else one with ids 0 to n - 1 for no single clients.
 
-        Numbers of examples, confidence and weights are dropped with the ids.
+        The new one has no numbers of examples, no confidence and no group weights.
         """
         if n == self.n:
             return self

@@ -68,13 +68,13 @@ def purity(rho: Tensor) -> float:
 
 
 def spectrum(rho: Tensor) -> Tensor:
-    """Return the (n,) eigenvalues, the largest first; they sum to one."""
+    """Return the (n,) eigenvalues of a density matrix, >= 0, the largest first, with sum one."""
     values: Tensor = torch.linalg.eigvalsh(rho).flip(0).clamp(min=0)
     return values / values.sum()
 
 
 def entropy(rho: Tensor, normalised: bool = True, rank: int | None = None) -> float:
-    """Return the von Neumann entropy -tr(rho log rho).
+    """Return the von Neumann entropy -tr(rho log rho) of a density matrix, normalised by default.
 
     Parameters
     ----------
@@ -166,7 +166,10 @@ def _root(rho: Tensor) -> Tensor:
 
 
 def _restricted(rho: Tensor, rows: list[int]) -> Tensor:
-    """Return the density matrix of some of the clients."""
+    """Return the density matrix of the clients ``rows`` alone, with trace one.
+
+    If their states are all zero, every entry is one over their number.
+    """
     part = rho[rows][:, rows]
     trace = float(part.trace())
     if trace > 0:

@@ -42,7 +42,7 @@ class DnC(Tolerant):
             raise ConfigError(f"DnC needs removal > 0, found {self.removal}")
 
     def breakdown(self, n: int) -> int:
-        """Return 1 if f > 0 and n suffices, else 0: it looks in one direction only."""
+        """Return 1 if f > 0 and n >= max(4, 2f + 1), else 0: it looks in one direction only."""
         return min(self.f, 1) if n >= max(4, self.minimum()) else 0
 
     def filters(self, n: int) -> bool:

@@ -19,10 +19,11 @@ STEPS_PER_CHECK = 20
 
 
 def top_eigenvector(matrix: Tensor, start: Tensor | None = None) -> tuple[float, Tensor]:
-    """Return the largest eigenvalue of a positive semidefinite matrix, and its eigenvector (n,).
+    """Return the largest eigenvalue of a positive semidefinite matrix, and its unit eigenvector.
 
-    Large matrices go through Lanczos steps with full reorthogonalisation until the residual is at
-    most ``MAX_RESIDUAL``; if it never is, the matrix is diagonalised whole.
+    For a zero matrix these are 0 and n^-1/2 in every entry. Large matrices go through Lanczos steps
+    with full reorthogonalisation until the residual is at most ``MAX_RESIDUAL``; if it never is,
+    the matrix is diagonalised whole.
 
     Parameters
     ----------
@@ -46,7 +47,7 @@ def top_eigenvector(matrix: Tensor, start: Tensor | None = None) -> tuple[float,
 
 
 def _lanczos(matrix: Tensor, start: Tensor) -> tuple[float, Tensor] | None:
-    """Return the top eigenvalue and eigenvector, or None if the steps do not converge."""
+    """Return the largest eigenvalue and its unit eigenvector; None if the steps do not converge."""
     n = matrix.shape[0]
     steps = min(n, MAX_STEPS)
     basis = torch.zeros(steps, n, dtype=torch.float64)

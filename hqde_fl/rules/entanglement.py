@@ -108,7 +108,10 @@ class Entanglement(Rule):
 
 
 def cap_cosines(similar: Tensor) -> Tensor:
-    """Return cosines (n, n) cut off at their median size over all pairs, zero on the diagonal."""
+    """Return cosines (n, n) cut off at their median size, zero on the diagonal.
+
+    The median is over pairs of updates that are not zero; without such a pair all entries are zero.
+    """
     present = (similar.diagonal() > 0).nonzero().flatten()  # the other updates are zero
     if len(present) < 2:
         return torch.zeros_like(similar)
@@ -121,7 +124,8 @@ def leading_eigenvector(coupling: Tensor) -> Tensor:
     """Return the top eigenvector (n,) of a symmetric matrix, with the majority's sign, >= 0.
 
     Entries of the other sign become zero. If several eigenvectors have the largest eigenvalue, the
-    vector of ones is projected on them: that does not depend on the order of the clients.
+    vector of ones is projected on them: that does not depend on the order of the clients. A
+    multiple of the identity, as without any coupling, gives zeros.
     """
     n = coupling.shape[0]
     values, vectors = torch.linalg.eigh(coupling)
@@ -150,5 +154,5 @@ def random_coupling(cohort: Cohort, strength: float) -> Tensor:
 
 
 def original_weights(similar: Tensor, coupling: Tensor) -> Tensor:
-    """Return HQDE's weights (n,), softmax(diag(S E))."""
+    """Return HQDE's weights (n,), softmax(diag(S E)), of cosines S and a coupling E."""
     return (similar * coupling.T).sum(dim=1).softmax(0)

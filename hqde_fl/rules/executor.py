@@ -31,7 +31,7 @@ class Executor(ABC):
 
     @abstractmethod
     def combine(self, function: Callable[[Tensor], Combined], columns: Columns) -> Combined:
-        """Return the (d,) result put together from ``function(tile)``, and its counts' sum."""
+        """Return the (d,) result joined from ``function(tile)``, and its counts' sum or None."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class SerialExecutor(Executor):
         return reduce_tiles(function, columns, self.tile_bytes)
 
     def combine(self, function: Callable[[Tensor], Combined], columns: Columns) -> Combined:
-        """Return the (d,) result put together from ``function(tile)``, and its counts' sum."""
+        """Return the (d,) result joined from ``function(tile)``, and its counts' sum or None."""
         return combine_tiles(function, columns, self.tile_bytes)
 
 
@@ -79,7 +79,7 @@ class ThreadedExecutor(Executor):
         return reduce_tiles(function, columns, self.tile_bytes, self._count)
 
     def combine(self, function: Callable[[Tensor], Combined], columns: Columns) -> Combined:
-        """Return the (d,) result put together from ``function(tile)``, and its counts' sum."""
+        """Return the (d,) result joined from ``function(tile)``, and its counts' sum or None."""
         return combine_tiles(function, columns, self.tile_bytes, self._count)
 
     @property
@@ -107,11 +107,11 @@ class TorchDevice(Executor):
         return reduce_tiles(function, columns, self.tile_bytes, device=torch.device(self.device))
 
     def combine(self, function: Callable[[Tensor], Combined], columns: Columns) -> Combined:
-        """Return the (d,) result on the columns' own device, and its counts' sum on the CPU."""
+        """Return the (d,) result on the columns' device, and its counts' sum on the CPU or None."""
         return combine_tiles(function, columns, self.tile_bytes, device=torch.device(self.device))
 
 
 def default_executor(columns: Columns) -> Executor:
-    """Return an executor with threads for many numbers, without for few; the bits are the same."""
+    """Return a threaded executor if the columns hold many numbers, else a serial one."""
     n, d = columns.shape
     return SerialExecutor() if n * d < MIN_THREADED_NUMBERS else ThreadedExecutor()

@@ -82,7 +82,9 @@ def float32_gram(tile: Tensor, pivot: int) -> Tensor:
 
 
 def measure_in_float32(columns: Columns, executor: Executor) -> Float32Distances | None:
-    """Return distances from float32, or None if they are inconclusive or would save no time.
+    """Return distances from float32 arithmetic; None if inconclusive, or if it would save no time.
+
+    It saves time only for many numbers that are float32 and on the CPU.
 
     Parameters
     ----------

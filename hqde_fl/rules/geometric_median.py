@@ -61,13 +61,16 @@ class GeometricMedian(Rule):
         return 4 * (1 + f / (n - 2 * f)) ** 2
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """Return the Weiszfeld weights at convergence."""
+        """Return the Weiszfeld weights at convergence, or after ``iterations`` steps."""
         assert measured.geometry is not None
         weights, steps = self.weights(measured.geometry)
         return Decision(mixing=weights[None, :], diagnostics={"weiszfeld-steps": steps})
 
     def weights(self, geometry: Geometry) -> tuple[Tensor, int]:
-        """Return the updates' weights (n,) in their geometric median, and the number of steps."""
+        """Return the updates' weights (n,) in their geometric median, and the number of steps.
+
+        If more than half of the updates coincide, these get equal weights, in 0 steps.
+        """
         n = geometry.n
         majority = geometry.coinciding_majority()
         if majority is not None:

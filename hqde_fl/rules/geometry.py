@@ -67,7 +67,7 @@ class Geometry:
         return Geometry(self.gram[pairs], self.squared[pairs], self.unit)
 
     def squared_distances(self) -> Tensor:
-        """Return (n, n) squared distances in squared units, exact zeros on the diagonal."""
+        """Return (n, n) squared distances between the updates, in squared units; zero diagonal."""
         return self.squared[:-1, :-1]
 
     def norms(self) -> Tensor:
@@ -118,7 +118,7 @@ class Geometry:
         return torch.where(squared > ROUNDING_RATIO * size, squared, 0)[:-1]
 
     def coinciding_majority(self) -> Tensor | None:
-        """Return which updates are one and the same point, (n,) bool; None unless a majority is."""
+        """Return which updates coincide in one point, (n,) bool; None unless more than half do."""
         same = self.squared_distances() == 0
         largest = same[int(same.sum(dim=1).argmax())]
         return largest if 2 * int(largest.sum()) > self.n else None
@@ -148,7 +148,7 @@ class Geometry:
 
 
 def medoid(squared: Tensor) -> int:
-    """Return the point with the least median squared distance to all, given (n, n) of these."""
+    """Return the index of the row of (n, n) squared distances that has the least median."""
     return int(squared.median(dim=1).values.argmin())
 
 
@@ -182,7 +182,7 @@ def distances_from_gram(gram: Tensor) -> Tensor:
 
 
 def uncertain_pairs(squared: Tensor, gram: Tensor) -> Tensor:
-    """Return which pairs of points, (n, n) bool, are too close for ``gram`` to tell how far."""
+    """Return which pairs of points, (n, n) bool, are too close for ``gram`` to give a distance."""
     norms = gram.diagonal()
     uncertain = squared < MIN_CERTAIN_RATIO * (norms[:, None] + norms[None, :])
     return uncertain.fill_diagonal_(False)

@@ -47,7 +47,7 @@ def measure_geometry(columns: Columns, executor: Executor | None = None) -> Geom
     columns : Columns
         (n, d) updates.
     executor : Executor, optional
-        Reads the tiles; threads of this process if not given.
+        Reads the tiles; ``default_executor`` if not given.
     """
     executor = executor or default_executor(columns)
     with one_library_thread():
@@ -100,9 +100,9 @@ def complete_geometry(gram: Tensor, columns: Columns, pivot: int, executor: Exec
 
 
 def relative_gram(tile: Tensor, pivot: int, unit: float) -> Tensor:
-    """Return (n, n) inner products of an (n, c) tile's rows minus the pivot's row, in units.
+    """Return (n, n) inner products of an (n, c) tile's rows minus the pivot's row.
 
-    The pivot's own place holds its row as it is.
+    The pivot's own row enters as it is; all rows are divided by ``unit`` first.
     """
     wide = tile.to(torch.float64)
     if wide is tile:
@@ -118,7 +118,7 @@ def relative_gram(tile: Tensor, pivot: int, unit: float) -> Tensor:
 def cluster_grams(tile: Tensor, clusters: Sequence[Sequence[int]], unit: float) -> Tensor:
     """Return inner products of each cluster's rows minus its first row, flattened into one vector.
 
-    Row -1 is the origin.
+    Row -1 is the origin; all rows are divided by ``unit`` first.
     """
     wide = torch.cat([tile.to(torch.float64), tile.new_zeros(1, tile.shape[1])]) / unit
     grams = []
@@ -138,7 +138,7 @@ def inner_products(rows: Tensor) -> Tensor:
 
 
 def choose_pivot(columns: Columns) -> int:
-    """Return a row that is close to half of the others, judged by a sample of the columns."""
+    """Return the index of a row close to half of the others in some columns; 0 for n < 3."""
     n, d = columns.shape
     if n < 3:
         return 0
@@ -158,7 +158,7 @@ def choose_pivot(columns: Columns) -> int:
 
 
 def _clusters(uncertain: Tensor, squared: Tensor) -> list[list[int]]:
-    """Return groups of points whose distances are uncertain, each with its pivot first."""
+    """Return groups of point indices linked by uncertain distances, each with its pivot first."""
     left = set(uncertain.any(dim=1).nonzero().flatten().tolist())
     neighbours = {i: set(uncertain[i].nonzero().flatten().tolist()) for i in left}
     clusters = []

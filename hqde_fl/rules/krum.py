@@ -27,7 +27,7 @@ def krum_scores(squared: Tensor, f: int) -> Tensor:
 
 
 def rank_by_score(scores: Tensor, squared: Tensor) -> Tensor:
-    """Return the (n,) rows, best score first, then the least sum of squared distances to all.
+    """Return row indices (n,), least score first, ties by least sum of squared distances to all.
 
     With a single neighbour the two ends of the shortest distance always have equal scores.
     """
@@ -36,7 +36,7 @@ def rank_by_score(scores: Tensor, squared: Tensor) -> Tensor:
 
 
 def _decide(measured: Measured, cohort: Cohort, f: int, m: int) -> Decision:
-    """Return the mean of the m updates with the least scores."""
+    """Return equal weights for the m updates with the least Krum scores for f."""
     assert measured.geometry is not None
     squared = measured.geometry.squared_distances()
     return _average(rank_by_score(krum_scores(squared, f), squared)[:m], cohort)
@@ -56,7 +56,7 @@ def _decide_from_float32(
 
 
 def _average(chosen: Tensor, cohort: Cohort) -> Decision:
-    """Return equal weights for the chosen rows."""
+    """Return equal weights for the chosen rows, with their clients in the diagnostics."""
     m = len(chosen)
     mixing = torch.zeros(1, cohort.n, dtype=torch.float64)
     mixing[0, chosen] = 1 / m
@@ -82,7 +82,7 @@ class Krum(Tolerant):
     gram = tries_float32 = True
 
     def minimum(self, faulty: int = 0) -> int:
-        """Return 2f + 3, with f lowered by ``faulty``."""
+        """Return 2f + 3, with f lowered by ``faulty`` but not below 0."""
         return 2 * max(0, self.f - faulty) + 3
 
     def kappa(self, n: int, f: int) -> float | None:
@@ -102,7 +102,7 @@ class Krum(Tolerant):
 
 @dataclass(frozen=True)
 class MultiKrum(Tolerant):
-    """Mean of the m updates with the least Krum scores; n >= 2f + 3.
+    """Mean of the m updates with the least Krum scores; n >= max(2f + 3, m + f).
 
     Tolerates its f, as long as m <= n - f: the default is n - f. Costs what Krum costs and one
     weighted sum. ``filtered`` are the updates left out when m is n - f; with a smaller m being left
@@ -126,16 +126,16 @@ class MultiKrum(Tolerant):
             raise ConfigError(f"MultiKrum needs m >= 0 (0 for n - f), found {self.m}")
 
     def minimum(self, faulty: int = 0) -> int:
-        """Return 2f + 3, or m + f if that is more, with f lowered by ``faulty``."""
+        """Return max(2f + 3, m + f), with f lowered by ``faulty`` but not below 0."""
         f = max(0, self.f - faulty)
         return max(2 * f + 3, self.m + f)
 
     def filters(self, n: int) -> bool:
-        """Return True if f > 0 and m is as large as f allows: unused updates are filtered."""
+        """Return True if f > 0 and m is 0 or n - f: updates left out are then filtered."""
         return self.f > 0 and self.m in (0, n - self.f)
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """Return the mean of the m updates with the least scores."""
+        """Return equal weights for the m updates with the least scores, n - f if m is 0."""
         f = cohort.remaining(self.f)
         decision = _decide(measured, cohort, f, self.m or cohort.n - f)
         return self._with_rejected(decision, cohort.n - f)
@@ -149,7 +149,7 @@ class MultiKrum(Tolerant):
         return None if decision is None else self._with_rejected(decision, cohort.n - f)
 
     def _with_rejected(self, decision: Decision, max_kept: int) -> Decision:
-        """Return the decision with unused updates as filtered, if m is the largest possible."""
+        """Return the decision, with unweighted updates as filtered unless 0 < m < ``max_kept``."""
         if 0 < self.m < max_kept:
             return decision
         assert decision.mixing is not None

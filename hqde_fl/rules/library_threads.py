@@ -28,7 +28,7 @@ class _OneLibraryThread:
         self._restore: Callable[[], None] = lambda: None
 
     def unlimited_threads(self) -> int:
-        """Return the number of threads that torch uses outside of every such context."""
+        """Return the number of threads that torch uses outside of these one-thread contexts."""
         return self._threads if self._users else torch.get_num_threads()
 
     @contextmanager

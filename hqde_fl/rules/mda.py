@@ -16,7 +16,9 @@ from hqde_fl.rules.results import Decision, Measured, State
 
 
 def covers(far: list[int], budget: int) -> Iterator[int]:
-    """Yield every set of at most ``budget`` rows without which no two rows are far apart.
+    """Yield sets of at most ``budget`` rows without which no two of the other rows are far apart.
+
+    Every set from which no row can be spared is yielded, once; few others are.
 
     Parameters
     ----------
@@ -53,7 +55,7 @@ def covers(far: list[int], budget: int) -> Iterator[int]:
 
 
 def least_diameter(squared: Tensor, f: int) -> list[int]:
-    """Return the n - f rows with the least diameter; among equal sets that of least variance."""
+    """Return the indices of the n - f rows with the least diameter, ties by least variance."""
     n = squared.shape[0]
     levels = squared.unique()
     low, high = 0, len(levels) - 1
@@ -76,7 +78,7 @@ def least_diameter(squared: Tensor, f: int) -> list[int]:
 
 
 def _far(squared: Tensor, level: Tensor) -> list[int]:
-    """Return for each row the set of rows further away than the level, as an int's bits."""
+    """Return, for each row, the rows at a squared distance above the level, as bits of an int."""
     return [sum(1 << j for j in row.nonzero().flatten().tolist()) for row in squared > level]
 
 
@@ -110,7 +112,10 @@ class MDA(Tolerant):
         return self.f > 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """Return equal weights for the n - f updates with the least diameter."""
+        """Return equal weights for the n - f updates with the least diameter.
+
+        Raises ``BoundError`` if that might take more than ``limit`` steps.
+        """
         assert measured.geometry is not None
         f, n = cohort.remaining(self.f), cohort.n
         steps = min(1 << f, comb(n, f))

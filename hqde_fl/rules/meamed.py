@@ -26,7 +26,7 @@ class Meamed(Tolerant):
     """
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """Return the number of values to keep, as the plan."""
+        """Return as the plan n - f, the number of values to average in each coordinate."""
         return Decision(plan=cohort.n - cohort.remaining(self.f))
 
     def combine(self, tile: Tensor, decision: Decision) -> tuple[Tensor, Tensor | None]:

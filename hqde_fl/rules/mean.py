@@ -46,7 +46,10 @@ class Mean(Rule):
         return 0
 
     def mean_weights(self, cohort: Cohort) -> Tensor:
-        """Return the capped numbers of examples (n,), or ones."""
+        """Return the capped numbers of examples (n,); ones if not ``weighted`` or if all are 0.
+
+        Raises ``ConfigError`` if it is ``weighted`` and the cohort has no numbers of examples.
+        """
         if not self.weighted:
             return super().mean_weights(cohort)
         if cohort.num_examples is None:

@@ -37,5 +37,5 @@ class Median(Rule):
         return Decision()
 
     def combine(self, tile: Tensor, decision: Decision) -> tuple[Tensor, Tensor | None]:
-        """Return the tile's median (c,), and how often each row was it (1, n)."""
+        """Return the medians (c,) of a tile's columns, and how much each row counted (1, n)."""
         return median_of(tile)

@@ -36,7 +36,10 @@ class MoNNA(Tolerant):
         return self.f > 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """Return equal weights for the n - f updates nearest to the trusted client's."""
+        """Return equal weights for the n - f updates nearest to the trusted client's, its own too.
+
+        Raises ``BoundError`` if the trusted client sent no update.
+        """
         assert measured.geometry is not None
         if self.trusted not in cohort.ids:
             raise BoundError(

@@ -15,9 +15,9 @@ def near_duplicate_groups(squared: Tensor, closeness: float) -> list[list[int]]:
     """Return disjoint groups of rows that nearly coincide, ordered by their first row.
 
     Two updates are near duplicates if their distance is at most ``closeness`` times the typical
-    one: the median over the clients of the distance to the nearer half of the others. Near
-    duplicates of near duplicates belong to one group; most groups are a single row. If half of the
-    updates coincide every row is a group of its own: that is agreement.
+    one: the median over the updates of the distance to the (n // 2)-th nearest other one. Near
+    duplicates of near duplicates belong to one group; most groups are a single row. If about half
+    of the updates coincide, which is agreement, or n < 3, every row is a group of its own.
 
     Parameters
     ----------
@@ -43,7 +43,12 @@ def near_duplicate_groups(squared: Tensor, closeness: float) -> list[list[int]]:
 
 
 def has_near_duplicate(squared: Tensor, closeness: float) -> Tensor:
-    """Return which rows have a near duplicate, (n,) bool; parameters as above."""
+    """Return which updates have a near duplicate, (n,) bool, given (n, n) squared distances.
+
+    That is another update no further away than ``closeness``, in [0, 1), times the typical
+    distance: the median over the updates of the distance to the (n // 2)-th nearest other one. All
+    False if n < 3, or if about half of the updates coincide.
+    """
     duplicated = torch.zeros(squared.shape[0], dtype=torch.bool)
     for group in near_duplicate_groups(squared, closeness):
         if len(group) > 1:

@@ -41,7 +41,7 @@ class NNM(Tolerant):
         return 8 * f / (n - f) * (kappa + 1) if f == self.f else None
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """Return a mixing matrix that averages each update with its n - f - 1 nearest."""
+        """Return a mixing matrix that averages each update with its n - f - 1 nearest others."""
         assert measured.geometry is not None
         n = cohort.n
         count = n - cohort.remaining(self.f)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def sort_columns(tile: Tensor) -> Tensor:
-    """Return an (n, c) tile with every column sorted."""
+    """Return a copy of an (n, c) tile with every column sorted, the least value first."""
     if tile.device.type != "cpu":
         return tile.sort(dim=0).values
     turned = np.array(tile.numpy().T, order="C", copy=True)
@@ -29,7 +29,7 @@ def median_of_sorted(values: Tensor) -> Tensor:
 
 
 def within_bounds(tile: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Return which values of an (n, c) tile lie within the columns' bounds (c,), (n, c) bool."""
+    """Return which values of a tile are in [low, high] of their column, (n, c) bool."""
     low, high = low.contiguous(), high.contiguous()  # a sorted tile's rows lie scattered
     if tile.device.type != "cpu":
         return (tile >= low) & (tile <= high)
@@ -40,12 +40,14 @@ def within_bounds(tile: Tensor, low: Tensor, high: Tensor) -> Tensor:
 def count_rows(kept: Tensor, expected: int) -> tuple[Tensor, bool]:
     """Return how much each row counted, (1, n) summed over columns, and whether values tied.
 
+    A column counts 1 in total, divided equally among its values that count.
+
     Parameters
     ----------
     kept : Tensor
         (n, c) bool, the values that count in each column.
     expected : int
-        The number of values that count in a column; more of them, tied, divide it equally.
+        The number of values that count in a column unless some tie.
     """
     if kept.device.type != "cpu":
         counts = kept.sum(dim=1)
@@ -57,7 +59,7 @@ def count_rows(kept: Tensor, expected: int) -> tuple[Tensor, bool]:
 
 
 def median_of(tile: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the medians (c,) of an (n, c) tile's columns, and how often each row was it (1, n)."""
+    """Return the medians (c,) of an (n, c) tile's columns, and how much each row counted (1, n)."""
     n = tile.shape[0]
     values = sort_columns(tile)
     kept = within_bounds(tile, values[(n - 1) // 2], values[n // 2])
@@ -65,7 +67,7 @@ def median_of(tile: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def trimmed_mean_of(tile: Tensor, f: int) -> tuple[Tensor, Tensor]:
-    """Return the mean (c,) of each column without its f largest and f smallest, and row counts."""
+    """Return the means (c,) of columns without f values at each end, and row counts (1, n)."""
     n = tile.shape[0]
     values = sort_columns(tile)
     inner = values[f : n - f].T
@@ -75,7 +77,7 @@ def trimmed_mean_of(tile: Tensor, f: int) -> tuple[Tensor, Tensor]:
 
 
 def mean_around_median_of(tile: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the mean (c,) of each column's ``count`` values nearest its median, and row counts.
+    """Return the means (c,) of columns' ``count`` values nearest their medians, and counts (1, n).
 
     Values tied for the last place all count, so that the rows' order does not matter.
     """

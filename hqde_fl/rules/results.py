@@ -16,14 +16,14 @@ State = Mapping[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Statistic:
-    """The sums that ``measure`` takes over some tiles; statistics of different tiles add up.
+    """The numbers that a rule measures on a tile, or their sums over tiles; ``+`` adds them.
 
     Parameters
     ----------
     gram : Tensor or None
-        (n, n) ``relative_gram`` of the tiles, for rules that need distances.
+        (n, n) inner products (``relative_gram``); None for a rule that needs no distances.
     score : Tensor or None
-        The float64 sum of the rule's own ``score``.
+        The rule's own float64 ``score``; None for a rule without one.
     """
 
     gram: Tensor | None = None
@@ -44,9 +44,9 @@ class Measured:
     Parameters
     ----------
     geometry : Geometry or None
-        Distances and inner products, if the rule sets ``gram``.
+        Distances and inner products; None if they were not measured.
     score : Tensor or None
-        The sum of the rule's own ``score`` over all tiles, if the rule is ``scored``.
+        The sum of the rule's own ``score`` over all tiles; None unless the rule is ``scored``.
     """
 
     geometry: Geometry | None = None
@@ -63,7 +63,7 @@ class Decision:
         (m, n) float64: the result is ``mixing @ updates``; m is 1 for a rule that ends a chain.
         None if the result is no fixed linear combination: ``combine`` then computes it.
     filtered : Tensor or None
-        (n,) bool, the updates that the rule singles out as faulty; None for none.
+        (n,) bool, the updates that the rule filters as faulty; None for none.
     diagnostics : Mapping[str, Any]
         Numbers for the run's records.
     state : State
@@ -90,7 +90,7 @@ class Aggregate:
     influence : Tensor
         (n,) float64, each client's part in ``delta``; sums to one, or to zero if no update counts.
     filtered : Tensor
-        (n,) bool, clients that the rule singled out as faulty.
+        (n,) bool, the clients that the rule filtered as faulty.
     diagnostics : Mapping[str, Any]
         Numbers for the run's records.
     state : State

@@ -132,7 +132,10 @@ class Robust(Rule):
         )
 
     def _agreement(self, cosines: Tensor) -> Tensor:
-        """Return the agreement of each pair of votes, (m, m) with a zero diagonal."""
+        """Return cosines (m, m) over their ``saturation`` quantile, in [-1, 1]; zero diagonal.
+
+        If the quantile is not positive, the cosines are not divided.
+        """
         m = cosines.shape[0]
         apart = ~torch.eye(m, dtype=torch.bool)
         typical = float(cosines[apart].quantile(self.saturation)) if m > 1 else 0.0
@@ -142,7 +145,7 @@ class Robust(Rule):
     def _remembered(
         self, now: Tensor, cohort: Cohort, state: State
     ) -> tuple[Tensor, dict[str, float]]:
-        """Return each client's trust averaged over rounds (n,), and that of all known clients."""
+        """Return the clients' trust averaged over rounds (n,), and all known clients' by id."""
         past: dict[str, float] = dict(state.get("trust", {}))
         names = [str(client) for client in cohort.ids]
         before = torch.tensor(
@@ -153,7 +156,7 @@ class Robust(Rule):
         return earned, past | dict(zip(names, earned.tolist(), strict=True))
 
     def _trust_weights(self, earned: Tensor) -> Tensor:
-        """Return the weight of each vote in [0, 1]; all 1 if the median trust is zero."""
+        """Return a weight in [0, 1] for the trust of each vote; all 1 if the median is zero."""
         typical = float(earned.median())
         if typical > 0:
             return (earned / (self.full * typical)).clamp(max=1)
@@ -161,7 +164,9 @@ class Robust(Rule):
 
 
 def trust(agreement: Tensor) -> Tensor:
-    """Return trust (m,) >= 0 with maximum 1, proportional to max(0, A t); zero without agreement.
+    """Return the trust t (m,) >= 0, proportional to max(0, A t), with maximum 1.
+
+    All zero if no vote has support from the others.
 
     Parameters
     ----------

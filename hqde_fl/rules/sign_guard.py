@@ -75,7 +75,7 @@ class SignGuard(Rule):
         by_norm = (norms >= self.low * typical) & (norms <= self.high * typical)
         by_sign = largest_cluster(measured.score / measured.score.sum(dim=1, keepdim=True))
         kept = by_norm & by_sign
-        if not kept.any():  # the two tests reject every update: lengths are harder to forge
+        if not kept.any():  # the two tests filter every update: lengths are harder to forge
             kept = by_norm
         weights = torch.where(kept, shortening(norms, typical), 0.0) / kept.sum()
         return Decision(
@@ -89,7 +89,7 @@ class SignGuard(Rule):
 
 
 def largest_cluster(points: Tensor) -> Tensor:
-    """Return the largest flat-kernel mean-shift cluster of (n, k) points, as (n,) bool."""
+    """Return which of (n, k) points form the largest flat-kernel mean-shift cluster, (n,) bool."""
     n = points.shape[0]
     distances = (points[:, None, :] - points[None, :, :]).norm(dim=2)
     reach = float(distances.sort(dim=1).values[:, (n - 1) // 2 + (n - 1) % 2].median())

@@ -39,10 +39,11 @@ class Superposition(Rule):
     longest : float
         An update counts as no longer than this many median lengths; 0 for no bound.
     confidence : "agreement", "reported" or "held-out"
-        ``"agreement"`` with the others, as above. ``"held-out"``: the server's measurement of each
-        client's model on examples of its own. ``"reported"``: each client's claim, clipped to
-        [0, 1]. A client that claims 1 then counts e^((1 - c) / T) times as much as one that claims
-        c (20 times for c = 0.25 at T = 0.25), whatever its update: use it among trusted clients.
+        ``"agreement"`` with the others, as above. ``"held-out"``: the quality of each client's
+        model, measured by the server on examples of its own. ``"reported"``: each client's claim,
+        clipped to [0, 1]. A client that claims 1 then counts e^((1 - c) / T) times as much as one
+        that claims c (20 times for c = 0.25 at T = 0.25), whatever its update: use it among trusted
+        clients.
     """
 
     gram = True
@@ -62,7 +63,7 @@ class Superposition(Rule):
 
     @property
     def confidence_from(self) -> str | None:
-        """The source of confidence; None if it is the updates themselves."""
+        """The source of confidence: None for ``"agreement"``, which needs updates only."""
         return None if self.confidence == "agreement" else self.confidence
 
     def minimum(self, faulty: int = 0) -> int:
@@ -74,7 +75,7 @@ class Superposition(Rule):
         return (n - 1) // 2 if self.longest > 0 else 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """Return the squared amplitudes as weights."""
+        """Return the squared amplitudes as weights, with the updates' lengths bounded."""
         assert measured.geometry is not None
         median = GeometricMedian().weights(measured.geometry)[0]
         confidence = self._confidence(measured.geometry, median, cohort)

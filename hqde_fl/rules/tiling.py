@@ -78,7 +78,7 @@ def combine_tiles(
     threads: int = 1,
     device: torch.device | None = None,
 ) -> Combined:
-    """Return the result (d,) put together from every tile's columns, and the sum of its counts.
+    """Return the result (d,) joined from every tile's columns, and the sum of the counts or None.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def _stripes(columns: Columns, tile_bytes: int) -> Iterator[list[Span]]:
 def _in_order(
     work: Callable[[list[Span]], R], stripes: Iterable[list[Span]], threads: int
 ) -> Iterator[R]:
-    """Yield the results in the order of the stripes; few wait at a time, which bounds memory."""
+    """Yield ``work(stripe)`` in the order of the stripes; few results wait, which bounds memory."""
     with one_library_thread():
         if threads == 1:
             yield from map(work, stripes)

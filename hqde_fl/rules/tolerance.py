@@ -43,12 +43,12 @@ def excused(rule: Aggregator, cohort: Cohort) -> int:
 
 
 def apply_tolerance(rule: Aggregator, cohort: Cohort) -> Cohort:
-    """Return the cohort with ``excused`` set for a rule.
+    """Return a copy of the cohort with ``excused`` set to what a rule's f has to be lowered by.
 
     Raises
     ------
     BoundError
-        As ``excused``.
+        If the updates are too few even with f lowered by ``cohort.faulty``.
     """
     return replace(cohort, excused=excused(rule, cohort))
 
@@ -68,7 +68,8 @@ def silence_warning(rule: Aggregator, clients: int, owner: str = "") -> str | No
     Returns
     -------
     str or None
-        One line; None if ``clients - f >= rule.minimum()``, or if the rule has no f.
+        One line; None if ``clients - f >= rule.minimum()``, if the clients are too few even when
+        all answer, or if the rule has no f.
     """
     f, minimum = rule.expected_faulty, rule.minimum()
     if f is None or clients < minimum or clients - f >= minimum:

@@ -97,16 +97,16 @@ class Tree(Aggregator):
         return count
 
     def filters(self, n: int) -> bool:
-        """Return whether the rule directly above the clients rejects; for few clients, the root."""
+        """Return whether the rule directly above n clients can filter, the root if n <= fanout."""
         return self._filters(grow(n, self.fanout), self.root)
 
     @property
     def confidence_from(self) -> str | None:
-        """The source of confidence that the leaves need; rules above them know no clients."""
+        """The source of the confidence that the leaf rule needs; None if it needs none."""
         return self.leaf.confidence_from
 
     def mean_weights(self, cohort: Cohort) -> Tensor:
-        """Return the clients' weights in the leaves' means, (n,)."""
+        """Return the leaf rule's unnormalised client weights, (n,): ones if it is no mean."""
         return self.leaf.mean_weights(cohort)
 
     def run(
@@ -138,7 +138,7 @@ class Tree(Aggregator):
         return any(self._filters(child, self.leaf) for child in node)
 
     def _breaking_clients(self, node: Node, rule: Aggregator) -> int:
-        """Return the smallest number of faulty clients under a node that can break it."""
+        """Return the least number of faulty clients below a node that can break its result."""
         if isinstance(node, int):
             return 1
         cheapest_first = sorted(self._breaking_clients(child, self.leaf) for child in node)
@@ -147,7 +147,11 @@ class Tree(Aggregator):
 
 @dataclass(frozen=True)
 class _Traversal:
-    """One round's walk through a tree, from the leaves to the root."""
+    """Aggregation of one round's updates by a ``Tree``, from the leaf nodes to the root.
+
+    ``visit`` runs a node's rule after those below it, and puts its new state into ``new_states``
+    under the node's path, for instance ``"0/2"`` for the root's third child.
+    """
 
     tree: Tree
     updates: Columns
@@ -158,7 +162,10 @@ class _Traversal:
     new_states: dict[str, Any] = field(default_factory=dict)
 
     def visit(self, node: Node, path: str, rule: Aggregator) -> tuple[Aggregate, float]:
-        """Return a node's aggregate, with influence over all clients, and the weight under it."""
+        """Return a node's aggregate and the sum of the client weights below it; keep its new state.
+
+        The aggregate's influence and filtered clients are over all clients of the cohort.
+        """
         assert not isinstance(node, int)
         n = self.cohort.n
         if isinstance(node[0], int):

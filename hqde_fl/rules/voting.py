@@ -77,7 +77,7 @@ class Voting(Rule):
         return self.votes == "updates"
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
-        """Return the winning updates' weights; ``combine`` counts votes on coordinates."""
+        """Return the winning updates' weights; for votes on coordinates an empty decision."""
         if self.votes == "coordinates":
             return Decision()
         assert measured.geometry is not None
@@ -127,10 +127,10 @@ def circular_mean(ahead: Tensor, behind: Tensor, away: Tensor) -> Tensor:
 
 
 def _votes_and_sizes(tile: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return votes for (c, n), 1 or 0; their numbers (c,); absolute values (n, c), columns sorted.
+    """Return an (n, c) tile's yes votes (c, n), 1 or 0, their numbers (c,), and its sizes (n, c).
 
-    A coordinate's n values are laid side by side; NumPy then compares, counts and sorts several
-    times faster.
+    Sizes are absolute values, sorted in each column. A coordinate's n values are laid side by side;
+    NumPy then compares, counts and sorts several times faster.
     """
     turned = tile.t().clone(memory_format=torch.contiguous_format)
     if tile.device.type != "cpu":

@@ -71,14 +71,14 @@ class Ensemble:
         return self.members_per_client or (self.members if self.assignment == "all" else 1)
 
     def min_cohort(self, clients: int) -> int:
-        """Return the smallest number of clients that train any one member.
+        """Return the smallest number of ``clients`` that train any one member in a round.
 
-        With ``"random"`` assignment it is the mean, rounded down.
+        With ``"random"`` assignment it is the mean number over the members, rounded down.
         """
         return clients * self.trained_members // self.members
 
     def assigned_members(self, client: int, server_round: int, seeds: Seeds) -> tuple[int, ...]:
-        """Return the members that a client trains in a round, in ascending order.
+        """Return the members, numbered from 0, that a client trains in a round, in ascending order.
 
         Parameters
         ----------

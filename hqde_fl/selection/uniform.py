@@ -28,12 +28,15 @@ class Uniform(Selector):
             raise ConfigError(f"Uniform.fraction must be in (0, 1], found {self.fraction}")
 
     def size(self, available: int) -> int:
-        """Return the fraction of ``available`` clients, rounded, and at least one."""
+        """Return ``fraction`` of ``available``, rounded, at least 1; 0 if none is available."""
         return min(available, max(1, round(self.fraction * available)))
 
     def select(
         self, clients: Sequence[int], rng: np.random.Generator, size: int | None = None
     ) -> list[int]:
-        """Return a random sample, in the clients' own order."""
+        """Return ``size`` random clients, at most all, in their own order.
+
+        Without ``size`` they are the fraction of the clients that ``self.size`` gives.
+        """
         size = self.size(len(clients)) if size is None else min(size, len(clients))
         return [clients[i] for i in sorted(rng.choice(len(clients), size=size, replace=False))]

@@ -97,7 +97,7 @@ class ReceivedUpdates:
         return row.cut(start, stop) if isinstance(row, ReceivedModel) else [row[start:stop].numpy()]
 
     def tile(self, start: int, stop: int) -> Tensor:
-        """Return columns ``start:stop`` of all updates, (n, stop - start)."""
+        """Return columns ``start:stop`` of all updates, of models minus their base, as a copy."""
         n = len(self.rows)
         tile = np.empty((n, stop - start), dtype=np.float32)
         pieces = [piece for index in range(n) for piece in self._cut(index, start, stop)]
@@ -114,7 +114,10 @@ class ReceivedUpdates:
 
 
 def received_columns(rows: Sequence[Tensor | ReceivedModel]) -> Columns:
-    """Return the updates of a round as columns; each row is an update or a received model."""
+    """Return the updates of a round as columns; each row given is an update or a received model.
+
+    Nothing is copied if the received models have one base.
+    """
     bases = {id(row.base): row.base for row in rows if isinstance(row, ReceivedModel)}
     if len(bases) == 1:
         return ReceivedUpdates(rows, *bases.values())
