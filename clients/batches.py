@@ -52,7 +52,7 @@ class Batch:
 
 
 def call_model(model: nn.Module, inputs: Any) -> Any:
-    """Return the model's outputs for the inputs of a batch."""
+    """Return the model's outputs for inputs: one object, or ``Arguments`` to call it with."""
     if isinstance(inputs, Arguments):
         return model(*inputs.positional, **inputs.named)
     return model(inputs)
@@ -71,7 +71,11 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """Return a value with every tensor in it, also in nested containers, moved to a device."""
+    """Return a value with every tensor in it moved to a device.
+
+    Tuples, lists, mappings (which become dicts) and ``Arguments`` are copied with their tensors
+    moved; any other value is returned as it is.
+    """
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, Arguments):
@@ -95,8 +99,9 @@ def iterate_batches(
 ) -> Iterator[Batch]:
     """Yield batches of a data set, on a device.
 
-    With a generator the examples are shuffled, and a last batch of one example is left out: it has
-    no variance, so batch normalisation refuses to train on it.
+    With a generator the examples are shuffled, and a last batch of one example is left out unless
+    it is the only one or ``size`` is 1: it has no variance, so batch normalisation refuses to train
+    on it.
 
     Parameters
     ----------
@@ -110,6 +115,11 @@ def iterate_batches(
         Source of the shuffled order; the data set's own order without it.
     collate : Callable, optional
         Makes (inputs, targets) of a list of examples; torch's default if not given.
+
+    Raises
+    ------
+    DataError
+        If the data set is empty, once the first batch is requested.
     """
     examples = len(cast(Sized, data))
     if examples == 0:

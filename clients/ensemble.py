@@ -145,7 +145,11 @@ class EnsembleClient:
         return Message(content, reply_to=message)
 
     def evaluate(self, message: Message, context: Context) -> Message:
-        """Evaluate the ensemble on the node's partition, its training data."""
+        """Reply with the ensemble's metrics on the node's partition, which is its training data.
+
+        The metrics are ``num-examples`` and ``eval-...``. For a partition without examples the
+        reply is that of ``hqde_fl.protocol.no_data``.
+        """
         partition, count = partition_of(context)
         data = self._partition(partition, count)
         if len(data) == 0:  # type: ignore[arg-type]
@@ -162,7 +166,7 @@ class EnsembleClient:
         return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=message)
 
     def identity(self, message: Message, context: Context) -> Message:
-        """Reply with the id of the node's partition."""
+        """Reply with the id of the node's partition, as ``partition-id`` in a ``ConfigRecord``."""
         partition, _ = partition_of(context)
         identity = ConfigRecord({"partition-id": partition})
         return Message(RecordDict({"identity": identity}), reply_to=message)
@@ -170,7 +174,7 @@ class EnsembleClient:
     def _assigned_members(
         self, message: Message, state: dict[str, Tensor]
     ) -> list[_AssignedMember]:
-        """Return the members that a training message holds."""
+        """Return the members that a training message lists, or all if it lists none."""
         assigned = requested_members(message)
         if assigned is None:
             states = enumerate(split_members(state, self.members))
@@ -181,7 +185,10 @@ class EnsembleClient:
         return [_AssignedMember(m, select_member(m, state), True, tags[m]) for m in assigned]
 
     def _load(self, member: int, state: dict[str, Tensor]) -> tuple[nn.Module, Optimizer]:
-        """Load weights into a member's model and return the model and its optimiser."""
+        """Load weights into a member's model and return the model and its optimiser.
+
+        Both are built on first use. Raises ``ConfigError`` if there is no such member.
+        """
         if not 0 <= member < self.members:
             raise ConfigError(f"a client of {self.members} members has no {member_name(member)}")
         if member not in self._models:
@@ -192,7 +199,7 @@ class EnsembleClient:
         return self._models[member]
 
     def _bag(self, data: Dataset[Any], partition: int, member: int) -> Dataset[Any]:
-        """Return a member's training data: the partition, or a bootstrap sample of it."""
+        """Return a member's training data: the partition, or with bagging a bootstrap sample."""
         if not self.bagging:
             return data
         size = len(data)  # type: ignore[arg-type]

@@ -153,7 +153,11 @@ def ensemble_scores(
 
 
 def class_probabilities(outputs: Sequence[Any]) -> Tensor:
-    """Return (m, n, c) softmax probabilities of m classifiers' outputs (n, c)."""
+    """Return (m, n, c) softmax probabilities of m classifiers' scores (n, c).
+
+    The scores are the outputs or, where these have such an entry, their ``logits``. Raises
+    ``ConfigError`` if they are not a tensor with two dimensions.
+    """
     logits = [logits_of(output) for output in outputs]
     for scores in logits:
         if not isinstance(scores, Tensor) or scores.ndim != 2:
@@ -165,7 +169,10 @@ def class_probabilities(outputs: Sequence[Any]) -> Tensor:
 
 
 def normalized_distribution(prediction: Prediction) -> Tensor:
-    """Return an ensemble's predicted probabilities (n, c), each row scaled to sum to one."""
+    """Return an ensemble's predicted probabilities (n, c), each row scaled to sum to one.
+
+    Negative values count as zero; a row without positive values becomes all zero.
+    """
     positive = prediction.probability.clamp(min=0)
     return positive / positive.sum(dim=1, keepdim=True).clamp(min=MIN_PROBABILITY)
 
@@ -191,7 +198,10 @@ def _labels(targets: Any) -> Tensor:
 
 
 def classifier_scores(probability: Tensor, targets: Tensor) -> dict[str, float]:
-    """Return ``accuracy``, ``nll`` and ``ece`` of class probabilities (n, c)."""
+    """Return ``accuracy``, ``nll`` and ``ece`` of class probabilities (n, c) for classes (n,).
+
+    These are the negative log likelihood and the expected calibration error.
+    """
     return {
         "accuracy": float((probability.argmax(dim=1) == targets).to(torch.float64).mean()),
         "nll": negative_log_likelihood(probability, targets),

@@ -48,7 +48,10 @@ class TaskFacts:
 
     @contextmanager
     def _task_code(self) -> Iterator[None]:
-        """Run code of the task, restore the global generators, and keep its exception."""
+        """Run a block of the task's code with seeded global generators, restored afterwards.
+
+        An exception of the block is kept as ``failure`` and raised on.
+        """
         try:
             with reproducible(0):
                 yield
@@ -64,7 +67,7 @@ class TaskFacts:
 
     @cached_property
     def model(self) -> nn.Module:
-        """A model of the task."""
+        """``trained`` if it was given, else a new model of the task."""
         if self.trained is not None:
             return self.trained
         with self._task_code():
@@ -72,7 +75,7 @@ class TaskFacts:
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
-        """The model's floating-point arrays, those that an update can change."""
+        """The model's floating-point arrays by name: those that an update can change."""
         state = self.model.state_dict()
         return {
             name: value
@@ -87,7 +90,13 @@ class TaskFacts:
 
     @cached_property
     def batch(self) -> Batch:
-        """A batch of ``SAMPLE_SIZE`` examples."""
+        """A batch of ``SAMPLE_SIZE`` examples, evenly spread over ``data``, repeated if too few.
+
+        Raises
+        ------
+        ConfigError
+            If ``data`` is empty.
+        """
         data, device = self.data, device_of(self.model)
         with self._task_code():
             size = len(cast(Sized, data))
@@ -99,7 +108,7 @@ class TaskFacts:
 
     @cached_property
     def outputs(self) -> Any:
-        """The model's outputs for ``batch``, or their ``logits``."""
+        """The model's outputs for ``batch`` in evaluation mode, or their ``logits`` if present."""
         model, inputs = self.model, self.batch.inputs
         with self._task_code(), evaluation_mode([model]), torch.no_grad():
             return logits_of(call_model(model, inputs))
@@ -138,7 +147,10 @@ class TaskFacts:
 
     @cached_property
     def width(self) -> int | None:
-        """The number of scores c if outputs are (n, c, ...) or (n, ..., c), else None."""
+        """The number of scores c if outputs are (n, c, ...) or (n, ..., c), else None.
+
+        The other dimensions must be those of the targets (n, ...).
+        """
         outputs, shape = self.outputs, self.labels.shape
         if not isinstance(outputs, Tensor):
             return None
@@ -176,7 +188,8 @@ class TaskFacts:
         Parameters
         ----------
         stated : int, optional
-            The number that a fault's configuration states; it must not contradict the task.
+            The number that a fault's configuration states; it counts if the task's is unknown, and
+            must not contradict the task.
 
         Raises
         ------
@@ -199,7 +212,8 @@ class TaskFacts:
     def require_two_classes(self) -> None:
         """Raise ``ConfigError`` unless the labels are 0 and 1, as one score per target requires.
 
-        Values other than 0 and 1 are looked for in ``batch`` only.
+        Values other than 0 and 1 are looked for in ``batch`` only; the label 1 must occur in the
+        data.
         """
         labels = self.labels
         if not bool(((labels == 0) | (labels == 1)).all()):
@@ -211,7 +225,11 @@ class TaskFacts:
             raise ConfigError("the task must have at least 2 classes, found no label but 0")
 
     def any_label(self, holds: Callable[[Tensor], Tensor]) -> bool:
-        """Return True if a condition holds for some label; stops at the first batch with one."""
+        """Return True if a condition holds for some label of the data.
+
+        The condition maps a tensor of labels to a boolean one; ``batch`` is tried first, then all
+        data until it holds.
+        """
         if bool(holds(self.labels).any()):
             return True
         batches = iterate_batches(self.data, 256, self.labels.device, collate=self.task.collate)

@@ -115,6 +115,9 @@ def train(
 ) -> float:
     """Train a model in place and return its mean training loss.
 
+    While a fault sets ``training_hooks.idle``, the weights are left as they are and the loss on the
+    first batch is returned.
+
     Parameters
     ----------
     model : nn.Module

@@ -70,7 +70,8 @@ class RoundRecord:
     server : Mapping[str, float]
         Metrics of the global model on the server.
     clients_train, clients_evaluate : Mapping[str, float]
-        Means of the metrics that the clients reported.
+        Means of the metrics that clients reported: of training, over the clients whose update the
+        rule did not filter; of evaluation, over the clients whose reply passed screening.
     asked, kept, filtered, rejected, failed, late, skipped : int
         Number of clients that were asked to train, and of those with each outcome.
     void : bool
@@ -120,7 +121,7 @@ class Callback:
     """Base class of callbacks, whose methods do nothing until they are overridden."""
 
     def on_start(self, arrays: ArrayRecord, rounds: int) -> None:
-        """Receive the initial model and the number of the last round, before any round begins."""
+        """Receive the model that the run starts or resumes from, and the last round's number."""
 
     def on_round(self, record: RoundRecord, arrays: ArrayRecord) -> None:
         """Receive the record of a round and the global model after it."""

@@ -67,7 +67,10 @@ class Broadcast:
         return self.layout.flatten(self.model)[0]
 
     def next_version(self, model: Mapping[str, Tensor], codec: Codec, seeds: Seeds) -> Broadcast:
-        """Return the next version, as near to the server's model as the codec can pack it.
+        """Return the next version: the old one plus its packed difference to the server's model.
+
+        If no node holds a version, or the difference cannot be packed, it is exactly the server's
+        model, without payloads, and every node is sent the model in full.
 
         Parameters
         ----------
@@ -91,7 +94,8 @@ class Broadcast:
     def content(self, behind: int) -> Content:
         """Return the arrays and the config for a node that needs the last ``behind`` payloads.
 
-        With ``behind = 0`` the arrays are the model in full.
+        With ``behind = 0`` the arrays are the model in full, else the payloads and the arrays that
+        are never packed; the config then also names the version that they start from.
         """
         full = to_record(self.model)
         config = ConfigRecord({VERSION: self.version, CHECKSUM: checksum(full)})
@@ -114,7 +118,11 @@ class Broadcast:
         return replace(self, held=held)
 
     def payloads_behind(self, node: int) -> int:
-        """Return the number of payloads that a node needs; 0 if it needs the model in full."""
+        """Return the number of payloads to send to a node; 0 to send it the model in full.
+
+        That is so if the payloads do not begin at the version that the node holds, if it holds none
+        or the present one, or if they are no smaller than the model.
+        """
         # A node that holds no version is further behind than the payloads reach.
         behind = self.version - self.held.get(node, 0)
         if not 0 < behind <= len(self.payloads):
@@ -127,7 +135,7 @@ def version_held(reply: Message, member: int | None = None) -> int | None:
     """Return the version of the clients' model that a reply says its sender holds.
 
     It is ``NO_VERSION`` if the client lacked the version that the differences start from, and None
-    if the reply does not say.
+    if the reply does not say, or names no valid version.
 
     Parameters
     ----------

@@ -66,6 +66,8 @@ class Confidence:
     def of(self, model: ModelState, replies: Sequence[Accepted]) -> tuple[float, ...] | None:
         """Return the confidence in each client, in [0, 1]; None if the rule needs none.
 
+        Values are clipped to [0, 1]; one that is missing or not finite is 0.
+
         Parameters
         ----------
         model : ModelState

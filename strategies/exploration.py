@@ -43,7 +43,10 @@ class ExploringOptimizer(ServerOptimizer):
     seed: int = 0
 
     def step(self, delta: Tensor, moments: Moments) -> tuple[Tensor, Moments]:
-        """Return the inner optimiser's step for the noisy update, and the new moments."""
+        """Return the inner optimiser's step for the noisy update, and the new moments.
+
+        The moments are the inner optimiser's and the number of steps, as ``STEP_COUNT``.
+        """
         steps = int(moments[STEP_COUNT]) if STEP_COUNT in moments else 0
         # The optimiser is not told which member it moves, so the update's bits seed the noise.
         fingerprint = zlib.crc32(delta.detach().cpu().contiguous().view(torch.uint8).numpy().data)

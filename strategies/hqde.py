@@ -103,10 +103,15 @@ class HQDEStrategy(FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """Choose the clients and address the global model to them.
+        """Choose the clients that train and return one message with the model for each of them.
 
         The model is the one handed in: a strategy around this one may have changed it since the
         last round. All other state is kept; round 1 begins a new run.
+
+        Raises
+        ------
+        CohortError
+            If fewer than ``min_available_nodes`` are connected after ``wait_for_nodes`` seconds.
         """
         self.state = self._starting_state(server_round, arrays)
         rng = self.settings.seeds.numpy("select", "train", server_round)
@@ -127,12 +132,18 @@ class HQDEStrategy(FedAvg):
         Returns
         -------
         tuple[ArrayRecord | None, MetricRecord | None]
-            The new model (None if the old one was kept) and the mean metrics of the clients kept.
+            The new model, or None if it was kept (in an ensemble: if every member was kept); and
+            the means of the training metrics of the clients whose update the rule was given and did
+            not filter, without entries if there is no such client.
 
         Raises
         ------
         BoundError
-            If ``quorum`` was reached but the rule needs more updates than there are clients.
+            If a ``quorum`` > 0 was reached, but the rule needs more updates than there are clients:
+            those asked in the round (in an ensemble to train the member), and those that got no
+            message because they had no data.
+        RuntimeError
+            If ``configure_train`` was not called before.
         """
         current = self._current_round("aggregate_train")
         current.close(replies)
@@ -142,7 +153,10 @@ class HQDEStrategy(FedAvg):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """Choose the clients that evaluate the model, and address it to them."""
+        """Return one message with the model for each client that is chosen to evaluate it.
+
+        There are none if ``fraction_evaluate`` is 0.
+        """
         fraction = self.settings.participation.fraction_evaluate
         if fraction == 0:
             return []
@@ -154,7 +168,10 @@ class HQDEStrategy(FedAvg):
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Return the mean of the clients' metrics, each client counting once."""
+        """Return the unweighted mean of each metric over the clients that report it.
+
+        None if no reply passes screening.
+        """
         metrics = self._current_round("aggregate_evaluate").evaluation_metrics(replies)
         return None if metrics is None else MetricRecord(dict(metrics))
 
@@ -205,8 +222,9 @@ class HQDEStrategy(FedAvg):
         Raises
         ------
         RunError
-            If no round of the run produced an aggregate. It is raised after the ``on_end`` of all
-            callbacks, and says what became of the clients and what to change.
+            If rounds were run and none of them, nor one before ``resume``, moved a model. It is
+            raised after the ``on_end`` of all callbacks, and says what became of the clients and
+            what to change.
         """
         deadline = self.settings.communication.deadline if timeout is None else timeout
         self.state = resume or self._initial_state(initial_arrays)
@@ -252,14 +270,17 @@ class HQDEStrategy(FedAvg):
         return self._round
 
     def _initial_state(self, arrays: ArrayRecord) -> ServerState:
-        """Return the state before the first round."""
+        """Return the state before the first round; in mode "fedavg" all members are equal."""
         state = ServerState.of(arrays, self.settings.ensemble.members)
         if self.settings.ensemble.mode == "fedavg":  # members that become one model start as one
             state = replace(state, models=average_members(state.models, [0]))
         return state
 
     def _starting_state(self, server_round: int, arrays: ArrayRecord) -> ServerState:
-        """Return the state from which a round starts, with the model that was handed in."""
+        """Return the last round's state with the model ``arrays``.
+
+        A new initial state if there is none, or if round 1 is run again.
+        """
         state = self.state
         if state is None or server_round <= 1 <= state.round:
             return self._initial_state(arrays)
@@ -270,7 +291,10 @@ class HQDEStrategy(FedAvg):
     def _select(
         self, selector: Selector, grid: Grid, server_round: int, rng: np.random.Generator
     ) -> list[int]:
-        """Wait for the nodes and return those chosen for a round."""
+        """Wait for the nodes and return those chosen for a round; clients that rest are left out.
+
+        The state's resting clients are brought up to date.
+        """
         assert self.state is not None
         participation = self.settings.participation
         patience = self.settings.communication.deadline if participation.identify else 0.0

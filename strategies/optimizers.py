@@ -67,7 +67,10 @@ class SGD(ServerOptimizer):
         _require(self, "momentum", 0, 1)
 
     def step(self, delta: Tensor, moments: Moments) -> tuple[Tensor, Moments]:
-        """Return lr times the velocity; without momentum that is lr times the update."""
+        """Return lr times the new velocity, and that velocity as the only moment.
+
+        Without momentum: lr times the update, and no moments.
+        """
         if self.momentum == 0:
             return self.lr * delta, {}
         velocity = self.momentum * moments["velocity"] + delta if moments else delta
@@ -101,7 +104,11 @@ class AdaptiveOptimizer(ServerOptimizer):
             _require(self, name, 0, 1)
 
     def step(self, delta: Tensor, moments: Moments) -> tuple[Tensor, Moments]:
-        """Return lr m / (sqrt(v) + tau) and the new moments m ("first") and v ("second")."""
+        """Return lr m / (sqrt(v) + tau) and the new moments m ("first") and v ("second").
+
+        m becomes beta_1 m + (1 - beta_1) delta, starting at 0; v becomes ``second_moment`` of v and
+        delta^2, starting at tau^2.
+        """
         first = moments["first"] if moments else torch.zeros_like(delta)
         second = moments["second"] if moments else torch.full_like(delta, self.tau**2)
         first = self.beta_1 * first + (1 - self.beta_1) * delta

@@ -43,7 +43,7 @@ class PresetOptions(TypedDict, total=False):
 def _compose(
     rule: Aggregator, server_optimizer: ServerOptimizer | None = None, **options: Any
 ) -> HQDEStrategy:
-    """Build a strategy from a rule, a server optimiser and a preset's options."""
+    """Build a strategy from a rule, a server optimiser (default ``SGD()``) and preset options."""
     quorum = options.pop("quorum", 0)
     return HQDEStrategy(Aggregation(rule, server_optimizer or SGD(), quorum), **options)
 
@@ -54,12 +54,12 @@ def fedavg(**options: Unpack[PresetOptions]) -> HQDEStrategy:
 
 
 def fedadam(lr: float = 0.01, **options: Unpack[PresetOptions]) -> HQDEStrategy:
-    """Return FedAvg with Adam as the server optimiser."""
+    """Return FedAvg with Adam, of learning rate ``lr``, as the server optimiser."""
     return _compose(Mean(weighted=True), Adam(lr=lr), **options)
 
 
 def fedyogi(lr: float = 0.01, **options: Unpack[PresetOptions]) -> HQDEStrategy:
-    """Return FedAvg with Yogi as the server optimiser."""
+    """Return FedAvg with Yogi, of learning rate ``lr``, as the server optimiser."""
     return _compose(Mean(weighted=True), Yogi(lr=lr), **options)
 
 
@@ -69,7 +69,7 @@ def median(**options: Unpack[PresetOptions]) -> HQDEStrategy:
 
 
 def trimmed_mean(f: int, **options: Unpack[PresetOptions]) -> HQDEStrategy:
-    """Return a strategy that averages each coordinate without its f largest and smallest values."""
+    """Return a strategy of coordinate-wise means without the f largest and f smallest values."""
     return _compose(TrimmedMean(f), **options)
 
 
@@ -171,6 +171,11 @@ def packing(bits: float) -> Codec:
     bits : float
         Bits for each number of an update. 32: exact. Whole numbers from 4 to 16: a quantiser. Less
         than 4: entropy coding, at any positive rate. All but the exact one have error feedback.
+
+    Raises
+    ------
+    ConfigError
+        For any other number of bits, such as 4.5, 20 or 0.
     """
     if bits == 32:
         return Identity()

@@ -16,7 +16,9 @@ Resting = Mapping[int, int]
 
 
 def resting_clients(resting: Resting, server_round: int, reconnected: Collection[int]) -> Resting:
-    """Return the clients that rest in a round.
+    """Return the clients that rest in a round, and the round from which each may be selected.
+
+    A client no longer rests from that round on, or if it has reconnected.
 
     Parameters
     ----------
@@ -35,7 +37,9 @@ def resting_clients(resting: Resting, server_round: int, reconnected: Collection
 
 
 def add_resting(resting: Resting, server_round: int, skipped: Collection[int]) -> Resting:
-    """Return the resting clients after a round.
+    """Return the resting clients after a round: those of before, and those without data.
+
+    The latter may be selected again in round ``server_round + REST_ROUNDS``.
 
     Parameters
     ----------
@@ -54,6 +58,8 @@ def select_awake(
     selector: Selector, nodes: Sequence[int], resting: Collection[int], rng: np.random.Generator
 ) -> list[int]:
     """Select from the nodes that do not rest, as many as would be selected from all nodes.
+
+    Fewer if too few are left; none if all nodes rest.
 
     Parameters
     ----------

@@ -47,7 +47,7 @@ class Roster:
         return sorted(nodes, key=lambda node: (self._partitions.get(node, 1 << 64), node))
 
     def wait(self, grid: Grid, minimum: int, seconds: float, identify: float = 0.0) -> list[int]:
-        """Wait for ``minimum`` nodes to connect and return all connected nodes, in order.
+        """Wait for ``minimum`` nodes to connect and return all connected nodes by partition id.
 
         Parameters
         ----------
@@ -82,7 +82,10 @@ class Roster:
         return self._ordered
 
     def _connected(self, grid: Grid) -> list[int]:
-        """Return the connected nodes, and note in ``reconnected`` those that reconnected."""
+        """Return the connected nodes, and add those that reconnected to ``reconnected``.
+
+        A Grid that knows the partitions does not tell who reconnected: nothing is added.
+        """
         if isinstance(grid, KnowsPartitions):
             return list(grid.get_node_ids())
         activated = {node.node_id: node.last_activated_at for node in grid.get_nodes()}
@@ -93,9 +96,10 @@ class Roster:
         return list(activated)
 
     def _identify(self, grid: Grid, nodes: Iterable[int], seconds: float) -> None:
-        """Ask nodes that were not asked before for their partition ids.
+        """Ask nodes that were not asked before for their partition ids, for up to ``seconds``.
 
-        A node that does not answer, or claims an id that another node claimed first, has none.
+        A node that does not answer, or claims an id that another node claimed first, has none. If
+        the Grid knows the partitions, it is asked instead of the nodes.
         """
         new = [node for node in nodes if node not in self._queried]
         self._queried.update(new)

@@ -59,7 +59,9 @@ class RunReport:
             callback.on_start(self.result.arrays, num_rounds)
 
     def finish_round(self, record: RoundRecord, state: ServerState, started: float) -> None:
-        """Evaluate the model on the server and report the round.
+        """Evaluate the model by ``evaluate_fn``, if given, and report the round to the callbacks.
+
+        The record that they get also holds the server's metrics and the seconds since ``started``.
 
         Parameters
         ----------
@@ -85,7 +87,7 @@ class RunReport:
             callback.on_state(state, record)
 
     def end(self, state: ServerState) -> None:
-        """Call ``on_end`` of the callbacks, then log how many rounds were void.
+        """Call ``on_end`` of the callbacks, then log how many rounds were void, if any.
 
         Parameters
         ----------
@@ -95,7 +97,7 @@ class RunReport:
         Raises
         ------
         RunError
-            If no round of the run produced an aggregate.
+            If rounds were run and none of them moved a model, by the count in ``state``.
         """
         for callback in self._callbacks:
             callback.on_end(self.result.arrays)

@@ -187,13 +187,18 @@ class StrategySettings:
     seeds: Seeds = field(default_factory=lambda: Seeds(0))
 
     def parts(self) -> dict[str, Any]:
-        """Return the parts of a strategy by name, without what is only reported."""
+        """Return a strategy's parts by name: the fields of three groups, and ``ensemble``.
+
+        The groups are ``aggregation``, ``communication`` and ``participation``.
+        """
         groups = (self.aggregation, self.communication, self.participation)
         parts = {part.name: getattr(group, part.name) for group in groups for part in fields(group)}
         return {**parts, "ensemble": self.ensemble}
 
     def silence_warning(self, clients: int) -> str | None:
-        """Return a warning if a few silent clients void every round, else None.
+        """Return a warning if f silent clients, or fewer, void a round; f is the rule's.
+
+        None if they do not, if the rule has no f, or if it needs more updates than clients.
 
         Parameters
         ----------
@@ -205,6 +210,9 @@ class StrategySettings:
         return silence_warning(self.aggregation.rule, cohort, cohort_name)
 
     def member_seeds(self, member: int) -> Seeds:
-        """Return the seeds of all that the server draws at random for one member."""
+        """Return the seeds of all that the server draws at random for one member of an ensemble.
+
+        Where there is one model, they are ``seeds`` itself.
+        """
         several = self.ensemble.members > 1
         return Seeds(self.seeds.integer("member", member)) if several else self.seeds

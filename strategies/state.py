@@ -51,7 +51,7 @@ class ModelState:
 
     @classmethod
     def of(cls, arrays: ArrayRecord) -> ModelState:
-        """Return the state of a model before the first round."""
+        """Return the state of a model before the first round: no moments, no rule state."""
         layout = layout_of(arrays)
         flat, buffers = layout.flatten(from_record(arrays))
         return cls(layout, flat, buffers)
@@ -80,7 +80,7 @@ class ModelState:
 
     @property
     def origin(self) -> Tensor:
-        """The model that clients train from, a tensor (d,)."""
+        """The model that clients train from (d,): that of ``broadcast``, else the global model."""
         return self.flat if self.broadcast is None else self.broadcast.flat
 
     def model(self) -> dict[str, Tensor]:
@@ -162,7 +162,10 @@ class ServerState:
 
 
 def _split(arrays: ArrayRecord, members: int) -> list[ArrayRecord]:
-    """Return each member's arrays."""
+    """Return each member's arrays under the model's own names.
+
+    Raises ``ConfigError`` if the arrays are not those of that number of members.
+    """
     if members == 1:
         return [arrays]
     return [uncopied_record(part) for part in split_members(arrays, members)]

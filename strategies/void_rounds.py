@@ -68,7 +68,10 @@ class VoidRounds:
         return text + " (numbers overflow: lower the learning rates)" * ("finite" in text)
 
     def _advice(self, outcome: str) -> str:
-        """Return, in brackets, advice against an outcome or the commonest reason for it."""
+        """Return advice against late or skipped clients, else the commonest reason of the outcome.
+
+        In brackets, after a space.
+        """
         match outcome:
             case outcomes.LATE:
                 return f" (raise the deadline of {self._deadline:g} s, or give clients less to do)"
@@ -94,7 +97,7 @@ def void_summary(void: Sequence[int], rounds: int) -> str | None:
 
 
 def format_ranges(numbers: Sequence[int]) -> str:
-    """Return ascending numbers as text, runs of successive ones abbreviated: ``1-3, 7``."""
+    """Return ascending numbers as text with runs abbreviated, ``1-3, 7``; "" for no numbers."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:

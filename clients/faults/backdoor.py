@@ -71,9 +71,10 @@ class Backdoor(Fault):
             raise ConfigError(f"Backdoor.scale must be finite and > 0, found {self.scale}")
 
     def check_task(self, facts: TaskFacts) -> None:
-        """Raise ``ConfigError`` unless examples are images of several classes.
+        """Raise ``ConfigError`` unless the task assigns images that hold the patch to classes.
 
-        Raises ``DataError`` if all of them have the target's label.
+        ``target`` must be one of its classes, and an example must have one label and one score per
+        class. Raises ``DataError`` if every example has the label ``target``.
         """
         classes = facts.require_classes()
         if self.target >= classes:
@@ -96,7 +97,7 @@ class Backdoor(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """Return the reply of training on poisoned batches."""
+        """Return the reply of training on poisoned batches, its update multiplied by ``scale``."""
         reply = train_poisoned(message, context, call_next, lambda facts: self._poison)
         if self.scale == 1:
             return reply

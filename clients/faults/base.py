@@ -33,7 +33,7 @@ class Fault(ABC):
     """True if raising an exception is the fault's purpose, and so no error in its code."""
 
     def check_task(self, facts: TaskFacts) -> None:
-        """Raise ``ConfigError`` unless the fault can act on a task; by default it can on any.
+        """Raise ``ConfigError`` unless the fault can act on a task; by default never raise.
 
         Called before a run starts, with facts of the server's test set.
         """
@@ -74,7 +74,7 @@ class Fault(ABC):
 def reply_without_training(
     message: Message, context: Context, call_next: ClientAppCallable
 ) -> Message:
-    """Return the reply of a client that skips its training.
+    """Return the reply of a client that skips its training and sends the model that it received.
 
     Its metrics are those of an honest reply: the partition's true number of examples, and the
     global model's loss on the first batch. A client that does not use ``hqde_fl.clients.training``
@@ -134,7 +134,10 @@ def with_changed_arrays(
 
 
 def with_claimed_examples(message: Message, reply: Message, num_examples: float) -> Message:
-    """Return a reply that claims another number of examples; an error reply stays unchanged."""
+    """Return a reply whose metrics claim another number of examples, as an int if it is whole.
+
+    An error reply, and metrics without a number of examples, stay unchanged.
+    """
     if reply.has_error():
         return reply
     whole = float(num_examples).is_integer() and abs(num_examples) < 2**63

@@ -19,12 +19,12 @@ class FaultError(HQDEError, RuntimeError):
 
 
 def failure_text(name: str, client: int, server_round: int, error: BaseException | str) -> str:
-    """Return the sentence that reports the failure of a client's fault."""
+    """Return the line that names a client's fault, the client, the round and the fault's error."""
     return f"{_prefix(name, client, server_round)}{describe_error(error)}"
 
 
 def find_failure(reason: str, name: str, client: int, server_round: int) -> str | None:
-    """Find the sentence of ``failure_text`` in the reason of an error reply; None if absent.
+    """Return the line of ``failure_text`` in the reason of an error reply; None if absent.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def find_failure(reason: str, name: str, client: int, server_round: int) -> str 
     name : str
         Name of the client's fault in this round.
     client, server_round : int
-        The client's partition id and the round, which the sentence must name.
+        The client's partition id and the round, which the line must name.
     """
     begin = reason.rfind(_prefix(name, client, server_round))
     if begin < 0:
@@ -45,7 +45,7 @@ def find_failure(reason: str, name: str, client: int, server_round: int) -> str 
 
 
 def describe_error(error: BaseException | str) -> str:
-    """Return an exception's type and message, or a text, as one printable line."""
+    """Return an exception's type and message, or a text, as one printable line that may be cut."""
     if isinstance(error, BaseException):
         error = f"{type(error).__name__}: {error}"
     return printable(" ".join(error.split()), MAX_REASON_LENGTH)

@@ -136,7 +136,8 @@ class FaultPlan:
     Raises
     ------
     ConfigError
-        As ``choose_faulty_clients``, or if a fault that names its clients resamples.
+        As ``choose_faulty_clients``, or if a fault that names its clients resamples, or if there is
+        not one schedule per request.
     """
 
     partitions: int

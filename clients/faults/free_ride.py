@@ -24,11 +24,11 @@ from hqde_fl.errors import ConfigError
 @final
 @dataclass(frozen=True)
 class FreeRide(Fault):
-    """The client sends the global model back untrained, with an honest client's number of examples.
+    """The client sends the global model back untrained, disguised by noise if so configured.
 
-    The update is zero, or noise that disguises it (arXiv:2006.11901); it slows training down. The
-    metrics are those of an honest reply (see ``reply_without_training``); integer and boolean
-    buffers are sent unchanged.
+    The update is zero, or the noise (arXiv:2006.11901); it slows training down. The metrics are
+    those of an honest reply (see ``reply_without_training``), but for the number of examples if
+    ``claim`` is set; integer and boolean buffers are sent unchanged.
 
     Parameters
     ----------
@@ -54,7 +54,10 @@ class FreeRide(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """Return a reply with the global weights."""
+        """Return an untrained reply: the global weights, plus noise if ``noise`` > 0.
+
+        It claims ``claim`` examples, or the partition's true number if that is 0.
+        """
 
         def returned(start: State, trained: State) -> State:
             return {

@@ -43,7 +43,7 @@ class Garbage(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """Return a reply whose arrays cannot be decoded."""
+        """Return an untrained reply with random bytes in place of each array's bytes."""
 
         def noise(array: Array) -> Array:
             drawn = torch.randint(256, (self.size or len(array.data),), generator=generator)

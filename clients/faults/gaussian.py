@@ -36,7 +36,7 @@ class Gaussian(Fault):
             raise ConfigError(f"Gaussian.sigma must be finite and > 0, found {self.sigma}")
 
     def check_task(self, facts: TaskFacts) -> None:
-        """Raise ``ConfigError`` unless the model has floating-point weights."""
+        """Raise ``ConfigError`` unless the model has at least one floating-point number."""
         facts.require_weights()
 
     def act(
@@ -46,7 +46,7 @@ class Gaussian(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """Return a reply with noisy global weights."""
+        """Return an untrained reply: the global weights plus N(0, sigma^2) noise."""
 
         def noisy(start: State, trained: State) -> State:
             return {

@@ -38,7 +38,7 @@ class Infinity(Fault):
             raise ConfigError(f"Infinity.fraction must be in [0, 1], found {self.fraction}")
 
     def check_task(self, facts: TaskFacts) -> None:
-        """Raise ``ConfigError`` unless the model has floating-point weights."""
+        """Raise ``ConfigError`` unless the model has at least one floating-point number."""
         facts.require_weights()
 
     def act(
@@ -48,7 +48,7 @@ class Infinity(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """Return the honest reply with infinite weights."""
+        """Return the honest reply with ``fraction`` of its weights, at least one, infinite."""
         value = -math.inf if self.negative else math.inf
 
         def spoilt(start: State, trained: State) -> State:

@@ -40,5 +40,5 @@ class Kill(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """End the process; never return."""
+        """End the process with ``status``; never return."""
         os._exit(self.status)

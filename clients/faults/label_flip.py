@@ -46,7 +46,10 @@ class LabelFlip(Fault):
             self._check(self.classes)
 
     def check_task(self, facts: TaskFacts) -> None:
-        """Raise ``ConfigError`` unless the task has class labels that the fault can change."""
+        """Raise ``ConfigError`` unless the task has class labels that the fault can change.
+
+        That needs at least 2 classes, a score for each, and one label at least that changes.
+        """
         classes = facts.require_classes(self.classes)
         if facts.one_score and facts.task.classes is None:
             facts.require_two_classes()
@@ -75,7 +78,7 @@ class LabelFlip(Fault):
         return train_poisoned(message, context, call_next, self._prepare)
 
     def _check(self, classes: int) -> None:
-        """Raise ``ConfigError`` unless ``to`` and ``keep`` are class numbers."""
+        """Raise ``ConfigError`` unless ``to`` and ``keep`` are in [0, classes), classes >= 2."""
         if classes < 2:
             raise ConfigError(f"LabelFlip.classes must be >= 2, found {classes}")
         if self.to is not None and not 0 <= self.to < classes:
@@ -87,7 +90,7 @@ class LabelFlip(Fault):
                 )
 
     def _prepare(self, facts: TaskFacts) -> Change:
-        """Return the change of a client's batches."""
+        """Return the function that replaces the labels of a client's batches by wrong ones."""
         classes = facts.require_classes() if self.classes is None else self.classes
         self._check(classes)
         ignored = ignored_label(facts.task)
@@ -98,7 +101,11 @@ class LabelFlip(Fault):
         return flip
 
     def _flip(self, y: Tensor, classes: int, ignored: int) -> Tensor:
-        """Return wrong labels, in the dtype of the right ones if that can hold every class."""
+        """Return wrong labels for y; ``keep`` and the ignored label stay.
+
+        In the dtype of y, or int64 if y's integers cannot hold every class. Raises ``ConfigError``
+        for a label that is neither a class number nor ``ignored``.
+        """
         check_labels(y, classes, ignored, f"LabelFlip(classes={classes})")
         labels = y.to(torch.int64)
         new = torch.full_like(labels, self.to) if self.to is not None else classes - 1 - labels

@@ -33,7 +33,7 @@ class NaN(Fault):
             raise ConfigError(f"NaN.fraction must be in [0, 1], found {self.fraction}")
 
     def check_task(self, facts: TaskFacts) -> None:
-        """Raise ``ConfigError`` unless the model has floating-point weights."""
+        """Raise ``ConfigError`` unless the model has at least one floating-point number."""
         facts.require_weights()
 
     def act(
@@ -43,7 +43,7 @@ class NaN(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """Return the honest reply with NaN weights."""
+        """Return the honest reply with ``fraction`` of its weights, at least one, NaN."""
 
         def spoilt(start: State, trained: State) -> State:
             return overwrite_weights(trained, float("nan"), self.fraction, generator)
@@ -54,7 +54,10 @@ class NaN(Fault):
 def overwrite_weights(
     trained: State, value: float, fraction: float, generator: torch.Generator
 ) -> State:
-    """Return a state with a fraction of its floating-point values, at least one, replaced."""
+    """Return a state with a fraction of its floating-point values, at least one, set to ``value``.
+
+    The values are drawn at random; a state without any is returned as it is.
+    """
     sizes = [t.numel() if t.is_floating_point() else 0 for t in trained.values()]
     total = sum(sizes)
     if total == 0:

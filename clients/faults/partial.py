@@ -44,7 +44,7 @@ class Partial(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """Return the honest reply without its end."""
+        """Return the honest reply without its last array, or with half of that array's bytes."""
         return with_changed_arrays(message, call_next(message, context), self._cut)
 
     def _cut(self, record: ArrayRecord) -> ArrayRecord:

@@ -47,7 +47,10 @@ def train_poisoned(
 
 
 def require_poisoned(reply: Message) -> None:
-    """Raise ``ConfigError`` if a client trained without applying the change of its batches."""
+    """Raise ``ConfigError`` if a client trained without the batches of ``train_poisoned``.
+
+    Outside of ``train_poisoned``, and for a reply with an error or without arrays, do nothing.
+    """
     change = poison.get()
     if not isinstance(change, _Poisoning) or change.begun:
         return
@@ -76,7 +79,10 @@ class _Poisoning(Poison):
         self.begun = False
 
     def begin(self, task: Task, data: Dataset[Any], model: nn.Module) -> None:
-        """Let the fault prepare its change for this training."""
+        """Let the fault prepare its change of batches before a model is trained.
+
+        The fault's exceptions become ``_PoisonError``; those of the model and data stay.
+        """
         self.begun = True
         facts = TaskFacts(task, lambda: data, model)
         try:

@@ -37,7 +37,7 @@ class Scaling(Fault):
             raise ConfigError(f"Scaling.scale must be finite and > 0, found {self.scale}")
 
     def check_task(self, facts: TaskFacts) -> None:
-        """Raise ``ConfigError`` unless the model has floating-point weights."""
+        """Raise ``ConfigError`` unless the model has at least one floating-point number."""
         facts.require_weights()
 
     def act(
@@ -56,7 +56,10 @@ class Scaling(Fault):
 
 
 def scale_update(start: State, trained: State, scale: float) -> State:
-    """Return ``start + scale (trained - start)`` for each floating-point array in both states."""
+    """Return ``start + scale (trained - start)`` for each floating-point array in both states.
+
+    All other arrays of ``trained`` are returned unchanged.
+    """
     return {
         name: torch.add(start[name], tensor - start[name], alpha=scale)
         if tensor.is_floating_point() and name in start

@@ -36,7 +36,7 @@ class SignFlip(Fault):
             raise ConfigError(f"SignFlip.scale must be finite and > 0, found {self.scale}")
 
     def check_task(self, facts: TaskFacts) -> None:
-        """Raise ``ConfigError`` unless the model has floating-point weights."""
+        """Raise ``ConfigError`` unless the model has at least one floating-point number."""
         facts.require_weights()
 
     def act(
@@ -46,7 +46,7 @@ class SignFlip(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """Return the honest reply with the negative update."""
+        """Return the honest reply with the update multiplied by ``-scale``."""
         return with_changed_state(message, call_next(message, context), self._flip)
 
     def _flip(self, start: State, trained: State) -> State:

@@ -46,7 +46,7 @@ class Stale(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """Return the honest reply with old weights."""
+        """Return the honest reply with the weights trained ``rounds`` rounds ago, or the oldest."""
         reply = call_next(message, context)
         if reply.has_error() or len(reply.content.array_records) != 1:
             return reply

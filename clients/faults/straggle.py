@@ -39,6 +39,6 @@ class Straggle(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """Wait, then return the honest reply."""
+        """Wait for ``seconds``, then return the honest reply."""
         time.sleep(self.seconds)
         return call_next(message, context)

@@ -42,7 +42,7 @@ class WrongDtype(Fault):
             )
 
     def check_task(self, facts: TaskFacts) -> None:
-        """Raise ``ConfigError`` unless the model has weights in another dtype."""
+        """Raise ``ConfigError`` unless the model has weights in another dtype than ``dtype``."""
         dtypes = {str(weight.dtype).removeprefix("torch.") for weight in facts.weights.values()}
         if not dtypes - {self.dtype}:
             raise ConfigError(
@@ -57,7 +57,7 @@ class WrongDtype(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """Return the honest reply in another dtype."""
+        """Return the honest reply with its floating-point arrays converted to ``dtype``."""
         return with_changed_arrays(message, call_next(message, context), self._convert)
 
     def _convert(self, record: ArrayRecord) -> ArrayRecord:

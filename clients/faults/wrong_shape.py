@@ -35,7 +35,7 @@ class WrongShape(Fault):
             )
 
     def check_task(self, facts: TaskFacts) -> None:
-        """Raise ``ConfigError`` unless the model has an array that can be misshapen."""
+        """Raise ``ConfigError`` unless the model has a weight array whose shape can be changed."""
         weights = facts.weights
         sent = self._misshape({}, weights)
         if all(sent[name].shape == weight.shape for name, weight in weights.items()):

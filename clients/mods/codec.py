@@ -45,8 +45,9 @@ class CodecMod:
     finite. In those cases, and if the client raises, the residual of error feedback is not changed.
     The residual is kept in ``Context.state``; another codec or model size begins without one.
 
-    The reply gains the metrics ``plain-bytes`` and ``packed-bytes``, the size of its arrays before
-    and after packing. With error feedback it also lists the models that had no residual.
+    Every ``MetricRecord`` of the reply gains ``plain-bytes`` and ``packed-bytes``, the size of its
+    arrays before and after packing. With error feedback the reply also lists the numbers of the
+    ensemble members (0 for one model) for which the client held no residual, if there are any.
 
     Parameters
     ----------
@@ -61,7 +62,10 @@ class CodecMod:
     seed: int = 0
 
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        """Pack the reply to a training message; pass any other message on."""
+        """Pack the reply to a training message.
+
+        Any other message is passed on, and every message if no codec is given or requested.
+        """
         codec = _requested_codec(message) if self.codec is None else self.codec
         if not is_training(message) or codec is None:
             return call_next(message, context)
@@ -119,7 +123,7 @@ class _Part:
 
 
 def _parts(message: Message, record: ArrayRecord) -> list[_Part]:
-    """Return the models in a training message."""
+    """Return a part for each ensemble member that a message lists, or one for its only model."""
     members: Sequence[int | None] | None = requested_members(message)
     return [
         _Part(member, layout_of(arrays), from_record(arrays))
@@ -136,7 +140,10 @@ def _requested_codec(message: Message) -> Codec | None:
 
 
 def _fits(reply: Message, layout: Layout) -> bool:
-    """Return True if the reply's arrays have the names, shapes and dtypes of the sent model."""
+    """Return True if the reply's arrays have the names, shapes and dtypes of the sent model.
+
+    False for an error reply, or one without exactly one ``ArrayRecord``.
+    """
     if reply.has_error() or len(reply.content.array_records) != 1:
         return False
     _, record = array_record(reply)
@@ -151,7 +158,10 @@ def _fits(reply: Message, layout: Layout) -> bool:
 def _packed_reply(
     message: Message, reply: Message, packed: ArrayRecord, without_residual: list[int]
 ) -> Message:
-    """Return the reply with packed arrays, both sizes, and the models that had no residual."""
+    """Return the reply with packed arrays, and the bytes before and after in all its metrics.
+
+    The members ``without_residual``, if there are any, are listed in a record of their own.
+    """
     name, trained = array_record(reply)
     content = RecordDict(dict(reply.content))
     content[name] = packed
@@ -167,7 +177,7 @@ def _packed_reply(
 
 
 def _load_memory(context: Context, name: str, owner: ConfigRecord) -> dict[str, Any]:
-    """Return a codec's stored memory; empty if it belongs to another codec or model size."""
+    """Return a codec's stored memory; empty if none is stored for this codec and model size."""
     record = context.state.array_records.get(f"{name}.memory")
     if record is None or context.state.config_records.get(name) != owner:
         return {}

@@ -45,7 +45,11 @@ class DownlinkMod:
     """
 
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        """Reconstruct the model, train, and report the version that this client now holds."""
+        """Reconstruct the model, train, and report the version that this client now holds.
+
+        Without training, report ``NO_VERSION`` if a model cannot be reconstructed. Messages that
+        are not for training, or name no version, are passed on.
+        """
         if not is_training(message):
             return call_next(message, context)
         config, members = message_config(message), requested_members(message)
@@ -101,7 +105,10 @@ def _train(
     context: Context,
     call_next: ClientAppCallable,
 ) -> Message:
-    """Train on the full model and return the reply with the versions that the client holds."""
+    """Train on the full model and return the reply with the versions that the client holds.
+
+    An error reply is returned unchanged.
+    """
     full = copy.copy(message)
     full.content = RecordDict(dict(message.content))
     full.content[name] = model
@@ -114,9 +121,10 @@ def _train(
 def _reconstruct(
     record: ArrayRecord, config: Mapping[str, Any], context: Context, suffix: str = ""
 ) -> ArrayRecord | None:
-    """Return and keep the model that was sent, in full or as differences.
+    """Return the full model that was sent, in full or as differences; keep it in the state.
 
-    None if the client lacks the model to which the differences apply, or the checksum is wrong.
+    None, with the state unchanged, if the client lacks the model to which the differences apply, or
+    the reconstructed model's checksum is wrong.
     """
     version = config[VERSION]
     model = record

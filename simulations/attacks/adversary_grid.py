@@ -97,7 +97,7 @@ class AdversaryGrid(PartitionAwareGrid):
         """Send messages and return the replies, the attackers' last.
 
         The attackers' replies follow once the wrapped Grid has no further replies, because all have
-        arrived or ``timeout`` seconds have passed.
+        arrived or ``timeout`` seconds have passed. Their error replies are not held back.
         """
         sent = list(messages)
         attackers = self._attackers(sent)
@@ -123,7 +123,7 @@ class AdversaryGrid(PartitionAwareGrid):
     def _with_attack(
         self, sent: Sequence[Message], attackers: dict[int, int], replies: Iterable[Message]
     ) -> Iterator[Message]:
-        """Yield the honest replies as they arrive, then the attackers'."""
+        """Yield honest and error replies as they arrive, then the attackers' by partition id."""
         training = {m.metadata.dst_node_id: m for m in sent if is_training(m)}
         updates = self._round_updates(training.values())
         honest: dict[int | None, dict[int, Accepted]] = {member: {} for member in updates}
@@ -160,7 +160,10 @@ class AdversaryGrid(PartitionAwareGrid):
         yield from (reply for _, _, reply in waiting)
 
     def _round_updates(self, training: Iterable[Message]) -> dict[int | None, RoundUpdates]:
-        """Return member -> the reader and writer of its updates; None -> that of a single model."""
+        """Return member -> the reader and writer of its updates, for all members in the messages.
+
+        The key of a single model is None.
+        """
         updates: dict[int | None, RoundUpdates] = {}
         for message in training:
             for member in _members(message):
@@ -177,8 +180,9 @@ class AdversaryGrid(PartitionAwareGrid):
     ) -> Sequence[Message]:
         """Return the attackers' replies with the attack's updates of one model.
 
-        ``waiting`` holds the attackers' partition ids and honest replies; ``excluded`` counts the
-        clients whose replies the server drops.
+        ``waiting`` holds the attackers' partition ids and honest replies, which are returned as
+        they are if no honest update is known; ``excluded`` counts the clients whose replies the
+        server drops. The attack's new state is kept in ``memory``.
         """
         if not honest or not waiting:
             return [reply for _, reply in waiting]

@@ -22,6 +22,7 @@ def max_z(n: int, f: int) -> float:
 
     In each coordinate s honest clients lie beyond z_max and so support the attackers in a majority
     vote. Attackers who are the majority themselves count one supporter, so that z stays finite.
+    Minus infinity if there are no more than s honest clients.
     """
     supporters = max(1, n // 2 + 1 - f)
     return NormalDist().inv_cdf((n - f - supporters) / (n - f)) if n - f > supporters else -math.inf
@@ -58,7 +59,7 @@ class ALIE(Attack):
             )
 
     def check(self, n: int, f: int) -> None:
-        """Raise ``ConfigError`` if z is the paper's z_max and that is not positive."""
+        """Raise ``ConfigError`` unless 1 <= f < n and z, or for z = 0 its z_max, is > 0."""
         super().check(n, f)
         if self.z == 0 and max_z(n, f) <= 0:
             raise ConfigError(
@@ -67,7 +68,10 @@ class ALIE(Attack):
             )
 
     def forge(self, honest: Columns, f: int, knowledge: AttackerKnowledge) -> Tensor:
-        """Return mean - z std of the honest updates."""
+        """Return mean - z std of the honest updates, or mean - z sqrt(std) with "root-std".
+
+        If the attack's z is 0, it is the paper's z_max, or 0 if that is negative.
+        """
         z = self.z or max(0.0, max_z(honest.shape[0] + f, f))
 
         def shifted_mean(tile: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class AttackerKnowledge:
     memory: Memory = field(default_factory=dict)
 
     def cohort(self) -> tuple[Cohort, list[int]]:
-        """Return the cohort in the server's order, and its rows' indices in honest + attackers."""
+        """Return the cohort sorted by client id, and its rows' indices in honest + attackers."""
         ids = self.honest + self.attackers
         order = sorted(range(len(ids)), key=lambda row: ids[row])
         clients = tuple(ids[row] for row in order)
@@ -64,7 +64,7 @@ class AttackerKnowledge:
     def completed(self, honest: int, f: int) -> AttackerKnowledge:
         """Return the knowledge with ids for ``honest`` honest clients and f attackers.
 
-        Raises ``ValueError`` if it has ids of another number of clients.
+        Ids that it has are kept. Raises ``ValueError`` if these are of another number of clients.
         """
         known = self.honest or tuple(range(honest))
         first = max(known, default=-1) + 1
@@ -120,11 +120,17 @@ class Attack(ABC):
         """Return the attackers' updates, as ``craft``, for knowledge that has all ids."""
 
     def learn(self, honest: Columns, knowledge: AttackerKnowledge) -> Memory:
-        """Return the attack's new state, given a round's honest updates; runs before ``craft``."""
+        """Return the attack's new state, given a round's honest updates; runs before ``craft``.
+
+        By default that is the old state, ``knowledge.memory``.
+        """
         return knowledge.memory
 
     def check(self, n: int, f: int) -> None:
-        """Raise ``ConfigError`` if f attackers among n clients would have no effect."""
+        """Raise ``ConfigError`` if f attackers among n clients would have no effect.
+
+        By default unless 1 <= f < n.
+        """
         if f < 1 or f >= n:
             raise ConfigError(
                 f"{type(self).__name__} needs at least 1 attacker and 1 honest client, "
@@ -132,5 +138,5 @@ class Attack(ABC):
             )
 
     def check_task(self, facts: TaskFacts) -> None:
-        """Raise ``ConfigError`` unless the task's model has floating-point weights."""
+        """Raise ``ConfigError`` unless the task's model has at least one floating-point number."""
         facts.require_weights()

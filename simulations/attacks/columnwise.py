@@ -12,9 +12,9 @@ from hqde_fl.updates import Columns
 
 
 def columnwise(function: Callable[[Tensor], Tensor], columns: Columns) -> Tensor:
-    """Apply a function (n, c) -> (c,) to the columns in float64.
+    """Return a function's values for all columns (n, d), as one vector (d,) of their dtype.
 
-    The result (d,) has the dtype of the columns.
+    The function (n, c) -> (c,) gets some columns at a time, in float64.
     """
 
     def combine(tile: Tensor) -> tuple[Tensor, None]:
@@ -24,10 +24,10 @@ def columnwise(function: Callable[[Tensor], Tensor], columns: Columns) -> Tensor
 
 
 def standard_deviation(columns: Columns) -> Tensor:
-    """Return the standard deviation (d,) of every coordinate, with n in the denominator."""
+    """Return the standard deviation (d,) of each column over its n rows, with denominator n."""
     return columnwise(lambda tile: tile.std(dim=0, correction=0), columns)
 
 
 def mean_sign(columns: Columns) -> Tensor:
-    """Return the sign (d,) of every coordinate of the mean."""
+    """Return the signs (d,) of the mean of the rows: -1, 0 or 1."""
     return columnwise(lambda tile: tile.mean(dim=0).sign(), columns)

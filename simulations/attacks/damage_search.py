@@ -33,6 +33,9 @@ def damage_along(
 ) -> Damage:
     """Return the damage of f attackers as a function of t, where they send start + t direction.
 
+    Damage is the squared distance of the rule's result from the honest mean; 0 where the rule finds
+    the updates too few.
+
     Parameters
     ----------
     span : UpdateSpan
@@ -106,7 +109,7 @@ def find_most_harmful(damage: Damage, known: Sequence[float], limit: float, trie
 
 
 def _steps(rule: Aggregator) -> Sequence[Rule] | None:
-    """Return the rule's steps if all can be evaluated on coordinates, else None."""
+    """Return the rule's steps if all can be evaluated on coordinates in a span, else None."""
     steps = rule.steps if isinstance(rule, Chain) else (rule,)
     rules = [step for step in steps if isinstance(step, Rule)]
     linear_on_gram = (not s.scored and type(s).combine is Rule.combine for s in rules)
@@ -129,7 +132,10 @@ def _on_gram(
     cohort: Cohort,
     knowledge: AttackerKnowledge,
 ) -> float:
-    """Return the damage with the rule's steps applied to coordinates, as in aggregation."""
+    """Return the damage with the rule's steps applied to coordinates in the span.
+
+    It is the squared distance of the result from the honest mean.
+    """
     cohort = apply_tolerance(knowledge.rule, cohort)
     total = span.origin().shape[0]
     mixing = torch.nn.functional.pad(rows, (0, total - rows.shape[1]))
@@ -148,7 +154,10 @@ def _on_gram(
 def _on_columns(
     span: UpdateSpan, rows: Tensor, mean: Tensor, cohort: Cohort, knowledge: AttackerKnowledge
 ) -> float:
-    """Return the damage with the rule applied to the updates themselves."""
+    """Return the damage with the rule applied to the updates themselves.
+
+    It is the squared distance of the result from the honest ``mean`` (d,).
+    """
     updates = MappedColumns(span.columns, partial(linear, rows), rows.shape[0])
     delta = aggregate(knowledge.rule, updates, cohort, knowledge.state).delta
     return float(torch.linalg.vector_norm(delta - mean, dtype=torch.float64)) ** 2

@@ -51,13 +51,17 @@ class Fang(Attack):
             raise ConfigError(f"Fang.threshold must be finite and > 0, found {self.threshold}")
 
     def learn(self, honest: Columns, knowledge: AttackerKnowledge) -> Memory:
-        """Return a state with the first global model, for ``against="first-model"``."""
+        """Return the state, to which ``against="first-model"`` adds the first global model."""
         if self.against != "first-model" or "model" in knowledge.memory:
             return knowledge.memory
         return {**knowledge.memory, "model": _model(knowledge)}
 
     def forge(self, honest: Columns, f: int, knowledge: AttackerKnowledge) -> Tensor:
-        """Return the update start - lambda s, where start depends on ``against``."""
+        """Return start - lambda s, with the largest lambda tried for which Krum selects it.
+
+        start is 0, or with "first-model" that model minus the present one; s is a sign (d,), see
+        ``against``. Without such a lambda, it is one not above ``threshold``.
+        """
         if self.against == "update":
             span = UpdateSpan(honest, (mean_sign(honest),))
             start, sign = span.origin(), span.row(0)
@@ -79,7 +83,7 @@ def _model(knowledge: AttackerKnowledge) -> Tensor:
 
 
 def _upper_bound(span: UpdateSpan, f: int, start: Tensor) -> float:
-    """Return the paper's upper bound on lambda, from distances of the honest updates.
+    """Return the paper's upper bound on lambda, from distances of the h = n - f honest updates.
 
     min_i (sum of the distances to the h - 2 nearest) / ((n - 2f - 1) sqrt d)
     + max_i ||x_i - start|| / sqrt d.

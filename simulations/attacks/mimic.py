@@ -46,7 +46,7 @@ class Mimic(Attack):
             raise ConfigError(f"Mimic.warmup must be >= 1, found {self.warmup}")
 
     def learn(self, honest: Columns, knowledge: AttackerKnowledge) -> Memory:
-        """Return a state with the new direction, mean and victim."""
+        """Return a state with the new direction, mean and victim; unchanged after ``warmup``."""
         memory: dict[str, Any] = dict(knowledge.memory)
         rounds = int(memory.get("rounds", 0))
         if rounds >= self.warmup:
@@ -67,7 +67,7 @@ class Mimic(Attack):
         return memory | {"victim": knowledge.honest[_furthest(honest, mean, direction)]}
 
     def forge(self, honest: Columns, f: int, knowledge: AttackerKnowledge) -> Tensor:
-        """Return the victim's update."""
+        """Return the victim's update; if it takes no part, that of the client furthest along z."""
         memory = knowledge.memory if "victim" in knowledge.memory else self.learn(honest, knowledge)
         if memory["victim"] in knowledge.honest:
             row = knowledge.honest.index(memory["victim"])

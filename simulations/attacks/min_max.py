@@ -30,7 +30,8 @@ class MinMax(Attack):
     Parameters
     ----------
     perturbation : {"std", "unit", "sign"}, default="std"
-        The direction p: the negative standard deviations, mean, or sign of the mean.
+        The direction p: ``std``: the negative standard deviations; ``unit``: the negative mean;
+        ``sign``: the negative sign of the mean.
     """
 
     perturbation: Perturbation = "std"
@@ -39,7 +40,10 @@ class MinMax(Attack):
         check_perturbation(self, self.perturbation)
 
     def forge(self, honest: Columns, f: int, knowledge: AttackerKnowledge) -> Tensor:
-        """Return mean + gamma p."""
+        """Return the honest mean + gamma p, with p the perturbation and the largest gamma allowed.
+
+        That is the largest with no honest update further away than two are from each other.
+        """
         p = perturbation_vector(self.perturbation, honest)
         return offset_mean(honest, p, _gamma(centred_geometry(honest, p)))
 
@@ -55,7 +59,11 @@ def check_perturbation(attack: Attack, name: str) -> None:
 
 
 def perturbation_vector(name: Perturbation, honest: Columns) -> Tensor:
-    """Return the direction p (d,); its length has no meaning."""
+    """Return the direction p (d,), of any length.
+
+    "std": the negative standard deviations; "sign": the negative sign of the mean; "unit": the
+    negative mean.
+    """
     if name == "std":
         return -standard_deviation(honest)
     if name == "sign":
@@ -81,7 +89,10 @@ def offset_mean(honest: Columns, p: Tensor, gamma: float) -> Tensor:
 
 
 def _gamma(geometry: Geometry) -> float:
-    """Return the smallest over i of the larger root of ||gamma p - (x_i - mean)||^2 = max_ij."""
+    """Return the largest gamma >= 0 with ||gamma p - (x_i - mean)|| <= max_jk ||x_j - x_k||.
+
+    For all i; it is the least of the larger roots of the quadratics. 0 if p is zero.
+    """
     products = geometry.products()
     length, along = float(products[-1, -1]), products[-1, :-1]
     if length == 0:

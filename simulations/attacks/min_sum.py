@@ -31,7 +31,8 @@ class MinSum(Attack):
     Parameters
     ----------
     perturbation : {"std", "unit", "sign"}, default="std"
-        The direction p: the negative standard deviations, mean, or sign of the mean.
+        The direction p: ``std``: the negative standard deviations; ``unit``: the negative mean;
+        ``sign``: the negative sign of the mean.
     """
 
     perturbation: Perturbation = "std"
@@ -40,7 +41,11 @@ class MinSum(Attack):
         check_perturbation(self, self.perturbation)
 
     def forge(self, honest: Columns, f: int, knowledge: AttackerKnowledge) -> Tensor:
-        """Return mean + gamma p."""
+        """Return the honest mean + gamma p, with p the perturbation and the largest gamma allowed.
+
+        That is the largest whose sum of squared distances to the honest updates is no larger than
+        the greatest of an honest update. gamma is 0 if p is zero.
+        """
         p = perturbation_vector(self.perturbation, honest)
         geometry = centred_geometry(honest, p)
         products = geometry.products().diagonal()

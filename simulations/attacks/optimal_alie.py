@@ -41,7 +41,10 @@ class OptimalALIE(Attack):
         check_search(self, self.limit, self.tries)
 
     def forge(self, honest: Columns, f: int, knowledge: AttackerKnowledge) -> Tensor:
-        """Return mean - z std with the z that does the most damage."""
+        """Return mean - z std with the z in [-limit, limit] found to do the most damage.
+
+        Damage is the distance of the rule's result from the honest mean.
+        """
         span = UpdateSpan(honest, (standard_deviation(honest),))
         damage = damage_along(span, span.mean(), -span.row(0), f, knowledge)
         paper = max(0.0, max_z(honest.shape[0] + f, f))

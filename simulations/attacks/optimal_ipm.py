@@ -40,7 +40,10 @@ class OptimalIPM(Attack):
         check_search(self, self.limit, self.tries)
 
     def forge(self, honest: Columns, f: int, knowledge: AttackerKnowledge) -> Tensor:
-        """Return -epsilon mean with the epsilon that does the most damage."""
+        """Return -epsilon mean with the epsilon in (0, limit] found to do the most damage.
+
+        Damage is the distance of the rule's result from the honest mean.
+        """
         span = UpdateSpan(honest)
         damage = damage_along(span, span.origin(), -span.mean(), f, knowledge)
         known = [epsilon for epsilon in (0.1, 0.5, 3.0) if epsilon <= self.limit]
@@ -49,7 +52,7 @@ class OptimalIPM(Attack):
 
 
 def check_search(attack: Attack, limit: float, tries: int) -> None:
-    """Raise ``ConfigError`` unless an attack's limit is positive and its tries are at least 3."""
+    """Raise ``ConfigError`` unless an attack's limit is finite and > 0, and its tries are >= 3."""
     name = type(attack).__name__
     if not (math.isfinite(limit) and limit > 0):
         raise ConfigError(f"{name}.limit must be finite and > 0, found {limit}")

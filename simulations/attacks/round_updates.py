@@ -63,7 +63,10 @@ class RoundUpdates:
     def of(
         cls, message: Message, seeds: Seeds, screening: Screening, member: int | None = None
     ) -> Self:
-        """Build the reader and writer of the replies to a training message."""
+        """Build the reader and writer of a member's updates in replies to a training message.
+
+        Without a member, of the only model's.
+        """
         key, record = array_record(message)
         arrays = model_arrays(record, member)
         layout = layout_of(arrays)
@@ -74,7 +77,7 @@ class RoundUpdates:
         return cls(member, key, layout, model, buffers, codec, number, seeds, screening)
 
     def read(self, reply: Message) -> Accepted | Rejected:
-        """Screen a reply as the server does and return its update, or the reason of a rejection."""
+        """Screen a reply as the server does; return the model's update, or why it is rejected."""
         if self.member is not None and list(reply.content.array_records) == [self.key]:
             reply = select_member_reply(self.member, reply, self.key)
         return screen(reply, self.layout, self.model, self.screening, self.key)

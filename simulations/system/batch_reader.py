@@ -42,7 +42,11 @@ class BatchReader:
         return cls(frozenset(parameter.name for parameter in parameters))
 
     def pair(self, batch: Any) -> tuple[Any, Any]:
-        """Return the inputs and the targets of a batch."""
+        """Return the inputs and the targets of a batch.
+
+        The targets are the last entry of a tuple or list, or the entry of a mapping that is named
+        in ``TARGETS``. A batch without targets is its own target.
+        """
         if isinstance(batch, Mapping):
             key = next((name for name in TARGETS if name in batch), None)
             rest = {name: value for name, value in batch.items() if name != key}
@@ -89,7 +93,10 @@ class LoaderCollate:
 
 
 def _examples(targets: Any) -> int:
-    """Return the number of examples of a batch, from its targets."""
+    """Return the number of examples of a batch: the length of its targets, or 1 for a scalar.
+
+    That of the first value in a mapping, or of the first tensor in a list of tensors.
+    """
     if isinstance(targets, Tensor):
         return len(targets) if targets.ndim else 1
     if isinstance(targets, Mapping):

@@ -36,7 +36,7 @@ class Epochs(Callback):
         self._show, self._keep, self._validate = show, keep, validate
 
     def on_round(self, record: RoundRecord, arrays: ArrayRecord) -> None:
-        """Keep the model and a record of the epoch.
+        """Validate and show the epoch, and keep the model and a record of it; ignore round 0.
 
         Raises
         ------

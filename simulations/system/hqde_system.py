@@ -115,7 +115,8 @@ class HQDESystem:
     ) -> list[dict[str, Any]]:
         """Train for further epochs and return a record of each.
 
-        Ctrl-C, SIGTERM and SIGHUP end it as they end ``run_experiment``; completed epochs are kept.
+        Ctrl-C ends it with ``KeyboardInterrupt``, SIGTERM and SIGHUP with ``Terminated``; completed
+        epochs are kept.
 
         The loader's data set is divided at random into one portion per worker, of equal sizes, and
         sent to the workers once. Its batch size and ``collate_fn`` are used; each worker shuffles
@@ -169,7 +170,7 @@ class HQDESystem:
         return epochs.records
 
     def _workers_with(self, data: LoaderData) -> Workers:
-        """Return the present workers if they hold the loader's data, else start new ones."""
+        """Return the workers if they live and hold the data, else end them and start new ones."""
         workers = self._workers
         if workers is None or not workers.hold(data):
             self.cleanup()
@@ -187,7 +188,7 @@ class HQDESystem:
         return workers
 
     def _keep(self, epoch: int, arrays: ArrayRecord) -> None:
-        """Keep the model and the server's state after an epoch."""
+        """Set the system's weights, server state and number of epochs to those after an epoch."""
         assert self._strategy is not None
         self._arrays, self._state, self.epochs = arrays, self._strategy.state, epoch
 
@@ -202,7 +203,7 @@ class HQDESystem:
     # --- evaluation and prediction ----------------------------------------------------------------
 
     def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
-        """Return the ensemble's loss and metrics on labelled batches.
+        """Return the ensemble's loss and metrics on labelled batches; the weights do not change.
 
         Returns
         -------
@@ -214,10 +215,10 @@ class HQDESystem:
         return self._models.evaluate(loader, self._arrays)
 
     def predict(self, loader: Iterable[Any]) -> Tensor:
-        """Return the predicted classes (n,), or the members' mean outputs with a loss of your own.
+        """Return classifiers' predicted classes (n,), or other models' mean outputs over members.
 
-        The order is that of the loader. Batches have the form of training batches; targets in them
-        are ignored.
+        The models are classifiers if the loss is torch's cross entropy. The order is that of the
+        loader. Batches have the form of training batches; targets in them are ignored.
         """
         if self._task.classifier:
             return self.predict_proba(loader).label
@@ -229,7 +230,7 @@ class HQDESystem:
         Raises
         ------
         ConfigError
-            If the system has a loss of your own: its models need not be classifiers.
+            If the loss is not torch's cross entropy: the models need not be classifiers.
         """
         if not self._task.classifier:
             raise ConfigError("predict_proba needs classifiers: loss_fn is not torch's")
@@ -237,7 +238,7 @@ class HQDESystem:
         return self.settings.predictor.predict(votes)
 
     def state_dicts(self) -> list[dict[str, Tensor]]:
-        """Return the members' weights, as ``model.load_state_dict`` takes them."""
+        """Return each member's weights as a dict that ``model.load_state_dict`` takes."""
         return split_members(from_record(self._arrays), self.settings.members)
 
     # --- files and processes ----------------------------------------------------------------------
@@ -253,10 +254,10 @@ class HQDESystem:
         save_weights(path, self._arrays, self.epochs, self.settings.members)
 
     def load(self, path: str | Path) -> None:
-        """Load the weights that a system of the same models has saved, to train on from there.
+        """Load weights and number of epochs that a system of the same models has saved.
 
-        The file does not contain the state of the rule and of the server optimiser, which begin
-        again.
+        Training goes on from there. The file does not contain the state of the rule and of the
+        server optimiser, which begin again.
 
         Raises
         ------

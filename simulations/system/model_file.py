@@ -32,7 +32,9 @@ def save_weights(path: str | Path, arrays: ArrayRecord, epochs: int, members: in
 
 
 def load_weights(path: str | Path, current: ArrayRecord) -> tuple[ArrayRecord, int]:
-    """Load weights and the number of epochs from a file of ``save_weights``.
+    """Return the weights and the number of epochs in a file of ``save_weights``.
+
+    The number is 0 if the file does not state it.
 
     Parameters
     ----------

@@ -88,14 +88,20 @@ class Settings:
 
 
 def whole(name: str, value: Any, minimum: int) -> int:
-    """Return a parameter's value as an int, or raise ``ConfigError`` unless it is >= a minimum."""
+    """Return a parameter's value as an int; ``ConfigError`` unless it is a whole number >= minimum.
+
+    A bool, or a float such as 2.0, is none.
+    """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
         raise ConfigError(f"{name} must be a whole number >= {minimum}, found {value!r}")
     return int(value)
 
 
 def table(name: str, config: Any) -> dict[str, Any]:
-    """Return a copy of a configuration as a dictionary; an empty one for None."""
+    """Return a copy of a configuration as a dictionary; an empty one for None.
+
+    Raises ``ConfigError`` for anything but a mapping or None.
+    """
     if config is not None and not isinstance(config, Mapping):
         raise ConfigError(f"{name} must be a dictionary, found {config!r}")
     return dict(config or {})
@@ -161,7 +167,10 @@ def _training(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _built(registry: Registry[Any], value: Any) -> Any:
-    """Return a part that is given as itself, by its name, or by a table with its parameters."""
+    """Return a part that is given as itself, by its name, or by a table with its parameters.
+
+    Raises ``ConfigError`` for anything else.
+    """
     if isinstance(value, registry.base):
         return value
     if isinstance(value, str | Mapping):
@@ -170,7 +179,7 @@ def _built(registry: Registry[Any], value: Any) -> Any:
 
 
 def _kebab(value: Any) -> Any:
-    """Return a table with its keys in kebab-case, as in TOML files."""
+    """Return a table with ``-`` for ``_`` in its keys, also inside; other values are unchanged."""
     if isinstance(value, Mapping):
         return {str(key).replace("_", "-"): _kebab(entry) for key, entry in value.items()}
     return [_kebab(entry) for entry in value] if isinstance(value, list | tuple) else value

@@ -35,7 +35,10 @@ class Workers:
 
     @classmethod
     def start(cls, engine: str, app: ClientApp, workers: int, seed: int, data: LoaderData) -> Self:
-        """Start new workers in this process or on Ray; each process receives the data once."""
+        """Start new workers: in this process if ``engine`` is "inline", else on Ray.
+
+        Each process receives the data once.
+        """
         if engine == "inline":
             from hqde_fl.simulations.engines.inline import InlineGrid
 
@@ -55,6 +58,10 @@ class Workers:
         return data.same(self.data) and (self.lease is None or self.lease.alive)
 
     def close(self) -> None:
-        """End the workers, and Ray if it was started for them."""
+        """Release the lease on Ray; do nothing if the workers run in this process.
+
+        When a process's last lease is released, its workers end, and Ray too if the process
+        started it.
+        """
         if self.lease is not None:
             self.lease.release()

@@ -47,11 +47,11 @@ class BuiltinTask(ABC):
 
     @abstractmethod
     def locate(self) -> Self:
-        """Return the task with the absolute path of its data, which must exist."""
+        """Return the task with the absolute path of its data; ``DataError`` if there are none."""
 
     @abstractmethod
     def network(self) -> nn.Module:
-        """Build a new model."""
+        """Build a new model of the task, with random weights."""
 
     @abstractmethod
     def labels(self) -> NDArray[Any]:

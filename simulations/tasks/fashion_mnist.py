@@ -82,7 +82,10 @@ class FashionMnist(BuiltinTask):
             raise ConfigError(f"FashionMnist.share must be in (0, 1], found {self.share}")
 
     def locate(self) -> Self:
-        """Return the task with the absolute path of the directory, which has all four files."""
+        """Return the task with the absolute path of the directory of its four files.
+
+        Raises ``DataError`` if the directory or a file is missing, or none is named.
+        """
         path = self.data_dir or os.environ.get(ENVIRONMENT, "")
         if not path:
             raise DataError(f"task 'fashion-mnist' needs a directory of files. {SOURCE}")
@@ -96,7 +99,7 @@ class FashionMnist(BuiltinTask):
         return replace(self, data_dir=str(directory))
 
     def network(self) -> nn.Module:
-        """Build a new CNN or perceptron."""
+        """Build a new network of the kind ``model``, as an ``Augmented`` with ``augment``."""
         if self.model == "mlp":
             return mlp(28 * 28, 128, 10)
         if self.model == "deep-mlp":
@@ -109,7 +112,10 @@ class FashionMnist(BuiltinTask):
         return np.asarray(_read(self.data_dir, "train")[1])
 
     def examples(self, indices: Tensor) -> TensorDataset:
-        """Return the training images at some indices; only a fraction of them with ``share``."""
+        """Return the training images at some indices; with ``share`` < 1 that fraction of them.
+
+        At least one; always the same for the same number of indices.
+        """
         images, labels = _read(self.data_dir, "train")
         if self.share < 1:
             order = Seeds(0).numpy("fashion-mnist", "share", len(indices)).permutation(len(indices))
@@ -119,7 +125,7 @@ class FashionMnist(BuiltinTask):
         return TensorDataset(_scaled(images[indices], self.mean, self.std), labels[indices])
 
     def test(self) -> TensorDataset:
-        """Return the test images."""
+        """Return the test images and their labels."""
         return _test(self.data_dir, self.mean, self.std)
 
 
@@ -136,7 +142,10 @@ def _scaled(images: Tensor, mean: float, std: float) -> Tensor:
 
 @lru_cache(maxsize=4)
 def _read(directory: str, part: str) -> tuple[Tensor, Tensor]:
-    """Read the images (n, 1, 28, 28) as bytes and the labels (n,) of a part."""
+    """Read the images (n, 1, 28, 28) as bytes and the labels (n,) of "train" or "test".
+
+    Raises ``DataError`` if a file is missing, or does not hold such images or labels.
+    """
     image_file, label_file = (_find(Path(directory), name) for name in FILES[part])
     images, labels = read_idx(image_file), read_idx(label_file)
     if images.ndim != 3 or images.shape[1:] != (28, 28):

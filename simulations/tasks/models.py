@@ -101,9 +101,10 @@ class Augmented(nn.Sequential):
 
 
 def shift_and_mirror(images: Tensor, fill: float, max_shift: int = 4) -> Tensor:
-    """Return images shifted by up to ``max_shift`` pixels each way and half of them mirrored.
+    """Return images (b, c, h, w), each shifted by up to ``max_shift`` pixels in both directions.
 
-    Random numbers are drawn from torch's global generator.
+    Each is also mirrored from left to right with probability 1/2. Pixels from outside of the image
+    get the value ``fill``. Random numbers are drawn from torch's global generator.
     """
     count, _, height, width = images.shape
     padded = functional.pad(images, (max_shift,) * 4, value=fill)

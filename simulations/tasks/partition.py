@@ -227,7 +227,7 @@ def _shuffled(examples: int, seeds: Seeds) -> NDArray[np.int64]:
 
 
 def _without_empty(parts: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
-    """Give each empty part one index of the largest part."""
+    """Give each empty part one index of the largest part, and return the list, changed in place."""
     for i, part in enumerate(parts):
         if len(part) == 0:
             largest = max(range(len(parts)), key=lambda j: len(parts[j]))

@@ -32,7 +32,7 @@ class MergedModel:
     Parameters
     ----------
     model : ModelState
-        The next model; the same as before if it was kept.
+        The next model; if it was kept, its weights are those before the round.
     nodes : Sequence[int]
         Ids of the nodes whose updates the rule was given, in the order of the outcome's rows.
     outcome : Aggregate or None
@@ -48,7 +48,7 @@ class MergedModel:
 
     @property
     def is_moved(self) -> bool:
-        """True if the outcome moved the model."""
+        """True if the round moved the model, so that there is no ``note``."""
         return self.note is None
 
 
@@ -62,10 +62,13 @@ def merge_model(
 ) -> MergedModel:
     """Merge the accepted updates of one model and move it by the server optimiser.
 
+    The model is kept, and the note says why, if there are fewer updates than ``quorum`` or the rule
+    needs, or if the moved model would not be finite.
+
     Parameters
     ----------
     settings : Aggregation
-        Rule, server optimiser and quorum.
+        Rule, server optimiser, quorum and source of confidence.
     density : "free", "always" or "never"
         When the round's diagnostics describe the updates' density matrix.
     model : ModelState
@@ -80,7 +83,8 @@ def merge_model(
     Raises
     ------
     BoundError
-        If ``quorum`` was reached but the rule needs more updates than there are clients.
+        If a ``quorum`` > 0 was reached, but the rule needs more updates than there are clients:
+        those of the cohort that were asked, and those ``resting``.
     """
     rule, quorum, updates = settings.rule, settings.quorum, list(replies.values())
     try:
@@ -117,9 +121,10 @@ def merge_model(
 def _with_density(
     policy: DensityPolicy, model: ModelState, updates: Columns, cohort: Cohort, outcome: Aggregate
 ) -> tuple[ModelState, Aggregate]:
-    """Return the model and the outcome with what the density policy calls for.
+    """Add the updates' density matrix to the outcome's diagnostics and to the model's state.
 
-    The outcome's diagnostics describe the density matrix; the model keeps it for the next round.
+    With policy "never", and with "free" if the rule measured no inner products or there are more
+    than ``MAX_FREE_CLIENTS`` updates, the outcome is unchanged and the model's ``density`` empty.
     """
     geometry = outcome.geometry
     if policy == "always" and geometry is None:
@@ -134,7 +139,9 @@ def _with_density(
 
 
 def average_members(models: Sequence[ModelState], sources: Sequence[int]) -> tuple[ModelState, ...]:
-    """Return all members with the mean of the models of some of them.
+    """Return all members, each with the mean weights and the median buffers of some of them.
+
+    All other state stays each member's own.
 
     Parameters
     ----------
@@ -152,6 +159,8 @@ def average_members(models: Sequence[ModelState], sources: Sequence[int]) -> tup
 
 def summarize(merged: Sequence[MergedModel]) -> dict[str, Any]:
     """Return a round's note, diagnostics and f used, by the names of ``RoundRecord``'s fields.
+
+    The note is None if all members moved; ``f_used`` is the least of the members', or None.
 
     Parameters
     ----------

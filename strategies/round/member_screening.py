@@ -109,7 +109,11 @@ def _tag_error(reply: Message, assigned: Sequence[int], tags: Tags) -> str | Non
 
 
 def _swap_error(accepted: Mapping[int, Accepted], models: Sequence[ModelState]) -> str | None:
-    """Return which members came back in each other's place; None if none did."""
+    """Return a text that names the members returned in each other's place; None without a swap.
+
+    Members count as swapped if their squared distances to each other's models sum to less than
+    ``SWAP_DISTANCE_RATIO`` times those to their own models.
+    """
     members = [m for m in accepted if models[m].layout == models[min(accepted)].layout]
     if len(members) < 2:
         return None

@@ -23,7 +23,10 @@ def contents(
 ) -> list[Content]:
     """Return the arrays and the config for each node, in the order of the assignments.
 
-    Nodes that get the same content share the same two objects.
+    The arrays are those of the node's members, in full or as differences to the version that it
+    holds; ``config`` is part of every config. With ``tags`` both carry the members' names, and the
+    config lists members and tags; without, there is one model. Nodes that get the same content
+    share the same two objects.
     """
     parts: dict[tuple[int, int], Content] = {}
     shared: dict[tuple[tuple[int, int], ...], Content] = {}
@@ -90,7 +93,7 @@ def _with_config(content: Content, config: ConfigRecord) -> Content:
 
 
 def _joined(by_member: Mapping[int, Content], config: ConfigRecord, tags: Tags) -> Content:
-    """Return several members as the content of one message."""
+    """Return the members' arrays and configs under their names, with ``config``, list and tags."""
     arrays: dict[str, Array] = {}
     joined = ConfigRecord({**config, MEMBERS: list(by_member)})
     for member, (record, member_config) in by_member.items():

@@ -34,7 +34,7 @@ class ReplyMatcher:
     def envelope_error(self, reply: Message, node: int) -> str | None:
         """Return what is wrong with the metadata of a node's reply; None if it is in order.
 
-        It is for replies with a content: Flower itself writes the error replies of dead nodes.
+        Only for replies with a content: Flower itself writes the error replies of dead nodes.
         """
         signed, message = reply.metadata, self._by_node[node].metadata
         if signed.src_node_id != node:

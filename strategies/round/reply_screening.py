@@ -70,7 +70,11 @@ class ScreenedReplies:
         self._tags, self._limits, self._key = tags, limits, arrays_key
 
     def add(self, reply: Message) -> None:
-        """Screen one reply, which is hostile until proven otherwise, and record the result."""
+        """Screen one reply, which is hostile until proven otherwise, and record the result.
+
+        An accepted reply is added to ``accepted``; for any other the round log gets the reason. A
+        node's second reply excludes the node. A reply to none of the messages is only logged.
+        """
         node = self._matcher.source(reply)
         if node is None:
             source = reply.metadata.src_node_id
@@ -93,11 +97,15 @@ class ScreenedReplies:
         return {node: part[member] for node, part in self.accepted.items() if member in part}
 
     def metrics(self, node: int) -> Mapping[str, float]:
-        """Return the metrics of a node's accepted reply."""
+        """Return the metrics of the reply of a node, which must be in ``accepted``."""
         return next(iter(self.accepted[node].values())).metrics
 
     def _exclusion(self, node: int, reply: Message) -> str | None:
-        """Return why a reply is not accepted; None after it has been accepted."""
+        """Accept a reply and return None, or return the reason: ``rejected: ...``, ``late: ...``.
+
+        A reply is late if its client could not reconstruct the model. The versions that the client
+        reports to hold are noted unless the reply is rejected.
+        """
         if reason := self._matcher.envelope_error(reply, node):
             return f"rejected: {reason}"
         members = self._log.assigned_members(node)
@@ -125,7 +133,10 @@ class ScreenedReplies:
         return screened if isinstance(screened, Rejected) else {0: screened}
 
     def _versions_held(self, reply: Message, members: Sequence[int]) -> dict[int, int]:
-        """Return each member's version that a reply reports: the current one or ``NO_VERSION``."""
+        """Return member -> the version that a reply reports: the current one or ``NO_VERSION``.
+
+        Members for which it reports no version, or another one, are left out.
+        """
         reported = {}
         for member in members:
             broadcast = self._models[member].broadcast
@@ -157,7 +168,7 @@ def screen_reports(
     Returns
     -------
     dict[int, Mapping[str, float]]
-        Node id -> its metrics, for the nodes whose reply passed.
+        Node id -> its metrics, for the nodes with a single reply that passed.
     """
     matcher = ReplyMatcher(messages)
     reports: dict[int, Mapping[str, float]] = {}
@@ -189,6 +200,9 @@ def screen_reports(
 
 
 def last_line(reason: object) -> str:
-    """Return the last line of an error reply's reason; for an exception this is its message."""
+    """Return the last line of an error reply's reason, printable and of at most 200 characters.
+
+    For an exception this is its message; "no reason given" if there is none.
+    """
     lines = str(reason or "")[-MAX_REASON_TAIL:].strip().splitlines()
     return printable(lines[-1].strip(), 200) if lines else "no reason given"

@@ -75,7 +75,11 @@ class Round:
         self._tags: dict[int, int] = {}
 
     def address(self, nodes: Sequence[int], config: ConfigRecord) -> list[Message]:
-        """Return the training messages to the nodes: the model, or each node's members."""
+        """Return one training message for each node, with the model or the members it trains.
+
+        The messages' config is ``config`` with the round and, unless it is ``Identity``, the codec.
+        With a downlink codec, ``state`` becomes one with the next version of the clients' model.
+        """
         settings, number = self._settings, self.number
         if settings.communication.codec != Identity():
             config = ConfigRecord({"codec": to_json(settings.communication.codec), **config})
@@ -95,10 +99,14 @@ class Round:
     def close(self, replies: Iterable[Message]) -> None:
         """Screen the replies, merge the accepted ones and complete state, arrays and record.
 
+        ``arrays`` stays as it is if no model was moved.
+
         Raises
         ------
         BoundError
-            If ``quorum`` was reached but the rule needs more updates than there are clients.
+            If a ``quorum`` > 0 was reached, but the rule needs more updates than there are clients:
+            those asked in the round (in an ensemble to train the member), and those that got no
+            message because they had no data.
         """
         settings, models = self._settings, self.state.models
         assignments = self._assignments if self._tags else {}
@@ -131,7 +139,7 @@ class Round:
     def address_evaluation(
         self, nodes: Sequence[int], arrays: ArrayRecord, config: ConfigRecord
     ) -> list[Message]:
-        """Return the messages that ask the nodes to evaluate a model."""
+        """Return one message for each node, which asks it to evaluate a model."""
         content = [(arrays, config)] * len(nodes)
         self._evaluation_messages = address(
             nodes, content, self._keys, self.number, MessageType.EVALUATE
@@ -139,7 +147,10 @@ class Round:
         return self._evaluation_messages
 
     def evaluation_metrics(self, replies: Iterable[Message]) -> dict[str, float] | None:
-        """Return the clients' mean evaluation metrics; None if no reply passes screening."""
+        """Return the mean of each evaluation metric over the clients that report it.
+
+        None if no reply passes screening.
+        """
         limits = self._settings.communication.screening
         reports = screen_reports(replies, self._evaluation_messages, limits)
         if not reports:
@@ -147,14 +158,17 @@ class Round:
         return mean_metrics([reports[node] for node in self._roster.order(reports)])
 
     def _broadcast(self, member: int, model: ModelState) -> ModelState:
-        """Return a model with the next version of the clients' model."""
+        """Return the server's state of one model with a new version of the model clients train.
+
+        That version differs from the server's model by the downlink codec's error.
+        """
         codec, seeds = self._settings.communication.downlink, self._settings.member_seeds(member)
         state = model.model()
         broadcast = model.broadcast or Broadcast(model.layout, state)
         return replace(model, broadcast=broadcast.next_version(state, codec, seeds))
 
     def _screen(self, replies: Iterable[Message], round_log: RoundLog) -> ScreenedReplies:
-        """Screen the replies; those accepted are put in the order of the roster."""
+        """Return the screened replies, the accepted ones sorted by partition id (``order``)."""
         screened = ScreenedReplies(
             self.state.models,
             self._messages,
@@ -172,7 +186,10 @@ class Round:
     def _merge(
         self, member: int, model: ModelState, screened: ScreenedReplies, round_log: RoundLog
     ) -> MergedModel:
-        """Merge the accepted updates of a member."""
+        """Return a member merged from its accepted updates, or kept as ``merge_model`` describes.
+
+        A member of an ensemble is also kept if no client was assigned it.
+        """
         if model.broadcast is not None:
             broadcast = model.broadcast.with_held(screened.held[member])
             model = replace(model, broadcast=broadcast)
@@ -195,9 +212,10 @@ class Round:
     def _residuals(
         self, without_residual: Iterable[tuple[int, int]], round_log: RoundLog
     ) -> dict[tuple[int, int], int]:
-        """Update which clients hold an error-feedback residual, and count those that lost theirs.
+        """Return (client, member) -> the round since which the client holds a feedback residual.
 
-        A client that had none holds one from this round on; one that should have had one lost it.
+        Those in ``without_residual`` hold one from this round on; if they held one before, they
+        lost it, which is logged and recorded as ``feedback_lost``. All others are as before.
         """
         since = dict(self.state.feedback)
         for node, member in sorted(without_residual):

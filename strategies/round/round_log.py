@@ -68,7 +68,7 @@ class RoundLog:
         return self._clients[node].reason != LATE
 
     def update(self, node: int, **changes: Any) -> None:
-        """Change fields of a client's record."""
+        """Change fields of a client's record, given by their names in ``ClientRecord``."""
         self._clients[node] = replace(self._clients[node], **changes)
 
     def assigned_members(self, node: int) -> tuple[int, ...]:
@@ -93,7 +93,7 @@ class RoundLog:
         return [node for node, client in clients if outcome_of(client.reason) == SKIPPED]
 
     def record_influence(self, merged: Sequence[MergedModel]) -> set[int]:
-        """Record the influence of the accepted clients and those that the rule filtered.
+        """Record the clients' influence, and which of them were kept or filtered by the rule.
 
         Parameters
         ----------
@@ -103,7 +103,8 @@ class RoundLog:
         Returns
         -------
         set[int]
-            Ids of the nodes that were not filtered from all of their members.
+            Ids of the nodes with an update that the rule was given and did not filter, for at least
+            one member.
         """
         moved_models = sum(model.is_moved for model in merged)
         by_node: dict[int, list[tuple[int, float, bool]]] = {}
@@ -135,7 +136,7 @@ class RoundLog:
         Parameters
         ----------
         metrics : Mapping[str, float]
-            Mean training metrics of the clients kept.
+            Means of the clients' training metrics.
         **facts : Any
             Result of the aggregation, by the names of ``RoundRecord``'s fields.
         """
@@ -160,7 +161,7 @@ class RoundLog:
         )
 
     def _log_exclusions(self, clients: Sequence[ClientRecord]) -> None:
-        """Log the clients that were not kept, for runs without callbacks."""
+        """Log the clients with a reason for not being kept, for runs without callbacks."""
         for client in clients:
             if client.reason and ":" in client.reason:
                 log(INFO, "round %d: node %d %s", self.round, client.node, client.reason)
