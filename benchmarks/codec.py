@@ -68,7 +68,7 @@ def lloyd_max(bits: int, *, unbiased: bool = True) -> Rotated:
 
 
 def codecs() -> Iterator[tuple[str, Codec, float | None]]:
-    """Yield name, codec and the published error for Gaussian numbers, if there is one."""
+    """Yield (name, codec, published error for Gaussian numbers, or None) of each codec measured."""
     yield "identity", Identity(), None
     for bits in (1, 2, 3, 4, 6, 8, 12, 16):
         yield f"quantized {bits}", Quantized(bits), MIN_MAX.get(bits)
@@ -92,7 +92,7 @@ def codecs() -> Iterator[tuple[str, Codec, float | None]]:
 
 
 def sources() -> dict[str, Tensor]:
-    """Return name -> random vector to encode."""
+    """Return name -> random vector of ``SIZE`` numbers to encode."""
     rng = SEEDS.numpy("student")
     return {
         "N(0, 1)": torch.randn(SIZE, generator=SEEDS.torch("gaussian")),
@@ -102,7 +102,10 @@ def sources() -> dict[str, Tensor]:
 
 
 def real_updates(data_dir: str) -> dict[str, Tensor]:
-    """Return name -> a client's update in rounds 1 and 10 of plain averaging."""
+    """Return name -> a client's update in rounds 1 and 10 of plain averaging.
+
+    The data are the digits and, if ``data_dir`` is not empty, the Fashion-MNIST in it.
+    """
     partition = {"name": "dirichlet", "alpha": 0.5}
     tasks: dict[str, dict[str, Any]] = {"digits": {"name": "digits"}}
     if data_dir:
@@ -139,14 +142,14 @@ def blocks() -> Tensor:
 
 
 def once(codec: Codec, delta: Tensor) -> tuple[bytes, float]:
-    """Return a payload and its normalised squared error."""
+    """Encode a vector; return the payload and |decoded - vector|^2 / |vector|^2."""
     payload, _ = codec.encode(delta, {}, SEEDS.numpy("encode"))
     error = (codec.decode(payload, len(delta)) - delta).double().square().sum()
     return payload, float(error / delta.double().square().sum())
 
 
 def speed(work: Callable[[], object], size: int, repeats: int) -> float:
-    """Return MB of float32 per second of this thread's CPU time."""
+    """Run ``work`` on ``size`` float32 numbers repeatedly; return its median MB per CPU second."""
     seconds = []
     for _ in range(repeats):
         started = time.thread_time()
@@ -158,7 +161,7 @@ def speed(work: Callable[[], object], size: int, repeats: int) -> float:
 def measure(
     source: str, name: str, codec: Codec, delta: Tensor, published: float | None, repeats: int
 ) -> dict[str, Any]:
-    """Return one row of the table."""
+    """Measure a codec on a vector, and return its row of the table."""
     size = len(delta)
     payload, error = once(codec, delta)
     rate = codec.payload_bits(payload) / size
@@ -186,7 +189,7 @@ def table_line(row: dict[str, Any]) -> str:
 
 
 def overhead(rate: float, size: int) -> float:
-    """Return the fraction of an entropy-coded payload beyond the entropy of its indices."""
+    """Return the fraction of ``size`` encoded Gaussian numbers beyond their indices' entropy."""
     delta = torch.randn(size, generator=SEEDS.torch("overhead"))
     payload, _ = EntropyCoded(rate).encode(delta, {}, SEEDS.numpy("overhead"))
     step = float(np.frombuffer(payload, "<f4", 1, 17)[0])
@@ -195,7 +198,7 @@ def overhead(rate: float, size: int) -> float:
 
 
 def fall_of_the_mean(codec: Codec, messages: int) -> float:
-    """Return n times the error of the mean of n messages, over one's error; 1 if unbiased."""
+    """Return n x the error of the mean of n decoded messages / the error of one; 1 if unbiased."""
     delta = torch.from_numpy(SEEDS.numpy("mean").standard_t(3, 1 << 14)).float()
     rng, total, single = SEEDS.numpy("messages"), torch.zeros(1 << 14).double(), 0.0
     for _ in range(messages):
@@ -206,7 +209,7 @@ def fall_of_the_mean(codec: Codec, messages: int) -> float:
 
 
 def checks(rows: list[dict[str, Any]], quick: bool) -> Iterator[dict[str, Any]]:
-    """Yield the checks of the codecs' errors and speeds."""
+    """Yield the checks of the codecs' errors and speeds against bounds, results of ``check``."""
     table = {(row["source"], row["codec"]): row for row in rows}
     coded = [table["N(0, 1)", f"entropy-coded {rate:g}"] for rate in RATES]
     over = max(row["over"] for row in coded)

@@ -132,7 +132,10 @@ def last_round(run: Path) -> int:
 
 
 def comparable(path: Path) -> list[Any]:
-    """Return the complete lines of a JSON Lines file without durations, which differ by run."""
+    """Return the complete lines of a JSON Lines file without durations, which differ by run.
+
+    There are none if there is no such file.
+    """
     text = path.read_text() if path.exists() else ""
     return [_timeless(json.loads(line)) for line in text[: text.rfind("\n") + 1].splitlines()]
 
@@ -164,7 +167,10 @@ def _start(file: Path, run: Path) -> subprocess.Popen[bytes]:
 def _await_round(
     run: Path, number: int, process: subprocess.Popen[bytes], patience: float = MAX_ROUND_SECONDS
 ) -> None:
-    """Wait until the process has recorded a round, this one or a later one, or has ended."""
+    """Wait until the process has recorded the round ``number`` or a later one, or has ended.
+
+    After ``patience`` seconds the function returns in any case.
+    """
     end, before = time.monotonic() + patience, _resumptions(run)
     while process.poll() is None and time.monotonic() < end:
         begun = before is None or (_resumptions(run) or 0) > before  # old lines are cut by then
@@ -181,7 +187,7 @@ def _resumptions(run: Path) -> int | None:
 
 
 def checks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the checks of the final model and the records of every row."""
+    """Return two checks of each row: same final model, same records as the undisturbed run."""
     results = []
     for row in rows:
         name = f"{row['engine']}, {row['variant']}"

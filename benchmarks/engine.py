@@ -44,7 +44,7 @@ SCALING = {
 
 
 def tiny_app() -> Any:
-    """Return a client that only adds one to every parameter, so that the engine's cost shows."""
+    """Return a ClientApp that only adds one to every parameter, so that the engine's cost shows."""
     import numpy as np
     from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
     from flwr.clientapp import ClientApp
@@ -64,7 +64,7 @@ def tiny_app() -> Any:
 
 
 def digits_app() -> tuple[Any, Any]:
-    """Return the client app and the initial model of the quickstart experiment."""
+    """Return the ClientApp and the initial model of the quickstart experiment without faults."""
     from hqde_fl.clients.app import ensemble_app
     from hqde_fl.clients.initial_state import initial_state
     from hqde_fl.protocol.records import to_record
@@ -78,7 +78,7 @@ def digits_app() -> tuple[Any, Any]:
 
 
 def measure(engine: str, case: tuple[int, int, int, str], rounds: int) -> dict[str, float]:
-    """Run one engine on one case in this process and return its seconds and megabytes."""
+    """Run ``stock`` or ``ray`` on a case in this process; return its seconds and megabytes."""
     started = time.monotonic()
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
     population, cohort, parameters, kind = case
@@ -169,7 +169,7 @@ def memory_of_this_process() -> tuple[int, int]:
 
 
 def in_process(engine: str, name: str, rounds: int) -> dict[str, float]:
-    """Measure one engine on one case in a new process."""
+    """Return the figures of ``measure`` for an engine and the case ``name``, in a new process."""
     command = [sys.executable, __file__, "--measure", engine, name, str(rounds)]
     environment = {
         **os.environ,
@@ -186,7 +186,7 @@ def in_process(engine: str, name: str, rounds: int) -> dict[str, float]:
 
 
 def median_of(runs: list[dict[str, float]]) -> dict[str, float]:
-    """Return the medians of each figure over repeated runs."""
+    """Return the median of each figure over the runs, by the figure's name."""
     return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
 
 

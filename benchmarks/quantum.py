@@ -59,7 +59,7 @@ RULES: dict[str, Aggregator] = {
 
 
 def cost(n: int, d: int, repeats: int) -> list[dict[str, Any]]:
-    """Return one row for each rule: its seconds, and their ratio to the geometric median's."""
+    """Time every rule on n updates of d numbers; print and return a row for each rule."""
     generator = torch.Generator().manual_seed(n)
     shared = torch.randn(d, generator=generator)
     updates = Updates(torch.randn(n, d, generator=generator) + 0.5 * shared)
@@ -82,7 +82,7 @@ def cost(n: int, d: int, repeats: int) -> list[dict[str, Any]]:
 
 
 def cost_checks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the checks of the rules' cost."""
+    """Return a check of each rule's ratio at n = 100, d = 1e6, except the geometric median's."""
     return [
         check(
             f"{row['rule']}, n=100, d=1e6: at most {MAX_RATIO} x {REFERENCE}",
@@ -96,7 +96,10 @@ def cost_checks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def measure_part(part: str, quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Run one part and return its rows and checks."""
+    """Run one of ``PARTS`` and return its rows and its checks.
+
+    Both are empty for ``front`` without the files of Fashion-MNIST.
+    """
     if part == "cost":
         print(f"{'rule':26s}{'n':>6s}{'d':>10s}{'seconds':>9s}{'ratio':>8s}")
         shapes = [(100, 10**6)] if quick else [(10, 10**6), (100, 10**5), (100, 10**6)]

@@ -51,7 +51,7 @@ Run = Callable[[], object]
 
 
 def every_rule(n: int) -> dict[str, ours.Aggregator]:
-    """Return name -> one rule of each kind, for a fifth of n clients faulty."""
+    """Return name -> one rule of each kind, mostly with f = n // 5 of n clients faulty."""
     f, few = n // 5, min(n // 5, 10)
     return {
         "Mean": ours.Mean(),
@@ -83,7 +83,7 @@ BY_COORDINATE = ("Median", "TrimmedMean", "Meamed")
 
 
 def interleaved(runs: dict[str, Callable[[], Run]], repeats: int) -> dict[str, float]:
-    """Return the median seconds of each run, which is prepared anew every time, untimed."""
+    """Return name -> median seconds of a run; each value of ``runs`` prepares one, untimed."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(repeats + (repeats > 1)):
         for name, prepare in runs.items():
@@ -101,7 +101,7 @@ def always(run: Run) -> Callable[[], Run]:
 
 
 def floors(matrix: Tensor) -> dict[str, Callable[[], Run]]:
-    """Return name -> run of the operations that a rule cannot do without."""
+    """Return name -> preparation of an operation on the updates that a rule cannot do without."""
     updates, tiles = Updates(matrix), ThreadedExecutor()
     n, d = matrix.shape
     weights = torch.full((1, n), 1 / n)
@@ -126,7 +126,11 @@ def floors(matrix: Tensor) -> dict[str, Callable[[], Run]]:
 def time_shape(
     n: int, d: int, repeats: int, only: Iterable[str] | None, rivals: Iterable[str] | None
 ) -> list[dict[str, Any]]:
-    """Return one row per rule in ``only``, or per rule; ``rivals`` are those to compare."""
+    """Time the rules on random (n, d) updates, print and return a row for each.
+
+    ``only`` names the rules to time, None means all. ``rivals`` names the rules of byzfl to time
+    beside them; only None means all of byzfl's and Flower's.
+    """
     matrix = torch.randn(n, d, generator=torch.Generator().manual_seed(n))
     updates = Updates(matrix)
     flower = flower_runs(matrix) if n <= 100 and rivals is None else {}
@@ -171,7 +175,7 @@ def time_shape(
 
 
 def line(row: dict[str, Any]) -> str:
-    """Return one line of the table."""
+    """Return a row as one line of the printed table, with blanks for figures that it lacks."""
 
     def cell(key: str, over: str = "") -> str:
         if key not in row:
@@ -193,7 +197,10 @@ HEADER = (
 
 
 def measure_memory(n: int, d: int, only: list[str]) -> dict[str, float]:
-    """Return each rule's peak additional bytes, as a multiple of the updates' bytes."""
+    """Return name -> peak additional bytes of a rule, as a multiple of the updates' bytes.
+
+    Only the rules in ``only`` are measured, all if it is empty.
+    """
     process = psutil.Process()
     matrix = torch.randn(n, d, generator=torch.Generator().manual_seed(n))
     peaks = {}
@@ -220,7 +227,7 @@ def measure_memory(n: int, d: int, only: list[str]) -> dict[str, float]:
 
 
 def checks(rows: list[dict[str, Any]], memory: dict[str, float]) -> Iterator[dict[str, Any]]:
-    """Yield the checks of the promised figures."""
+    """Yield the checks of speed, memory and errors that the documentation promises."""
     table = {(row["rule"], row["n"], row["d"]): row for row in rows}
 
     def ratio(

@@ -42,7 +42,7 @@ def files(root: Path) -> Iterator[Path]:
 
 
 def docstrings(tree: ast.Module) -> Iterator[str]:
-    """Yield the docstrings of a module, its classes and its functions."""
+    """Yield the docstrings of a module, its classes and functions, those without one left out."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             text = ast.get_docstring(node)
@@ -51,7 +51,7 @@ def docstrings(tree: ast.Module) -> Iterator[str]:
 
 
 def module_name(path: Path, root: Path) -> str:
-    """Return the dotted name under which a file is imported."""
+    """Return the dotted name under which a file of the checkout ``root`` is imported."""
     parts = list(path.relative_to(root).with_suffix("").parts)
     if parts[-1] == "__init__":
         parts.pop()
@@ -61,7 +61,7 @@ def module_name(path: Path, root: Path) -> str:
 
 
 def imports(tree: ast.AST, name: str, known: set[str]) -> set[str]:
-    """Return the project's modules that a module imports anywhere, in its functions too."""
+    """Return the modules in ``known`` that the module ``name`` imports, in its functions too."""
     imported = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -74,7 +74,10 @@ def imports(tree: ast.AST, name: str, known: set[str]) -> set[str]:
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
-    """Return the groups of modules that import each other (strongly connected components)."""
+    """Return the sorted groups of modules that import each other, directly or through others.
+
+    ``graph`` has for each module those that it imports.
+    """
     reach = {}
     for start in graph:
         seen, waiting = set(), [start]
@@ -93,7 +96,7 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
 
 
 def private_flower(tree: ast.Module) -> set[str]:
-    """Return the modules of Flower without documentation that a module imports anything from."""
+    """Return the modules of Flower that a module imports but that are not ``PUBLIC_FLOWER``."""
     used = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -119,7 +122,7 @@ def constructor_arguments(root: Path) -> int:
 
 
 def main() -> int:
-    """Print the counts, and the offenders where there are few."""
+    """Print the counts, and the offenders where there are few; return 1 if a count is too high."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent)
     parser.add_argument("--names", action="store_true", help="name every offender")

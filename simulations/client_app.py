@@ -17,13 +17,13 @@ app = ClientApp()
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train the global model on this client's data."""
+    """Train the global model on this client's data and reply with the result."""
     return _app_of(context)(message, context)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Evaluate the global model on this client's data."""
+    """Evaluate the global model on this client's data and reply with the metrics."""
     return _app_of(context)(message, context)
 
 
@@ -48,14 +48,17 @@ def build_app(experiment: Experiment, task: Task) -> ClientApp:
 
 
 def _app_of(context: Context) -> ClientApp:
-    """Return the ClientApp of the experiment in the run's config."""
+    """Return the ClientApp of the experiment in the context's run config."""
     config = context.run_config
     return _cached_app(*(str(config.get(key, "")) for key in RUN_CONFIG_KEYS))
 
 
 @lru_cache(maxsize=1)
 def _cached_app(*values: str) -> ClientApp:
-    """Build the app once in each worker process: its data stays loaded between messages."""
+    """Return the ClientApp for the values of ``RUN_CONFIG_KEYS``.
+
+    The last one is kept, so that its data stays loaded in a worker process between messages.
+    """
     run_config = dict(zip(RUN_CONFIG_KEYS, values, strict=True))
     if file := experiment_file(run_config):
         add_folder_of(file)

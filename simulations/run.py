@@ -172,21 +172,21 @@ def run_experiment(
 
 
 def require_empty(out: Path, leftovers: Collection[str] = ()) -> None:
-    """Raise ``ConfigError`` unless a run may write into the directory.
+    """Raise ``ConfigError`` if a path exists, unless it is an empty directory.
 
     Parameters
     ----------
     out : Path
         The directory.
     leftovers : Collection[str]
-        Names of files that may be in it.
+        Names of files that may be in the directory nevertheless.
     """
     if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {*leftovers}):
         raise ConfigError(f"{out} exists and is not an empty directory: choose another --out")
 
 
 def _holds_run(out: Path, experiment: Experiment) -> bool:
-    """Return whether the directory holds a run; raise ``ConfigError`` if of another experiment."""
+    """Return True if the directory holds a run; raise ``ConfigError`` if of another experiment."""
     if not (out / MANIFEST).exists():
         return False
     require_same(out, stored_experiment(out), experiment)
@@ -194,7 +194,10 @@ def _holds_run(out: Path, experiment: Experiment) -> bool:
 
 
 def _is_complete(out: Path, experiment: Experiment, report: bool) -> bool:
-    """Return whether the run in the directory is complete; draw its report if that is missing."""
+    """Return True if the run in the directory finished with at least the experiment's rounds.
+
+    Then its report is drawn if ``report`` and it is missing.
+    """
     try:
         manifest = read_manifest(out)
     except ConfigError:  # its checkpoints have the run
@@ -209,7 +212,7 @@ def _is_complete(out: Path, experiment: Experiment, report: bool) -> bool:
 
 
 def _run_inline(attempt: _Attempt) -> None:
-    """Run the clients in this process."""
+    """Run the experiment with server and clients in this process."""
     from hqde_fl.simulations.client_app import build_app
     from hqde_fl.simulations.engines.inline import InlineGrid
 
@@ -219,7 +222,7 @@ def _run_inline(attempt: _Attempt) -> None:
 
 
 def _run_on_ray(attempt: _Attempt) -> None:
-    """Run the clients in worker processes on this machine or a cluster; each loads the task."""
+    """Run the clients in Ray's workers, here or on a cluster, and the server in this process."""
     from hqde_fl.simulations import client_app
     from hqde_fl.simulations.engines.ray.grid import RayGrid
 
@@ -247,7 +250,7 @@ def _run_on_ray(attempt: _Attempt) -> None:
 
 @contextmanager
 def _ray_starting(experiment: Experiment) -> Iterator[None]:
-    """Start Ray in the background, if the experiment needs it; do not leave it half started."""
+    """Start Ray in the background if the engine is ray; after an error let it finish starting."""
     if experiment.engine.name != "ray":
         yield
         return
@@ -264,7 +267,7 @@ def _ray_starting(experiment: Experiment) -> Iterator[None]:
 
 
 def _serve(grid: Grid, attempt: _Attempt) -> None:
-    """Run the ServerApp in this process."""
+    """Run the server of an attempt in this process, with clients behind ``grid``."""
     from hqde_fl.simulations import server_app
 
     server_app.serve(
@@ -278,7 +281,10 @@ def _serve(grid: Grid, attempt: _Attempt) -> None:
 
 
 def _run_on_flower(attempt: _Attempt) -> None:
-    """Run in the processes of ``flwr run``, which load the task and write the run directory."""
+    """Run the experiment in the processes of ``flwr run``, which write the run directory.
+
+    Raise ``ConfigError`` if its clients do not all get the same resources.
+    """
     from hqde_fl.simulations.engines.flower.engine import run_flower
 
     experiment, out = attempt.experiment, attempt.out
@@ -299,7 +305,10 @@ def _run_on_flower(attempt: _Attempt) -> None:
 
 
 def _run_deployed(attempt: _Attempt, superlink: str) -> None:
-    """Run on real nodes; the SuperLink's processes write the run directory."""
+    """Run the experiment on real nodes; the SuperLink's processes write the run directory.
+
+    Raise ``ConfigError`` to resume a run on a SuperLink that keeps its directories on its own host.
+    """
     from hqde_fl.simulations.deploy.named_superlink import find
     from hqde_fl.simulations.engines.flower.engine import run_deployed
 
@@ -323,7 +332,7 @@ def _run_deployed(attempt: _Attempt, superlink: str) -> None:
 
 @contextmanager
 def _reported_on_failure(out: Path, report: bool) -> Iterator[None]:
-    """Draw the report of a run that failed in the block, if it recorded any round."""
+    """If ``RunError`` ends the block, draw the report of what was recorded, if ``report``."""
     try:
         yield
     except RunError:
@@ -337,7 +346,7 @@ def _reported_on_failure(out: Path, report: bool) -> Iterator[None]:
 
 @contextmanager
 def _closed_on_failure(out: Path) -> Iterator[None]:
-    """Record the end of a run that failed in the block, if the process that ran it did not."""
+    """If an exception ends the block, record the run's end, unless another process did."""
     before = attempt_of(out)
     try:
         yield
@@ -351,9 +360,10 @@ def _closed_on_failure(out: Path) -> Iterator[None]:
 
 
 def _change_own(out: Path, before: tuple[str, int] | None, change: Callable[[], None]) -> None:
-    """Change the manifest of this attempt, unless another process still writes there.
+    """Call ``change``, which changes the manifest in ``out``, if this attempt wrote that manifest.
 
-    Nothing is changed if the manifest is still that of an earlier attempt.
+    ``before`` is ``attempt_of(out)`` before the attempt. Nothing is changed without a manifest, if
+    it is still the earlier one, or if another process still writes there.
     """
     if attempt_of(out) not in (None, before):
         with suppress(ConfigError, RunError), exclusive(out, STOP_SECONDS):
@@ -362,7 +372,7 @@ def _change_own(out: Path, before: tuple[str, int] | None, change: Callable[[], 
 
 @contextmanager
 def _interruptible(on_round: OnRound) -> Iterator[OnRound]:
-    """Let signals end a run; yield the listener to its rounds.
+    """Let signals end a run; yield a function that calls ``on_round`` and then checks for signals.
 
     User code may take the KeyboardInterrupt for an error of its own, so it is raised again at the
     end of the round.
@@ -385,7 +395,7 @@ class _RoundListener(Callback):
         self._on_round = on_round
 
     def on_round(self, record: RoundRecord, arrays: ArrayRecord) -> None:
-        """Pass the round on."""
+        """Call the listener with the round's line of ``rounds.jsonl``."""
         self._on_round(round_line(record))
 
 

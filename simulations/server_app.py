@@ -64,8 +64,8 @@ def serve_run_config(grid: Grid, run_config: UserConfig) -> Path:
     grid : Grid
         The clients.
     run_config : UserConfig
-        Names the experiment and, as ``out``, the run directory; as ``resume`` a directory whose run
-        is to go on, or to begin if there is none in it.
+        Names the experiment and, as ``out``, the run directory, by default a new one in ``runs/``;
+        as ``resume`` a directory whose run is to go on, or to begin if there is none in it.
 
     Returns
     -------
@@ -130,7 +130,7 @@ def _run_rounds(
     point: ResumePoint | None,
     callbacks: Sequence[Callback],
 ) -> None:
-    """Run the rounds, from the first one or from the point at which the run resumes."""
+    """Run and record the rounds, from ``point`` if that is given, else from the first one."""
     task, held_out = data
     parts = experiment.parts
     faults, screening = parts.faults, parts.communication.screening
@@ -170,7 +170,7 @@ def _run_rounds(
 
 
 def default_directory(name: str) -> Path:
-    """Return the default run directory of an experiment, named after it and the time."""
+    """Return the default run directory of an experiment, ``runs/NAME-TIME`` with the local time."""
     return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
@@ -182,7 +182,8 @@ def evaluation(
 ) -> Callable[[int, ArrayRecord], MetricRecord]:
     """Return the function that measures the global model on the test set.
 
-    It measures the ensemble's common prediction and each member, and the success of a backdoor.
+    It measures the ensemble's common prediction, each member, and the success of a backdoor if one
+    is given.
     """
     threads = min(EVALUATION_THREADS, os.cpu_count() or 1)
     data = task.test()
@@ -209,7 +210,7 @@ def evaluation(
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Let torch use deterministic algorithms, where it has them, while the block lasts."""
+    """Let torch use deterministic algorithms in the block, and only warn where it has none."""
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -62,7 +62,7 @@ def trained(where: Setting, assignment: Assignment, seed: int) -> dict[str, floa
 
 
 def compare(quick: bool) -> list[Row]:
-    """Return two rows for each data set and assignment: of one model, and of five members."""
+    """Print and return two rows for each data set and assignment: of one model, and of five."""
     names = ["digits", "fashion-mnist"] if have_fashion() else ["digits"]
     seeds = [0] if quick else [0, 1, 2]
     rows = []
@@ -91,7 +91,7 @@ def compare(quick: bool) -> list[Row]:
 
 
 def checks(rows: list[Row]) -> list[Row]:
-    """Return the checks that five members are better than one."""
+    """Return checks of each pair of rows: NLL, accuracy and disagreement of five members."""
     results = []
     for one, five in zip(rows[::2], rows[1::2], strict=True):
         ensemble = f"{MEMBERS} members, {five['assignment']}, {five['data']}"

@@ -64,7 +64,7 @@ def contenders(quick: bool) -> dict[str, Aggregator]:
 
 
 def compare(quick: bool) -> list[Row]:
-    """Return rows of accuracies under Dirichlet(0.3): mean and deviation over the seeds."""
+    """Print and return a row of accuracies, mean and deviation over seeds, for each contender."""
     names = ["digits", "fashion-mnist"] if have_fashion() and not quick else ["digits"]
     seeds = [0] if quick else [0, 1, 2]
     rows = []
@@ -88,7 +88,10 @@ def compare(quick: bool) -> list[Row]:
 
 
 def lost(rows: list[Row]) -> list[Row]:
-    """Return the lead of each quantum-inspired rule over its classical twin, negative if behind."""
+    """Return rows with the accuracy by which each quantum-inspired rule is ahead of its twin.
+
+    The twin is the classical rule in ``TWINS``; a lead is negative if the rule is behind.
+    """
     leads = []
     for row in rows:
         prefix = "nnm + " if row["rule"].startswith("nnm + ") else ""
@@ -112,7 +115,7 @@ def lost(rows: list[Row]) -> list[Row]:
 
 
 def sign_flip(quick: bool) -> list[Row]:
-    """Return accuracies of entanglement and the mean under sign-flip, and without, on digits."""
+    """Print and return mean accuracies of entanglement and the mean, with and without sign-flip."""
     seeds = [0] if quick else [0, 1, 2]
     cases: tuple[tuple[str, Aggregator, Attack], ...] = (
         ("mean of all, clean", Mean(weighted=True), "clean"),
@@ -139,7 +142,7 @@ def sign_flip(quick: bool) -> list[Row]:
 
 
 def checks(flips: list[Row]) -> list[Row]:
-    """Return the checks that entanglement under attack is close to the clean mean."""
+    """Return a check of each row of ``sign_flip``: accuracy lost against the clean mean."""
     results = []
     for row in flips:
         lead = row["mean of all, clean"] - row["entanglement, 3 sign-flip"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def byzfl_rules(n: int, d: int) -> dict[str, Callable[[Tensor], object]]:
-    """Return name -> byzfl's rule for n updates of d numbers; empty if it is not installed.
+    """Return name -> byzfl's rule for n updates of d numbers; empty if byzfl is not installed.
 
     Only its numeric modules are imported, as the package itself imports torchvision.
     """

@@ -23,7 +23,11 @@ Run = Callable[[], object]
 
 
 def flower_runs(matrix: Tensor) -> dict[str, dict[str, Callable[[], Run]]]:
-    """Return rule -> runs of Flower's and our ``aggregate_train``, and of Flower's arithmetic."""
+    """Return rule -> name -> preparation of a run on the rows of ``matrix``, one row per client.
+
+    ``flower`` and ``whole`` run Flower's and our ``aggregate_train``; ``flower-bare``, which not
+    all have, is Flower's arithmetic alone.
+    """
     TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
     logging.getLogger("flwr").setLevel(logging.ERROR)
     n, d = matrix.shape

@@ -36,7 +36,11 @@ class Commands(TyperGroup):
     """Commands whose errors are one line on stderr and an exit status, never a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; exit with 2 if its input is wrong, with 1 if it fails."""
+        """Run the command; exit with 2 if its input is wrong, with 1 if it fails.
+
+        After a signal the exit status is 128 more than its number. An error of the pipe that stdout
+        is written to is raised.
+        """
         try:
             return super().invoke(ctx)
         except HQDEError as error:
@@ -300,7 +304,10 @@ def _overrides(
     seed: int | None,
     data_dir: Path | None,
 ) -> list[str]:
-    """Return the options as overrides; those with an option of their own come last and win."""
+    """Return ``given`` and then each other option that is not None, as ``key=value`` overrides.
+
+    Later ones win, so that ``--seed`` has precedence over ``--set seed=...``.
+    """
     overrides = list(given or ())
     if engine is not None:
         overrides.append(f"engine.name={json.dumps(engine)}")
@@ -321,7 +328,10 @@ def _directory(out: Path | None, name: str) -> Path:
 
 @contextmanager
 def _name_what_is_kept(directory: Path) -> Iterator[None]:
-    """Keep Flower's log to warnings, and after an interruption name the run directory."""
+    """Limit Flower's log to warnings; if a signal ends the block, say so and exit.
+
+    The message names the directory if it exists.
+    """
     from hqde_fl.simulations.console.progress import quiet_flower
 
     try:
@@ -334,12 +344,12 @@ def _name_what_is_kept(directory: Path) -> Iterator[None]:
 
 
 def _status(end: KeyboardInterrupt | Terminated) -> int:
-    """Return the exit status after an interruption: 130 after Ctrl-C, 143 after SIGTERM."""
+    """Return the exit status after a signal: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
     return end.status if isinstance(end, Terminated) else exit_status(interrupted_by())
 
 
 def _summary(experiment: Experiment) -> str:
-    """Return a few lines on what an experiment is going to run."""
+    """Return lines with an experiment's task, clients, rule, codec (unless identity) and faults."""
     from hqde_fl.simulations.experiment.display_names import component_label, faults_label
 
     clients = experiment.clients
@@ -376,7 +386,7 @@ def _registries() -> dict[str, Registry[Any]]:
 
 
 def _parameters(registry: Registry[Any], name: str) -> str:
-    """Return the parameters of a registry's entry with their defaults."""
+    """Return the parameters of a registry's entry as text, ``f, weighted=false``; "" for none."""
     return ", ".join(
         key if default is ... else f"{key}={_default_text(default)}"
         for key, default in registry.parameters(name).items()
@@ -392,7 +402,7 @@ def _default_text(default: Any) -> str:
 
 
 def _shown(path: Path) -> str:
-    """Return a path relative to the working directory, if it is below it."""
+    """Return a path as text: relative if it is below the working directory, else absolute."""
     path = path.resolve()
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 

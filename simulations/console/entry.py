@@ -15,7 +15,7 @@ from hqde_fl.simulations.console import interruption
 
 
 def main() -> None:
-    """Run the command."""
+    """Run the command ``hqde-fl`` with this process's arguments, then raise ``SystemExit``."""
     interruption.leave_at_once()
     try:
         _own_modules_last()
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def _end_ray(end: SystemExit) -> None:
-    """End a Ray that this process has started, and the process with it.
+    """End a Ray that this process has started, and the process with it; else do nothing.
 
     Ray's own shutdown takes long, or never ends, after a signal to the whole process group has
     ended half of it.

@@ -76,7 +76,7 @@ class Interruption:
         self._raised = float("-inf")
 
     def install(self) -> None:
-        """Install the handlers, in place of any that others have installed in the meantime."""
+        """Install the handlers of SIGINT, SIGTERM and SIGHUP, in place of any others."""
         for number in _taken():
             signal.signal(number, self._receive)
 
@@ -85,14 +85,17 @@ class Interruption:
         self._ending = self._ending or self.number is not None
 
     def release(self) -> None:
-        """Raise ``KeyboardInterrupt`` if a signal came while signals were held back."""
+        """Raise ``KeyboardInterrupt`` if a signal was held back and signals are not ignored."""
         waiting, self._waiting = self._waiting, False
         if waiting and not self._ending:
             self._raised = time.monotonic()
             raise KeyboardInterrupt
 
     def lose(self) -> None:
-        """Raise again a moment later, as Python has dropped the exception (in a finaliser)."""
+        """Repeat the signal a moment later, as Python has dropped its exception (in a finaliser).
+
+        Nothing is done if no signal has come, or if further ones are ignored.
+        """
         if self.number is not None and not self._ending:
             self._lost = True
             timer = threading.Timer(WATCH_SECONDS, _thread.interrupt_main, (self.number,))
@@ -123,7 +126,7 @@ def interruptible() -> Iterator[Interruption]:
 
     The first signal is raised at once; a second one changes nothing while the run is being ended.
     The earlier handlers are restored afterwards. A block inside another one is a part of it. SIGHUP
-    stays ignored where it was (``nohup``).
+    stays ignored where it was (``nohup``). Outside of the main thread the block changes nothing.
 
     Yields
     ------
@@ -183,7 +186,8 @@ def interruptible() -> Iterator[Interruption]:
 def uninterrupted() -> Iterator[None]:
     """Hold signals back while the block ends what was started; they are raised after it.
 
-    Without an ``interruptible`` block around it, it does nothing.
+    If a signal has come already, further ones are dropped. Without an ``interruptible`` block
+    around it, or outside of the main thread, it does nothing.
     """
     interruption = _current
     if interruption is None or threading.current_thread() is not threading.main_thread():
@@ -200,17 +204,20 @@ def uninterrupted() -> Iterator[None]:
 
 
 def interrupted_by() -> int:
-    """Return the signal that interrupted the last ``interruptible`` block; SIGINT if none did."""
+    """Return the signal that came in the last ``interruptible`` block, or SIGINT if none came."""
     return signal.SIGINT if _interrupted is None else _interrupted
 
 
 def interrupted() -> bool:
-    """Return whether a signal has come in the ``interruptible`` block that lasts."""
+    """Return True if a signal has come in the present ``interruptible`` block, if there is one."""
     return _current is not None and _current.number is not None
 
 
 def interrupted_at() -> float:
-    """Return the time of that signal, in seconds since the epoch; infinity if none has come."""
+    """Return the time of the first signal in the present ``interruptible`` block.
+
+    It is in seconds since the epoch; infinity if no signal has come, or without such a block.
+    """
     return _current.at if _current is not None and interrupted() else float("inf")
 
 
@@ -265,12 +272,12 @@ def leave_at_once() -> None:
 
 
 def ends_process() -> bool:
-    """Return whether a signal is ending this process, because it is the command's own."""
+    """Return True if a signal has come and ``leave_at_once`` was called: the process must end."""
     return _commanded and (_interrupted is not None or interrupted())
 
 
 def ignore() -> None:
-    """Ignore the signals, as the process is about to end."""
+    """Ignore SIGINT, SIGTERM and SIGHUP from now on, as the process is about to end."""
     for number in _taken():
         signal.signal(number, signal.SIG_IGN)
 
@@ -287,11 +294,11 @@ def _taken() -> list[int]:
 
 
 def _from_ray(error: BaseException) -> bool:
-    """Return whether an error is the exit that Ray's SIGTERM handler raises while connecting."""
+    """Return True if an error is the ``SystemExit`` that Ray's SIGTERM handler raises."""
     return isinstance(error, SystemExit) and error.code == signal.SIGTERM
 
 
 def _cancel_abort() -> None:
-    """Cancel the alarm by which Ray's SIGTERM handler, which ran before, aborts the process."""
+    """If Ray is imported, cancel the alarm by which its SIGTERM handler aborts the process."""
     if "ray" in sys.modules:
         signal.alarm(0)

@@ -57,7 +57,7 @@ def describe(line: Mapping[str, Any], rounds: int) -> str:
 
 @contextmanager
 def progress(rounds: int, console: Console, title: str = "") -> Iterator[Callable[..., None]]:
-    """Yield the function to call with each line of ``rounds.jsonl``.
+    """Yield a function that shows a round, to be called with its line of ``rounds.jsonl``.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def progress(rounds: int, console: Console, title: str = "") -> Iterator[Callabl
 
 @contextmanager
 def quiet_flower() -> Iterator[None]:
-    """Keep Flower's log to warnings while the block lasts."""
+    """Limit Flower's log to warnings and errors while the block lasts."""
     logger = logging.getLogger("flwr")
     level = logger.level
     logger.setLevel(logging.WARNING)

@@ -23,10 +23,11 @@ MARKED_DIFFERENCE = -0.05
 
 
 def results_table(comparison: Comparison, width: int) -> Table:
-    """Return a table of final accuracies, differences to the first run, and detection scores.
+    """Return a table of final accuracies, differences to the baseline, and detection scores.
 
-    The first axis makes the rows and the others the columns. If that table is too wide, all axes
-    make rows; if there are more than ``MAX_COLUMNS`` conditions, it is ``ranking_table``. Labels
+    The labels of the first axis make the rows; each combination of labels on the others, a
+    condition, makes columns. If that table is too wide, all axes make rows; if there are more than
+    ``MAX_COLUMNS`` conditions, it is ``ranking_table``. Accuracies are means over the seeds. Labels
     are ``Text``: rich would take ``[mad, twins]`` in a string for markup, and leave it out.
 
     Parameters
@@ -44,7 +45,7 @@ def results_table(comparison: Comparison, width: int) -> Table:
 
 
 def _side_by_side(comparison: Comparison) -> Table:
-    """Return a table with a row for each label of the first axis and columns per condition."""
+    """Return a table with a row per label on the first axis, and columns for those on others."""
     table = _accuracies(comparison)
     varied = comparison.compared_axes[0].name if comparison.compared_axes else ""
     table.add_column(Text(f"\n{varied}"), no_wrap=True)
@@ -72,7 +73,7 @@ def _side_by_side(comparison: Comparison) -> Table:
 
 
 def _one_below_the_other(comparison: Comparison) -> Table:
-    """Return a table with a row for each label of the first axis under each condition."""
+    """Return a table with a row for each combination of labels on all axes but the seed."""
     table = _accuracies(comparison)
     for axis in comparison.compared_axes:
         table.add_column(Text(axis.name), overflow="fold")
@@ -102,7 +103,11 @@ def _accuracies(comparison: Comparison) -> Table:
 
 
 def ranking_table(comparison: Comparison) -> Table:
-    """Return a table of the compared lines with their worst cases, the best of these first."""
+    """Return a table with a row for each label of the first axis, ranked by its worst accuracy.
+
+    The worst is taken over all combinations of labels on the other axes. The highest comes first;
+    labels with cells that failed or did not run come last.
+    """
     table = Table(
         title="Ranked by the worst case",
         title_justify="left",
@@ -152,7 +157,7 @@ def _filtered(group: SeedGroup) -> str:
 
 
 def _shares(found: Detection, filters: bool) -> str:
-    """Return precision and recall as text; a dash for a rule that does not filter."""
+    """Return ``precision / recall`` as text, or one dash if ``filters`` is False."""
     return f"{fixed(found.precision, 2)} / {fixed(found.recall, 2)}" if filters else fixed(None)
 
 
@@ -162,7 +167,7 @@ def _happened_ever(comparison: Comparison) -> list[str]:
 
 
 def _meaning(comparison: Comparison, where: str) -> str:
-    """Return the caption that explains the columns about clients."""
+    """Return the caption that explains the columns about clients; ``where`` follows "rounds"."""
     text = (
         f"filtered: precision / recall of the rule's decisions, over clients and rounds{where}\n"
         f"{fixed(None)}: the rule singles out nobody, or had nobody to judge"

@@ -1,4 +1,4 @@
-"""Checks of what single tables of an experiment cannot tell: whether they go together."""
+"""Check that the tables of an experiment go together, which no single table can tell."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ def check_attacks(
     strategy: StrategySection,
     metrics: MetricsSection,
 ) -> None:
-    """Raise ``ConfigError`` if the rule or the downlink is none that an attack can act on.
+    """Raise ``ConfigError`` if an attack by colluding clients cannot act on the rule or downlink.
 
-    The mean of the honest updates, which is measured as attackers see them, is under the same
-    condition as an attack.
+    An attack needs downlink 'identity', and so does ``metrics.honest-mean``, which reads the model
+    in the messages as attackers do. An attack that is made for the rule needs one without
+    confidence.
     """
     attacks = [fault["name"] for fault in faults if fault["name"] in list(ATTACKS)]
     downlink = strategy.downlink["name"]
@@ -45,7 +46,11 @@ def check_attacks(
 
 
 def check_cohort(parts: Parts, clients: ClientsSection, strategy: StrategySection) -> None:
-    """Raise ``ConfigError`` unless the numbers of clients and members go together."""
+    """Raise ``ConfigError`` if too few clients train each member for the quorum or the rule.
+
+    It is also raised if the vote cannot combine so many members, or if entanglement noise would not
+    cancel.
+    """
     ensemble, sampled = parts.ensemble, parts.sampled
     parts.predictor.predict(torch.full((ensemble.members, 1, 2), 0.5))  # raises for another number
     parts.noises.check(sampled, clients.count, ensemble)

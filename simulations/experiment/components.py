@@ -20,12 +20,15 @@ UNSUPPORTED_VALUE = "unsupported_value"
 
 
 def as_table(value: Any) -> Any:
-    """Return the table that a mere name stands for: ``rule = "median"`` names a rule."""
+    """Return ``{"name": value}`` for a string, and any other value unchanged."""
     return {"name": value} if isinstance(value, str) else value
 
 
 def _require_json_values(value: Any) -> Any:
-    """Refuse values that JSON cannot express: dates, times, infinities and nan."""
+    """Return a value unchanged, or raise a validation error if JSON cannot express a part of it.
+
+    JSON has no dates, times, infinities and nan.
+    """
     for key, unsupported in _unsupported_values(value, ""):
         context = {"key": key, "found": unsupported}
         raise PydanticCustomError(UNSUPPORTED_VALUE, "unsupported value", context)

@@ -37,7 +37,7 @@ def value_label(key: str, value: Any, *, brief: bool = False) -> str:
 
 
 def component_label(table: Mapping[str, Any], drop: Sequence[str] = ()) -> str:
-    """Label a component: ``name (parameter=value, flag)``."""
+    """Label a component, without the parameters in ``drop``: ``name (parameter=value, flag)``."""
     parameters = [
         key if value is True else f"{key}={_value_text(value)}"
         for key, value in table.items()
@@ -47,7 +47,10 @@ def component_label(table: Mapping[str, Any], drop: Sequence[str] = ()) -> str:
 
 
 def faults_label(faults: Sequence[Mapping[str, Any]], *, brief: bool = False) -> str:
-    """Label a list of faults: ``3 sign-flip (scale=4) + 1 crash``, or ``no faults``."""
+    """Label a list of faults: ``3 sign-flip (scale=4) + 1 crash``, or ``no faults``.
+
+    A fault of no clients is left out, and with ``brief`` the parameters of all faults.
+    """
     labels = []
     for fault in faults:
         if number := _count_or_fraction(fault):
@@ -58,14 +61,17 @@ def faults_label(faults: Sequence[Mapping[str, Any]], *, brief: bool = False) ->
 
 
 def _count_or_fraction(fault: Mapping[str, Any]) -> Any:
-    """Return a fault's count or fraction of the clients, or the number of those it names."""
+    """Return the number of clients that a fault lists, else its count, its fraction, or None."""
     if isinstance(clients := fault.get("clients"), list | tuple):
         return len(clients)
     return fault.get("count", fault.get("fraction"))
 
 
 def attack_label(value: Any, *, brief: bool = False) -> str:
-    """Label an attack, given as a name, a table or a list of them: ``sign-flip (scale=4)``."""
+    """Label an attack, given as a name, a table or a list of them: ``sign-flip (scale=4)``.
+
+    An empty list is ``no faults``; with ``brief`` the parameters are left out.
+    """
     labels = []
     for attack in value if isinstance(value, list | tuple) else [value]:
         table = {"name": attack} if isinstance(attack, str) else attack
@@ -74,7 +80,11 @@ def attack_label(value: Any, *, brief: bool = False) -> str:
 
 
 def axis_labels(key: str, values: Sequence[Any]) -> list[str]:
-    """Label each value differently: briefly if that tells them apart, with a number if need be."""
+    """Return a different label for each value of a key.
+
+    The labels are brief if these differ, else they have all parameters; labels that are still equal
+    get ``#1``, ``#2``, ...
+    """
     labels = [value_label(key, value, brief=True) for value in values]
     if len(set(labels)) < len(labels):
         labels = [value_label(key, value) for value in values]
@@ -85,9 +95,9 @@ def axis_labels(key: str, values: Sequence[Any]) -> list[str]:
 
 
 def _are_faults(value: Any, *also: type) -> bool:
-    """Return whether a value is a fault or a list of faults.
+    """Return True if a value, or each entry of a list, is a table with a ``name``.
 
-    Values of the types in ``also`` count as faults. A value that is none is refused elsewhere.
+    A value of one of the types in ``also`` counts as such a table.
     """
     return all(
         isinstance(fault, also) or (isinstance(fault, Mapping) and "name" in fault)

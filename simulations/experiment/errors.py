@@ -33,9 +33,10 @@ _BOUNDS = {
 
 
 def to_config_error(error: ValidationError, model: type[BaseModel]) -> ConfigError:
-    """Return the error to raise instead of pydantic's: about its first problem.
+    """Return a one-line ``ConfigError`` about the first problem of a pydantic error.
 
-    Unknown keys come before all other problems.
+    Unknown keys come before all other problems. A ``ConfigError`` that a validator raised is
+    returned as it is.
     """
     problems = error.errors()
     for problem in problems:
@@ -61,10 +62,10 @@ def to_config_error(error: ValidationError, model: type[BaseModel]) -> ConfigErr
 
 @contextmanager
 def parameters_of(table: str, **keys: str) -> Iterator[None]:
-    """Name the key of the file in errors about a parameter of a part that the block builds.
+    """Replace a parameter's name by its key in the file in a ``ConfigError`` of the block.
 
     ``Training.batch_size must be >= 1, found 0`` becomes
-    ``clients.batch-size needs to be >= 1, found 0``.
+    ``clients.batch-size needs to be >= 1, found 0``. An error of another form passes unchanged.
 
     Parameters
     ----------
@@ -84,7 +85,7 @@ def parameters_of(table: str, **keys: str) -> Iterator[None]:
 
 
 def unknown_key(path: list[str], model: type[BaseModel]) -> ConfigError:
-    """Return the error about a key that its table does not have, with the nearest one that exists.
+    """Return the error for a key that its table does not have; it suggests a similar key, if any.
 
     Parameters
     ----------
@@ -108,7 +109,7 @@ def unknown_key(path: list[str], model: type[BaseModel]) -> ConfigError:
 
 
 def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """Return all dotted keys of a model and of the models within it."""
+    """Return ``prefix`` + each dotted key of a model, those of the models within it included."""
     keys = []
     for name, field in model.model_fields.items():
         key = prefix + (field.alias or name)

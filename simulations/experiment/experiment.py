@@ -60,7 +60,7 @@ class Experiment(Section):
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
-        """Read a TOML file.
+        """Return the experiment that a TOML file describes, with overrides applied.
 
         Parameters
         ----------
@@ -72,7 +72,8 @@ class Experiment(Section):
         Raises
         ------
         ConfigError
-            One line: the key, what is wrong with it, and what would be right.
+            If the file cannot be read, is no TOML or has a ``[sweep]`` table, or if a key is wrong:
+            one line that names the key, what is wrong with it, and what would be right.
         """
         document = read_toml(path)
         if "sweep" in document:
@@ -81,7 +82,7 @@ class Experiment(Section):
 
     @classmethod
     def parse(cls, document: Mapping[str, Any], overrides: Sequence[str] = ()) -> Self:
-        """Check the content of a file, after applying overrides to it."""
+        """Return the experiment in a document with overrides applied, or raise ``ConfigError``."""
         if overrides:
             document = with_overrides(document, overrides, defaults=cls.defaults())
         try:
@@ -91,7 +92,7 @@ class Experiment(Section):
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Return the experiment that ``to_json`` has written."""
+        """Return the experiment in a text from ``to_json``, or raise ``ConfigError``."""
         return cls.parse(json.loads(text))
 
     @classmethod
@@ -102,7 +103,8 @@ class Experiment(Section):
         ----------
         run_config : Mapping[str, Any]
             ``config``: a complete experiment as JSON. Or ``experiment``: a TOML file, relative to
-            the app's root, and ``set``: overrides, separated by spaces.
+            the app's root, by default the quickstart's, and ``set``: overrides, separated by
+            spaces.
         """
         file = experiment_file(run_config)
         if file is None:
@@ -111,7 +113,7 @@ class Experiment(Section):
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
-        """Return the complete document that an empty file stands for."""
+        """Return the complete document of an experiment in which every key has its default."""
         return cls.model_construct().to_table()
 
     def on_engine(self, name: str) -> Self:
@@ -144,14 +146,14 @@ class Experiment(Section):
 
     @property
     def faulty(self) -> dict[int, str]:
-        """Return partition id -> name of its first fault, for clients faulty in any round."""
+        """Return partition id -> name of its earliest fault, for clients faulty in any round."""
         faulty: dict[int, str] = {}
         for number in range(1, self.rounds + 1):
             faulty = self.parts.faults.in_round(number) | faulty
         return faulty
 
     def load_task(self) -> Task:
-        """Load the task's data.
+        """Return the experiment's task, with its data divided among the clients.
 
         Raises
         ------
@@ -162,7 +164,7 @@ class Experiment(Section):
         return load_task(self.task, clients.partition, clients.count, self.seed)
 
     def checked_task(self) -> Task:
-        """Load the task's data, and check that the faults can act on it.
+        """Return the experiment's task after a check that the faults can act on it.
 
         The test set that the check loads is kept for the task's further use.
 
@@ -196,7 +198,10 @@ class Experiment(Section):
 
 
 def experiment_file(run_config: Mapping[str, Any]) -> Path | None:
-    """Return the file of the experiment in a Flower run's config; None if it is there as JSON."""
+    """Return the TOML file that a Flower run's config names, or None if it has the JSON instead.
+
+    A config that has neither stands for the quickstart's file.
+    """
     if run_config.get("config"):
         return None
     return APP_ROOT / str(run_config.get("experiment") or "experiments/quickstart.toml")

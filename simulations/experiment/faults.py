@@ -100,11 +100,11 @@ class PlannedFault:
 
     @property
     def count(self) -> int:
-        """Return the number of faulty clients."""
+        """Return the number of clients that have this fault."""
         return client_count(self.clients)
 
     def check_task(self, facts: TaskFacts) -> None:
-        """Raise ``ConfigError`` unless the fault can act on a task."""
+        """Raise ``ConfigError`` if the fault cannot act on a task, or the check itself fails."""
         try:
             self.fault.check_task(facts)
         except Exception as error:  # of a model or a data set that cannot be looked at, too
@@ -140,7 +140,8 @@ class Faults:
         Raises
         ------
         ConfigError
-            If they cannot act together in such a run.
+            If a table does not describe a fault; if the faults need more clients than there are,
+            one client twice, or more than one attack; or if the attack refuses these numbers.
         """
         planned = tuple(
             PlannedFault.build(table, f"faults.{index}", clients)
@@ -162,7 +163,7 @@ class Faults:
         return faults
 
     def check_engine(self, engine: str) -> None:
-        """Raise ``ConfigError`` if a fault would end the server on this engine."""
+        """Raise ``ConfigError`` if clients have fault 'kill' and the engine is 'inline'."""
         for fault in self.faults:
             if fault.count and fault.name == "kill" and engine == "inline":
                 raise ConfigError("fault 'kill' would end the server on engine 'inline': use 'ray'")
@@ -179,7 +180,7 @@ class Faults:
 
     @cached_property
     def plan(self) -> FaultPlan:
-        """Return the partition ids that have each fault in each round."""
+        """Return the plan, which gives the partition ids that have each fault in each round."""
         return FaultPlan(
             self.clients,
             Seeds(self.seed),
@@ -193,7 +194,7 @@ class Faults:
         return {client: fault.name for fault, clients in pairs for client in sorted(clients)}
 
     def mods(self) -> list[Mod]:
-        """Return the faults of single clients as Flower mods that act in these clients only."""
+        """Return a Flower mod for each fault that is no attack; it acts in its own clients only."""
         return [
             only_for(fault.fault, self.plan.choice_of(index), self.seed, fault.name)
             for index, fault in enumerate(self.faults)
@@ -203,20 +204,20 @@ class Faults:
     def stop_on_fault_error(self, grid: Grid) -> Grid:
         """Return a grid on which an error in a fault's own code ends the run.
 
-        It is the given grid itself if no single client has a fault.
+        It is the given grid itself if there are no faults, or only attacks by colluding clients.
         """
         if not any(isinstance(fault.fault, Fault) for fault in self.faults):
             return grid
         return FaultErrorGrid(grid, self._single_in_round)
 
     def _single_in_round(self, server_round: int) -> dict[int, str]:
-        """Return ``in_round`` without the attackers that collude."""
+        """Return partition id -> fault name in a round, without the clients that collude."""
         names = self.in_round(server_round).items()
         return {client: name for client, name in names if name in list(FAULTS)}
 
     @property
     def attack(self) -> tuple[int, Attack] | None:
-        """Return the attack by colluding clients and its index, if any clients carry one out."""
+        """Return (index, attack) of the attack by colluding clients; None if no client has it."""
         for index, fault in enumerate(self.faults):
             if fault.count and isinstance(fault.fault, Attack):
                 return index, fault.fault
@@ -248,7 +249,7 @@ class Faults:
 
     @property
     def backdoor(self) -> Backdoor | None:
-        """Return the backdoor that faulty clients try to plant, if any do."""
+        """Return the backdoor that faulty clients try to plant, or None if no client does."""
         for fault in self.faults:
             if fault.count and isinstance(fault.fault, Backdoor):
                 return fault.fault
@@ -256,7 +257,7 @@ class Faults:
 
 
 def _client_ids(value: Any, key: str) -> frozenset[int]:
-    """Return partition ids; raise ``ConfigError`` unless they are different integers."""
+    """Return a list's partition ids; raise ``ConfigError`` unless all are different integers."""
     ids = value if isinstance(value, list | tuple) else [None]
     if any(type(client) is not int for client in ids) or len(set(ids)) < len(ids):
         raise ConfigError(f"{key} needs to be a list of different integers, found {value!r}")

@@ -35,7 +35,8 @@ def hold_out(task: Task, count: int, seeds: Seeds) -> tuple[Task, HeldOut]:
     Task
         The task with the examples that are left as its test set.
     HeldOut
-        Function (a model's state dict) -> e^(-mean loss) on the examples set aside.
+        Function (a model's state dict) -> e^(-mean loss) on the examples set aside; 1 for a
+        negative loss, 0 for one that is not finite.
 
     Raises
     ------

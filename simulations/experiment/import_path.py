@@ -47,7 +47,7 @@ def adopt_path(path: Mapping[str, Any]) -> None:
     """Change ``sys.path`` to the import path of another process.
 
     On the same machine, its folders come first and the others of this process last. On another one,
-    the user's own folders are appended, if they exist there.
+    the other process's ``own`` and ``first`` folders come last, if they exist here.
 
     Parameters
     ----------
@@ -66,7 +66,9 @@ def adopt_path(path: Mapping[str, Any]) -> None:
 
 
 def own_folders(path: Iterable[str]) -> list[str]:
-    """Return the folders that hold neither the standard library nor installed packages.
+    """Return the folders of ``path`` outside of the standard library and installed packages.
+
+    Zip archives are left out.
 
     Parameters
     ----------
@@ -85,5 +87,5 @@ def own_folders(path: Iterable[str]) -> list[str]:
 
 
 def _machine() -> str:
-    """Return a name of the host and its Python."""
+    """Return ``HOST:PREFIX``, the host's name and the folder of its Python."""
     return f"{socket.gethostname()}:{sys.prefix}"

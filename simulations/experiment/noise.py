@@ -40,7 +40,7 @@ class Noises:
 
     @classmethod
     def build(cls, clients: ClientsSection, strategy: StrategySection) -> Self:
-        """Build the noises of the sections that configure them.
+        """Return the noises that the two sections configure; None for each that they leave empty.
 
         Raises
         ------
@@ -54,7 +54,7 @@ class Noises:
         )
 
     def check(self, sampled: int, clients: int, ensemble: Ensemble) -> None:
-        """Raise ``ConfigError`` if entanglement noise would not cancel.
+        """Raise ``ConfigError`` if entanglement noise is configured and would not cancel.
 
         Parameters
         ----------
@@ -75,7 +75,7 @@ class Noises:
 
 
 def _build(registry: Registry[T], table: Mapping[str, Any], key: str) -> T | None:
-    """Build the noise of a table; an empty table is no noise."""
+    """Return the noise that a table describes, or None for an empty table."""
     if not table:
         return None
     return build_component(registry, {"name": next(iter(registry)), **table}, key)

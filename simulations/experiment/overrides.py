@@ -43,6 +43,11 @@ def with_overrides(
         The overrides; a value that is not TOML is a string.
     defaults : Mapping[str, Any]
         A complete document, from which a missing table is taken.
+
+    Raises
+    ------
+    ConfigError
+        If an override is not ``key=value``, or its key cannot be set.
     """
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -67,6 +72,11 @@ def with_value(
         The new value; it replaces a whole table, too.
     defaults : Mapping[str, Any]
         A complete document, from which a missing table is taken.
+
+    Raises
+    ------
+    ConfigError
+        If the key leads into a value that is no table, or beyond the end of a list.
     """
     changed = copy.deepcopy(dict(document))
     *parents, last = key.split(".")
@@ -87,7 +97,10 @@ def with_value(
 
 
 def _key_or_index(table: dict[str, Any] | list[Any], part: str, key: str) -> Any:
-    """Return the part of a dotted key that selects an entry of a table or of a list."""
+    """Return ``part`` of a dotted key as it is for a table, and as an index for a list.
+
+    Raise ``ConfigError``, which names the whole ``key``, if the list has no such place.
+    """
     if isinstance(table, dict):
         return part
     if not part.isdecimal() or int(part) >= len(table):

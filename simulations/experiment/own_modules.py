@@ -21,7 +21,7 @@ _folders: list[str] = []
 
 
 def add_folders(folders: Iterable[str | Path]) -> None:
-    """Append folders to the end of ``sys.path``, unless they are in it.
+    """Append folders that are not in ``sys.path`` to its end; ``added_folders`` returns all given.
 
     Parameters
     ----------
@@ -39,28 +39,32 @@ def add_folders(folders: Iterable[str | Path]) -> None:
 def add_folder_of(file: Path | None, before: Iterable[str] = ()) -> None:
     """Append the folder of an experiment's file and the working directory to ``sys.path``.
 
+    Folders that are in ``sys.path`` already are not appended again.
+
     Parameters
     ----------
     file : Path or None
         The file, if there is one.
     before : Iterable[str]
-        Folders to search before the working directory: those of an earlier part of the run.
+        Folders to append between the two: those that an earlier part of the run searched.
     """
     add_folders([*([] if file is None else [file.absolute().parent]), *before, Path.cwd()])
 
 
 def added_folders() -> list[str]:
-    """Return the folders that ``add_folders`` was called with."""
+    """Return the absolute folders given to ``add_folders`` so far, each of them once."""
     return list(_folders)
 
 
 def module_folders(name: Any) -> list[str]:
     """Return the folders of the module in ``module:attribute``, and all folders added.
 
+    The folder of a module that is an installed one, or is not imported, is left out.
+
     Parameters
     ----------
     name : Any
-        The name; any other value has no folders.
+        The name; for any other value, also a name without a colon, the list is empty.
     """
     if not isinstance(name, str) or ":" not in name:
         return []
@@ -80,13 +84,13 @@ def import_attribute(kind: str, name: str, whole: bool = True) -> Any:
     name : str
         ``package.module:attribute``.
     whole : bool
-        Pass on an exception that the module itself raises, with its traceback.
+        Pass on an exception that the module itself raises, rather than make it a ``ConfigError``.
 
     Raises
     ------
     ConfigError
-        If there is no such module, or it has no such attribute; unless ``whole``, also if the
-        module raises an exception.
+        If the name has another form, there is no such module, or it has no such attribute; unless
+        ``whole``, also if the module raises an exception.
     """
     module_name, _, attribute_name = name.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), attribute_name)):
@@ -111,6 +115,6 @@ def import_attribute(kind: str, name: str, whole: bool = True) -> Any:
 
 
 def _searched() -> str:
-    """Return the part of an error message about the folders that were searched."""
+    """Return an error message's part that names the user's own folders searched; "" without any."""
     folders = own_folders(dict.fromkeys(os.path.abspath(folder) for folder in sys.path))
     return f": it is not installed, nor in {', '.join(folders)}" if folders else ""

@@ -98,21 +98,24 @@ class Parts:
 
     @property
     def filters(self) -> bool:
-        """Return whether the rule singles out clients, given as many updates as it is to get."""
+        """Return True if the rule can filter clients when it gets as many updates as ``cohort``."""
         return self.rule.filters(self.cohort)
 
     @property
     def warning(self) -> str | None:
-        """Return one line on what may void rounds although the experiment can run, or None."""
+        """Return a one-line warning if f silent clients, or fewer, void a round; else None."""
         return silence_warning(self.rule, self.cohort, " of each member" * self.members_differ)
 
     @property
     def members_differ(self) -> bool:
-        """Return whether a member is trained by fewer clients than train in a round."""
+        """Return True if a member may get fewer clients than train in a round."""
         return self.cohort < self.sampled
 
     def client_mods(self) -> list[Mod]:
-        """Return the mods of the ClientApp: faults, and inside of them noise that cancels."""
+        """Return the ClientApp's Flower mods: one for each fault of single clients, then noise.
+
+        The last and innermost mod is the entanglement noise, if it is configured.
+        """
         mods = self.faults.mods()
         if self.noises.entanglement is not None:
             mods.append(EntanglementNoiseMod(self.noises.entanglement, self.seeds.root))
@@ -131,7 +134,8 @@ def build_parts(
     Raises
     ------
     ConfigError
-        If a table does not describe its part: it names the key, the bound and the value.
+        If a table does not describe its part, or the rule does not fit its confidence options;
+        the message names the key, the bound and the value.
     """
     rule = build_component(RULES, strategy.rule, "strategy.rule")
     _check_rule(rule, strategy)
@@ -182,12 +186,12 @@ def build_parts(
 
 
 def _shared_with(section: ClientsSection, part: type) -> dict[str, Any]:
-    """Return the values of the parameters that a section has in common with a dataclass."""
+    """Return field name -> the section's value, for every field of the dataclass ``part``."""
     return {field.name: getattr(section, field.name) for field in dataclasses.fields(part)}
 
 
 def _resources(engine: EngineSection) -> tuple[Resources, ...]:
-    """Build the groups of clients; one group of all clients if the file names none."""
+    """Return a ``Resources`` for each ``[[engine.resources]]`` table; without any, the default."""
     groups = [
         build_component(RESOURCES, {"name": "group", **table}, f"engine.resources.{index}")
         for index, table in enumerate(engine.resources)
@@ -196,14 +200,15 @@ def _resources(engine: EngineSection) -> tuple[Resources, ...]:
 
 
 def _not_measured(state: Mapping[str, Tensor]) -> NoReturn:
-    """Stand for the confidence by held-out examples until the task has been loaded."""
+    """Raise ``RuntimeError``; replaced by the held-out confidence once the task is loaded."""
     raise RuntimeError("the examples have not been held out yet")
 
 
 def _check_rule(rule: Aggregator, strategy: StrategySection) -> None:
-    """Raise ``ConfigError`` unless the rule aggregates and gets the confidence that it asks for.
+    """Raise ``ConfigError`` for a pre-aggregation, or confidence options that do not fit the rule.
 
-    Nothing that has to do with confidence may be given to a rule that ignores it.
+    ``held-out > 0`` goes together with a rule whose confidence is 'held-out', and
+    ``confidence-metric`` is for a rule whose confidence is 'reported' only.
     """
     if rule.is_preaggregation:
         raise ConfigError(

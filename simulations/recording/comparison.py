@@ -34,7 +34,7 @@ class AxisLike(Protocol):
 
     @property
     def texts(self) -> tuple[Any, ...]:
-        """The values if all of them are plain, else their labels."""
+        """The values if all are booleans, numbers or strings, else their labels."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ComparisonAxis:
     labels : tuple[str, ...]
         The label of each value.
     texts : tuple[Any, ...]
-        The values if all of them are plain, else their labels.
+        The values if all are booleans, numbers or strings, else their labels.
     """
 
     name: str
@@ -57,7 +57,7 @@ class ComparisonAxis:
 
     @classmethod
     def of(cls, axis: AxisLike) -> Self:
-        """Return the part of an axis that tables show."""
+        """Return a copy of an axis with its name, labels and texts only."""
         return cls(axis.name, tuple(axis.labels), tuple(axis.texts))
 
     def text(self, label: str) -> Any:
@@ -151,7 +151,7 @@ class Comparison:
 
     @classmethod
     def of(cls, run: Run) -> Self:
-        """Return the comparison that holds one run."""
+        """Return a comparison with one run as its only row and no axes."""
         experiment = run.manifest["experiment"]
         label = component_label(experiment["strategy"]["rule"])
         labels = (f"{label}, {faults_label(experiment['faults'])}",)
@@ -159,7 +159,7 @@ class Comparison:
         return cls(str(run.manifest["name"]), (), (row,))
 
     def save(self, path: Path) -> None:
-        """Write ``sweep.json``, the file from which ``load`` reads a sweep."""
+        """Write ``sweep.json``, from which ``load`` reads a sweep, into the directory ``path``."""
         cells = [
             {"labels": row.labels, "directory": row.directory, "error": row.error}
             for row in self.rows
@@ -187,20 +187,23 @@ class Comparison:
 
     @cached_property
     def lines(self) -> tuple[str, ...]:
-        """Labels on the first axis: the rows of a table."""
+        """Labels on the first axis that is not the seed: the rows of a table.
+
+        Without such an axis there is one row, labelled by the run or the title.
+        """
         return tuple(dict.fromkeys(group.labels[0] for group in self.groups))
 
     @cached_property
     def columns(self) -> tuple[tuple[str, ...], ...]:
-        """Combinations of labels on the other axes: the columns of a table."""
+        """Combinations of labels on all axes but the first and the seed: the columns of a table."""
         return tuple(dict.fromkeys(group.labels[1:] for group in self.groups))
 
     def group_at(self, line: str, column: tuple[str, ...]) -> SeedGroup:
-        """Return the group in a row and a column of the table."""
+        """Return the group with an entry of ``lines`` and of ``columns`` as its labels."""
         return self._by_labels[line, *column]
 
     def groups_of(self, line: str) -> list[SeedGroup]:
-        """Return all groups in a row of the table."""
+        """Return all groups whose first label is ``line``; none for an unknown label."""
         return [group for group in self.groups if group.labels[0] == line]
 
     @cached_property
@@ -209,11 +212,11 @@ class Comparison:
 
     @property
     def baseline(self) -> SeedGroup:
-        """The group that the others are compared with: the first."""
+        """The first group, with which the others are compared."""
         return self.groups[0]
 
     def difference(self, group: SeedGroup) -> float | None:
-        """Return the final accuracy minus the baseline's, or None if either is missing."""
+        """Return a group's final accuracy minus the baseline's, or None if either is missing."""
         if group.accuracy is None or self.baseline.accuracy is None:
             return None
         return group.accuracy - self.baseline.accuracy

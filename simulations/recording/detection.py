@@ -29,7 +29,7 @@ class Count:
 
     @classmethod
     def of(cls, clients: Iterable[Mapping[str, Any]]) -> Self:
-        """Count lines of ``clients.jsonl``."""
+        """Return how many lines of ``clients.jsonl`` have a fault, and how many have none."""
         faults = [bool(client["fault"]) for client in clients]
         return cls(sum(faults), len(faults) - sum(faults))
 
@@ -63,7 +63,7 @@ class Detection:
 
     @classmethod
     def of(cls, clients: Iterable[Mapping[str, Any]], filters: bool = True) -> Self:
-        """Count lines of ``clients.jsonl``; clients without a partition id are left out.
+        """Return the counts over those lines of ``clients.jsonl`` that have a partition id.
 
         A round that left the model as it was made no decision: no client in it was judged.
 
@@ -97,7 +97,7 @@ class Detection:
 
     @classmethod
     def total(cls, parts: Iterable[Detection]) -> Self:
-        """Add up the counts of several runs or rounds."""
+        """Return the sums of the counts of several runs or rounds; all are 0 if there are none."""
         parts = list(parts)
         return cls(
             sum((part.requested for part in parts), Count()),
@@ -108,12 +108,12 @@ class Detection:
 
     @property
     def faulty(self) -> int:
-        """Number of faulty clients requested to train."""
+        """Number of requests to train that went to faulty clients."""
         return self.requested.faulty
 
     @property
     def honest(self) -> int:
-        """Number of honest clients requested to train."""
+        """Number of requests to train that went to honest clients."""
         return self.requested.honest
 
     @property

@@ -52,7 +52,10 @@ def directory_lock(directory: Path, refusal: HQDEError, wait: float = 0.0) -> It
 
 
 def _try_lock(descriptor: int) -> bool:
-    """Try once to take the lock; return False if another process holds it."""
+    """Try once to take the lock; return False if another process holds it.
+
+    Return True without a lock on a file system that has none.
+    """
     try:
         return lock_descriptor(descriptor, blocking=False)
     except OSError as error:

@@ -24,7 +24,7 @@ def versions() -> dict[str, str | None]:
 
 
 def hardware() -> dict[str, Any]:
-    """Return this machine's number of cores and threads, its memory in GiB, its type and system."""
+    """Return this machine's numbers of cores and threads, memory in GiB, type and system."""
     return {
         "cores": psutil.cpu_count(logical=False),
         "threads": psutil.cpu_count(),

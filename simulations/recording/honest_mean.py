@@ -48,11 +48,11 @@ class HonestMean:
         return _ReplyReadingGrid(grid, self)
 
     def begin_round(self, message: Message) -> None:
-        """Begin a round, given one of its training messages; they all hold the same model."""
+        """Forget all updates and begin a round, whose model is in the given training message."""
         self._round, self._updates = RoundUpdates.of(message, Seeds(0), self._screening), {}
 
     def read_reply(self, node: int, reply: Message) -> None:
-        """Keep the update in a node's reply to a training message of the round, if it is sound."""
+        """Keep the update in a node's reply to a training message, unless screening rejects it."""
         if self._round is not None and not reply.has_error():
             screened = self._round.read(reply)
             if isinstance(screened, Accepted):
@@ -74,7 +74,7 @@ class HonestMean:
             ``distance`` of the model's step to the mean of the honest updates, ``spread`` of those
             updates (root mean square distance to their mean), and ``ratio``, the square of
             distance / spread, which the kappa of an (f, kappa)-robust rule bounds. All are None
-            without an honest update.
+            without an honest update, and ``ratio`` is None if the spread is 0.
         """
         sent, updates, self._round, self._updates = self._round, self._updates, None, {}
         faulty = self._faults(record.round)

@@ -37,7 +37,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Replace the manifest of a run directory in one step."""
+    """Replace the manifest of the run directory ``path`` in one step."""
     text = json.dumps(to_json_value(manifest), indent=2, allow_nan=False) + "\n"
     replace_file(path / MANIFEST, text.encode())
 

@@ -51,12 +51,12 @@ class Run:
 
     @property
     def final(self) -> Mapping[str, float | None]:
-        """The server's metrics of the last round."""
+        """The server's metrics of the last round, empty if no round is recorded."""
         return dict(self.rounds[-1]["server"]) if self.rounds else {}
 
     @property
     def accuracy(self) -> float | None:
-        """The final accuracy, or None if it was not measured."""
+        """The accuracy of the last recorded round, or None if it was not measured."""
         return self.final.get("accuracy")
 
     @property
@@ -67,17 +67,21 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Wall time of all rounds."""
+        """Total wall time of the recorded rounds, in seconds."""
         return float(sum(line["seconds"] or 0.0 for line in self.rounds))
 
     @cached_property
     def faulty(self) -> dict[int, str]:
-        """The name of the fault of every faulty client, by partition id."""
+        """Partition id -> name of its earliest fault, for clients faulty in any round."""
         return {int(client): name for client, name in self.manifest["faulty"].items()}
 
     @cached_property
     def filters(self) -> bool:
-        """True if the rule can filter clients; told from the experiment in older directories."""
+        """True if the rule can filter clients, according to the manifest.
+
+        In a directory without that entry it follows from the experiment or, if this version cannot
+        read that, from whether any client was filtered.
+        """
         if isinstance(filters := self.manifest.get("filters"), bool):
             return filters
         try:
@@ -87,12 +91,14 @@ class Run:
 
     @cached_property
     def detection(self) -> Detection:
-        """Counts of the faulty and honest clients that the rule filtered and kept."""
+        """Counts of faulty and honest clients, filtered, judged and unjudged, over all rounds."""
         return Detection.of(self.clients, self.filters)
 
 
 def read_lines(path: Path) -> tuple[Mapping[str, Any], ...]:
     """Return the records of a ``.jsonl`` file, none if there is no such file.
+
+    A last line without a line break is left out.
 
     Raises
     ------

@@ -132,7 +132,7 @@ class RunDirectory(Callback):
             raise
 
     def _record_interruption(self, error: BaseException) -> bool:
-        """Record an interruption of the run if an exception means one; return True if it does."""
+        """If an exception means that the run was interrupted, record that and return True."""
         # SystemExit is what Flower makes of the SIGTERM that stops a run
         ended = interrupted() or isinstance(error, KeyboardInterrupt | SystemExit)
         if ended:
@@ -142,7 +142,7 @@ class RunDirectory(Callback):
         return ended
 
     def on_round(self, record: RoundRecord, arrays: ArrayRecord) -> None:
-        """Append the lines of a round and of its clients."""
+        """Append a round to ``rounds.jsonl`` and its clients to ``clients.jsonl``."""
         self._final = record.server
         faulty = self._experiment.parts.faults.in_round(record.round)
         lines = [
@@ -155,7 +155,7 @@ class RunDirectory(Callback):
         _append(self.path / ROUNDS, [round_line(record) | to_json_value(entries)])
 
     def on_end(self, arrays: ArrayRecord) -> None:
-        """Save the final model."""
+        """Save the final model as ``model.safetensors``."""
         state = {name: tensor.contiguous() for name, tensor in from_record(arrays).items()}
         replace_file(self.path / MODEL, save(state))
 

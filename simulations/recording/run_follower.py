@@ -69,7 +69,10 @@ def follow_run(out: Path, on_round: OnRound, resuming: bool) -> Iterator[None]:
 
 
 def _resumptions(out: Path) -> list[Mapping[str, Any]] | None:
-    """Return the manifest's records of the run's resumptions, or None if there is no manifest."""
+    """Return the manifest's records of the run's resumptions.
+
+    Return None if there is no manifest, and an empty list if it is damaged.
+    """
     if not (out / MANIFEST).exists():
         return None
     try:

@@ -33,12 +33,12 @@ class ComparisonRow:
 
     @property
     def accuracy(self) -> float | None:
-        """The final accuracy of a run that finished, else None."""
+        """The final accuracy of a finished run; None if it did not finish or measured none."""
         return self.run.accuracy if self.run is not None and self.status == "finished" else None
 
     @property
     def status(self) -> str:
-        """``failed``, ``not run``, or the status in the run's manifest."""
+        """``failed`` with an error, ``not run`` without a run, else the status in the manifest."""
         if self.error:
             return "failed"
         return "not run" if self.run is None else str(self.run.manifest["status"])
@@ -61,23 +61,23 @@ class SeedGroup:
 
     @property
     def accuracies(self) -> tuple[float, ...]:
-        """The final accuracies of the seeds that finished."""
+        """The final accuracies of the seeds that finished and measured one."""
         return tuple(row.accuracy for row in self.rows if row.accuracy is not None)
 
     @property
     def accuracy(self) -> float | None:
-        """The mean final accuracy, or None unless all seeds finished."""
+        """The mean final accuracy, or None unless all seeds finished and measured one."""
         return fmean(self.accuracies) if len(self.accuracies) == len(self.rows) else None
 
     @property
     def spread(self) -> float | None:
-        """Half the distance between the best and the worst seed; None if there is only one."""
+        """Half the distance between the best and worst final accuracy; None with fewer than two."""
         accuracies = self.accuracies
         return (max(accuracies) - min(accuracies)) / 2 if len(accuracies) > 1 else None
 
     @property
     def runs(self) -> tuple[Run, ...]:
-        """The runs that began."""
+        """The runs that began, one for each seed at most."""
         return tuple(row.run for row in self.rows if row.run is not None)
 
     @property
@@ -87,25 +87,25 @@ class SeedGroup:
 
     @property
     def error(self) -> str | None:
-        """The error of the first cell that failed, or None."""
+        """The error of the first cell that failed, or None if none failed."""
         return next((row.error for row in self.rows if row.error), None)
 
     @property
     def status(self) -> str:
-        """The status of the first cell that did not finish, or ``finished``."""
+        """The status of the first cell that did not finish, or ``finished`` if all did."""
         return next((row.status for row in self.rows if row.status != "finished"), "finished")
 
     @cached_property
     def detection(self) -> Detection:
-        """The counts of filtered and of unjudged clients over all seeds."""
+        """The counts of filtered, judged and unjudged clients over all runs that began."""
         return Detection.total(run.detection for run in self.runs)
 
     @property
     def faulty(self) -> bool:
-        """True if a run has faulty clients."""
+        """True if any run has clients that are faulty in some round."""
         return any(run.faulty for run in self.runs)
 
     @property
     def filters(self) -> bool:
-        """True if the rule can filter clients."""
+        """True if any run has a rule that can filter clients."""
         return any(run.filters for run in self.runs)

@@ -26,7 +26,10 @@ def to_json_value(value: Any) -> Any:
 
 
 def to_kebab_case(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return fields as strict JSON values, with hyphens for the underscores in their names."""
+    """Return a copy of fields as strict JSON values, with hyphens for underscores in their names.
+
+    Names inside of the values are not changed.
+    """
     return {key.replace("_", "-"): to_json_value(value) for key, value in fields.items()}
 
 

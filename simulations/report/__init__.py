@@ -102,7 +102,10 @@ def _environment() -> Environment:
 
 
 def _grids(rows: list[ComparisonRow], room: int) -> list[tuple[ComparisonRow, OutcomeGrid | None]]:
-    """Return the outcome grid of each run, None for those beyond ``MAX_GRID_CELLS``."""
+    """Return each row with its run's outcome grid, ``room`` pixels wide for the rounds.
+
+    The grid is None if no client took part, or once all cells exceed ``MAX_GRID_CELLS``.
+    """
     grids, cells = [], 0
     for row in rows:
         assert row.run is not None

@@ -34,7 +34,7 @@ _VARIABLES = {_INK: "var(--muted)", _GRID: "var(--rule)"} | {
 
 
 def chart_style(ink: str, rule: str) -> dict[str, Any]:
-    """Return matplotlib's parameters for text in one colour, axes and grid in another."""
+    """Return matplotlib's parameters for text in colour ``ink``, axes and grid in ``rule``."""
     return {
         "axes.edgecolor": rule,
         "axes.grid": True,
@@ -96,7 +96,11 @@ def draw_lines(
     family: Sequence[str] = (),
     bands: Bands | None = None,
 ) -> None:
-    """Draw lines and bands into axes; a line has the same colour in all charts of its family."""
+    """Draw lines, and bands around them, into axes.
+
+    A line whose label is in ``family`` has the colour of its place there, another one that of its
+    place in ``series``.
+    """
     few = len(series) <= 3
     for index, (label, points) in enumerate(series.items()):
         place = list(family).index(label) if label in family else index
@@ -118,7 +122,7 @@ def draw_lines(
 
 
 def bar_chart(series: Series, name: str) -> str:
-    """Return a chart of stacked bars over the rounds, as an SVG element."""
+    """Return a chart of stacked bars over the rounds, as an SVG element; None counts as 0."""
 
     def draw(axes: Axes) -> None:
         bottom: dict[int, float] = {}
@@ -155,7 +159,7 @@ def _figure(draw: Callable[[Axes], None], name: str) -> str:
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """Return a figure as an SVG element of the page."""
+    """Return a figure as an SVG element in the page's colours, with ``name`` for screen readers."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

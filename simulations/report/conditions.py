@@ -1,4 +1,4 @@
-"""Conditions of a sweep and the curves of its lines under them: means over the seeds."""
+"""Compute curves over the rounds, means over the seeds, for each condition of a sweep."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from hqde_fl.simulations.recording.seed_groups import SeedGroup
 
 @dataclass(frozen=True)
 class Condition:
-    """One combination of labels on all axes but the first.
+    """One combination of labels on all axes but the first and the seed.
 
     Parameters
     ----------
     title : str
         The labels, joined.
     groups : tuple[SeedGroup, ...]
-        One group for each line.
+        One group of seeds for each label on the first axis.
     """
 
     title: str
     groups: tuple[SeedGroup, ...]
 
     def curves(self, metric: str) -> dict[str, list[tuple[int, float | None]]]:
-        """Return (round, mean over the seeds) of a server metric for each line that has any."""
+        """Return label on the first axis -> (round, mean over the seeds) of a server metric.
+
+        The mean is None in a round without a value; a label without any value is left out.
+        """
         curves: dict[str, list[tuple[int, float | None]]] = {}
         for group in self.groups:
             points = _points(group, metric)
@@ -35,7 +38,10 @@ class Condition:
         return curves
 
     def bands(self, metric: str) -> dict[str, list[tuple[int, float, float]]]:
-        """Return (round, least, greatest value) for each line with several seeds."""
+        """Return label on the first axis -> (round, least, greatest value) of a server metric.
+
+        Only labels with several runs are in it, with the rounds that have several values.
+        """
         return {
             group.labels[0]: [
                 (n, min(v), max(v)) for n, v in _points(group, metric).items() if len(v) > 1
@@ -46,7 +52,10 @@ class Condition:
 
 
 def conditions(comparison: Comparison) -> list[Condition]:
-    """Return all conditions; those that show the same runs become one, with their common labels."""
+    """Return a sweep's conditions; those that show the same runs become one.
+
+    Its title has the labels that they have in common, or is ``all runs``.
+    """
     columns_of_runs: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for column in comparison.columns:
         groups = [comparison.group_at(line, column) for line in comparison.lines]
@@ -66,7 +75,7 @@ def _common_labels(columns: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _points(group: SeedGroup, metric: str) -> dict[int, list[float]]:
-    """Return for each round the metric's values, of the seeds that have one."""
+    """Return round -> the values of a server metric in it, one for each run that has any."""
     points: dict[int, list[float]] = {}
     for run in group.runs:
         for record in run.rounds:

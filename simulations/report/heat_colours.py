@@ -30,5 +30,5 @@ def cell_colours(value: float) -> tuple[str, str]:
 
 
 def scale_colours(steps: int = 11) -> list[str]:
-    """Return background colours of evenly spaced values from 0 to 1, for the legend."""
+    """Return ``steps`` background colours of evenly spaced values from 0 to 1, for the legend."""
     return [cell_colours(step / (steps - 1))[0] for step in range(steps)]

@@ -1,6 +1,8 @@
-"""Heat maps of a sweep: final accuracy, and how well the rules that filter detect faulty clients.
+"""Compute the numbers of a sweep's heat maps: final accuracy, and scores of detection.
 
-A row is a label of the first axis (a rule, mostly), a column a label of another axis.
+A row is a label of the first axis (a rule, mostly), a column a label of another axis. The template
+``templates/sweep/heat_map.html.md`` draws the maps on the page, ``paper_figures`` those of accuracy
+for a paper.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ class HeatMapCell:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Values in [0, 1] of every line under every condition.
+    """Values in [0, 1] for each label of a sweep's first axis and each label of another axis.
 
     Parameters
     ----------
@@ -69,7 +71,8 @@ def accuracy_maps(comparison: Comparison) -> list[HeatMap]:
     """Return maps of the first axis by the second, and of the first by each of the others.
 
     There is one map of the first by the second axis for each combination of labels on the others.
-    In a map of the first by another axis, a cell is the worst group over all the rest.
+    In a map of the first by another axis, a cell is the worst group over all the rest. There are no
+    maps without a second axis; the seed is no axis here.
     """
     names = [axis.name for axis in comparison.compared_axes]
     if len(names) < 2:
@@ -91,7 +94,11 @@ def accuracy_maps(comparison: Comparison) -> list[HeatMap]:
 
 
 def detection_maps(comparison: Comparison) -> list[HeatMap]:
-    """Return maps of F1, precision and recall, of the lines that filter by the second axis."""
+    """Return three maps, of F1, precision and recall, of the first axis by the second.
+
+    The rows are the labels with a rule that can filter clients. There is one column if there is no
+    second axis, and there are no maps without such a rule or without faulty clients.
+    """
     lines = filtering_lines(comparison)
     if not lines or not any(group.faulty for group in comparison.groups):
         return []
@@ -113,7 +120,10 @@ def detection_maps(comparison: Comparison) -> list[HeatMap]:
 
 
 def _detections(comparison: Comparison, line: str) -> dict[str, Detection]:
-    """Return the detection counts of a line for each label on the second axis that has any."""
+    """Return label on the second axis -> detection counts of ``line``, a label on the first.
+
+    Labels without faulty clients are left out. Without a second axis, ``all`` is the only label.
+    """
     if len(comparison.compared_axes) < 2:
         return {"all": faulty_detection(distinct_groups(comparison, line))}
     groups = {
@@ -142,7 +152,11 @@ def _accuracy_map(
 
 
 def _worst_groups(comparison: Comparison, place: int, label: str) -> list[SeedGroup]:
-    """Return for each line its worst group among those with a label at a place."""
+    """Return for each label on the first axis its worst group, given a label on another axis.
+
+    ``place`` is the index of that axis. A group without an accuracy is chosen only
+    if all are without.
+    """
     return [
         min(
             (group for group in comparison.groups_of(line) if group.labels[place] == label),
@@ -153,7 +167,7 @@ def _worst_groups(comparison: Comparison, place: int, label: str) -> list[SeedGr
 
 
 def _with_unique_file_names(maps: Iterable[HeatMap]) -> list[HeatMap]:
-    """Return maps with numbers added to file names that differ in upper and lower case at most."""
+    """Return the maps with ``-2``, ``-3``, ... added to file names that are taken but for case."""
     unique: dict[str, HeatMap] = {}
     for heat in maps:
         names = chain([heat.file_name], (f"{heat.file_name}-{number}" for number in count(2)))

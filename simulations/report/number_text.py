@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def fixed(value: float | None, digits: int = 3) -> str:
-    """Return a number with a fixed number of decimals, or an en dash for None."""
+    """Return a number with ``digits`` decimals, or an en dash for None."""
     return "\u2013" if value is None else f"{value:.{digits}f}"
 
 

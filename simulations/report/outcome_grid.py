@@ -1,4 +1,7 @@
-"""Lay out a grid of a run's clients and rounds, one cell for the outcome of a client in a round."""
+"""Compute the layout of a grid of clients and rounds, one cell for a client's outcome in a round.
+
+The template ``templates/outcome_grid.html.md`` draws it.
+"""
 
 from __future__ import annotations
 
@@ -153,7 +156,7 @@ def outcome_grid(run: Run, room: float) -> OutcomeGrid | None:
 
 
 def _shown_outcome(client: Mapping[str, Any]) -> str:
-    """Return the one of ``SHOWN_OUTCOMES`` for a line of ``clients.jsonl``."""
+    """Return a client's outcome from its line of ``clients.jsonl``; ``UNUSED`` if it has none."""
     if client["kept"]:
         return KEPT
     outcome = outcome_of(client["reason"])

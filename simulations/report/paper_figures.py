@@ -1,4 +1,4 @@
-"""Write a sweep's figures as files for a paper: as PDF, its text as text, and as PNG."""
+"""Draw a sweep's figures into files for a paper: as PDF, its text as text, and as PNG."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _figure(width: float, height: float) -> Iterator[Figure]:
 
 
 def _size(heat: HeatMap) -> tuple[float, float]:
-    """Return width and height in inches, with room for the longest labels beside and below."""
+    """Return a figure's width and height in inches, with room for the map's longest labels."""
     beside, below = (max(len(label) for label in names) for names in (heat.lines, heat.columns))
     width = 1.3 + 0.06 * min(beside, MAX_LABEL_LINE) + 0.62 * len(heat.columns)
     return max(3.2, width), 0.6 + 0.04 * min(below, MAX_LABEL_LINE) + 0.3 * len(heat.lines)

@@ -30,7 +30,7 @@ class Panel:
 
 
 def run_panels(run: Run) -> list[Panel]:
-    """Return charts of a run's metrics, traffic and time over the rounds."""
+    """Return charts of a run's metrics, traffic and time over the rounds, as far as recorded."""
     trained = [line for line in run.rounds if line["round"] > 0]
     names = list(dict.fromkeys(name for line in run.rounds for name in line["server"]))
     panels = []

@@ -19,30 +19,35 @@ MEGABYTE = 1e6
 
 @dataclass(frozen=True)
 class LineScore:
-    """The scores of one line over all conditions.
+    """The scores of one line of a sweep's table over all conditions.
+
+    A line is a label on the first axis (a rule, mostly). A condition is a combination of labels on
+    the other axes but the seed; it is finished if all its seeds finished with an accuracy.
+    Conditions that share the same runs count once.
 
     Parameters
     ----------
     line : str
         The label of the line.
     worst : SeedGroup or None
-        The group with the least accuracy, among those in which all seeds finished.
+        The seeds of the finished condition with the least accuracy; None if none is finished.
     mean : float or None
-        Mean accuracy over the conditions with faulty clients, or over all if none has any.
+        Mean accuracy over the finished conditions with faulty clients, or over all finished ones if
+        none of them has faulty clients; None if none is finished.
     clean : float or None
-        Mean accuracy over the conditions without faulty clients.
+        Mean accuracy over the finished conditions without faulty clients; None if there is none.
     detection : Detection
         Counts over all conditions with faulty clients.
     unjudged : Mapping[str, Count]
-        The clients whose update the rule never judged, by outcome, over all conditions.
+        The clients whose update never reached the rule, by outcome, over all conditions.
     missing : int
-        Number of conditions in which not all seeds finished.
+        Number of conditions that are not finished.
     megabytes_up, megabytes_down : float or None
-        Mean traffic of a run from and to the clients.
+        Mean traffic of a run from and to the clients; None if no run began.
     seconds : float or None
-        Mean wall time of a run.
+        Mean wall time of a run; None if no run began.
     memory : float or None
-        The most memory that the process of a run had in use, in MiB.
+        The most memory that the process of a run had in use, in MiB; None if not recorded.
     """
 
     line: str
@@ -59,19 +64,23 @@ class LineScore:
 
     @property
     def worst_accuracy(self) -> float:
-        """The accuracy of the worst group, -1 if there is none."""
+        """The accuracy under the worst finished condition, -1 if none is finished."""
         accuracy = None if self.worst is None else self.worst.accuracy
         return -1.0 if accuracy is None else accuracy
 
 
 def line_scores(comparison: Comparison) -> list[LineScore]:
-    """Return the scores of all lines, best worst case first, incomplete lines last."""
+    """Return the scores of all labels on a sweep's first axis.
+
+    They are sorted by the worst accuracy, the highest first; labels with cells that did not finish
+    come last.
+    """
     scores = [_score(comparison, line) for line in comparison.lines]
     return sorted(scores, key=lambda score: (score.missing > 0, -score.worst_accuracy))
 
 
 def filtering_lines(comparison: Comparison) -> list[str]:
-    """Return the lines with a rule that can filter clients."""
+    """Return the labels on the first axis with a run whose rule can filter clients."""
     return [
         line
         for line in comparison.lines
@@ -80,12 +89,15 @@ def filtering_lines(comparison: Comparison) -> list[str]:
 
 
 def faulty_detection(groups: Iterable[SeedGroup]) -> Detection:
-    """Return the total of the detection counts of the groups with faulty clients."""
+    """Return the sums of the groups' detection counts, groups without faulty clients left out."""
     return Detection.total(group.detection for group in groups if group.faulty)
 
 
 def distinct_groups(comparison: Comparison, line: str) -> list[SeedGroup]:
-    """Return the groups of a line, without those that show the runs of an earlier group again."""
+    """Return the groups with a label on the first axis.
+
+    A group that has the same runs as an earlier one is left out.
+    """
     distinct: dict[tuple[str, ...], SeedGroup] = {}
     for group in comparison.groups_of(line):
         distinct.setdefault(group.directories, group)

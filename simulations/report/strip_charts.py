@@ -1,4 +1,7 @@
-"""Find, round by round, the fractions of a sweep's faulty and honest clients that were filtered."""
+"""Compute the numbers of strip charts: the fractions of clients filtered, round by round.
+
+The template ``templates/sweep/strip_chart.html.md`` draws them.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ from hqde_fl.simulations.recording.seed_groups import SeedGroup
 
 @dataclass(frozen=True)
 class Strip:
-    """The rounds of a line under one condition.
+    """Fractions of clients filtered in each round, for one combination of labels in a sweep.
 
     Parameters
     ----------
     label : str
-        The condition.
+        The labels on all axes but the first and the seed; that on the first if there are none.
     rounds : tuple[tuple[int, float | None, float | None], ...]
         For each round its number, the fraction of the judged faulty clients that the rule filtered,
         and the fraction of the judged honest ones; None for a fraction of no clients.
@@ -29,14 +32,14 @@ class Strip:
 
 @dataclass(frozen=True)
 class StripChart:
-    """The strips of one line of a sweep, for all conditions with faulty clients.
+    """The strips of one label on the first axis of a sweep (a rule, mostly).
 
     Parameters
     ----------
     line : str
-        The label of the line.
+        The label.
     strips : tuple[Strip, ...]
-        One strip for each condition.
+        One strip for each combination of labels on the other axes that has faulty clients.
     last_round : int
         The last round of any strip.
     """
@@ -47,7 +50,10 @@ class StripChart:
 
 
 def strip_charts(comparison: Comparison, lines: Sequence[str]) -> list[StripChart]:
-    """Return the strip charts of some lines, without those that have no round to show."""
+    """Return the strip chart of each label in ``lines``, all of them labels on the first axis.
+
+    A label without faulty clients or without a recorded round has none.
+    """
     charts = []
     for line in lines:
         groups = [group for group in comparison.groups_of(line) if group.faulty]
@@ -61,7 +67,10 @@ def strip_charts(comparison: Comparison, lines: Sequence[str]) -> list[StripChar
 def detection_by_round(
     clients: Sequence[Mapping[str, object]], filters: bool
 ) -> dict[int, Detection]:
-    """Return the detection counts of each round from the lines of ``clients.jsonl``."""
+    """Return round -> detection counts from the lines of ``clients.jsonl``.
+
+    ``filters`` is True if the rule is one that filters clients.
+    """
     rounds: dict[int, list[Mapping[str, object]]] = {}
     for client in clients:
         number = client["round"]

@@ -72,13 +72,16 @@ def sweep_view(comparison: Comparison) -> dict[str, Any]:
 
 
 def occurring_outcomes(comparison: Comparison, column: tuple[str, ...]) -> list[str]:
-    """Return the outcomes among ``UNJUDGED`` that a client had under a condition."""
+    """Return the outcomes among ``UNJUDGED`` that any client had in a column of the table.
+
+    ``column`` has the labels on all axes but the first and the seed.
+    """
     groups = [comparison.group_at(line, column) for line in comparison.lines]
     return [name for name in UNJUDGED if any(name in g.detection.occurring for g in groups)]
 
 
 def _worst_rows(scores: list[LineScore]) -> list[ComparisonRow]:
-    """Return for each line the worst seed of its worst group."""
+    """Return the worst seed of each score's worst group; scores without one are left out."""
     rows = []
     for score in scores:
         if score.worst is not None:
@@ -88,7 +91,10 @@ def _worst_rows(scores: list[LineScore]) -> list[ComparisonRow]:
 
 
 def _panels(comparison: Comparison, all_conditions: list[Condition]) -> list[Panel]:
-    """Return charts of accuracy and attack success, and with few conditions of the loss."""
+    """Return a chart of accuracy and one of attack success for each condition that has values.
+
+    With at most ``MAX_TABLE_CONDITIONS`` conditions there are charts of the loss, too.
+    """
     metrics = ["accuracy"]
     if len(all_conditions) <= MAX_TABLE_CONDITIONS:
         metrics.append("loss")

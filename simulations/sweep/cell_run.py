@@ -24,6 +24,9 @@ MEBIBYTE = 2**20
 def run_cell(experiment: Experiment, out: Path, on_round: OnRound) -> str | None:
     """Run a cell from its beginning; return its error in one line, or None if it finished.
 
+    The manifest of a finished run gets its time and its peak memory. If a signal has come, an error
+    raises ``KeyboardInterrupt`` instead.
+
     Parameters
     ----------
     experiment : Experiment
@@ -55,7 +58,7 @@ def run_cell(experiment: Experiment, out: Path, on_round: OnRound) -> str | None
 
 
 def is_finished(out: Path, experiment: Experiment) -> bool:
-    """Return whether a directory holds the complete run of an experiment."""
+    """Return True if a directory holds a finished run with all rounds of the experiment."""
     try:
         run = Run.load(out)
     except HQDEError:

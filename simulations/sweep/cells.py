@@ -45,12 +45,12 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """Return all labels in one text."""
+        """Return the cell's labels, joined by commas."""
         return ", ".join(self.labels)
 
     @property
     def directory(self) -> str:
-        """Return its run directory, relative to the sweep's."""
+        """Return the cell's run directory, ``cells/KEY``, relative to the sweep's."""
         return f"{CELLS}/{self.key}"
 
 
@@ -74,7 +74,7 @@ class Sweep:
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
-        """Read a TOML file with a ``[sweep]`` table.
+        """Return the sweep that a TOML file with a ``[sweep]`` table describes.
 
         Parameters
         ----------
@@ -86,7 +86,8 @@ class Sweep:
         Raises
         ------
         ConfigError
-            If the file, an axis or any cell is wrong.
+            If the file has no ``[sweep]`` table, if it, an axis or any cell is wrong, or if an
+            override sets a key that varies.
         """
         document = read_toml(path)
         if not isinstance(document.get("sweep"), Mapping):
@@ -131,7 +132,7 @@ def key_of(experiment: Experiment) -> str:
 
 
 def _without_unused_faults(experiment: Experiment) -> Experiment:
-    """Return an experiment without the faults that no client has."""
+    """Return an experiment without the faults of no clients; the given one if it has none."""
     counts = [fault.count for fault in experiment.parts.faults.faults]
     if all(counts):
         return experiment

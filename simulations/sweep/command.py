@@ -21,7 +21,7 @@ RUNS = Path("runs")
 
 
 def newest_directory(name: str) -> Path:
-    """Return the directory of the newest sweep of a name.
+    """Return ``runs/NAME-TIME`` of the newest sweep of a name.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def newest_directory(name: str) -> Path:
 def run_and_show(
     sweep: Sweep, out: Path, console: Console, *, jobs: int = 1, resume: bool = False
 ) -> Comparison:
-    """Run a sweep, show its progress and its results."""
+    """Run a sweep into ``out``, show its progress, results and errors, and return the results."""
     with SweepProgress(console, sweep.name) as watch:
         comparison = run_sweep(sweep, out, jobs=jobs, resume=resume, watch=watch)
     console.print(results_table(comparison, console.width))
@@ -56,7 +56,11 @@ def run_and_show(
 def show_plan(
     sweep: Sweep, console: Console, out: Path | None, *, jobs: int = 1, resume: bool = False
 ) -> None:
-    """Show the cells of a sweep and an estimate of their time; nothing is kept on disk."""
+    """Show the cells of a sweep and an estimate of their time; nothing is kept on disk.
+
+    With ``resume``, cells that have finished in ``out``, by default the newest directory of the
+    sweep's name, are shown as finished.
+    """
     check_jobs(sweep, jobs)
     check_tasks(sweep)
     if resume and out is None:
@@ -89,7 +93,7 @@ def show_plan(
 
 
 def _shown(path: Path) -> str:
-    """Return a path relative to the working directory, if it is below it."""
+    """Return a path as text: relative if it is below the working directory, else absolute."""
     path = path.resolve()
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 

@@ -35,7 +35,10 @@ class Estimate:
 
 
 def from_finished(cells: Sequence[Cell], missing: Sequence[Cell], out: Path) -> Estimate | None:
-    """Return the time of the missing cells at the pace of the finished ones; None without any."""
+    """Return an estimate of the time of the missing cells from the recorded times of the others.
+
+    It is None if no cell that is not missing has a time in its manifest in ``out``.
+    """
     taken, rounds = [], 0
     for cell in cells:
         if cell in missing:
@@ -51,7 +54,10 @@ def from_finished(cells: Sequence[Cell], missing: Sequence[Cell], out: Path) -> 
 
 
 def from_probes(missing: Sequence[Cell]) -> Estimate | None:
-    """Return the time of the missing cells at the pace of a few rounds of some of them."""
+    """Run a few rounds of some of the missing cells, and return an estimate of the time of all.
+
+    It is None if all these runs fail, or if no cell is missing.
+    """
     step = max(1, len(missing) // PROBES)
     probed = missing[step // 2 :: step][:PROBES]
     timings = [timing for cell in probed if (timing := _probe(cell.experiment)) is not None]
@@ -64,7 +70,10 @@ def from_probes(missing: Sequence[Cell]) -> Estimate | None:
 
 
 def _probe(experiment: Experiment) -> tuple[float, float] | None:
-    """Return the seconds outside the rounds and those of one round; None if the run failed."""
+    """Run a few rounds of an experiment twice, and time the second run.
+
+    Return its seconds outside the rounds and the mean seconds of a round; None if a run failed.
+    """
     short = experiment.model_copy(update={"rounds": PROBE_ROUNDS})
     with tempfile.TemporaryDirectory() as directory:
         try:

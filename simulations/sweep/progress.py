@@ -57,7 +57,7 @@ class SweepProgress(Watch):
         self._bar.stop()
 
     def planned(self, cells: Sequence[Cell], finished: int) -> None:
-        """Start the bar."""
+        """Print the number of cells finished before, if there are any, and start the bar."""
         self._rounds, self._cells = sum(cell.experiment.rounds for cell in cells), len(cells)
         self._started = time.monotonic()
         if finished:
@@ -66,16 +66,16 @@ class SweepProgress(Watch):
         self._bar.start()
 
     def began(self, cell: Cell) -> None:
-        """Note the time at which a cell begins."""
+        """Remember the present time as that at which the cell began."""
         self._begun[cell.key] = time.monotonic()
 
     def on_round(self, cell: Cell, line: Mapping[str, Any]) -> None:
-        """Move the bar."""
+        """Move the bar to the round that the cell has reached."""
         self._last[cell.key] = line["server"]
         self._advance(cell, line["round"])
 
     def ended(self, cell: Cell, error: str | None) -> None:
-        """Print one line for the cell."""
+        """Move the bar past the cell; print its accuracy or error, its time and the time left."""
         self._advance(cell, cell.experiment.rounds)
         self._ended += 1
         seconds = time.monotonic() - self._begun[cell.key]

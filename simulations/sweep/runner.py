@@ -31,7 +31,7 @@ LOCK_SECONDS = 10.0
 
 
 class Watch:
-    """Listener to a sweep; override the methods that you need."""
+    """Listener to a sweep; its methods do nothing, override those that you need."""
 
     def planned(self, cells: Sequence[Cell], finished: int) -> None:
         """Receive the cells that are going to run, and the number of those finished before."""
@@ -43,7 +43,7 @@ class Watch:
         """Receive a round of a cell, as its line of ``rounds.jsonl``."""
 
     def ended(self, cell: Cell, error: str | None) -> None:
-        """Receive a cell that has ended, and its error if it failed."""
+        """Receive a cell that has ended, and its error, None if it finished."""
 
 
 def run_sweep(
@@ -55,9 +55,10 @@ def run_sweep(
     watch: Watch | None = None,
     report: bool = True,
 ) -> Comparison:
-    """Run the cells of a sweep.
+    """Run the cells of a sweep, and return the comparison of their runs.
 
-    Ctrl-C, SIGTERM and SIGHUP end it as they end ``run_experiment``.
+    A cell that fails is a row with its error; the others run nevertheless. Ctrl-C, SIGTERM and
+    SIGHUP end the sweep as they end ``run_experiment``.
 
     Parameters
     ----------
@@ -142,7 +143,7 @@ def check_tasks(sweep: Sweep) -> None:
 
 
 def check_jobs(sweep: Sweep, jobs: int) -> None:
-    """Raise ``ConfigError`` unless ``jobs`` cells of the sweep can run at once."""
+    """Raise ``ConfigError`` unless ``jobs`` is 1, or more and the engine of all cells is inline."""
     if jobs < 1:
         raise ConfigError(f"--jobs must be >= 1, found {jobs}")
     engines = {cell.experiment.engine.name for cell in sweep.cells} - {"inline"}
@@ -156,7 +157,7 @@ def check_jobs(sweep: Sweep, jobs: int) -> None:
 def _run_here(
     cells: Sequence[Cell], out: Path, watch: Watch, errors: dict[str, str | None]
 ) -> None:
-    """Run cells in this process, one after the other."""
+    """Run cells one after the other here; put the error of each, or None, in ``errors``."""
     for cell in cells:
         watch.began(cell)
         listen = partial(watch.on_round, cell)
@@ -172,8 +173,9 @@ def _run_in_processes(
     watch: Watch,
     errors: dict[str, str | None],
 ) -> None:
-    """Run cells in worker processes; a thread follows each, and this one calls the watch.
+    """Run cells in ``jobs`` worker processes; put the error of each, or None, in ``errors``.
 
+    A thread follows each process, and the calling thread calls the watch.
     The threads belong to a ``ThreadPoolExecutor``, the processes to none: in a
     ``ProcessPoolExecutor`` one killed worker fails every cell that waits, a killed sweep leaves
     workers that write on, and scripts without a main guard cannot run a sweep.

@@ -63,7 +63,7 @@ class Axis:
 
     @property
     def texts(self) -> tuple[Any, ...]:
-        """Return the values as ``results.csv`` has them: their labels if one is not plain."""
+        """Return the values, or all labels if a value is no boolean, number or string."""
         if all(isinstance(value, bool | int | float | str) for value in self.values):
             return self.values
         return self.labels
@@ -131,7 +131,7 @@ def document_at(
     values: Sequence[Any],
     defaults: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the document for one value of each axis.
+    """Return the document for one value of each axis, which also replaces ``"$NAME"`` in it.
 
     Parameters
     ----------
@@ -157,7 +157,11 @@ def document_at(
 
 
 def _lists(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, list[Any]]]:
-    """Yield dotted keys and their values; a key may be quoted or spelt as nested tables."""
+    """Yield each dotted key of a ``[sweep]`` table and its values, each key after ``prefix``.
+
+    A key may be quoted or spelt as nested tables. One without a list of values raises
+    ``ConfigError``.
+    """
     for name, value in table.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping):
@@ -169,7 +173,10 @@ def _lists(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, list[An
 
 
 def _labelled(written: str, values: Sequence[Any]) -> tuple[list[str], list[Any]]:
-    """Return the labels of the values, and the values without their ``label``."""
+    """Return the labels of a key's values, and the values without their ``label``.
+
+    A value without a label is labelled by what is in it. Raise ``ConfigError`` if two are the same.
+    """
     given, plain = [], []
     for value in values:
         label = value.get("label") if isinstance(value, Mapping) else None
@@ -191,7 +198,11 @@ def _labelled(written: str, values: Sequence[Any]) -> tuple[list[str], list[Any]
 
 
 def _faults(value: Any, counted: bool) -> list[Any]:
-    """Return a value of ``attack`` as a value of ``faults``."""
+    """Return a value of ``attack`` (a name, a table or a list of them) as a list of faults.
+
+    ``"none"`` gives an empty list. An attack that names no clients gets ``"$f"`` of them if
+    ``counted``, and is a ``ConfigError`` otherwise.
+    """
     if value == NO_ATTACK:
         return []
     faults = []
@@ -209,7 +220,7 @@ def _faults(value: Any, counted: bool) -> list[Any]:
 
 
 def _references(value: Any) -> Iterator[str]:
-    """Yield the names after ``$`` anywhere in a value."""
+    """Yield NAME for every string ``"$NAME"`` in a value, a table or a list, at any depth."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):
@@ -220,7 +231,7 @@ def _references(value: Any) -> Iterator[str]:
 
 
 def _without_references(value: Any) -> Any:
-    """Return a value without the parameters that refer to variables, for its label."""
+    """Return a copy of a value without entries of tables that begin with ``$``, for its label."""
     if isinstance(value, Mapping):
         return {
             key: _without_references(entry)
@@ -231,7 +242,10 @@ def _without_references(value: Any) -> Any:
 
 
 def _substituted(value: Any, variables: Mapping[str, Any]) -> Any:
-    """Return a value with the variables' values in place of their names."""
+    """Return a copy of a value with the variable's value in place of each string ``"$NAME"``.
+
+    Raise ``UnknownNameError`` for a name that is not in ``variables``.
+    """
     if isinstance(value, Mapping):
         return {key: _substituted(entry, variables) for key, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -24,7 +24,7 @@ MEGABYTE = 1e6
 
 
 def write_tables(comparison: Comparison, out: Path) -> None:
-    """Write ``results.csv``, ``results.parquet`` and ``timings.csv``."""
+    """Write ``results.csv``, ``results.parquet`` and ``timings.csv`` into the directory ``out``."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -38,7 +38,7 @@ def write_tables(comparison: Comparison, out: Path) -> None:
 
 
 def columns() -> frozenset[str]:
-    """Return the names of all columns but those of the axes."""
+    """Return the names of all columns of a sweep's tables but those of the axes."""
     nothing, row = Comparison("", (), ()), ComparisonRow((), "", None)
     return frozenset(_result(nothing, row)) | frozenset(_timing(nothing, row))
 
@@ -49,7 +49,7 @@ def _place(comparison: Comparison, row: ComparisonRow) -> dict[str, Any]:
 
 
 def _result(comparison: Comparison, row: ComparisonRow) -> dict[str, Any]:
-    """Return a row of ``results.csv``; one of an unfinished run has no numbers.
+    """Return column -> value in ``results.csv``; all measurements of an unfinished run are None.
 
     They would depend on the moment at which it was interrupted.
     """
@@ -106,12 +106,16 @@ def _csv(records: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _csv_value(value: Any) -> Any:
-    """Return a value as CSV has it: booleans as in TOML and JSON."""
+    """Return ``"true"`` or ``"false"`` for a boolean, and any other value unchanged."""
     return str(value).lower() if isinstance(value, bool) else value
 
 
 def _typed(values: list[Any]) -> list[Any]:
-    """Return the values of a column in one type: numbers as float, a mixture as text."""
+    """Return the values of a column in one type; None stays None.
+
+    Integers become floats if there is a float among the values; a mixture of types that are not all
+    numbers becomes text.
+    """
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float} or len(kinds) <= 1:
         return [float(v) if v is not None and float in kinds else v for v in values]

@@ -26,7 +26,7 @@ from hqde_fl.simulations.recording.run_follower import OnRound
 
 @final
 class CellWorker:
-    """The sweep's end of such a process; the process is started for the first cell.
+    """A worker process as the sweep uses it; it runs cells, and is started for the first one.
 
     Parameters
     ----------
@@ -42,7 +42,10 @@ class CellWorker:
         self._starting, self._closed = threading.Lock(), False
 
     def run(self, experiment: Experiment, out: Path, on_round: OnRound) -> str | None:
-        """Run a cell; return its error in one line, or None if it finished.
+        """Run a cell in the process; return its error in one line, or None if it finished.
+
+        A process that ends during the cell is an error, too. After ``close``, ``RunError`` is
+        raised.
 
         Parameters
         ----------
@@ -76,7 +79,7 @@ class CellWorker:
         return f"RunError: its process ended with exit status {process.wait()}"
 
     def close(self) -> None:
-        """End the process, whatever it is doing; none is started any more."""
+        """Kill the process, if there is one; ``run`` starts none afterwards."""
         with self._starting:
             self._closed = True
         if self._process is not None:
@@ -84,7 +87,7 @@ class CellWorker:
             self._process.wait()
 
     def _running(self) -> subprocess.Popen[str]:
-        """Return the process, started if there is none or the last one has ended."""
+        """Return the process, a new one if none is running; raise ``RunError`` after ``close``."""
         with self._starting:
             if self._closed:
                 raise RunError("the sweep has ended")
@@ -109,7 +112,7 @@ class CellWorker:
 
 
 def main() -> None:
-    """Run cells until stdin ends."""
+    """Run each cell that a line on stdin describes; write its rounds and its error to stdout."""
     news = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # what the user's own code prints goes to the log
     logging.getLogger("flwr").setLevel(logging.WARNING)
@@ -128,7 +131,7 @@ def main() -> None:
 
 
 def _read(stdin: IO[str], jobs: queue.SimpleQueue[str]) -> None:
-    """Pass lines on; end this process when the sweep's process has ended."""
+    """Put each line of stdin into ``jobs``; end this process with status 1 when stdin ends."""
     for line in stdin:
         jobs.put(line)
     os._exit(1)
