@@ -138,7 +138,7 @@ class MultiKrum(Tolerant):
         """Return equal weights for the m updates with the least scores, n - f if m is 0."""
         f = cohort.remaining(self.f)
         decision = _decide(measured, cohort, f, self.m or cohort.n - f)
-        return self._with_rejected(decision, cohort.n - f)
+        return self._with_filtered(decision, cohort.n - f)
 
     def decide_from_float32(
         self, distances: Float32Distances, cohort: Cohort, state: State
@@ -146,9 +146,9 @@ class MultiKrum(Tolerant):
         """Return the decision of ``decide``; None if the distances' error leaves doubt about it."""
         f = cohort.remaining(self.f)
         decision = _decide_from_float32(distances, cohort, f, self.m or cohort.n - f)
-        return None if decision is None else self._with_rejected(decision, cohort.n - f)
+        return None if decision is None else self._with_filtered(decision, cohort.n - f)
 
-    def _with_rejected(self, decision: Decision, max_kept: int) -> Decision:
+    def _with_filtered(self, decision: Decision, max_kept: int) -> Decision:
         """Return the decision, with unweighted updates as filtered unless 0 < m < ``max_kept``."""
         if 0 < self.m < max_kept:
             return decision
