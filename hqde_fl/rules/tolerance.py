@@ -54,7 +54,7 @@ def apply_tolerance(rule: Aggregator, cohort: Cohort) -> Cohort:
 
 
 def silence_warning(rule: Aggregator, clients: int, owner: str = "") -> str | None:
-    """Return a warning if fewer silent clients than f suffice to void every round.
+    """Return a warning if f silent clients, or fewer, suffice to void every round; else None.
 
     Parameters
     ----------

@@ -170,7 +170,7 @@ def _meaning(comparison: Comparison, where: str) -> str:
     """Return the caption that explains the columns about clients; ``where`` follows "rounds"."""
     text = (
         f"filtered: precision / recall of the rule's decisions, over clients and rounds{where}\n"
-        f"{fixed(None)}: the rule singles out nobody, or had nobody to judge"
+        f"{fixed(None)}: the rule filters nobody, or had nobody to judge"
     )
     if names := _happened_ever(comparison):
         text += f"\n{', '.join(names)}: clients, faulty / honest, whose update it never judged"

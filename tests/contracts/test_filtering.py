@@ -47,7 +47,7 @@ FILTERS = {
     "robust",
     "sign-guard",
 }
-"""The names in ``EXAMPLES`` whose rules single out clients."""
+"""The names in ``EXAMPLES`` whose rules filter clients."""
 
 OTHERS = {
     "multi-krum, fewer": MultiKrum(F, m=4),

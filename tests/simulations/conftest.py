@@ -29,7 +29,7 @@ def tiny():
 
 @pytest.fixture
 def filtering():
-    """Return the small experiment with a rule that singles out clients."""
+    """Return the small experiment with a rule that filters clients."""
     return Experiment.parse(TINY | {"strategy": {"rule": "sign-guard"}})
 
 

@@ -117,16 +117,16 @@ def test_tables_and_pages_show_a_dash_and_the_reason(swept) -> None:
         console.print(results_table(comparison, width))
         printed = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
         assert "1.00 / 1.00" in printed
-        assert "\N{EN DASH}: the rule singles out nobody" in printed
+        assert "\N{EN DASH}: the rule filters nobody" in printed
         assert "rejected, failed: clients, faulty / honest" in printed
         assert "4 / 0" in printed
     page = (out / "report.html").read_text()
-    assert "a dash where it singles out nobody" in " ".join(page.split())
+    assert "a dash where it filters nobody" in " ".join(page.split())
     assert re.search(r"<th>rejected</th>\s*<th>failed</th>", page)
     assert "<td>4 / 0</td>" in page
     cells = {row.labels[:2]: row.run for row in comparison.rows}
     plain = page_of(cells["FedAvg", "crash"])
-    assert "precision and recall: the rule singles out nobody" in plain
+    assert "precision and recall: the rule filters nobody" in plain
     assert "<tr><th>failed</th><td>4</td><td>0</td></tr>" in plain
     filtered = page_of(cells["byzantine-filter", "crash"])
     assert "recall: 0 of 0 faulty updates filtered: the rule judged none" in filtered
