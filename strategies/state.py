@@ -95,7 +95,7 @@ class ModelState:
 
 @dataclass(frozen=True, eq=False)
 class ServerState:
-    """All that the server carries from one round to the next.
+    """State of the training that the server carries from one round to the next.
 
     Parameters
     ----------

@@ -93,7 +93,11 @@ class Experiment(Section):
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Return the experiment in a text from ``to_json``, or raise ``ConfigError``."""
-        return cls.parse(json.loads(text))
+        try:
+            document = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"the experiment is not JSON: {error}") from None
+        return cls.parse(document)
 
     @classmethod
     def from_run_config(cls, run_config: Mapping[str, Any]) -> Self:

@@ -17,7 +17,7 @@ class Condition:
     Parameters
     ----------
     title : str
-        The labels, joined.
+        The labels that they have in common, joined; ``all runs`` if there are none.
     groups : tuple[SeedGroup, ...]
         One group of seeds for each label on the first axis.
     """

@@ -36,7 +36,7 @@ class Cell:
     experiment : Experiment
         The experiment.
     key : str
-        Hash that is the same for experiments with the same result.
+        Hash of all settings that decide the result; equal keys mean equal results.
     """
 
     labels: tuple[str, ...]

@@ -94,18 +94,18 @@ def rounds() -> list[Tensor]:
     return found
 
 
-def ever_rejects(rule: Aggregator) -> bool:
+def ever_filters(rule: Aggregator) -> bool:
     outcomes = [aggregate(rule, Updates(updates), Cohort.of(N)) for updates in rounds()]
     return any(bool(outcome.filtered.any()) for outcome in outcomes)
 
 
 @pytest.mark.parametrize("name", [*ALL, *OTHERS])
-def test_filters_is_true_for_rules_that_reject(name: str) -> None:
+def test_filters_is_true_for_rules_that_filter(name: str) -> None:
     rule = OTHERS[name] if name in OTHERS else ALL[name].make(F)
-    assert rule.filters(N) == ever_rejects(rule)
+    assert rule.filters(N) == ever_filters(rule)
 
 
-def test_which_registered_rules_single_out() -> None:
+def test_which_registered_rules_filter() -> None:
     assert {name for name in RULES if EXAMPLES[name].make(F).filters(N)} == FILTERS
     assert not any(
         rule.filters(N) for rule in (GeometricMedian(), TrimmedMean(F), Superposition(), Tree())
@@ -113,5 +113,5 @@ def test_which_registered_rules_single_out() -> None:
 
 
 @pytest.mark.parametrize(("m", "expected"), [(0, True), (10, True), (9, False), (1, False)])
-def test_multi_krum_rejects_only_with_the_largest_m(m: int, expected: bool) -> None:
+def test_multi_krum_filters_only_with_the_largest_m(m: int, expected: bool) -> None:
     assert MultiKrum(F, m=m).filters(N) is expected

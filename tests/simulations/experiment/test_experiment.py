@@ -193,6 +193,8 @@ def test_json_and_toml_round_trips_are_exact():
         TRIMMED | FLIPS | {"seed": 2**62, "clients": {"lr": 0.1 + 0.2, "partition": "shard"}}
     )
     assert Experiment.from_json(experiment.to_json()) == experiment
+    with pytest.raises(ConfigError, match="the experiment is not JSON"):
+        Experiment.from_json("{")
     assert Experiment.parse(tomllib.loads(tomli_w.dumps(experiment.to_table()))) == experiment
     assert json.loads(experiment.to_json())["strategy"]["rule"] == {"name": "trimmed-mean", "f": 2}
 
