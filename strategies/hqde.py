@@ -22,6 +22,7 @@ from hqde_fl.strategies.metrics import scalar_metrics
 from hqde_fl.strategies.resting import resting_clients, select_awake
 from hqde_fl.strategies.roster import Roster
 from hqde_fl.strategies.round.aggregation import average_members
+from hqde_fl.strategies.round.evaluation import Evaluation
 from hqde_fl.strategies.round.round import Round
 from hqde_fl.strategies.run_report import EvaluateFn, RunReport
 from hqde_fl.strategies.settings import (
@@ -92,6 +93,7 @@ class HQDEStrategy(FedAvg):
         self.state: ServerState | None = None
         self._roster = Roster()
         self._round: Round | None = None
+        self._evaluation = Evaluation()
 
     def summary(self) -> None:
         """Log the parts of the strategy: rule, codecs, ensemble, selector and so on."""
@@ -118,8 +120,7 @@ class HQDEStrategy(FedAvg):
         nodes = self._select(self.settings.participation.selector, grid, server_round, rng)
         if server_round == 1 and (warning := self.settings.silence_warning(len(nodes))):
             log(WARNING, warning)
-        keys = (self.arrayrecord_key, self.configrecord_key)
-        current = Round(server_round, self.state, arrays, self.settings, self._roster, keys)
+        current = Round(server_round, self.state, arrays, self.settings, self._roster, self._keys)
         messages = current.address(nodes, config)
         self.state, self._round = current.state, current
         return messages
@@ -145,7 +146,7 @@ class HQDEStrategy(FedAvg):
         RuntimeError
             If ``configure_train`` was not called before.
         """
-        current = self._current_round("aggregate_train")
+        current = self._current_round(server_round)
         current.close(replies)
         self.state, record = current.state, current.record
         return None if record.void else current.arrays, MetricRecord(dict(record.clients_train))
@@ -157,13 +158,13 @@ class HQDEStrategy(FedAvg):
 
         There are none if ``fraction_evaluate`` is 0.
         """
-        fraction = self.settings.participation.fraction_evaluate
-        if fraction == 0:
+        self._evaluation = Evaluation()
+        if self.fraction_evaluate == 0:
             return []
-        current = self._current_round("configure_evaluate")
         rng = self.settings.seeds.numpy("select", "evaluate", server_round)
-        nodes = self._select(Uniform(fraction), grid, server_round + 1, rng)
-        return current.address_evaluation(nodes, arrays, config)
+        nodes = self._select(Uniform(self.fraction_evaluate), grid, server_round + 1, rng)
+        self._evaluation = Evaluation.address(server_round, nodes, arrays, config, self._keys)
+        return self._evaluation.messages
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -172,7 +173,8 @@ class HQDEStrategy(FedAvg):
 
         None if no reply passes screening.
         """
-        metrics = self._current_round("aggregate_evaluate").evaluation_metrics(replies)
+        limits = self.settings.communication.screening
+        metrics = self._evaluation.metrics(replies, limits, self._roster)
         return None if metrics is None else MetricRecord(dict(metrics))
 
     # --- the whole run ----------------------------------------------------------------------------
@@ -245,7 +247,7 @@ class HQDEStrategy(FedAvg):
                 result.arrays = arrays
             if metrics is not None:
                 result.train_metrics_clientapp[server_round] = metrics
-            record = self._current_round("start").record
+            record = self._current_round(server_round).record
             config = evaluate_config if evaluate_config is not None else ConfigRecord()
             messages = self.configure_evaluate(server_round, result.arrays, config, grid)
             if messages:
@@ -264,9 +266,14 @@ class HQDEStrategy(FedAvg):
 
     # --- parts of both ----------------------------------------------------------------------------
 
-    def _current_round(self, caller: str) -> Round:
-        if self._round is None:
-            raise RuntimeError(f"{caller} needs configure_train to be called before it")
+    @property
+    def _keys(self) -> tuple[str, str]:
+        return self.arrayrecord_key, self.configrecord_key
+
+    def _current_round(self, number: int) -> Round:
+        """Return the round that ``configure_train`` began; raise if it is not this one."""
+        if self._round is None or self._round.number != number:
+            raise RuntimeError(f"round {number} needs configure_train to be called first")
         return self._round
 
     def _initial_state(self, arrays: ArrayRecord) -> ServerState:

@@ -97,7 +97,10 @@ class Communication:
                 f"Communication.deadline must be in (0, {TIMEOUT_MAX:g}], found {self.deadline}"
             )
         if self.downlink.stateful:
-            raise ConfigError(f"downlink feeds its errors back by itself, found {self.downlink}")
+            raise ConfigError(
+                "Communication.downlink must be a codec without memory (a downlink feeds its "
+                f"errors back by itself), found {self.downlink}"
+            )
 
 
 @final
@@ -179,12 +182,12 @@ class StrategySettings:
         Root of all that the server draws at random.
     """
 
-    aggregation: Aggregation = field(default_factory=Aggregation)
-    communication: Communication = field(default_factory=Communication)
-    participation: Participation = field(default_factory=Participation)
-    ensemble: Ensemble = field(default_factory=Ensemble)
-    reporting: Reporting = field(default_factory=Reporting)
-    seeds: Seeds = field(default_factory=lambda: Seeds(0))
+    aggregation: Aggregation
+    communication: Communication
+    participation: Participation
+    ensemble: Ensemble
+    reporting: Reporting
+    seeds: Seeds
 
     def parts(self) -> dict[str, Any]:
         """Return a strategy's parts by name: the fields of three groups, and ``ensemble``.

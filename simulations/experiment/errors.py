@@ -53,6 +53,8 @@ def to_config_error(error: ValidationError, model: type[BaseModel]) -> ConfigErr
     if problem["type"] in _BOUNDS:
         name, sign = _BOUNDS[problem["type"]]
         bound = f"{sign} {context[name]:g}"
+    elif problem["type"] == "literal_error":
+        bound = str(context["expected"])
     elif problem["type"] == "string_pattern_mismatch":
         bound = "letters, digits, '.', '_' and '-'"
     else:

@@ -143,10 +143,21 @@ class Experiment(Section):
     def parts(self) -> Parts:
         """Return the objects that the tables describe; they are built once.
 
-        ``model_copy`` copies them, too: they depend neither on the number of rounds nor on the name
-        of the engine, and copies may differ in nothing else.
+        A copy shares them if it differs in nothing that they depend on.
         """
         return build_parts(self.clients, self.strategy, self.faults, self.engine, self.seed)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy in which some sections or values are replaced, without a check of them."""
+        copy = super().model_copy(update=update, deep=deep)
+        if copy._sources() != self._sources():
+            copy.__dict__.pop("parts", None)
+        return copy
+
+    def _sources(self) -> tuple[Any, ...]:
+        """Return all that the parts depend on; the name of the engine is not among it."""
+        engine = self.engine.model_copy(update={"name": ""})
+        return self.clients, self.strategy, self.faults, engine, self.seed
 
     @property
     def faulty(self) -> dict[int, str]:

@@ -14,8 +14,8 @@ from filelock import lock_descriptor
 from hqde_fl.errors import HQDEError
 
 POLL_SECONDS = 0.1
-UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""Errors of a file system that has no locks."""
+UNSUPPORTED = (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""Errors of a file system that has no locks, or none for a descriptor that cannot write (NFS)."""
 
 
 @contextmanager

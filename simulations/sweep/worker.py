@@ -84,7 +84,8 @@ class CellWorker:
             self._closed = True
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            with self._process:  # closes the pipes and waits
+                pass
 
     def _running(self) -> subprocess.Popen[str]:
         """Return the process, a new one if none is running; raise ``RunError`` after ``close``."""

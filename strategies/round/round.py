@@ -22,7 +22,7 @@ from hqde_fl.strategies.roster import Roster
 from hqde_fl.strategies.round import aggregation
 from hqde_fl.strategies.round.aggregation import MergedModel
 from hqde_fl.strategies.round.outgoing import address, contents
-from hqde_fl.strategies.round.reply_screening import ScreenedReplies, screen_reports
+from hqde_fl.strategies.round.reply_screening import ScreenedReplies
 from hqde_fl.strategies.round.round_log import RoundLog
 from hqde_fl.strategies.settings import StrategySettings
 from hqde_fl.strategies.state import ModelState, ServerState
@@ -70,7 +70,6 @@ class Round:
         self.record = RoundRecord(round=number)
         self._settings, self._roster, self._keys = settings, roster, keys
         self._messages: list[Message] = []
-        self._evaluation_messages: list[Message] = []
         self._assignments: dict[int, tuple[int, ...]] = {}
         self._tags: dict[int, int] = {}
 
@@ -135,27 +134,6 @@ class Round:
         self.record = round_log.close(mean_metrics(reports), **facts, f=f, void=not moved_members)
         if moved_members:
             self.arrays = self.state.arrays()
-
-    def address_evaluation(
-        self, nodes: Sequence[int], arrays: ArrayRecord, config: ConfigRecord
-    ) -> list[Message]:
-        """Return one message for each node, which asks it to evaluate a model."""
-        content = [(arrays, config)] * len(nodes)
-        self._evaluation_messages = address(
-            nodes, content, self._keys, self.number, MessageType.EVALUATE
-        )
-        return self._evaluation_messages
-
-    def evaluation_metrics(self, replies: Iterable[Message]) -> dict[str, float] | None:
-        """Return the mean of each evaluation metric over the clients that report it.
-
-        None if no reply passes screening.
-        """
-        limits = self._settings.communication.screening
-        reports = screen_reports(replies, self._evaluation_messages, limits)
-        if not reports:
-            return None
-        return mean_metrics([reports[node] for node in self._roster.order(reports)])
 
     def _broadcast(self, member: int, model: ModelState) -> ModelState:
         """Return the server's state of one model with a new version of the model clients train.

@@ -151,7 +151,7 @@ def test_clients_without_the_mod_get_the_exact_model_in_full() -> None:
 
 
 def test_error_feedback_is_built_in() -> None:
-    with pytest.raises(ConfigError, match="feeds its errors back by itself"):
+    with pytest.raises(ConfigError, match="codec without memory"):
         Communication(downlink=ErrorFeedback())
 
 

@@ -412,5 +412,31 @@ def test_a_run_that_is_stopped_before_it_has_an_aggregate_has_failed() -> None:
 
 
 def test_aggregation_without_a_round_is_an_error() -> None:
-    with pytest.raises(RuntimeError, match="aggregate_train needs configure_train to be called"):
+    with pytest.raises(RuntimeError, match="round 1 needs configure_train to be called first"):
         strategy_with(Recorder()).aggregate_train(1, [])
+
+
+def test_replies_to_another_round_than_the_one_that_was_configured_are_an_error() -> None:
+    strategy, grid = strategy_with(Recorder()), federation(None)
+    strategy.configure_train(1, to_record(MODEL), ConfigRecord(), grid)
+    with pytest.raises(RuntimeError, match="round 2 needs configure_train to be called first"):
+        strategy.aggregate_train(2, [])
+
+
+def test_clients_evaluate_without_a_round_before() -> None:
+    """As in a program that evaluates the model of a state it has kept."""
+    strategy, grid = strategy_with(Recorder(), fraction_evaluate=1.0), federation(None)
+    assert strategy.aggregate_evaluate(1, []) is None
+    strategy.state = ServerState.of(to_record(MODEL), 1)
+    messages = strategy.configure_evaluate(3, to_record(MODEL), ConfigRecord(), grid)
+    assert len(messages) == 10
+    assert {m.content.config_records["config"]["server-round"] for m in messages} == {3}
+    assert strategy.aggregate_evaluate(3, grid.send_and_receive(messages)) is not None
+
+
+def test_evaluation_can_be_switched_off_later() -> None:
+    strategy, grid = strategy_with(Recorder(), fraction_evaluate=1.0), federation(None)
+    strategy.state = ServerState.of(to_record(MODEL), 1)
+    strategy.fraction_evaluate = 0.0
+    assert strategy.configure_evaluate(1, to_record(MODEL), ConfigRecord(), grid) == []
+    assert strategy.aggregate_evaluate(1, []) is None

@@ -268,3 +268,17 @@ def test_the_experiments_in_the_repository_are_right(file):
 def test_a_pre_aggregation_alone_is_no_rule():
     with pytest.raises(ConfigError, match="'nnm' is a pre-aggregation, which feeds a rule"):
         Experiment.parse({"strategy": {"rule": {"name": "nnm", "f": 2}}})
+
+
+def test_a_copy_shares_the_parts_only_if_they_are_the_same():
+    experiment = Experiment.parse(TRIMMED)
+    assert experiment.model_copy(update={"rounds": 7}).parts is experiment.parts
+    assert experiment.on_engine("inline").parts is experiment.parts
+    assert experiment.model_copy(update={"seed": 9}).parts is not experiment.parts
+    strategy = experiment.strategy.model_copy(update={"rule": {"name": "median"}})
+    assert experiment.model_copy(update={"strategy": strategy}).parts.rule == Median()
+
+
+def test_a_choice_is_named_with_its_alternatives():
+    with pytest.raises(ConfigError, match=r"clients\.assignment needs to be 'all', .*found 'rot"):
+        Experiment.parse({"clients": {"assignment": "rotate"}})

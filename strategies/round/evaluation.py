@@ -1,0 +1,51 @@
+"""One evaluation of the model by clients, from its messages to the mean of their metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import final
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType
+
+from hqde_fl.protocol.screening import Screening
+from hqde_fl.strategies.metrics import mean_metrics
+from hqde_fl.strategies.roster import Roster
+from hqde_fl.strategies.round.outgoing import address
+from hqde_fl.strategies.round.reply_screening import screen_reports
+
+
+@final
+class Evaluation:
+    """An evaluation of the model: the messages that ask for it, and what their replies report.
+
+    Parameters
+    ----------
+    messages : Sequence[Message]
+        The evaluation messages; empty if no client is asked.
+    """
+
+    def __init__(self, messages: Sequence[Message] = ()) -> None:
+        self.messages = list(messages)
+
+    @classmethod
+    def address(
+        cls,
+        number: int,
+        nodes: Sequence[int],
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        keys: tuple[str, str],
+    ) -> Evaluation:
+        """Return an evaluation in round ``number`` whose messages ask the nodes for it.
+
+        ``keys`` are the names of the ``ArrayRecord`` and of the ``ConfigRecord`` in messages.
+        """
+        content = [(arrays, config)] * len(nodes)
+        return cls(address(nodes, content, keys, number, MessageType.EVALUATE))
+
+    def metrics(
+        self, replies: Iterable[Message], limits: Screening, roster: Roster
+    ) -> dict[str, float] | None:
+        """Return the mean of the clients' metrics, or None if no reply passes screening."""
+        reports = screen_reports(replies, self.messages, limits)
+        return mean_metrics([reports[node] for node in roster.order(reports)]) if reports else None
