@@ -58,7 +58,7 @@ def test_a_reply_changed_at_random_does_no_harm(
         changed, _ = hqde.aggregate_train(number, replies)
         assert changed is not None
         arrays = changed
-        record = hqde._current_round("test").record
+        record = hqde._current_round(hqde.state.round).record
         assert record.note is None
         assert all(client.kept for client in record.clients if client.partition != CULPRIT)
     assert deviation(arrays, 2) <= TOLERANCE
