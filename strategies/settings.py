@@ -19,7 +19,7 @@ from hqde_fl.strategies.confidence import Confidence, HeldOut
 from hqde_fl.strategies.optimizers import SGD, ServerOptimizer
 
 DensityPolicy = Literal["free", "always", "never"]
-"""When a round's diagnostics describe the density matrix of the updates; see ``Reporting``."""
+"""The rounds whose diagnostics describe the density matrix of the updates; see ``Reporting``."""
 
 
 @final

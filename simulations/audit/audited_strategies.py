@@ -64,19 +64,19 @@ def build_strategy(name: str) -> Strategy:
             raise UnknownNameError("strategy", name, [*NAMED, "package.module:attribute"])
         return NAMED[name]()
     add_folders([Path.cwd()])
-    found = import_attribute("strategy", name, whole=False)
-    if not isinstance(found, Strategy):
-        if not callable(found):
-            raise ConfigError(f"{name!r} must be a Strategy or return one, found {found!r}")
+    strategy = import_attribute("strategy", name, whole=False)
+    if not isinstance(strategy, Strategy):
+        if not callable(strategy):
+            raise ConfigError(f"{name!r} must be a Strategy or return one, found {strategy!r}")
         try:
-            found = found()
+            strategy = strategy()
         except TypeError as error:
             raise ConfigError(f"{name!r} cannot be called without arguments: {error}") from error
         except Exception as error:
             raise ConfigError(f"{name!r} raised {type(error).__name__}: {error}") from error
-    if not isinstance(found, Strategy):
-        raise ConfigError(f"{name!r} must return a Strategy, found {found!r}")
-    return copy.deepcopy(found)
+    if not isinstance(strategy, Strategy):
+        raise ConfigError(f"{name!r} must return a Strategy, found {strategy!r}")
+    return copy.deepcopy(strategy)
 
 
 def is_hqde_strategy(strategy: Strategy) -> bool:

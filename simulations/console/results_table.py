@@ -156,14 +156,18 @@ def _filtered(group: SeedGroup) -> str:
     return _shares(group.detection, group.filters)
 
 
-def _shares(found: Detection, filters: bool) -> str:
+def _shares(detection: Detection, filters: bool) -> str:
     """Return ``precision / recall`` as text, or one dash if ``filters`` is False."""
-    return f"{fixed(found.precision, 2)} / {fixed(found.recall, 2)}" if filters else fixed(None)
+    return (
+        f"{fixed(detection.precision, 2)} / {fixed(detection.recall, 2)}"
+        if filters
+        else fixed(None)
+    )
 
 
 def _happened_ever(comparison: Comparison) -> list[str]:
-    found = [occurring_outcomes(comparison, column) for column in comparison.columns]
-    return [name for name in UNJUDGED if any(name in names for names in found)]
+    outcomes = [occurring_outcomes(comparison, column) for column in comparison.columns]
+    return [name for name in UNJUDGED if any(name in names for names in outcomes)]
 
 
 def _meaning(comparison: Comparison, where: str) -> str:

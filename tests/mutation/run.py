@@ -194,7 +194,7 @@ def _run_pytest(folder: Path, tests: tuple[str, ...]) -> None:
 
 @dataclass
 class Tally:
-    """How many mutants have ended how."""
+    """Numbers of mutants, by verdict."""
 
     counts: dict[str, int] = field(default_factory=dict)
 

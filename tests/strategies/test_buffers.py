@@ -1,4 +1,4 @@
-"""Whose buffers the next model gets: those of the clients that the rule has kept."""
+"""The next model gets the buffers of the clients that the rule has kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the presets are made of, with the defaults that their documentation states."""
+"""Presets have the parts and the defaults that their documentation states."""
 
 from __future__ import annotations
 

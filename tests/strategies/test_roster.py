@@ -1,4 +1,4 @@
-"""Which partition id a node is known by, whatever nodes claim."""
+"""A node is known by one partition id, whatever nodes claim."""
 
 from __future__ import annotations
 

@@ -247,7 +247,7 @@ def geometric_median(rows: Rows, cohort: Cohort) -> Weights:
 def centered_clipping(
     tau: float, iterations: int, relative: bool, centre: np.ndarray | None = None
 ) -> Final:
-    """What each row adds to v; each later step scales down what the earlier ones added."""
+    """Return the share of v that each row added; later steps scale down the earlier ones'."""
 
     def weights(rows: Rows, cohort: Cohort) -> Weights:
         n, total = len(rows), [0.0] * len(rows)
@@ -403,7 +403,7 @@ def robust(past: Sequence[float] | None = None, **parameters: float) -> Final:
 
 
 def bounded(weights: Weights, rows: Rows, longest: float) -> Weights:
-    """What an update loses for its length goes to the geometric median of all."""
+    """Give the weight that an update loses for its length to the geometric median of all."""
     if longest == 0:
         return weights
     lengths = [norm(row) for row in rows]

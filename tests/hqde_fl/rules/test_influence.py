@@ -182,7 +182,7 @@ ALL = CASES | MORE
 
 @dataclass(frozen=True)
 class Cohorts:
-    """How to draw a cohort of updates.
+    """Settings by which a cohort of updates is drawn.
 
     Parameters
     ----------

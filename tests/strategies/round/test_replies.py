@@ -159,7 +159,7 @@ class BadRepliesFirst(InlineGrid):
 
 
 WRONG = {"stranger": 0, "duplicate": 1, "error": 1, "empty": 1, "forged": 1, "rejected": 1}
-"""What is wrong, and the first of the partitions 0..5 whose reply still counts."""
+"""Kind of defect -> first of the partitions 0..5 whose reply still counts."""
 
 
 @pytest.mark.parametrize("wrong", WRONG)
