@@ -54,23 +54,23 @@ def check_cohort(parts: Parts, clients: ClientsSection, strategy: StrategySectio
     ensemble, sampled = parts.ensemble, parts.sampled
     parts.predictor.predict(torch.full((ensemble.members, 1, 2), 0.5))  # raises for another number
     parts.noises.check(sampled, clients.count, ensemble)
-    clients_text, of_each = f"{clients.count} clients", ""
+    cohort, of_each = f"{clients.count} clients", ""
     if sampled < clients.count:
-        clients_text = (
-            f"{sampled} ({clients_text}, strategy.fraction-train = {strategy.fraction_train:g})"
+        cohort = (
+            f"{sampled} ({cohort}, strategy.fraction-train = {strategy.fraction_train:g})"
         )
     if parts.members_differ:
         of_each = " of each member"
-        clients_text = (
-            f"{parts.cohort} ({clients_text}, clients.members-per-client = {ensemble.trained_members} "
+        cohort = (
+            f"{parts.cohort} ({cohort}, clients.members-per-client = {ensemble.trained_members} "
             f"of clients.members = {ensemble.members})"
         )
     if strategy.quorum > parts.cohort:
         raise ConfigError(
-            f"strategy.quorum = {strategy.quorum} needs as many clients{of_each}, found {clients_text}"
+            f"strategy.quorum = {strategy.quorum} needs as many clients{of_each}, found {cohort}"
         )
     minimum = parts.rule.minimum()
     if parts.cohort < minimum:
         raise ConfigError(
-            f"{parts.rule} needs at least {minimum} updates{of_each}, found {clients_text}"
+            f"{parts.rule} needs at least {minimum} updates{of_each}, found {cohort}"
         )
