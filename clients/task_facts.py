@@ -88,6 +88,11 @@ class TaskFacts:
         if not any(weight.numel() for weight in self.weights.values()):
             raise ConfigError("the model must have floating-point weights, found none")
 
+    def require_arrays(self) -> None:
+        """Raise ``ConfigError`` unless the model has at least one array."""
+        if not self.model.state_dict():
+            raise ConfigError("the model must have at least 1 array, found none")
+
     @cached_property
     def batch(self) -> Batch:
         """A batch of ``SAMPLE_SIZE`` examples, evenly spread over ``data``, repeated if too few.

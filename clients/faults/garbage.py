@@ -33,8 +33,7 @@ class Garbage(Fault):
 
     def check_task(self, facts: TaskFacts) -> None:
         """Raise ``ConfigError`` unless the model has arrays."""
-        if not facts.model.state_dict():
-            raise ConfigError("the model must have at least 1 array, found none")
+        facts.require_arrays()
 
     def act(
         self,

@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from hqde_fl.protocol.grid_protocols import KeepsContexts, KnowsPartitions
 from hqde_fl.protocol.partition_claims import IDENTITY, claimed_partition
 from hqde_fl.simulations.engines.flower_internals import NodeInfo, Run
+from hqde_fl.strategies.round.reply_matching import ReplyMatcher
 
 FaultsOf = Callable[[int], Mapping[int, str]]
 """(round) -> partition id -> name of the fault."""
@@ -23,15 +24,13 @@ def with_nodes(
 
     The node id is None if a reply answers none of the messages in ``sent``.
     """
-    nodes: dict[str, int] = {}
+    matcher = ReplyMatcher(sent)
     for reply in replies:
-        if not nodes:  # a Grid may give the messages their ids only when it is iterated over
-            nodes = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
-        yield nodes.get(reply.metadata.reply_to_message_id), reply
+        yield matcher.source(reply), reply
 
 
 class WrappedGrid(Grid):
-    """A Grid that passes everything on to another Grid, except for ``send_and_receive``.
+    """A Grid that passes all but ``create_message`` and ``send_and_receive`` on to another Grid.
 
     It is a ``KnowsPartitions`` or a ``KeepsContexts`` if the Grid that it wraps is one.
 

@@ -16,25 +16,27 @@ class ReplyMatcher:
     Parameters
     ----------
     messages : Sequence[Message]
-        The messages of a round, one for each node. Grids give them their ids when they send them.
+        The messages. Grids give them their ids when they send them, at the latest when the first
+        reply is there.
     """
 
     def __init__(self, messages: Sequence[Message]) -> None:
+        self._messages = messages
         self._by_node = {message.metadata.dst_node_id: message for message in messages}
         self._by_id: dict[str, Message] = {}
 
     def source(self, reply: Message) -> int | None:
         """Return the id of the node that sent a reply; None if it answers none of the messages."""
         if not self._by_id:
-            messages = self._by_node.values()
-            self._by_id = {message.metadata.message_id: message for message in messages}
+            self._by_id = {message.metadata.message_id: message for message in self._messages}
         message = self._by_id.get(reply.metadata.reply_to_message_id)
         return None if message is None else message.metadata.dst_node_id
 
     def envelope_error(self, reply: Message, node: int) -> str | None:
         """Return what is wrong with the metadata of a node's reply; None if it is in order.
 
-        Only for replies with a content: Flower itself writes the error replies of dead nodes.
+        Only for replies with a content, and one message to each node: Flower itself writes the
+        error replies of dead nodes.
         """
         signed, message = reply.metadata, self._by_node[node].metadata
         if signed.src_node_id != node:
