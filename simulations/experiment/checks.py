@@ -56,9 +56,7 @@ def check_cohort(parts: Parts, clients: ClientsSection, strategy: StrategySectio
     parts.noises.check(sampled, clients.count, ensemble)
     cohort, of_each = f"{clients.count} clients", ""
     if sampled < clients.count:
-        cohort = (
-            f"{sampled} ({cohort}, strategy.fraction-train = {strategy.fraction_train:g})"
-        )
+        cohort = f"{sampled} ({cohort}, strategy.fraction-train = {strategy.fraction_train:g})"
     if parts.members_differ:
         of_each = " of each member"
         cohort = (
@@ -71,6 +69,4 @@ def check_cohort(parts: Parts, clients: ClientsSection, strategy: StrategySectio
         )
     minimum = parts.rule.minimum()
     if parts.cohort < minimum:
-        raise ConfigError(
-            f"{parts.rule} needs at least {minimum} updates{of_each}, found {cohort}"
-        )
+        raise ConfigError(f"{parts.rule} needs at least {minimum} updates{of_each}, found {cohort}")
