@@ -10,7 +10,7 @@ import argparse
 import ast
 import re
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -157,32 +157,39 @@ def main() -> int:
     rooms = [path.name for path in sorted((root / "simulations").glob("*.py"))]
     rooms = [name for name in rooms if name != "__init__.py"]
     lengths = sorted(len(path.read_text(encoding="utf-8").splitlines()) for path in trees)
-    words = Counter(
-        node.id
+    throwaway = sum(
+        isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id == "found"
         for tree in trees.values()
         for node in ast.walk(tree)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
     )
     rows = [
-        {"what": "modules at the root of simulations/", "count": len(rooms), "names": rooms},
+        {
+            "what": "modules at the root of simulations/",
+            "bound": 4,
+            "count": len(rooms),
+            "names": rooms,
+        },
         {
             "what": "arguments of HQDEStrategy",
+            "bound": 8,
             "count": constructor_arguments(root),
             "names": [],
         },
-        {"what": "import circles", "count": len(loops), "names": loops},
+        {"what": "import circles", "bound": 0, "count": len(loops), "names": loops},
         {
             "what": f"docstrings (of {len(texts)}) that open with {'/'.join(OPENINGS)}",
+            "bound": 9,
             "count": len(riddles),
             "names": riddles,
         },
-        {"what": "class names used twice", "count": len(twice), "names": twice},
+        {"what": "class names used twice", "bound": 0, "count": len(twice), "names": twice},
         {
             "what": "files that import undocumented names of Flower",
+            "bound": 2,
             "count": len(flower),
             "names": flower,
         },
-        {"what": "assignments to `found`", "count": words["found"], "names": []},
+        {"what": "assignments to `found`", "count": throwaway, "names": []},
         {"what": "median lines of a file", "count": lengths[len(lengths) // 2], "names": []},
     ]
     for row in rows:
@@ -190,10 +197,8 @@ def main() -> int:
         if arguments.names or 0 < len(row["names"]) <= 8:
             for name in row["names"]:
                 print(f"          {name}")
-    bounds = [(0, 4), (1, 8), (2, 0), (3, 9), (4, 0), (5, 2)]
     checks = [
-        check(rows[index]["what"], rows[index]["count"], bound, upper=True)
-        for index, bound in bounds
+        check(row["what"], row["count"], row["bound"], upper=True) for row in rows if "bound" in row
     ]
     return conclude(rows, checks, arguments.json, machine())
 

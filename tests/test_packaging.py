@@ -15,6 +15,7 @@ from hatchling.builders.sdist import SdistBuilder
 from hatchling.builders.wheel import WheelBuilder
 
 import hqde_fl
+from benchmarks.structure import files
 
 ROOT = Path(__file__).parent.parent
 
@@ -81,13 +82,8 @@ def test_the_wheel_installs_one_package(wheel: Path) -> None:
 
 
 def test_the_wheel_holds_every_module_of_the_checkout(wheel: Path) -> None:
-    folders = [ROOT / name for name in ("hqde_fl", "strategies", "clients", "simulations")]
-    expected = {
-        (Path() if folder.name == "hqde_fl" else Path("hqde_fl"))
-        / path.resolve().relative_to(ROOT.resolve())
-        for folder in folders
-        for path in folder.rglob("*.py")
-    }
+    inside = (path.relative_to(ROOT).parts for path in files(ROOT))
+    expected = {Path("hqde_fl", *(part for part in parts if part != "hqde_fl")) for parts in inside}
     modules = {Path(name) for name in contents(wheel) if name.endswith(".py")}
     assert modules == expected
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-
 import pytest
 from flwr.app import ArrayRecord
 
@@ -12,7 +9,6 @@ from hqde_fl.codec import Identity, Quantized
 from hqde_fl.rules import ByzantineFilter, Mean
 from hqde_fl.simulations.audit import HOSTILE, trial
 from hqde_fl.simulations.audit.honest_clients import CULPRIT, initial_model, model_signature
-from hqde_fl.simulations.audit.peak_memory import freeze_heap
 from hqde_fl.strategies.callbacks import Callback, ClientRecord, RoundRecord
 from hqde_fl.strategies.hqde import HQDEStrategy
 from hqde_fl.strategies.settings import Communication, Participation, Reporting
@@ -28,15 +24,6 @@ class Culprit(Callback):
     def on_round(self, record: RoundRecord, arrays: ArrayRecord) -> None:
         self.kept.append(record.kept)
         self.records += [client for client in record.clients if client.partition == CULPRIT]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _prepared() -> Iterator[None]:
-    """Run one trial first, so that no row is charged for loaded modules and started threads."""
-    trial(HQDEStrategy(ByzantineFilter()), None)
-    freeze_heap()
-    yield
-    gc.unfreeze()
 
 
 @pytest.mark.parametrize("name", HOSTILE)

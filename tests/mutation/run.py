@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -192,19 +193,6 @@ def _run_pytest(folder: Path, tests: tuple[str, ...]) -> None:
         os._exit(status)
 
 
-@dataclass
-class Tally:
-    """Numbers of mutants, by verdict."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def add(self, mutant: Mutant, outcome: str) -> None:
-        """Count one, and show it if it survived."""
-        self.counts[outcome] = self.counts.get(outcome, 0) + 1
-        if outcome == SURVIVED:
-            print(f"{mutant.path}:{mutant.line}\n{mutant.difference()}", flush=True)
-
-
 def targets() -> dict[str, tuple[str, ...]]:
     """Return the table: folder or file -> the tests that have to notice a change of it."""
     with (ROOT / "pyproject.toml").open("rb") as file:
@@ -308,18 +296,23 @@ def require_tests_pass(workers: list[Worker], mutants: list[Mutant]) -> None:
         time.sleep(0.02)
 
 
-def test_sample(workers: list[Worker], mutants: list[Mutant], end: float) -> Tally:
+def try_mutants(workers: list[Worker], mutants: list[Mutant], end: float) -> Counter[str]:
     """Test one mutant after the other in every copy, until none is left or the time is up.
+
+    Print those that survive, and return the number of mutants with each verdict.
 
     The tests that noticed the last mutant of a module are the first to be run for its next one.
     """
-    tally, left = Tally(), iter(mutants)
+    verdicts: Counter[str] = Counter()
+    left = iter(mutants)
     order: dict[str, list[str]] = {}
     while True:
         for worker in workers:
             mutant = worker.mutant
             if worker.process and (outcome := worker.outcome()) is not None and mutant:
-                tally.add(mutant, outcome)
+                verdicts[outcome] += 1
+                if outcome == SURVIVED:
+                    print(f"{mutant.path}:{mutant.line}\n{mutant.difference()}", flush=True)
                 if (noticed := worker.failed_file()) in order[mutant.path]:
                     order[mutant.path].remove(noticed)
                     order[mutant.path].insert(0, noticed)
@@ -329,7 +322,7 @@ def test_sample(workers: list[Worker], mutants: list[Mutant], end: float) -> Tal
                     tests = order.setdefault(mutant.path, list(mutant.tests))
                     worker.start(tuple(tests), mutant)
         if not any(worker.process for worker in workers):
-            return tally
+            return verdicts
         time.sleep(0.02)
 
 
@@ -358,13 +351,13 @@ def main() -> None:
         workers = copies(options.jobs, Path(folder))
         try:
             require_tests_pass(workers, mutants)
-            tally = test_sample(workers, mutants, began + 60 * options.minutes)
+            verdicts = try_mutants(workers, mutants, began + 60 * options.minutes)
         finally:
             for worker in workers:
                 worker.stop()
-    tested, minutes = sum(tally.counts.values()), (time.monotonic() - began) / 60
-    ends = ", ".join(f"{tally.counts.get(end, 0)} {end}" for end in (KILLED, TIMED_OUT, SURVIVED))
-    share = tally.counts.get(SURVIVED, 0) / max(1, tested)
+    tested, minutes = verdicts.total(), (time.monotonic() - began) / 60
+    ends = ", ".join(f"{verdicts[end]} {end}" for end in (KILLED, TIMED_OUT, SURVIVED))
+    share = verdicts[SURVIVED] / max(1, tested)
     print(f"seed {options.seed}, {minutes:.0f} minutes, {tested} of {len(mutants)} places: {ends}")
     print(f"{share:.0%} of those tested have survived")
 

@@ -11,17 +11,17 @@ from flwr.clientapp.typing import ClientAppCallable
 from flwr.serverapp.strategy import Result
 
 from hqde_fl.clients.mods.codec import CodecMod
-from hqde_fl.codec import EntropyCoded, ErrorFeedback, Identity, Quantized
+from hqde_fl.codec import ErrorFeedback, Identity, Quantized
 from hqde_fl.errors import CohortError, ConfigError, RunError
 from hqde_fl.protocol.records import from_record, to_record
-from hqde_fl.rules import ByzantineFilter, Krum, Median, Robust, Tree, TrimmedMean
+from hqde_fl.rules import ByzantineFilter, Krum, Median, Tree, TrimmedMean
 from hqde_fl.selection import Uniform
 from hqde_fl.simulations.engines.inline import InlineGrid
 from hqde_fl.strategies import presets
 from hqde_fl.strategies.callbacks import RoundRecord
 from hqde_fl.strategies.hqde import HQDEStrategy
 from hqde_fl.strategies.optimizers import SGD, Adam
-from hqde_fl.strategies.presets import byzantine_filter, packing, quantized, robust
+from hqde_fl.strategies.presets import byzantine_filter
 from hqde_fl.strategies.settings import Aggregation, Communication, Participation
 from hqde_fl.strategies.state import ServerState
 from tests.strategies.federation import (
@@ -301,27 +301,6 @@ def test_a_run_that_goes_on_from_a_state_ends_with_the_same_bits() -> None:
     assert [c.influence for c in rest.rounds[-1].clients] == [
         c.influence for c in keeper.rounds[-1].clients
     ]
-
-
-def test_presets_are_compositions() -> None:
-    strategy = byzantine_filter(fraction=0.2, quorum=3)
-    assert strategy.settings.aggregation == Aggregation(ByzantineFilter(fraction=0.2), quorum=3)
-    assert robust(quorum=4).settings.aggregation == Aggregation(Robust(), quorum=4)
-    assert presets.fedadam(quorum=4).settings.aggregation == Aggregation(
-        server_optimizer=Adam(), quorum=4
-    )
-    packed = byzantine_filter(communication=Communication(packing(2), deadline=9.0)).settings
-    assert quantized(2, ByzantineFilter(), communication=Communication(deadline=9.0)).settings == (
-        packed
-    )
-    for bits, codec in (
-        (4, ErrorFeedback(Quantized(4, unbiased=False))),
-        (2, ErrorFeedback(EntropyCoded(2))),
-        (32, Identity()),
-    ):
-        assert quantized(bits).settings.communication.codec == codec
-    with pytest.raises(ConfigError, match=r"bits must be .* found 4\.5"):
-        quantized(4.5)
 
 
 def even(message: Message, context: Context, call_next: ClientAppCallable) -> Message:

@@ -22,7 +22,8 @@ from hqde_fl.rules import (
 from hqde_fl.strategies import presets
 from hqde_fl.strategies.hqde import HQDEStrategy
 from hqde_fl.strategies.optimizers import SGD, Adam, Yogi
-from hqde_fl.strategies.settings import Aggregation
+from hqde_fl.strategies.presets import byzantine_filter, packing, quantized, robust
+from hqde_fl.strategies.settings import Aggregation, Communication
 
 FEDAVG = Mean(weighted=True)
 RULES: dict[str, tuple[HQDEStrategy, Aggregator]] = {
@@ -77,3 +78,24 @@ def test_the_codec_for_a_number_of_bits() -> None:
     for wrong in (0, -1, 4.5, 17, 31, 33):
         with pytest.raises(ConfigError, match="bits must be in"):
             presets.packing(wrong)
+
+
+def test_presets_are_compositions() -> None:
+    strategy = byzantine_filter(fraction=0.2, quorum=3)
+    assert strategy.settings.aggregation == Aggregation(ByzantineFilter(fraction=0.2), quorum=3)
+    assert robust(quorum=4).settings.aggregation == Aggregation(Robust(), quorum=4)
+    assert presets.fedadam(quorum=4).settings.aggregation == Aggregation(
+        server_optimizer=Adam(), quorum=4
+    )
+    packed = byzantine_filter(communication=Communication(packing(2), deadline=9.0)).settings
+    assert quantized(2, ByzantineFilter(), communication=Communication(deadline=9.0)).settings == (
+        packed
+    )
+    for bits, codec in (
+        (4, ErrorFeedback(Quantized(4, unbiased=False))),
+        (2, ErrorFeedback(EntropyCoded(2))),
+        (32, Identity()),
+    ):
+        assert quantized(bits).settings.communication.codec == codec
+    with pytest.raises(ConfigError, match=r"bits must be .* found 4\.5"):
+        quantized(4.5)

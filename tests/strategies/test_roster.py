@@ -12,15 +12,16 @@ from hqde_fl.protocol.records import to_record
 from hqde_fl.rules import Mean
 from hqde_fl.simulations.engines.flower_internals import NodeInfo
 from hqde_fl.simulations.engines.inline import InlineGrid
-from hqde_fl.simulations.engines.wrapped_grid import WrappedGrid
 from hqde_fl.strategies.hqde import HQDEStrategy
 from hqde_fl.strategies.roster import Roster
 from hqde_fl.strategies.settings import Participation
 from tests.strategies.federation import MODEL, honest
 
 
-class ClaimingNodes(WrappedGrid):
-    """A Grid with nodes on other hosts, which claim any partition id; it does not know better."""
+class ClaimingNodes(InlineGrid):
+    """A Grid with nodes on other hosts, which claim any partition id."""
+
+    partition_of = None  # type: ignore[assignment]  # it does not know better
 
     def __init__(self, claims: Mapping[int, object], app: ClientApp | None = None) -> None:
         answering = ClientApp()
@@ -31,15 +32,11 @@ class ClaimingNodes(WrappedGrid):
             record = ConfigRecord() if claim is None else ConfigRecord({"partition-id": claim})
             return Message(RecordDict({"identity": record}), reply_to=message)
 
-        super().__init__(InlineGrid(app or answering, len(claims), {}, seed=1))
-        del self.partition_of
-        self.connected = list(self._grid.get_node_ids())
+        super().__init__(app or answering, len(claims), {}, seed=1)
+        self.connected = list(self._nodes)
 
     def get_nodes(self):  # type: ignore[no-untyped-def]
         return [NodeInfo(node_id=node, last_activated_at="now") for node in self.connected]
-
-    def send_and_receive(self, messages, *, timeout=None):  # type: ignore[no-untyped-def]
-        return self._grid.send_and_receive(messages, timeout=timeout)
 
 
 def test_nodes_are_ordered_by_the_partition_ids_that_they_claim() -> None:

@@ -18,7 +18,14 @@ import numpy as np
 
 from hqde_fl.rules import Cohort
 from hqde_fl.seeding import Seeds
-from tests.hqde_fl.rules.oracles import Rows, mad_scores
+from tests.hqde_fl.rules.oracles import (
+    Rows,
+    inner,
+    krum_order,
+    mad_scores,
+    sign_guard_norms,
+    squared_distance,
+)
 
 Weights = list[float]
 Final = Callable[[Rows, Cohort], Weights]
@@ -30,14 +37,6 @@ Mixing = Callable[[Rows, Cohort], list[Weights]]
 
 def norm(x: np.ndarray) -> float:
     return math.sqrt(inner(x, x))
-
-
-def inner(x: np.ndarray, y: np.ndarray) -> float:
-    return math.fsum((x * y).tolist())
-
-
-def squared_distance(x: np.ndarray, y: np.ndarray) -> float:
-    return inner(x - y, x - y)
 
 
 def cosine(x: np.ndarray, y: np.ndarray) -> float:
@@ -128,14 +127,6 @@ def weighted_mean(cap: float) -> Final:
         return [min(e, limit) for e in examples]
 
     return weights
-
-
-def krum_order(rows: Rows, f: int) -> list[int]:
-    scores = []
-    for i, x in enumerate(rows):
-        others = sorted(squared_distance(x, y) for j, y in enumerate(rows) if j != i)
-        scores.append((math.fsum(others[: max(1, len(rows) - f - 2)]), math.fsum(others)))
-    return sorted(range(len(rows)), key=lambda i: scores[i])
 
 
 def multi_krum(f: int, m: int = 0) -> Final:
@@ -295,7 +286,7 @@ def sign_guard(low: float, high: float) -> Final:
     def weights(rows: Rows, cohort: Cohort) -> Weights:
         lengths = [norm(row) for row in rows]
         middle = lower_median(lengths)
-        by_norm = [low * middle <= length <= high * middle for length in lengths]
+        by_norm = sign_guard_norms(rows, low, high)
         d = len(rows[0])
         signs = [
             np.array([(row > 0).sum() / d, (row == 0).sum() / d, (row < 0).sum() / d])

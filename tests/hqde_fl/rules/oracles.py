@@ -15,6 +15,14 @@ def distance(x: np.ndarray, y: np.ndarray) -> float:
     return math.sqrt(math.fsum(((x - y) ** 2).tolist()))
 
 
+def inner(x: np.ndarray, y: np.ndarray) -> float:
+    return math.fsum((x * y).tolist())
+
+
+def squared_distance(x: np.ndarray, y: np.ndarray) -> float:
+    return inner(x - y, x - y)
+
+
 def average(rows: Sequence[np.ndarray]) -> np.ndarray:
     return sum(rows[1:], start=rows[0]) / len(rows)
 
@@ -62,7 +70,7 @@ def geometric_median(rows: Rows) -> np.ndarray:
 def krum_order(rows: Rows, f: int) -> list[int]:
     scores = []
     for i, x in enumerate(rows):
-        others = sorted(distance(x, y) ** 2 for j, y in enumerate(rows) if j != i)
+        others = sorted(squared_distance(x, y) for j, y in enumerate(rows) if j != i)
         scores.append((math.fsum(others[: max(1, len(rows) - f - 2)]), math.fsum(others)))
     return sorted(range(len(rows)), key=lambda i: scores[i])
 

@@ -114,8 +114,8 @@ def test_updates_nearer_than_a_tenth_of_the_typical_distance_count_once(
     direction = rows[1] - rows[0]
     typical = float(torch.cdist(rows, rows).sort(dim=1).values[:, 4].median())
     near = rows[0] + closeness * typical * direction / direction.norm()
-    found = run(torch.cat([rows, near[None]])).influence
-    shared = float(found[0] + found[9]) / float(found[1:9].mean())
+    influence = run(torch.cat([rows, near[None]])).influence
+    shared = float(influence[0] + influence[9]) / float(influence[1:9].mean())
     assert shared < 1.3 if copied else shared > 1.7
 
 
