@@ -19,9 +19,7 @@ from hqde_fl.prediction import (
     calibration_error,
     negative_log_likelihood,
 )
-
-MIN_PROBABILITY = 1e-12
-"""Lower bound of the probabilities whose logarithms enter a loss."""
+from hqde_fl.prediction.calibration import MIN_PROBABILITY
 
 
 def evaluate(

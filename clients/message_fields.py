@@ -5,6 +5,7 @@ from __future__ import annotations
 from flwr.app import ArrayRecord, Context, Message, MessageType
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.protocol.members import config_value
 
 
 def is_training(message: Message) -> bool:
@@ -14,11 +15,7 @@ def is_training(message: Message) -> bool:
 
 def server_round(message: Message) -> int:
     """Return the server's round from a message's config records; 0 if they do not hold it."""
-    for record in message.content.config_records.values():
-        value = record.get("server-round")
-        if isinstance(value, int):
-            return value
-    return 0
+    return config_value(message, "server-round", int) or 0
 
 
 def array_record(message: Message) -> tuple[str, ArrayRecord]:

@@ -110,11 +110,12 @@ class Roster:
             return
         question = RecordDict({"config": ConfigRecord()})
         messages = [Message(question, node, IDENTITY) for node in new]
-        matcher = ReplyMatcher(messages)
+        matcher, taken = ReplyMatcher(messages), set(self._partitions.values())
         for reply in grid.send_and_receive(messages, timeout=seconds):
             node = matcher.source(reply)
             if node is None or matcher.envelope_error(reply, node):
                 continue
-            claimed = claimed_partition(reply, self._partitions.values())
+            claimed = claimed_partition(reply, taken)
             if claimed is not None:
                 self._partitions[node] = claimed
+                taken.add(claimed)

@@ -9,7 +9,6 @@ from typing import final
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
-from torch import Tensor
 
 from hqde_fl.clients.faults.base import (
     Fault,
@@ -18,6 +17,7 @@ from hqde_fl.clients.faults.base import (
     with_changed_state,
     with_claimed_examples,
 )
+from hqde_fl.clients.faults.gaussian import add_noise
 from hqde_fl.errors import ConfigError
 
 
@@ -60,20 +60,9 @@ class FreeRide(Fault):
         """
 
         def returned(start: State, trained: State) -> State:
-            return {
-                name: self._disguised(start[name], generator)
-                if tensor.is_floating_point() and name in start
-                else tensor
-                for name, tensor in trained.items()
-            }
+            return add_noise(start, trained, self.noise, generator)
 
         reply = with_changed_state(
             message, reply_without_training(message, context, call_next), returned
         )
         return with_claimed_examples(message, reply, self.claim) if self.claim else reply
-
-    def _disguised(self, tensor: Tensor, generator: torch.Generator) -> Tensor:
-        if self.noise == 0:
-            return tensor
-        drawn = torch.randn(tensor.shape, generator=generator)
-        return tensor + self.noise * drawn.to(tensor.dtype)

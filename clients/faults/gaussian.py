@@ -9,6 +9,7 @@ from typing import final
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
+from torch import Tensor
 
 from hqde_fl.clients.faults.base import Fault, State, reply_without_training, with_changed_state
 from hqde_fl.clients.task_facts import TaskFacts
@@ -49,14 +50,25 @@ class Gaussian(Fault):
         """Return an untrained reply: the global weights plus N(0, sigma^2) noise."""
 
         def noisy(start: State, trained: State) -> State:
-            return {
-                name: start[name]
-                + self.sigma * torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
-                if tensor.is_floating_point() and name in start
-                else tensor
-                for name, tensor in trained.items()
-            }
+            return add_noise(start, trained, self.sigma, generator)
 
         return with_changed_state(
             message, reply_without_training(message, context, call_next), noisy
         )
+
+
+def add_noise(start: State, trained: State, sigma: float, generator: torch.Generator) -> State:
+    """Return the floating-point arrays of ``start`` plus N(0, sigma^2) noise; none if sigma is 0.
+
+    Arrays of ``trained`` that are of another kind, or not in ``start``, are returned unchanged.
+    """
+
+    def noisy(tensor: Tensor) -> Tensor:
+        if sigma == 0:
+            return tensor
+        return tensor + sigma * torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
+
+    return {
+        name: noisy(start[name]) if tensor.is_floating_point() and name in start else tensor
+        for name, tensor in trained.items()
+    }

@@ -11,6 +11,7 @@ from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
 from hqde_fl.clients.faults.base import Fault, State, with_changed_state
+from hqde_fl.clients.faults.scaling import scale_update
 from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.errors import ConfigError
 
@@ -47,12 +48,8 @@ class SignFlip(Fault):
         generator: torch.Generator,
     ) -> Message:
         """Return the honest reply with the update multiplied by ``-scale``."""
-        return with_changed_state(message, call_next(message, context), self._flip)
 
-    def _flip(self, start: State, trained: State) -> State:
-        return {
-            name: torch.sub(start[name], tensor - start[name], alpha=self.scale)
-            if tensor.is_floating_point() and name in start
-            else tensor
-            for name, tensor in trained.items()
-        }
+        def flip(start: State, trained: State) -> State:
+            return scale_update(start, trained, -self.scale)
+
+        return with_changed_state(message, call_next(message, context), flip)

@@ -15,6 +15,7 @@ from hqde_fl.codec import Codec
 from hqde_fl.codec.request import from_json, to_json
 from hqde_fl.protocol.members import (
     add_member_prefix,
+    config_value,
     member_name,
     model_arrays,
     requested_members,
@@ -133,10 +134,8 @@ def _parts(message: Message, record: ArrayRecord) -> list[_Part]:
 
 
 def _requested_codec(message: Message) -> Codec | None:
-    for record in message.content.config_records.values():
-        if isinstance(text := record.get(REQUEST), str):
-            return from_json(text)
-    return None
+    text = config_value(message, REQUEST, str)
+    return None if text is None else from_json(text)
 
 
 def _fits(reply: Message, layout: Layout) -> bool:

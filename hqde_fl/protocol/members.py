@@ -115,13 +115,18 @@ def message_config(message: Message) -> ConfigRecord:
     return next(iter(message.content.config_records.values()), ConfigRecord())
 
 
+def config_value(message: Message, key: str, kind: type[V]) -> V | None:
+    """Return the value of a key in the first ConfigRecord where it has the type; None if none."""
+    for config in message.content.config_records.values():
+        if isinstance(value := config.get(key), kind):
+            return value
+    return None
+
+
 def requested_members(message: Message) -> tuple[int, ...] | None:
     """Return the members that a training message lists; None if it lists none."""
-    for config in message.content.config_records.values():
-        listed = config.get(MEMBERS)
-        if isinstance(listed, list):
-            return tuple(int(member) for member in listed)
-    return None
+    listed = config_value(message, MEMBERS, list)
+    return None if listed is None else tuple(int(member) for member in listed)
 
 
 def select_member_reply(member: int, reply: Message, key: str) -> Message:

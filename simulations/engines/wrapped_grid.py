@@ -122,8 +122,10 @@ class PartitionAwareGrid(WrappedGrid):
         return replies
 
     def _noted(self, sent: Sequence[Message], replies: Iterable[Message]) -> Iterator[Message]:
+        taken = set(self._partitions.values())
         for node, reply in with_nodes(sent, replies):
-            claimed = claimed_partition(reply, self._partitions.values())
+            claimed = claimed_partition(reply, taken)
             if node is not None and claimed is not None:
                 self._partitions[node] = claimed
+                taken.add(claimed)
             yield reply
