@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hqde_fl.protocol.npy import BFLOAT16, decode_array
 from hqde_fl.updates.layout import Layout
+from hqde_fl.updates.roles import Roles
 
 
 def to_array(tensor: Tensor) -> Array:
@@ -37,6 +38,19 @@ def from_record(record: Mapping[str, Array]) -> dict[str, Tensor]:
     return {name: decode_array(array) for name, array in record.items()}
 
 
-def layout_of(record: Mapping[str, Array]) -> Layout:
-    """Return the layout of the model that a trusted record holds."""
-    return Layout.of((name, tuple(array.shape), array.dtype) for name, array in record.items())
+def triples(record: Mapping[str, Array]) -> list[tuple[str, tuple[int, ...], str]]:
+    """Return (name, shape, dtype) of the arrays of a trusted record, as layouts are made of."""
+    return [(name, tuple(array.shape), array.dtype) for name, array in record.items()]
+
+
+def layout_of(record: Mapping[str, Array], roles: Roles | None = None) -> Layout:
+    """Return the layout of the model that a trusted record holds.
+
+    Parameters
+    ----------
+    record : Mapping[str, Array]
+        The model.
+    roles : Roles, optional
+        The roles of its entries; inferred from names and dtypes if not given.
+    """
+    return Layout.of(triples(record), roles)
