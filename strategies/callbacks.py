@@ -31,7 +31,8 @@ class ClientRecord:
         ensemble the mean over the members that moved.
     reason : str or None
         Why it was not kept: ``filtered`` (by the rule), ``rejected: ...`` (by screening),
-        ``failed: ...`` (it raised or died), ``skipped: ...`` (it has no data) or ``late``.
+        ``failed: ...`` (it raised or died), ``missing: ...`` (it lacked a part of the model that
+        it had said it holds), ``skipped: ...`` (it has no data) or ``late``.
     bytes_down, bytes_up : int
         Size in bytes of the serialised message to it and of its reply.
     seconds : float or None
@@ -72,7 +73,7 @@ class RoundRecord:
     clients_train, clients_evaluate : Mapping[str, float]
         Means of the metrics that clients reported: of training, over the clients whose update the
         rule did not filter; of evaluation, over the clients whose reply passed screening.
-    asked, kept, filtered, rejected, failed, late, skipped : int
+    asked, kept, filtered, rejected, failed, late, missing, skipped : int
         Number of clients that were asked to train, and of those with each outcome.
     void : bool
         True if the round has no aggregate: no model was moved.
@@ -84,6 +85,10 @@ class RoundRecord:
         Number of clients that lost their error-feedback residual, as a restarted node does.
     bytes_down, bytes_up : int
         Total size in bytes of the serialised training messages and replies.
+    bytes_down_by_role, bytes_up_by_role : Mapping[str, int]
+        These bytes by the role of what they carry: ``trainable``, ``statistics``, ``counters``,
+        ``frozen``, and ``other`` for all that is no entry of the model, such as the config and
+        metrics. Empty in round 0.
     seconds : float
         Wall time of the round.
     diagnostics : Mapping[str, Any]
@@ -104,6 +109,7 @@ class RoundRecord:
     rejected: int = 0
     failed: int = 0
     late: int = 0
+    missing: int = 0
     skipped: int = 0
     void: bool = False
     f: int | None = None
@@ -111,6 +117,8 @@ class RoundRecord:
     feedback_lost: int = 0
     bytes_down: int = 0
     bytes_up: int = 0
+    bytes_down_by_role: Mapping[str, int] = field(default_factory=dict)
+    bytes_up_by_role: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     note: str | None = None

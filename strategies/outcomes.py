@@ -7,10 +7,15 @@ FILTERED = "filtered"
 REJECTED = "rejected"
 FAILED = "failed"
 LATE = "late"
+MISSING = "missing"
 SKIPPED = "skipped"
 
-UNJUDGED = (REJECTED, FAILED, LATE, SKIPPED)
-"""Outcomes of clients whose update never reached the rule."""
+UNJUDGED = (REJECTED, FAILED, LATE, MISSING, SKIPPED)
+"""Outcomes of clients whose update never reached the rule.
+
+``missing`` is that of a client that lacked a part of the model: it could not train, and is sent the
+model in full in the next message.
+"""
 
 NOT_KEPT = (FILTERED, *UNJUDGED)
 """All outcomes but ``KEPT``."""

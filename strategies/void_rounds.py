@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from hqde_fl.strategies import outcomes
 from hqde_fl.strategies.callbacks import RoundRecord
 
-_REPORTED = (outcomes.LATE, outcomes.FAILED, outcomes.REJECTED, outcomes.SKIPPED)
+_REPORTED = (
+    outcomes.LATE,
+    outcomes.MISSING,
+    outcomes.FAILED,
+    outcomes.REJECTED,
+    outcomes.SKIPPED,
+)
 """The outcomes of clients that contributed nothing; of equal counts the first is named first."""
 
 
@@ -68,13 +74,18 @@ class VoidRounds:
         return text + " (numbers overflow: lower the learning rates)" * ("finite" in text)
 
     def _advice(self, outcome: str) -> str:
-        """Return advice against late or skipped clients, else the commonest reason of the outcome.
+        """Return advice about an outcome, or the commonest reason of a client that had it.
 
         In brackets, after a space.
         """
         match outcome:
             case outcomes.LATE:
                 return f" (raise the deadline of {self._deadline:g} s, or give clients less to do)"
+            case outcomes.MISSING:
+                return (
+                    " (they lacked what they had said they hold: nothing to do, the next message "
+                    "is in full)"
+                )
             case outcomes.SKIPPED:
                 return " (no data: check how the data are divided)"
         detail = self._reasons[outcome].most_common(1)[0][0]

@@ -1,10 +1,21 @@
-"""The size of a Flower message in bytes, counted without serialising its arrays."""
+"""The size of a Flower message in bytes, in all and by role, without serialising its arrays."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, get_args
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from hqde_fl.protocol.members import member_name
+from hqde_fl.protocol.packed_updates import DELTA
+from hqde_fl.updates.layout import Layout
+from hqde_fl.updates.roles import Role
+
+OTHER = "other"
+"""What is no entry of a model: configs, metrics, names of records and arrays nobody knows."""
+ROLES_AND_OTHER = (*get_args(Role), OTHER)
+"""The keys of ``bytes_by_role``."""
 
 
 def message_bytes(content: RecordDict) -> int:
@@ -13,6 +24,43 @@ def message_bytes(content: RecordDict) -> int:
     Never raises: values that no message can hold, like half a character in a name, are counted too.
     """
     return sum(_field(_text(name) + _record(record)) for name, record in content.items())
+
+
+def bytes_by_role(content: RecordDict, layouts: Sequence[Layout]) -> dict[str, int]:
+    """Return the bytes of a message's content by the role of what they carry.
+
+    They sum to ``message_bytes``. Payloads of codecs are trainable. An array counts with its name,
+    shape and dtype, as they travel with it.
+
+    Parameters
+    ----------
+    content : RecordDict
+        The content, not trusted: arrays that are no entry of a model count as ``other``.
+    layouts : Sequence[Layout]
+        Layout of each member; a single model's entries carry no member's name.
+    """
+    sizes = dict.fromkeys(ROLES_AND_OTHER, 0)
+    for record in content.array_records.values():
+        for name, array in record.items():
+            sizes[_role(name, layouts)] += _field(_text(name) + _array(array))
+    sizes[OTHER] += message_bytes(content) - sum(sizes.values())
+    return sizes
+
+
+def _role(name: str, layouts: Sequence[Layout]) -> str:
+    """Return the role of an array in a message, or ``OTHER`` if no model has such an entry."""
+    if len(layouts) == 1:
+        layout, own_name = layouts[0], name
+    else:
+        prefix, _, own_name = name.partition("/")
+        named = [layout for i, layout in enumerate(layouts) if member_name(i) == prefix]
+        if not named:
+            return OTHER
+        layout = named[0]
+    if own_name == DELTA or own_name.startswith(f"{DELTA}-"):
+        return "trainable"
+    entry = layout.by_name.get(own_name)
+    return OTHER if entry is None else entry.role
 
 
 def _record(record: ArrayRecord | MetricRecord | ConfigRecord) -> int:

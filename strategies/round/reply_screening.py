@@ -9,7 +9,6 @@ from flwr.app import ConfigRecord, Message
 
 from hqde_fl.protocol.delta_broadcast import NO_VERSION
 from hqde_fl.protocol.flower_internals import log
-from hqde_fl.protocol.message_size import message_bytes
 from hqde_fl.protocol.no_data import NO_DATA, has_no_data
 from hqde_fl.protocol.packed_updates import FEEDBACK, NO_RESIDUAL
 from hqde_fl.protocol.screening import Accepted, Rejected, Screening, screen, screen_evaluation
@@ -88,7 +87,7 @@ class ScreenedReplies:
         elif not reply.has_content():
             self._log.update(node, reason="rejected: neither a content nor an error")
         else:
-            self._log.update(node, bytes_up=message_bytes(reply.content), reason=None)
+            self._log.record_reply(node, reply.content)
             if reason := self._exclusion(node, reply):
                 self._log.update(node, reason=reason)
 

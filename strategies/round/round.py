@@ -109,7 +109,8 @@ class Round:
         """
         settings, models = self._settings, self.state.models
         assignments = self._assignments if self._tags else {}
-        round_log = RoundLog(self.number, self._messages, self._roster, assignments)
+        layouts = [model.layout for model in models]
+        round_log = RoundLog(self.number, self._messages, self._roster, assignments, layouts)
         screened = self._screen(replies, round_log)
         merged = [self._merge(m, model, screened, round_log) for m, model in enumerate(models)]
         moved_members = [member for member, outcome in enumerate(merged) if outcome.is_moved]

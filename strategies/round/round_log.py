@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from logging import INFO
 from typing import Any
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 
 from hqde_fl.protocol.flower_internals import log
-from hqde_fl.protocol.message_size import message_bytes
+from hqde_fl.protocol.message_size import ROLES_AND_OTHER, bytes_by_role
 from hqde_fl.strategies.callbacks import ClientRecord, RoundRecord
-from hqde_fl.strategies.outcomes import FAILED, FILTERED, LATE, REJECTED, SKIPPED, outcome_of
+from hqde_fl.strategies.outcomes import (
+    FAILED,
+    FILTERED,
+    LATE,
+    MISSING,
+    REJECTED,
+    SKIPPED,
+    outcome_of,
+)
 from hqde_fl.strategies.roster import Roster
 from hqde_fl.strategies.round.aggregation import MergedModel
 from hqde_fl.strategies.round.outgoing import Assignments
+from hqde_fl.updates.layout import Layout
 
 MAX_LOGGED_NODES = 20
 """Nodes that one line of the log names."""
@@ -34,6 +44,8 @@ class RoundLog:
         Knows the nodes' partition ids.
     assignments : Assignments
         Node -> the members that it trains; empty where there is one model.
+    layouts : Sequence[Layout]
+        Layout of each member, with the roles that bytes are counted by.
     """
 
     def __init__(
@@ -42,11 +54,14 @@ class RoundLog:
         messages: Sequence[Message],
         roster: Roster,
         assignments: Assignments,
+        layouts: Sequence[Layout],
     ) -> None:
         self.round = server_round
-        self._assignments = assignments
+        self._assignments, self._layouts = assignments, layouts
         contents = {id(message.content): message.content for message in messages}
-        sizes = {key: message_bytes(content) for key, content in contents.items()}
+        sizes = {key: bytes_by_role(content, layouts) for key, content in contents.items()}
+        self._down = _summed(sizes[id(message.content)] for message in messages)
+        self._up: dict[int, Mapping[str, int]] = {}
         self._clients = {
             (node := message.metadata.dst_node_id): ClientRecord(
                 round=server_round,
@@ -55,7 +70,7 @@ class RoundLog:
                 kept=False,
                 influence=0.0,
                 reason=LATE,
-                bytes_down=sizes[id(message.content)],
+                bytes_down=sum(sizes[id(message.content)].values()),
                 bytes_up=0,
                 seconds=None,
                 members=assignments.get(node, ()),
@@ -66,6 +81,11 @@ class RoundLog:
     def has_reply(self, node: int) -> bool:
         """Return whether a reply of this client has been recorded already."""
         return self._clients[node].reason != LATE
+
+    def record_reply(self, node: int, content: RecordDict) -> None:
+        """Record the size of a client's reply; from now on the client is not late."""
+        self._up[node] = bytes_by_role(content, self._layouts)
+        self.update(node, bytes_up=sum(self._up[node].values()), reason=None)
 
     def update(self, node: int, **changes: Any) -> None:
         """Change fields of a client's record, given by their names in ``ClientRecord``."""
@@ -82,7 +102,7 @@ class RoundLog:
     def count(self, outcome: str, member: int = 0) -> int:
         """Return the number of clients of a member with an outcome.
 
-        Outcomes are ``filtered``, ``rejected``, ``failed``, ``skipped`` and ``late``.
+        Outcomes are ``filtered``, ``rejected``, ``failed``, ``skipped``, ``missing`` and ``late``.
         """
         clients = self.assigned_clients(member)
         return sum(outcome_of(client.reason) == outcome for client in clients)
@@ -152,10 +172,13 @@ class RoundLog:
             rejected=outcomes.count(REJECTED),
             failed=outcomes.count(FAILED),
             late=outcomes.count(LATE),
+            missing=outcomes.count(MISSING),
             skipped=outcomes.count(SKIPPED),
             feedback_lost=sum(client.feedback_lost for client in clients),
             bytes_down=sum(client.bytes_down for client in clients),
             bytes_up=sum(client.bytes_up for client in clients),
+            bytes_down_by_role=self._down,
+            bytes_up_by_role=_summed(self._up.values()),
             clients=clients,
             **facts,
         )
@@ -173,3 +196,11 @@ class RoundLog:
             names += ", ..." * (len(nodes) > MAX_LOGGED_NODES)
             line = "round %d: %s: %d clients (nodes %s)"
             log(INFO, line, self.round, outcome, len(nodes), names)
+
+
+def _summed(sizes: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Return the sums of bytes by role; zeros for no messages."""
+    total = Counter(dict.fromkeys(ROLES_AND_OTHER, 0))
+    for of_message in sizes:
+        total.update(of_message)
+    return dict(total)
