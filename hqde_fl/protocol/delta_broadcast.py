@@ -11,21 +11,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 
-import torch
-from flwr.app import ArrayRecord
+from flwr.app import Array, ArrayRecord
 from torch import Tensor
 
 from hqde_fl.codec import Codec, decode_payload
-from hqde_fl.protocol.packed_updates import (
-    DELTA,
-    encode_update,
-    exact_arrays,
-    packed_entries,
-    to_packed,
-)
-from hqde_fl.protocol.records import from_record, layout_of, to_record
+from hqde_fl.protocol.packed_updates import DELTA, encode_update, packed_entries, to_packed
+from hqde_fl.protocol.records import from_record, to_array, to_record
 from hqde_fl.seeding import Seeds
-from hqde_fl.updates.layout import Layout
+from hqde_fl.updates.layout import Layout, to_numbers
 
 VERSION, BASE, CHECKSUM = "model-version", "base-version", "model-checksum"
 """Keys of the message's config."""
@@ -41,9 +34,10 @@ ModelArrays = Mapping[str, Tensor]
 def encode_difference(
     start: ModelArrays, end: ModelArrays, layout: Layout, codec: Codec, seeds: Seeds, version: int
 ) -> bytes | None:
-    """Return the coded difference of two versions of a model; None if no codec can code it.
+    """Return the coded difference of two versions of a model; None if it cannot be coded.
 
-    It covers the packed arrays only. A number that is not finite or too large is not codable.
+    It covers the packed weights only. A number that is not finite or too large is not codable, nor
+    is a model none of whose weights are packed.
 
     Parameters
     ----------
@@ -58,8 +52,11 @@ def encode_difference(
     version : int
         The number of the new version.
     """
+    entries = packed_entries(layout)
+    if not entries:
+        return None
     delta = layout.flatten(end)[0] - layout.flatten(start)[0]
-    encoded = encode_update(delta, layout, codec, {}, seeds.numpy("downlink", version))
+    encoded = encode_update(delta, entries, codec, {}, seeds.numpy("downlink", version))
     return None if encoded is None else encoded[0]
 
 
@@ -73,7 +70,7 @@ def apply_differences(
     start : ModelArrays
         The earlier version; not changed.
     arrays : ModelArrays
-        The resulting version's arrays that travel exact; others are ignored.
+        The resulting version's entries that are not packed; others are ignored.
     layout : Layout
         The model's layout.
     payloads : Sequence[bytes]
@@ -85,44 +82,50 @@ def apply_differences(
         If a payload does not fit the model.
     """
     packed = packed_entries(layout)
-    sizes = [entry.size for entry in packed]
-    state = {**start, **{name: arrays[name] for name in exact_arrays(layout)}}
+    names, sizes = {entry.name for entry in packed}, [entry.numbers for entry in packed]
+    state = {
+        entry.name: start[entry.name] if entry.name in names else arrays[entry.name]
+        for entry in layout.entries
+        if entry.tied_to is None
+    }
     for payload in payloads:
         parts = decode_payload(payload, sum(sizes)).split(sizes)
         for entry, part in zip(packed, parts, strict=True):
-            dtype = getattr(torch, entry.dtype)
-            wide = state[entry.name].to(layout.dtype) + part.to(layout.dtype).reshape(entry.shape)
-            state[entry.name] = wide.to(dtype)  # in every step, or half precision would differ
-    return state
+            wide = to_numbers(state[entry.name]).to(layout.dtype) + part.to(layout.dtype)
+            state[entry.name] = entry.from_numbers(wide)  # half precision rounds in every step
+    return layout.with_ties(state)
 
 
 def to_differences(state: ModelArrays, layout: Layout, payloads: Sequence[bytes]) -> ArrayRecord:
-    """Return a record of the model's exact arrays and of payloads that lead to it, in order."""
-    names = exact_arrays(layout)
-    record = to_record({name: tensor for name, tensor in state.items() if name in names})
+    """Return a record of the entries that are not packed and of payloads that lead to the model."""
+    packed = {entry.name for entry in packed_entries(layout)}
+    exact = [e.name for e in layout.entries if e.tied_to is None and e.name not in packed]
+    record = ArrayRecord({name: to_array(state[name]) for name in exact})
     for position, payload in enumerate(payloads):
         record[f"{DELTA}-{position}"] = to_packed(payload)
     return record
 
 
-def from_differences(held: ArrayRecord, record: ArrayRecord, skip: int) -> ArrayRecord:
+def from_differences(
+    held: Mapping[str, Array], record: Mapping[str, Array], layout: Layout, skip: int
+) -> ArrayRecord:
     """Return the model that a client reconstructs from the version that it holds.
 
     Parameters
     ----------
-    held : ArrayRecord
-        The version that the client holds.
-    record : ArrayRecord
+    held : Mapping[str, Array]
+        The version that the client holds: its packed weights at least.
+    record : Mapping[str, Array]
         The record received, as ``to_differences`` made it.
+    layout : Layout
+        The model's layout.
     skip : int
         The number of leading payloads that the held version includes already.
     """
-    layout = layout_of(held)
     count = sum(name.startswith(f"{DELTA}-") for name in record)
     payloads = [record[f"{DELTA}-{position}"].data for position in range(skip, count)]
     arrays = {name: array for name, array in record.items() if not name.startswith(f"{DELTA}-")}
-    exact = from_record(ArrayRecord(arrays))
-    return to_record(apply_differences(from_record(held), exact, layout, payloads))
+    return to_record(apply_differences(from_record(held), from_record(arrays), layout, payloads))
 
 
 def checksum(record: ArrayRecord) -> int:

@@ -1,9 +1,9 @@
 """A packed update in an ``ArrayRecord``: the reply of a client with a codec.
 
-The record holds some arrays as they are, under their own names (every integer and boolean buffer,
-and the smallest float arrays: see ``exact_arrays``), and one more, ``hqde.delta``: the payload of a
-codec for the update of all other float arrays, one after the other in the model's order. The packed
-arrays are exactly those that the record lacks.
+The record holds some arrays as they are, under their own names (every entry that is not trained,
+and the smallest weights: see ``packed_entries``), and one more, ``hqde.delta``: the payload of a
+codec for the update of other weights, one after the other in the model's order. These are the
+weights that the record lacks, but for those that the reply says are unchanged or equal to another.
 
 A client with error feedback also reports the members for which it holds no residual (``FEEDBACK``):
 in its first reply, and whenever it has lost its memory, so that the server notices.
@@ -11,7 +11,7 @@ in its first reply, and whenever it has lost its memory, so that the server noti
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -36,55 +36,33 @@ EXACT_RATIO = 512
 _MAX_OVERHEAD = 1 << 16  # bytes that a payload may have beyond those of the numbers themselves
 
 
-def exact_arrays(layout: Layout) -> frozenset[str]:
-    """Return the names of the arrays that a client with a codec sends as they are.
+def packed_entries(layout: Layout) -> list[Entry]:
+    """Return the weights whose update is packed, in the model's order.
 
-    All integer and boolean buffers, and of the float arrays the smallest (biases, norms), for as
-    long as they hold at most one in 512 of the model's numbers together.
+    All but the smallest (biases, norms), for as long as these hold at most one in 512 of the
+    weights' numbers together.
     """
-    floats = sorted((e for e in layout.entries if e.offset is not None), key=lambda e: e.size)
-    names = {entry.name for entry in layout.entries if entry.offset is None}
+    exact: set[str] = set()
     exact_numbers = 0
-    for entry in floats:
-        exact_numbers += entry.size
+    for entry in sorted(layout.weights, key=lambda entry: entry.numbers):
+        exact_numbers += entry.numbers
         if exact_numbers * EXACT_RATIO > layout.size:
             break
-        names.add(entry.name)
-    return frozenset(names)
-
-
-def packed_entries(layout: Layout) -> list[Entry]:
-    """Return the float arrays whose update is packed, in the model's order."""
-    names = exact_arrays(layout)
-    return [e for e in layout.entries if e.offset is not None and e.name not in names]
-
-
-def packed_size(layout: Layout) -> int:
-    """Return the number of an update's numbers that are packed, of all float arrays together."""
-    return sum(entry.size for entry in packed_entries(layout))
-
-
-def gather(flat: Tensor, layout: Layout, without: Collection[str]) -> Tensor:
-    """Return a flat vector's numbers in order, leaving out the arrays named in ``without``."""
-    parts = [
-        flat[entry.offset : entry.offset + entry.size]
-        for entry in layout.entries
-        if entry.offset is not None and entry.name not in without
-    ]
-    return torch.cat(parts) if parts else flat[:0]
+        exact.add(entry.name)
+    return [e for e in layout.entries if e.offset is not None and e.name not in exact]
 
 
 def encode_update(
-    delta: Tensor, layout: Layout, codec: Codec, state: State, rng: np.random.Generator
+    delta: Tensor, entries: Sequence[Entry], codec: Codec, state: State, rng: np.random.Generator
 ) -> tuple[bytes, State] | None:
-    """Return the payload of an update's packed arrays, and the codec's new state.
+    """Return the payload of an update of some weights, and the codec's new state.
 
     Parameters
     ----------
     delta : Tensor
         (d,) the whole update.
-    layout : Layout
-        The model's layout.
+    entries : Sequence[Entry]
+        The weights to pack, at least one.
     codec : Codec
         The codec.
     state : State
@@ -97,7 +75,7 @@ def encode_update(
     tuple[bytes, State] or None
         None if a packed number is not finite, or too large for any codec.
     """
-    numbers = gather(delta, layout, exact_arrays(layout))
+    numbers = torch.cat([delta[entry.span] for entry in entries])
     if not bool((numbers.abs() <= MAX_MAGNITUDE).all()):  # false for NaN, too
         return None
     return codec.encode(numbers, state, rng)
@@ -106,12 +84,12 @@ def encode_update(
 def pack_update(
     arrays: Mapping[str, Array],
     delta: Tensor,
-    layout: Layout,
+    entries: Sequence[Entry],
     codec: Codec,
     state: State,
     rng: np.random.Generator,
 ) -> tuple[dict[str, Array], State] | None:
-    """Return a model's arrays with its update packed, and the codec's new state.
+    """Return a model's arrays with the update of some weights packed, and the codec's new state.
 
     Parameters
     ----------
@@ -119,21 +97,25 @@ def pack_update(
         The trained model; those arrays that are not packed are taken from it.
     delta : Tensor
         (d,) the model minus the one that the client was sent.
-    layout, codec, state, rng
-        The model's layout, the codec, its memory (empty at first) and its random numbers.
+    entries : Sequence[Entry]
+        The weights to pack, in the model's order; if there are none nothing is packed.
+    codec, state, rng
+        The codec, its memory (empty at first) and its random numbers.
 
     Returns
     -------
     tuple[dict[str, Array], State] or None
         None if a packed number is not finite, or too large for any codec.
     """
-    encoded = encode_update(delta, layout, codec, state, rng)
+    if not entries:
+        return dict(arrays), state
+    encoded = encode_update(delta, entries, codec, state, rng)
     if encoded is None:
         return None
     payload, new_state = encoded
-    names = exact_arrays(layout)
-    packed = {name: array for name, array in arrays.items() if name in names}
-    return {**packed, DELTA: to_packed(payload)}, new_state
+    names = {entry.name for entry in entries}
+    rest = {name: array for name, array in arrays.items() if name not in names}
+    return {**rest, DELTA: to_packed(payload)}, new_state
 
 
 def to_packed(payload: bytes) -> Array:
@@ -147,14 +129,14 @@ def is_packed(array: Array) -> bool:
 
 
 def unpack(array: Array, absent: Sequence[Entry], layout: Layout) -> Tensor:
-    """Return the update of the float arrays that are absent from a record, in the layout's dtype.
+    """Return the update of the weights that are absent from a record, in the layout's dtype.
 
     Parameters
     ----------
     array : Array
         The payload, not trusted.
     absent : Sequence[Entry]
-        The absent arrays, in the model's order.
+        The absent weights, in the model's order.
     layout : Layout
         The model's layout.
 
@@ -165,7 +147,7 @@ def unpack(array: Array, absent: Sequence[Entry], layout: Layout) -> Tensor:
     """
     if not is_packed(array) or array.dtype != "uint8" or tuple(array.shape) != (len(array.data),):
         raise CodecError(f"{DELTA!r} is no array of {len(array.data)} bytes")
-    size = sum(entry.size for entry in absent)
+    size = sum(entry.numbers for entry in absent)
     max_bytes = layout.dtype.itemsize * size + _MAX_OVERHEAD
     if len(array.data) > max_bytes:
         raise CodecError(

@@ -21,11 +21,13 @@ from hqde_fl.protocol.npy import (
     NUMPY,
     MalformedError,
     decode_array,
+    native_dtype,
     view_array,
 )
+from hqde_fl.protocol.omitted_entries import Omitted, omitted_entries, same_bits
 from hqde_fl.protocol.packed_updates import DELTA, is_packed, unpack
 from hqde_fl.terminal_text import printable
-from hqde_fl.updates.layout import Entry, Layout
+from hqde_fl.updates.layout import Entry, Layout, to_numbers
 from hqde_fl.updates.received_updates import ReceivedModel
 
 NUM_EXAMPLES = "num-examples"
@@ -55,15 +57,44 @@ class Screening:
 
 
 @dataclass(frozen=True, eq=False)
+class SentModel:
+    """The model that clients were sent, which their replies are read against.
+
+    Parameters
+    ----------
+    layout : Layout
+        The model's layout.
+    flat : Tensor
+        (d,) its weights.
+    others : Mapping[str, Tensor]
+        Its statistics, counters and frozen entries by name.
+    """
+
+    layout: Layout
+    flat: Tensor
+    others: Mapping[str, Tensor]
+
+    def value(self, entry: Entry) -> Tensor:
+        """Return an entry's tensor."""
+        entry = self.layout.by_name[entry.tied_to or entry.name]
+        if entry.offset is None:
+            return self.others[entry.name]
+        return entry.from_numbers(self.flat[entry.span])
+
+
+@dataclass(frozen=True, eq=False)
 class Accepted:
     """A reply that passed screening.
 
     Parameters
     ----------
     update : Tensor or ReceivedModel
-        (d,) the client's model minus the global one, or the model as the client sent it.
-    buffers : Mapping[str, Tensor]
-        The client's integer and boolean buffers.
+        (d,) the client's weights minus those that it was sent, or the weights as it sent them.
+    others : Mapping[str, Tensor]
+        The client's statistics and counters by name.
+    changed : Mapping[str, Tensor]
+        Frozen entries that the client changed, and tied ones that differ from the first name of
+        their tensor, by name; finite.
     num_examples : float
         The number of examples that the client claims.
     metrics : Mapping[str, float]
@@ -71,7 +102,8 @@ class Accepted:
     """
 
     update: Tensor | ReceivedModel
-    buffers: Mapping[str, Tensor]
+    others: Mapping[str, Tensor]
+    changed: Mapping[str, Tensor]
     num_examples: float
     metrics: Mapping[str, float]
 
@@ -90,10 +122,10 @@ class Rejected:
 
 def screen(
     reply: Message,
-    layout: Layout,
-    model: Tensor,
+    sent: SentModel,
     limits: Screening,
     arrays_key: str = "arrays",
+    member: int | None = None,
 ) -> Accepted | Rejected:
     """Return the update in one reply to a training message, or why it is rejected; never raises.
 
@@ -101,14 +133,15 @@ def screen(
     ----------
     reply : Message
         The reply; not trusted.
-    layout : Layout
-        The layout of the global model.
-    model : Tensor
-        (d,) the global model, which the update is a difference to.
+    sent : SentModel
+        The model that the client was sent.
     limits : Screening
         Limits on the reply's metrics.
     arrays_key : str
         The name of the reply's one ``ArrayRecord``.
+    member : int, optional
+        The member of an ensemble that the reply's arrays are of, under the model's own names; None
+        where there is one model.
     """
     try:
         num_examples, metrics = screen_metrics(reply.content, limits)
@@ -117,8 +150,11 @@ def screen(
             raise MalformedError(
                 f"expected one ArrayRecord {arrays_key!r}, found {_shown_names(records)}"
             )
-        update, buffers = _screen_arrays(records[arrays_key], layout, model)
-        return Accepted(_finite(update), buffers, num_examples, metrics)
+        names = [entry.name for entry in sent.layout.entries]
+        omitted = omitted_entries(reply.content, names, member)
+        arrays = _Arrays(records[arrays_key], sent, omitted)
+        others, changed = arrays.others(), arrays.changed()
+        return Accepted(_finite(arrays.update()), others, changed, num_examples, metrics)
     except MalformedError as reason:
         return Rejected(str(reason))
     except Exception as error:  # a client can break only its own reply
@@ -188,66 +224,136 @@ def _finite(update: Tensor | ReceivedModel) -> Tensor | ReceivedModel:
     return update
 
 
-def _screen_arrays(
-    record: ArrayRecord, layout: Layout, model: Tensor
-) -> tuple[Tensor | ReceivedModel, dict[str, Tensor]]:
-    """Return the update and the buffers, checked against the layout before they are decoded.
+class _Arrays:
+    """The arrays of a reply, checked against the layout before any is decoded.
 
     Raises
     ------
     MalformedError
-        If an array is unknown, missing or not as the layout says, or a payload is not sound.
+        If an array is unknown, missing or not as the layout says.
     """
-    present, packed = dict(record), None
-    if any(is_packed(array) for array in present.values()):
-        packed = present.pop(DELTA, None)
-    expected = {entry.name for entry in layout.entries}
-    if extra := sorted(present.keys() - expected):
-        raise MalformedError(f"unknown array {extra[0][:40]!r}")
-    absent = [entry for entry in layout.entries if entry.name not in present]
-    missing = {entry.name for entry in absent if packed is None or entry.offset is None}
-    if missing:
-        raise MalformedError(f"missing array {min(missing)!r}")
-    for entry in layout.entries:
-        if entry.name in present:
-            _check(entry, present[entry.name])
-    try:
-        coded = torch.empty(0) if packed is None else unpack(packed, absent, layout)
-    except CodecError as error:
-        raise MalformedError(f"packed update: {error}") from None
-    if packed is None and (received := _received_model(present, layout, model)) is not None:
-        return received, {
-            e.name: decode_array(present[e.name]) for e in layout.entries if e.offset is None
-        }
-    parts = coded.split([entry.size for entry in absent])
-    state = {name: decode_array(array) for name, array in present.items()}
-    flat, buffers = layout.flatten(
-        state | {entry.name: part for entry, part in zip(absent, parts, strict=True)}
-    )
-    for entry in layout.entries:  # packed arrays are differences already
-        if entry.offset is not None and entry.name in present:
-            span = slice(entry.offset, entry.offset + entry.size)
-            flat[span] -= model[span]
-    return flat, buffers
 
+    def __init__(self, record: ArrayRecord, sent: SentModel, omitted: Omitted) -> None:
+        self._sent, self._omitted = sent, omitted
+        self._present, self._packed = dict(record), None
+        if any(is_packed(array) for array in self._present.values()):
+            self._packed = self._present.pop(DELTA, None)
+        layout = sent.layout
+        if extra := sorted(self._present.keys() - layout.by_name.keys()):
+            raise MalformedError(f"unknown array {extra[0][:40]!r}")
+        for entry in layout.entries:
+            if entry.name in self._present:
+                _check(entry, self._present[entry.name])
+                if entry.name in omitted.unchanged or entry.name in omitted.same:
+                    raise MalformedError(f"{entry.name!r} is sent, and said to be left out")
+        absent = [entry for entry in layout.entries if entry.name not in self._present]
+        left = [e for e in absent if e.tied_to is None and e.name not in omitted.unchanged]
+        self._coded = [e for e in left if e.offset is not None and e.name not in omitted.same]
+        missing = {e.name for e in left if e.offset is None}
+        if self._packed is None:
+            missing |= {entry.name for entry in self._coded}
+        if missing:
+            raise MalformedError(f"missing array {min(missing)!r}")
 
-def _received_model(
-    arrays: Mapping[str, Array], layout: Layout, model: Tensor
-) -> ReceivedModel | None:
-    """Return the model that a client sent as views of its bytes, which are not copied.
+    def others(self) -> dict[str, Tensor]:
+        """Return the client's statistics and counters; raise MalformedError if one is not sound."""
+        others = {}
+        for entry in self._sent.layout.others:
+            if entry.role == "frozen":
+                continue
+            value = self._value(entry)
+            if not bool(torch.isfinite(value).all()):
+                raise MalformedError(f"non-finite {entry.name!r}")
+            if entry.is_variance and bool((value < 0).any()):
+                raise MalformedError(f"negative variance in {entry.name!r}")
+            others[entry.name] = value
+        return others
 
-    None unless all float arrays are contiguous float32 in .npy form, in this machine's byte order,
-    and the global model is on the CPU.
-    """
-    floating = [arrays[entry.name] for entry in layout.entries if entry.offset is not None]
-    if model.device.type != "cpu" or {array.dtype for array in floating} != {"float32"}:
-        return None
-    if any(array.stype != NUMPY for array in floating):
-        return None
-    parts = [view_array(array) for array in floating]
-    if any(not part.flags.c_contiguous or not part.dtype.isnative for part in parts):
-        return None
-    return ReceivedModel(tuple(part.reshape(-1) for part in parts), model)
+    def changed(self) -> dict[str, Tensor]:
+        """Return the frozen and tied entries that came back with other bits than expected.
+
+        Raises ``MalformedError`` if one is not finite.
+        """
+        changed = {}
+        by_name = self._sent.layout.by_name
+        for entry in self._sent.layout.entries:
+            if entry.name not in self._present or not (entry.role == "frozen" or entry.tied_to):
+                continue
+            value = decode_array(self._present[entry.name])
+            first = by_name[entry.tied_to or entry.name]
+            if entry.tied_to is None:
+                expected: Tensor | None = self._sent.value(entry)
+            else:
+                packed = first in self._coded or first.name in self._omitted.same
+                expected = None if packed else self._value(first)
+            if expected is not None and same_bits(value, expected):
+                continue
+            if not bool(torch.isfinite(value).all()):
+                raise MalformedError(f"non-finite {entry.name!r}")
+            changed[entry.name] = value
+        return changed
+
+    def update(self) -> Tensor | ReceivedModel:
+        """Return the update (d,), or the weights as the client sent them.
+
+        Raises ``MalformedError`` if the payload of a codec is not sound.
+        """
+        layout, sent = self._sent.layout, self._sent.flat
+        if self._packed is None and (received := self._received_model()) is not None:
+            return received
+        try:
+            coded = (
+                torch.empty(0)
+                if self._packed is None
+                else unpack(self._packed, self._coded, layout)
+            )
+        except CodecError as error:
+            raise MalformedError(f"packed update: {error}") from None
+        flat = torch.zeros(layout.size, dtype=layout.dtype)
+        parts = coded.split([entry.numbers for entry in self._coded])
+        for entry, part in zip(self._coded, parts, strict=True):  # differences already
+            flat[entry.span] = part
+        for entry in layout.weights:
+            if entry.name in self._present:
+                values = to_numbers(decode_array(self._present[entry.name]))
+                flat[entry.span] = values.to(layout.dtype) - sent[entry.span]
+        for name, other in self._omitted.same.items():
+            entry, equal = layout.by_name[name], layout.by_name[other]
+            if entry.offset is None or equal.offset is None or equal.name in self._omitted.same:
+                raise MalformedError(f"{name!r} cannot be equal to {other!r}")
+            if (entry.shape, entry.dtype) != (equal.shape, equal.dtype):
+                raise MalformedError(f"{name!r} is not of the shape and dtype of {other!r}")
+            flat[entry.span] = flat[equal.span]
+        return flat
+
+    def _value(self, entry: Entry) -> Tensor:
+        """Return an entry as the client sent it, or as it was sent if the client left it out."""
+        array = self._present.get(entry.name)
+        return self._sent.value(entry) if array is None else decode_array(array)
+
+    def _received_model(self) -> ReceivedModel | None:
+        """Return the weights that a client sent as views of its bytes, which are not copied.
+
+        None unless all of them are contiguous float32 or complex64 in .npy form, in this machine's
+        byte order, and the model that was sent is on the CPU.
+        """
+        layout, sent = self._sent.layout, self._sent.flat
+        kinds = {entry.dtype for entry in layout.weights}
+        if sent.device.type != "cpu" or not kinds <= {"float32", "complex64"} or self._omitted.same:
+            return None
+        base, parts = sent.numpy(), []
+        for entry in layout.weights:
+            array = self._present.get(entry.name)
+            if array is None:
+                parts.append(base[entry.span])
+                continue
+            if array.stype != NUMPY:
+                return None
+            part = view_array(array)
+            if not part.flags.c_contiguous or not part.dtype.isnative:
+                return None
+            parts.append(part.reshape(-1).view(np.float32))
+        return ReceivedModel(tuple(parts), sent)
 
 
 def _check(entry: Entry, array: Array) -> None:
@@ -255,7 +361,7 @@ def _check(entry: Entry, array: Array) -> None:
     if tuple(array.shape) != entry.shape:
         shown = tuple(array.shape[:MAX_SHOWN_DIMENSIONS])
         raise MalformedError(f"wrong shape {shown!s:.60} of {entry.name!r}, expected {entry.shape}")
-    if array.dtype != entry.dtype:
+    if native_dtype(array.dtype) != entry.dtype:
         raise MalformedError(
             f"wrong dtype {array.dtype[:20]!r} of {entry.name!r}, expected {entry.dtype!r}"
         )
