@@ -1,0 +1,81 @@
+"""The entries of a model that nodes say they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import final
+
+from flwr.app import Array
+
+from hqde_fl.protocol.held_entries import Manifest
+
+
+@final
+@dataclass(frozen=True)
+class Holdings:
+    """The entries of a model that nodes say they hold.
+
+    Parameters
+    ----------
+    digests : Mapping[int, str]
+        Node id -> digest of the manifest of the entries that the node holds.
+    manifests : Mapping[str, Manifest]
+        Digest -> manifest, for each digest in ``digests``.
+    """
+
+    digests: Mapping[int, str] = field(default_factory=dict)
+    manifests: Mapping[str, Manifest] = field(default_factory=dict)
+
+    def digest_of(self, node: int) -> str | None:
+        """Return the digest of the entries that a node holds; None if it holds none."""
+        return self.digests.get(node)
+
+    def manifest(self, digest: str) -> Manifest:
+        """Return the manifest with a digest that a node holds."""
+        return self.manifests[digest]
+
+    def manifest_of(self, node: int) -> Manifest | None:
+        """Return the manifest of the entries that a node holds; None if it holds none."""
+        digest = self.digests.get(node)
+        return None if digest is None else self.manifests[digest]
+
+    def with_reply(
+        self, node: int, unchanged: Collection[str], claimed: str | None, sent: Mapping[str, Array]
+    ) -> Holdings:
+        """Return the holdings after a reply: those that it claims, if the server finds the same.
+
+        Parameters
+        ----------
+        node : int
+            The node.
+        unchanged : Collection[str]
+            Names of the entries that it returned as they were sent.
+        claimed : str or None
+            The digest of the entries that it says it has stored. If it says nothing, or the digest
+            is not that of the unchanged entries, the node holds nothing.
+        sent : Mapping[str, Array]
+            The whole model that the node was sent, in full or not.
+        """
+        if claimed is None or not unchanged:
+            return self.without(node)
+        manifest = Manifest.of(sent, unchanged)
+        if manifest.digest != claimed:
+            return self.without(node)
+        if self.digests.get(node) == claimed:
+            return self
+        digests = {**self.digests, node: claimed}
+        return _of_nodes(digests, {**self.manifests, claimed: manifest})
+
+    def without(self, node: int) -> Holdings:
+        """Return the holdings after a node has lost what it held."""
+        if node not in self.digests:
+            return self
+        digests = {other: digest for other, digest in self.digests.items() if other != node}
+        return _of_nodes(digests, self.manifests)
+
+
+def _of_nodes(digests: Mapping[int, str], manifests: Mapping[str, Manifest]) -> Holdings:
+    """Return holdings without the manifests that no node holds."""
+    held = set(digests.values())
+    return Holdings(digests, {digest: m for digest, m in manifests.items() if digest in held})
