@@ -18,6 +18,8 @@ from hqde_fl.clients.evaluation import evaluation_mode
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
 from hqde_fl.errors import ConfigError
+from hqde_fl.updates.layout import Layout
+from hqde_fl.updates.roles import roles_of
 
 SAMPLE_SIZE = 8
 """Examples to look at, spread evenly over the data set, which may be sorted by class."""
@@ -74,19 +76,30 @@ class TaskFacts:
             return self.task.model()
 
     @cached_property
-    def weights(self) -> dict[str, Tensor]:
-        """The model's floating-point arrays by name: those that an update can change."""
-        state = self.model.state_dict()
-        return {
-            name: value
+    def layout(self) -> Layout:
+        """The model's entries with their roles.
+
+        Raises
+        ------
+        ConfigError
+            If an entry cannot be carried, or the model has no number to train.
+        """
+        roles, state = roles_of(self.model), self.model.state_dict()
+        arrays = [
+            (name, tuple(value.shape), str(value.dtype).removeprefix("torch."))
             for name, value in state.items()
-            if isinstance(value, Tensor) and value.is_floating_point()
-        }
+        ]
+        return Layout.of(arrays, roles)
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The model's weights by name, each tensor once."""
+        state = self.model.state_dict()
+        return {entry.name: state[entry.name] for entry in self.layout.weights}
 
     def require_weights(self) -> None:
-        """Raise ``ConfigError`` unless the model has at least one floating-point number."""
-        if not any(weight.numel() for weight in self.weights.values()):
-            raise ConfigError("the model must have floating-point weights, found none")
+        """Raise ``ConfigError`` unless the model has at least one number to train."""
+        _ = self.layout
 
     def require_arrays(self) -> None:
         """Raise ``ConfigError`` unless the model has at least one array."""

@@ -161,7 +161,7 @@ def _descend(
     if isinstance(change, Poison):
         change.begin(task, data, model)
     mu = training.proximal_mu
-    anchors = [(p, p.detach().clone()) for p in model.parameters()] if mu else []
+    anchors = {p: p.detach().clone() for p in model.parameters() if mu and p.requires_grad}
     device, noise, step = device_of(model), training.regularization_noise, 0
     total, seen = torch.zeros((), device=device), 0
     model.train()
@@ -173,9 +173,11 @@ def _descend(
             optimizer.zero_grad()
             loss = task.loss(call_model(model, x), y)
             loss.backward()
-            for parameter, anchor in anchors:  # the gradient of the proximal term
-                if parameter.grad is not None:
-                    parameter.grad.add_(parameter.detach() - anchor, alpha=mu)
+            for parameter in model.parameters():
+                if mu and parameter.grad is not None:  # the gradient of the proximal term
+                    if parameter not in anchors:  # thawed in this step, and so still as received
+                        anchors[parameter] = parameter.detach().clone()
+                    parameter.grad.add_(parameter.detach() - anchors[parameter], alpha=mu)
             if noise is not None:
                 for gradient in (p.grad for p in model.parameters() if p.grad is not None):
                     gradient.add_(noise.draw_noise(gradient, step, generator))

@@ -208,12 +208,16 @@ class RegularizationNoise:
         Parameters
         ----------
         gradient : Tensor
-            The gradient; not written to.
+            The gradient; not written to. A complex one gets noise of the same deviation in both
+            parts.
         step : int
             The step t of the round.
         generator : torch.Generator
             A generator on the CPU; it draws equally many numbers for every scale.
         """
+        if gradient.is_complex():
+            pairs = torch.view_as_real(gradient.resolve_conj())
+            return torch.view_as_complex(self.draw_noise(pairs, step, generator))
         noise = torch.randn(gradient.shape, generator=generator)
         size = float(gradient.to(torch.float64).norm()) / math.sqrt(max(1, gradient.numel()))
         deviation: float = self.scale / (1 + step) ** self.decay * size

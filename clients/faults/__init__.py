@@ -27,6 +27,7 @@ from hqde_fl.clients.faults.partial import Partial
 from hqde_fl.clients.faults.scaling import Scaling
 from hqde_fl.clients.faults.sign_flip import SignFlip
 from hqde_fl.clients.faults.stale import Stale
+from hqde_fl.clients.faults.statistics import Statistics
 from hqde_fl.clients.faults.straggle import Straggle
 from hqde_fl.clients.faults.wrong_dtype import WrongDtype
 from hqde_fl.clients.faults.wrong_shape import WrongShape
@@ -51,6 +52,7 @@ FAULTS: Registry[Fault] = Registry(
         "scaling": Scaling,
         "sign-flip": SignFlip,
         "stale": Stale,
+        "statistics": Statistics,
         "straggle": Straggle,
         "wrong-dtype": WrongDtype,
         "wrong-shape": WrongShape,
@@ -79,6 +81,7 @@ __all__ = [
     "Schedule",
     "SignFlip",
     "Stale",
+    "Statistics",
     "Straggle",
     "WrongDtype",
     "WrongShape",

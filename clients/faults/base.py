@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import ClassVar, final
 
 import torch
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor
 
 from hqde_fl.clients.message_fields import array_record, is_training, partition_of, server_round
 from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.clients.training_hooks import idle
-from hqde_fl.protocol.records import from_record, to_record
+from hqde_fl.protocol.members import member_name
+from hqde_fl.protocol.message_roles import message_layouts
+from hqde_fl.protocol.npy import decode_array
+from hqde_fl.protocol.records import to_array
 from hqde_fl.protocol.screening import NUM_EXAMPLES
 from hqde_fl.seeding import Seeds
+from hqde_fl.updates.layout import Entry
 
 State = Mapping[str, Tensor]
 
@@ -88,9 +93,16 @@ def reply_without_training(
 
 
 def with_changed_state(
-    message: Message, reply: Message, change: Callable[[State, State], State]
+    message: Message,
+    reply: Message,
+    change: Callable[[State, State], State],
+    chosen: Callable[[Entry], bool] = lambda entry: entry.role == "trainable",
 ) -> Message:
-    """Return a reply whose weights are changed.
+    """Return a reply whose weights, or other chosen entries, are changed.
+
+    A tensor with several names is changed once, and all of its names get the same bits. Entries
+    that are not chosen, and those that the message does not have in the same shape and dtype, stay
+    as they are in the reply.
 
     Parameters
     ----------
@@ -100,14 +112,82 @@ def with_changed_state(
         The honest reply. An error reply, or one without exactly one ``ArrayRecord``, is returned
         unchanged.
     change : Callable[[State, State], State]
-        (global state, trained state) -> the state to send.
+        (global state, trained state) -> the numbers to send, all three of the chosen entries alone
+        and real: complex numbers are pairs along a last dimension, half precision is float32. What
+        is returned may have another floating-point dtype.
+    chosen : Callable[[Entry], bool], optional
+        Tells which entries are changed; the weights if not given.
     """
 
     def rewrite(trained: ArrayRecord) -> ArrayRecord:
-        _, start = array_record(message)
-        return to_record(change(from_record(start), from_record(trained)))
+        _, received = array_record(message)
+        entries = {
+            name: entry
+            for name, entry in message_entries(message).items()
+            if entry.tied_to is None and chosen(entry) and _alike(received[name], trained.get(name))
+        }
+        start, end = (
+            {name: _numbers(decode_array(record[name])) for name in entries}
+            for record in (received, trained)
+        )
+        changed = {
+            name: to_array(entries[name].from_numbers(numbers.flatten()))
+            for name, numbers in change(start, end).items()
+        }
+        return with_replaced(message, trained, changed)
 
     return with_changed_arrays(message, reply, rewrite)
+
+
+def weight_names(message: Message, trained: ArrayRecord) -> list[str]:
+    """Return the names of a message's weights that a record has, each tensor's first name alone."""
+    entries = message_entries(message).items()
+    return [name for name, entry in entries if name in trained and entry.offset is not None]
+
+
+def message_entries(message: Message) -> dict[str, Entry]:
+    """Return the entries of the models in a training message by their names in its arrays.
+
+    Those are ``member-<i>/<name>`` in an ensemble; ``Entry.tied_to`` is such a name, too.
+    """
+    _, received = array_record(message)
+    entries: dict[str, Entry] = {}
+    for member, layout in message_layouts(message, received).items():
+        prefix = "" if member is None else f"{member_name(member)}/"
+        for entry in layout.entries:
+            tied_to = None if entry.tied_to is None else prefix + entry.tied_to
+            entries[prefix + entry.name] = replace(entry, tied_to=tied_to)
+    return entries
+
+
+def with_replaced(
+    message: Message, trained: ArrayRecord, arrays: Mapping[str, Array]
+) -> ArrayRecord:
+    """Return a record with some arrays replaced, under all names of their tensors.
+
+    Parameters
+    ----------
+    message : Message
+        The training message, which tells the names.
+    trained : ArrayRecord
+        The record; not changed.
+    arrays : Mapping[str, Array]
+        The new arrays by the first names of their tensors.
+    """
+    first = {name: entry.tied_to or name for name, entry in message_entries(message).items()}
+    return ArrayRecord(
+        {name: arrays.get(first.get(name, name), array) for name, array in trained.items()}
+    )
+
+
+def _alike(one: Array, other: Array | None) -> bool:
+    return other is not None and (one.dtype, one.shape) == (other.dtype, other.shape)
+
+
+def _numbers(tensor: Tensor) -> Tensor:
+    """Return a tensor's real numbers, float32 at least, with complex ones as pairs."""
+    real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    return real.to(torch.promote_types(real.dtype, torch.float32))
 
 
 def with_changed_arrays(

@@ -28,7 +28,7 @@ class FreeRide(Fault):
 
     The update is zero, or the noise (arXiv:2006.11901); it slows training down. The metrics are
     those of an honest reply (see ``reply_without_training``), but for the number of examples if
-    ``claim`` is set; integer and boolean buffers are sent unchanged.
+    ``claim`` is set; everything but the weights is sent as received.
 
     Parameters
     ----------

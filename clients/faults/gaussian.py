@@ -21,8 +21,9 @@ from hqde_fl.errors import ConfigError
 class Gaussian(Fault):
     """The client sends the global weights plus N(0, sigma^2) noise, untrained.
 
-    The metrics are those of an honest reply (see ``reply_without_training``). Integer and boolean
-    buffers are sent unchanged.
+    The noise of a complex weight is such a number in both of its parts. Everything but the weights
+    is sent as received, and the metrics are those of an honest reply (see
+    ``reply_without_training``).
 
     Parameters
     ----------
@@ -37,7 +38,7 @@ class Gaussian(Fault):
             raise ConfigError(f"Gaussian.sigma must be finite and > 0, found {self.sigma}")
 
     def check_task(self, facts: TaskFacts) -> None:
-        """Raise ``ConfigError`` unless the model has at least one floating-point number."""
+        """Raise ``ConfigError`` unless the model has at least one number to train."""
         facts.require_weights()
 
     def act(
@@ -58,17 +59,11 @@ class Gaussian(Fault):
 
 
 def add_noise(start: State, trained: State, sigma: float, generator: torch.Generator) -> State:
-    """Return the floating-point arrays of ``start`` plus N(0, sigma^2) noise; none if sigma is 0.
-
-    Arrays of ``trained`` that are of another kind, or not in ``start``, are returned unchanged.
-    """
+    """Return the numbers of ``start`` plus N(0, sigma^2) noise; no noise if sigma is 0."""
 
     def noisy(tensor: Tensor) -> Tensor:
         if sigma == 0:
             return tensor
         return tensor + sigma * torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
 
-    return {
-        name: noisy(start[name]) if tensor.is_floating_point() and name in start else tensor
-        for name, tensor in trained.items()
-    }
+    return {name: noisy(start[name]) for name in trained}

@@ -25,7 +25,7 @@ class Infinity(Fault):
     ----------
     fraction : float, default=0.0
         Fraction of the weights to replace, in [0, 1]; at least one is. They are drawn in every
-        round.
+        round. A complex weight counts as two.
     negative : bool, default=False
         Write minus infinity.
     """
@@ -38,7 +38,7 @@ class Infinity(Fault):
             raise ConfigError(f"Infinity.fraction must be in [0, 1], found {self.fraction}")
 
     def check_task(self, facts: TaskFacts) -> None:
-        """Raise ``ConfigError`` unless the model has at least one floating-point number."""
+        """Raise ``ConfigError`` unless the model has at least one number to train."""
         facts.require_weights()
 
     def act(

@@ -23,7 +23,7 @@ class NaN(Fault):
     ----------
     fraction : float, default=0.0
         Fraction of the weights to replace, in [0, 1]; at least one is. They are drawn in every
-        round.
+        round. A complex weight counts as two.
     """
 
     fraction: float = 0.0
@@ -33,7 +33,7 @@ class NaN(Fault):
             raise ConfigError(f"NaN.fraction must be in [0, 1], found {self.fraction}")
 
     def check_task(self, facts: TaskFacts) -> None:
-        """Raise ``ConfigError`` unless the model has at least one floating-point number."""
+        """Raise ``ConfigError`` unless the model has at least one number to train."""
         facts.require_weights()
 
     def act(
@@ -54,11 +54,11 @@ class NaN(Fault):
 def overwrite_weights(
     trained: State, value: float, fraction: float, generator: torch.Generator
 ) -> State:
-    """Return a state with a fraction of its floating-point values, at least one, set to ``value``.
+    """Return a state with a fraction of its numbers, at least one, set to ``value``.
 
-    The values are drawn at random; a state without any is returned as it is.
+    They are drawn at random; a state without any is returned as it is.
     """
-    sizes = [t.numel() if t.is_floating_point() else 0 for t in trained.values()]
+    sizes = [tensor.numel() for tensor in trained.values()]
     total = sum(sizes)
     if total == 0:
         return trained
@@ -67,6 +67,6 @@ def overwrite_weights(
     hit[torch.randperm(total, generator=generator)[:count]] = True
     masks = torch.split(hit, sizes)
     return {
-        name: tensor.masked_fill(mask.view(tensor.shape), value) if mask.numel() else tensor
+        name: tensor.masked_fill(mask.view(tensor.shape), value)
         for (name, tensor), mask in zip(trained.items(), masks, strict=True)
     }

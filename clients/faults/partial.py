@@ -9,7 +9,7 @@ import torch
 from flwr.app import Array, ArrayRecord, Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
-from hqde_fl.clients.faults.base import Fault, with_changed_arrays
+from hqde_fl.clients.faults.base import Fault, weight_names, with_changed_arrays
 from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.errors import ConfigError
 
@@ -22,8 +22,8 @@ class Partial(Fault):
     Parameters
     ----------
     how : {"missing", "truncated"}, default="missing"
-        ``missing`` omits the last array; ``truncated`` sends only the first half of its bytes,
-        under its full shape.
+        ``missing`` omits the last weight array, or the last of all if the model trains none;
+        ``truncated`` sends only the first half of its bytes, under its full shape.
     """
 
     how: Literal["missing", "truncated"] = "missing"
@@ -43,14 +43,18 @@ class Partial(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """Return the honest reply without its last array, or with half of that array's bytes."""
-        return with_changed_arrays(message, call_next(message, context), self._cut)
+        """Return the honest reply without its last weight array, or with half of its bytes."""
 
-    def _cut(self, record: ArrayRecord) -> ArrayRecord:
-        arrays = dict(record)
-        if arrays:
-            name, last = arrays.popitem()
-            if self.how == "truncated":
-                half = last.data[: len(last.data) // 2]
-                arrays[name] = Array(last.dtype, last.shape, last.stype, half)
-        return ArrayRecord(arrays)
+        def cut(record: ArrayRecord) -> ArrayRecord:
+            names = weight_names(message, record) or list(record)
+            return self._cut(record, names[-1]) if names else record
+
+        return with_changed_arrays(message, call_next(message, context), cut)
+
+    def _cut(self, record: ArrayRecord, last: str) -> ArrayRecord:
+        """Return a record without an array, or with half of its bytes."""
+        if self.how == "missing":
+            return ArrayRecord({name: array for name, array in record.items() if name != last})
+        array = record[last]
+        half = array.data[: len(array.data) // 2]
+        return ArrayRecord({**record, last: Array(array.dtype, array.shape, array.stype, half)})

@@ -21,8 +21,8 @@ class Scaling(Fault):
     """The client trains honestly, then sends its update multiplied by a factor.
 
     The weights sent are w_global + scale (w_trained - w_global). With scale = n / f the f clients'
-    mean update replaces the mean of all n (arXiv:1807.00459). Integer and boolean buffers are sent
-    unchanged.
+    mean update replaces the mean of all n (arXiv:1807.00459). Everything else, such as running
+    statistics and frozen entries, is sent as trained.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class Scaling(Fault):
             raise ConfigError(f"Scaling.scale must be finite and > 0, found {self.scale}")
 
     def check_task(self, facts: TaskFacts) -> None:
-        """Raise ``ConfigError`` unless the model has at least one floating-point number."""
+        """Raise ``ConfigError`` unless the model has at least one number to train."""
         facts.require_weights()
 
     def act(
@@ -56,13 +56,8 @@ class Scaling(Fault):
 
 
 def scale_update(start: State, trained: State, scale: float) -> State:
-    """Return ``start + scale (trained - start)`` for each floating-point array in both states.
-
-    All other arrays of ``trained`` are returned unchanged.
-    """
+    """Return ``start + scale (trained - start)`` for each name."""
     return {
         name: torch.add(start[name], tensor - start[name], alpha=scale)
-        if tensor.is_floating_point() and name in start
-        else tensor
         for name, tensor in trained.items()
     }

@@ -21,8 +21,8 @@ from hqde_fl.errors import ConfigError
 class SignFlip(Fault):
     """The client trains honestly, then sends the negative update, scaled.
 
-    The weights sent are w_global - scale (w_trained - w_global). Integer and boolean buffers are
-    sent unchanged.
+    The weights sent are w_global - scale (w_trained - w_global). Everything else, such as
+    running statistics and frozen entries, is sent as trained.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class SignFlip(Fault):
             raise ConfigError(f"SignFlip.scale must be finite and > 0, found {self.scale}")
 
     def check_task(self, facts: TaskFacts) -> None:
-        """Raise ``ConfigError`` unless the model has at least one floating-point number."""
+        """Raise ``ConfigError`` unless the model has at least one number to train."""
         facts.require_weights()
 
     def act(

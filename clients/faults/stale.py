@@ -9,9 +9,10 @@ import torch
 from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
-from hqde_fl.clients.faults.base import Fault, with_changed_arrays
+from hqde_fl.clients.faults.base import Fault, message_entries, with_changed_arrays
 from hqde_fl.clients.message_fields import array_record
 from hqde_fl.errors import ConfigError
+from hqde_fl.protocol.members import uncopied_record
 
 RECORD_PREFIX = "hqde.stale."
 """Prefix of the records in the client's state that hold trained models, the oldest first."""
@@ -20,9 +21,10 @@ RECORD_PREFIX = "hqde.stale."
 @final
 @dataclass(frozen=True)
 class Stale(Fault):
-    """The client trains honestly, but sends the full weights that it trained some rounds ago.
+    """The client trains honestly, but sends the model that it trained some rounds ago.
 
-    These undo the training of other clients since then. The client's ``Context.state`` keeps the
+    Its weights undo the training of other clients since then. Its running statistics and counters
+    are as old; frozen entries are sent as received. The client's ``Context.state`` keeps the
     last ``rounds`` models; until there are that many the oldest one is sent. Only rounds in which
     the client trained with this fault count; if the state is lost, as in a crash, it begins again.
     The metrics are those of the current round.
@@ -51,9 +53,17 @@ class Stale(Fault):
         if reply.has_error() or len(reply.content.array_records) != 1:
             return reply
         earlier = _load_models(context)
-        oldest = earlier[0] if earlier else array_record(reply)[1]
-        _store_models(context, [*earlier, array_record(reply)[1]][-self.rounds :])
-        return with_changed_arrays(message, reply, lambda trained: oldest)
+        _, trained = array_record(reply)
+        entries = message_entries(message)
+        moving = {
+            name: array
+            for name, array in trained.items()
+            if name not in entries or entries[name].role != "frozen"
+        }
+        oldest = earlier[0] if earlier else moving
+        _store_models(context, [*earlier, uncopied_record(moving)][-self.rounds :])
+        sent = {n: oldest.get(n, array) if n in moving else array for n, array in trained.items()}
+        return with_changed_arrays(message, reply, lambda _: ArrayRecord(sent))
 
 
 def _load_models(context: Context) -> list[ArrayRecord]:

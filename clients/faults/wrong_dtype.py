@@ -10,10 +10,15 @@ import torch
 from flwr.app import Array, ArrayRecord, Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
-from hqde_fl.clients.faults.base import Fault, with_changed_arrays
+from hqde_fl.clients.faults.base import (
+    Fault,
+    weight_names,
+    with_changed_arrays,
+    with_replaced,
+)
 from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.errors import ConfigError
-from hqde_fl.protocol.records import from_record
+from hqde_fl.protocol.npy import decode_array
 
 Dtype = Literal["float16", "float32", "float64", "int64", "text"]
 
@@ -23,7 +28,8 @@ Dtype = Literal["float16", "float32", "float64", "int64", "text"]
 class WrongDtype(Fault):
     """The client trains honestly, then sends every weight array in another dtype.
 
-    Shapes and values are kept. Integer and boolean buffers are sent unchanged.
+    Shapes and values are kept, of complex numbers the real parts. Everything but the weights is
+    sent as trained.
 
     Parameters
     ----------
@@ -57,16 +63,15 @@ class WrongDtype(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """Return the honest reply with its floating-point arrays converted to ``dtype``."""
-        return with_changed_arrays(message, call_next(message, context), self._convert)
+        """Return the honest reply with its weight arrays converted to ``dtype``."""
 
-    def _convert(self, record: ArrayRecord) -> ArrayRecord:
-        state, kind = from_record(record), "str" if self.dtype == "text" else self.dtype
-        return ArrayRecord(
-            {
-                name: Array(np.asarray(tensor.double().numpy().astype(kind)))
-                if tensor.is_floating_point()
-                else record[name]
-                for name, tensor in state.items()
-            }
-        )
+        def convert(record: ArrayRecord) -> ArrayRecord:
+            wrong = {n: self._convert(record[n]) for n in weight_names(message, record)}
+            return with_replaced(message, record, wrong)
+
+        return with_changed_arrays(message, call_next(message, context), convert)
+
+    def _convert(self, array: Array) -> Array:
+        values, kind = decode_array(array), "str" if self.dtype == "text" else self.dtype
+        real = values.real if values.is_complex() else values
+        return Array(np.asarray(real.double().numpy().astype(kind)))

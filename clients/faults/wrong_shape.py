@@ -6,12 +6,20 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 import torch
-from flwr.app import Context, Message
+from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
-from hqde_fl.clients.faults.base import Fault, State, with_changed_state
+from hqde_fl.clients.faults.base import (
+    Fault,
+    State,
+    weight_names,
+    with_changed_arrays,
+    with_replaced,
+)
 from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.errors import ConfigError
+from hqde_fl.protocol.npy import decode_array
+from hqde_fl.protocol.records import to_array
 
 
 @final
@@ -22,8 +30,8 @@ class WrongShape(Fault):
     Parameters
     ----------
     how : {"transpose", "truncate"}, default="transpose"
-        ``transpose`` reverses the axes of the first array whose shape changes by it. If there is
-        none, and for ``truncate``, the first array that has rows loses its last row.
+        ``transpose`` reverses the axes of the first weight array whose shape changes by it. If
+        there is none, and for ``truncate``, the first one that has rows loses its last row.
     """
 
     how: Literal["transpose", "truncate"] = "transpose"
@@ -37,8 +45,7 @@ class WrongShape(Fault):
     def check_task(self, facts: TaskFacts) -> None:
         """Raise ``ConfigError`` unless the model has a weight array whose shape can be changed."""
         weights = facts.weights
-        sent = self._misshape({}, weights)
-        if all(sent[name].shape == weight.shape for name, weight in weights.items()):
+        if not self._misshape(weights):
             raise ConfigError(
                 "the model must have a weight array with at least 1 row, found "
                 f"{len(weights)} arrays without"
@@ -51,17 +58,22 @@ class WrongShape(Fault):
         call_next: ClientAppCallable,
         generator: torch.Generator,
     ) -> Message:
-        """Return the honest reply with one array of a wrong shape."""
-        return with_changed_state(message, call_next(message, context), self._misshape)
+        """Return the honest reply with one weight array of a wrong shape, under all its names."""
 
-    def _misshape(self, start: State, trained: State) -> State:
-        arrays = {name: tensor for name, tensor in trained.items() if tensor.is_floating_point()}
+        def misshape(record: ArrayRecord) -> ArrayRecord:
+            weights = {n: decode_array(record[n]) for n in weight_names(message, record)}
+            wrong = {name: to_array(tensor) for name, tensor in self._misshape(weights).items()}
+            return with_replaced(message, record, wrong)
+
+        return with_changed_arrays(message, call_next(message, context), misshape)
+
+    def _misshape(self, weights: State) -> State:
+        """Return the array to send in a wrong shape, by its name; nothing if there is none."""
         if self.how == "transpose":
-            for name, tensor in arrays.items():
+            for name, tensor in weights.items():
                 if tensor.shape != tensor.shape[::-1]:
-                    axes = tuple(reversed(range(tensor.dim())))
-                    return {**trained, name: tensor.permute(axes)}
-        for name, tensor in arrays.items():
+                    return {name: tensor.permute(tuple(reversed(range(tensor.dim()))))}
+        for name, tensor in weights.items():
             if tensor.dim() > 0 and len(tensor) > 0:
-                return {**trained, name: tensor[:-1]}
-        return trained
+                return {name: tensor[:-1]}
+        return {}

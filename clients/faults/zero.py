@@ -20,11 +20,11 @@ class Zero(Fault):
 
     As its *weights* are zero, its *update* is the negative global model. A client whose update is
     zero is a ``FreeRide``. The metrics are those of an honest reply (see
-    ``reply_without_training``); integer and boolean buffers are sent unchanged.
+    ``reply_without_training``); everything but the weights is sent as received.
     """
 
     def check_task(self, facts: TaskFacts) -> None:
-        """Raise ``ConfigError`` unless the model has at least one floating-point number."""
+        """Raise ``ConfigError`` unless the model has at least one number to train."""
         facts.require_weights()
 
     def act(
@@ -41,7 +41,4 @@ class Zero(Fault):
 
 
 def _zeros(start: State, trained: State) -> State:
-    return {
-        name: torch.zeros_like(tensor) if tensor.is_floating_point() else tensor
-        for name, tensor in trained.items()
-    }
+    return {name: torch.zeros_like(tensor) for name, tensor in trained.items()}

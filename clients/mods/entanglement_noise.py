@@ -8,7 +8,6 @@ from typing import final
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
-from torch import Tensor
 
 from hqde_fl.clients.faults.base import State, with_changed_state
 from hqde_fl.clients.message_fields import is_training, partition_of, server_round
@@ -22,7 +21,8 @@ class EntanglementNoiseMod:
     """A Flower mod that adds a client's part of the noise to the weights it sends.
 
     The noise cancels only in an equally weighted mean over all clients: not if one is not selected,
-    fails or is filtered. Integer buffers are not changed.
+    fails or is filtered. A tensor of several names gets its noise once, complex weights in both parts;
+    running statistics, counters and frozen entries get none.
 
     Parameters
     ----------
@@ -44,14 +44,13 @@ class EntanglementNoiseMod:
         number = server_round(message)
 
         def add_noise(start: State, trained: State) -> State:
-            floats = {name: t for name, t in trained.items() if t.is_floating_point()}
-            size = sum(tensor.numel() for tensor in floats.values())
-            noise = self.noise.client_noise(partition, range(count), size, number, Seeds(self.seed))
-            parts = noise.split([tensor.numel() for tensor in floats.values()])
-            noisy: dict[str, Tensor] = {
-                name: (tensor.to(torch.float64) + part.reshape(tensor.shape)).to(tensor.dtype)
-                for (name, tensor), part in zip(floats.items(), parts, strict=True)
+            sizes = [tensor.numel() for tensor in trained.values()]
+            noise = self.noise.client_noise(
+                partition, range(count), sum(sizes), number, Seeds(self.seed)
+            )
+            return {
+                name: tensor.to(torch.float64) + part.reshape(tensor.shape)
+                for (name, tensor), part in zip(trained.items(), noise.split(sizes), strict=True)
             }
-            return {**trained, **noisy}
 
         return with_changed_state(message, reply, add_noise)
