@@ -25,6 +25,10 @@ MAX_HEADER_BYTES = 4096
 """Length of an .npy header, at most."""
 _MAX_CACHED_HEADER_BYTES = 256
 """Longer headers are not cached, so that clients cannot fill the memory with them."""
+_MAX_DTYPE_NAME = 16
+"""Characters in the name of a dtype that is parsed, at most."""
+_NUMBERS = "biufc"
+"""Kinds of NumPy dtypes that hold numbers: boolean, integer, floating-point and complex ones."""
 MAX_SHOWN_DIMENSIONS = 64
 """Dimensions of a shape in an error message, at most."""
 
@@ -33,8 +37,25 @@ class MalformedError(ValueError):
     """Bytes or fields from a client are malformed. The message is the reason of its rejection."""
 
 
+def native_dtype(name: str) -> str:
+    """Return the plain name of a dtype of numbers, whatever its byte order: 'float32' for '>f4'.
+
+    Anything else, such as a name that cannot be parsed, is returned as it is.
+    """
+    return _native_dtype(name) if len(name) <= _MAX_DTYPE_NAME else name
+
+
+@lru_cache(maxsize=256)
+def _native_dtype(name: str) -> str:
+    try:
+        dtype = np.dtype(name)
+    except Exception:  # NumPy raises several kinds
+        return name
+    return dtype.name if dtype.kind in _NUMBERS else name
+
+
 def decode_array(array: Array) -> Tensor:
-    """Return the values of an array, in memory of their own.
+    """Return the values of an array, in memory of their own and in this machine's byte order.
 
     Raises
     ------
@@ -53,7 +74,7 @@ def decode_array(array: Array) -> Tensor:
 
 
 def view_array(array: Array) -> npt.NDArray[Any]:
-    """Return a read-only view of an array's bytes as numbers, in the byte order that they have.
+    """Return a read-only view of an array's bytes as numbers, in the byte order of the .npy header.
 
     Raises
     ------
@@ -65,9 +86,9 @@ def view_array(array: Array) -> npt.NDArray[Any]:
     if array.stype != NUMPY:
         raise MalformedError(f"unknown serialisation type {array.stype[:40]!r}")
     dtype = np.dtype(array.dtype)
-    if dtype.kind not in "fiub" or dtype.names is not None:
+    if dtype.kind not in _NUMBERS:
         raise MalformedError(f"dtype {array.dtype[:40]!r} holds no numbers")
-    start, fortran = _check_header(array, dtype)
+    start, dtype, fortran = _check_header(array, dtype)
     if len(array.data) - start != size * dtype.itemsize:
         raise MalformedError(f"{len(array.data) - start} bytes for {size} numbers of {dtype}")
     values = np.frombuffer(array.data, dtype=dtype, offset=start)
@@ -88,10 +109,11 @@ def header_span(data: bytes) -> tuple[int, int]:
     return text, text + int.from_bytes(data[8:text], "little")
 
 
-def _check_header(array: Array, dtype: np.dtype[Any]) -> tuple[int, bool]:
-    """Return the position of the numbers in an .npy file, and True if they lie in Fortran order.
+def _check_header(array: Array, dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any], bool]:
+    """Return where the numbers in an .npy file begin, their dtype, and if in Fortran order.
 
-    Raises ``MalformedError`` if the header is too long or differs from the array's shape or dtype.
+    Raises ``MalformedError`` if the header is too long, or differs from the array's shape or dtype
+    in more than the byte order.
     """
     data = array.data
     text, start = header_span(data)
@@ -100,12 +122,12 @@ def _check_header(array: Array, dtype: np.dtype[Any]) -> tuple[int, bool]:
     header = bytes(data[text:start])
     parse = _parse_header if len(header) <= _MAX_CACHED_HEADER_BYTES else _parse_header.__wrapped__
     shape, descr, fortran = parse(header)
-    if shape != tuple(array.shape) or descr != dtype:
+    if shape != tuple(array.shape) or descr.newbyteorder("=") != dtype.newbyteorder("="):
         raise MalformedError(
             f"the .npy header says {descr!s:.60} {shape[:MAX_SHOWN_DIMENSIONS]!s:.60}, "
             f"the message {array.shape}"
         )
-    return start, fortran
+    return start, descr, fortran
 
 
 @lru_cache(maxsize=1024)
