@@ -10,6 +10,7 @@ from flwr.clientapp.typing import Mod
 from hqde_fl.clients.ensemble import EnsembleClient
 from hqde_fl.clients.mods.codec import CodecMod
 from hqde_fl.clients.mods.downlink import DownlinkMod
+from hqde_fl.clients.mods.entries import HeldEntriesMod, UnchangedEntriesMod
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.training import Training
 from hqde_fl.prediction import EnsemblePredictor
@@ -57,7 +58,8 @@ def ensemble_app(
         bagging=bagging,
         predictor=predictor,
     )
-    app = ClientApp(mods=[DownlinkMod(), CodecMod(seed=seed), *mods])
+    inner = [UnchangedEntriesMod(), CodecMod(seed=seed), *mods]
+    app = ClientApp(mods=[HeldEntriesMod(), DownlinkMod(), *inner])
     app.train()(client.train)
     app.evaluate()(client.evaluate)
     app.query("identity")(client.identity)

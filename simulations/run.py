@@ -218,7 +218,11 @@ def _run_inline(attempt: _Attempt) -> None:
 
     experiment = attempt.experiment
     app = build_app(experiment, attempt.task)
-    _serve(InlineGrid(app, experiment.clients.count, {}, experiment.seed), attempt)
+    grid = InlineGrid(app, experiment.clients.count, {}, experiment.seed)
+    try:
+        _serve(grid, attempt)
+    finally:
+        grid.close()
 
 
 def _run_on_ray(attempt: _Attempt) -> None:
@@ -244,6 +248,7 @@ def _run_on_ray(attempt: _Attempt) -> None:
         _serve(grid, attempt)
     finally:
         with uninterrupted():
+            grid.close()
             facts = {"ray": dataclasses.asdict(grid.counters)}
             _change_own(out, before, partial(add_to_manifest, out, facts))
 

@@ -10,6 +10,7 @@ from flwr.serverapp import Grid
 
 from hqde_fl.protocol.flower_internals import TaskIdentity
 from hqde_fl.seeding import Seeds
+from hqde_fl.simulations.engines.cache_folder import CacheFolder
 from hqde_fl.simulations.engines.flower_internals import Run, set_message_id
 from hqde_fl.simulations.engines.node_ids import node_ids
 
@@ -34,8 +35,13 @@ class LocalGrid(Grid):
         self._replies: dict[str, Message] = {}
         self._changed: set[int] = set()
         self._sent = 0
+        self._cache = CacheFolder()
         TaskIdentity.run_id, TaskIdentity.task_id = self._run.run_id, 0
         TaskIdentity.node_id = SERVER_NODE
+
+    def close(self) -> None:
+        """Remove what clients have stored on the disk; they cannot run any more."""
+        self._cache.close()
 
     def set_run(self, run: Run) -> None:
         """Set the run that the property ``run`` returns."""

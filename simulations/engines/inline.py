@@ -16,6 +16,7 @@ from typing import final
 from flwr.app import Context, Error, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
 
+from hqde_fl.clients.cache_location import CACHE_DIR
 from hqde_fl.protocol.flower_internals import ErrorCode, TaskIdentity
 from hqde_fl.simulations.engines.base import SERVER_NODE, LocalGrid
 from hqde_fl.simulations.engines.flower_internals import recorddict_from_proto, recorddict_to_proto
@@ -47,7 +48,11 @@ class InlineGrid(LocalGrid):
             node: Context(
                 run_id=self._run.run_id,
                 node_id=node,
-                node_config={"partition-id": partition, "num-partitions": partitions},
+                node_config={
+                    "partition-id": partition,
+                    "num-partitions": partitions,
+                    CACHE_DIR: self._cache.path,
+                },
                 state=RecordDict(),
                 run_config=dict(run_config),
             )

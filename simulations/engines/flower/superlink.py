@@ -26,6 +26,7 @@ from typing import IO
 
 import tomli_w
 
+from hqde_fl.clients.cache_location import CACHE_VARIABLE
 from hqde_fl.errors import RunError
 from hqde_fl.simulations.console.interruption import uninterrupted
 from hqde_fl.simulations.engines.flower import process_guard
@@ -125,8 +126,9 @@ def _simulating(home: Path) -> dict[str, str]:
     Flower starts Ray in another process (``flwr-simulation``) and passes arguments to ``ray.init``
     that cannot be configured; but environment variables reach that process and its children.
     If ``RAY_ADDRESS`` names a cluster, Flower joins it instead, with the user's own settings.
+    The clients' caches of model entries are in ``home``, too.
     """
-    environment = environment_for(home, os.environ)
+    environment = environment_for(home, os.environ) | {CACHE_VARIABLE: str(home / "entries")}
     if is_private(environment.get("RAY_ADDRESS", "")):
         environment |= private_environment()
     return environment

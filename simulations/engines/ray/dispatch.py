@@ -91,7 +91,7 @@ class Dispatcher:
     app_key : str
         The name by which workers cache the app.
     app : Sequence[Any]
-        A reference to (ClientApp, run config, run id), and the driver's import path.
+        A reference to the ``worker.App``, and the driver's import path.
     states : dict[int, ObjectRef]
         Node id -> packed state of its client. The dispatcher replaces the entry of a client that
         has run without an error, and removes it if the client has no state any more.

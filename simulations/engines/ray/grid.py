@@ -8,6 +8,7 @@ that killed it gets an error. Any Flower Strategy runs on this Grid unchanged.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, final
@@ -22,9 +23,10 @@ from hqde_fl.simulations.console.interruption import ends_process
 from hqde_fl.simulations.engines.base import LocalGrid
 from hqde_fl.simulations.engines.ray.dispatch import ClientCall, Counters, Dispatcher
 from hqde_fl.simulations.engines.ray.packing import Packed, pack, unpack
-from hqde_fl.simulations.engines.ray.pool import POOL, Pool, connect
+from hqde_fl.simulations.engines.ray.pool import POOL, Pool, cluster, connect
+from hqde_fl.simulations.engines.ray.private_ray import is_private
 from hqde_fl.simulations.engines.ray.resources import Allocation, Resources
-from hqde_fl.simulations.engines.ray.worker import Job, Outcome
+from hqde_fl.simulations.engines.ray.worker import App, Job, Outcome
 from hqde_fl.simulations.experiment import import_path
 
 POLL_SECONDS = 0.05
@@ -78,7 +80,9 @@ class RayGrid(LocalGrid):
         super().__init__(partitions, seed)
         self.dashboard = connect(address, runtime_env)
         self._shares = _Allocations(resources, pool)
-        app = ray.put((client_app, dict(run_config), self._run.run_id))
+        private = is_private(address or os.environ.get("RAY_ADDRESS", "")) and len(cluster()) == 1
+        cache = self._cache.path if private else ""  # workers on other hosts would lack entries
+        app = ray.put(App(client_app, dict(run_config), self._run.run_id, cache))
         self._dispatcher = Dispatcher(
             pool, app.hex(), [app, import_path.describe_path()], changed=self._changed
         )

@@ -15,12 +15,35 @@ import ray
 from flwr.app import Context, Metadata, RecordDict
 from flwr.clientapp import ClientApp
 
+from hqde_fl.clients.cache_location import CACHE_DIR
 from hqde_fl.protocol.flower_internals import TaskIdentity, make_message
 from hqde_fl.simulations.engines.ray.packing import Packed, pack, unpack
 from hqde_fl.simulations.experiment.import_path import adopt_path
 
 APPS_KEPT = 2
 """Number of ClientApps that a worker keeps between runs, with the data they have loaded."""
+
+
+@dataclass(frozen=True)
+class App:
+    """What the clients of a run have in common.
+
+    Parameters
+    ----------
+    client_app : ClientApp
+        The app of every client.
+    run_config : dict[str, Any]
+        The run's configuration, as the clients see it.
+    run_id : int
+        The run's id.
+    cache_dir : str
+        Folder of the clients' cache of model entries; empty for none.
+    """
+
+    client_app: ClientApp
+    run_config: dict[str, Any]
+    run_id: int
+    cache_dir: str
 
 
 @dataclass(frozen=True)
@@ -88,7 +111,7 @@ class ClientWorker:
             torch.set_num_threads(threads)
             if torch.cuda.is_available():
                 torch.cuda.set_per_process_memory_fraction(memory_fraction)
-        self._apps: OrderedDict[str, tuple[ClientApp, dict[str, Any], int]] = OrderedDict()
+        self._apps: OrderedDict[str, App] = OrderedDict()
 
     def ping(self) -> int:
         """Return the id of this process; Ray answers once the worker has started."""
@@ -102,8 +125,8 @@ class ClientWorker:
         key : str
             Name of the app, under which the worker caches it.
         app : Sequence[Any]
-            A reference to the pickled (ClientApp, run config, run id), and the driver's
-            ``import_path.describe_path()``, by which unpickling finds the modules it imports.
+            A reference to the pickled ``App``, and the driver's ``import_path.describe_path()``,
+            by which unpickling finds the modules it imports.
         content : Packed
             Content of all the messages.
         jobs : Sequence[Job]
@@ -115,15 +138,15 @@ class ClientWorker:
             The list of the jobs' outcomes, followed by the packed state of each client (or None).
             The states are objects of their own so that they can stay in Ray's object store.
         """
-        client_app, run_config, run_id = self._app(key, app)
+        loaded = self._app(key, app)
         outcomes, states = [], []
         for job in jobs:
-            outcome, state = self._run_job(client_app, run_config, run_id, content, job)
+            outcome, state = self._run_job(loaded, content, job)
             outcomes.append(outcome)
             states.append(state)
         return [outcomes, *states]
 
-    def _app(self, key: str, app: Sequence[Any]) -> tuple[ClientApp, dict[str, Any], int]:
+    def _app(self, key: str, app: Sequence[Any]) -> App:
         if key not in self._apps:
             adopt_path(app[1])
             self._apps[key] = ray.get(app[0])
@@ -132,29 +155,26 @@ class ClientWorker:
         self._apps.move_to_end(key)
         return self._apps[key]
 
-    def _run_job(
-        self,
-        client_app: ClientApp,
-        run_config: dict[str, Any],
-        run_id: int,
-        content: Packed,
-        job: Job,
-    ) -> tuple[Outcome, Any]:
+    def _run_job(self, app: App, content: Packed, job: Job) -> tuple[Outcome, Any]:
         started = time.perf_counter()
         state, lost = _state(job.context)
         context = Context(
-            run_id=run_id,
+            run_id=app.run_id,
             node_id=job.node,
-            node_config={"partition-id": job.partition, "num-partitions": job.partitions},
+            node_config={
+                "partition-id": job.partition,
+                "num-partitions": job.partitions,
+                CACHE_DIR: app.cache_dir,
+            },
             state=state,
-            run_config=dict(run_config),
+            run_config=dict(app.run_config),
         )
-        TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = run_id, 0, job.node
+        TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = app.run_id, 0, job.node
         message_id, kind, group, created_at, ttl = job.metadata
-        metadata = Metadata(run_id, message_id, 1, job.node, "", group, created_at, ttl, kind)
+        metadata = Metadata(app.run_id, message_id, 1, job.node, "", group, created_at, ttl, kind)
         reply, error = None, None
         try:
-            answer = client_app(make_message(metadata, content=unpack(content)), context)
+            answer = app.client_app(make_message(metadata, content=unpack(content)), context)
             if answer.has_error():
                 error = answer.error.reason or "no reason given"
             else:

@@ -1,0 +1,18 @@
+"""Where a node's cache of model entries lies. Standard library only, as commands import it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+CACHE_DIR = "cache-dir"
+"""Key of a node's configuration with the folder of its cache; empty for none."""
+CACHE_VARIABLE = "HQDE_FL_CACHE_DIR"
+"""Environment variable with the folder of the cache of nodes whose configuration names none."""
+
+
+def cache_folder(node_config: Mapping[str, object]) -> Path | None:
+    """Return the folder of a node's cache; None if neither configuration nor environment has it."""
+    named = node_config.get(CACHE_DIR, os.environ.get(CACHE_VARIABLE))
+    return Path(named) if isinstance(named, str) and named else None
