@@ -67,10 +67,16 @@ def decode_array(array: Array) -> Tensor:
     if array.stype == BFLOAT16 and array.dtype == "bfloat16":
         if len(array.data) != 2 * size:
             raise MalformedError(f"{len(array.data)} bytes for {size} bfloat16 numbers")
-        raw = torch.from_numpy(np.frombuffer(array.data, dtype="<i2").copy())
+        raw = _copied(np.frombuffer(array.data, dtype="<i2"))
         return raw.view(torch.bfloat16).reshape(tuple(array.shape))
     values = view_array(array)
-    return torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("="), order="C"))
+    return _copied(values)
+
+
+def _copied(values: npt.NDArray[Any]) -> Tensor:
+    tensor = torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("="), order="C"))
+    # with NumPy's strides of an empty array, torch could not view it as bytes
+    return tensor if values.size else torch.empty(tensor.shape, dtype=tensor.dtype)
 
 
 def view_array(array: Array) -> npt.NDArray[Any]:

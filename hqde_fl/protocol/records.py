@@ -7,15 +7,26 @@ from collections.abc import Mapping
 import torch
 from flwr.app import Array, ArrayRecord
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from hqde_fl.protocol.npy import BFLOAT16, decode_array
+from hqde_fl.errors import ConfigError
+from hqde_fl.protocol.npy import BFLOAT16, decode_array, native_dtype
 from hqde_fl.updates.layout import Layout
-from hqde_fl.updates.roles import Roles
+from hqde_fl.updates.roles import SUPPORTED_DTYPES, Roles
 
 
-def to_array(tensor: Tensor) -> Array:
-    """Return a Flower ``Array`` with the tensor's values, shape and dtype."""
-    tensor = tensor.detach().cpu().contiguous()
+def to_array(tensor: Tensor, name: str | None = None) -> Array:
+    """Return a Flower ``Array`` with the tensor's values, shape and dtype.
+
+    Raises
+    ------
+    ConfigError
+        If the dtype cannot be carried; the message has the entry's ``name``, if it is given.
+    """
+    if (dtype := str(tensor.dtype).removeprefix("torch.")) not in SUPPORTED_DTYPES:
+        which = "a tensor" if name is None else f"entry {name!r}"
+        raise ConfigError(f"{which} needs a dtype that can be carried, found {dtype}")
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     if tensor.dtype == torch.bfloat16:
         data = tensor.view(torch.int16).numpy().tobytes()
         return Array("bfloat16", tuple(tensor.shape), BFLOAT16, data)
@@ -23,8 +34,39 @@ def to_array(tensor: Tensor) -> Array:
 
 
 def to_record(state: Mapping[str, Tensor]) -> ArrayRecord:
-    """Return a state dict as an ``ArrayRecord``, in the same order."""
-    return ArrayRecord({name: to_array(tensor) for name, tensor in state.items()})
+    """Return a state dict as an ``ArrayRecord``, in the same order.
+
+    Raises
+    ------
+    ConfigError
+        If the dtype of an entry cannot be carried; the message has its name.
+    """
+    return ArrayRecord({name: to_array(tensor, name) for name, tensor in state.items()})
+
+
+def model_record(state: Mapping[str, Tensor], layout: Layout) -> ArrayRecord:
+    """Return a model's state dict as a read-only ``ArrayRecord``, in the layout's order.
+
+    Frozen entries have the same arrays as long as their tensors live, so that a large frozen part
+    of a model is neither converted nor hashed in every round.
+    """
+    record = ArrayRecord()
+    for entry in layout.entries:
+        tensor = state[entry.name]
+        record[entry.name] = _lasting_array(tensor) if entry.role == "frozen" else to_array(tensor)
+    return record
+
+
+def _lasting_array(tensor: Tensor) -> Array:
+    """Return the same array for a tensor, which must not be changed, as long as it lives."""
+    known = _LASTING.get(tensor)
+    if known is None:
+        known = _LASTING[tensor] = to_array(tensor)
+    return known
+
+
+_LASTING: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""Frozen tensor -> its array."""
 
 
 def from_record(record: Mapping[str, Array]) -> dict[str, Tensor]:
@@ -40,7 +82,7 @@ def from_record(record: Mapping[str, Array]) -> dict[str, Tensor]:
 
 def triples(record: Mapping[str, Array]) -> list[tuple[str, tuple[int, ...], str]]:
     """Return (name, shape, dtype) of the arrays of a trusted record, as layouts are made of."""
-    return [(name, tuple(array.shape), array.dtype) for name, array in record.items()]
+    return [(name, tuple(a.shape), native_dtype(a.dtype)) for name, a in record.items()]
 
 
 def layout_of(record: Mapping[str, Array], roles: Roles | None = None) -> Layout:
