@@ -11,6 +11,7 @@ from hqde_fl.clients.ensemble import EnsembleClient
 from hqde_fl.clients.mods.codec import CodecMod
 from hqde_fl.clients.mods.downlink import DownlinkMod
 from hqde_fl.clients.mods.entries import HeldEntriesMod, UnchangedEntriesMod
+from hqde_fl.clients.mods.local_statistics import LocalStatisticsMod
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.training import Training
 from hqde_fl.prediction import EnsemblePredictor
@@ -58,7 +59,7 @@ def ensemble_app(
         bagging=bagging,
         predictor=predictor,
     )
-    inner = [UnchangedEntriesMod(), CodecMod(seed=seed), *mods]
+    inner = [UnchangedEntriesMod(), CodecMod(seed=seed), LocalStatisticsMod(), *mods]
     app = ClientApp(mods=[HeldEntriesMod(), DownlinkMod(), *inner])
     app.train()(client.train)
     app.evaluate()(client.evaluate)

@@ -9,6 +9,7 @@ from hqde_fl.clients.task import Task
 from hqde_fl.errors import ConfigError
 from hqde_fl.protocol.members import join_members
 from hqde_fl.seeding import Seeds
+from hqde_fl.updates.roles import Roles, roles_of
 
 
 def initial_state(task: Task, members: int, seeds: Seeds) -> dict[str, Tensor]:
@@ -31,3 +32,15 @@ def initial_state(task: Task, members: int, seeds: Seeds) -> dict[str, Tensor]:
             model = task.model()
         states.append({name: tensor.detach() for name, tensor in model.state_dict().items()})
     return join_members(states)
+
+
+def initial_roles(task: Task) -> Roles:
+    """Return the roles of the entries of a task's model, the same for every member.
+
+    Raises
+    ------
+    ConfigError
+        If an entry cannot be carried, or nothing can be trained.
+    """
+    with reproducible(0):  # building a model must not advance the process's generators
+        return roles_of(task.model())

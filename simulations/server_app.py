@@ -16,13 +16,14 @@ from flwr.serverapp import Grid, ServerApp
 from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.faults.backdoor import SUCCESS, Backdoor, attack_success
 from hqde_fl.clients.faults.fault_errors import describe_error
-from hqde_fl.clients.initial_state import initial_state
+from hqde_fl.clients.initial_state import initial_roles, initial_state
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
 from hqde_fl.errors import RunError
 from hqde_fl.prediction import EnsemblePredictor
 from hqde_fl.protocol.members import split_members
 from hqde_fl.protocol.records import from_record, to_record
+from hqde_fl.protocol.screening import SentModel
 from hqde_fl.rules import Aggregator
 from hqde_fl.rules.results import State
 from hqde_fl.simulations.checkpoint.callback import Checkpoints
@@ -138,12 +139,17 @@ def _run_rounds(
     def defence(member: int) -> tuple[Aggregator, State]:
         return parts.rule, strategy.state.models[member].rule if strategy.state else {}
 
-    honest_mean = HonestMean(faults.in_round, screening)
+    def sent_model(member: int) -> SentModel:
+        assert strategy.state is not None
+        return strategy.state.models[member].sent
+
+    honest_mean = HonestMean(faults.in_round, sent_model, screening)
     measured = experiment.metrics.honest_mean
     measures = {"honest-mean": honest_mean} if measured else None
     resumed = None if point is None else {"round": point.round, "refused": point.refused}
     directory = RunDirectory(out, experiment, measures, resumed)
-    attacked = faults.add_attackers(faults.stop_on_fault_error(grid), defence, screening)
+    grid = faults.stop_on_fault_error(grid)
+    attacked = faults.add_attackers(grid, defence, sent_model, screening)
     checkpoints = Checkpoints(out, experiment, attacked, point)
     strategy = HQDEStrategy(
         replace(parts.aggregation, held_out=held_out),
@@ -152,6 +158,7 @@ def _run_rounds(
         ensemble=parts.ensemble,
         reporting=Reporting((directory, checkpoints, *callbacks), experiment.strategy.density),
         seed=experiment.seed,
+        roles=initial_roles(task),
     )
     members = parts.ensemble.members
     with (

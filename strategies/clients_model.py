@@ -22,7 +22,7 @@ from hqde_fl.protocol.delta_broadcast import (
     to_differences,
 )
 from hqde_fl.protocol.members import member_name
-from hqde_fl.protocol.records import to_record
+from hqde_fl.protocol.records import model_record
 from hqde_fl.seeding import Seeds
 from hqde_fl.updates.layout import Layout
 
@@ -44,7 +44,7 @@ class Broadcast:
     Parameters
     ----------
     layout : Layout
-        Names, shapes and places of the model's entries in a flat vector.
+        The model's layout.
     model : Mapping[str, Tensor]
         The clients' model, as a state dict.
     version : int
@@ -65,6 +65,18 @@ class Broadcast:
     def flat(self) -> Tensor:
         """The clients' model as one vector (d,)."""
         return self.layout.flatten(self.model)[0]
+
+    @cached_property
+    def record(self) -> ArrayRecord:
+        """The clients' model as Flower sends it, read-only."""
+        return model_record(self.model, self.layout)
+
+    def with_layout(self, layout: Layout) -> Broadcast:
+        """Return the same model with other roles of its entries, which no node holds a version of.
+
+        What is packed depends on the roles, so that earlier differences do not lead to it.
+        """
+        return replace(self, layout=layout, payloads=(), held={})
 
     def next_version(self, model: Mapping[str, Tensor], codec: Codec, seeds: Seeds) -> Broadcast:
         """Return the next version: the old one plus its packed difference to the server's model.
@@ -97,7 +109,7 @@ class Broadcast:
         With ``behind = 0`` the arrays are the model in full, else the payloads and the arrays that
         are never packed; the config then also names the version that they start from.
         """
-        full = to_record(self.model)
+        full = self.record
         config = ConfigRecord({VERSION: self.version, CHECKSUM: checksum(full)})
         if behind == 0:
             return full, config

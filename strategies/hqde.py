@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
 from hqde_fl.protocol.flower_internals import log
+from hqde_fl.protocol.message_roles import BUFFERS
 from hqde_fl.rules import Aggregator
 from hqde_fl.seeding import Seeds
 from hqde_fl.selection import Ensemble, Selector, Uniform
@@ -33,6 +34,7 @@ from hqde_fl.strategies.settings import (
     StrategySettings,
 )
 from hqde_fl.strategies.state import ServerState
+from hqde_fl.updates.roles import Roles
 
 StopFn = Callable[[int, Result], bool]
 """Function (round, result so far) -> whether the run ends; see ``HQDEStrategy.start``."""
@@ -65,6 +67,11 @@ class HQDEStrategy(FedAvg):
         What is reported of a run.
     seed : int
         Root of all that the server draws at random, >= 0, by default 0.
+    roles : Roles, optional
+        The roles of the model's entries (of each member's, in an ensemble): what is trained, and
+        what only goes with it; ``roles_of(model)`` tells them. By default they are inferred: from
+        names and dtypes, and by the first round, in which weights that nobody changes count as
+        frozen, until someone does.
     """
 
     def __init__(
@@ -76,6 +83,7 @@ class HQDEStrategy(FedAvg):
         ensemble: Ensemble | None = None,
         reporting: Reporting | None = None,
         seed: int = 0,
+        roles: Roles | None = None,
     ) -> None:
         if aggregation is not None and not isinstance(aggregation, Aggregation):
             aggregation = Aggregation(aggregation)
@@ -89,6 +97,7 @@ class HQDEStrategy(FedAvg):
             ensemble or Ensemble(),
             reporting or Reporting(),
             Seeds(seed),
+            roles,
         )
         self.state: ServerState | None = None
         self._roster = Roster()
@@ -163,7 +172,12 @@ class HQDEStrategy(FedAvg):
             return []
         rng = self.settings.seeds.numpy("select", "evaluate", server_round)
         nodes = self._select(Uniform(self.fraction_evaluate), grid, server_round + 1, rng)
-        self._evaluation = Evaluation.address(server_round, nodes, arrays, config, self._keys)
+        assert self.state is not None
+        if (buffers := self.settings.aggregation.buffers) != "merge":
+            config = ConfigRecord({BUFFERS: buffers, **config})
+        self._evaluation = Evaluation.address(
+            server_round, nodes, arrays, config, self._keys, self.state.models
+        )
         return self._evaluation.messages
 
     def aggregate_evaluate(
@@ -278,7 +292,7 @@ class HQDEStrategy(FedAvg):
 
     def _initial_state(self, arrays: ArrayRecord) -> ServerState:
         """Return the state before the first round; in mode "fedavg" all members are equal."""
-        state = ServerState.of(arrays, self.settings.ensemble.members)
+        state = ServerState.of(arrays, self.settings.ensemble.members, self.settings.roles)
         if self.settings.ensemble.mode == "fedavg":  # members that become one model start as one
             state = replace(state, models=average_members(state.models, [0]))
         return state

@@ -8,7 +8,7 @@ from threading import TIMEOUT_MAX
 from typing import Any, Literal, final, get_args
 
 from hqde_fl.codec import Codec, Identity
-from hqde_fl.errors import ConfigError
+from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.protocol.screening import Screening
 from hqde_fl.rules import Aggregator, Mean
 from hqde_fl.rules.tolerance import silence_warning
@@ -17,6 +17,10 @@ from hqde_fl.selection import Ensemble, Selector, Uniform
 from hqde_fl.strategies.callbacks import Callback
 from hqde_fl.strategies.confidence import Confidence, HeldOut
 from hqde_fl.strategies.optimizers import SGD, ServerOptimizer
+from hqde_fl.updates.roles import Roles
+
+Buffers = Literal["merge", "local"]
+"""What becomes of the statistics of clients' batch normalisation; see ``Aggregation``."""
 
 DensityPolicy = Literal["free", "always", "never"]
 """The rounds whose diagnostics describe the density matrix of the updates; see ``Reporting``."""
@@ -44,6 +48,12 @@ class Aggregation:
         Name of the metric in a client's reply that rules with ``confidence="reported"`` take as its
         confidence, clipped to [0, 1]; one that ends in ``loss`` becomes e^(-loss). Empty, the
         default: ``"train-loss"``.
+    buffers : "merge" or "local"
+        ``"merge"``, the default: statistics of the clients' data, such as the running mean and
+        variance of batch normalisation, are merged without loss: under ``Mean`` alone their
+        weighted mean, else their coordinate-wise median. ``"local"``: each client of
+        ``ensemble_app`` keeps its own (FedBN, Li et al., 2021, arXiv:2102.07623), and the server's
+        model those that it began with, so that only the clients' own evaluation is meaningful.
     """
 
     rule: Aggregator = field(default_factory=lambda: Mean(weighted=True))
@@ -51,8 +61,11 @@ class Aggregation:
     quorum: int = 0
     held_out: HeldOut | None = None
     confidence_metric: str = ""
+    buffers: Buffers = "merge"
 
     def __post_init__(self) -> None:
+        if self.buffers not in (known := get_args(Buffers)):
+            raise UnknownNameError("way to treat buffers", str(self.buffers), known)
         if self.quorum < 0:
             raise ConfigError(f"Aggregation.quorum must be >= 0, found {self.quorum}")
         _ = self.confidence  # raises for options that the rule does not use or lacks
@@ -180,6 +193,8 @@ class StrategySettings:
         What is reported of a run.
     seeds : Seeds
         Root of all that the server draws at random.
+    roles : Roles, optional
+        The roles of a model's entries; inferred if not given.
     """
 
     aggregation: Aggregation
@@ -188,6 +203,7 @@ class StrategySettings:
     ensemble: Ensemble
     reporting: Reporting
     seeds: Seeds
+    roles: Roles | None = None
 
     def parts(self) -> dict[str, Any]:
         """Return a strategy's parts by name: the fields of three groups, and ``ensemble``.

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
+import torch
 from flwr.app import ArrayRecord
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.protocol.members import join_members, split_members, uncopied_record
-from hqde_fl.protocol.records import from_record, layout_of, to_record
+from hqde_fl.protocol.records import from_record, layout_of, model_record, triples
+from hqde_fl.protocol.screening import SentModel
 from hqde_fl.rules.results import State
 from hqde_fl.strategies.clients_model import Broadcast
+from hqde_fl.strategies.holdings import Holdings
 from hqde_fl.strategies.optimizers import Moments
 from hqde_fl.strategies.resting import Resting
 from hqde_fl.updates.layout import Layout
+from hqde_fl.updates.roles import Roles
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +31,11 @@ class ModelState:
     Parameters
     ----------
     layout : Layout
-        Names, shapes and places in ``flat`` of the model's entries.
+        Names, shapes and roles of the model's entries, and the weights' places in ``flat``.
     flat : Tensor
-        (d,) the global model.
-    buffers : Mapping[str, Tensor]
-        The model's integer and boolean buffers, by name.
+        (d,) the weights of the global model.
+    others : Mapping[str, Tensor]
+        The model's statistics, counters and frozen entries, by name.
     moments : Mapping[str, Tensor]
         Moments of the server optimiser.
     rule : Mapping[str, Any]
@@ -39,22 +44,40 @@ class ModelState:
         The clients' model; None where it is this one.
     density : Mapping[str, Any]
         State of the density diagnostics: the density matrix of the last round's updates.
+    holdings : Holdings
+        The entries that nodes say they hold.
+    settled : bool
+        True once a round has shown which weights are trained, where roles are inferred.
     """
 
     layout: Layout
     flat: Tensor
-    buffers: Mapping[str, Tensor]
+    others: Mapping[str, Tensor]
     moments: Moments = field(default_factory=dict)
     rule: State = field(default_factory=dict)
     broadcast: Broadcast | None = None
     density: State = field(default_factory=dict)
+    holdings: Holdings = field(default_factory=Holdings)
+    settled: bool = False
 
     @classmethod
-    def of(cls, arrays: ArrayRecord) -> ModelState:
-        """Return the state of a model before the first round: no moments, no rule state."""
-        layout = layout_of(arrays)
-        flat, buffers = layout.flatten(from_record(arrays))
-        return cls(layout, flat, buffers)
+    def of(cls, arrays: ArrayRecord, roles: Roles | None = None) -> ModelState:
+        """Return the state of a model before the first round: no moments, no rule state.
+
+        Raises
+        ------
+        ConfigError
+            If no entry of the model can be trained, or a role is given for an unknown entry.
+        """
+        layout = layout_of(arrays, roles)
+        if layout.size == 0:
+            found = ", ".join(f"{e.name} {e.dtype}, {e.role}" for e in layout.entries[:3])
+            raise ConfigError(
+                "a model needs at least 1 floating-point number that is trainable, "
+                f"found {len(layout.entries)} entries ({found})"
+            )
+        flat, others = layout.flatten(from_record(arrays))
+        return cls(layout, flat, others)
 
     def with_arrays(self, arrays: ArrayRecord) -> ModelState:
         """Return the state with another model instead of this one; all else is kept.
@@ -69,28 +92,81 @@ class ModelState:
         ConfigError
             If its names, shapes or dtypes are others.
         """
-        if layout_of(arrays) != self.layout:
+        if triples(arrays) != [(e.name, e.shape, e.dtype) for e in self.layout.entries]:
             raise ConfigError(
                 "a run goes on with the arrays that it began with: "
                 f"expected {len(self.layout.entries)} arrays of the same names, shapes and dtypes, "
                 f"found {len(arrays)} ({', '.join(list(arrays)[:3])}, ...)"
             )
-        flat, buffers = self.layout.flatten(from_record(arrays))
-        return replace(self, flat=flat, buffers=buffers)
+        flat, others = self.layout.flatten(from_record(arrays))
+        return replace(self, flat=flat, others=others)
+
+    def with_layout(self, layout: Layout) -> ModelState:
+        """Return the state of the same model with other roles or ties of its entries.
+
+        What the optimiser and the rule remember of a weight is kept; for new weights it is zero.
+        The density diagnostics begin again.
+        """
+        flat, others = layout.flatten(self.model())
+        places = _places(self.layout, layout)
+        known = self.flat.to(flat)[places.clamp(min=0)] if self.layout.size else flat
+        flat = torch.where(places >= 0, known, flat)  # half precision has fewer digits than flat
+        moments = _moved(self.moments, self.layout.size, places)
+        rule = _moved(self.rule, self.layout.size, places)
+        broadcast = None if self.broadcast is None else self.broadcast.with_layout(layout)
+        return replace(
+            self,
+            layout=layout,
+            flat=flat,
+            others=others,
+            moments=moments,
+            rule=rule,
+            broadcast=broadcast,
+            density={},
+        )
 
     @property
     def origin(self) -> Tensor:
-        """The model that clients train from (d,): that of ``broadcast``, else the global model."""
+        """The weights (d,) that clients train from: those of ``broadcast`` if there is one."""
         return self.flat if self.broadcast is None else self.broadcast.flat
+
+    @cached_property
+    def sent(self) -> SentModel:
+        """The model that clients train from."""
+        return SentModel(self.layout, self.origin, self.others)
 
     def model(self) -> dict[str, Tensor]:
         """Return the global model as a state dict."""
-        return self.layout.restore(self.flat, self.buffers)
+        return self.layout.restore(self.flat, self.others)
 
     @cached_property
     def record(self) -> ArrayRecord:
         """The global model as Flower sends it, read-only."""
-        return to_record(self.model())
+        return model_record(self.model(), self.layout)
+
+    @property
+    def sent_record(self) -> ArrayRecord:
+        """The model that clients train from, as Flower sends it, read-only."""
+        return self.record if self.broadcast is None else self.broadcast.record
+
+
+def _places(before: Layout, after: Layout) -> Tensor:
+    """Return each number's place in an earlier flat vector, (d,); -1 for a number that is new."""
+    places = torch.full((after.size,), -1)
+    for entry in after.weights:
+        old = before.by_name[entry.name]
+        if old.offset is not None:
+            places[entry.span] = torch.arange(old.offset, old.offset + old.numbers)
+    return places
+
+
+def _moved(value: Any, size: int, places: Tensor) -> Any:
+    """Return state with every vector of ``size`` numbers read at other places, 0 at places -1."""
+    if isinstance(value, Mapping):
+        return {key: _moved(part, size, places) for key, part in value.items()}
+    if isinstance(value, Tensor) and value.shape == (size,):
+        return torch.where(places >= 0, value[places.clamp(min=0)], 0)
+    return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +196,7 @@ class ServerState:
     aggregated: int | None = None
 
     @classmethod
-    def of(cls, arrays: ArrayRecord, members: int = 1) -> ServerState:
+    def of(cls, arrays: ArrayRecord, members: int = 1, roles: Roles | None = None) -> ServerState:
         """Return the state before the first round.
 
         Parameters
@@ -129,13 +205,17 @@ class ServerState:
             The initial model, or all members under their names.
         members : int
             Number of members, >= 1.
+        roles : Roles, optional
+            The roles of a model's entries; inferred if not given.
 
         Raises
         ------
         ConfigError
-            If the arrays are not those of that number of members.
+            If the arrays are not those of that number of members, nothing in them can be trained,
+            or a role is given for an entry that there is not.
         """
-        return cls(0, tuple(map(ModelState.of, _split(arrays, members))), aggregated=0)
+        models = tuple(ModelState.of(part, roles) for part in _split(arrays, members))
+        return cls(0, models, aggregated=0)
 
     def with_arrays(self, arrays: ArrayRecord) -> ServerState:
         """Return the state with other models instead of these; all else is kept.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from functools import cached_property
+from typing import final
 
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor
@@ -18,13 +20,14 @@ from hqde_fl.protocol.members import (
     config_value,
     member_name,
     model_arrays,
-    requested_members,
 )
+from hqde_fl.protocol.message_roles import message_layouts
 from hqde_fl.protocol.message_size import message_bytes
-from hqde_fl.protocol.packed_updates import FEEDBACK, NO_RESIDUAL, pack_update, packed_size
-from hqde_fl.protocol.records import from_record, layout_of, to_record
+from hqde_fl.protocol.omitted_entries import ENTRIES, SAME, UNCHANGED, mask_of
+from hqde_fl.protocol.packed_updates import FEEDBACK, NO_RESIDUAL, pack_update, packed_entries
+from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.seeding import Seeds
-from hqde_fl.updates.layout import Layout
+from hqde_fl.updates.layout import Entry, Layout
 
 REQUEST = "codec"
 """Key of a message's config under which the server requests a codec."""
@@ -71,34 +74,41 @@ class CodecMod:
         if not is_training(message) or codec is None:
             return call_next(message, context)
         _, start = array_record(message)  # read first, as the app might change the message
-        layout, parts = layout_of(start), _parts(message, start)
+        parts = _parts(message, start)
         reply = call_next(message, context)
-        if not _fits(reply, layout):
+        if not _fits(reply, start):
             return reply
         _, trained = array_record(reply)
         client = int(context.node_config.get("partition-id", context.node_id))
         number, seeds = server_round(message), Seeds(self.seed)
         packed, memories, without_residual = ArrayRecord(), [], list[int]()
+        omitted = ConfigRecord()
         for part in parts:
             arrays = model_arrays(trained, part.member)
-            delta = part.delta(arrays)
-            if delta is None:
+            update = part.update(arrays)
+            if update is None:
                 return reply
             member = () if part.member is None else (part.member,)
             rng = seeds.numpy("codec", client, number, *member)
-            owner = ConfigRecord({"codec": to_json(codec), "size": packed_size(part.layout)})
-            stored = _load_memory(context, part.memory, owner)
-            result = pack_update(arrays, delta, part.layout, codec, stored, rng)
+            stored = _Memory.load(context, part.memory, codec, part.layout)
+            entries = update.packed(stored.names)
+            state = stored.state_for(entries)
+            result = pack_update(update.arrays, update.delta, entries, codec, state, rng)
             if result is None:
                 return reply
-            arrays, memory = result
-            memories.append((part.memory, owner, memory))
-            if codec.stateful and not stored:
+            arrays, state = result
+            names, sizes = [e.name for e in entries], [e.numbers for e in entries]
+            memories.append((part, _Memory(codec, names, sizes, state)))
+            if codec.stateful and not stored.state and entries:
                 without_residual.append(part.member or 0)
+            left_out = update.left_out(arrays)
             packed.update(arrays if part.member is None else add_member_prefix(part.member, arrays))
-        for name, owner, memory in memories:  # only now that every model could be packed
-            _store_memory(context, name, owner, memory)
-        return _packed_reply(message, reply, packed, without_residual)
+            omitted.update(
+                left_out if part.member is None else add_member_prefix(part.member, left_out)
+            )
+        for part, memory in memories:  # only now that every model could be packed
+            memory.store(context, part.memory)
+        return _packed_reply(message, reply, packed, without_residual, omitted)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,29 +117,99 @@ class _Part:
 
     member: int | None
     layout: Layout
-    origin: Mapping[str, Tensor]
+    start: Mapping[str, Array]
 
     @property
     def memory(self) -> str:
         """The name of the record in the client's state that holds the codec's memory."""
         return MEMORY if self.member is None else f"{MEMORY}.{member_name(self.member)}"
 
-    def delta(self, arrays: Mapping[str, Array]) -> Tensor | None:
-        """Return the model's update (d,) from its trained arrays; None if they are malformed."""
+    def update(self, arrays: Mapping[str, Array]) -> _Update | None:
+        """Return the model's update from its trained arrays; None if they are malformed."""
         try:
             trained = from_record(arrays)
         except Exception:  # the server screens the bytes and reports what is wrong with them
             return None
-        return self.layout.flatten(trained)[0] - self.layout.flatten(self.origin)[0]
+        origin = from_record(self.start)
+        delta = self.layout.flatten(trained)[0] - self.layout.flatten(origin)[0]
+        return _Update(self, arrays, delta)
+
+
+@dataclass(frozen=True, eq=False)
+class _Update:
+    """The update of one model: its trained arrays, and their difference to those sent, (d,)."""
+
+    part: _Part
+    trained: Mapping[str, Array]
+    delta: Tensor
+
+    @cached_property
+    def _unchanged(self) -> frozenset[str]:
+        start = self.part.start
+        return frozenset(n for n, a in self.trained.items() if a.data == start[n].data)
+
+    @cached_property
+    def _same(self) -> dict[str, str]:
+        """Weight -> another with the same bits, both as sent and as trained: the server copies."""
+        same: dict[str, str] = {}
+        first: dict[tuple[object, ...], str] = {}
+        for entry in packed_entries(self.part.layout):
+            bits = (self.part.start[entry.name].data, self.trained[entry.name].data)
+            other = first.setdefault((entry.shape, entry.dtype, *bits), entry.name)
+            if other != entry.name and entry.name not in self._unchanged:
+                same[entry.name] = other
+        return same
+
+    @property
+    def _needless(self) -> Collection[str]:
+        """The arrays that need not be packed, if the server tells roles and so understands it."""
+        return () if self.part.layout.inferred else {*self._unchanged, *self._same}
+
+    @cached_property
+    def arrays(self) -> dict[str, Array]:
+        """The trained arrays without tied ones that are as the first name of their tensor."""
+        by_name, trained = self.part.layout.by_name, self.trained
+        return {
+            name: array
+            for name, array in trained.items()
+            if (first := by_name[name].tied_to) is None or trained[first].data != array.data
+        }
+
+    def packed(self, remembered: Collection[str]) -> list[Entry]:
+        """Return the weights to pack: those that changed, or that a residual is remembered for."""
+        return [
+            entry
+            for entry in packed_entries(self.part.layout)
+            if entry.name in remembered or entry.name not in self._needless
+        ]
+
+    def left_out(self, arrays: dict[str, Array]) -> ConfigRecord:
+        """Remove the weights that need not travel from the reply's arrays and name them."""
+        if self.part.layout.inferred:
+            return ConfigRecord()
+        names = [entry.name for entry in self.part.layout.entries]
+        same = {name: other for name, other in self._same.items() if name in arrays}
+        unchanged = {
+            entry.name
+            for entry in packed_entries(self.part.layout)
+            if entry.name in arrays and entry.name in self._unchanged
+        }
+        for name in (*same, *unchanged):
+            del arrays[name]
+        record = ConfigRecord()
+        if unchanged:
+            record[UNCHANGED] = mask_of(unchanged, names)
+        if same:
+            places = {name: place for place, name in enumerate(names)}
+            record[SAME] = [places[n] for pair in same.items() for n in pair]
+        return record
 
 
 def _parts(message: Message, record: ArrayRecord) -> list[_Part]:
     """Return a part for each ensemble member that a message lists, or one for its only model."""
-    members: Sequence[int | None] | None = requested_members(message)
     return [
-        _Part(member, layout_of(arrays), from_record(arrays))
-        for member in ([None] if members is None else members)
-        for arrays in (model_arrays(record, member),)
+        _Part(member, layout, model_arrays(record, member))
+        for member, layout in message_layouts(message, record).items()
     ]
 
 
@@ -138,28 +218,33 @@ def _requested_codec(message: Message) -> Codec | None:
     return None if text is None else from_json(text)
 
 
-def _fits(reply: Message, layout: Layout) -> bool:
-    """Return True if the reply's arrays have the names, shapes and dtypes of the sent model.
+def _fits(reply: Message, start: ArrayRecord) -> bool:
+    """Return True if the reply's arrays have the names, shapes and dtypes of the sent ones.
 
     False for an error reply, or one without exactly one ``ArrayRecord``.
     """
     if reply.has_error() or len(reply.content.array_records) != 1:
         return False
     _, record = array_record(reply)
-    if {entry.name for entry in layout.entries} != set(record):
+    if set(start) != set(record):
         return False
-    pairs = ((entry, record[entry.name]) for entry in layout.entries)
+    pairs = ((array, record[name]) for name, array in start.items())
     return all(
-        (tuple(array.shape), array.dtype) == (entry.shape, entry.dtype) for entry, array in pairs
+        (tuple(own.shape), own.dtype) == (tuple(sent.shape), sent.dtype) for sent, own in pairs
     )
 
 
 def _packed_reply(
-    message: Message, reply: Message, packed: ArrayRecord, without_residual: list[int]
+    message: Message,
+    reply: Message,
+    packed: ArrayRecord,
+    without_residual: list[int],
+    omitted: ConfigRecord,
 ) -> Message:
     """Return the reply with packed arrays, and the bytes before and after in all its metrics.
 
-    The members ``without_residual``, if there are any, are listed in a record of their own.
+    The members ``without_residual`` and the entries that are left out, if there are any, are listed
+    in records of their own.
     """
     name, trained = array_record(reply)
     content = RecordDict(dict(reply.content))
@@ -172,23 +257,53 @@ def _packed_reply(
         content[key] = MetricRecord({**metrics, **sizes})
     if without_residual:
         content[FEEDBACK] = ConfigRecord({NO_RESIDUAL: without_residual})
+    if omitted:
+        content[ENTRIES] = omitted
     return Message(content, reply_to=message)
 
 
-def _load_memory(context: Context, name: str, owner: ConfigRecord) -> dict[str, Any]:
-    """Return a codec's stored memory; empty if none is stored for this codec and model size."""
-    record = context.state.array_records.get(f"{name}.memory")
-    if record is None or context.state.config_records.get(name) != owner:
-        return {}
-    return dict(from_record(record))
+@dataclass(frozen=True, eq=False)
+class _Memory:
+    """A codec's memory: the weights that it is about, their sizes, and its state."""
 
+    codec: Codec
+    names: list[str]
+    sizes: list[int]
+    state: Mapping[str, Tensor]
 
-def _store_memory(
-    context: Context, name: str, owner: ConfigRecord, memory: Mapping[str, Tensor]
-) -> None:
-    if not memory:
-        for key in (name, f"{name}.memory"):
-            context.state.pop(key, None)
-        return
-    context.state[name] = owner
-    context.state[f"{name}.memory"] = to_record(memory)
+    @classmethod
+    def load(cls, context: Context, name: str, codec: Codec, layout: Layout) -> _Memory:
+        """Return the memory stored for a codec and model; without state if there is none."""
+        record = context.state.array_records.get(f"{name}.memory")
+        owner = context.state.config_records.get(name, ConfigRecord())
+        names, sizes = owner.get("entries"), owner.get("sizes")
+        if record is None or owner.get("codec") != to_json(codec):
+            return cls(codec, [], [], {})
+        known = {entry.name: entry.numbers for entry in layout.weights}
+        if not isinstance(names, list) or [known.get(str(name)) for name in names] != sizes:
+            return cls(codec, [], [], {})
+        return cls(codec, [str(name) for name in names], list(sizes), from_record(record))
+
+    def state_for(self, entries: Sequence[Entry]) -> dict[str, Tensor]:
+        """Return the state for other weights: what is known of each, zeros for new ones."""
+        if not self.state or [entry.name for entry in entries] == self.names:
+            return dict(self.state)
+
+        def moved(vector: Tensor) -> Tensor:
+            if len(vector) != sum(self.sizes):
+                return vector
+            known = dict(zip(self.names, vector.split(self.sizes), strict=True))
+            return torch.cat([known.get(e.name, vector.new_zeros(e.numbers)) for e in entries])
+
+        return {key: moved(vector) for key, vector in self.state.items()}
+
+    def store(self, context: Context, name: str) -> None:
+        """Keep the memory in the client's state; remove what was there if it has no state."""
+        if not self.state:
+            for key in (name, f"{name}.memory"):
+                context.state.pop(key, None)
+            return
+        context.state[name] = ConfigRecord(
+            {"codec": to_json(self.codec), "entries": self.names, "sizes": self.sizes}
+        )
+        context.state[f"{name}.memory"] = to_record(self.state)

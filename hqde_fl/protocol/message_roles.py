@@ -6,9 +6,9 @@ client's side act on the same weights as the server does. Stock clients ignore i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from flwr.app import Array, ArrayRecord, Message
+from flwr.app import ArrayRecord, Message
 
 from hqde_fl.protocol.members import (
     message_config,
@@ -16,12 +16,15 @@ from hqde_fl.protocol.members import (
     requested_members,
     select_member,
 )
-from hqde_fl.protocol.records import layout_of, triples
+from hqde_fl.protocol.records import triples
 from hqde_fl.updates.layout import Layout
 
 ROLES, TIED = "roles", "tied"
 """Keys of the message's config, below a member's name in an ensemble: ``Layout.codes`` and, where
 there are ties, ``Layout.tied_pairs``."""
+
+BUFFERS = "buffers"
+"""Key of the message's config: "local" if each client keeps its own statistics."""
 
 
 def role_config(layout: Layout) -> dict[str, str | list[int]]:
@@ -45,15 +48,29 @@ def message_layouts(message: Message, record: ArrayRecord) -> dict[int | None, L
     config = message_config(message)
     members = requested_members(message)
     if members is None:
-        return {None: _layout(record, config)}
+        return {None: told_layout(triples(record), config)}
     return {
-        member: _layout(model_arrays(record, member), select_member(member, config))
+        member: told_layout(triples(model_arrays(record, member)), select_member(member, config))
         for member in members
     }
 
 
-def _layout(arrays: Mapping[str, Array], config: Mapping[str, object]) -> Layout:
+def told_layout(
+    arrays: Sequence[tuple[str, tuple[int, ...], str]], config: Mapping[str, object]
+) -> Layout:
+    """Return the layout of a model with the roles that a config tells; inferred if it tells none.
+
+    Parameters
+    ----------
+    arrays : Sequence[tuple[str, tuple[int, ...], str]]
+        (name, shape, dtype) of all arrays of the model, in its order.
+    config : Mapping[str, object]
+        The config of a message, or a member's part of it.
+    """
     codes, tied = config.get(ROLES), config.get(TIED, [])
     if not isinstance(codes, str) or len(codes) != len(arrays) or not isinstance(tied, list):
-        return layout_of(arrays)
-    return Layout.from_codes(triples(arrays), codes, tied)
+        return Layout.of(arrays)
+    try:
+        return Layout.from_codes(arrays, codes, tied)
+    except (KeyError, IndexError, ValueError):  # another server means something else by the key
+        return Layout.of(arrays)

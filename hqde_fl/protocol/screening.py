@@ -150,8 +150,7 @@ def screen(
             raise MalformedError(
                 f"expected one ArrayRecord {arrays_key!r}, found {_shown_names(records)}"
             )
-        names = [entry.name for entry in sent.layout.entries]
-        omitted = omitted_entries(reply.content, names, member)
+        omitted = omitted_entries(reply.content, sent.layout.names, member)
         arrays = _Arrays(records[arrays_key], sent, omitted)
         others, changed = arrays.others(), arrays.changed()
         return Accepted(_finite(arrays.update()), others, changed, num_examples, metrics)

@@ -161,6 +161,11 @@ class Layout:
         return [place for pair in pairs for place in pair]
 
     @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of all entries, in the model's order."""
+        return tuple(entry.name for entry in self.entries)
+
+    @cached_property
     def by_name(self) -> Mapping[str, Entry]:
         """The entries by name."""
         return {entry.name: entry for entry in self.entries}
@@ -216,13 +221,18 @@ class Layout:
     def with_roles(self, roles: Mapping[str, Role], tied: Mapping[str, str | None]) -> Layout:
         """Return the layout with other roles and ties of some entries.
 
-        The weights that stay keep their order; new ones follow after them.
+        The weights that stay keep their order; new ones follow after them. A tied entry has the
+        role of the first name of its tensor.
         """
         changed = [
             replace(e, role=roles.get(e.name, e.role), tied_to=tied.get(e.name, e.tied_to))
             for e in self.entries
         ]
-        return replace(self, entries=_placed(changed))
+        role_of = {entry.name: entry.role for entry in changed}
+        followed = [
+            e if e.tied_to is None else replace(e, role=role_of[e.tied_to]) for e in changed
+        ]
+        return replace(self, entries=_placed(followed))
 
 
 def _placed(entries: Sequence[Entry]) -> tuple[Entry, ...]:

@@ -26,7 +26,7 @@ from hqde_fl.rules import Aggregator, Mean
 from hqde_fl.rules.results import State
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.attacks import Attack, AttackerKnowledge, Memory, attack_name
-from hqde_fl.simulations.attacks.round_updates import RoundUpdates
+from hqde_fl.simulations.attacks.round_updates import RoundUpdates, SentModelOf, sent_model_of
 from hqde_fl.simulations.engines.wrapped_grid import PartitionAwareGrid, with_nodes
 from hqde_fl.updates.received_updates import received_columns
 
@@ -58,6 +58,9 @@ class AdversaryGrid(PartitionAwareGrid):
         requested these there are no attackers.
     defence : Defence, optional
         Returns the rule and its state, for attacks adapted to the rule in use.
+    sent_model : SentModelOf, optional
+        Returns the model that clients were sent, with its layout, as the Strategy knows it. If not
+        given, the attackers read it in the round's first message, which must hold it in full.
     screening : Screening, optional
         The server's screening: attackers ignore honest clients that it rejects.
     seed : int, default=0
@@ -78,6 +81,7 @@ class AdversaryGrid(PartitionAwareGrid):
         chosen: PartitionChoice,
         *,
         defence: Defence | None = None,
+        sent_model: SentModelOf | None = None,
         screening: Screening | None = None,
         seed: int = 0,
     ) -> None:
@@ -88,6 +92,7 @@ class AdversaryGrid(PartitionAwareGrid):
         self._screening, self._seeds = screening or Screening(), Seeds(seed)
         self._chosen = chosen if callable(chosen) else frozenset(chosen)
         self._defence: Defence = defence if defence is not None else lambda member: (Mean(), {})
+        self._sent_model = sent_model
         self.memory: Memory = {}
         """The attackers' state, which checkpoints contain and resumed runs restore."""
 
@@ -168,7 +173,11 @@ class AdversaryGrid(PartitionAwareGrid):
         for message in training:
             for member in _members(message):
                 if member not in updates:
-                    updates[member] = RoundUpdates.of(message, self._seeds, self._screening, member)
+                    given = self._sent_model
+                    sent = given(member or 0) if given else sent_model_of(message, member)
+                    updates[member] = RoundUpdates.of(
+                        message, sent, self._seeds, self._screening, member
+                    )
         return dict(sorted(updates.items(), key=lambda pair: pair[0] or 0))
 
     def _forge(

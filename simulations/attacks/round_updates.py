@@ -3,23 +3,54 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self, final
 
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import Array, ConfigRecord, Message, RecordDict
 from torch import Tensor
 
 from hqde_fl.clients.message_fields import array_record, server_round
 from hqde_fl.clients.mods.codec import REQUEST
 from hqde_fl.codec import Codec
 from hqde_fl.codec.request import from_json
-from hqde_fl.protocol.members import model_arrays, replace_model, select_member_reply
-from hqde_fl.protocol.packed_updates import pack_update
-from hqde_fl.protocol.records import from_record, layout_of, to_record
-from hqde_fl.protocol.screening import Accepted, Rejected, Screening, screen
+from hqde_fl.protocol.members import (
+    add_member_prefix,
+    model_arrays,
+    replace_model,
+    select_member_reply,
+)
+from hqde_fl.protocol.message_roles import message_layouts
+from hqde_fl.protocol.omitted_entries import (
+    ENTRIES,
+    SAME,
+    UNCHANGED,
+    mask_of,
+    omitted_entries,
+)
+from hqde_fl.protocol.packed_updates import pack_update, packed_entries
+from hqde_fl.protocol.records import from_record, to_record
+from hqde_fl.protocol.screening import Accepted, Rejected, Screening, SentModel, screen
 from hqde_fl.seeding import Seeds
-from hqde_fl.updates.layout import Layout
+
+SentModelOf = Callable[[int], SentModel]
+"""(member) -> the model that clients were sent in this round; member 0 where there is one model."""
+
+
+def sent_model_of(message: Message, member: int | None = None) -> SentModel:
+    """Return the model in a training message, which must hold it in full.
+
+    Parameters
+    ----------
+    message : Message
+        The message.
+    member : int, optional
+        The member of an ensemble; None where there is one model.
+    """
+    _, record = array_record(message)
+    layout = message_layouts(message, record)[member]
+    flat, others = layout.flatten(from_record(model_arrays(record, member)))
+    return SentModel(layout, flat, others)
 
 
 @final
@@ -33,12 +64,8 @@ class RoundUpdates:
         Number of the ensemble member; None if there is a single model.
     key : str
         Name of the ``ArrayRecord``, in messages and in replies.
-    layout : Layout
-        Layout of the global model.
-    model : Tensor
-        (d,) the global model.
-    buffers : Mapping[str, Tensor]
-        Integer and boolean buffers of the global model.
+    sent : SentModel
+        The model that clients were sent.
     codec : Codec or None
         Codec that the server requested for updates; full weights without one.
     round : int
@@ -51,9 +78,7 @@ class RoundUpdates:
 
     member: int | None
     key: str
-    layout: Layout
-    model: Tensor
-    buffers: Mapping[str, Tensor]
+    sent: SentModel
     codec: Codec | None
     round: int
     seeds: Seeds
@@ -61,44 +86,58 @@ class RoundUpdates:
 
     @classmethod
     def of(
-        cls, message: Message, seeds: Seeds, screening: Screening, member: int | None = None
+        cls,
+        message: Message,
+        sent: SentModel,
+        seeds: Seeds,
+        screening: Screening,
+        member: int | None = None,
     ) -> Self:
         """Build the reader and writer of a member's updates in replies to a training message.
 
         Without a member, of the only model's.
         """
-        key, record = array_record(message)
-        arrays = model_arrays(record, member)
-        layout = layout_of(arrays)
-        model, buffers = layout.flatten(from_record(arrays))
+        key, _ = array_record(message)
         requests = [config.get(REQUEST) for config in message.content.config_records.values()]
         codec = next((from_json(text) for text in requests if isinstance(text, str)), None)
-        number = server_round(message)
-        return cls(member, key, layout, model, buffers, codec, number, seeds, screening)
+        return cls(member, key, sent, codec, server_round(message), seeds, screening)
+
+    @property
+    def model(self) -> Tensor:
+        """The weights (d,) that clients were sent."""
+        return self.sent.flat
 
     def read(self, reply: Message) -> Accepted | Rejected:
         """Screen a reply as the server does; return the model's update, or why it is rejected."""
         if self.member is not None and list(reply.content.array_records) == [self.key]:
             reply = select_member_reply(self.member, reply, self.key)
-        return screen(reply, self.layout, self.model, self.screening, self.key)
+        return screen(reply, self.sent, self.screening, self.key, self.member)
 
     def write(self, reply: Message, client: int, delta: Tensor) -> Message:
-        """Return a client's reply with another update (d,) and the global model's buffers.
+        """Return a client's reply with another update (d,); all else is that of the honest reply.
 
         An update with values that codecs refuse is sent as full weights, as clients do. Error
         feedback is not applied.
         """
-        delta = delta.to(self.model)
-        arrays: Mapping[str, Array] = to_record(
-            self.layout.restore(self.model + delta, self.buffers)
-        )
+        layout, delta = self.sent.layout, delta.to(self.model)
+        state = layout.restore(self.model + delta, self.sent.others)
+        arrays: Mapping[str, Array] = to_record({e.name: state[e.name] for e in layout.weights})
         if self.codec is not None:
             which = () if self.member is None else (self.member,)
             rng = self.seeds.numpy("attack", "codec", client, self.round, *which)
-            packed = pack_update(arrays, delta, self.layout, self.codec, {}, rng)
+            packed = pack_update(arrays, delta, packed_entries(layout), self.codec, {}, rng)
             arrays = arrays if packed is None else packed[0]
         forged = copy.copy(reply)
         forged.content = RecordDict(dict(reply.content))
-        record = ArrayRecord() if self.member is None else reply.content.array_records[self.key]
-        forged.content[self.key] = replace_model(record, self.member, arrays)
+        record = reply.content.array_records[self.key]
+        honest = model_arrays(record, self.member)
+        others = {e.name: honest[e.name] for e in layout.others if e.name in honest}
+        forged.content[self.key] = replace_model(record, self.member, {**arrays, **others})
+        if ENTRIES in reply.content.config_records:
+            told = ConfigRecord({**reply.content.config_records[ENTRIES]})
+            said = omitted_entries(reply.content, layout.names, self.member).unchanged
+            mask = mask_of({e.name for e in layout.others if e.name in said}, layout.names)
+            own = {UNCHANGED: mask, SAME: list[int]()}
+            told.update(own if self.member is None else add_member_prefix(self.member, own))
+            forged.content[ENTRIES] = told
         return forged

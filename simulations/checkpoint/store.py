@@ -12,12 +12,14 @@ from typing import Any, final
 from flwr.app import RecordDict
 
 from hqde_fl.errors import CheckpointError
+from hqde_fl.protocol.held_entries import Manifest
 from hqde_fl.simulations.checkpoint import container
 from hqde_fl.simulations.checkpoint.client_state_files import Shelf
 from hqde_fl.simulations.checkpoint.value_tree import ValueTree
 from hqde_fl.simulations.engines.ray.packing import pack, unpack
 from hqde_fl.simulations.recording.atomic_files import sync
 from hqde_fl.strategies.clients_model import Broadcast
+from hqde_fl.strategies.holdings import Holdings
 from hqde_fl.strategies.state import ModelState, ServerState
 from hqde_fl.updates.layout import Entry, Layout
 
@@ -73,7 +75,9 @@ class UsableCheckpoint:
     contexts: Mapping[int, RecordDict]
 
 
-TREE = ValueTree(Snapshot, ServerState, ModelState, Broadcast, Layout, Entry, Shelf)
+TREE = ValueTree(
+    Snapshot, ServerState, ModelState, Broadcast, Layout, Entry, Holdings, Manifest, Shelf
+)
 """The reader and writer of checkpoint files, with the classes that they may hold."""
 
 Fetch = Callable[[Collection[int]], Mapping[int, RecordDict]]

@@ -30,6 +30,7 @@ from hqde_fl.registry import Registry
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.attacks import ATTACKS, Attack
 from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid, Defence
+from hqde_fl.simulations.attacks.round_updates import SentModelOf
 from hqde_fl.simulations.engines.fault_error_grid import FaultErrorGrid
 from hqde_fl.simulations.experiment.components import build_component
 from hqde_fl.simulations.experiment.display_names import CLIENT_KEYS
@@ -223,7 +224,9 @@ class Faults:
                 return index, fault.fault
         return None
 
-    def add_attackers(self, grid: Grid, defence: Defence, screening: Screening) -> Grid:
+    def add_attackers(
+        self, grid: Grid, defence: Defence, sent_model: SentModelOf, screening: Screening
+    ) -> Grid:
         """Return a grid on which the attackers collude; the given one if there are none.
 
         Parameters
@@ -232,6 +235,8 @@ class Faults:
             Runs the clients.
         defence : Defence
             Function (member) -> the rule in use and its state, which attackers may know.
+        sent_model : SentModelOf
+            Function (member) -> the model that clients were sent in the round.
         screening : Screening
             Limits on the content of a reply, which attackers know.
         """
@@ -243,6 +248,7 @@ class Faults:
             attack,
             self.plan.choice_of(index),
             defence=defence,
+            sent_model=sent_model,
             screening=screening,
             seed=self.seed,
         )

@@ -158,6 +158,7 @@ def build_parts(
             strategy.quorum,
             _not_measured if strategy.held_out else None,
             strategy.confidence_metric,
+            strategy.buffers,
         )
         communication = Communication(codec, downlink, screening, strategy.deadline)
         participation = Participation(

@@ -11,7 +11,7 @@ from hqde_fl.clients.training import Training
 from hqde_fl.selection import Ensemble
 from hqde_fl.selection.ensemble import Assignment, Mode
 from hqde_fl.simulations.experiment.components import Component, Table
-from hqde_fl.strategies.settings import DensityPolicy
+from hqde_fl.strategies.settings import Buffers, DensityPolicy
 
 
 def kebab(name: str) -> str:
@@ -67,6 +67,7 @@ class StrategySection(Section):
     density: DensityPolicy = "free"
     held_out: int = Field(0, ge=0)
     confidence_metric: str = ""
+    buffers: Buffers = "merge"
 
 
 class EngineSection(Section):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hqde_fl.clients.app import ensemble_app
-from hqde_fl.clients.initial_state import initial_state
+from hqde_fl.clients.initial_state import initial_roles, initial_state
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.prediction import Prediction
 from hqde_fl.protocol.members import split_members
@@ -98,6 +98,7 @@ class HQDESystem:
         self.epochs = 0
         check_device(self.settings.training.placement)
         self._task = task_of(model, loss_fn)
+        self._roles = initial_roles(self._task)
         initial = initial_state(self._task, self.settings.members, Seeds(seed))
         self._arrays = to_record(initial)
         self._state: ServerState | None = None
@@ -165,6 +166,7 @@ class HQDESystem:
                 ensemble=Ensemble(self.settings.members),
                 reporting=Reporting((epochs,)),
                 seed=self.seed,
+                roles=self._roles,
             )
             self._strategy.start(workers.grid, self._arrays, last, resume=self._state)
         return epochs.records
@@ -265,7 +267,7 @@ class HQDESystem:
             If the file cannot be read, or holds the weights of other models.
         """
         self._arrays, self.epochs = load_weights(path, self._arrays)
-        initial = ServerState.of(self._arrays, self.settings.members)
+        initial = ServerState.of(self._arrays, self.settings.members, self._roles)
         self._state = replace(initial, round=self.epochs)
 
     def cleanup(self) -> None:

@@ -15,7 +15,7 @@ from hqde_fl.rules import Aggregate, Cohort, aggregate
 from hqde_fl.rules.density_matrix import diagnostics
 from hqde_fl.rules.gram import measure_geometry
 from hqde_fl.rules.library_threads import one_library_thread
-from hqde_fl.strategies.round.buffers import merge_buffers
+from hqde_fl.strategies.round.other_entries import mean_entries, merge_others
 from hqde_fl.strategies.settings import Aggregation, DensityPolicy
 from hqde_fl.strategies.state import ModelState
 from hqde_fl.updates import Columns
@@ -106,12 +106,10 @@ def merge_model(
     flat = model.flat + step
     if not bool(torch.isfinite(flat).all()):
         return MergedModel(model, tuple(replies), outcome, "the aggregated update is not finite")
-    pairs = zip(updates, outcome.filtered.tolist(), strict=True)
-    buffers = [reply.buffers for reply, filtered in pairs if not filtered]
     merged = replace(
         model,
         flat=flat,
-        buffers=merge_buffers(buffers) if buffers else model.buffers,
+        others={**model.others, **merge_others(rule, outcome, [reply.others for reply in updates])},
         moments=moments,
         rule=outcome.state,
     )
@@ -139,9 +137,9 @@ def _with_density(
 
 
 def average_members(models: Sequence[ModelState], sources: Sequence[int]) -> tuple[ModelState, ...]:
-    """Return all members, each with the mean weights and the median buffers of some of them.
+    """Return all members, each with the mean of the weights and statistics of some of them.
 
-    All other state stays each member's own.
+    Counters are medians. All other state stays each member's own.
 
     Parameters
     ----------
@@ -153,8 +151,8 @@ def average_members(models: Sequence[ModelState], sources: Sequence[int]) -> tup
     if not sources:
         return tuple(models)
     flat = torch.stack([models[member].flat for member in sources]).mean(dim=0)
-    buffers = merge_buffers([models[member].buffers for member in sources])
-    return tuple(replace(model, flat=flat, buffers=buffers) for model in models)
+    others = mean_entries([models[member].others for member in sources])
+    return tuple(replace(model, flat=flat, others=others) for model in models)
 
 
 def summarize(merged: Sequence[MergedModel]) -> dict[str, Any]:

@@ -7,11 +7,13 @@ from typing import final
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType
 
+from hqde_fl.protocol.message_roles import role_config
 from hqde_fl.protocol.screening import Screening
 from hqde_fl.strategies.metrics import mean_metrics
 from hqde_fl.strategies.roster import Roster
-from hqde_fl.strategies.round.outgoing import address
+from hqde_fl.strategies.round.outgoing import address, leave_out_held
 from hqde_fl.strategies.round.reply_screening import screen_reports
+from hqde_fl.strategies.state import ModelState
 
 
 @final
@@ -35,12 +37,35 @@ class Evaluation:
         arrays: ArrayRecord,
         config: ConfigRecord,
         keys: tuple[str, str],
+        models: Sequence[ModelState],
     ) -> Evaluation:
         """Return an evaluation in round ``number`` whose messages ask the nodes for it.
 
-        ``keys`` are the names of the ``ArrayRecord`` and of the ``ConfigRecord`` in messages.
+        A single model is sent without the entries that a node holds.
+
+        Parameters
+        ----------
+        number : int
+            The round.
+        nodes : Sequence[int]
+            Ids of the nodes.
+        arrays : ArrayRecord
+            The model, or all members under their names.
+        config : ConfigRecord
+            Config that the messages carry.
+        keys : tuple[str, str]
+            Names of the ``ArrayRecord`` and of the ``ConfigRecord`` in messages.
+        models : Sequence[ModelState]
+            State of the members, which knows what nodes hold.
         """
-        content = [(arrays, config)] * len(nodes)
+        if len(models) > 1:
+            content = [(arrays, config)] * len(nodes)
+        else:
+            holdings = models[0].holdings
+            config = ConfigRecord({**role_config(models[0].layout), **config})
+            held = [holdings.digest_of(node) for node in nodes]
+            shared = {d: leave_out_held(arrays, config, holdings, d) for d in set(held)}
+            content = [shared[digest] for digest in held]
         return cls(address(nodes, content, keys, number, MessageType.EVALUATE))
 
     def metrics(

@@ -16,6 +16,7 @@ import torch
 from flwr.app import Message
 
 from hqde_fl.protocol.members import TAG, TAGS, member_name, select_member, select_member_reply
+from hqde_fl.protocol.omitted_entries import ENTRIES
 from hqde_fl.protocol.screening import Accepted, Rejected, Screening, screen
 from hqde_fl.strategies.round.outgoing import Tags
 from hqde_fl.strategies.state import ModelState
@@ -62,9 +63,11 @@ def screen_members(
     """
     first = models[assigned[0]]
     if list(reply.content.array_records) != [key]:
-        screened = screen(reply, first.layout, first.origin, limits, key)
+        screened = screen(reply, first.sent, limits, key)
         return screened if isinstance(screened, Rejected) else Rejected(f"expected one {key!r}")
-    if reason := _member_error(list(reply.content.array_records[key]), assigned):
+    names = list(reply.content.array_records[key])
+    names += reply.content.config_records.get(ENTRIES, ())  # all of a member may be unchanged
+    if reason := _member_error(names, assigned):
         return Rejected(reason)
     if reason := _tag_error(reply, assigned, tags):
         return Rejected(reason)
@@ -72,7 +75,7 @@ def screen_members(
     for member in assigned:
         model = models[member]
         member_reply = select_member_reply(member, reply, key)
-        part = screen(member_reply, model.layout, model.origin, limits, key)
+        part = screen(member_reply, model.sent, limits, key, member)
         if isinstance(part, Rejected):
             return Rejected(f"{member_name(member)}: {part.reason}")
         accepted[member] = part

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from flwr.app import Array, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
+from hqde_fl.protocol.held_entries import HELD_ENTRIES, HELD_MASK, without_held
 from hqde_fl.protocol.members import MEMBERS, TAG, add_member_prefix, uncopied_record
+from hqde_fl.protocol.message_roles import role_config
 from hqde_fl.strategies.clients_model import Content
+from hqde_fl.strategies.holdings import Holdings
 from hqde_fl.strategies.state import ModelState
 
 Assignments = Mapping[int, tuple[int, ...]]
@@ -28,21 +32,79 @@ def contents(
     config lists members and tags; without, there is one model. Nodes that get the same content
     share the same two objects.
     """
-    parts: dict[tuple[int, int], Content] = {}
-    shared: dict[tuple[tuple[int, int], ...], Content] = {}
+    parts: dict[_Part, Content] = {}
+    shared: dict[tuple[_Part, ...], Content] = {}
     of_nodes = []
     for node, members in assignments.items():
-        keys = tuple((member, _payloads_behind(models[member], node)) for member in members)
-        for member, behind in keys:
-            if (member, behind) not in parts:
-                parts[member, behind] = _member_content(models[member], behind)
+        keys = tuple(_Part.of(member, models[member], node) for member in members)
+        for key in keys:
+            if key not in parts:
+                parts[key] = key.content(models[key.member])
         if keys not in shared:
-            by_member = {member: parts[member, behind] for member, behind in keys}
+            by_member = {key.member: parts[key] for key in keys}
             shared[keys] = (
                 _joined(by_member, config, tags) if tags else _with_config(by_member[0], config)
             )
         of_nodes.append(shared[keys])
     return of_nodes
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a node gets of one model.
+
+    Parameters
+    ----------
+    member : int
+        The member; 0 where there is one model.
+    behind : int
+        Number of payloads to send, 0 for the model in full.
+    held : str or None
+        Digest of the set of entries that the node says it holds; these are left out.
+    """
+
+    member: int
+    behind: int
+    held: str | None
+
+    @classmethod
+    def of(cls, member: int, model: ModelState, node: int) -> _Part:
+        """Return what a node gets of a model."""
+        behind = 0 if model.broadcast is None else model.broadcast.payloads_behind(node)
+        return cls(member, behind, model.holdings.digest_of(node))
+
+    def content(self, model: ModelState) -> Content:
+        """Return arrays and config; the config tells the roles of the model's entries."""
+        arrays, config = model.record, ConfigRecord()
+        if model.broadcast is not None:
+            arrays, config = model.broadcast.content(self.behind)
+        config.update(role_config(model.layout))
+        return leave_out_held(arrays, config, model.holdings, self.held)
+
+
+def leave_out_held(
+    arrays: ArrayRecord, config: ConfigRecord, holdings: Holdings, held: str | None
+) -> Content:
+    """Return arrays without those that a node says it holds, and the config that names these.
+
+    Parameters
+    ----------
+    arrays : ArrayRecord
+        A model's arrays.
+    config : ConfigRecord
+        Their config; not changed.
+    holdings : Holdings
+        Knows what is in a set of entries.
+    held : str or None
+        Digest of the set that the node holds; None if it holds nothing.
+    """
+    if held is None:
+        return arrays, config
+    left, mask = without_held(arrays, holdings.manifest(held))
+    if len(left) == len(arrays):
+        return arrays, config
+    names = {HELD_ENTRIES: held} if mask is None else {HELD_ENTRIES: held, HELD_MASK: mask}
+    return uncopied_record(left), ConfigRecord({**config, **names})
 
 
 def address(
@@ -75,16 +137,6 @@ def address(
     group = str(server_round)
     pairs = zip(nodes, contents, strict=True)
     return [Message(shared[id(a)], node, kind, group_id=group) for node, (a, _) in pairs]
-
-
-def _payloads_behind(model: ModelState, node: int) -> int:
-    return 0 if model.broadcast is None else model.broadcast.payloads_behind(node)
-
-
-def _member_content(model: ModelState, behind: int) -> Content:
-    if model.broadcast is None:
-        return model.record, ConfigRecord()
-    return model.broadcast.content(behind)
 
 
 def _with_config(content: Content, config: ConfigRecord) -> Content:

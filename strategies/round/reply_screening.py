@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from logging import INFO, WARNING
 
 from flwr.app import ConfigRecord, Message
 
 from hqde_fl.protocol.delta_broadcast import NO_VERSION
 from hqde_fl.protocol.flower_internals import log
+from hqde_fl.protocol.held_entries import claimed_digest, lacks_entries
 from hqde_fl.protocol.no_data import NO_DATA, has_no_data
+from hqde_fl.protocol.omitted_entries import omitted_entries
 from hqde_fl.protocol.packed_updates import FEEDBACK, NO_RESIDUAL
 from hqde_fl.protocol.screening import Accepted, Rejected, Screening, screen, screen_evaluation
 from hqde_fl.strategies.clients_model import version_held
+from hqde_fl.strategies.outcomes import MISSING
 from hqde_fl.strategies.round.member_screening import screen_members
 from hqde_fl.strategies.round.outgoing import Tags
 from hqde_fl.strategies.round.reply_matching import ReplyMatcher
@@ -51,6 +55,11 @@ class ScreenedReplies:
         that of this round, or ``NO_VERSION``.
     without_residual : set[tuple[int, int]]
         Node id and member of updates whose client had no error-feedback residual.
+    without_entries : set[int]
+        Node ids of clients that lacked a part of the model which they were not sent.
+    unchanged : list[dict[int, tuple[Collection[str], str or None]]]
+        For each member, node id -> names of the entries that its reply left out as unchanged, and
+        the digest of those that it says it has stored, if any.
     """
 
     def __init__(
@@ -65,6 +74,8 @@ class ScreenedReplies:
         self.accepted: dict[int, Mapping[int, Accepted]] = {}
         self.held: list[dict[int, int]] = [{} for _ in models]
         self.without_residual: set[tuple[int, int]] = set()
+        self.without_entries: set[int] = set()
+        self.unchanged: list[dict[int, tuple[Collection[str], str | None]]] = [{} for _ in models]
         self._models, self._matcher, self._log = models, ReplyMatcher(messages), round_log
         self._tags, self._limits, self._key = tags, limits, arrays_key
 
@@ -100,10 +111,10 @@ class ScreenedReplies:
         return next(iter(self.accepted[node].values())).metrics
 
     def _exclusion(self, node: int, reply: Message) -> str | None:
-        """Accept a reply and return None, or return the reason: ``rejected: ...``, ``late: ...``.
+        """Accept a reply and return None, or return the reason, ``rejected: ...`` or ``missing: ...``.
 
-        A reply is late if its client could not reconstruct the model. The versions that the client
-        reports to hold are noted unless the reply is rejected.
+        A client misses something if it could not reconstruct the model. What it says it holds is
+        noted unless the reply is rejected.
         """
         if reason := self._matcher.envelope_error(reply, node):
             return f"rejected: {reason}"
@@ -112,23 +123,40 @@ class ScreenedReplies:
         if isinstance(listed, list):
             self.without_residual.update((node, member) for member in members if member in listed)
         held = self._versions_held(reply, members)
-        if NO_VERSION in held.values():
+        if NO_VERSION in held.values() or lacks_entries(reply.content):
             self._note_held(node, held)
-            return "late: needs the model in full"
+            self.without_entries.add(node)
+            return f"{MISSING}: needs the model in full"
         screened = self._screen(reply, members)
         if isinstance(screened, Rejected):
             return f"rejected: {screened.reason}"
         self.accepted[node] = screened
         self._log.update(node, seconds=self.metrics(node).get("train-seconds"))
         self._note_held(node, held)
+        for member in members:
+            own, names = member if self._tags else None, self._models[member].layout.names
+            unchanged = omitted_entries(reply.content, names, own).unchanged
+            self.unchanged[member][node] = unchanged, claimed_digest(reply.content, own)
         return None
+
+    def with_held(self, member: int, model: ModelState) -> ModelState:
+        """Return a model after what the replies report that their nodes hold of it."""
+        holdings = model.holdings
+        for node in self.without_entries:
+            holdings = holdings.without(node)
+        if model.broadcast is not None:
+            model = replace(model, broadcast=model.broadcast.with_held(self.held[member]))
+        for node, (unchanged, digest) in self.unchanged[member].items():
+            if digest is not None or holdings.digest_of(node) is not None:
+                holdings = holdings.with_reply(node, unchanged, digest, model.sent_record)
+        return replace(model, holdings=holdings)
 
     def _screen(self, reply: Message, members: Sequence[int]) -> Mapping[int, Accepted] | Rejected:
         """Return the reply's update of each member, or why the reply is rejected."""
         if self._tags:
             return screen_members(reply, self._models, members, self._tags, self._limits, self._key)
         model = self._models[0]
-        screened = screen(reply, model.layout, model.origin, self._limits, self._key)
+        screened = screen(reply, model.sent, self._limits, self._key)
         return screened if isinstance(screened, Rejected) else {0: screened}
 
     def _versions_held(self, reply: Message, members: Sequence[int]) -> dict[int, int]:

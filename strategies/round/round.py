@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from logging import WARNING
+from logging import INFO, WARNING
 from typing import final
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType
@@ -12,6 +12,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType
 from hqde_fl.codec import Identity
 from hqde_fl.codec.request import to_json
 from hqde_fl.protocol.flower_internals import log
+from hqde_fl.protocol.message_roles import BUFFERS
+from hqde_fl.protocol.screening import Accepted
 from hqde_fl.rules import Cohort
 from hqde_fl.strategies.callbacks import RoundRecord
 from hqde_fl.strategies.clients_model import Broadcast
@@ -23,6 +25,7 @@ from hqde_fl.strategies.round import aggregation
 from hqde_fl.strategies.round.aggregation import MergedModel
 from hqde_fl.strategies.round.outgoing import address, contents
 from hqde_fl.strategies.round.reply_screening import ScreenedReplies
+from hqde_fl.strategies.round.role_changes import apply_role_changes
 from hqde_fl.strategies.round.round_log import RoundLog
 from hqde_fl.strategies.settings import StrategySettings
 from hqde_fl.strategies.state import ModelState, ServerState
@@ -82,6 +85,8 @@ class Round:
         settings, number = self._settings, self.number
         if settings.communication.codec != Identity():
             config = ConfigRecord({"codec": to_json(settings.communication.codec), **config})
+        if settings.aggregation.buffers != "merge":
+            config = ConfigRecord({BUFFERS: settings.aggregation.buffers, **config})
         if settings.communication.downlink != Identity():
             models = tuple(self._broadcast(*pair) for pair in enumerate(self.state.models))
             self.state = replace(self.state, models=models)
@@ -112,7 +117,8 @@ class Round:
         layouts = [model.layout for model in models]
         round_log = RoundLog(self.number, self._messages, self._roster, assignments, layouts)
         screened = self._screen(replies, round_log)
-        merged = [self._merge(m, model, screened, round_log) for m, model in enumerate(models)]
+        changes = self._role_changes(screened, round_log)
+        merged = [self._merge(member, *pair, round_log) for member, pair in enumerate(changes)]
         moved_members = [member for member, outcome in enumerate(merged) if outcome.is_moved]
         passed = round_log.record_influence(merged)
         reports = [screened.metrics(node) for node in screened.accepted if node in passed]
@@ -162,19 +168,44 @@ class Round:
         screened.accepted = {node: screened.accepted[node] for node in order}
         return screened
 
+    def _role_changes(
+        self, screened: ScreenedReplies, round_log: RoundLog
+    ) -> list[tuple[ModelState, Mapping[int, Accepted]]]:
+        """Return each member after changes of roles, with its accepted updates.
+
+        What nodes report to hold is noted in the members. A client that alone changes an entry that
+        is not trained is rejected.
+        """
+        rule, changes = self._settings.aggregation.rule, []
+        for member, model in enumerate(self.state.models):
+            model = screened.with_held(member, model)
+            replies = screened.of_member(member)
+            change = apply_role_changes(model, replies, rule.breakdown(len(replies)))
+            for node, name in change.rejected.items():
+                screened.accepted.pop(node)
+                reason = f"rejected: changed {name!r}, which is not trained"
+                round_log.update(node, reason=reason)
+            for line in change.changes:
+                log(INFO, "round %d: %s", self.number, line)
+            changes.append((change.model, change.replies))
+        return [
+            (model, {node: part for node, part in replies.items() if node in screened.accepted})
+            for model, replies in changes
+        ]
+
     def _merge(
-        self, member: int, model: ModelState, screened: ScreenedReplies, round_log: RoundLog
+        self,
+        member: int,
+        model: ModelState,
+        replies: Mapping[int, Accepted],
+        round_log: RoundLog,
     ) -> MergedModel:
         """Return a member merged from its accepted updates, or kept as ``merge_model`` describes.
 
         A member of an ensemble is also kept if no client was assigned it.
         """
-        if model.broadcast is not None:
-            broadcast = model.broadcast.with_held(screened.held[member])
-            model = replace(model, broadcast=broadcast)
         if self._tags and not round_log.assigned_clients(member):
             return MergedModel(model, note="no client was given it")
-        replies = screened.of_member(member)
         cohort = Cohort(
             ids=tuple(self._roster.identity(node) for node in replies),
             num_examples=tuple(reply.num_examples for reply in replies.values()),
