@@ -15,6 +15,7 @@ from typing import Literal, final, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.optim.swa_utils import AveragedModel
 
 from hqde_fl.errors import ConfigError, UnknownNameError
 
@@ -96,17 +97,33 @@ class Roles:
                 )
 
     def of(self, name: str, dtype: str) -> Role:
-        """Return the role of an entry: that of its name, else of the last pattern that fits."""
+        """Return the role of an entry: that of its name, else of the last pattern that fits.
+
+        A pattern makes only floating-point entries trainable.
+
+        Raises
+        ------
+        ConfigError
+            If the entry itself is said to be trainable, and is not floating-point.
+        """
         if name in self.roles:
+            if self.roles[name] == "trainable" and not is_floating(dtype):
+                raise ConfigError(
+                    f"role 'trainable' of {name!r} needs a float dtype, found {dtype}"
+                )
             return self.roles[name]
         matching = [role for key, role in self.roles.items() if fnmatch.fnmatchcase(name, key)]
-        return matching[-1] if matching else inferred_role(name, dtype)
+        suggested = inferred_role(name, dtype)
+        if not matching or (matching[-1] == "trainable" and not is_floating(dtype)):
+            return suggested
+        return matching[-1]
 
     def require_names(self, names: Iterable[str]) -> None:
         """Raise ``UnknownNameError`` if a role or a tie is given for a name that no entry has."""
-        known = list(names)
-        for name in (*self.roles, *self.tied, *self.tied.values()):
-            if not any(fnmatch.fnmatchcase(own, name) for own in known):
+        known = dict.fromkeys(names)
+        for name in (*self.tied, *self.tied.values(), *self.roles):
+            matched = name in self.roles and any(fnmatch.filter(known, name))
+            if name not in known and not matched:
                 raise UnknownNameError("entry of the model", name, known)
 
 
@@ -114,8 +131,9 @@ def roles_of(model: nn.Module) -> Roles:
     """Return the roles of a model's entries.
 
     A parameter is trainable or, without ``requires_grad``, frozen; integer and boolean buffers are
-    counters; floating-point buffers and moving averages with a well-known name are statistics, and
-    other floating-point buffers are taken to be constant: frozen until clients change them.
+    counters; floating-point buffers and moving averages with a well-known name, and torch's
+    ``AveragedModel``, are statistics, and other floating-point buffers are taken to be constant:
+    frozen until clients change them.
 
     Raises
     ------
@@ -125,40 +143,69 @@ def roles_of(model: nn.Module) -> Roles:
         message names the entry.
     """
     state = model.state_dict(keep_vars=True)
-    trainable = {
-        name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad
-    }
-    buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    averages = _averaged_names(model)
     roles: dict[str, Role] = {}
     tied: dict[str, str] = {}
     first_names: dict[object, str] = {}
     for name, value in state.items():
         _require_supported(name, value)
         dtype = str(value.dtype).removeprefix("torch.")
-        identity = (value.data_ptr(), value.shape, value.stride(), dtype)
+        identity = (value.device, value.data_ptr(), value.shape, value.stride(), dtype)
         first = first_names.setdefault(identity, name) if value.numel() else name
         if first != name:
             tied[name] = first
-        suggested = inferred_role(name, dtype)
-        if name in trainable and is_floating(dtype):
+        trained = value.requires_grad or (name in parameters and parameters[name].requires_grad)
+        if name in averages or _is_singular_vector(name, state):
+            roles[name] = "statistics" if is_floating(dtype) else "counters"
+        elif trained:
             roles[name] = "trainable"
         else:
-            roles[name] = "frozen" if suggested == "trainable" else suggested
+            roles[name] = _untrained_role(name, dtype, is_parameter=name in parameters)
     for name, first in tied.items():
         roles[name] = roles[first]
     if not any(role == "trainable" and state[name].numel() for name, role in roles.items()):
         raise ConfigError(
             f"the model needs a floating-point parameter with requires_grad, found {_listed(state)}"
         )
-    return Roles(roles, tied, frozenset(buffers))
+    weights = {name for name, value in parameters.items() if is_floating(str(value.dtype))}
+    return Roles(roles, tied, frozenset(state.keys() - weights))
+
+
+def _untrained_role(name: str, dtype: str, *, is_parameter: bool) -> Role:
+    """Return the role of a buffer, or of a parameter without ``requires_grad``."""
+    suggested = inferred_role(name, dtype)
+    if suggested == "trainable" or (suggested == "counters" and is_parameter):
+        return "frozen"
+    return suggested
+
+
+def _averaged_names(model: nn.Module) -> set[str]:
+    """Return the names below torch's averaged copies of models, whose parameters ask for gradients.
+
+    The model itself is not taken for such a copy.
+    """
+    return {
+        f"{prefix}.{name}"
+        for prefix, module in model.named_modules()
+        if prefix and isinstance(module, AveragedModel)
+        for name in module.state_dict(keep_vars=True)
+    }
+
+
+def _is_singular_vector(name: str, state: Mapping[str, Tensor]) -> bool:
+    """Return whether a name is that of an estimate in torch's older spectral norm."""
+    return name.endswith(("_u", "_v")) and f"{name[:-2]}_orig" in state
 
 
 def _require_supported(name: str, value: object) -> None:
     """Raise ``ConfigError`` if an entry of a state dict cannot be carried."""
-    if is_lazy(value):
-        problem = "is not materialised yet: call a lazy module once before it is handed over"
+    if name.rpartition(".")[2] == "_extra_state":
+        problem = "is a module's extra state (get_extra_state): only parameters and buffers travel"
     elif not isinstance(value, Tensor):
-        problem = f"is a {type(value).__name__}, as of get_extra_state: only tensors can be carried"
+        problem = f"is a {type(value).__name__}: only tensors can be carried"
+    elif is_lazy(value):
+        problem = "is not materialised yet: call a lazy module once before it is handed over"
     elif value.layout != torch.strided or value.is_meta:
         problem = f"is a {'meta' if value.is_meta else 'sparse'} tensor: it holds no dense numbers"
     elif str(value.dtype).removeprefix("torch.") not in SUPPORTED_DTYPES:
