@@ -59,7 +59,7 @@ def ensemble_app(
         bagging=bagging,
         predictor=predictor,
     )
-    inner = [UnchangedEntriesMod(), CodecMod(seed=seed), LocalStatisticsMod(), *mods]
+    inner: list[Mod] = [UnchangedEntriesMod(), CodecMod(seed=seed), LocalStatisticsMod(), *mods]
     app = ClientApp(mods=[HeldEntriesMod(), DownlinkMod(), *inner])
     app.train()(client.train)
     app.evaluate()(client.evaluate)

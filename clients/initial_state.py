@@ -1,19 +1,19 @@
-"""The initial weights of a run."""
+"""The initial models of a run."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
 from hqde_fl.errors import ConfigError
 from hqde_fl.protocol.members import join_members
 from hqde_fl.seeding import Seeds
-from hqde_fl.updates.roles import Roles, roles_of
+from hqde_fl.updates.roles import roles_of
 
 
-def initial_state(task: Task, members: int, seeds: Seeds) -> dict[str, Tensor]:
-    """Return the initial state dict of an ensemble, with the names of ``join_members``.
+def initial_models(task: Task, members: int, seeds: Seeds) -> list[nn.Module]:
+    """Return the initial models of an ensemble's members.
 
     Parameters
     ----------
@@ -23,24 +23,32 @@ def initial_state(task: Task, members: int, seeds: Seeds) -> dict[str, Tensor]:
         Number of members, >= 1; each has different initial weights.
     seeds : Seeds
         The run's seeds; member m is initialised with the seed ``("member", m)``.
-    """
-    if members < 1:
-        raise ConfigError(f"members must be >= 1, found {members}")
-    states = []
-    for member in range(members):
-        with reproducible(seeds.integer("member", member)):
-            model = task.model()
-        states.append({name: tensor.detach() for name, tensor in model.state_dict().items()})
-    return join_members(states)
-
-
-def initial_roles(task: Task) -> Roles:
-    """Return the roles of the entries of a task's model, the same for every member.
 
     Raises
     ------
     ConfigError
-        If an entry cannot be carried, or nothing can be trained.
+        If ``members`` is too small, or a model cannot be trained in a federation: it is no torch
+        module, has nothing to train, or an entry that cannot be carried, which the message names.
     """
-    with reproducible(0):  # building a model must not advance the process's generators
-        return roles_of(task.model())
+    if members < 1:
+        raise ConfigError(f"members must be >= 1, found {members}")
+    models = []
+    for member in range(members):
+        with reproducible(seeds.integer("member", member)):
+            model = task.model()
+        if not isinstance(model, nn.Module):
+            raise ConfigError(f"the task needs to build a torch module, found {model!r:.60}")
+        roles_of(model)  # raises ConfigError
+        models.append(model)
+    return models
+
+
+def initial_state(task: Task, members: int, seeds: Seeds) -> dict[str, Tensor]:
+    """Return the initial state dict of an ensemble, with the names of ``join_members``.
+
+    The parameters and errors are those of ``initial_models``.
+    """
+    models = initial_models(task, members, seeds)
+    return join_members(
+        [{name: tensor.detach() for name, tensor in model.state_dict().items()} for model in models]
+    )

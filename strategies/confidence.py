@@ -89,8 +89,8 @@ class Confidence:
 
     def _measured(self, model: ModelState, reply: Accepted) -> float:
         assert self.held_out is not None
-        flat = model.origin + reply.delta
-        return float(self.held_out(model.layout.restore(flat, reply.buffers)))
+        flat, others = model.origin + reply.delta, {**model.others, **reply.others}
+        return float(self.held_out(model.layout.restore(flat, others)))
 
 
 def _clipped(value: float) -> float:

@@ -92,8 +92,8 @@ class CodecMod:
             rng = seeds.numpy("codec", client, number, *member)
             stored = _Memory.load(context, part.memory, codec, part.layout)
             entries = update.packed(stored.names)
-            state = stored.state_for(entries)
-            result = pack_update(update.arrays, update.delta, entries, codec, state, rng)
+            known = stored.state_for(entries)
+            result = pack_update(update.arrays, update.delta, entries, codec, known, rng)
             if result is None:
                 return reply
             arrays, state = result
@@ -282,7 +282,8 @@ class _Memory:
         known = {entry.name: entry.numbers for entry in layout.weights}
         if not isinstance(names, list) or [known.get(str(name)) for name in names] != sizes:
             return cls(codec, [], [], {})
-        return cls(codec, [str(name) for name in names], list(sizes), from_record(record))
+        numbers = [known[str(name)] for name in names]
+        return cls(codec, [str(name) for name in names], numbers, from_record(record))
 
     def state_for(self, entries: Sequence[Entry]) -> dict[str, Tensor]:
         """Return the state for other weights: what is known of each, zeros for new ones."""

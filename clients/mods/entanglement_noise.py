@@ -21,7 +21,7 @@ class EntanglementNoiseMod:
     """A Flower mod that adds a client's part of the noise to the weights it sends.
 
     The noise cancels only in an equally weighted mean over all clients: not if one is not selected,
-    fails or is filtered. A tensor of several names gets its noise once, complex weights in both parts;
+    fails or is filtered. Weights that are tied get the same noise, complex ones in both parts;
     running statistics, counters and frozen entries get none.
 
     Parameters

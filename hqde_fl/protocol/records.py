@@ -59,7 +59,7 @@ def model_record(state: Mapping[str, Tensor], layout: Layout) -> ArrayRecord:
 
 def _lasting_array(tensor: Tensor) -> Array:
     """Return the same array for a tensor, which must not be changed, as long as it lives."""
-    known = _LASTING.get(tensor)
+    known: Array | None = _LASTING.get(tensor)
     if known is None:
         known = _LASTING[tensor] = to_array(tensor)
     return known

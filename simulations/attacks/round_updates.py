@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self, final
 
-from flwr.app import Array, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ConfigRecord, ConfigRecordValues, Message, RecordDict
 from torch import Tensor
 
 from hqde_fl.clients.message_fields import array_record, server_round
@@ -137,7 +137,7 @@ class RoundUpdates:
             told = ConfigRecord({**reply.content.config_records[ENTRIES]})
             said = omitted_entries(reply.content, layout.names, self.member).unchanged
             mask = mask_of({e.name for e in layout.others if e.name in said}, layout.names)
-            own = {UNCHANGED: mask, SAME: list[int]()}
+            own: dict[str, ConfigRecordValues] = {UNCHANGED: mask, SAME: list[int]()}
             told.update(own if self.member is None else add_member_prefix(self.member, own))
             forged.content[ENTRIES] = told
         return forged

@@ -1,4 +1,4 @@
-"""Check that the tables of an experiment go together, which no single table can tell."""
+"""Check that the tables of an experiment and its model go together: no single table can tell."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from typing import Any
 
 import torch
 
+from hqde_fl.clients.faults.fault_errors import describe_error
+from hqde_fl.clients.initial_state import initial_models
+from hqde_fl.clients.task import Task
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules import Aggregator
+from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.attacks import ATTACKS
 from hqde_fl.simulations.experiment.parts import Parts
 from hqde_fl.simulations.experiment.sections import ClientsSection, MetricsSection, StrategySection
@@ -70,3 +74,16 @@ def check_cohort(parts: Parts, clients: ClientsSection, strategy: StrategySectio
     minimum = parts.rule.minimum()
     if parts.cohort < minimum:
         raise ConfigError(f"{parts.rule} needs at least {minimum} updates{of_each}, found {cohort}")
+
+
+def check_model(task: Task, seeds: Seeds) -> None:
+    """Raise ``ConfigError`` if a task's model cannot be built, or not be trained in a federation.
+
+    The message names the entry that cannot be carried.
+    """
+    try:
+        initial_models(task, 1, seeds)
+    except ConfigError:
+        raise
+    except Exception as error:  # of the user's code
+        raise ConfigError(f"the task's model cannot be built: {describe_error(error)}") from error

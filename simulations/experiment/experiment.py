@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from hqde_fl.clients.task import Task
 from hqde_fl.errors import ConfigError, UnknownNameError
-from hqde_fl.simulations.experiment.checks import check_attacks, check_cohort
+from hqde_fl.simulations.experiment.checks import check_attacks, check_cohort, check_model
 from hqde_fl.simulations.experiment.components import Component, build_component
 from hqde_fl.simulations.experiment.errors import to_config_error
 from hqde_fl.simulations.experiment.overrides import read_toml, with_overrides
@@ -179,7 +179,7 @@ class Experiment(Section):
         return load_task(self.task, clients.partition, clients.count, self.seed)
 
     def checked_task(self) -> Task:
-        """Return the experiment's task after a check that the faults can act on it.
+        """Return the experiment's task after a check of its model, and that the faults can act.
 
         The test set that the check loads is kept for the task's further use.
 
@@ -188,10 +188,12 @@ class Experiment(Section):
         DataError
             If the data is not where it should be.
         ConfigError
-            If a fault cannot act on this task: its name, and what it needs.
+            If the model cannot be built, or has an entry that cannot be carried: its name. If a
+            fault cannot act on this task: its name, and what it needs.
         """
         task = self.load_task()
         task = dataclasses.replace(task, test=cache(task.test))
+        check_model(task, self.parts.seeds)
         self.parts.faults.check_task(task)
         return task
 

@@ -19,7 +19,7 @@ from hqde_fl.clients.message_fields import is_training
 from hqde_fl.protocol.records import from_record
 from hqde_fl.protocol.screening import Accepted, Screening
 from hqde_fl.seeding import Seeds
-from hqde_fl.simulations.attacks.round_updates import RoundUpdates
+from hqde_fl.simulations.attacks.round_updates import RoundUpdates, SentModelOf
 from hqde_fl.simulations.engines.wrapped_grid import FaultsOf, WrappedGrid, with_nodes
 from hqde_fl.strategies.callbacks import RoundRecord
 
@@ -34,12 +34,14 @@ class HonestMean:
     ----------
     faults : Callable[[int], Mapping[int, str]]
         Takes a round, returns the fault of each faulty client by partition id.
+    sent_model : SentModelOf
+        Returns the model that clients were sent in a round, as the Strategy knows it.
     screening : Screening
         The server's screening; a reply that it rejects is left out.
     """
 
-    def __init__(self, faults: FaultsOf, screening: Screening) -> None:
-        self._faults, self._screening = faults, screening
+    def __init__(self, faults: FaultsOf, sent_model: SentModelOf, screening: Screening) -> None:
+        self._faults, self._sent_model, self._screening = faults, sent_model, screening
         self._round: RoundUpdates | None = None
         self._updates: dict[int, Tensor] = {}
 
@@ -48,8 +50,10 @@ class HonestMean:
         return _ReplyReadingGrid(grid, self)
 
     def begin_round(self, message: Message) -> None:
-        """Forget all updates and begin a round, whose model is in the given training message."""
-        self._round, self._updates = RoundUpdates.of(message, Seeds(0), self._screening), {}
+        """Forget all updates and begin the round of a training message."""
+        sent = self._sent_model(0)
+        self._round = RoundUpdates.of(message, sent, Seeds(0), self._screening)
+        self._updates = {}
 
     def read_reply(self, node: int, reply: Message) -> None:
         """Keep the update in a node's reply to a training message, unless screening rejects it."""
@@ -85,7 +89,7 @@ class HonestMean:
         ]
         if sent is None or not honest:
             return {"distance": None, "spread": None, "ratio": None}
-        after, _ = sent.layout.flatten(from_record(arrays))
+        after, _ = sent.sent.layout.flatten(from_record(arrays))
         step = after.double() - sent.model.double()
         mean = sum(honest[1:], start=honest[0].clone()) / len(honest)
         distance = float(torch.linalg.vector_norm(step - mean))

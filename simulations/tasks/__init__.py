@@ -14,11 +14,12 @@ from hqde_fl.simulations.tasks.base import BuiltinTask
 from hqde_fl.simulations.tasks.digits import Digits
 from hqde_fl.simulations.tasks.fashion_mnist import FashionMnist
 from hqde_fl.simulations.tasks.partition import PARTITIONERS, Partitioner
+from hqde_fl.simulations.tasks.token_order import TokenOrder
 
 TASKS: Registry[BuiltinTask] = Registry(
     "task",
     BuiltinTask,  # type: ignore[type-abstract]
-    {"digits": Digits, "fashion-mnist": FashionMnist},
+    {"digits": Digits, "fashion-mnist": FashionMnist, "token-order": TokenOrder},
 )
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Digits",
     "FashionMnist",
     "Partitioner",
+    "TokenOrder",
     "load_task",
 ]
 

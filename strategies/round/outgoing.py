@@ -103,8 +103,10 @@ def leave_out_held(
     left, mask = without_held(arrays, holdings.manifest(held))
     if len(left) == len(arrays):
         return arrays, config
-    names = {HELD_ENTRIES: held} if mask is None else {HELD_ENTRIES: held, HELD_MASK: mask}
-    return uncopied_record(left), ConfigRecord({**config, **names})
+    config = ConfigRecord({**config, HELD_ENTRIES: held})
+    if mask is not None:
+        config[HELD_MASK] = mask
+    return uncopied_record(left), config
 
 
 def address(

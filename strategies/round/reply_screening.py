@@ -111,7 +111,7 @@ class ScreenedReplies:
         return next(iter(self.accepted[node].values())).metrics
 
     def _exclusion(self, node: int, reply: Message) -> str | None:
-        """Accept a reply and return None, or return the reason, ``rejected: ...`` or ``missing: ...``.
+        """Accept a reply and return None, or return why it is not: ``rejected: ...`` and the like.
 
         A client misses something if it could not reconstruct the model. What it says it holds is
         noted unless the reply is rejected.

@@ -16,7 +16,7 @@ from hqde_fl.clients.initial_state import initial_state
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.training import Training
 from hqde_fl.protocol.records import from_record, layout_of, to_record
-from hqde_fl.protocol.screening import Screening, screen
+from hqde_fl.protocol.screening import Screening, SentModel, screen
 from hqde_fl.seeding import Seeds
 
 Ask = Callable[..., Message]
@@ -93,13 +93,18 @@ def weights():
 
 
 @pytest.fixture
+def weight_names(state):
+    """Return the names of the weights of the task's model."""
+    return [entry.name for entry in layout_of(to_record(state)).weights]
+
+
+@pytest.fixture
 def screened(ask, state):
     """Return a function that screens a reply as the server does."""
 
     def build(reply):
-        arrays = ask(state).content["arrays"]
-        layout = layout_of(arrays)
-        return screen(reply, layout, layout.flatten(state)[0], Screening())
+        layout = layout_of(ask(state).content["arrays"])
+        return screen(reply, SentModel(layout, *layout.flatten(state)), Screening())
 
     return build
 

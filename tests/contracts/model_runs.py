@@ -58,7 +58,7 @@ CODECS_AXIS: dict[str, Codec] = {
     "quantized, 4 bits": Quantized(4),
     "quantized, 16 bits": Quantized(16),
     "rotated": Rotated(),
-    "entropy-coded": EntropyCoded(2.0),
+    "entropy-coded": EntropyCoded(4.0),
     "adaptive-quantizer": AdaptiveQuantizer(),
     "adaptive-quantizer, importance": AdaptiveQuantizer(2, 1, 4, "importance"),
     "top-k": TopK(0.25),

@@ -20,12 +20,15 @@ Y = torch.arange(30) % 3
 
 
 class State(nn.Module):
-    """A model whose state is the given arrays."""
+    """A model whose state is the given arrays, those of floating-point numbers as parameters."""
 
     def __init__(self, **arrays):
         super().__init__()
         for name, array in arrays.items():
-            self.register_buffer(name, array)
+            if array.is_floating_point() or array.is_complex():
+                self.register_parameter(name, nn.Parameter(array))
+            else:
+                self.register_buffer(name, array)
 
 
 def facts_of(model, x=None, y=Y, **more):
@@ -38,6 +41,14 @@ def images(channels=1, side=8, classes=3):
     return nn.Sequential(nn.Flatten(), nn.Linear(channels * side * side, classes))
 
 
+def normalised():
+    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 3))
+
+
+def frozen():
+    return images().requires_grad_(False)
+
+
 def check(fault, facts):
     return fault.check_task(facts)
 
@@ -46,7 +57,7 @@ def check(fault, facts):
 def test_all_faults_can_act_on_images_with_classes(name):
     registry = FAULTS if name in list(FAULTS) else ATTACKS
     fault = registry.build({"name": name, "z": 1.5} if name == "alie" else name)
-    assert check(fault, facts_of(images)) is None
+    assert check(fault, facts_of(normalised)) is None
 
 
 WEIGHTS = ["gaussian", "infinity", "nan", "scaling", "sign-flip", "zero", *ATTACKS]
@@ -58,17 +69,23 @@ WEIGHTS = ["gaussian", "infinity", "nan", "scaling", "sign-flip", "zero", *ATTAC
     [
         partial(State, counter=torch.tensor(3)),
         partial(State, empty=torch.zeros(0, 4)),
-        partial(State, wave=torch.zeros(2, dtype=torch.complex64)),
+        frozen,
         State,
     ],
-    ids=["an integer", "no numbers", "complex", "no arrays"],
+    ids=["an integer", "no numbers", "frozen", "no arrays"],
 )
-def test_a_fault_that_changes_weights_needs_floating_point_weights(name, model):
+def test_a_fault_that_changes_weights_needs_a_number_to_train(name, model):
     registry = FAULTS if name in list(FAULTS) else ATTACKS
     fault = registry.build({"name": name, "z": 1.5} if name == "alie" else name)
-    with pytest.raises(ConfigError, match="must have floating-point weights, found none"):
+    with pytest.raises(ConfigError, match="needs a floating-point parameter with requires_grad"):
         check(fault, facts_of(model))
     check(fault, facts_of(partial(State, counter=torch.tensor(3), scale=torch.tensor(1.0))))
+    check(fault, facts_of(partial(State, wave=torch.zeros(2, dtype=torch.complex64))))
+
+
+def test_false_statistics_need_a_running_variance():
+    with pytest.raises(ConfigError, match=r"must have a running variance, .*, found none"):
+        check(FAULTS.build("statistics"), facts_of(images))
 
 
 @pytest.mark.parametrize("name", ["partial", "garbage"])
@@ -80,7 +97,8 @@ def test_what_spoils_arrays_needs_one(name):
 
 @pytest.mark.parametrize("how", ["transpose", "truncate"])
 def test_a_wrong_shape_needs_an_array_with_rows(how):
-    for arrays in ({"a": torch.tensor(1.0)}, {"a": torch.zeros(0)}, {"n": torch.arange(5)}):
+    one = {"a": torch.tensor(1.0)}
+    for arrays in (one, one | {"b": torch.zeros(0)}, one | {"n": torch.arange(5)}):
         with pytest.raises(ConfigError, match="must have a weight array with at least 1 row"):
             check(WrongShape(how), facts_of(partial(State, **arrays)))
     check(WrongShape(how), facts_of(partial(State, a=torch.tensor(1.0), b=torch.zeros(1))))
@@ -94,8 +112,6 @@ def test_a_wrong_dtype_must_differ_from_the_models():
         check(WrongDtype("float64"), facts_of(doubles))
     check(WrongDtype("float32"), facts_of(doubles))
     check(WrongDtype("float64"), facts_of(partial(doubles, b=torch.zeros(2))))
-    with pytest.raises(ConfigError, match="and no weights"):
-        check(WrongDtype(), facts_of(partial(State, n=torch.arange(3))))
 
 
 FEATURES = {"x": torch.rand(30, 64), "model": partial(nn.Linear, 64, 3)}
@@ -157,7 +173,7 @@ def test_a_fault_that_needs_no_examples_loads_none():
     def refuse(*_):
         raise AssertionError
 
-    task = Task(images, refuse, refuse)
+    task = Task(normalised, refuse, refuse)
     for name in [*FAULTS, *ATTACKS]:
         if name not in ("backdoor", "label-flip"):
             registry = FAULTS if name in list(FAULTS) else ATTACKS

@@ -85,9 +85,14 @@ def test_a_model_that_cannot_be_looked_at_is_one_line(tmp_path: Path, monkeypatc
     def broken() -> torch.nn.Module:
         raise ValueError("no\nweights")
 
-    monkeypatch.setattr(odd_tasks, "two_classes", odd_tasks.Task(broken, *[lambda *_: []] * 2))
+    task = odd_tasks.Task(broken, *[lambda *_: []] * 2)
+    monkeypatch.setattr(odd_tasks, "two_classes", task)
+    refused = experiment("two_classes", {"name": "nan", "count": 1})
+    with pytest.raises(ConfigError, match="model cannot be built: ValueError: no weights"):
+        run_experiment(refused, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match="'nan' cannot act on this task: ValueError: no weights"):
-        run_experiment(experiment("two_classes", {"name": "nan", "count": 1}), tmp_path / "run")
+        refused.parts.faults.check_task(task)
 
 
 def test_the_test_set_is_loaded_once_and_only_where_it_is_needed(tmp_path, monkeypatch) -> None:
