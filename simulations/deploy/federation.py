@@ -6,7 +6,8 @@
     DIR/ca.crt, ca.key      the authority; its key is needed only to renew certificates
     DIR/superlink/          for the SuperLink's host: certificate, key, the nodes' public keys
     DIR/node-0/ ...         for a node's host: its key, the authority's certificate
-    DIR/state/              written by ``nodes up`` on this host: database, logs, FLWR_HOME, ports
+    DIR/state/              written by ``nodes up`` on this host: database, logs, FLWR_HOME, ports,
+                            the nodes' caches of model entries
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from hqde_fl.simulations.deploy.authority import (
     make_authority,
     make_node_key,
 )
-from hqde_fl.simulations.deploy.units import node_unit, superlink_unit
+from hqde_fl.simulations.deploy.units import ENTRIES, node_unit, superlink_unit
 from hqde_fl.simulations.engines.flower.superlink import SuperLink, environment_for
 from hqde_fl.simulations.recording.atomic_files import replace_file
 
@@ -143,6 +144,10 @@ class FederationDirectory:
     def home(self) -> Path:
         """``FLWR_HOME`` of the federation's processes on this machine, by which they are found."""
         return self.state / "flwr"
+
+    def cache(self, node: str) -> Path:
+        """Return the folder of the cache of model entries of a node on this machine."""
+        return self.state / ENTRIES / node
 
     @property
     def nodes(self) -> list[str]:

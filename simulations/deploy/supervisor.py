@@ -87,7 +87,15 @@ class Supervisor:
         )
         self._nodes = [
             supervised(
-                name, node_command(federation.path / name, self._address, port, number, count)
+                name,
+                node_command(
+                    federation.path / name,
+                    self._address,
+                    port,
+                    number,
+                    count,
+                    federation.cache(name),
+                ),
             )
             for number, (name, port) in enumerate(
                 zip(federation.nodes[:count], ports[1:], strict=False)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hqde_fl.clients.cache_location import CACHE_DIR
+
 INSTALLED = "/opt/hqde-fl"
 """Directory of a host in which the units expect the virtual environment ``venv``."""
 SETTINGS = "/etc/hqde-fl"
 """Directory of a host in which the units expect the contents of the host's folder."""
 STATE = "/var/lib/hqde-fl"
+ENTRIES = "entries"
+"""Name of the folder with a node's cache of model entries, in its folder of state."""
 
 _UNIT = """[Unit]
 Description={description}
@@ -59,9 +63,13 @@ def superlink_command(folder: Path, database: Path, host: str, port: int) -> lis
 
 
 def node_command(
-    folder: Path, superlink: str, port: int, partition: int, partitions: int
+    folder: Path, superlink: str, port: int, partition: int, partitions: int, cache: Path
 ) -> list[str]:
-    """Return the command line of a SuperNode, which uses ``port`` on loopback for its processes."""
+    """Return the command line of a SuperNode, which uses ``port`` on loopback for its processes.
+
+    ``folder`` holds its key, and ``cache`` becomes the folder of its cache of model entries.
+    """
+    config = f"partition-id={partition} num-partitions={partitions}{_cache_setting(cache)}"
     return [
         "flower-supernode",
         *("--superlink", superlink),
@@ -69,8 +77,19 @@ def node_command(
         *("--auth-supernode-private-key", str(folder / "node.key")),
         *("--host", "127.0.0.1"),
         *("--port", str(port)),
-        *("--node-config", f"partition-id={partition} num-partitions={partitions}"),
+        *("--node-config", config),
     ]
+
+
+def _cache_setting(cache: Path) -> str:
+    """Return the setting of a node's cache; empty if Flower could not read the folder's name."""
+    text = str(cache)
+    if "\\" in text or not text.isprintable():
+        return ""
+    for quote in ("'", '"'):
+        if quote not in text:
+            return f" {CACHE_DIR}={quote}{text}{quote}"
+    return ""
 
 
 def superlink_unit(port: int, host: str = "127.0.0.1") -> str:
@@ -84,7 +103,8 @@ def node_unit(superlink: str, partition: int, partitions: int) -> str:
 
     ``superlink`` is the address of the SuperLink, ``partitions`` the number of nodes.
     """
-    command = node_command(Path(SETTINGS), superlink, 9095, partition, partitions)
+    cache = Path(STATE) / ENTRIES
+    command = node_command(Path(SETTINGS), superlink, 9095, partition, partitions, cache)
     return _unit(f"SuperNode {partition} of hqde-fl", command)
 
 

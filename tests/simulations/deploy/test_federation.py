@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from flwr.common.config import parse_config_args
 from typer.testing import CliRunner
 
 from hqde_fl.errors import ConfigError, RunError, UnknownNameError
@@ -17,6 +18,7 @@ from hqde_fl.simulations.deploy import federation as module
 from hqde_fl.simulations.deploy import nodes
 from hqde_fl.simulations.deploy.federation import FederationDirectory
 from hqde_fl.simulations.deploy.named_superlink import find
+from hqde_fl.simulations.deploy.units import node_command
 
 
 @pytest.fixture
@@ -53,7 +55,8 @@ def test_it_is_read_as_it_was_written(federation: FederationDirectory) -> None:
 def test_units_name_the_host_the_key_and_the_partition(federation: FederationDirectory) -> None:
     unit = (federation.path / "node-1" / "hqde-fl-supernode.service").read_text()
     assert "--superlink fl.example.org:9443 " in unit
-    assert '--node-config "partition-id=1 num-partitions=2"' in unit
+    cache = "cache-dir='/var/lib/hqde-fl/entries'"
+    assert f'--node-config "partition-id=1 num-partitions=2 {cache}"' in unit
     assert "Restart=always" in unit
     unit = (federation.superlink / "hqde-fl-superlink.service").read_text()
     assert "--enable-supernode-auth" in unit
@@ -277,3 +280,17 @@ def test_the_commands_say_what_they_did(tmp_path: Path) -> None:
     assert (tmp_path / "made" / "superlink" / "server.crt").read_bytes() != before
     again = run.invoke(app, ["nodes", "init", directory])
     assert again.exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["plain", "with a space", "it's", 'a "b"', "ünï"])
+def test_flower_reads_the_folder_of_a_nodes_cache(name: str) -> None:
+    folder = Path("/srv") / name
+    command = node_command(Path("keys"), "host:1", 2, 3, 4, folder)
+    config = parse_config_args([command[-1]])
+    assert config == {"partition-id": 3, "num-partitions": 4, "cache-dir": str(folder)}
+
+
+@pytest.mark.parametrize("name", ["both ' and \"", "back\\slash", "line\nbreak"])
+def test_a_folder_that_flower_cannot_read_is_no_cache(name: str) -> None:
+    command = node_command(Path("keys"), "host:1", 2, 3, 4, Path("/srv") / name)
+    assert parse_config_args([command[-1]]) == {"partition-id": 3, "num-partitions": 4}
