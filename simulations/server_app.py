@@ -41,6 +41,7 @@ from hqde_fl.strategies.callbacks import Callback
 from hqde_fl.strategies.confidence import HeldOut
 from hqde_fl.strategies.hqde import HQDEStrategy
 from hqde_fl.strategies.settings import Reporting
+from hqde_fl.strategies.state import ModelState
 
 EVALUATION_THREADS = 4
 """Most threads that evaluate the global model; the last bits of sums depend on their number."""
@@ -139,11 +140,14 @@ def _run_rounds(
     def defence(member: int) -> tuple[Aggregator, State]:
         return parts.rule, strategy.state.models[member].rule if strategy.state else {}
 
-    def sent_model(member: int) -> SentModel:
+    def model(member: int = 0) -> ModelState:
         assert strategy.state is not None
-        return strategy.state.models[member].sent
+        return strategy.state.models[member]
 
-    honest_mean = HonestMean(faults.in_round, sent_model, screening)
+    def sent_model(member: int) -> SentModel:
+        return model(member).sent
+
+    honest_mean = HonestMean(faults.in_round, model, screening)
     measured = experiment.metrics.honest_mean
     measures = {"honest-mean": honest_mean} if measured else None
     resumed = None if point is None else {"round": point.round, "refused": point.refused}

@@ -15,34 +15,12 @@ from hqde_fl.rules import Aggregator
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.attacks import ATTACKS
 from hqde_fl.simulations.experiment.parts import Parts
-from hqde_fl.simulations.experiment.sections import ClientsSection, MetricsSection, StrategySection
+from hqde_fl.simulations.experiment.sections import ClientsSection, StrategySection
 
 
-def check_attacks(
-    rule: Aggregator,
-    faults: Sequence[Mapping[str, Any]],
-    strategy: StrategySection,
-    metrics: MetricsSection,
-) -> None:
-    """Raise ``ConfigError`` if an attack by colluding clients cannot act on the rule or downlink.
-
-    An attack needs downlink 'identity', and so does ``metrics.honest-mean``, which reads the model
-    in the messages as attackers do. An attack that is made for the rule needs one without
-    confidence.
-    """
-    attacks = [fault["name"] for fault in faults if fault["name"] in list(ATTACKS)]
-    downlink = strategy.downlink["name"]
-    if downlink != "identity" and attacks:
-        raise ConfigError(
-            "strategy.downlink needs to be 'identity' under an attack by colluding clients, "
-            f"who read the model in the messages, found {downlink!r}"
-        )
-    if downlink != "identity" and metrics.honest_mean:
-        raise ConfigError(
-            "strategy.downlink needs to be 'identity' for metrics.honest-mean, "
-            f"which reads the model in the messages, found {downlink!r}"
-        )
-    for attack in attacks:
+def check_attacks(rule: Aggregator, faults: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ``ConfigError`` if an attack that is adapted to the rule meets one with confidence."""
+    for attack in (fault["name"] for fault in faults if fault["name"] in list(ATTACKS)):
         if rule.confidence_from and ATTACKS[attack].needs_rule:
             raise ConfigError(
                 f"attack {attack!r} is made for a rule that judges by the updates, found {rule}"

@@ -204,7 +204,7 @@ class Experiment(Section):
         build_component(PARTITIONERS, self.clients.partition, "clients.partition")
         parts = self.parts
         self._check_engine(self.engine.name)
-        check_attacks(parts.rule, self.faults, self.strategy, self.metrics)
+        check_attacks(parts.rule, self.faults)
         check_cohort(parts, self.clients, self.strategy)
         return self
 

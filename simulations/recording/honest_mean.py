@@ -7,7 +7,7 @@ through a Grid around the run's own, and gets the model after the round as a ``M
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import final
 
 import torch
@@ -19,9 +19,10 @@ from hqde_fl.clients.message_fields import is_training
 from hqde_fl.protocol.records import from_record
 from hqde_fl.protocol.screening import Accepted, Screening
 from hqde_fl.seeding import Seeds
-from hqde_fl.simulations.attacks.round_updates import RoundUpdates, SentModelOf
+from hqde_fl.simulations.attacks.round_updates import RoundUpdates
 from hqde_fl.simulations.engines.wrapped_grid import FaultsOf, WrappedGrid, with_nodes
 from hqde_fl.strategies.callbacks import RoundRecord
+from hqde_fl.strategies.state import ModelState
 
 
 @final
@@ -34,14 +35,17 @@ class HonestMean:
     ----------
     faults : Callable[[int], Mapping[int, str]]
         Takes a round, returns the fault of each faulty client by partition id.
-    sent_model : SentModelOf
-        Returns the model that clients were sent in a round, as the Strategy knows it.
+    model : Callable[[], ModelState]
+        Returns the Strategy's model, with what it sent to clients in the present round.
     screening : Screening
         The server's screening; a reply that it rejects is left out.
     """
 
-    def __init__(self, faults: FaultsOf, sent_model: SentModelOf, screening: Screening) -> None:
-        self._faults, self._sent_model, self._screening = faults, sent_model, screening
+    def __init__(
+        self, faults: FaultsOf, model: Callable[[], ModelState], screening: Screening
+    ) -> None:
+        self._faults, self._model, self._screening = faults, model, screening
+        self._start: ModelState | None = None
         self._round: RoundUpdates | None = None
         self._updates: dict[int, Tensor] = {}
 
@@ -51,8 +55,8 @@ class HonestMean:
 
     def begin_round(self, message: Message) -> None:
         """Forget all updates and begin the round of a training message."""
-        sent = self._sent_model(0)
-        self._round = RoundUpdates.of(message, sent, Seeds(0), self._screening)
+        self._start = self._model()
+        self._round = RoundUpdates.of(message, self._start.sent, Seeds(0), self._screening)
         self._updates = {}
 
     def read_reply(self, node: int, reply: Message) -> None:
@@ -80,17 +84,18 @@ class HonestMean:
             distance / spread, which the kappa of an (f, kappa)-robust rule bounds. All are None
             without an honest update, and ``ratio`` is None if the spread is 0.
         """
-        sent, updates, self._round, self._updates = self._round, self._updates, None, {}
+        start, updates, self._updates = self._start, self._updates, {}
+        self._start = self._round = None
         faulty = self._faults(record.round)
         honest = [
             updates[client.node].double()
             for client in record.clients
             if client.partition not in faulty and client.node in updates
         ]
-        if sent is None or not honest:
+        if start is None or not honest:
             return {"distance": None, "spread": None, "ratio": None}
-        after, _ = sent.sent.layout.flatten(from_record(arrays))
-        step = after.double() - sent.model.double()
+        after, _ = start.layout.flatten(from_record(arrays))
+        step = after.double() - start.flat.double()
         mean = sum(honest[1:], start=honest[0].clone()) / len(honest)
         distance = float(torch.linalg.vector_norm(step - mean))
         squares = [float((update - mean).square().sum()) for update in honest]

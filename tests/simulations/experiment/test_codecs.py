@@ -1,5 +1,7 @@
 """Packed updates in whole experiments."""
 
+import json
+
 import pytest
 
 from hqde_fl.codec import ErrorFeedback, Identity, Quantized
@@ -23,7 +25,7 @@ def test_a_codec_is_a_table_of_the_strategy():
         Experiment.parse({"strategy": {"codec": {"name": "quantized", "bit": 4}}})
 
 
-def test_codecs_in_both_directions_but_no_downlink_under_an_attack(tiny, tmp_path):
+def test_codecs_in_both_directions(tiny, tmp_path):
     rounds = []
     both = Experiment.parse(
         tiny.to_table(), [FEEDBACK, 'strategy.downlink={name="quantized", unbiased=false}']
@@ -32,11 +34,35 @@ def test_codecs_in_both_directions_but_no_downlink_under_an_attack(tiny, tmp_pat
     first, last = rounds[1], rounds[-1]
     assert last["bytes-down"] < first["bytes-down"] / 5
     assert last["late"] == last["rejected"] == 0
-    attack = {"faults": [{"name": "alie", "count": 1, "z": 1.0}]}
-    with pytest.raises(
-        ConfigError, match=r"strategy\.downlink needs to be 'identity' under an att"
-    ):
-        Experiment.parse({**both.to_table(), **attack})
+
+
+def test_alie_acts_under_a_downlink_codec(tiny, tmp_path):
+    """The attackers' updates have influence, and the damage is that under the exact downlink."""
+    means = []
+    for place, downlink in enumerate(("identity", '{name="quantized", bits=8, unbiased=false}')):
+        value = f'"{downlink}"' if downlink == "identity" else downlink
+        experiment = Experiment.parse(
+            {**tiny.to_table(), "faults": [{"name": "alie", "count": 1, "z": 50.0}]},
+            [
+                f"strategy.downlink={value}",
+                "strategy.rule=mean",
+                "metrics.honest-mean=true",
+                "rounds=3",
+            ],
+        )
+        out = tmp_path / str(place)
+        run_experiment(experiment, out)
+        rounds, clients = (
+            [json.loads(line) for line in (out / f"{name}.jsonl").read_text().splitlines()]
+            for name in ("rounds", "clients")
+        )
+        means.append([line["honest-mean"] for line in rounds[1:]])
+        assert [line["rejected"] for line in rounds] == [0] * len(rounds)
+        assert all(line["influence"] > 0 for line in clients if line["fault"] == "alie")
+        assert any(line["fault"] == "alie" for line in clients)
+    for exact, packed in zip(*means, strict=True):
+        assert packed["ratio"] == pytest.approx(exact["ratio"], rel=0.2)
+        assert packed["distance"] > packed["spread"]
 
 
 def test_four_bits_and_the_filter_against_sign_flips(tmp_path):
