@@ -124,14 +124,16 @@ class EntryCache:
         return True
 
     def _read(self, digest: str) -> tuple[bytes, bytes] | None:
-        """Return the first line and the rest of a file whose content has the hash in its name."""
+        """Return the first line of a file and the rest, if the content has the hash in its name."""
         if HASH.fullmatch(digest) is None:  # it names a file, and comes from the server
             return None
         path = self.folder / digest
         try:
-            with path.open("rb") as file:
-                header = file.readline(_MAX_HEADER_BYTES)
-                rest = file.read()
+            with path.open("rb", buffering=0) as file:  # a buffer would copy the data once more
+                start = file.read(_MAX_HEADER_BYTES)
+                header = start[: start.find(b"\n") + 1]
+                file.seek(len(header))
+                rest = file.readall()
             hashed = hashlib.sha256(header)
             hashed.update(rest)
             if hashed.hexdigest() == digest:
