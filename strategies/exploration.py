@@ -25,8 +25,8 @@ class ExploringOptimizer(ServerOptimizer):
     The schedule of the noise counts the steps of the model, not the rounds: a round that keeps the
     model does not advance it. The members of an ensemble get independent noise.
 
-    An update includes the running statistics of batch normalisation: where these may come close to
-    zero, keep the noise small.
+    An update holds the weights alone: statistics, counters and frozen entries get no noise, and a
+    weight of several names gets its noise once.
 
     Parameters
     ----------

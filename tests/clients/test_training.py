@@ -16,6 +16,7 @@ from hqde_fl.clients.task import Task
 from hqde_fl.clients.training import Training, train
 from hqde_fl.clients.training_hooks import idle, poison
 from hqde_fl.errors import ConfigError, DataError
+from hqde_fl.noise import RegularizationNoise
 
 
 def generator(seed=0):
@@ -179,6 +180,63 @@ def test_the_proximal_term_is_fedprox(task):
     assert not torch.allclose(model.weight, start.weight)
 
 
+class Wave(nn.Module):
+    """A complex weight and a frozen layer; the layer may be thawed from the second batch on."""
+
+    def __init__(self, thaws=False):
+        super().__init__()
+        self.below = nn.Linear(4, 4).requires_grad_(False)
+        self.wave = nn.Parameter(torch.randn(4, 3, dtype=torch.complex64))
+        self.thaws, self.batches = thaws, 0
+
+    def forward(self, x):
+        if self.training:
+            self.batches += 1
+            self.below.requires_grad_(self.thaws and self.batches > 1)
+        return (self.below(x).to(torch.complex64) @ self.wave).abs()
+
+
+@pytest.mark.parametrize("thaws", [False, True])
+def test_the_proximal_term_of_complex_frozen_and_thawed_weights(task, thaws):
+    """Every trained weight is drawn to its value at the start, as the loss's own gradient says."""
+    own = Task(lambda: Wave(thaws), task.partition, task.test)
+    x, y = task.partition(0, 3).tensors
+    training = Training(epochs=4, batch_size=len(y), lr=0.02, proximal_mu=3.0, momentum=0.5)
+    with reproducible(5):
+        expected = own.model()
+    start = copy.deepcopy(expected)
+    optimizer = training.new_optimizer(expected)
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(expected(x), y)
+        pairs = zip(expected.parameters(), start.parameters(), strict=True)
+        distance = sum(((p - q.detach()).abs() ** 2).sum() for p, q in pairs if p.requires_grad)
+        (loss + 3.0 / 2 * distance).backward()
+        optimizer.step()
+    model, _ = trained(own, training)
+    for p, q in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(model.wave, start.wave)
+    assert torch.equal(model.below.weight, start.below.weight) is not thaws
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_frozen_weights_keep_their_bits_under_noise_and_decay(task, optimizer):
+    own = Task(Wave, task.partition, task.test)
+    training = Training(
+        optimizer=optimizer,
+        weight_decay=0.1,
+        proximal_mu=0.5,
+        regularization_noise=RegularizationNoise(0.5),
+    )
+    with reproducible(5):
+        start = own.model()
+    model, _ = trained(own, training)
+    for name, tensor in start.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor) is name.startswith("below")
+    assert bool((model.wave - start.wave).imag.any())
+
+
 def test_any_map_style_data_set_can_be_trained_on(task):
     data = task.partition(0, 3)
     model, loss = trained(task, Training(), data=Examples(data))
@@ -276,8 +334,6 @@ def test_impossible_training_is_refused_by_name(name, value):
 
 
 def test_regularization_noise_perturbs_the_gradients_and_decays(task):
-    from hqde_fl.noise import RegularizationNoise
-
     plain, _ = trained(task, Training(lr=0.1))
     silent, _ = trained(task, Training(lr=0.1, regularization_noise=RegularizationNoise(0.0)))
     # it draws the same count of numbers at any scale, after the order of the examples is drawn

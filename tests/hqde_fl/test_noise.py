@@ -113,6 +113,19 @@ class TestRegularization:
             assert float(noise.std()) == pytest.approx(expected, rel=0.03)
         assert torch.equal(gradient, copy)
 
+    @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+    def test_complex_gradients_get_noise_in_both_parts(self, dtype: torch.dtype) -> None:
+        generator = SEEDS.torch("gradient")
+        gradient = torch.view_as_complex(5 * torch.randn(100, 100, 2, generator=generator)).conj()
+        noise = RegularizationNoise(0.1, decay=0.5).draw_noise(
+            gradient.to(dtype), 3, SEEDS.torch("noise")
+        )
+        assert noise.dtype == dtype
+        for part in (noise.real, noise.imag):
+            assert float(part.std()) == pytest.approx(0.25, rel=0.03)
+        parts = torch.stack([noise.real.flatten(), noise.imag.flatten()])
+        assert abs(float(torch.corrcoef(parts)[0, 1])) < 0.05
+
     def test_zero_scale_and_zero_gradients(self) -> None:
         gradient = torch.ones(5, dtype=torch.float16)
         noise = RegularizationNoise(0.0).draw_noise(gradient, 0, SEEDS.torch("noise"))

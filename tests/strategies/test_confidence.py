@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.protocol.records import to_record
 from hqde_fl.protocol.screening import Accepted
 from hqde_fl.rules import (
     NNM,
@@ -27,7 +28,9 @@ from hqde_fl.rules.gram import measure_geometry
 from hqde_fl.strategies.confidence import Confidence
 from hqde_fl.strategies.hqde import HQDEStrategy
 from hqde_fl.strategies.settings import Aggregation, Reporting
+from hqde_fl.strategies.state import ModelState
 from hqde_fl.updates import Updates
+from hqde_fl.updates.roles import roles_of
 from tests.strategies.federation import HOSTILE, MODEL, Recorder, metric, run, strategy_with
 
 REPORTED, HELD_OUT = Superposition(confidence="reported"), Superposition(confidence="held-out")
@@ -59,10 +62,33 @@ def test_reported_confidence_is_what_a_client_says_and_what_a_liar_gains() -> No
     ],
 )
 def test_a_claim_is_clipped(name: str, claim: float, expected: float) -> None:
-    reply = Accepted(torch.zeros(1), {}, 1.0, {name: claim})
+    reply = Accepted(torch.zeros(1), {}, {}, 1.0, {name: claim})
     wanted = name if name != "other" else "confidence"
     confidence = Confidence("reported", wanted).of(None, [reply])  # type: ignore[arg-type]
     assert confidence == pytest.approx((expected,))
+
+
+def test_held_out_confidence_is_measured_with_the_clients_own_statistics() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    net[0].weight.requires_grad_(False)
+    start = net.state_dict()
+    model = ModelState.of(to_record(start), roles_of(net))
+    own = {"1.running_mean": torch.ones(2), "1.running_var": torch.full((2,), 7.0)}
+    update = torch.ones(model.layout.size)
+    replies = [Accepted(update, others, {}, 1.0, {}) for others in (own, {})]
+    seen: list[Any] = []
+
+    def held_out(state: Any) -> float:
+        seen.append(state)
+        return 0.5
+
+    assert Confidence("held-out", held_out=held_out).of(model, replies) == (0.5, 0.5)
+    for state, others in zip(seen, (own, {}), strict=True):
+        assert list(state) == list(start)
+        for name, tensor in start.items():
+            is_weight = model.layout.by_name[name].offset is not None
+            expected = tensor + 1 if is_weight else others.get(name, tensor)
+            assert torch.equal(state[name], expected)
 
 
 def test_held_out_confidence_is_measured_on_each_clients_own_model() -> None:
