@@ -9,7 +9,7 @@ from hqde_fl.clients.task import Task
 from hqde_fl.errors import ConfigError
 from hqde_fl.protocol.members import join_members
 from hqde_fl.seeding import Seeds
-from hqde_fl.updates.roles import roles_of
+from hqde_fl.updates.roles import Roles, roles_of
 
 
 def initial_models(task: Task, members: int, seeds: Seeds) -> list[nn.Module]:
@@ -52,3 +52,15 @@ def initial_state(task: Task, members: int, seeds: Seeds) -> dict[str, Tensor]:
     return join_members(
         [{name: tensor.detach() for name, tensor in model.state_dict().items()} for model in models]
     )
+
+
+def initial_roles(task: Task) -> Roles:
+    """Return the roles of the entries of a task's model, the same for every member.
+
+    Raises
+    ------
+    ConfigError
+        As ``initial_models`` does.
+    """
+    (model,) = initial_models(task, 1, Seeds(0))
+    return roles_of(model)
