@@ -243,7 +243,9 @@ class HQDEStrategy(FedAvg):
             what to change.
         """
         deadline = self.settings.communication.deadline if timeout is None else timeout
-        self.state = resume or self._initial_state(initial_arrays)
+        self.state = (
+            self._initial_state(initial_arrays) if resume is None else resume.without_holdings()
+        )
         self._round = None
         report = RunReport(self.settings.reporting.callbacks, evaluate_fn, self.state, deadline)
         result = report.result

@@ -232,6 +232,14 @@ class ServerState:
         pairs = zip(self.models, parts, strict=True)
         return replace(self, models=tuple(model.with_arrays(part) for model, part in pairs))
 
+    def without_holdings(self) -> ServerState:
+        """Return the state as if no node held entries of a model, so that all are sent again.
+
+        What nodes have stored may be gone when a run is resumed.
+        """
+        models = tuple(replace(model, holdings=Holdings()) for model in self.models)
+        return replace(self, models=models)
+
     def arrays(self) -> ArrayRecord:
         """Return the global model as Flower sends it: all members, by their names; read-only."""
         return self.models[0].record if len(self.models) == 1 else self._joined
