@@ -287,7 +287,7 @@ def _model_violations(case: Case, run: Observed, member: int) -> Iterator[str]:
         floating = value.is_floating_point() or value.is_complex()
         if floating and not bool(torch.isfinite(value).all()):
             yield f"{name} is not finite"
-    yield from _frozen_violations(kind, run, member)
+    yield from frozen_violations(kind, run, member)
     trained = [name for name in kind.trained(names) if start[name].numel()]
     still = [name for name in trained if same_bits(start[name], final[name])]
     if (still and case.exact) or still == trained:
@@ -303,7 +303,7 @@ def _model_violations(case: Case, run: Observed, member: int) -> Iterator[str]:
         yield f"loss {loss}"
 
 
-def _frozen_violations(kind: Kind, run: Observed, member: int) -> Iterator[str]:
+def frozen_violations(kind: Kind, run: Observed, member: int) -> Iterator[str]:
     """Check what is frozen and tied, in the global model and in all that clients receive."""
     start = run.models[0][member]
     seen: list[tuple[str, Mapping[str, Tensor]]] = [
