@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Self
 
 from flwr.clientapp import ClientApp
 
+from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.system.loader_data import LoaderData
+from hqde_fl.simulations.system.pickling import can_pickle, unpicklable_part
 
 if TYPE_CHECKING:
     from hqde_fl.simulations.engines.inline import InlineGrid
@@ -38,6 +40,12 @@ class Workers:
         """Start new workers: in this process if ``engine`` is "inline", else on Ray.
 
         Each process receives the data once.
+
+        Raises
+        ------
+        ConfigError
+            If Ray cannot pickle what it sends to the processes; the message names the part of the
+            data that is to blame, if one is.
         """
         if engine == "inline":
             from hqde_fl.simulations.engines.inline import InlineGrid
@@ -48,7 +56,13 @@ class Workers:
 
         lease = RayLease()
         try:
-            return cls(RayGrid(app, workers, {}, seed), data, lease)
+            try:
+                grid = RayGrid(app, workers, {}, seed)
+            except Exception as error:
+                if (problem := _pickling_problem(app, data)) is not None:
+                    raise ConfigError(f"{problem}, as engine 'ray' needs") from error
+                raise
+            return cls(grid, data, lease)
         except BaseException:
             lease.release()
             raise
@@ -65,3 +79,14 @@ class Workers:
         """
         if self.lease is not None:
             self.lease.release()
+
+
+def _pickling_problem(app: ClientApp, data: LoaderData) -> str | None:
+    """Return what cannot be pickled of all that workers on Ray receive; None if all can."""
+    for name, value in (("data set", data.dataset), ("loader's collate_fn", data.collate)):
+        if (found := unpicklable_part(value)) is not None:
+            path, part = found
+            kind = f"type {type(part).__module__}.{type(part).__qualname__}"
+            owner = f"the {name}'s attribute {path!r}" if path else f"the {name}"
+            return f"{owner} ({kind}) cannot be pickled"
+    return None if can_pickle(app) else "the model or its loss cannot be pickled"
