@@ -33,7 +33,8 @@ class Fang(Attack):
     against : {"update", "model", "first-model"}, default="update"
         ``update`` is the paper's attack. With ``model`` s is the sign of the global model's
         weights. With ``first-model``, as in the published code of FLANDERS, both s and w come from
-        the first model that the attackers received.
+        the first model that the attackers received, or the first with the present number of
+        weights.
     threshold : float, default=1e-5
         Smallest lambda, > 0.
     """
@@ -52,7 +53,8 @@ class Fang(Attack):
 
     def learn(self, honest: Columns, knowledge: AttackerKnowledge) -> Memory:
         """Return the state, to which ``against="first-model"`` adds the first global model."""
-        if self.against != "first-model" or "model" in knowledge.memory:
+        first = knowledge.memory.get("model")
+        if self.against != "first-model" or (first is not None and first.shape == honest.shape[1:]):
             return knowledge.memory
         return {**knowledge.memory, "model": _model(knowledge)}
 

@@ -31,7 +31,8 @@ class Mimic(Attack):
     y = sum_i (x_i - mu) <x_i - mu, z>,
 
     from the exact z of the first round. After ``warmup`` rounds the victim is fixed. In rounds in
-    which it does not take part, the client furthest along z is copied.
+    which it does not take part, the client furthest along z is copied. If the number of weights
+    changes, as when a frozen layer is trained from some round on, the attack begins again.
 
     Parameters
     ----------
@@ -48,6 +49,8 @@ class Mimic(Attack):
     def learn(self, honest: Columns, knowledge: AttackerKnowledge) -> Memory:
         """Return a state with the new direction, mean and victim; unchanged after ``warmup``."""
         memory: dict[str, Any] = dict(knowledge.memory)
+        if "mean" in memory and memory["mean"].shape != honest.shape[1:]:
+            memory = {}
         rounds = int(memory.get("rounds", 0))
         if rounds >= self.warmup:
             return memory
