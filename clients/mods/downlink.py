@@ -101,8 +101,12 @@ def _reconstruct(
         held, entries = kept.get("version"), kept.get(ENTRIES)
         if start is None or not isinstance(held, int) or not base <= held <= version:
             return None
-        named = [(name, tuple(shape), dtype) for name, shape, dtype in json.loads(str(entries))]
+        if not isinstance(entries, str):
+            return None
+        named = [(name, tuple(shape), dtype) for name, shape, dtype in json.loads(entries)]
         layout = told_layout(named, config)
+        if not {entry.name for entry in packed_entries(layout)} <= start.keys():
+            return None
         model = from_differences(start, arrays, layout, held - base)
         if checksum(model) != config.get(CHECKSUM):
             return None

@@ -140,8 +140,9 @@ def test_each_member_is_reconstructed_from_its_own_differences(task, assign, sta
     reply = app(message, context)
     assert dict(reply.content[HELD]) == {"member-1/version": 2, "member-2/version": 2}
     kept = from_record(context.state["hqde.model.member-1"])
-    for name, tensor in models[1].broadcast.model.items():
-        assert torch.equal(kept[name], tensor)
+    assert kept
+    for name, tensor in kept.items():
+        assert torch.equal(tensor, models[1].broadcast.model[name])
     lost = app(message, node())
     assert dict(lost.content[HELD]) == {"member-1/version": -1, "member-2/version": 2}
     assert "arrays" not in lost.content

@@ -19,7 +19,13 @@ from flwr.app import Context, Message, RecordDict
 from hqde_fl.protocol.flower_internals import TaskIdentity
 from hqde_fl.protocol.message_size import message_bytes
 from hqde_fl.protocol.records import from_record, layout_of
-from hqde_fl.protocol.screening import Rejected, Screening, screen, screen_evaluation
+from hqde_fl.protocol.screening import (
+    Rejected,
+    Screening,
+    SentModel,
+    screen,
+    screen_evaluation,
+)
 from hqde_fl.simulations.audit import AnswerContext, CatalogueRow, UploadedReply
 from hqde_fl.simulations.audit.catalogue import GROUPS
 from hqde_fl.simulations.audit.honest_clients import honest_content, initial_model
@@ -69,7 +75,7 @@ def serve(
     grid, arrays = connected(address, token, run_id), initial_model()
     message = Message(RecordDict({"arrays": arrays}), node, kind, group_id="1")
     layout = layout_of(arrays)
-    model = layout.flatten(from_record(arrays))[0]
+    sent = SentModel(layout, *layout.flatten(from_record(arrays)))
     meter = PeakMeter()
     meter.start()
     reason = "late"
@@ -79,7 +85,7 @@ def serve(
             continue
         message_bytes(reply.content)
         train = kind == "train"
-        screened = screen(reply, layout, model, Screening()) if train else None
+        screened = screen(reply, sent, Screening()) if train else None
         screened = screened or screen_evaluation(reply, Screening())
         reason = f"rejected: {screened.reason}" if isinstance(screened, Rejected) else ""
     return reason, meter.stop()

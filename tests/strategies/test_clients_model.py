@@ -12,6 +12,7 @@ from hqde_fl.clients.mods.downlink import MODEL, DownlinkMod
 from hqde_fl.codec import EntropyCoded, ErrorFeedback, Identity, Quantized
 from hqde_fl.errors import ConfigError
 from hqde_fl.protocol.delta_broadcast import HELD
+from hqde_fl.protocol.packed_updates import packed_entries
 from hqde_fl.protocol.records import from_record, layout_of, to_record
 from hqde_fl.seeding import Seeds
 from hqde_fl.selection import Uniform
@@ -99,7 +100,8 @@ def test_the_server_knows_what_the_clients_hold() -> None:
     assert set(broadcast.held.values()) == {6}
     for context in grid.contexts.values():
         held = from_record(context.state.array_records[MODEL])
-        assert all(torch.equal(held[name], broadcast.model[name]) for name in START)
+        assert list(held) == [entry.name for entry in packed_entries(broadcast.layout)]
+        assert all(torch.equal(held[name], broadcast.model[name]) for name in held)
 
 
 def test_clients_that_rest_catch_up() -> None:
@@ -117,7 +119,7 @@ def test_clients_that_rest_catch_up() -> None:
 
 
 @pytest.mark.parametrize("damage", ["lost", "corrupt", "ahead"])
-def test_a_client_without_the_base_is_late_once_and_then_gets_the_model_in_full(
+def test_a_client_without_the_base_misses_it_once_and_then_gets_the_model_in_full(
     damage: str,
 ) -> None:
     recorder, grid = Recorder(), Federation()
@@ -135,8 +137,8 @@ def test_a_client_without_the_base_is_late_once_and_then_gets_the_model_in_full(
 
     strategy = strategy_with(recorder, downlink=EIGHT, callbacks=[recorder, Damage()])
     run(grid, strategy)
-    assert recorder.client(2, 4).reason == "late: needs the model in full"
-    assert (recorder.rounds[4].late, recorder.rounds[4].rejected) == (1, 0)
+    assert recorder.client(2, 4).reason == "missing: needs the model in full"
+    assert (recorder.rounds[4].missing, recorder.rounds[4].late) == (1, 0)
     assert recorder.client(2, 5).kept
     assert recorder.client(2, 5).bytes_down > 3 * recorder.client(1, 5).bytes_down
     assert recorder.client(2, 6).bytes_down == recorder.client(1, 6).bytes_down

@@ -11,7 +11,7 @@ from hqde_fl.codec import EntropyCoded, ErrorFeedback, Identity, Quantized
 from hqde_fl.codec.request import to_json
 from hqde_fl.errors import ConfigError
 from hqde_fl.protocol.message_size import message_bytes
-from hqde_fl.protocol.packed_updates import DELTA, exact_arrays
+from hqde_fl.protocol.packed_updates import DELTA, packed_entries
 from hqde_fl.protocol.records import from_record, layout_of, to_record
 from hqde_fl.protocol.screening import Accepted, Rejected
 
@@ -39,17 +39,19 @@ def test_a_packed_reply_differs_from_the_plain_one_by_the_codecs_error_alone(tra
     packed = screened(train(CodecMod(Quantized(8))))
     assert float((delta(packed) - plain).norm() / plain.norm()) < 0.02
     assert not torch.equal(packed.delta, plain)
-    assert int(packed.buffers["1.num_batches_tracked"]) == 5
+    assert int(packed.others["1.num_batches_tracked"]) == 5
 
 
-def test_integers_and_the_smallest_arrays_are_sent_exactly(train):
+def test_what_is_not_trained_and_the_smallest_weights_are_sent_exactly(train):
     record = train(CodecMod(Quantized(4))).content["arrays"]
-    assert set(record) == {"1.num_batches_tracked", DELTA}
+    statistics = {f"1.{name}" for name in ("num_batches_tracked", "running_mean", "running_var")}
+    assert set(record) == {*statistics, DELTA}
     layers = {"weight": 10_000, "bias": 10, "scale": 10, "more": 2}
     layout = layout_of(to_record({name: torch.zeros(size) for name, size in layers.items()}))
-    assert exact_arrays(layout) == {"bias", "more"}  # 12 of 10 022; ten more would be too many
+    packed = [entry.name for entry in packed_entries(layout)]
+    assert packed == ["weight", "scale"]  # without 12 of 10 022; ten more would be too many
     small = layout_of(to_record({"weight": torch.zeros(8), "steps": torch.tensor(3)}))
-    assert exact_arrays(small) == {"steps"}
+    assert [entry.name for entry in packed_entries(small)] == ["weight"]
 
 
 def test_bytes_before_and_after_are_reported(train):

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hqde_fl.codec import EntropyCoded, ErrorFeedback, Identity, Quantized, Rotated, TopK
 from hqde_fl.codec.payload import seal
 from hqde_fl.protocol.flower_internals import make_message
-from hqde_fl.protocol.packed_updates import DELTA, PACKED, exact_arrays, gather, to_packed
+from hqde_fl.protocol.packed_updates import DELTA, PACKED, packed_entries, to_packed
 from hqde_fl.protocol.records import layout_of, to_record
-from hqde_fl.protocol.screening import Accepted, Rejected, Screening, screen
+from hqde_fl.protocol.screening import Accepted, Rejected, Screening, SentModel, screen
 
 MODEL = {
     "weight": torch.randn(40, 30, generator=torch.Generator().manual_seed(1)),
@@ -23,8 +23,11 @@ MODEL = {
     "steps": torch.tensor(3),
 }
 LAYOUT = layout_of(to_record(MODEL))
-FLAT = LAYOUT.flatten(MODEL)[0]
-NAMES = exact_arrays(LAYOUT)
+FLAT, OTHERS = LAYOUT.flatten(MODEL)
+SENT = SentModel(LAYOUT, FLAT, OTHERS)
+ENTRIES = packed_entries(LAYOUT)
+NAMES = set(MODEL) - {entry.name for entry in ENTRIES}
+DELTAS = torch.randn(len(FLAT), generator=torch.Generator().manual_seed(2))
 CODECS = (
     Identity(),
     Quantized(3),
@@ -40,13 +43,15 @@ def screened(payload: Array) -> Accepted | Rejected:
     content = RecordDict({"arrays": record, "metrics": MetricRecord({"num-examples": 3})})
     metadata = Metadata(1, "m", 2, 1, "q", "", 0.0, 10.0, "train")
     reply: Message = make_message(metadata, content=content)
-    return screen(reply, LAYOUT, FLAT, Screening())
+    return screen(reply, SENT, Screening())
+
+
+def packed_numbers(flat: torch.Tensor) -> torch.Tensor:
+    return torch.cat([flat[entry.span] for entry in ENTRIES])
 
 
 def payloads() -> list[bytes]:
-    delta = gather(
-        torch.randn(len(FLAT), generator=torch.Generator().manual_seed(2)), LAYOUT, NAMES
-    )
+    delta = packed_numbers(DELTAS)
     return [codec.encode(delta, {}, np.random.default_rng(0))[0] for codec in CODECS]
 
 
@@ -60,13 +65,10 @@ def test_packed_arrays_are_differences_and_the_others_are_not() -> None:
         assert isinstance(found, Accepted)
         assert found.delta.shape == FLAT.shape
         assert not bool(found.delta[1200:1202].any())
-        assert int(found.buffers["steps"]) == 3
+        assert int(found.others["steps"]) == 3
     exact_one = screened(to_packed(PAYLOADS[0]))
     assert isinstance(exact_one, Accepted)
-    assert torch.equal(
-        gather(exact_one.delta, LAYOUT, NAMES),
-        gather(torch.randn(len(FLAT), generator=torch.Generator().manual_seed(2)), LAYOUT, NAMES),
-    )
+    assert torch.equal(packed_numbers(exact_one.delta), packed_numbers(DELTAS))
 
 
 @settings(max_examples=400, deadline=None)
@@ -97,5 +99,5 @@ def test_no_payload_raises(payload, changes, cut, length, sealed, shape, dtype) 
 def test_an_empty_record_of_arrays_is_no_packed_update() -> None:
     content = RecordDict({"arrays": ArrayRecord(), "metrics": MetricRecord({"num-examples": 3})})
     reply = make_message(Metadata(1, "m", 2, 1, "q", "", 0.0, 10.0, "train"), content=content)
-    found = screen(reply, LAYOUT, FLAT, Screening())
+    found = screen(reply, SENT, Screening())
     assert found == Rejected("missing array 'bias'")

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 from hqde_fl.protocol import npy
 from hqde_fl.protocol.message_size import message_bytes
 from hqde_fl.protocol.records import from_record, layout_of, to_record
-from hqde_fl.protocol.screening import Accepted, Rejected, Screening, screen
-from hqde_fl.strategies.round.buffers import merge_buffers
+from hqde_fl.protocol.screening import Accepted, Rejected, Screening, SentModel, screen
 
 MODEL = {
     "weight": torch.randn(3, 4, generator=torch.Generator().manual_seed(1)),
@@ -72,20 +71,12 @@ def test_the_delta_is_exact_for_small_updates() -> None:
     moved = {name: tensor.clone() for name, tensor in MODEL.items()}
     moved["weight"] += 1e-6
     layout = layout_of(to_record(MODEL))
-    flat, _ = layout.flatten(MODEL)
-    screened = screen(reply(to_record(moved)), layout, flat, Screening())
+    flat, others = layout.flatten(MODEL)
+    screened = screen(reply(to_record(moved)), SentModel(layout, flat, others), Screening())
     assert isinstance(screened, Accepted)
     exact = moved["weight"].double() - MODEL["weight"].double()
     assert torch.equal(screened.delta[:12].double(), exact.flatten())
     assert torch.equal(flat, layout.flatten(MODEL)[0])
-
-
-def test_buffers_take_the_lower_median_in_their_dtype() -> None:
-    counts = [{"n": torch.tensor([value, 1])} for value in (1, 2, 3, 10**12)]
-    merged = merge_buffers(counts)
-    assert merged["n"].tolist() == [2, 1]
-    flags = [{"m": torch.tensor([flag])} for flag in (True, True, False)]
-    assert merge_buffers(flags)["m"].tolist() == [True]
 
 
 @given(sizes=st.lists(st.integers(0, 40_000), max_size=4), name=st.text(min_size=1, max_size=200))
@@ -149,8 +140,8 @@ def test_the_header_of_an_array_is_at_most_4096_bytes_long(
     sent = to_record(MODEL | {"weight": torch.zeros(2)})
     layout = layout_of(sent)
     sent["weight"] = Array("float32", (2,), "numpy.ndarray", data)
-    flat = layout.flatten(MODEL | {"weight": torch.zeros(2)})[0]
-    outcome = screen(reply(sent), layout, flat, Screening())
+    flat, others = layout.flatten(MODEL | {"weight": torch.zeros(2)})
+    outcome = screen(reply(sent), SentModel(layout, flat, others), Screening())
     if taken:
         assert isinstance(outcome, Accepted)
         assert outcome.delta[:2].tolist() == [1, 2]
@@ -178,8 +169,8 @@ def test_no_mutated_bytes_make_screening_raise(data: st.DataObject) -> None:
             raw[at:at] = data.draw(st.binary(max_size=20))
     record[name] = Array(array.dtype, array.shape, array.stype, bytes(raw))
     layout = layout_of(to_record(MODEL))
-    flat, _ = layout.flatten(MODEL)
-    screened = screen(reply(record), layout, flat, Screening())
+    flat, others = layout.flatten(MODEL)
+    screened = screen(reply(record), SentModel(layout, flat, others), Screening())
     if isinstance(screened, Accepted):
         assert bool(torch.isfinite(screened.delta).all())
     else:
@@ -198,10 +189,10 @@ def test_no_declared_array_makes_screening_raise(
     dtype: str, shape: tuple[int, ...], stype: str, raw: bytes
 ) -> None:
     layout = layout_of(to_record(MODEL))
-    flat, _ = layout.flatten(MODEL)
+    flat, others = layout.flatten(MODEL)
     record = to_record(MODEL)
     record["weight"] = Array(dtype, shape, stype, raw)
-    assert isinstance(screen(reply(record), layout, flat, Screening()), Rejected)
+    assert isinstance(screen(reply(record), SentModel(layout, flat, others), Screening()), Rejected)
 
 
 @pytest.mark.parametrize(
@@ -224,8 +215,10 @@ def test_the_default_limits_of_metrics(metrics: dict[str, float], taken: bool) -
     """At most 64 metrics, names of 1 to 128 characters, num-examples in (0, 1e9]."""
     sent = to_record(MODEL)
     layout = layout_of(sent)
-    flat = layout.flatten(MODEL)[0]
-    outcome = screen(reply(sent, MetricRecord(metrics)), layout, flat, Screening())
+    flat, others = layout.flatten(MODEL)
+    outcome = screen(
+        reply(sent, MetricRecord(metrics)), SentModel(layout, flat, others), Screening()
+    )
     assert isinstance(outcome, Accepted if taken else Rejected)
     if isinstance(outcome, Accepted):
         assert outcome.num_examples == metrics["num-examples"]
@@ -234,11 +227,13 @@ def test_the_default_limits_of_metrics(metrics: dict[str, float], taken: bool) -
 
 def test_list_metrics_can_be_allowed_but_never_as_a_weight() -> None:
     layout = layout_of(to_record(MODEL))
-    flat, _ = layout.flatten(MODEL)
+    flat, others = layout.flatten(MODEL)
     metrics = MetricRecord({"num-examples": 3, "history": [0.1, 0.2], "loss": float("nan")})
     limits = Screening(allow_list_metrics=True)
-    screened = screen(reply(to_record(MODEL), metrics), layout, flat, limits)
+    screened = screen(reply(to_record(MODEL), metrics), SentModel(layout, flat, others), limits)
     assert isinstance(screened, Accepted)
     assert screened.metrics == {}
     metrics["num-examples"] = [1, 2]
-    assert isinstance(screen(reply(to_record(MODEL), metrics), layout, flat, limits), Rejected)
+    assert isinstance(
+        screen(reply(to_record(MODEL), metrics), SentModel(layout, flat, others), limits), Rejected
+    )

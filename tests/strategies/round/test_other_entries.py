@@ -1,4 +1,4 @@
-"""The next model gets the buffers of the clients that the rule has kept."""
+"""The next model gets the statistics and counters of the clients, which are not trained."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from hqde_fl.protocol.records import from_record, to_record
-from hqde_fl.rules import MDA, Aggregator, ByzantineFilter, MultiKrum
+from hqde_fl.rules import MDA, Aggregate, Aggregator, ByzantineFilter, Krum, Mean, MultiKrum
 from hqde_fl.simulations.engines.inline import InlineGrid
+from hqde_fl.strategies.round.other_entries import mean_entries, median_entries, merge_others
 from tests.strategies.federation import Recorder, strategy_with
 
 START = {
@@ -64,3 +65,49 @@ def test_filtered_clients_have_no_say_in_the_buffers(rule: Aggregator) -> None:
     assert {name: tensor.dtype for name, tensor in model.items()} == {
         name: tensor.dtype for name, tensor in START.items()
     }
+
+
+def entries(values: list[float]) -> list[dict[str, torch.Tensor]]:
+    return [{"variance": torch.tensor([value, 1.0])} for value in values]
+
+
+def outcome(kept: list[bool], influence: list[float]) -> Aggregate:
+    filtered = ~torch.tensor(kept)
+    return Aggregate(torch.zeros(1), torch.tensor(influence, dtype=torch.float64), filtered)
+
+
+def test_under_the_mean_statistics_are_weighted_like_the_updates() -> None:
+    replies = entries([1.0, 2.0, 4.0])
+    merged = merge_others(Mean(), outcome([True] * 3, [0.5, 0.25, 0.25]), replies)
+    assert merged["variance"].tolist() == [2.0, 1.0]
+
+
+def test_a_rule_that_keeps_one_client_does_not_take_its_statistics() -> None:
+    replies = entries([5.0, 1.0, 2.0, 3.0, 1e6])
+    one = [False, False, False, False, True]
+    merged = merge_others(Krum(1), outcome(one, [0.0, 0.0, 0.0, 0.0, 1.0]), replies)
+    assert merged["variance"].tolist() == [3.0, 1.0]
+
+
+def test_statistics_are_those_of_the_kept_if_these_outvote_the_faulty() -> None:
+    replies = entries([1.0, 2.0, 3.0, 4.0, 1e6])
+    most = [True, True, True, True, False]
+    merged = merge_others(MultiKrum(1), outcome(most, [0.25] * 4 + [0.0]), replies)
+    assert merged["variance"].tolist() == [2.0, 1.0]
+
+
+def test_equal_values_keep_their_bits_in_a_mean() -> None:
+    third = torch.full((5,), 1 / 3)
+    merged = mean_entries([{"a": third}] * 3)
+    assert torch.equal(merged["a"], third)
+
+
+def test_the_median_is_the_lower_one_in_every_dtype() -> None:
+    counts = [{"n": torch.tensor([value, 1])} for value in (1, 2, 3, 10**12)]
+    assert median_entries(counts)["n"].tolist() == [2, 1]
+    flags = [{"m": torch.tensor([flag])} for flag in (True, True, False)]
+    assert median_entries(flags)["m"].tolist() == [True]
+    pairs = [{"z": torch.tensor([complex(value, -value)])} for value in (1.0, 2.0, 9.0)]
+    assert median_entries(pairs)["z"].tolist() == [2 - 2j]
+    halves = [{"h": torch.tensor([value], dtype=torch.bfloat16)} for value in (1.0, 2.0, 9.0)]
+    assert median_entries(halves)["h"].dtype == torch.bfloat16
