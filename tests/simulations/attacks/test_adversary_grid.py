@@ -28,7 +28,7 @@ from hqde_fl.rules import CenteredClipping, Mean, Median
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.attacks import ALIE, ATTACKS, IPM, Attack, Fang, Mimic
 from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid
-from hqde_fl.simulations.attacks.round_updates import RoundUpdates
+from hqde_fl.simulations.attacks.round_updates import RoundUpdates, sent_model_of
 from hqde_fl.simulations.engines.inline import InlineGrid
 from hqde_fl.simulations.server_app import evaluation
 from hqde_fl.simulations.tasks import load_task
@@ -285,7 +285,7 @@ def test_partitions_are_read_from_replies_to_the_identity_query():
     assert spy.seen[0][2].attackers == tuple(sorted(CHOSEN))
 
 
-def test_full_weights_keep_buffers_dtypes_and_metadata():
+def test_full_weights_keep_dtypes_and_the_clients_other_entries():
     state = {
         "w": torch.tensor([1.0, 2.0]).to(torch.bfloat16),
         "n": torch.tensor(7),
@@ -293,7 +293,7 @@ def test_full_weights_keep_buffers_dtypes_and_metadata():
     }
     inline()  # makes messages possible in this process
     message = Message(RecordDict({"model": to_record(state)}), 1, "train")
-    updates = RoundUpdates.of(message, Seeds(0), Screening())
+    updates = RoundUpdates.of(message, sent_model_of(message), Seeds(0), Screening())
     answer = Message(
         RecordDict({"model": to_record({**state, "n": torch.tensor(9)})}), reply_to=message
     )
@@ -305,7 +305,7 @@ def test_full_weights_keep_buffers_dtypes_and_metadata():
     }
     assert written["w"].tolist() == [2, 1]
     assert written["b"].tolist() == [[1.0], [0.5]]
-    assert written["n"] == 7
+    assert written["n"] == 9
     assert from_record(answer.content["model"])["w"].tolist() == [1, 2]
 
 
@@ -315,7 +315,8 @@ def test_packed_updates_are_decoded_as_by_the_server_and_packed_again():
     messages = ask(inner)
     messages[0].content["config"]["codec"] = to_json(codec)  # one content for all
     replies = list(grid.send_and_receive(messages))
-    updates = RoundUpdates.of(messages[0], Seeds(5), Screening())
+    sent = sent_model_of(messages[0])
+    updates = RoundUpdates.of(messages[0], sent, Seeds(5), Screening())
     assert updates.codec == codec
     assert all(DELTA in reply.content["arrays"] for reply in replies)
     honest, _, _ = spy.seen[0]
