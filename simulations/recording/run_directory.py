@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import ArrayRecord
-from safetensors.torch import save
 
 from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.protocol.records import from_record
@@ -34,6 +33,7 @@ from hqde_fl.simulations.recording.manifest import (
 )
 from hqde_fl.simulations.recording.recorded_run import Run, read_lines
 from hqde_fl.simulations.recording.strict_json import to_json_value, to_kebab_case
+from hqde_fl.simulations.recording.weights_file import weights_to_bytes
 from hqde_fl.strategies.callbacks import Callback, ClientRecord, RoundRecord
 
 Measure = Callable[[RoundRecord, ArrayRecord], Mapping[str, Any]]
@@ -156,8 +156,7 @@ class RunDirectory(Callback):
 
     def on_end(self, arrays: ArrayRecord) -> None:
         """Save the final model as ``model.safetensors``."""
-        state = {name: tensor.contiguous() for name, tensor in from_record(arrays).items()}
-        replace_file(self.path / MODEL, save(state))
+        replace_file(self.path / MODEL, weights_to_bytes(from_record(arrays)))
 
 
 def round_line(record: RoundRecord) -> dict[str, Any]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from flwr.app import ArrayRecord
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hqde_fl.errors import DataError
+from hqde_fl.errors import DataError, RunError
 from hqde_fl.protocol.records import from_record, to_record
+from hqde_fl.simulations.recording.atomic_files import replace_file
+from hqde_fl.simulations.recording.weights_file import read_weights, weights_to_bytes
 
 
 def save_weights(path: str | Path, arrays: ArrayRecord, epochs: int, members: int) -> None:
@@ -23,12 +23,11 @@ def save_weights(path: str | Path, arrays: ArrayRecord, epochs: int, members: in
     DataError
         If the file cannot be written.
     """
-    about = {"epochs": str(epochs), "members": str(members)}
-    state = {name: tensor.contiguous() for name, tensor in from_record(arrays).items()}
+    facts = {"epochs": epochs, "members": members}
     try:
-        save_file(state, path, metadata={"hqde-fl": json.dumps(about)})
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} cannot be written: {error}") from None
+        replace_file(Path(path), weights_to_bytes(from_record(arrays), facts))
+    except RunError as error:
+        raise DataError(str(error)) from None
 
 
 def load_weights(path: str | Path, current: ArrayRecord) -> tuple[ArrayRecord, int]:
@@ -46,18 +45,25 @@ def load_weights(path: str | Path, current: ArrayRecord) -> tuple[ArrayRecord, i
     Raises
     ------
     DataError
-        If the file cannot be read, or holds the weights of other models.
+        If the file cannot be read, has malformed metadata, or holds the weights of other models.
     """
-    try:
-        state = load_file(path)
-        with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {}).get("hqde-fl", "{}"))
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} cannot be loaded: {error}") from None
+    state, facts = read_weights(path)
     expected = from_record(current)
     _check_same_models(path, expected, state)
     arrays = to_record({name: state[name] for name in expected})
-    return arrays, int(about.get("epochs", 0))
+    return arrays, _epochs(path, facts)
+
+
+def _epochs(path: str | Path, facts: Mapping[str, Any]) -> int:
+    """Return the number of epochs that a file states, or 0."""
+    stated = facts.get("epochs", 0)
+    if isinstance(stated, str) and stated.isdecimal() and len(stated) < 10:  # as files had it once
+        stated = int(stated)
+    if type(stated) is not int or stated < 0:
+        raise DataError(
+            f"{path} cannot be loaded: epochs needs a number >= 0, found {stated!r:.40}"
+        )
+    return stated
 
 
 def _check_same_models(
