@@ -19,8 +19,8 @@ from hqde_fl.errors import CheckpointError, RunError
 from hqde_fl.simulations.checkpoint.value_tree import Stored, ValueTree
 from hqde_fl.simulations.recording.atomic_files import replace_file
 
-VERSION = 2
-"""Version of the format. Files hold names of classes, so it is raised when one is renamed."""
+VERSION = 3
+"""Version of the format. It is raised when a class in the files is renamed or its fields change."""
 
 _LENGTH = 8  # bytes before the header, which hold its length
 _ZEROS = b"0" * 64

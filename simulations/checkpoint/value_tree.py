@@ -156,7 +156,9 @@ class _TreeWriter:
             kind = f"a tensor of {dtype}, {tensor.layout}"
             raise CheckpointError(f"{path} cannot be kept in a checkpoint: it is {kind}")
         tensor = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-        raw = memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        # an empty tensor may have strides with which it cannot be viewed as bytes
+        flat = tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b""
+        raw = memoryview(flat)
         return [self._store(path, _stored(dtype, tuple(tensor.shape), raw)), dtype, [*tensor.shape]]
 
     def _array(self, array: np.ndarray[Any, Any], path: str) -> list[Any]:

@@ -119,12 +119,12 @@ def test_what_is_cut_need_not_be_readable(tmp_path: Path, file: str, tail: bytes
 def test_a_checkpoint_of_an_older_format_is_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(container, "VERSION", 1)
+    monkeypatch.setattr(container, "VERSION", 2)
     run_experiment(experiment(rounds=1, checkpoint={"keep": 1}), tmp_path / "run", report=False)
     monkeypatch.undo()
     with pytest.raises(CheckpointError) as caught:
         run_experiment(experiment(rounds=2), tmp_path / "run", report=False, resume=True)
-    reason = "of format version 1, written by another version of hqde-fl: this one reads version 2"
+    reason = "of format version 2, written by another version of hqde-fl: this one reads version 3"
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
 
