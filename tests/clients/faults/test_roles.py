@@ -39,6 +39,7 @@ from hqde_fl.noise import EntanglementNoise
 from hqde_fl.protocol.members import MEMBERS, add_member_prefix
 from hqde_fl.protocol.message_roles import role_config
 from hqde_fl.protocol.records import from_record, layout_of, to_record
+from hqde_fl.protocol.screening import Accepted, Rejected, Screening, SentModel, screen
 from hqde_fl.seeding import Seeds
 from hqde_fl.updates.layout import Layout
 from hqde_fl.updates.roles import roles_of
@@ -157,13 +158,17 @@ class Client:
         config.update(told)
         return Message(RecordDict({"arrays": self.start, "config": config}), 1, "train")
 
-    def reply(self, *mods, number=1, context=None):
-        """Return the arrays that the client's mods send in a round, not packed."""
+    def answer(self, *mods, number=1, context=None):
+        """Return the reply that the client's mods send in a round, not packed."""
         training = Training(lr=0.1, batch_size=6)
         call = EnsembleClient(self.task, members=self.members, training=training).train
         for mod in mods:
             call = partial(mod, call_next=call)
-        return call(self.message(number), context or self.node()).content["arrays"]
+        return call(self.message(number), context or self.node())
+
+    def reply(self, *mods, **options):
+        """Return the arrays in ``answer``."""
+        return self.answer(*mods, **options).content["arrays"]
 
 
 @pytest.fixture
@@ -270,10 +275,26 @@ def test_false_statistics_are_the_variances_times_the_factor(client, model, fact
         assert torch.equal(sent[name], expected)
 
 
-def test_a_large_factor_overflows_in_float16(client):
-    own = client(lambda: Half(torch.float16))
-    sent = from_record(own.reply(Statistics()))
-    assert bool(sent["1.running_var"].isinf().all())
+@pytest.mark.parametrize(
+    ("dtype", "factor", "outcome"),
+    [
+        (torch.float16, 1e6, Rejected),
+        (torch.float16, 0.0, Accepted),
+        (torch.bfloat16, 1e6, Accepted),
+        (torch.float32, 1e6, Accepted),
+        (torch.float32, 1e-6, Accepted),
+    ],
+)
+def test_screening_rejects_false_statistics_only_if_they_overflow(client, dtype, factor, outcome):
+    own = client(lambda: Half(dtype))
+    sent = SentModel(own.layout, *own.layout.flatten(from_record(own.start)))
+    screened = screen(own.answer(Statistics(factor)), sent, Screening())
+    assert isinstance(screened, outcome)
+    if outcome is Accepted:
+        honest = screen(own.answer(), sent, Screening())
+        assert torch.equal(screened.delta, honest.delta)
+        expected = (honest.others["1.running_var"].double() * factor).to(dtype)
+        assert torch.equal(screened.others["1.running_var"], expected)
 
 
 @pytest.mark.parametrize("factor", [-1.0, float("inf"), float("nan")])
