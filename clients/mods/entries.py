@@ -32,7 +32,7 @@ from hqde_fl.protocol.members import (
 )
 from hqde_fl.protocol.message_roles import ROLES, TIED
 from hqde_fl.protocol.npy import MalformedError
-from hqde_fl.protocol.omitted_entries import ENTRIES, UNCHANGED, mask_of
+from hqde_fl.protocol.omitted_entries import ENTRIES, UNCHANGED, mask_of, omitted_entries
 
 _MEMBER = re.compile(r"member-(\d+)/")
 
@@ -89,20 +89,23 @@ class UnchangedEntriesMod:
         name, trained = array_record(reply)
         cache = EntryCache.of(context)
         out: set[str] = set()
-        told = ConfigRecord()
+        told = ConfigRecord({**reply.content.config_records.get(ENTRIES, ConfigRecord())})
         for member, model in models.items():
             prefix = "" if member is None else f"{member_name(member)}/"
+            try:  # a codec inside may have left out some of them
+                absent = omitted_entries(reply.content, list(model.arrays), member).unchanged
+            except MalformedError:
+                return reply
             unchanged = model.unchanged(trained, prefix)
             out.update(prefix + name for name in unchanged | model.repeated(trained, prefix))
-            values = model.report(unchanged, cache)
+            values = model.report(unchanged | absent, cache)
             told.update(values if member is None else add_member_prefix(member, values))
-        if not out:
+        if not out and not told:
             return reply
         content = RecordDict(dict(reply.content))
         content[name] = uncopied_record({n: a for n, a in trained.items() if n not in out})
         if told:
-            before = reply.content.config_records.get(ENTRIES, ConfigRecord())
-            content[ENTRIES] = ConfigRecord({**before, **told})
+            content[ENTRIES] = told
         return Message(content, reply_to=message)
 
 

@@ -23,7 +23,14 @@ from hqde_fl.protocol.held_entries import (
 )
 from hqde_fl.protocol.members import MEMBERS, add_member_prefix
 from hqde_fl.protocol.message_roles import role_config
-from hqde_fl.protocol.omitted_entries import ENTRIES, SAME, UNCHANGED, names_in, omitted_entries
+from hqde_fl.protocol.omitted_entries import (
+    ENTRIES,
+    SAME,
+    UNCHANGED,
+    mask_of,
+    names_in,
+    omitted_entries,
+)
 from hqde_fl.protocol.records import layout_of, to_record
 from hqde_fl.updates.roles import Roles
 
@@ -212,6 +219,25 @@ def test_what_a_codec_said_is_kept(node):
     assert list(reply.content["arrays"]) == ["embedding"]
     assert reply.content[ENTRIES][SAME] == [2, 1]
     assert unchanged(reply) == {"backbone", "steps"}
+
+
+def test_entries_that_a_codec_left_out_are_held_too(node):
+    rest = {"adapter": model(1.0)["adapter"], "steps": model()["steps"]}
+    mask = mask_of({"backbone", "embedding", "head"}, NAMES)
+    _, reply = run(message(model(), roles()), node, rest, codec={UNCHANGED: mask})
+    assert list(reply.content["arrays"]) == ["adapter"]
+    assert unchanged(reply) == set(NAMES) - {"adapter"}
+    assert claimed_digest(reply.content) == Manifest.of(model(), unchanged(reply)).digest
+    rest = {"adapter": model(1.0)["adapter"]}
+    mask = mask_of(set(NAMES) - {"adapter"}, NAMES)  # and nothing else
+    _, reply = run(message(model(), roles()), node, rest, codec={UNCHANGED: mask})
+    assert claimed_digest(reply.content) == Manifest.of(model(), unchanged(reply)).digest
+
+
+def test_what_makes_no_sense_is_left_to_the_server(node):
+    _, reply = run(message(model(), roles()), node, codec={UNCHANGED: b"\x00\xff\x00"})
+    assert list(reply.content["arrays"]) == NAMES
+    assert dict(reply.content[ENTRIES]) == {UNCHANGED: b"\x00\xff\x00"}
 
 
 def test_a_model_that_changed_altogether_costs_no_hash_and_no_file(node, monkeypatch):
