@@ -250,6 +250,8 @@ class HQDEStrategy(FedAvg):
         report = RunReport(self.settings.reporting.callbacks, evaluate_fn, self.state, deadline)
         result = report.result
         self.summary()
+        if self.settings.aggregation.buffers == "local" and evaluate_fn is not None:
+            log(WARNING, "buffers = 'local': the server evaluates with its initial statistics")
         report.begin(num_rounds)
         if resume is None:
             report.finish_round(RoundRecord(round=0), self.state, time.monotonic())

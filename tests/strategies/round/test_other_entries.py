@@ -73,7 +73,8 @@ def entries(values: list[float]) -> list[dict[str, torch.Tensor]]:
 
 def outcome(kept: list[bool], influence: list[float]) -> Aggregate:
     filtered = ~torch.tensor(kept)
-    return Aggregate(torch.zeros(1), torch.tensor(influence, dtype=torch.float64), filtered)
+    counted = torch.tensor(influence, dtype=torch.float64)
+    return Aggregate(torch.zeros(1), counted, filtered, {}, {})
 
 
 def test_under_the_mean_statistics_are_weighted_like_the_updates() -> None:
