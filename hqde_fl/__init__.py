@@ -36,6 +36,8 @@ _HOMES = {
     "TopK": "hqde_fl.codec",
     "Seeds": "hqde_fl.seeding",
     "Updates": "hqde_fl.updates",
+    "Roles": "hqde_fl.updates.roles",
+    "roles_of": "hqde_fl.updates.roles",
     "Screening": "hqde_fl.protocol.screening",
     "from_record": "hqde_fl.protocol.records",
     "to_record": "hqde_fl.protocol.records",

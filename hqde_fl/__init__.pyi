@@ -95,5 +95,7 @@ from hqde_fl.strategies.settings import Communication as Communication
 from hqde_fl.strategies.settings import Participation as Participation
 from hqde_fl.strategies.settings import Reporting as Reporting
 from hqde_fl.updates import Updates as Updates
+from hqde_fl.updates.roles import Roles as Roles
+from hqde_fl.updates.roles import roles_of as roles_of
 
 __version__: str

@@ -74,7 +74,8 @@ class Entry:
         dtype = getattr(torch, self.dtype)
         if is_complex(self.dtype):
             real = numbers.to(torch.float64 if dtype == torch.complex128 else torch.float32)
-            return torch.view_as_complex(real.reshape(*self.shape, 2)).to(dtype)
+            # no view of the flat vector: torch allows none at an odd offset
+            return torch.complex(real[::2], real[1::2]).reshape(self.shape)
         return numbers.to(dtype).reshape(self.shape)
 
 
