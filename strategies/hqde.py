@@ -103,6 +103,7 @@ class HQDEStrategy(FedAvg):
         self._roster = Roster()
         self._round: Round | None = None
         self._evaluation = Evaluation()
+        self._runs_itself = False
 
     def summary(self) -> None:
         """Log the parts of the strategy: rule, codecs, ensemble, selector and so on."""
@@ -129,7 +130,15 @@ class HQDEStrategy(FedAvg):
         nodes = self._select(self.settings.participation.selector, grid, server_round, rng)
         if server_round == 1 and (warning := self.settings.silence_warning(len(nodes))):
             log(WARNING, warning)
-        current = Round(server_round, self.state, arrays, self.settings, self._roster, self._keys)
+        current = Round(
+            server_round,
+            self.state,
+            arrays,
+            self.settings,
+            self._roster,
+            self._keys,
+            leave_out=self._runs_itself,
+        )
         messages = current.address(nodes, config)
         self.state, self._round = current.state, current
         return messages
@@ -247,6 +256,7 @@ class HQDEStrategy(FedAvg):
             self._initial_state(initial_arrays) if resume is None else resume.without_holdings()
         )
         self._round = None
+        self._runs_itself = True  # no strategy around this one reads the replies
         report = RunReport(self.settings.reporting.callbacks, evaluate_fn, self.state, deadline)
         result = report.result
         self.summary()

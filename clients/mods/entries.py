@@ -24,6 +24,7 @@ from hqde_fl.protocol.held_entries import (
 )
 from hqde_fl.protocol.members import (
     add_member_prefix,
+    config_value,
     member_name,
     message_config,
     requested_members,
@@ -32,7 +33,13 @@ from hqde_fl.protocol.members import (
 )
 from hqde_fl.protocol.message_roles import ROLES, TIED
 from hqde_fl.protocol.npy import MalformedError
-from hqde_fl.protocol.omitted_entries import ENTRIES, UNCHANGED, mask_of, omitted_entries
+from hqde_fl.protocol.omitted_entries import (
+    ENTRIES,
+    LEAVE_OUT,
+    UNCHANGED,
+    mask_of,
+    omitted_entries,
+)
 
 _MEMBER = re.compile(r"member-(\d+)/")
 
@@ -71,8 +78,8 @@ class UnchangedEntriesMod:
     """A Flower mod that leaves out of a reply the entries which the server has.
 
     These are the entries with the bits that the client was sent, which the reply lists in a record,
-    and second names of one tensor. Only replies to training messages that tell the roles of entries
-    are changed: other servers expect all entries. The unchanged entries are stored in the node's
+    and second names of one tensor. Only replies to training messages that allow it are changed:
+    other servers expect all entries. The unchanged entries are stored in the node's
     cache, if it has one, and the reply says so.
 
     It belongs inside of the mods that complete what the server sent, and outside of all others.
@@ -159,7 +166,9 @@ def _sent_models(message: Message) -> dict[int | None, _SentModel]:
 
     The member is None where there is one model.
     """
-    if not is_training(message) or len(message.content.array_records) != 1:
+    if not is_training(message) or config_value(message, LEAVE_OUT, bool) is not True:
+        return {}
+    if len(message.content.array_records) != 1:
         return {}
     config, (_, record) = message_config(message), array_record(message)
     members = requested_members(message)

@@ -1,7 +1,7 @@
 """Entries of a model that a reply leaves out of its ``ArrayRecord``, because the server has them.
 
-Only clients of this project leave entries out, and only if the server's message tells roles: it
-then understands the reply.
+Only clients of this project leave entries out, and only if the server's message allows it: a server
+whose strategy is wrapped in another one, which reads the replies too, does not.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from torch import Tensor
 from hqde_fl.protocol.members import select_member
 from hqde_fl.protocol.npy import MalformedError
 
+LEAVE_OUT = "leave-out-unchanged"
+"""Key of a message's config: true if the reply may lack entries that the server has."""
 ENTRIES = "hqde.entries"
 """Name of the reply's ConfigRecord; below a member's name in an ensemble it holds these keys."""
 UNCHANGED = "unchanged"

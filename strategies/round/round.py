@@ -13,6 +13,7 @@ from hqde_fl.codec import Identity
 from hqde_fl.codec.request import to_json
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.message_roles import BUFFERS
+from hqde_fl.protocol.omitted_entries import LEAVE_OUT
 from hqde_fl.protocol.screening import Accepted
 from hqde_fl.rules import Cohort
 from hqde_fl.strategies.callbacks import RoundRecord
@@ -49,6 +50,8 @@ class Round:
         Knows the nodes' partition ids.
     keys : tuple[str, str]
         Names of the ``ArrayRecord`` and of the ``ConfigRecord`` in messages.
+    leave_out : bool
+        True if clients may leave unchanged entries out of their replies.
 
     Attributes
     ----------
@@ -68,10 +71,12 @@ class Round:
         settings: StrategySettings,
         roster: Roster,
         keys: tuple[str, str],
+        leave_out: bool,
     ) -> None:
         self.number, self.state, self.arrays = number, state, arrays
         self.record = RoundRecord(round=number)
         self._settings, self._roster, self._keys = settings, roster, keys
+        self._leave_out = leave_out
         self._messages: list[Message] = []
         self._assignments: dict[int, tuple[int, ...]] = {}
         self._tags: dict[int, int] = {}
@@ -83,6 +88,8 @@ class Round:
         With a downlink codec, ``state`` becomes one with the next version of the clients' model.
         """
         settings, number = self._settings, self.number
+        if self._leave_out:
+            config = ConfigRecord({LEAVE_OUT: True, **config})
         if settings.communication.codec != Identity():
             config = ConfigRecord({"codec": to_json(settings.communication.codec), **config})
         if settings.aggregation.buffers != "merge":

@@ -25,6 +25,7 @@ from hqde_fl.protocol.members import MEMBERS, add_member_prefix
 from hqde_fl.protocol.message_roles import role_config
 from hqde_fl.protocol.omitted_entries import (
     ENTRIES,
+    LEAVE_OUT,
     SAME,
     UNCHANGED,
     mask_of,
@@ -76,7 +77,8 @@ def bare():
 
 
 def message(arrays, config, kind="train"):
-    content = {"arrays": ArrayRecord(dict(arrays)), "config": ConfigRecord(config)}
+    config = ConfigRecord({LEAVE_OUT: True, **config})
+    content = {"arrays": ArrayRecord(dict(arrays)), "config": config}
     return Message(RecordDict(content), 1, kind)
 
 
@@ -182,6 +184,12 @@ def test_without_roles_nothing_is_left_out(node):
         assert list(reply.content["arrays"]) == NAMES
         assert ENTRIES not in reply.content
     assert not EntryCache.of(node).folder.exists()
+
+
+def test_a_server_that_does_not_allow_it_gets_all_entries(node):
+    _, reply = run(message(model(), {**roles(), LEAVE_OUT: False}), node)
+    assert list(reply.content["arrays"]) == NAMES
+    assert ENTRIES not in reply.content
 
 
 def test_another_servers_key_held_is_no_digest(node):
