@@ -20,9 +20,9 @@ from hqde_fl.simulations.recording.file_names import REPORT
 from hqde_fl.simulations.recording.seed_groups import ComparisonRow
 from hqde_fl.simulations.report.charts import PAGE_COLOURS
 from hqde_fl.simulations.report.heat_colours import cell_colours
-from hqde_fl.simulations.report.number_text import fixed, signed
+from hqde_fl.simulations.report.number_text import byte_text, fixed, signed
 from hqde_fl.simulations.report.outcome_grid import OutcomeGrid, outcome_grid
-from hqde_fl.simulations.report.run_view import run_panels
+from hqde_fl.simulations.report.run_view import carried_bytes, run_panels
 from hqde_fl.simulations.report.sweep_view import sweep_view
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def render(comparison: Comparison) -> str:
     if not comparison.axes:
         grids = _grids(begun, RUN_GRID_WIDTH)
         page = _environment().get_template("run.html.md")
-        return page.render(shared, run=first, panels=run_panels(first), grids=grids)
+        panels, carried = run_panels(first), carried_bytes(first)
+        return page.render(shared, run=first, panels=panels, carried=carried, grids=grids)
     view = sweep_view(comparison)
     grids = _grids(view["shown"], SWEEP_GRID_WIDTH)
     return _environment().get_template("sweep.html.md").render(shared, **view, grids=grids)
@@ -91,7 +92,12 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"fixed": fixed, "signed": signed, "toml": tomli_w.dumps}
+    environment.filters |= {
+        "byte_text": byte_text,
+        "fixed": fixed,
+        "signed": signed,
+        "toml": tomli_w.dumps,
+    }
     environment.globals |= {
         "cell_colours": cell_colours,
         "component_label": component_label,

@@ -1,4 +1,4 @@
-"""Draw the charts that the page of one run shows."""
+"""Draw the charts that the page of one run shows, and count what its messages carried."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hqde_fl.protocol.message_size import ROLES_AND_OTHER
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.report.charts import Series, bar_chart, line_chart
 
@@ -27,6 +28,39 @@ class Panel:
     title: str
     svg: str
     legend: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CarriedBytes:
+    """Bytes of messages that carried one kind of content.
+
+    Parameters
+    ----------
+    content : str
+        A role of the model's entries, or ``other``.
+    down, down_last : int
+        To the clients, in all rounds and in the last.
+    up, up_last : int
+        From the clients, in all rounds and in the last.
+    """
+
+    content: str
+    down: int
+    down_last: int
+    up: int
+    up_last: int
+
+
+def carried_bytes(run: Run) -> list[CarriedBytes]:
+    """Return what a run's messages carried, by content; empty where it was not recorded."""
+    rounds = [line for line in run.rounds if line.get("bytes-down-by-role")]
+    table = []
+    for content in ROLES_AND_OTHER:
+        down = [line["bytes-down-by-role"].get(content, 0) for line in rounds]
+        up = [line["bytes-up-by-role"].get(content, 0) for line in rounds]
+        if any(down) or any(up):
+            table.append(CarriedBytes(content, sum(down), down[-1], sum(up), up[-1]))
+    return table
 
 
 def run_panels(run: Run) -> list[Panel]:

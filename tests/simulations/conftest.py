@@ -65,6 +65,8 @@ def rounds_of(experiment, rounds=2):
             filtered=sum(not client.kept for client in clients),
             bytes_down=100 * len(clients),
             bytes_up=90 * len(clients),
+            bytes_down_by_role={"trainable": 60 * len(clients), "frozen": 40 * len(clients)},
+            bytes_up_by_role={"trainable": 90 * len(clients), "statistics": 0},
             seconds=0.5,
             clients=tuple(clients),
         )

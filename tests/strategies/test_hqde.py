@@ -151,8 +151,8 @@ def test_the_record_before_the_first_round_counts_nothing() -> None:
     recorder = Recorder()
     run(strategy_with(recorder), rounds=1)
     record = recorder.rounds[0]
-    counts = ("round", "asked", "kept", "filtered", "rejected", "failed", "late", "skipped")
-    counts += ("feedback_lost", "bytes_down", "bytes_up")
+    counts = ("round", "asked", "kept", "filtered", "rejected", "failed", "late", "missing")
+    counts += ("skipped", "feedback_lost", "bytes_down", "bytes_up")
     assert {name: getattr(record, name) for name in counts} == dict.fromkeys(counts, 0)
     assert (record.void, record.f, record.f_used, record.note) == (False, None, None, None)
     assert record.clients == ()
@@ -214,6 +214,12 @@ def test_bytes_are_those_of_the_serialised_messages() -> None:
         assert arrays < client.bytes_down < arrays + 400
         assert arrays < client.bytes_up < arrays + 400
     assert record.bytes_up == sum(client.bytes_up for client in record.clients)
+    for total, parts in (
+        (record.bytes_down, record.bytes_down_by_role),
+        (record.bytes_up, record.bytes_up_by_role),
+    ):
+        assert sum(parts.values()) == total
+        assert 0 < parts["other"] < parts["trainable"] + parts["counters"]
 
 
 def test_configuration_reaches_the_clients_untouched() -> None:

@@ -41,6 +41,17 @@ def test_the_reason_counts_what_became_of_the_clients_and_says_what_to_change() 
     assert void.summary() == "2 of 2 rounds were void, the model was kept: 1-2"
 
 
+def test_clients_that_lack_a_part_of_the_model_need_no_change() -> None:
+    void = VoidRounds(deadline=2.5)
+    void.add(record(1, "missing: needs the model in full", "late"))
+    void.add(record(2, "missing: needs the model in full"))
+    assert void.failure() == (
+        "no round produced an aggregate: the model is the initial one; of 3 replies due "
+        "2 missing (they lacked what they had said they hold: nothing to do, the next message is "
+        "in full); 1 late (raise the deadline of 2.5 s, or give clients less to do)"
+    )
+
+
 def test_rounds_with_an_aggregate_are_not_void() -> None:
     void = VoidRounds(1.0)
     assert void.summary() is None

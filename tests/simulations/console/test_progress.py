@@ -29,7 +29,7 @@ def test_a_round_in_one_line():
     assert "model kept: too few" in describe({**LINE, "note": "too few"}, 15)
     assert "f 1 of 2" in describe({**LINE, "f": 2, "f-used": 1}, 15)
     assert "f 2 of 2" not in describe({**LINE, "f": 2, "f-used": 2}, 15)
-    assert "skipped 2" in describe({**LINE, "skipped": 2}, 15)
+    assert "late 1  missing 3  skipped 2" in describe({**LINE, "missing": 3, "skipped": 2}, 15)
     start = round_line(RoundRecord(round=0, server={"accuracy": 0.1}, seconds=0.5))
     assert describe(start, 5) == "round 0/5  accuracy 0.1000  0.5 s"
 

@@ -24,19 +24,21 @@ LINES = [
     line(6, "late"),
     line(7, "skipped: no data"),
     line(8, "failed: out of memory"),
+    line(9, "missing: needs the model in full"),
     line(None, "filtered"),
 ]
 
 
 def test_precision_and_recall_measure_the_decisions_of_the_rule():
     detection = Detection.of(LINES)
-    assert (detection.faulty, detection.honest) == (4, 5)
+    assert (detection.faulty, detection.honest) == (4, 6)
     assert (detection.caught, detection.false_alarms) == (1, 1)
     assert detection.judged == Count(faulty=2, honest=2)
     assert detection.unjudged == {
         "rejected": Count(1, 0),
         "failed": Count(1, 1),
         "late": Count(0, 1),
+        "missing": Count(0, 1),
         "skipped": Count(0, 1),
     }
     assert detection.precision == pytest.approx(1 / 2)
@@ -49,7 +51,7 @@ def test_precision_and_recall_measure_the_decisions_of_the_rule():
 def test_a_rule_that_does_not_filter_judges_no_clients():
     lines = [entry for entry in LINES if entry["reason"] != "filtered"]
     detection = Detection.of(lines, filters=False)
-    assert (detection.faulty, detection.honest) == (3, 4)
+    assert (detection.faulty, detection.honest) == (3, 5)
     assert detection.judged == Count()
     assert detection.unjudged["failed"] == Count(1, 1)
     assert [detection.precision, detection.recall, detection.f1, detection.alarm_rate] == [None] * 4
