@@ -6,14 +6,22 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 
 from hqde_fl.seeding import Seeds
-from hqde_fl.simulations.audit.message_changes import ARRAYS, BIAS, METRICS, STEPS, WEIGHT
+from hqde_fl.simulations.audit.message_changes import (
+    ARRAYS,
+    BIAS,
+    MEAN,
+    METRICS,
+    STEPS,
+    VARIANCE,
+    WEIGHT,
+)
 
 CLIENTS = 11
 CULPRIT = 4
 """Partition id of the hostile client."""
 ModelSignature = tuple[tuple[str, tuple[int, ...], str], ...]
 NOISE = 0.005
-"""Standard deviation of an honest client's update, whose mean is 1 for every weight."""
+"""Standard deviation of an honest client's update, whose mean is 1 for every float."""
 LOSS = 2.0
 """The loss that every honest client reports in evaluation."""
 
@@ -22,7 +30,13 @@ def initial_model() -> ArrayRecord:
     """Return the arrays of the initial model."""
     matrix = np.arange(48, dtype=np.float32).reshape(8, 6)
     return ArrayRecord(
-        {WEIGHT: Array(matrix), BIAS: Array(np.zeros(6, np.float32)), STEPS: Array(np.array(3))}
+        {
+            WEIGHT: Array(matrix),
+            BIAS: Array(np.zeros(6, np.float32)),
+            MEAN: Array(np.zeros(6, np.float32)),
+            VARIANCE: Array(np.ones(6, np.float32)),
+            STEPS: Array(np.array(3)),
+        }
     )
 
 
@@ -49,7 +63,7 @@ def honest_content(message: Message, partition: int) -> RecordDict:
 
 
 def deviation(arrays: ArrayRecord, rounds: int) -> float:
-    """Return the largest absolute difference of a weight from its value under honest training.
+    """Return the largest absolute difference of a float from its value under honest training.
 
     The honest update is 1 in each of ``rounds`` rounds. The counter is not compared. The result is
     NaN if the model contains NaN.
@@ -57,7 +71,7 @@ def deviation(arrays: ArrayRecord, rounds: int) -> float:
     before = initial_model()
     differences = [
         np.abs(arrays[name].numpy().astype(np.float64) - before[name].numpy() - rounds).max()
-        for name in (WEIGHT, BIAS)
+        for name in (WEIGHT, BIAS, MEAN, VARIANCE)
     ]
     return float(np.max(differences))
 

@@ -15,8 +15,9 @@ from hqde_fl.simulations.audit.catalogue_row import AnswerContext, Replies
 
 ARRAYS, METRICS = "arrays", "metrics"
 WEIGHT, BIAS, STEPS = "layer.weight", "layer.bias", "steps"
-"""The audited model's arrays: a matrix and a vector of float32, and an integer counter."""
-
+"""The audited model's weights, a matrix and a vector of float32, and its integer counter."""
+MEAN, VARIANCE = "norm.running_mean", "norm.running_var"
+"""The audited model's statistics, two vectors of float32."""
 
 Record = ArrayRecord | MetricRecord | ConfigRecord
 Values = NDArray[np.float32]
@@ -51,14 +52,14 @@ def with_weight(change: Callable[[Values], NDArray[Any]]) -> Replies:
 
 
 def with_float_arrays(change: Callable[[Values], NDArray[Any]]) -> Replies:
-    """Return a builder of a reply with ``change`` of the values in each float array."""
+    """Return a builder of a reply with ``change`` of the values in each array of weights."""
     return with_content(lambda content: change_float_arrays(content, change))
 
 
 def change_float_arrays(
     content: RecordDict, change: Callable[[Values], NDArray[Any]]
 ) -> RecordDict:
-    """Replace the values of each float array of a content in place, and return the content."""
+    """Replace the values of each array of weights in place, and return the content."""
     record = content.array_records[ARRAYS]
     for name in (WEIGHT, BIAS):
         record[name] = Array(change(record[name].numpy().astype(np.float32)))

@@ -25,7 +25,7 @@ from hqde_fl.simulations.audit.peak_memory import memory_bound
 
 ROUNDS = 2
 TOLERANCE = 0.05
-"""Largest sound deviation of a weight from the honest mean; the honest update is 1 per round."""
+"""Largest sound deviation of a float from the honest mean; the honest update is 1 per round."""
 
 Model = Literal["sound", "poisoned", "not finite", "stalled", "deformed", "none"]
 
@@ -45,7 +45,7 @@ class Finding:
         ``stalled`` (honest progress was lost), ``deformed`` (other shapes or dtypes than without a
         culprit), or ``none`` if the run returned no model.
     deviation : float or None
-        Largest absolute difference of a weight from the honest mean.
+        Largest absolute difference of a weight or a statistic from the honest mean.
     evaluation : float or None
         The clients' mean loss according to the strategy; the honest one is 2.
     named : bool

@@ -51,11 +51,6 @@ def _fortran(honest: Array) -> Array:
     return Array(np.asfortranarray(honest.numpy()))
 
 
-def _big_endian(honest: Array) -> Array:
-    big_endian = Array(honest.numpy().astype(">f4"))
-    return Array("float32", honest.shape, honest.stype, big_endian.data)
-
-
 ROWS = (
     CatalogueRow(
         "garbage-bytes", "sends any bytes", NOT_NPY, with_false_fields(data=bytes(range(256)))
@@ -144,11 +139,5 @@ ROWS = (
     ),
     CatalogueRow(
         "fortran-order", "sends its numbers column by column", "", with_array(WEIGHT, _fortran)
-    ),
-    CatalogueRow(
-        "big-endian",
-        "sends its numbers in the other byte order",
-        "rejected: the .npy header says >f4",
-        with_array(WEIGHT, _big_endian),
     ),
 )

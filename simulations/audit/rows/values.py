@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
+from flwr.app import Array
 
 from hqde_fl.simulations.audit.catalogue_row import CatalogueRow
-from hqde_fl.simulations.audit.message_changes import Values, with_float_arrays, with_weight
+from hqde_fl.simulations.audit.message_changes import (
+    MEAN,
+    VARIANCE,
+    Values,
+    with_array,
+    with_float_arrays,
+    with_weight,
+)
 
 NON_FINITE = "rejected: non-finite update"
 
@@ -20,6 +30,16 @@ def _one_off(values: Values) -> Values:
     values = values.copy()
     values[1, 1] += 1e6
     return values
+
+
+def _filled(honest: Array, value: float) -> Array:
+    return Array(np.full(honest.shape, value, np.float32))
+
+
+def _one_negative(honest: Array) -> Array:
+    values = honest.numpy().copy()
+    values[2] = -0.5
+    return Array(values)
 
 
 def _alternating(values: Values) -> Values:
@@ -74,5 +94,29 @@ ROWS = (
         "sends the smallest floats",
         "",
         with_float_arrays(lambda v: np.full_like(v, 1e-45)),
+    ),
+    CatalogueRow(
+        "negative-variance",
+        "sends one negative running variance",
+        f"rejected: negative variance in {VARIANCE!r}",
+        with_array(VARIANCE, _one_negative),
+    ),
+    CatalogueRow(
+        "nan-statistics",
+        "sends NaN for running variances",
+        f"rejected: non-finite {VARIANCE!r}",
+        with_array(VARIANCE, partial(_filled, value=np.nan)),
+    ),
+    CatalogueRow(
+        "infinite-statistics",
+        "sends infinity for running means",
+        f"rejected: non-finite {MEAN!r}",
+        with_array(MEAN, partial(_filled, value=np.inf)),
+    ),
+    CatalogueRow(
+        "huge-variance",
+        "sends honest weights, and 1e6 for running variances",
+        "",
+        with_array(VARIANCE, partial(_filled, value=1e6)),
     ),
 )
