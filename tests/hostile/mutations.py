@@ -22,7 +22,14 @@ from hqde_fl.codec import (
 from hqde_fl.codec.payload import seal
 from hqde_fl.protocol.delta_broadcast import BASE, HELD, VERSION
 from hqde_fl.protocol.packed_updates import DELTA, PACKED
-from hqde_fl.simulations.audit.message_changes import ARRAYS, METRICS, STEPS, change_envelope
+from hqde_fl.simulations.audit.message_changes import (
+    ARRAYS,
+    BIAS,
+    METRICS,
+    STEPS,
+    WEIGHT,
+    change_envelope,
+)
 from hqde_fl.simulations.audit.rows.packed import HEAD, SIZE
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -133,7 +140,8 @@ def pack(draw: Draw, content: RecordDict) -> None:
             frame = bytes_from(draw, frame)
         payload = seal(frame, SIZE)
         packed = Array("uint8", (len(payload),), PACKED, payload)
-        content[ARRAYS] = ArrayRecord({STEPS: record[STEPS], DELTA: packed})
+        plain = {name: a for name, a in record.items() if name not in (WEIGHT, BIAS)}
+        content[ARRAYS] = ArrayRecord({**plain, DELTA: packed})
 
 
 MUTATIONS = [

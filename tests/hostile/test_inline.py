@@ -52,7 +52,7 @@ def test_a_hostile_reply_is_named_and_honest_progress_is_kept(name: str) -> None
         assert finding.named
         assert culprit.kept[-1] == 10
     else:
-        assert last.reason in (None, "filtered", "late: needs the model in full")
+        assert last.reason in (None, "filtered", "missing: needs the model in full")
 
 
 def test_honest_clients_pass() -> None:

@@ -21,14 +21,16 @@ from hqde_fl.simulations.audit.catalogue_row import CatalogueRow, Replies
 from hqde_fl.simulations.audit.message_changes import (
     ARRAYS,
     BIAS,
+    MEAN,
     STEPS,
+    VARIANCE,
     with_content,
     with_extra_array,
     with_record,
 )
 
 SIZE, HEAD = 54, 16
-"""Number of the audited model's floating-point weights; bytes before a payload's frame."""
+"""Number of the audited model's weights; bytes before a payload's frame."""
 NO_OTHERS: Mapping[str, Array | None] = {}
 FLAT = Array(np.ones((2, 3), np.float32))
 
@@ -40,15 +42,16 @@ def _payload(codec: Codec, size: int = SIZE) -> bytes:
 def _packed(
     payload: bytes, others: Mapping[str, Array | None] = NO_OTHERS, length: int | None = None
 ) -> Replies:
-    """Return a builder of a reply with a payload instead of the float arrays.
+    """Return a builder of a reply with a payload instead of the arrays of weights.
 
     ``others`` are further arrays, where None removes an array; ``length`` is the claimed length.
     """
     coded = Array("uint8", (len(payload) if length is None else length,), PACKED, payload)
 
     def change(content: RecordDict) -> RecordDict:
-        steps = content.array_records[ARRAYS][STEPS]
-        arrays = {STEPS: steps, DELTA: coded, **others}
+        record = content.array_records[ARRAYS]
+        plain = {name: record[name] for name in (MEAN, VARIANCE, STEPS)}
+        arrays = {**plain, DELTA: coded, **others}
         content[ARRAYS] = ArrayRecord({name: array for name, array in arrays.items() if array})
         return content
 
