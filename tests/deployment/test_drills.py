@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -253,6 +254,42 @@ def test_a_superlink_that_is_killed_keeps_its_nodes_and_the_run_is_resumed(
     again.end()
     assert [line["round"] for line in again.rounds] == [0, 1, 2, 3]
     assert [line["kept"] for line in again.rounds[1:]] == [4, 4, 4]
+
+
+@pytest.mark.parametrize("keeps", [True, False], ids=["with its cache", "without its cache"])
+def test_a_restarted_node_catches_up_with_a_frozen_backbone(
+    federation: FederationDirectory, tmp_path: Path, keeps: bool
+) -> None:
+    """It is killed in round 3. The backbone has 17,000 numbers, all else 258."""
+    wait_until(lambda: all_online(federation), "nodes come back")
+    task = {"name": "tests.simulations.odd_tasks:frozen_backbone"}
+    changes = {"task": task, "rounds": 6, "faults": [], "strategy": {"rule": "mean"}}
+    going = Going(federation, tmp_path / "run", changes)
+    wait_until(lambda: len(going.rounds) >= 3 or going.error, "the second round")
+    wait_until(lambda: training(federation, "node-1") or going.error, "node-1 at work")
+    kill(federation, "node-1")
+    if not keeps:
+        shutil.rmtree(federation.cache("node-1"))
+    going.end()
+    node = node_id(federation, "node-1")
+    lines = (tmp_path / "run" / "clients.jsonl").read_text().splitlines()
+    clients = [line for line in map(json.loads, lines) if line["node"] == node]
+    backbone = 4 * 17_000
+    full = [line["bytes-down"] > backbone for line in clients]
+    missing = [(line["reason"] or "").startswith("missing") for line in clients]
+    assert full[:3] == [True, False, False]
+    assert clients[-1]["kept"]
+    assert all(line["bytes-up"] < backbone for line in clients)
+    if keeps:
+        assert not any(full[1:])
+        assert not any(missing)
+    else:
+        assert sum(missing) == 1
+        assert full[missing.index(True) + 1 :].count(True) == 1
+        assert full[missing.index(True) + 1]
+    others = [line for line in map(json.loads, lines) if line["node"] != node]
+    assert all(line["kept"] for line in others)
+    assert sum(line["bytes-down"] > backbone for line in others) == 3
 
 
 OWN_TASK = """

@@ -32,6 +32,17 @@ def linear() -> nn.Module:
 
 two_classes = Task(linear, examples, held_back)
 
+
+def adapted() -> nn.Module:
+    """Return a frozen network of 17,000 numbers with a trained layer behind it."""
+    backbone = nn.Sequential(nn.Linear(FEATURES, 128), nn.ReLU(), nn.Linear(128, 128))
+    for parameter in backbone.parameters():
+        parameter.requires_grad = False
+    return nn.Sequential(backbone, nn.Linear(128, 2))
+
+
+frozen_backbone = Task(adapted, examples, held_back)
+
 regression = Task(linear, examples, held_back, nn.functional.mse_loss, {}, classifier=False)
 
 
