@@ -216,6 +216,10 @@ def screen_reports(
             continue
         elif reason := matcher.envelope_error(reply, node):
             screened = Rejected(reason)
+        elif lacks_entries(reply.content):
+            log(INFO, "evaluation on node %d: %s: needs the model in full", node, MISSING)
+            seen.add(node)
+            continue
         else:
             screened = screen_evaluation(reply, limits)
         seen.add(node)

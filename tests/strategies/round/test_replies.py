@@ -6,12 +6,24 @@ import logging
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.app.message.message import make_message
 from flwr.app.metadata import Metadata
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
 
+from hqde_fl.protocol.held_entries import MISSING
 from hqde_fl.protocol.message_size import message_bytes
+from hqde_fl.protocol.omitted_entries import ENTRIES
 from hqde_fl.protocol.records import to_record
 from hqde_fl.simulations.engines.inline import InlineGrid
 from hqde_fl.strategies.round.reply_matching import ReplyMatcher
@@ -21,6 +33,7 @@ from tests.strategies.federation import (
     HOSTILE,
     MODEL,
     Recorder,
+    federation,
     honest,
     run,
     strategy_with,
@@ -178,3 +191,22 @@ def test_evaluations_after_a_bad_reply_still_count(wrong: str) -> None:
     strategy.start(BadRepliesFirst(wrong, "evaluate"), to_record(MODEL), 1)
     expected = sum(range(WRONG[wrong], 6)) / (6 - WRONG[wrong])
     assert recorder.rounds[1].clients_evaluate["eval-loss"] == pytest.approx(expected)
+
+
+def test_an_evaluation_without_the_model_counts_for_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def lacking(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        reply = call_next(message, context)
+        if message.metadata.message_type == "evaluate" and context.node_config["partition-id"] == 0:
+            content = {ENTRIES: ConfigRecord({MISSING: 1})}
+            return Message(RecordDict(content), reply_to=message)
+        return reply
+
+    recorder = Recorder()
+    strategy = strategy_with(recorder, fraction_evaluate=1.0)
+    with caplog.at_level(logging.INFO, "flwr"):
+        strategy.start(federation(None, 3, [lacking]), to_record(MODEL), 1)
+    assert recorder.rounds[1].clients_evaluate["eval-loss"] == pytest.approx(2.0)
+    assert "missing: needs the model in full" in caplog.text
+    assert "rejected" not in caplog.text
