@@ -21,10 +21,10 @@ NAMES = """
     Ensemble EnsemblePredictor Entanglement EntropyCoded ErrorFeedback Experiment GeometricMedian
     HQDEError HQDEStrategy HQDESystem Identity InlineGrid Krum MDA Meamed Mean Median MoNNA
     MultiKrum NNM Participation Quantized RayGrid Reporting Resources Robust Roles Rotated
-    RoundRecord Rule RunError RunResult SGD Screening Seeds Selector SignGuard Superposition Task TopK
-    Training Tree TrimmedMean Uniform UnknownNameError Updates Voting Yogi __version__ adaptive_quantum
-    aggregate byzantine_filter create_hqde_system ensemble_app fedadam fedavg fedyogi from_record
-    geometric_median hierarchical median packing quantized quantum_entanglement
+    RoundRecord Rule RunError RunResult SGD Screening Seeds Selector SignGuard Superposition Task
+    TopK Training Tree TrimmedMean Uniform UnknownNameError Updates Voting Yogi __version__
+    adaptive_quantum aggregate byzantine_filter create_hqde_system ensemble_app fedadam fedavg
+    fedyogi from_record geometric_median hierarchical median packing quantized quantum_entanglement
     quantum_superposition robust roles_of run_experiment to_record trimmed_mean
 """
 PUBLIC = NAMES.split()

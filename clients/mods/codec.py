@@ -20,6 +20,7 @@ from hqde_fl.protocol.members import (
     config_value,
     member_name,
     model_arrays,
+    uncopied_record,
 )
 from hqde_fl.protocol.message_roles import message_layouts
 from hqde_fl.protocol.message_size import message_bytes
@@ -50,8 +51,9 @@ class CodecMod:
     The residual is kept in ``Context.state``; another codec or model size begins without one.
 
     Every ``MetricRecord`` of the reply gains ``plain-bytes`` and ``packed-bytes``, the size of its
-    arrays before and after packing. With error feedback the reply also lists the numbers of the
-    ensemble members (0 for one model) for which the client held no residual, if there are any.
+    arrays before and after packing, without those that the client did not change. With error
+    feedback the reply also lists the numbers of the ensemble members (0 for one model) for which
+    the client held no residual, if there are any.
 
     Parameters
     ----------
@@ -82,7 +84,7 @@ class CodecMod:
         client = int(context.node_config.get("partition-id", context.node_id))
         number, seeds = server_round(message), Seeds(self.seed)
         packed, memories, without_residual = ArrayRecord(), [], list[int]()
-        omitted = ConfigRecord()
+        omitted, unchanged = ConfigRecord(), dict[str, bool]()
         for part in parts:
             arrays = model_arrays(trained, part.member)
             update = part.update(arrays)
@@ -101,6 +103,8 @@ class CodecMod:
             memories.append((part, _Memory(codec, names, sizes, state)))
             if codec.stateful and not stored.state and entries:
                 without_residual.append(part.member or 0)
+            same = dict.fromkeys(update.not_sent, True)
+            unchanged |= same if part.member is None else add_member_prefix(part.member, same)
             left_out = update.left_out(arrays)
             packed.update(arrays if part.member is None else add_member_prefix(part.member, arrays))
             omitted.update(
@@ -108,7 +112,7 @@ class CodecMod:
             )
         for part, memory in memories:  # only now that every model could be packed
             memory.store(context, part.memory)
-        return _packed_reply(message, reply, packed, without_residual, omitted)
+        return _packed_reply(message, reply, packed, without_residual, omitted, unchanged)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +168,11 @@ class _Update:
     def _needless(self) -> Collection[str]:
         """The arrays that need not be packed, if the server tells roles and so understands it."""
         return () if self.part.layout.inferred else {*self._unchanged, *self._same}
+
+    @property
+    def not_sent(self) -> Collection[str]:
+        """The arrays that are as they were sent, if the server tells roles and so has them."""
+        return () if self.part.layout.inferred else self._unchanged
 
     @cached_property
     def arrays(self) -> dict[str, Array]:
@@ -240,18 +249,24 @@ def _packed_reply(
     packed: ArrayRecord,
     without_residual: list[int],
     omitted: ConfigRecord,
+    unchanged: Collection[str],
 ) -> Message:
     """Return the reply with packed arrays, and the bytes before and after in all its metrics.
 
-    The members ``without_residual`` and the entries that are left out, if there are any, are listed
-    in records of their own.
+    Arrays that are ``unchanged`` need not travel, and do not count. The members
+    ``without_residual`` and the entries that are left out, if there are any, are listed in records
+    of their own.
     """
     name, trained = array_record(reply)
     content = RecordDict(dict(reply.content))
     content[name] = packed
     sizes = {
-        BYTES_BEFORE: message_bytes(RecordDict({name: trained})),
-        BYTES_AFTER: message_bytes(RecordDict({name: packed})),
+        key: message_bytes(
+            RecordDict(
+                {name: uncopied_record({n: a for n, a in arrays.items() if n not in unchanged})}
+            )
+        )
+        for key, arrays in ((BYTES_BEFORE, trained), (BYTES_AFTER, packed))
     }
     for key, metrics in reply.content.metric_records.items():
         content[key] = MetricRecord({**metrics, **sizes})

@@ -216,7 +216,7 @@ def screen_reports(
             continue
         elif reason := matcher.envelope_error(reply, node):
             screened = Rejected(reason)
-        elif lacks_entries(reply.content):
+        elif reply.has_content() and lacks_entries(reply.content):
             log(INFO, "evaluation on node %d: %s: needs the model in full", node, MISSING)
             seen.add(node)
             continue

@@ -19,7 +19,7 @@ from hqde_fl.rules import Cohort
 from hqde_fl.strategies.callbacks import RoundRecord
 from hqde_fl.strategies.clients_model import Broadcast
 from hqde_fl.strategies.metrics import mean_metrics
-from hqde_fl.strategies.outcomes import FAILED, LATE, REJECTED, SKIPPED
+from hqde_fl.strategies.outcomes import FAILED, LATE, MISSING, REJECTED, SKIPPED
 from hqde_fl.strategies.resting import add_resting
 from hqde_fl.strategies.roster import Roster
 from hqde_fl.strategies.round import aggregation
@@ -217,7 +217,7 @@ class Round:
             ids=tuple(self._roster.identity(node) for node in replies),
             num_examples=tuple(reply.num_examples for reply in replies.values()),
             faulty=round_log.count(REJECTED, member) + round_log.count(FAILED, member),
-            late=round_log.count(LATE, member),
+            late=round_log.count(LATE, member) + round_log.count(MISSING, member),
             skipped=round_log.count(SKIPPED, member),
             round=self.number,
             seed=self._settings.member_seeds(member).root,
