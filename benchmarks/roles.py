@@ -480,8 +480,8 @@ def adapters(quick: bool) -> tuple[list[Row], list[Row]]:
         print(f"{LORA.name} is not there: no bytes of adapters")
         return [], []
     rows, checks = [], []
-    for name, faults in (("clean", []), ("ALIE", [{"name": "alie", "count": 2, "z": 1.5}])):
-        tables = Experiment.load(LORA).model_dump(by_alias=True)
+    for name, faults in (("clean", []), ("ALIE", [{"name": "alie", "count": 3, "z": 1.5}])):
+        tables = Experiment.load(LORA).to_table()
         experiment = Experiment.parse(
             {**tables, "rounds": 5, "faults": faults, "engine": {"name": "inline"}}
         )
@@ -501,8 +501,8 @@ def adapters(quick: bool) -> tuple[list[Row], list[Row]]:
         numbers = sum(p.numel() for p in model.parameters() if p.requires_grad)
         total = sum(p.numel() for p in model.parameters())
         for way, codec in (
-            ("up", experiment.parts.settings.communication.codec),
-            ("down", experiment.parts.settings.communication.downlink),
+            ("up", experiment.parts.communication.codec),
+            ("down", experiment.parts.communication.downlink),
         ):
             payload, _ = codec.encode(torch.randn(numbers), {}, np.random.default_rng(0))
             largest = max(line[f"bytes-{way}"] for line in run.clients if line["round"] >= 2)

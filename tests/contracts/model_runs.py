@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
@@ -351,8 +352,9 @@ def _statistics_violations(
 
 
 def product_cases(kind: str, codec: str) -> Iterator[Case]:
-    """Yield all cases of a kind and a codec; the further axes take their values in turn."""
+    """Yield all cases of a kind and a codec; the values of the further axes are drawn by a seed."""
     rest = {axis: values for axis, values in AXES.items() if axis not in ("kind", "codec")}
-    for number, values in enumerate(product(*rest.values())):
-        more = {axis: own[number % len(own)] for axis, own in MORE_AXES.items()}
+    rng = random.Random(f"{kind}, {codec}")
+    for values in product(*rest.values()):
+        more = {axis: rng.choice(own) for axis, own in MORE_AXES.items()}
         yield Case(kind=kind, codec=codec, **dict(zip(rest, values, strict=True)), **more)
