@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 
 from hqde_fl.clients.data_subset import data_subset
 from hqde_fl.clients.evaluation import evaluate
+from hqde_fl.clients.fresh_model import FreshModel
 from hqde_fl.clients.message_fields import array_record, partition_of, server_round
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
@@ -69,9 +70,10 @@ class EnsembleClient:
 
     One object serves all clients that its process simulates: models and optimisers are built once,
     partitions are loaded once (the last 256 stay cached). No client affects the next one: weights
-    and buffers come from the message, the optimisers' state is cleared, and random numbers are
-    seeded by ``("client", partition, round, member)``. A reply therefore depends on the message and
-    the partition alone, not on earlier work of the process.
+    and buffers come from the message, whatever else a module keeps is as when it was built (see
+    ``FreshModel``), the optimisers' state is cleared, and random numbers are seeded by ``("client",
+    partition, round, member)``. A reply therefore depends on the message and the partition alone,
+    not on earlier work of the process.
 
     A training message may hold some of the members only (see ``hqde_fl.protocol.members``); the
     reply then holds the same members, each with the tag that the message gave it.
@@ -108,7 +110,7 @@ class EnsembleClient:
         self.task, self.members = task, members
         self.training, self.bagging = training or Training(), bagging
         self.seeds, self.predictor = Seeds(seed), predictor
-        self._models: dict[int, tuple[nn.Module, Optimizer]] = {}
+        self._models: dict[int, FreshModel] = {}
         self._partitions: dict[tuple[int, int], Dataset[Any]] = {}
 
     def train(self, message: Message, context: Context) -> Message:
@@ -192,11 +194,13 @@ class EnsembleClient:
         if not 0 <= member < self.members:
             raise ConfigError(f"a client of {self.members} members has no {member_name(member)}")
         if member not in self._models:
-            with reproducible(self.seeds.integer("member", member)):
-                model = self.task.model().to(self.training.placement)
-            self._models[member] = model, self.training.new_optimizer(model)
-        self._models[member][0].load_state_dict(state)
-        return self._models[member]
+
+            def build() -> nn.Module:
+                with reproducible(self.seeds.integer("member", member)):
+                    return self.task.model().to(self.training.placement)
+
+            self._models[member] = FreshModel(build, self.training.new_optimizer)
+        return self._models[member].load(state)
 
     def _bag(self, data: Dataset[Any], partition: int, member: int) -> Dataset[Any]:
         """Return a member's training data: the partition, or with bagging a bootstrap sample."""

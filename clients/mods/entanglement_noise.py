@@ -12,6 +12,7 @@ from flwr.clientapp.typing import ClientAppCallable
 from hqde_fl.clients.faults.base import State, with_changed_state
 from hqde_fl.clients.message_fields import is_training, partition_of, server_round
 from hqde_fl.noise import EntanglementNoise
+from hqde_fl.protocol.message_roles import is_unsettled
 from hqde_fl.seeding import Seeds
 
 
@@ -22,7 +23,8 @@ class EntanglementNoiseMod:
 
     The noise cancels only in an equally weighted mean over all clients: not if one is not selected,
     fails or is filtered. Weights that are tied get the same noise, complex ones in both parts;
-    running statistics, counters and frozen entries get none.
+    running statistics, counters and frozen entries get none. There is no noise in a round that has
+    to show which weights are trained.
 
     Parameters
     ----------
@@ -38,7 +40,7 @@ class EntanglementNoiseMod:
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         """Add noise to the reply to a training message; pass any other message on."""
         reply = call_next(message, context)
-        if not is_training(message):
+        if not is_training(message) or is_unsettled(message):
             return reply
         partition, count = partition_of(context)
         number = server_round(message)

@@ -23,6 +23,9 @@ ROLES, TIED = "roles", "tied"
 """Keys of the message's config, below a member's name in an ensemble: ``Layout.codes`` and, where
 there are ties, ``Layout.tied_pairs``."""
 
+UNSETTLED = "roles-unsettled"
+"""Key of the message's config, below a member's name in an ensemble: true if the roles are inferred
+and the first round will settle which weights are trained."""
 BUFFERS = "buffers"
 """Key of the message's config: "local" if each client keeps its own statistics."""
 
@@ -74,3 +77,8 @@ def told_layout(
         return Layout.from_codes(arrays, codes, tied)
     except (KeyError, IndexError, ValueError):  # another server means something else by the key
         return Layout.of(arrays)
+
+
+def is_unsettled(message: Message) -> bool:
+    """Return whether a training message says that its round settles which weights are trained."""
+    return any(key.rpartition("/")[2] == UNSETTLED for key in message_config(message))

@@ -9,7 +9,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from hqde_fl.protocol.held_entries import HELD_ENTRIES, HELD_MASK, without_held
 from hqde_fl.protocol.members import MEMBERS, TAG, add_member_prefix, uncopied_record
-from hqde_fl.protocol.message_roles import role_config
+from hqde_fl.protocol.message_roles import UNSETTLED, role_config
 from hqde_fl.strategies.clients_model import Content
 from hqde_fl.strategies.holdings import Holdings
 from hqde_fl.strategies.state import ModelState
@@ -79,6 +79,8 @@ class _Part:
         if model.broadcast is not None:
             arrays, config = model.broadcast.content(self.behind)
         config.update(role_config(model.layout))
+        if model.layout.inferred and not model.settled:
+            config[UNSETTLED] = True
         return leave_out_held(arrays, config, model.holdings, self.held)
 
 

@@ -288,10 +288,7 @@ def _model_violations(case: Case, run: Observed, member: int) -> Iterator[str]:
         floating = value.is_floating_point() or value.is_complex()
         if floating and not bool(torch.isfinite(value).all()):
             yield f"{name} is not finite"
-    if case.roles == "known" or case.noise != "entanglement":
-        # That noise is added by the clients, in the first round to all that may be weights: where
-        # the server does not know the roles, it cannot tell it from training.
-        yield from frozen_violations(kind, run, member)
+    yield from frozen_violations(kind, run, member)
     trained = [name for name in kind.trained(names) if start[name].numel()]
     still = [name for name in trained if same_bits(start[name], final[name])]
     if (still and case.exact) or still == trained:

@@ -1,0 +1,82 @@
+"""A model begins every message as it was built, whatever its modules keep besides weights."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
+
+from hqde_fl.clients.fresh_model import FreshModel
+
+
+class Keeper(nn.Module):
+    """Keeps an attribute, a buffer outside of the state dict, and thaws a layer by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base, self.head = nn.Linear(2, 2), nn.Linear(2, 1)
+        self.base.weight.requires_grad_(False)
+        self.register_buffer("last", torch.zeros(1), persistent=False)
+        self.calls: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls.append(len(x))
+        self.last += len(self.calls)
+        self.base.weight.requires_grad_(True)
+        return self.head(self.base(x)) + self.last
+
+
+class Locked(Keeper):
+    """Holds a lock, which cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+def sgd(model: nn.Module) -> SGD:
+    return SGD(model.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("kind", [Keeper, Locked])
+def test_nothing_but_the_weights_of_a_message_decides(kind: type[Keeper]) -> None:
+    torch.manual_seed(0)
+    state = kind().state_dict()
+    fresh = FreshModel(kind, sgd)
+    outputs = []
+    for _ in range(3):
+        model, optimizer = fresh.load(state)
+        assert isinstance(model, Keeper)
+        assert model.calls == []
+        assert float(model.last) == 0
+        assert not model.base.weight.requires_grad
+        output = model(torch.ones(4, 2))
+        outputs.append(output.detach().clone())
+        optimizer.zero_grad()
+        output.sum().backward()
+        optimizer.step()
+        assert not torch.equal(model.head.weight, state["head.weight"])
+    assert all(torch.equal(output, outputs[0]) for output in outputs)
+
+
+def test_the_copies_share_their_weights() -> None:
+    fresh = FreshModel(Keeper, sgd)
+    state = Keeper().state_dict()
+    one, other = fresh.load(state)[0], fresh.load(state)[0]
+    assert one is not other
+    assert all(a is b for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_tied_weights_stay_tied() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.out = nn.Embedding(3, 2), nn.Linear(2, 3, bias=False)
+            self.out.weight = self.embed.weight
+
+    model = FreshModel(Tied, sgd).load(Tied().state_dict())[0]
+    assert isinstance(model, Tied)
+    assert model.out.weight is model.embed.weight
