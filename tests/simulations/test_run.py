@@ -169,7 +169,8 @@ def test_an_attempt_on_ray_that_never_began_changes_no_manifest(
         raise ConfigError("is in use")
 
     out = tmp_path / "run"
-    grid = types.SimpleNamespace(dashboard="", counters=run.RunResult(out, {}))
+    counters = run.RunResult(out, {})
+    grid = types.SimpleNamespace(dashboard="", counters=counters, close=lambda: None)
     before = record(out, tiny).manifest
     monkeypatch.setattr(ray_grid, "RayGrid", lambda *_, **__: grid)
     monkeypatch.setattr(run, "_serve", refuse)
