@@ -35,12 +35,13 @@ class FreshModel:
         self._optimizer = new_optimizer(self._pristine)
         self._trained = [(p, p.requires_grad) for p in self._pristine.parameters()]
         shared = self._pristine.state_dict(keep_vars=True).values()
-        self._shared = {id(t): t for t in (*shared, *(p for p, _ in self._trained))}
+        self._shared = [*shared, *(parameter for parameter, _ in self._trained)]
 
     def load(self, state: Mapping[str, Tensor]) -> tuple[nn.Module, Optimizer]:
         """Return the model with the weights and buffers of a state dict, and its optimiser."""
         try:
-            model = copy.deepcopy(self._pristine, dict(self._shared))
+            # ids are those of this process: an app may have been sent here with its models
+            model = copy.deepcopy(self._pristine, {id(tensor): tensor for tensor in self._shared})
         except Exception:  # modules may keep what cannot be copied, such as locks
             model = self._build()
             model.load_state_dict(state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import cloudpickle
 import pytest
 import torch
 from torch import nn
@@ -68,6 +69,15 @@ def test_the_copies_share_their_weights() -> None:
     one, other = fresh.load(state)[0], fresh.load(state)[0]
     assert one is not other
     assert all(a is b for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_a_model_that_was_sent_to_another_process_is_trained() -> None:
+    fresh = cloudpickle.loads(cloudpickle.dumps(FreshModel(Keeper, sgd)))
+    model, optimizer = fresh.load(Keeper().state_dict())
+    before = model.head.weight.detach().clone()
+    model(torch.ones(4, 2)).sum().backward()
+    optimizer.step()
+    assert not torch.equal(model.head.weight, before)
 
 
 def test_tied_weights_stay_tied() -> None:
