@@ -67,11 +67,11 @@ class Holdings:
         digests = {**self.digests, node: claimed}
         return _of_nodes(digests, {**self.manifests, claimed: manifest})
 
-    def without(self, node: int) -> Holdings:
-        """Return the holdings after a node has lost what it held."""
-        if node not in self.digests:
+    def without(self, *nodes: int) -> Holdings:
+        """Return the holdings after nodes have lost what they held."""
+        if self.digests.keys().isdisjoint(nodes):
             return self
-        digests = {other: digest for other, digest in self.digests.items() if other != node}
+        digests = {other: digest for other, digest in self.digests.items() if other not in nodes}
         return _of_nodes(digests, self.manifests)
 
 

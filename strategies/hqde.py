@@ -103,7 +103,6 @@ class HQDEStrategy(FedAvg):
         self._roster = Roster()
         self._round: Round | None = None
         self._evaluation = Evaluation()
-        self._runs_itself = False
 
     def summary(self) -> None:
         """Log the parts of the strategy: rule, codecs, ensemble, selector and so on."""
@@ -125,6 +124,19 @@ class HQDEStrategy(FedAvg):
         CohortError
             If fewer than ``min_available_nodes`` are connected after ``wait_for_nodes`` seconds.
         """
+        # a strategy around this one may read the replies, and needs all entries
+        return self._open_round(server_round, arrays, config, grid, leave_out=False)
+
+    def _open_round(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+        *,
+        leave_out: bool,
+    ) -> list[Message]:
+        """Do the work of ``configure_train``; clients may leave entries out if ``leave_out``."""
         self.state = self._starting_state(server_round, arrays)
         rng = self.settings.seeds.numpy("select", "train", server_round)
         nodes = self._select(self.settings.participation.selector, grid, server_round, rng)
@@ -137,7 +149,7 @@ class HQDEStrategy(FedAvg):
             self.settings,
             self._roster,
             self._keys,
-            leave_out=self._runs_itself,
+            leave_out=leave_out,
         )
         messages = current.address(nodes, config)
         self.state, self._round = current.state, current
@@ -197,7 +209,9 @@ class HQDEStrategy(FedAvg):
         None if no reply passes screening.
         """
         limits = self.settings.communication.screening
-        metrics = self._evaluation.metrics(replies, limits, self._roster)
+        metrics, lacking = self._evaluation.metrics(replies, limits, self._roster)
+        if lacking and self.state is not None:
+            self.state = self.state.without_holdings(lacking)
         return None if metrics is None else MetricRecord(dict(metrics))
 
     # --- the whole run ----------------------------------------------------------------------------
@@ -256,7 +270,6 @@ class HQDEStrategy(FedAvg):
             self._initial_state(initial_arrays) if resume is None else resume.without_holdings()
         )
         self._round = None
-        self._runs_itself = True  # no strategy around this one reads the replies
         report = RunReport(self.settings.reporting.callbacks, evaluate_fn, self.state, deadline)
         result = report.result
         self.summary()
@@ -268,7 +281,7 @@ class HQDEStrategy(FedAvg):
         for server_round in range(self.state.round + 1, num_rounds + 1):
             started = time.monotonic()
             config = train_config if train_config is not None else ConfigRecord()
-            messages = self.configure_train(server_round, result.arrays, config, grid)
+            messages = self._open_round(server_round, result.arrays, config, grid, leave_out=True)
             replies = grid.send_and_receive(messages, timeout=deadline) if messages else ()
             arrays, metrics = self.aggregate_train(server_round, replies)
             if arrays is not None:

@@ -66,6 +66,11 @@ class Aggregation:
     def __post_init__(self) -> None:
         if self.buffers not in (known := get_args(Buffers)):
             raise UnknownNameError("way to treat buffers", str(self.buffers), known)
+        if self.buffers == "local" and self.held_out is not None:
+            raise ConfigError(
+                "Aggregation.held_out needs buffers='merge', found 'local': the server would "
+                "measure models without their statistics"
+            )
         if self.quorum < 0:
             raise ConfigError(f"Aggregation.quorum must be >= 0, found {self.quorum}")
         _ = self.confidence  # raises for options that the rule does not use or lacks

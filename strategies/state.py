@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -69,14 +69,17 @@ class ModelState:
         ConfigError
             If no entry of the model can be trained, or a role is given for an unknown entry.
         """
-        layout = layout_of(arrays, roles)
+        layout, state = layout_of(arrays, roles), from_record(arrays)
+        if roles is None:  # nobody trains infinities, such as those of an attention mask
+            masks = [e.name for e in layout.weights if not bool(state[e.name].isfinite().all())]
+            layout = layout.with_roles(dict.fromkeys(masks, "frozen"), {})
         if layout.size == 0:
             found = ", ".join(f"{e.name} {e.dtype}, {e.role}" for e in layout.entries[:3])
             raise ConfigError(
                 "a model needs at least 1 floating-point number that is trainable, "
                 f"found {len(layout.entries)} entries ({found})"
             )
-        flat, others = layout.flatten(from_record(arrays))
+        flat, others = layout.flatten(state)
         return cls(layout, flat, others)
 
     def with_arrays(self, arrays: ArrayRecord) -> ModelState:
@@ -232,12 +235,15 @@ class ServerState:
         pairs = zip(self.models, parts, strict=True)
         return replace(self, models=tuple(model.with_arrays(part) for model, part in pairs))
 
-    def without_holdings(self) -> ServerState:
-        """Return the state as if no node held entries of a model, so that all are sent again.
+    def without_holdings(self, nodes: Collection[int] | None = None) -> ServerState:
+        """Return the state as if some nodes, by default all, held no entries of a model.
 
-        What nodes have stored may be gone when a run is resumed.
+        What nodes have stored may be gone, as when a run is resumed; all is sent to them again.
         """
-        models = tuple(replace(model, holdings=Holdings()) for model in self.models)
+        models = tuple(
+            replace(m, holdings=Holdings() if nodes is None else m.holdings.without(*nodes))
+            for m in self.models
+        )
         return replace(self, models=models)
 
     def arrays(self) -> ArrayRecord:

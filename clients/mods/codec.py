@@ -15,6 +15,7 @@ from torch import Tensor
 from hqde_fl.clients.message_fields import array_record, is_training, server_round
 from hqde_fl.codec import Codec
 from hqde_fl.codec.request import from_json, to_json
+from hqde_fl.protocol.held_entries import equal_arrays
 from hqde_fl.protocol.members import (
     add_member_prefix,
     config_value,
@@ -150,7 +151,7 @@ class _Update:
     @cached_property
     def _unchanged(self) -> frozenset[str]:
         start = self.part.start
-        return frozenset(n for n, a in self.trained.items() if a.data == start[n].data)
+        return frozenset(n for n, a in self.trained.items() if equal_arrays(a, start[n]))
 
     @cached_property
     def _same(self) -> dict[str, str]:
@@ -181,7 +182,7 @@ class _Update:
         return {
             name: array
             for name, array in trained.items()
-            if (first := by_name[name].tied_to) is None or trained[first].data != array.data
+            if (first := by_name[name].tied_to) is None or not equal_arrays(trained[first], array)
         }
 
     def packed(self, remembered: Collection[str]) -> list[Entry]:
@@ -294,7 +295,7 @@ class _Memory:
         names, sizes = owner.get("entries"), owner.get("sizes")
         if record is None or owner.get("codec") != to_json(codec):
             return cls(codec, [], [], {})
-        known = {entry.name: entry.numbers for entry in layout.weights}
+        known = {entry.name: entry.numbers for entry in layout.entries}
         if not isinstance(names, list) or [known.get(str(name)) for name in names] != sizes:
             return cls(codec, [], [], {})
         numbers = [known[str(name)] for name in names]
@@ -302,6 +303,8 @@ class _Memory:
 
     def state_for(self, entries: Sequence[Entry]) -> dict[str, Tensor]:
         """Return the state for other weights: what is known of each, zeros for new ones."""
+        if not entries:
+            return {}
         if not self.state or [entry.name for entry in entries] == self.names:
             return dict(self.state)
 

@@ -44,12 +44,13 @@ def packed_entries(layout: Layout) -> list[Entry]:
     """
     exact: set[str] = set()
     exact_numbers = 0
-    for entry in sorted(layout.weights, key=lambda entry: entry.numbers):
+    weights = [entry for entry in layout.entries if entry.offset is not None]
+    for entry in sorted(weights, key=lambda entry: entry.numbers):  # of equal ones the first
         exact_numbers += entry.numbers
         if exact_numbers * EXACT_RATIO > layout.size:
             break
         exact.add(entry.name)
-    return [e for e in layout.entries if e.offset is not None and e.name not in exact]
+    return [entry for entry in weights if entry.name not in exact]
 
 
 def encode_update(

@@ -11,6 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from hqde_fl.errors import ConfigError
 from hqde_fl.updates.roles import VARIANCE, Role, Roles, inferred_role, is_complex
 
 _CODES: dict[str, Role] = {
@@ -66,8 +67,9 @@ class Entry:
 
     @property
     def is_variance(self) -> bool:
-        """True for statistics that are never negative."""
-        return self.role == "statistics" and VARIANCE.fullmatch(self.name) is not None
+        """True for real statistics that are never negative."""
+        named = VARIANCE.fullmatch(self.name) is not None
+        return named and self.role == "statistics" and not is_complex(self.dtype)
 
     def from_numbers(self, numbers: Tensor) -> Tensor:
         """Return real numbers as a tensor of the entry's shape and dtype."""
@@ -116,6 +118,8 @@ class Layout:
         ------
         UnknownNameError
             If a role is given for an entry that there is not.
+        ConfigError
+            If two entries are tied that differ in shape or dtype.
         """
         arrays = list(arrays)
         if roles is not None:
@@ -126,6 +130,17 @@ class Layout:
             role = inferred_role(name, dtype) if roles is None else roles.of(name, dtype)
             buffer = name in known.buffers
             entries.append(Entry(name, shape, dtype, None, role, known.tied.get(name), buffer))
+        by_name = {entry.name: entry for entry in entries}
+        for place, entry in enumerate(entries):
+            if entry.tied_to is None:
+                continue
+            first = by_name[entry.tied_to]
+            if (entry.shape, entry.dtype) != (first.shape, first.dtype):
+                raise ConfigError(
+                    f"Roles.tied needs names of one tensor, found {entry.name!r} {entry.dtype} "
+                    f"{entry.shape} and {first.name!r} {first.dtype} {first.shape}"
+                )
+            entries[place] = replace(entry, role=first.role)
         return cls(_placed(entries), roles is None)
 
     @classmethod
@@ -234,6 +249,23 @@ class Layout:
             e if e.tied_to is None else replace(e, role=role_of[e.tied_to]) for e in changed
         ]
         return replace(self, entries=_placed(followed))
+
+
+def common_layout(layouts: Sequence[Layout]) -> Layout:
+    """Return a layout in which an entry is frozen or tied only if it is so in all of the layouts.
+
+    They must be layouts of the same arrays.
+    """
+    common = layouts[0]
+    for layout in layouts[1:]:
+        pairs = [(own, layout.by_name[own.name]) for own in common.entries]
+        roles = {own.name: e.role for own, e in pairs if own.role == "frozen" != e.role}
+        tied: dict[str, str | None] = {
+            own.name: None for own, e in pairs if own.tied_to != e.tied_to
+        }
+        if roles or tied:
+            common = common.with_roles(roles, tied)
+    return common
 
 
 def _placed(entries: Sequence[Entry]) -> tuple[Entry, ...]:

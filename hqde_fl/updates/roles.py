@@ -122,9 +122,9 @@ class Roles:
         """Raise ``UnknownNameError`` if a role or a tie is given for a name that no entry has."""
         known = dict.fromkeys(names)
         for name in (*self.tied, *self.tied.values(), *self.roles):
-            matched = name in self.roles and any(fnmatch.filter(known, name))
-            if name not in known and not matched:
-                raise UnknownNameError("entry of the model", name, known)
+            if name in known or (name in self.roles and fnmatch.filter(known, name)):
+                continue
+            raise UnknownNameError("entry of the model", name, known)
 
 
 def roles_of(model: nn.Module) -> Roles:

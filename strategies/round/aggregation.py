@@ -19,6 +19,7 @@ from hqde_fl.strategies.round.other_entries import mean_entries, merge_others
 from hqde_fl.strategies.settings import Aggregation, DensityPolicy
 from hqde_fl.strategies.state import ModelState
 from hqde_fl.updates import Columns
+from hqde_fl.updates.layout import common_layout
 from hqde_fl.updates.received_updates import received_columns
 
 MAX_FREE_CLIENTS = 256
@@ -150,8 +151,15 @@ def average_members(models: Sequence[ModelState], sources: Sequence[int]) -> tup
     """
     if not sources:
         return tuple(models)
+    layout = common_layout([model.layout for model in models])
+    models = [m if m.layout == layout else m.with_layout(layout) for m in models]
     flat = torch.stack([models[member].flat for member in sources]).mean(dim=0)
-    others = mean_entries([models[member].others for member in sources])
+    frozen = {entry.name for entry in layout.others if entry.role == "frozen"}
+    moving = [
+        {name: value for name, value in models[member].others.items() if name not in frozen}
+        for member in sources
+    ]
+    others = {**models[sources[0]].others, **mean_entries(moving)}
     return tuple(replace(model, flat=flat, others=others) for model in models)
 
 

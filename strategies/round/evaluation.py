@@ -70,7 +70,11 @@ class Evaluation:
 
     def metrics(
         self, replies: Iterable[Message], limits: Screening, roster: Roster
-    ) -> dict[str, float] | None:
-        """Return the mean of the clients' metrics, or None if no reply passes screening."""
-        reports = screen_reports(replies, self.messages, limits)
-        return mean_metrics([reports[node] for node in roster.order(reports)]) if reports else None
+    ) -> tuple[dict[str, float] | None, set[int]]:
+        """Return the mean of the clients' metrics, and the nodes that lacked held entries.
+
+        The mean is None if no reply passes screening.
+        """
+        reports, lacking = screen_reports(replies, self.messages, limits)
+        mean = mean_metrics([reports[node] for node in roster.order(reports)]) if reports else None
+        return mean, lacking

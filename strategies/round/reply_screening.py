@@ -180,7 +180,7 @@ class ScreenedReplies:
 
 def screen_reports(
     replies: Iterable[Message], messages: Sequence[Message], limits: Screening
-) -> dict[int, Mapping[str, float]]:
+) -> tuple[dict[int, Mapping[str, float]], set[int]]:
     """Screen the replies to a round's evaluation messages.
 
     Parameters
@@ -196,10 +196,12 @@ def screen_reports(
     -------
     dict[int, Mapping[str, float]]
         Node id -> its metrics, for the nodes with a single reply that passed.
+    set[int]
+        Ids of the nodes that lacked a part of the model which they were not sent.
     """
     matcher = ReplyMatcher(messages)
     reports: dict[int, Mapping[str, float]] = {}
-    seen: set[int] = set()
+    seen, lacking = set[int](), set[int]()
     for reply in replies:
         node = matcher.source(reply)
         if node is None:
@@ -219,6 +221,7 @@ def screen_reports(
         elif reply.has_content() and lacks_entries(reply.content):
             log(INFO, "evaluation on node %d: %s: needs the model in full", node, MISSING)
             seen.add(node)
+            lacking.add(node)
             continue
         else:
             screened = screen_evaluation(reply, limits)
@@ -227,7 +230,7 @@ def screen_reports(
             log(INFO, "evaluation of node %d rejected: %s", node, screened.reason)
         else:
             reports[node] = screened
-    return reports
+    return reports, lacking
 
 
 def last_line(reason: object) -> str:

@@ -51,7 +51,9 @@ class RoleChanges:
     changes: Sequence[str] = ()
 
 
-def apply_role_changes(model: ModelState, replies: Replies, tolerated: int) -> RoleChanges:
+def apply_role_changes(
+    model: ModelState, replies: Replies, tolerated: int, needed: int = 1
+) -> RoleChanges:
     """Return the model and the replies after all changes of roles.
 
     Parameters
@@ -62,6 +64,8 @@ def apply_role_changes(model: ModelState, replies: Replies, tolerated: int) -> R
         The replies that passed screening.
     tolerated : int
         Number of clients that may be faulty: as many cannot end a role that is known.
+    needed : int
+        Number of replies without which the round is void, and settles no inferred role.
     """
     thawed, rejected = _ended_roles(model.layout, replies, tolerated)
     kept = {node: reply for node, reply in replies.items() if node not in rejected}
@@ -70,7 +74,7 @@ def apply_role_changes(model: ModelState, replies: Replies, tolerated: int) -> R
         layout = _thawed_layout(model.layout, thawed)
         model, kept = _with_layout(model, kept, layout)
         changes.append(f"clients change {_listed(thawed)}, which nobody did before")
-    if kept and model.layout.inferred and not model.settled:
+    if len(kept) >= max(1, needed) and model.layout.inferred and not model.settled:
         frozen = _unchanged(model.sent, list(kept.values()))
         if len(frozen) == len(model.layout.weights):  # nobody has trained yet
             return RoleChanges(model, kept, rejected, changes)
@@ -128,9 +132,7 @@ def _with_layout(
 def _relaid(reply: Accepted, before: SentModel, after: SentModel) -> Accepted:
     """Return a reply in terms of another layout of the same model."""
     others = {
-        entry.name: reply.others.get(
-            entry.name, reply.changed.get(entry.name, after.others[entry.name])
-        )
+        entry.name: _own(reply, before, entry.name, after.others)
         for entry in after.layout.others
         if entry.role != "frozen"
     }
@@ -142,25 +144,39 @@ def _relaid(reply: Accepted, before: SentModel, after: SentModel) -> Accepted:
     return replace(reply, update=_relaid_update(reply, before, after), others=others, changed=still)
 
 
+def _own(reply: Accepted, before: SentModel, name: str, default: Mapping[str, Tensor]) -> Tensor:
+    """Return an entry that was no weight as the client sent it, under this name or its first."""
+    sent = {**reply.others, **reply.changed}
+    first = before.layout.by_name[name].tied_to or name
+    candidates = [
+        values[key] for values in (sent, default) for key in (name, first) if key in values
+    ]
+    return candidates[0]
+
+
 def _relaid_update(reply: Accepted, before: SentModel, after: SentModel) -> Tensor | ReceivedModel:
     update, layout = reply.update, after.layout
     if isinstance(update, ReceivedModel) and layout.dtype == torch.float32:
         names = [entry.name for entry in before.layout.weights]
         parts = dict(zip(names, update.parts, strict=True))
-        base = after.flat.numpy()
         for entry in layout.weights:
-            if entry.name not in parts:
-                own = reply.changed.get(entry.name)
-                numbers = base[entry.span] if own is None else to_numbers(own).float().numpy()
-                parts[entry.name] = numbers
+            if entry.name in parts:
+                continue
+            tied_to = before.layout.by_name[entry.name].tied_to
+            if tied_to in parts and entry.name not in reply.changed:
+                parts[entry.name] = parts[tied_to]
+            else:
+                own = _own(reply, before, entry.name, before.others)
+                parts[entry.name] = to_numbers(own).float().numpy()
         return ReceivedModel(tuple(parts[entry.name] for entry in layout.weights), after.flat)
     delta, flat = reply.delta, torch.zeros(layout.size, dtype=layout.dtype)
     for entry in layout.weights:
         old = before.layout.by_name[entry.name]
-        if old.offset is not None:
-            flat[entry.span] = delta[old.span].to(layout.dtype)
-        elif entry.name in reply.changed:
-            own = to_numbers(reply.changed[entry.name]).to(layout.dtype)
+        first = before.layout.by_name[old.tied_to or entry.name]
+        if first.offset is not None and entry.name not in reply.changed:
+            flat[entry.span] = delta[first.span].to(layout.dtype)
+        else:
+            own = to_numbers(_own(reply, before, entry.name, before.others)).to(layout.dtype)
             flat[entry.span] = own - after.flat[entry.span]
     return flat
 

@@ -187,7 +187,8 @@ class Round:
         for member, model in enumerate(self.state.models):
             model = screened.with_held(member, model)
             replies = screened.of_member(member)
-            change = apply_role_changes(model, replies, rule.breakdown(len(replies)))
+            needed = max(self._settings.aggregation.quorum, rule.minimum())
+            change = apply_role_changes(model, replies, rule.breakdown(len(replies)), needed)
             for node, name in change.rejected.items():
                 screened.accepted.pop(node)
                 reason = f"rejected: changed {name!r}, which is not trained"

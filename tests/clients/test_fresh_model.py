@@ -38,11 +38,23 @@ class Locked(Keeper):
         self.lock = threading.Lock()
 
 
+class Hooked(Keeper):
+    """Keeps what a layer returned, by a hook that has captured the module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[str, torch.Tensor] = {}
+        self.base.register_forward_hook(lambda m, i, o: self.seen.update(base=o))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + 0 * self.seen["base"].sum()
+
+
 def sgd(model: nn.Module) -> SGD:
     return SGD(model.parameters(), lr=0.1)
 
 
-@pytest.mark.parametrize("kind", [Keeper, Locked])
+@pytest.mark.parametrize("kind", [Keeper, Locked, Hooked])
 def test_nothing_but_the_weights_of_a_message_decides(kind: type[Keeper]) -> None:
     torch.manual_seed(0)
     state = kind().state_dict()

@@ -8,12 +8,13 @@ from typing import Any
 import flwr.serverapp.strategy as flower
 import pytest
 import torch
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, ConfigRecord
 from flwr.clientapp.mod import adaptiveclipping_mod, fixedclipping_mod
 from flwr.clientapp.typing import Mod
 from flwr.serverapp.strategy import Strategy
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.protocol.omitted_entries import LEAVE_OUT
 from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.rules import ByzantineFilter
 from hqde_fl.strategies.hqde import HQDEStrategy
@@ -163,3 +164,12 @@ def test_another_kind_of_model_in_the_middle_of_a_run_is_refused() -> None:
     with pytest.raises(ConfigError, match="expected 2 arrays of the same names, shapes and dtypes"):
         strategy.configure_train(2, other, _config(), grid)
     assert strategy.state is before
+
+
+def test_only_in_its_own_run_may_clients_leave_entries_out() -> None:
+    """A strategy around this one reads the replies too, also if this one ran alone before."""
+    strategy, grid = inner(Recorder()), federation(None)
+    arrays = strategy.start(grid, to_record(START), 1).arrays
+    messages = strategy.configure_train(1, arrays, ConfigRecord(), grid)
+    assert all(LEAVE_OUT not in message.content["config"] for message in messages)
+    assert len(messages) == CLIENTS

@@ -15,6 +15,8 @@ from hqde_fl.protocol.flower_internals import make_message
 from hqde_fl.protocol.packed_updates import DELTA, PACKED, packed_entries, to_packed
 from hqde_fl.protocol.records import layout_of, to_record
 from hqde_fl.protocol.screening import Accepted, Rejected, Screening, SentModel, screen
+from hqde_fl.updates.layout import Layout
+from hqde_fl.updates.roles import Roles
 
 MODEL = {
     "weight": torch.randn(40, 30, generator=torch.Generator().manual_seed(1)),
@@ -101,3 +103,14 @@ def test_an_empty_record_of_arrays_is_no_packed_update() -> None:
     reply = make_message(Metadata(1, "m", 2, 1, "q", "", 0.0, 10.0, "train"), content=content)
     found = screen(reply, SENT, Screening())
     assert found == Rejected("missing array 'bias'")
+
+
+def test_both_ends_pack_the_same_weights_after_a_thaw() -> None:
+    """The server puts a thawed weight last in its vector; the client sees the model's order."""
+    model = {"a": torch.zeros(15), "b": torch.zeros(15), "c": torch.zeros(10_000)}
+    triples = [(name, tuple(tensor.shape), "float32") for name, tensor in model.items()]
+    server = Layout.of(triples, Roles({"a": "frozen"})).with_roles({"a": "trainable"}, {})
+    client = Layout.from_codes(triples, server.codes, server.tied_pairs)
+    assert [entry.name for entry in server.weights] == ["b", "c", "a"]
+    names = [[entry.name for entry in packed_entries(layout)] for layout in (server, client)]
+    assert names[0] == names[1]
