@@ -1,4 +1,4 @@
-"""Where a node's cache of model entries lies. Standard library only, as commands import it."""
+"""The place of a node's cache of model entries. Standard library only, as commands import it."""
 
 from __future__ import annotations
 

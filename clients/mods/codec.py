@@ -117,7 +117,7 @@ class CodecMod:
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
+class _SentPart:
     """One model in a message: a single model, or a member of an ensemble."""
 
     member: int | None
@@ -144,7 +144,7 @@ class _Part:
 class _Update:
     """The update of one model: its trained arrays, and their difference to those sent, (d,)."""
 
-    part: _Part
+    part: _SentPart
     trained: Mapping[str, Array]
     delta: Tensor
 
@@ -215,10 +215,10 @@ class _Update:
         return record
 
 
-def _parts(message: Message, record: ArrayRecord) -> list[_Part]:
+def _parts(message: Message, record: ArrayRecord) -> list[_SentPart]:
     """Return a part for each ensemble member that a message lists, or one for its only model."""
     return [
-        _Part(member, layout, model_arrays(record, member))
+        _SentPart(member, layout, model_arrays(record, member))
         for member, layout in message_layouts(message, record).items()
     ]
 

@@ -32,11 +32,11 @@ def contents(
     config lists members and tags; without, there is one model. Nodes that get the same content
     share the same two objects.
     """
-    parts: dict[_Part, Content] = {}
-    shared: dict[tuple[_Part, ...], Content] = {}
+    parts: dict[_AddressedModel, Content] = {}
+    shared: dict[tuple[_AddressedModel, ...], Content] = {}
     of_nodes = []
     for node, members in assignments.items():
-        keys = tuple(_Part.of(member, models[member], node) for member in members)
+        keys = tuple(_AddressedModel.of(member, models[member], node) for member in members)
         for key in keys:
             if key not in parts:
                 parts[key] = key.content(models[key.member])
@@ -50,8 +50,8 @@ def contents(
 
 
 @dataclass(frozen=True)
-class _Part:
-    """What a node gets of one model.
+class _AddressedModel:
+    """The arrays and config of one model that a node is sent.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class _Part:
     held: str | None
 
     @classmethod
-    def of(cls, member: int, model: ModelState, node: int) -> _Part:
+    def of(cls, member: int, model: ModelState, node: int) -> _AddressedModel:
         """Return what a node gets of a model."""
         behind = 0 if model.broadcast is None else model.broadcast.payloads_behind(node)
         return cls(member, behind, model.holdings.digest_of(node))

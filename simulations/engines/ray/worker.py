@@ -26,7 +26,7 @@ APPS_KEPT = 2
 
 @dataclass(frozen=True)
 class App:
-    """What the clients of a run have in common.
+    """The things that all clients of a run share.
 
     Parameters
     ----------
