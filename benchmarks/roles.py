@@ -63,7 +63,7 @@ from hqde_fl.noise import (  # noqa: E402
     RegularizationNoise,
 )
 from hqde_fl.protocol.records import from_record, to_record  # noqa: E402
-from hqde_fl.rules import Aggregator, Mean, Median, Robust, TrimmedMean  # noqa: E402
+from hqde_fl.rules import Aggregator, Mean  # noqa: E402
 from hqde_fl.seeding import Seeds  # noqa: E402
 from hqde_fl.simulations.engines.inline import InlineGrid  # noqa: E402
 from hqde_fl.simulations.experiment.experiment import Experiment  # noqa: E402
@@ -71,7 +71,7 @@ from hqde_fl.simulations.recording.recorded_run import Run  # noqa: E402
 from hqde_fl.simulations.run import run_experiment  # noqa: E402
 from hqde_fl.strategies.exploration import ExploringOptimizer  # noqa: E402
 from hqde_fl.strategies.hqde import HQDEStrategy  # noqa: E402
-from hqde_fl.strategies.optimizers import SGD, Adam, ServerOptimizer, Yogi  # noqa: E402
+from hqde_fl.strategies.optimizers import SGD, ServerOptimizer  # noqa: E402
 from hqde_fl.strategies.settings import (  # noqa: E402
     Aggregation,
     Communication,
@@ -80,7 +80,12 @@ from hqde_fl.strategies.settings import (  # noqa: E402
 )
 from hqde_fl.updates.roles import roles_of  # noqa: E402
 from tests.contracts.all_pairs import all_pairs  # noqa: E402
-from tests.contracts.model_runs import Observed, frozen_violations  # noqa: E402
+from tests.contracts.model_runs import (  # noqa: E402
+    OPTIMIZERS,
+    RULES_AXIS,
+    Observed,
+    frozen_violations,
+)
 from tests.contracts.models import KINDS  # noqa: E402
 from tests.contracts.rule_examples import EXAMPLES  # noqa: E402
 
@@ -120,19 +125,6 @@ LOW_CODECS: dict[str, Codec] = {
     "top-k 0.1": TopK(0.1),
     "top-k 0.25": TopK(0.25),
     "error-feedback, top-k 0.1": ErrorFeedback(TopK(0.1)),
-}
-OPTIMIZERS: dict[str, ServerOptimizer] = {
-    "sgd": SGD(),
-    "sgd, momentum": SGD(momentum=0.9),
-    "adam": Adam(),
-    "yogi": Yogi(),
-}
-"""Every server optimiser with its default learning rate."""
-RULES: dict[str, Aggregator] = {
-    "mean": Mean(weighted=True),
-    "median": Median(),
-    "trimmed mean": TrimmedMean(1),
-    "robust": Robust(),
 }
 FROZEN_KINDS = (
     "lora",
@@ -304,7 +296,7 @@ def show(row: Row) -> Row:
 
 def combinations(data: str, quick: bool) -> Iterator[tuple[str, str, str]]:
     """Yield codec, optimiser and rule: all of them for columns, else those that make all pairs."""
-    axes = {"codec": tuple(CODECS), "optimizer": tuple(OPTIMIZERS), "rule": tuple(RULES)}
+    axes = {"codec": tuple(CODECS), "optimizer": tuple(OPTIMIZERS), "rule": tuple(RULES_AXIS)}
     if data == "columns" and not quick:
         yield from itertools.product(*axes.values())
     else:
@@ -317,7 +309,7 @@ def accuracies(data: str, quick: bool) -> tuple[list[Row], list[Row]]:
     rows = []
     for codec, optimizer, rule in combinations(data, quick):
         setting = Setting(
-            data, codec=CODECS[codec], optimizer=OPTIMIZERS[optimizer], rule=RULES[rule]
+            data, codec=CODECS[codec], optimizer=OPTIMIZERS[optimizer], rule=RULES_AXIS[rule]
         )
         labels = {"part": data, "codec": codec, "optimizer": optimizer, "rule": rule}
         rows.append(show(labels | learn(setting)))
@@ -378,7 +370,7 @@ def low_bits(data: str, quick: bool) -> tuple[list[Row], list[Row]]:
                         data,
                         norm,
                         LOW_CODECS[codec],
-                        rule=RULES[rule],
+                        rule=RULES_AXIS[rule],
                         rounds=rounds,
                         seed=seed,
                     )

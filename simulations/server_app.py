@@ -138,7 +138,7 @@ def _run_rounds(
     faults, screening = parts.faults, parts.communication.screening
 
     def defence(member: int) -> tuple[Aggregator, State]:
-        return parts.rule, strategy.state.models[member].rule if strategy.state else {}
+        return parts.rule, model(member).rule
 
     def model(member: int = 0) -> ModelState:
         assert strategy.state is not None

@@ -35,11 +35,6 @@ class Holdings:
         """Return the manifest with a digest that a node holds."""
         return self.manifests[digest]
 
-    def manifest_of(self, node: int) -> Manifest | None:
-        """Return the manifest of the entries that a node holds; None if it holds none."""
-        digest = self.digests.get(node)
-        return None if digest is None else self.manifests[digest]
-
     def with_reply(
         self, node: int, unchanged: Collection[str], claimed: str | None, sent: Mapping[str, Array]
     ) -> Holdings:

@@ -20,7 +20,7 @@ from hqde_fl.strategies.optimizers import SGD, ServerOptimizer
 from hqde_fl.updates.roles import Roles
 
 Buffers = Literal["merge", "local"]
-"""What becomes of the statistics of clients' batch normalisation; see ``Aggregation``."""
+"""Ways to treat the statistics of clients' batch normalisation; see ``Aggregation``."""
 
 DensityPolicy = Literal["free", "always", "never"]
 """The rounds whose diagnostics describe the density matrix of the updates; see ``Reporting``."""

@@ -74,10 +74,10 @@ class ModelState:
             masks = [e.name for e in layout.weights if not bool(state[e.name].isfinite().all())]
             layout = layout.with_roles(dict.fromkeys(masks, "frozen"), {})
         if layout.size == 0:
-            found = ", ".join(f"{e.name} {e.dtype}, {e.role}" for e in layout.entries[:3])
+            first = ", ".join(f"{e.name} {e.dtype}, {e.role}" for e in layout.entries[:3])
             raise ConfigError(
                 "a model needs at least 1 floating-point number that is trainable, "
-                f"found {len(layout.entries)} entries ({found})"
+                f"found {len(layout.entries)} entries ({first})"
             )
         flat, others = layout.flatten(state)
         return cls(layout, flat, others)

@@ -13,7 +13,7 @@ from hqde_fl.updates.layout import Layout
 from hqde_fl.updates.roles import Role
 
 OTHER = "other"
-"""What is no entry of a model: configs, metrics, names of records and arrays nobody knows."""
+"""Key of all bytes that belong to no entry: configs, metrics, names, unknown arrays."""
 ROLES_AND_OTHER = (*get_args(Role), OTHER)
 """The keys of ``bytes_by_role``."""
 

@@ -99,6 +99,8 @@ class Accepted:
         The number of examples that the client claims.
     metrics : Mapping[str, float]
         The client's other metrics, the finite ones.
+    unchanged : frozenset[str]
+        Names of the entries that the reply left out because they are as they were sent.
     """
 
     update: Tensor | ReceivedModel
@@ -106,6 +108,7 @@ class Accepted:
     changed: Mapping[str, Tensor]
     num_examples: float
     metrics: Mapping[str, float]
+    unchanged: frozenset[str] = frozenset()
 
     @property
     def delta(self) -> Tensor:
@@ -153,7 +156,8 @@ def screen(
         omitted = omitted_entries(reply.content, sent.layout.names, member)
         arrays = _Arrays(records[arrays_key], sent, omitted)
         others, changed = arrays.others(), arrays.changed()
-        return Accepted(_finite(arrays.update()), others, changed, num_examples, metrics)
+        update = _finite(arrays.update())
+        return Accepted(update, others, changed, num_examples, metrics, omitted.unchanged)
     except MalformedError as reason:
         return Rejected(str(reason))
     except Exception as error:  # a client can break only its own reply

@@ -37,13 +37,7 @@ def merge_others(rule: Aggregator, outcome: Aggregate, replies: Sequence[Entries
     chosen = [replies[row] for row in rows]
     if not isinstance(rule, Mean):
         return median_entries(chosen)
-    weights = outcome.influence[rows].double()
-    return {
-        name: _mean([entries[name] for entries in chosen], weights)
-        if value.is_floating_point() or value.is_complex()
-        else _median([entries[name] for entries in chosen])
-        for name, value in replies[0].items()
-    }
+    return mean_entries(chosen, outcome.influence[rows].double())
 
 
 def median_entries(replies: Sequence[Entries]) -> Entries:
@@ -51,9 +45,18 @@ def median_entries(replies: Sequence[Entries]) -> Entries:
     return {name: _median([entries[name] for entries in replies]) for name in replies[0]}
 
 
-def mean_entries(replies: Sequence[Entries]) -> Entries:
-    """Return the mean of floating-point entries and the (lower) median of all others."""
-    weights = torch.ones(len(replies), dtype=torch.float64) / len(replies)
+def mean_entries(replies: Sequence[Entries], weights: Tensor | None = None) -> Entries:
+    """Return the mean of floating-point entries and the (lower) median of all others.
+
+    Parameters
+    ----------
+    replies : Sequence[Entries]
+        Each client's entries; at least one client.
+    weights : Tensor, optional
+        (n,) float64 weights that sum to one; equal ones if not given.
+    """
+    if weights is None:
+        weights = torch.ones(len(replies), dtype=torch.float64) / len(replies)
     return {
         name: _mean([entries[name] for entries in replies], weights)
         if value.is_floating_point() or value.is_complex()

@@ -12,7 +12,6 @@ from hqde_fl.protocol.delta_broadcast import NO_VERSION
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.held_entries import claimed_digest, lacks_entries
 from hqde_fl.protocol.no_data import NO_DATA, has_no_data
-from hqde_fl.protocol.omitted_entries import omitted_entries
 from hqde_fl.protocol.packed_updates import FEEDBACK, NO_RESIDUAL
 from hqde_fl.protocol.screening import Accepted, Rejected, Screening, screen, screen_evaluation
 from hqde_fl.strategies.clients_model import version_held
@@ -134,9 +133,8 @@ class ScreenedReplies:
         self._log.update(node, seconds=self.metrics(node).get("train-seconds"))
         self._note_held(node, held)
         for member in members:
-            own, names = member if self._tags else None, self._models[member].layout.names
-            unchanged = omitted_entries(reply.content, names, own).unchanged
-            self.unchanged[member][node] = unchanged, claimed_digest(reply.content, own)
+            digest = claimed_digest(reply.content, member if self._tags else None)
+            self.unchanged[member][node] = screened[member].unchanged, digest
         return None
 
     def with_held(self, member: int, model: ModelState) -> ModelState:

@@ -124,7 +124,7 @@ class Case:
 
 @dataclass
 class Observed(Callback):
-    """What happened in a federation.
+    """The models, replies and records of a federation's run.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the messages of a run carried, as its page shows it."""
+"""The page of a run shows how many bytes its messages carried for each role."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be sent to workers on Ray is named by its path in the user's data."""
+"""An object that cannot be sent to workers on Ray is named by its path in the user's data."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from ray import cloudpickle
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
-
-pytest.importorskip("ray")
-
-from ray import cloudpickle
 
 from hqde_fl import create_hqde_system
 from hqde_fl.errors import ConfigError
@@ -67,9 +64,9 @@ LOCK = type(threading.Lock())
     ],
 )
 def test_the_innermost_part_is_found(value: Any, path: str, kind: type) -> None:
-    found = unpicklable_part(value)
-    assert found is not None
-    assert (found[0], type(found[1])) == (path, kind)
+    part = unpicklable_part(value)
+    assert part is not None
+    assert (part[0], type(part[1])) == (path, kind)
     assert not can_pickle(value)
 
 

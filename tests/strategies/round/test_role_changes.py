@@ -1,4 +1,4 @@
-"""What nobody trains is frozen and equal weights are tied, until clients change them."""
+"""Weights that nobody trains are frozen and equal ones tied, until clients change them."""
 
 from __future__ import annotations
 

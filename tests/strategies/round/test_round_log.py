@@ -1,4 +1,4 @@
-"""What a round's record counts."""
+"""A round's record counts bytes by role, and clients by outcome."""
 
 from __future__ import annotations
 
