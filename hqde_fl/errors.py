@@ -9,6 +9,7 @@
     ├── BoundError            a rule cannot run on a round's updates, mostly too few of them
     ├── CodecError            bytes that are no payload of the size expected
     ├── CohortError           too few nodes connected or answered for the run to go on
+    ├── TaskError             the user's own code (model, loss, metric, data set) raised an exception
     └── RunError              an engine failed during a run (exit status 1)
         └── CheckpointError   a checkpoint that cannot be written, or is damaged
 
@@ -69,6 +70,14 @@ class CodecError(HQDEError, ValueError):
 
 class CohortError(HQDEError, RuntimeError):
     """Too few nodes connected or answered for the run to go on."""
+
+
+class TaskError(HQDEError, RuntimeError):
+    """The user's own code raised an exception, or returned what it must not.
+
+    The message is one line: which part of the task, the exception, and the last line of the user's
+    own files that it passed through.
+    """
 
 
 class RunError(HQDEError, RuntimeError):
