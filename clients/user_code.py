@@ -64,4 +64,4 @@ def _not_the_users() -> tuple[str, ...]:
     above = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     own = {os.path.dirname(os.path.abspath(errors.__file__))}
     own |= {os.path.join(above, name) for name in ("strategies", "clients", "simulations")}
-    return tuple(f"{place}{os.sep}" for place in installed | own) + ("<frozen ",)
+    return (*(f"{place}{os.sep}" for place in installed | own), "<frozen ")

@@ -9,7 +9,7 @@
     ├── BoundError            a rule cannot run on a round's updates, mostly too few of them
     ├── CodecError            bytes that are no payload of the size expected
     ├── CohortError           too few nodes connected or answered for the run to go on
-    ├── TaskError             the user's own code (model, loss, metric, data set) raised an exception
+    ├── TaskError             the user's code (model, loss, metric, data set) raised an exception
     └── RunError              an engine failed during a run (exit status 1)
         └── CheckpointError   a checkpoint that cannot be written, or is damaged
 
