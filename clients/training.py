@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.utils.data import Dataset
 
 from hqde_fl.clients.batches import call_model, device_of, iterate_batches
@@ -18,12 +18,12 @@ from hqde_fl.clients.training_hooks import Poison, idle, poison
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.noise import RegularizationNoise
 
-OPTIMIZERS = ("sgd", "adamw")
+OPTIMIZERS = ("sgd", "adam", "adamw")
 
 
 @dataclass(frozen=True)
 class Training:
-    """Settings of local training: SGD or AdamW, FedProx with ``proximal_mu > 0``.
+    """Settings of local training: SGD, Adam or AdamW, FedProx with ``proximal_mu > 0``.
 
     Parameters
     ----------
@@ -31,14 +31,14 @@ class Training:
         Passes over the client's data per round, >= 1.
     batch_size : int, default=32
         Examples per step, >= 1.
-    optimizer : {"sgd", "adamw"}, default="sgd"
+    optimizer : {"sgd", "adam", "adamw"}, default="sgd"
         The optimiser; its state is cleared in every round.
     lr : float, default=0.05
         Learning rate, > 0.
     momentum : float, default=0.0
         Momentum of SGD, in [0, 1).
     weight_decay : float, default=0.0
-        L2 penalty, >= 0; AdamW's is decoupled.
+        L2 penalty, >= 0; decoupled with AdamW only.
     proximal_mu : float, default=0.0
         Weight of FedProx's mu / 2 ||w - w_global||^2 (Li et al. 2020), >= 0.
     threads : int, default=1
@@ -81,9 +81,10 @@ class Training:
             raise ConfigError(f"Training.momentum must be in [0, 1), found {self.momentum}")
         if self.optimizer not in OPTIMIZERS:
             raise UnknownNameError("optimizer", self.optimizer, OPTIMIZERS)
-        if self.optimizer == "adamw" and self.momentum:
+        if self.optimizer != "sgd" and self.momentum:
             raise ConfigError(
-                f"Training.momentum must be 0 with optimizer 'adamw', found {self.momentum}"
+                f"Training.momentum must be 0 with optimizer {self.optimizer!r}, "
+                f"found {self.momentum}"
             )
 
     @property
@@ -95,8 +96,9 @@ class Training:
 
     def new_optimizer(self, model: nn.Module) -> Optimizer:
         """Return a new optimiser of a model's parameters."""
-        if self.optimizer == "adamw":
-            return AdamW(model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        if self.optimizer != "sgd":
+            adaptive = Adam if self.optimizer == "adam" else AdamW
+            return adaptive(model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         return SGD(
             model.parameters(),
             lr=self.lr,

@@ -46,7 +46,7 @@ def create_hqde_system(
         ``server_optimizer`` (``"sgd"``) likewise; ``noise_scale`` (0): scale of exploration noise
         relative to the update; ``exploration_factor`` (0.1): decay of that noise per epoch.
     training_config : Mapping, optional
-        ``optimizer`` (``"adamw"`` or ``"sgd"``), ``learning_rate`` (1e-3, or 0.05 for SGD),
+        ``optimizer`` (``"adamw"``, ``"adam"``, ``"sgd"``), ``learning_rate`` (1e-3, SGD: 0.05),
         ``momentum``, ``weight_decay``, ``proximal_mu``, ``threads``, ``device``;
         ``members`` (1): number of models in the ensemble; ``prediction_aggregation``
         (``"soft-vote"``): the vote that combines their predictions.

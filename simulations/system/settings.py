@@ -22,7 +22,7 @@ from hqde_fl.strategies.optimizers import SERVER_OPTIMIZERS, SGD, ServerOptimize
 
 Config = Mapping[str, Any]
 
-LEARNING_RATES = {"adamw": 1e-3, "sgd": 0.05}
+LEARNING_RATES = {"adam": 1e-3, "adamw": 1e-3, "sgd": 0.05}
 """Default learning rate of each optimiser."""
 
 TRAINING: Registry[Training] = Registry("training", Training, {"training": Training})

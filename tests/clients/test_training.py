@@ -220,7 +220,7 @@ def test_the_proximal_term_of_complex_frozen_and_thawed_weights(task, thaws):
     assert torch.equal(model.below.weight, start.below.weight) is not thaws
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_frozen_weights_keep_their_bits_under_noise_and_decay(task, optimizer):
     own = Task(Wave, task.partition, task.test)
     training = Training(
@@ -349,8 +349,9 @@ def test_regularization_noise_perturbs_the_gradients_and_decays(task):
     assert same(*models)  # the first step has the full noise
 
 
-def test_adamw_trains_and_its_state_is_cleared_between_rounds(task):
-    training = Training(optimizer="adamw", lr=0.05, epochs=3)
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_the_state_of_an_optimizer_is_cleared_between_rounds(task, optimizer):
+    training = Training(optimizer=optimizer, lr=0.05, epochs=3)
     model, loss = trained(task, training)
     assert evaluate([model], task.partition(0, 3), task)["loss"] < loss
     optimizer = training.new_optimizer(model)

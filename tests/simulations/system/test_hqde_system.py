@@ -330,7 +330,7 @@ def test_settings_are_built_from_configurations():
         ({}, {}, {"lr": 1}, "no 'lr'.*'learning_rate'"),
         ({}, {}, {"batch_size": 8}, "the loader says it"),
         ({}, {}, {"learning_rate": "high"}, "must be a number, found 'high'"),
-        ({}, {}, {"optimizer": "adam"}, "unknown optimizer 'adam'.*'adamw'"),
+        ({}, {}, {"optimizer": "adamax"}, "unknown optimizer 'adamax'.*'adam'"),
         ({}, {}, {"momentum": 0.5}, "momentum must be 0 with optimizer 'adamw'"),
         ({}, {}, {"threads": "two"}, "threads.*found 'two'"),
         ({}, {}, {"members": 0}, "members.*>= 1, found 0"),
