@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Self, final
 
 from hqde_fl import errors
-from hqde_fl.clients.faults.fault_errors import describe_error
 from hqde_fl.errors import HQDEError, TaskError
+from hqde_fl.terminal_text import describe_error
 
 
 @final

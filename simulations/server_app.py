@@ -15,7 +15,6 @@ from flwr.serverapp import Grid, ServerApp
 
 from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.faults.backdoor import SUCCESS, Backdoor, attack_success
-from hqde_fl.clients.faults.fault_errors import describe_error
 from hqde_fl.clients.initial_state import initial_roles, initial_state
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
@@ -42,6 +41,7 @@ from hqde_fl.strategies.confidence import HeldOut
 from hqde_fl.strategies.hqde import HQDEStrategy
 from hqde_fl.strategies.settings import Reporting
 from hqde_fl.strategies.state import ModelState
+from hqde_fl.terminal_text import describe_error
 
 EVALUATION_THREADS = 4
 """Most threads that evaluate the global model; the last bits of sums depend on their number."""

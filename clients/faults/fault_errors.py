@@ -8,10 +8,7 @@ knows which client has which fault and searches the reason for exactly that sent
 from __future__ import annotations
 
 from hqde_fl.errors import HQDEError
-from hqde_fl.terminal_text import printable
-
-MAX_REASON_LENGTH = 500
-"""Largest number of characters of an error's message that is passed on."""
+from hqde_fl.terminal_text import MAX_REASON_LENGTH, describe_error, printable
 
 
 class FaultError(HQDEError, RuntimeError):
@@ -42,13 +39,6 @@ def find_failure(reason: str, name: str, client: int, server_round: int) -> str 
     if reason.lstrip().startswith("<class '"):  # Flower's: <class 'X'>:<'message'>
         line = line.removesuffix("'>")
     return printable(line, 2 * MAX_REASON_LENGTH)
-
-
-def describe_error(error: BaseException | str) -> str:
-    """Return an exception's type and message, or a text, as one printable line that may be cut."""
-    if isinstance(error, BaseException):
-        error = f"{type(error).__name__}: {error}"
-    return printable(" ".join(error.split()), MAX_REASON_LENGTH)
 
 
 def _prefix(name: str, client: int, server_round: int) -> str:

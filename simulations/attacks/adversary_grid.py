@@ -16,7 +16,6 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from hqde_fl.clients.faults import PartitionChoice
-from hqde_fl.clients.faults.fault_errors import describe_error
 from hqde_fl.clients.message_fields import is_training, server_round
 from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.protocol.members import member_name, requested_members
@@ -28,6 +27,7 @@ from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.attacks import Attack, AttackerKnowledge, Memory, attack_name
 from hqde_fl.simulations.attacks.round_updates import RoundUpdates, SentModelOf, sent_model_of
 from hqde_fl.simulations.engines.wrapped_grid import PartitionAwareGrid, with_nodes
+from hqde_fl.terminal_text import describe_error
 from hqde_fl.updates.received_updates import received_columns
 
 Defence = Callable[[int], tuple[Aggregator, State]]

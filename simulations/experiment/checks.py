@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from hqde_fl.clients.faults.fault_errors import describe_error
 from hqde_fl.clients.initial_state import initial_models
 from hqde_fl.clients.task import Task
 from hqde_fl.errors import ConfigError
@@ -16,6 +15,7 @@ from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.attacks import ATTACKS
 from hqde_fl.simulations.experiment.parts import Parts
 from hqde_fl.simulations.experiment.sections import ClientsSection, StrategySection
+from hqde_fl.terminal_text import describe_error
 
 
 def check_attacks(rule: Aggregator, faults: Sequence[Mapping[str, Any]]) -> None:

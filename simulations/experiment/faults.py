@@ -21,7 +21,6 @@ from hqde_fl.clients.faults import (
     only_for,
 )
 from hqde_fl.clients.faults.backdoor import Backdoor
-from hqde_fl.clients.faults.fault_errors import describe_error
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.errors import ConfigError, UnknownNameError
@@ -34,6 +33,7 @@ from hqde_fl.simulations.attacks.round_updates import SentModelOf
 from hqde_fl.simulations.engines.fault_error_grid import FaultErrorGrid
 from hqde_fl.simulations.experiment.components import build_component
 from hqde_fl.simulations.experiment.display_names import CLIENT_KEYS
+from hqde_fl.terminal_text import describe_error
 
 SCHEDULE_KEYS = ("start", "stop", "resample")
 """Keys of a fault that say in which rounds it acts."""
