@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from hqde_fl.clients.batches import Collate
+from hqde_fl.clients.objective import Objective
 from hqde_fl.errors import ConfigError
 
 Metric = Callable[[Any, Any], float]
@@ -48,6 +49,14 @@ class Task:
     classes : int, optional
         Number of classes, >= 1, which faults that change labels need. If not given, it is inferred
         from the model's outputs on a few examples, where possible.
+    primary : str, optional
+        The metric of the server that ranks runs and names the worst case: one of ``metrics``,
+        ``loss``, or one that the server adds, such as ``nll`` of an ensemble. ``accuracy`` if
+        not given and ``metrics`` has it, else ``loss``.
+    higher_is_better : Mapping[str, bool], optional
+        Metric -> whether higher values are better. Metrics not in it go by their name: lower is
+        better for ``loss``, ``rmse``, ``mse``, ``mae``, ``nll``, ``ece``, ``perplexity``, ``error``
+        and the other words in ``objective.LOWER_IS_BETTER``, else higher.
     """
 
     model: Callable[[], nn.Module]
@@ -58,9 +67,24 @@ class Task:
     collate: Collate | None = None
     classifier: bool = True
     classes: int | None = None
+    primary: str | None = None
+    higher_is_better: Mapping[str, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if "loss" in self.metrics:
             raise ConfigError("Task.metrics must not hold 'loss': that name reports Task.loss")
         if self.classes is not None and self.classes < 1:
             raise ConfigError(f"Task.classes must be >= 1, found {self.classes}")
+        if self.primary is not None and not isinstance(self.primary, str):
+            raise ConfigError(f"Task.primary must be a metric's name, found {self.primary!r}")
+        for name, higher in self.higher_is_better.items():
+            if not isinstance(higher, bool):
+                raise ConfigError(
+                    f"Task.higher_is_better must have True or False for {name!r}, found {higher!r}"
+                )
+
+    @property
+    def objective(self) -> Objective:
+        """The primary metric, and the directions given by ``higher_is_better``."""
+        default = "accuracy" if "accuracy" in self.metrics else "loss"
+        return Objective(self.primary or default, dict(self.higher_is_better))

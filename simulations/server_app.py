@@ -151,7 +151,7 @@ def _run_rounds(
     measured = experiment.metrics.honest_mean
     measures = {"honest-mean": honest_mean} if measured else None
     resumed = None if point is None else {"round": point.round, "refused": point.refused}
-    directory = RunDirectory(out, experiment, measures, resumed)
+    directory = RunDirectory(out, experiment, measures, resumed, task.objective)
     grid = faults.stop_on_fault_error(grid)
     attacked = faults.add_attackers(grid, defence, sent_model, screening)
     checkpoints = Checkpoints(out, experiment, attacked, point)

@@ -16,7 +16,8 @@ from typing import Any
 
 from flwr.app import ArrayRecord
 
-from hqde_fl.errors import ConfigError, RunError
+from hqde_fl.clients.objective import ATTACK_SUCCESS, Objective
+from hqde_fl.errors import ConfigError, RunError, UnknownNameError
 from hqde_fl.protocol.records import from_record
 from hqde_fl.simulations.console.interruption import interrupted, uninterrupted
 from hqde_fl.simulations.experiment.experiment import Experiment
@@ -36,6 +37,9 @@ from hqde_fl.simulations.recording.strict_json import to_json_value, to_kebab_ca
 from hqde_fl.simulations.recording.weights_file import weights_to_bytes
 from hqde_fl.strategies.callbacks import Callback, ClientRecord, RoundRecord
 
+CLIENT_METRICS = ("train-", "eval-")
+"""Prefixes of the metrics that clients report."""
+
 Measure = Callable[[RoundRecord, ArrayRecord], Mapping[str, Any]]
 """Takes a round and the model after it, returns an entry for the round's line."""
 
@@ -53,6 +57,8 @@ class RunDirectory(Callback):
         Further entries for every line of ``rounds.jsonl``, by their key.
     resumed : Mapping[str, Any], optional
         Facts about the resumption, for the manifest, if the directory holds a run to be resumed.
+    objective : Objective, optional
+        The task's primary metric and the direction of its metrics, for the manifest.
 
     Raises
     ------
@@ -66,13 +72,14 @@ class RunDirectory(Callback):
         experiment: Experiment,
         measures: Mapping[str, Measure] | None = None,
         resumed: Mapping[str, Any] | None = None,
+        objective: Objective | None = None,
     ) -> None:
         if resumed is None and (path / MANIFEST).exists():
             raise ConfigError(f"{path} holds another run: choose a directory that does not")
         self.path = path
         self._experiment, self._measures = experiment, dict(measures or {})
         self._filters = experiment.parts.filters
-        self._resumed = resumed
+        self._resumed, self._objective = resumed, objective
         self._final: Mapping[str, float | None] = {}
 
     @contextmanager
@@ -104,6 +111,7 @@ class RunDirectory(Callback):
             "final": {},
             "breakdown": experiment.parts.rule.breakdown(experiment.parts.sampled),
             "filters": self._filters,
+            **({} if self._objective is None else {"objective": _objective(self._objective)}),
             "faulty": {str(client): name for client, name in experiment.faulty.items()},
             "experiment": experiment.to_table(),
             **({"import-from": folders} if folders else {}),
@@ -142,7 +150,15 @@ class RunDirectory(Callback):
         return ended
 
     def on_round(self, record: RoundRecord, arrays: ArrayRecord) -> None:
-        """Append a round to ``rounds.jsonl`` and its clients to ``clients.jsonl``."""
+        """Append a round to ``rounds.jsonl`` and its clients to ``clients.jsonl``.
+
+        Raises
+        ------
+        ConfigError
+            If the server measures metrics, but not one that the objective names.
+        """
+        if self._objective is not None and record.server:
+            _check_objective(self._objective, record.server)
         self._final = record.server
         faulty = self._experiment.parts.faults.in_round(record.round)
         lines = [
@@ -165,6 +181,25 @@ def round_line(record: RoundRecord) -> dict[str, Any]:
     return to_kebab_case(
         {field.name: getattr(record, field.name) for field in fields if field.name != "clients"}
     )
+
+
+def _objective(objective: Objective) -> dict[str, Any]:
+    name = objective.primary
+    directions = {name: objective.higher_is_better(), **objective.directions}
+    return {"primary": name, "higher-is-better": directions}
+
+
+def _check_objective(objective: Objective, measured: Mapping[str, float]) -> None:
+    """Raise ``UnknownNameError`` unless the metrics that an objective names are measured.
+
+    The success of a backdoor is measured only if there is one, and clients report metrics that
+    begin with ``train-`` or ``eval-``.
+    """
+    if objective.primary not in measured:
+        raise UnknownNameError("Task.primary metric", objective.primary, measured)
+    for name in objective.directions:
+        if name not in measured and name != ATTACK_SUCCESS and not name.startswith(CLIENT_METRICS):
+            raise UnknownNameError("metric in Task.higher_is_better", name, measured)
 
 
 def _partition(client: ClientRecord) -> int:

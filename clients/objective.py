@@ -1,0 +1,46 @@
+"""The metric that a task is judged by, and whether higher is better for each metric."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+LOWER_IS_BETTER = frozenset(
+    "brier cer deviation distance divergence ece error errors gap loss mae mape mse nll perplexity "
+    "rmse rmsle seconds std variance wer".split()
+)
+"""Words in a metric's name, such as ``member-nll``, by which lower values are better."""
+
+ATTACK_SUCCESS = "attack-success"
+"""The metric of a backdoor's success, which is the better the lower it is."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The metric that ranks runs, and the direction in which each metric is better.
+
+    Parameters
+    ----------
+    primary : str, default="accuracy"
+        Name of the metric.
+    directions : Mapping[str, bool], optional
+        Metric -> whether higher is better. Other metrics go by their names: lower is better if a
+        word in it is in ``LOWER_IS_BETTER``, else higher.
+    """
+
+    primary: str = "accuracy"
+    directions: Mapping[str, bool] = field(default_factory=dict)
+
+    def higher_is_better(self, name: str | None = None) -> bool:
+        """Return whether higher values of a metric, by default of the primary one, are better."""
+        name = self.primary if name is None else name
+        if (given := self.directions.get(name)) is not None:
+            return given
+        return name != ATTACK_SUCCESS and LOWER_IS_BETTER.isdisjoint(
+            re.split(r"[^a-z0-9]+", name.lower())
+        )
+
+    def badness(self, value: float) -> float:
+        """Return a value of the primary metric with the sign that makes greater worse."""
+        return -value if self.higher_is_better() else value
