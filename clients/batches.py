@@ -1,19 +1,16 @@
-"""Batches of a data set on a device, and calls of a model with them."""
+"""A batch: inputs and targets on a device, and calls of a model with them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from hqde_fl.errors import DataError
-
-Collate = Callable[[list[Any]], tuple[Any, Any]]
-"""A list of examples of a data set -> the (inputs, targets) of a batch."""
+Collate = Callable[[list[Any]], Any]
+"""A list of examples of a data set -> a batch, usually (inputs, targets)."""
 
 
 @dataclass(frozen=True)
@@ -90,58 +87,15 @@ def to_device(value: Any, device: torch.device) -> Any:
     return value
 
 
-def iterate_batches(
-    data: Dataset[Any],
-    size: int,
-    device: torch.device,
-    generator: torch.Generator | None = None,
-    collate: Collate | None = None,
-) -> Iterator[Batch]:
-    """Yield batches of a data set, on a device.
+def example_count(targets: Any) -> int:
+    """Return the number of examples of a batch: the length of its targets, or 1 for a scalar.
 
-    With a generator the examples are shuffled, and a last batch of one example is left out unless
-    it is the only one or ``size`` is 1: it has no variance, so batch normalisation refuses to train
-    on it.
-
-    Parameters
-    ----------
-    data : Dataset
-        A map-style data set with at least one example; of ``(x, y)`` unless ``collate`` is given.
-    size : int
-        Examples per batch, >= 1.
-    device : torch.device
-        Device that the batches are moved to.
-    generator : torch.Generator, optional
-        Source of the shuffled order; the data set's own order without it.
-    collate : Callable, optional
-        Makes (inputs, targets) of a list of examples; torch's default if not given.
-
-    Raises
-    ------
-    DataError
-        If the data set is empty, once the first batch is requested.
+    That of the first value in a mapping, or of the first tensor in a list of tensors.
     """
-    examples = len(cast(Sized, data))
-    if examples == 0:
-        raise DataError("the data set needs at least 1 example, found 0")
-    drop_last = generator is not None and examples > size and examples % size == 1
-    parts: Iterable[tuple[Any, Any]]
-    if type(data) is TensorDataset and len(data.tensors) == 2 and collate is None:
-        x, y = data.tensors
-        if generator is None:
-            parts = zip(torch.split(x, size), torch.split(y, size), strict=True)
-        else:
-            order = torch.randperm(examples, generator=generator)[: examples - drop_last]
-            parts = ((x[indices], y[indices]) for indices in torch.split(order, size))
-    else:
-        parts = DataLoader(
-            data,
-            size,
-            shuffle=generator is not None,
-            generator=generator,
-            drop_last=drop_last,
-            collate_fn=collate,
-        )
-    for number, (inputs, targets) in enumerate(parts):
-        count = min(size, examples - number * size)
-        yield Batch(to_device(inputs, device), to_device(targets, device), count)
+    if isinstance(targets, Tensor):
+        return len(targets) if targets.ndim else 1
+    if isinstance(targets, Mapping):
+        return example_count(next(iter(targets.values())))
+    if isinstance(targets, tuple | list) and targets and isinstance(targets[0], Tensor):
+        return example_count(targets[0]) if targets[0].ndim else len(targets)
+    return len(targets) if isinstance(targets, Sized) else 1

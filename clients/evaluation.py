@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from hqde_fl.clients.batches import Batch, call_model, device_of, iterate_batches, logits_of
+from hqde_fl.clients.batch_iteration import iterate_batches
+from hqde_fl.clients.batches import Batch, call_model, logits_of
 from hqde_fl.clients.task import Task
 from hqde_fl.errors import ConfigError
 from hqde_fl.prediction import (
@@ -49,7 +50,7 @@ def evaluate(
     dict[str, float]
         The values that ``evaluate_batches`` returns.
     """
-    batches = iterate_batches(data, batch_size, device_of(models[0]), collate=task.collate)
+    batches = iterate_batches(data, batch_size, models[0], collate=task.collate)
     return evaluate_batches(models, batches, task, predictor)
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from hqde_fl.clients.batches import Batch, call_model, device_of, iterate_batches, logits_of
+from hqde_fl.clients.batch_iteration import iterate_batches
+from hqde_fl.clients.batches import Batch, call_model, logits_of
 from hqde_fl.clients.data_subset import data_subset
 from hqde_fl.clients.evaluation import evaluation_mode
 from hqde_fl.clients.reproducibility import reproducible
@@ -115,14 +116,14 @@ class TaskFacts:
         ConfigError
             If ``data`` is empty.
         """
-        data, device = self.data, device_of(self.model)
+        data, model = self.data, self.model
         with self._task_code():
             size = len(cast(Sized, data))
             if size == 0:
                 raise ConfigError("at least 1 example is needed, found 0")
             indices = [number * size // SAMPLE_SIZE for number in range(SAMPLE_SIZE)]
             sample = data_subset(data, indices)
-            return next(iterate_batches(sample, SAMPLE_SIZE, device, collate=self.task.collate))
+            return next(iterate_batches(sample, SAMPLE_SIZE, model, collate=self.task.collate))
 
     @cached_property
     def outputs(self) -> Any:
@@ -250,7 +251,7 @@ class TaskFacts:
         """
         if bool(holds(self.labels).any()):
             return True
-        batches = iterate_batches(self.data, 256, self.labels.device, collate=self.task.collate)
+        batches = iterate_batches(self.data, 256, self.model, collate=self.task.collate)
         return any(bool(holds(batch.targets).any()) for batch in batches)
 
 

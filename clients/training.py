@@ -11,7 +11,8 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.utils.data import Dataset
 
-from hqde_fl.clients.batches import call_model, device_of, iterate_batches
+from hqde_fl.clients.batch_iteration import iterate_batches
+from hqde_fl.clients.batches import call_model, device_of
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.training_hooks import Poison, idle, poison
@@ -168,7 +169,7 @@ def _descend(
     total, seen = torch.zeros((), device=device), 0
     model.train()
     for _ in range(training.epochs):
-        for batch in iterate_batches(data, training.batch_size, device, generator, task.collate):
+        for batch in iterate_batches(data, training.batch_size, model, generator, task.collate):
             x, y = batch.inputs, batch.targets
             if change is not None:
                 x, y = change(x, y)
@@ -192,5 +193,5 @@ def _descend(
 @torch.no_grad()
 def _first_loss(model: nn.Module, data: Dataset[Any], task: Task, training: Training) -> float:
     model.eval()  # in training mode even a forward pass changes running statistics
-    batch = next(iterate_batches(data, training.batch_size, device_of(model), collate=task.collate))
+    batch = next(iterate_batches(data, training.batch_size, model, collate=task.collate))
     return float(task.loss(call_model(model, batch.inputs), batch.targets))

@@ -10,13 +10,11 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-import torch
-
 from benchmarks.learning.data import CLIENTS, Setting, have_fashion, setting
 from benchmarks.learning.rules import DIRICHLET, ROUNDS
 from benchmarks.reporting import check
 from hqde_fl.clients.app import ensemble_app
-from hqde_fl.clients.batches import iterate_batches
+from hqde_fl.clients.batch_iteration import iterate_batches
 from hqde_fl.clients.evaluation import evaluate_batches
 from hqde_fl.clients.initial_state import initial_state
 from hqde_fl.protocol.members import split_members
@@ -57,7 +55,7 @@ def trained(where: Setting, assignment: Assignment, seed: int) -> dict[str, floa
     for state in split_members(from_record(result.arrays), MEMBERS):
         models.append(where.task.model())
         models[-1].load_state_dict(state)
-    test = iterate_batches(where.task.test(), 500, torch.device("cpu"))
+    test = iterate_batches(where.task.test(), 500, models[0])
     return evaluate_batches(models, test, where.task, calibrated=True)
 
 

@@ -179,7 +179,7 @@ class HQDESystem:
             task = replace(
                 self._task,
                 partition=Portions(data.dataset, self.seed),
-                collate=data.collate_for(self._models.reader),
+                collate=data.task_collate,
             )
             training = replace(self.settings.training, batch_size=data.batch_size)
             app = ensemble_app(

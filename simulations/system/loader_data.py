@@ -22,7 +22,6 @@ from torch.utils.data import (
 from hqde_fl.clients.batches import Collate
 from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
-from hqde_fl.simulations.system.batch_reader import BatchReader, LoaderCollate
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,15 +111,10 @@ class LoaderData:
             )
         return cls(data, loader.batch_size, loader.collate_fn)
 
-    def collate_for(self, reader: BatchReader) -> Collate | None:
-        """Return the workers' collate function; None if they can slice tensors instead."""
-        data = self.dataset
-        while type(data) is Subset:
-            data = data.dataset
-        pairs = type(data) is TensorDataset and len(data.tensors) == 2
-        if pairs and self.collate is default_collate:
-            return None
-        return LoaderCollate(self.collate, reader)
+    @property
+    def task_collate(self) -> Collate | None:
+        """The workers' collate function; None if it is torch's default."""
+        return None if self.collate is default_collate else self.collate
 
     def same(self, other: LoaderData | None) -> bool:
         """Return True if two loaders have the same data set, batch size and collate function."""

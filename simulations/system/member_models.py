@@ -10,6 +10,7 @@ import torch
 from flwr.app import ArrayRecord
 from torch import Tensor, nn
 
+from hqde_fl.clients.batch_reader import BatchReader
 from hqde_fl.clients.batches import call_model
 from hqde_fl.clients.evaluation import class_probabilities, evaluate_batches, evaluation_mode
 from hqde_fl.clients.reproducibility import reproducible
@@ -17,7 +18,6 @@ from hqde_fl.clients.task import Task
 from hqde_fl.errors import DataError
 from hqde_fl.protocol.members import split_members
 from hqde_fl.protocol.records import from_record
-from hqde_fl.simulations.system.batch_reader import BatchReader
 from hqde_fl.simulations.system.settings import Settings
 
 

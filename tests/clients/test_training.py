@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import Dataset, TensorDataset
 
-from hqde_fl.clients.batches import iterate_batches
+from hqde_fl.clients.batch_iteration import iterate_batches
 from hqde_fl.clients.data_subset import data_subset
 from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.reproducibility import reproducible
@@ -61,7 +61,7 @@ class Constant(TensorDataset):
 def test_a_subclass_of_tensor_dataset_is_read_by_its_own_getitem():
     data = Constant(torch.randn(6, 2), torch.arange(6))
     for part in (data, data_subset(data, [0, 3])):
-        (batch,) = iterate_batches(part, 6, torch.device("cpu"))
+        (batch,) = iterate_batches(part, 6, nn.Linear(2, 2))
         assert batch.inputs.unique().tolist() == [7]
 
 

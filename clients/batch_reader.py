@@ -1,24 +1,24 @@
-"""Reading of a ``DataLoader``'s batches as a model's inputs and targets."""
+"""Reading of batches as a model's inputs and targets, by the parameters of its ``forward``."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from hqde_fl.clients.batches import Arguments, Batch, to_device
+from hqde_fl.clients.batches import Arguments, Batch, example_count, to_device
 
 TARGETS = ("labels", "label", "targets", "target", "y")
-"""Names of the entry that holds the targets of a batch that is a mapping, by priority."""
+"""Names of the entry that holds the targets of a batch with names, by priority."""
 
 
 @dataclass(frozen=True)
 class BatchReader:
-    """A reader of a loader's batches as inputs and targets of a model.
+    """A reader of batches as inputs and targets of a model.
 
     ``(x, y)`` are inputs and targets, ``(a, b, y)`` two inputs and targets. In a mapping ``labels``
     (or ``label``, ``targets``, ``target``, ``y``) are the targets and the other entries the inputs:
@@ -68,39 +68,5 @@ class BatchReader:
         """Yield a loader's batches in its order, moved to a device."""
         for batch in loader:
             inputs, targets = self.pair(batch)
-            size = _examples(targets)
+            size = example_count(targets)
             yield Batch(to_device(inputs, device), to_device(targets, device), size)
-
-
-@dataclass(frozen=True)
-class LoaderCollate:
-    """A collate function that returns inputs and targets of a loader's own batches.
-
-    Parameters
-    ----------
-    collate : Callable
-        The loader's ``collate_fn``: examples -> batch.
-    reader : BatchReader
-        Splits the batch into inputs and targets.
-    """
-
-    collate: Any
-    reader: BatchReader
-
-    def __call__(self, examples: list[Any]) -> tuple[Any, Any]:
-        """Return the inputs and targets of a batch of examples."""
-        return self.reader.pair(self.collate(examples))
-
-
-def _examples(targets: Any) -> int:
-    """Return the number of examples of a batch: the length of its targets, or 1 for a scalar.
-
-    That of the first value in a mapping, or of the first tensor in a list of tensors.
-    """
-    if isinstance(targets, Tensor):
-        return len(targets) if targets.ndim else 1
-    if isinstance(targets, Mapping):
-        return _examples(next(iter(targets.values())))
-    if isinstance(targets, tuple | list) and targets and isinstance(targets[0], Tensor):
-        return _examples(targets[0]) if targets[0].ndim else len(targets)
-    return len(targets) if isinstance(targets, Sized) else 1
