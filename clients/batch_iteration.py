@@ -1,17 +1,24 @@
-"""Batches of a data set, read for a model."""
+"""Batches of a data set or a loader, read for a model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, repeat
 from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, TensorDataset, default_collate
 
 from hqde_fl.clients.batch_reader import BatchReader
-from hqde_fl.clients.batches import Batch, Collate, device_of, to_device
-from hqde_fl.errors import DataError
+from hqde_fl.clients.batches import Batch, Collate, device_of, example_count, to_device
+from hqde_fl.clients.collation import StackExamples, UserCollate
+from hqde_fl.clients.data_forms import example_total, in_torch_format, loader_with
+from hqde_fl.clients.user_code import user_code
+from hqde_fl.errors import DataError, HQDEError, TaskError
+from hqde_fl.terminal_text import describe_error
+
+_END = object()
 
 
 def iterate_batches(
@@ -30,7 +37,8 @@ def iterate_batches(
     Parameters
     ----------
     data : Dataset
-        A map-style data set with at least one example, of any kind that ``BatchReader`` reads.
+        A map-style data set with at least one example, of any kind that ``BatchReader`` reads. A
+        ``datasets.Dataset`` without a format is read as torch tensors.
     size : int
         Examples per batch, >= 1.
     model : nn.Module
@@ -44,10 +52,13 @@ def iterate_batches(
     ------
     DataError
         If the data set is empty, once the first batch is requested.
+    TaskError
+        If the data set or ``collate`` fail, or ``forward`` cannot be called with what they give.
     """
-    examples = len(cast(Sized, data))
+    examples = example_total(data)
     if examples == 0:
         raise DataError("the data set needs at least 1 example, found 0")
+    reader, device = BatchReader.of(model), device_of(model)
     drop_last = generator is not None and examples > size and examples % size == 1
     parts: Iterable[Any]
     if type(data) is TensorDataset and collate is None:
@@ -60,16 +71,87 @@ def iterate_batches(
                 tuple(tensor[indices] for tensor in tensors) for indices in torch.split(order, size)
             )
     else:
-        parts = DataLoader(
-            data,
+        loader = DataLoader(
+            in_torch_format(data),
             size,
             shuffle=generator is not None,
             generator=generator,
             drop_last=drop_last,
-            collate_fn=collate,
+            collate_fn=_collate(collate, reader),
         )
-    reader, device = BatchReader.of(model), device_of(model)
+        parts = _loaded(loader)
     for number, batch in enumerate(parts):
         inputs, targets = reader.pair(batch)
         count = min(size, examples - number * size)
         yield Batch(to_device(inputs, device), to_device(targets, device), count)
+
+
+def read_loader(
+    loader: Iterable[Any], model: nn.Module, *, labelled: bool = True
+) -> Iterator[Batch]:
+    """Yield a loader's batches in its order as inputs and targets of a model, on its device.
+
+    Parameters
+    ----------
+    loader : Iterable
+        A ``DataLoader``, or any batches.
+    model : nn.Module
+        The model that the batches are for.
+    labelled : bool, default=True
+        False if the batches may have no targets.
+    """
+    reader, device = BatchReader.of(model), device_of(model)
+    sizes: Iterator[int | None] = repeat(None)
+    if isinstance(loader, DataLoader):
+        sizes = chain(_batch_sizes(loader), sizes)
+        # collate_fn of a loader without batches converts single examples
+        batched = loader.batch_sampler is not None
+        collate = loader.collate_fn if batched else None
+        loader = loader_with(
+            loader,
+            in_torch_format(loader.dataset),
+            loader.collate_fn if collate is None else _collate(collate, reader),
+        )
+    for batch, size in zip(_loaded(loader), sizes, strict=False):
+        inputs, targets = reader.pair(batch, labelled=labelled)
+        count = example_count(targets) if size is None else size
+        yield Batch(to_device(inputs, device), to_device(targets, device), count)
+
+
+def _collate(collate: Collate | None, reader: BatchReader) -> Collate:
+    if collate is None or collate is default_collate:
+        return StackExamples(reader)
+    return UserCollate(collate)
+
+
+def _loaded(loader: Iterable[Any]) -> Iterator[Any]:
+    """Yield a loader's batches; exceptions of the data set become ``TaskError``."""
+    with user_code("the data set"):
+        batches = iter(loader)
+    while True:
+        with user_code("the data set"):
+            try:
+                batch = next(batches, _END)
+            except Exception as error:
+                lines = str(error).strip().splitlines()
+                if not lines or "DataLoader worker process" not in lines[0]:
+                    raise
+                text = lines[-1]  # of the traceback in a process that loads data
+                if isinstance(error, HQDEError):
+                    raise TaskError(text.partition(": ")[2]) from error
+                raise TaskError(f"the data set raised {describe_error(text)}") from error
+        if batch is _END:
+            return
+        yield batch
+
+
+def _batch_sizes(loader: DataLoader[Any]) -> Iterator[int]:
+    """Yield the sizes of a loader's batches as far as they are known beforehand."""
+    sampler: Any = loader.batch_sampler
+    if type(sampler) is BatchSampler and hasattr(sampler.sampler, "__len__"):
+        whole, rest = divmod(len(sampler.sampler), sampler.batch_size)
+        yield from repeat(sampler.batch_size, whole)
+        if rest:
+            yield rest
+    elif isinstance(sampler, Sequence):
+        yield from map(len, cast(Sequence[Sequence[Any]], sampler))

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from logging import WARNING
 from typing import Any, Self
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from hqde_fl.clients.batches import Arguments, Batch, example_count, to_device
+from hqde_fl.clients.batches import Arguments, BatchWithoutTargets, map_tensors, moves_itself
+from hqde_fl.errors import TaskError
+from hqde_fl.protocol.flower_internals import log
 
 TARGETS = ("labels", "label", "targets", "target", "y")
 """Names of the entry that holds the targets of a batch with names, by priority."""
+
+_logged: set[tuple[str, frozenset[str]]] = set()
+"""Models and the entries of batches that they do not get, as far as this process has logged."""
 
 
 @dataclass(frozen=True)
@@ -21,52 +26,153 @@ class BatchReader:
     """A reader of batches as inputs and targets of a model.
 
     ``(x, y)`` are inputs and targets, ``(a, b, y)`` two inputs and targets. In a mapping ``labels``
-    (or ``label``, ``targets``, ``target``, ``y``) are the targets and the other entries the inputs:
-    keyword arguments if ``forward`` has parameters of these names, else one mapping. A batch that
-    is a single tensor is both input and target, as for an autoencoder.
+    (or ``label``, ``targets``, ``target``, ``y``) are the targets, and ``forward`` gets the other
+    entries that its parameters name; a ``forward`` with ``**kwargs`` gets all others that hold
+    tensors too. If its parameters name none, ``forward`` gets one mapping. The targets are passed
+    only to a ``forward`` that requires a parameter of their name. A batch that is a single tensor
+    is both input and target, as for an autoencoder.
 
     Parameters
     ----------
-    names : frozenset[str] or None
-        Parameter names of the model's ``forward``; None if it takes any keyword.
+    forward : str
+        The model's class and the parameters of ``forward``, for messages.
+    positional : tuple[str, ...]
+        Parameters that can be given by position.
+    keywords : frozenset[str]
+        Parameters that can be given by name.
+    required : frozenset[str]
+        Parameters without a default.
+    any_positional, any_keyword : bool
+        True if ``forward`` has ``*args``; if it has ``**kwargs``.
     """
 
-    names: frozenset[str] | None
+    forward: str
+    positional: tuple[str, ...]
+    keywords: frozenset[str]
+    required: frozenset[str]
+    any_positional: bool
+    any_keyword: bool
 
     @classmethod
     def of(cls, model: nn.Module) -> Self:
-        """Build the reader of batches for a model."""
-        parameters = inspect.signature(model.forward).parameters.values()
-        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-            return cls(None)
-        return cls(frozenset(parameter.name for parameter in parameters))
+        """Build the reader of batches for a model.
 
-    def pair(self, batch: Any) -> tuple[Any, Any]:
+        The base model of a PEFT model counts, and the module that ``torch.compile`` has wrapped.
+        """
+        model = getattr(model, "_orig_mod", model)
+        if callable(base_model := getattr(model, "get_base_model", None)):
+            model = base_model()
+        name = f"{type(model).__name__}.forward"
+        try:
+            parameters = inspect.signature(model.forward).parameters.values()
+        except (TypeError, ValueError):  # not written in Python
+            return cls(name, (), frozenset(), frozenset(), True, True)
+        kinds = {parameter.kind for parameter in parameters}
+        plain = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        shown = ", ".join(p.name for p in plain)
+        return cls(
+            f"{name}({shown if len(shown) <= 80 else f'{shown[:80]}...'})",
+            tuple(p.name for p in plain if p.kind is not p.KEYWORD_ONLY),
+            frozenset(p.name for p in plain if p.kind is not p.POSITIONAL_ONLY),
+            frozenset(p.name for p in plain if p.default is p.empty),
+            inspect.Parameter.VAR_POSITIONAL in kinds,
+            inspect.Parameter.VAR_KEYWORD in kinds,
+        )
+
+    def pair(self, batch: Any, *, labelled: bool = True) -> tuple[Any, Any]:
         """Return the inputs and the targets of a batch.
 
-        The targets are the last entry of a tuple or list, or the entry of a mapping that is named
-        in ``TARGETS``. A batch without targets is its own target.
+        Parameters
+        ----------
+        batch : Any
+            A batch. The targets are the last entry of a tuple or list, or the field of a named
+            tuple, the entry of a mapping or the tensor of another object with a name in
+            ``TARGETS``. A batch without targets is its own target.
+        labelled : bool, default=True
+            False if a tuple of as many entries as ``forward`` requires may have no targets.
+
+        Raises
+        ------
+        TaskError
+            If ``forward`` cannot be called with the batch.
         """
         if isinstance(batch, Mapping):
-            key = next((name for name in TARGETS if name in batch), None)
-            rest = {name: value for name, value in batch.items() if name != key}
-            return self._inputs(rest), batch if key is None else batch[key]
-        if not isinstance(batch, tuple | list):
-            return batch, batch
-        if len(batch) < 2:
-            return self._inputs(batch[0]), batch[0]
-        *inputs, targets = batch
+            key = self.target_name(batch)
+            if key is None:
+                return self._inputs(batch), BatchWithoutTargets(batch)
+            rest = {k: v for k, v in batch.items() if k != key or k in self.required}
+            return self._inputs(rest, key), batch[key]
+        if not isinstance(batch, tuple | list) or not batch or moves_itself(batch):
+            targets = (getattr(batch, name, None) for name in TARGETS)
+            return batch, next((y for y in targets if isinstance(y, Tensor)), batch)
+        inputs = list(batch)
+        if len(batch) > 1 and (labelled or self._takes(len(batch) - 1)):
+            names: tuple[str, ...] = getattr(batch, "_fields", ())
+            key = self.target_name(names)
+            targets = inputs.pop(-1 if key is None else names.index(key))
+        else:
+            targets = batch[0]
+        if len(inputs) == 1 and isinstance(inputs[0], Arguments):
+            return inputs[0], targets
+        if not self._takes(len(inputs)):
+            count = len([name for name in self.positional if name in self.required])
+            raise TaskError(
+                f"{self.forward} needs {count} input{'s'[: count != 1]}, found a batch of "
+                f"{len(inputs)} besides the targets"
+            )
         return self._inputs(inputs[0]) if len(inputs) == 1 else Arguments(tuple(inputs)), targets
 
-    def _inputs(self, value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return value
-        named = self.names is None or not self.names.isdisjoint(value)
-        return Arguments(named=dict(value)) if named else dict(value)
+    def target_name(self, names: Any) -> str | None:
+        """Return the name of the targets among some names, best one that is no required input."""
+        found = sorted((n for n in TARGETS if n in names), key=lambda n: n in self.required)
+        return found[0] if found else None
 
-    def batches(self, loader: Iterable[Any], device: torch.device) -> Iterator[Batch]:
-        """Yield a loader's batches in its order, moved to a device."""
-        for batch in loader:
-            inputs, targets = self.pair(batch)
-            size = example_count(targets)
-            yield Batch(to_device(inputs, device), to_device(targets, device), size)
+    def used_entries(self, example: Any) -> Any:
+        """Return an example or batch without the entries that ``forward`` does not take, if named.
+
+        The targets stay. All entries stay where ``forward`` takes any, or one mapping.
+        """
+        if not isinstance(example, Mapping) or self.any_keyword:
+            return example
+        key = self.target_name(example)
+        if not any(name in self.keywords for name in example if name != key):
+            return example
+        used = {k: v for k, v in example.items() if k in self.keywords or k == key}
+        self._log_unused(example.keys() - used.keys())
+        return used
+
+    def _takes(self, count: int) -> bool:
+        """Return True if ``forward`` can be called with a number of positional arguments."""
+        needed = sum(name in self.required for name in self.positional)
+        return needed <= count and (self.any_positional or count <= len(self.positional))
+
+    def _inputs(self, value: Any, target_name: str | None = None) -> Any:
+        if not isinstance(value, Mapping) or isinstance(value, Arguments):
+            return value
+        taken = {k: v for k, v in value.items() if k in self.keywords}
+        needed = [name for name in self.positional if name in self.required]
+        if not taken and (len(needed) == 1 or (not needed and self.positional)):
+            return dict(value)
+        if self.any_keyword:
+            taken |= {k: v for k, v in value.items() if isinstance(k, str) and _holds_tensor(v)}
+        if missing := sorted(self.required - taken.keys()):
+            besides = f" besides the targets, {target_name!r}" if target_name else ""
+            raise TaskError(
+                f"{self.forward} needs {', '.join(missing)}, found a batch with the entries "
+                f"{', '.join(map(str, value)) or 'none'}{besides}"
+            )
+        self._log_unused(value.keys() - taken.keys())
+        return Arguments(named=taken)
+
+    def _log_unused(self, names: Any) -> None:
+        """Log the entries of a batch that the model does not get, once in a process."""
+        if names and (entry := (self.forward, frozenset(names))) not in _logged:
+            _logged.add(entry)
+            listed = ", ".join(sorted(map(str, names)))
+            log(WARNING, "%s does not get these entries of a batch: %s", self.forward, listed)
+
+
+def _holds_tensor(value: Any) -> bool:
+    found: list[Any] = []
+    map_tensors(value, found.append)
+    return bool(found)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hqde_fl.clients.user_code import user_code
+
 Collate = Callable[[list[Any]], Any]
 """A list of examples of a data set -> a batch, usually (inputs, targets)."""
 
@@ -27,6 +29,10 @@ class Arguments:
 
     positional: tuple[Any, ...] = ()
     named: Mapping[str, Any] = field(default_factory=dict)
+
+
+class BatchWithoutTargets(dict[Any, Any]):
+    """The targets of a batch with names, none of which is that of the targets: all its entries."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,10 @@ def call_model(model: nn.Module, inputs: Any) -> Any:
     """Return the model's outputs for inputs: one object, or ``Arguments`` to call it with."""
     if isinstance(inputs, Arguments):
         return model(*inputs.positional, **inputs.named)
+    if type(inputs) is dict:  # perhaps the names of the batch are just not those of forward
+        names = ", ".join(map(str, inputs))
+        with user_code(f"the model, given the dict ({names}) as forward takes none of these names,"):
+            return model(inputs)
     return model(inputs)
 
 
@@ -67,24 +77,37 @@ def device_of(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def to_device(value: Any, device: torch.device) -> Any:
-    """Return a value with every tensor in it moved to a device.
+def moves_itself(value: Any) -> bool:
+    """Return True if a value's class has a method ``to``, as tensors and packed sequences have."""
+    return callable(getattr(type(value), "to", None))
 
-    Tuples, lists, mappings (which become dicts) and ``Arguments`` are copied with their tensors
-    moved; any other value is returned as it is.
+
+def map_tensors(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a value with a function applied to everything in it that can move to a device.
+
+    Tuples, lists, mappings (which become dicts) and ``Arguments`` are copied; any other value is
+    returned as it is.
     """
-    if isinstance(value, Tensor):
-        return value.to(device)
+    if moves_itself(value):
+        return change(value)
     if isinstance(value, Arguments):
-        return Arguments(to_device(value.positional, device), to_device(value.named, device))
+        return Arguments(map_tensors(value.positional, change), map_tensors(value.named, change))
     if isinstance(value, Mapping):
-        return {key: to_device(entry, device) for key, entry in value.items()}
+        kind = BatchWithoutTargets if isinstance(value, BatchWithoutTargets) else dict
+        return kind({key: map_tensors(entry, change) for key, entry in value.items()})
     if isinstance(value, tuple | list):
-        parts = [to_device(entry, device) for entry in value]
+        parts = [map_tensors(entry, change) for entry in value]
         if hasattr(value, "_fields"):  # a named tuple
             return type(value)(*parts)
         return tuple(parts) if isinstance(value, tuple) else parts
     return value
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Return a value with all tensors in it, and all that has a method ``to``, on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    return map_tensors(value, lambda part: part.to(device))
 
 
 def example_count(targets: Any) -> int:
@@ -95,7 +118,7 @@ def example_count(targets: Any) -> int:
     if isinstance(targets, Tensor):
         return len(targets) if targets.ndim else 1
     if isinstance(targets, Mapping):
-        return example_count(next(iter(targets.values())))
+        return example_count(next(iter(targets.values()), 0))
     if isinstance(targets, tuple | list) and targets and isinstance(targets[0], Tensor):
         return example_count(targets[0]) if targets[0].ndim else len(targets)
     return len(targets) if isinstance(targets, Sized) else 1

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from hqde_fl.clients.batch_iteration import iterate_batches
 from hqde_fl.clients.batches import Batch, call_model, logits_of
 from hqde_fl.clients.task import Task
+from hqde_fl.clients.task_calls import batch_loss, metric_value
 from hqde_fl.errors import ConfigError
 from hqde_fl.prediction import (
     EnsemblePredictor,
@@ -105,9 +106,9 @@ def evaluate_batches(
                 )
             else:
                 outputs = answers[0] if len(answers) == 1 else torch.stack(answers).mean(dim=0)
-            sums["loss"] += float(task.loss(outputs, batch.targets)) * batch.size
-            for name, metric in task.metrics.items():
-                sums[name] += metric(outputs, batch.targets) * batch.size
+            sums["loss"] += float(batch_loss(task, outputs, batch.targets)) * batch.size
+            for name in task.metrics:
+                sums[name] += metric_value(name, task, outputs, batch.targets) * batch.size
             seen += batch.size
     if not seen:
         raise ConfigError("evaluation needs at least 1 example, found 0")

@@ -15,7 +15,9 @@ from hqde_fl.clients.batch_iteration import iterate_batches
 from hqde_fl.clients.batches import call_model, device_of
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
+from hqde_fl.clients.task_calls import backward, batch_loss
 from hqde_fl.clients.training_hooks import Poison, idle, poison
+from hqde_fl.clients.user_code import user_code
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.noise import RegularizationNoise
 
@@ -174,8 +176,8 @@ def _descend(
             if change is not None:
                 x, y = change(x, y)
             optimizer.zero_grad()
-            loss = task.loss(call_model(model, x), y)
-            loss.backward()
+            loss = batch_loss(task, call_model(model, x), y, trains=True)
+            backward(loss, task)
             for parameter in model.parameters():
                 if mu and parameter.grad is not None:  # the gradient of the proximal term
                     if parameter not in anchors:  # thawed in this step, and so still as received
@@ -184,7 +186,8 @@ def _descend(
             if noise is not None:
                 for gradient in (p.grad for p in model.parameters() if p.grad is not None):
                     gradient.add_(noise.draw_noise(gradient, step, generator))
-            optimizer.step()
+            with user_code("the optimiser's step"):
+                optimizer.step()
             step += 1
             total, seen = total + loss.detach() * batch.size, seen + batch.size
     return float(total) / seen
@@ -194,4 +197,4 @@ def _descend(
 def _first_loss(model: nn.Module, data: Dataset[Any], task: Task, training: Training) -> float:
     model.eval()  # in training mode even a forward pass changes running statistics
     batch = next(iterate_batches(data, training.batch_size, model, collate=task.collate))
-    return float(task.loss(call_model(model, batch.inputs), batch.targets))
+    return float(batch_loss(task, call_model(model, batch.inputs), batch.targets))

@@ -16,7 +16,7 @@ from hqde_fl.clients.batches import Arguments
 from hqde_fl.clients.label_checks import DEFAULT_IGNORE_INDEX, check_labels, ignored_label
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.task_facts import TaskFacts
-from hqde_fl.errors import ConfigError
+from hqde_fl.errors import ConfigError, TaskError
 
 N = 20
 
@@ -163,7 +163,9 @@ def test_errors_of_the_task_are_kept_as_failure():
         raise ValueError("out of memory")
 
     failing = facts(broken, LABELS)
-    with pytest.raises(ValueError, match="out of memory") as caught:
+    with pytest.raises(
+        TaskError, match=r"the model \(Model\) raised ValueError: out of memory"
+    ) as caught:
         _ = failing.classes
     assert failing.failure is caught.value
     fine = facts(lambda x: (x, x), LABELS)

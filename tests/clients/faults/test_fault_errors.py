@@ -17,7 +17,7 @@ from hqde_fl.clients.initial_state import initial_state
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.training import Training
 from hqde_fl.clients.training_hooks import poison
-from hqde_fl.errors import ConfigError
+from hqde_fl.errors import ConfigError, TaskError
 from hqde_fl.protocol.records import to_record
 from hqde_fl.seeding import Seeds
 
@@ -89,8 +89,8 @@ def test_a_faults_own_error_names_it(reply, fault, message):
 
 
 @pytest.mark.parametrize("fault", [SignFlip(), Broken("after"), LabelFlip(classes=3), LabelFlip()])
-def test_an_error_of_the_honest_client_is_raised_unchanged(reply, fault):
-    with pytest.raises(OSError, match="disk failed"):
+def test_an_error_of_the_honest_client_is_no_error_of_the_fault(reply, fault):
+    with pytest.raises(TaskError, match="OSError: disk failed"):
         reply(fault, data=fails)
 
 

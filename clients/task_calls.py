@@ -1,0 +1,146 @@
+"""Call the functions of a task, and check what they return.
+
+An exception in them, and a result that is not what it must be, is a ``TaskError`` of one line that
+names the part of the task and the user's file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.utils.data import Dataset, IterableDataset
+
+from hqde_fl.clients.task import Task
+from hqde_fl.clients.user_code import defined_at, description, user_code
+from hqde_fl.errors import TaskError
+from hqde_fl.terminal_text import printable
+
+
+def build_model(task: Task) -> nn.Module:
+    """Return a new model of a task.
+
+    Raises
+    ------
+    TaskError
+        If ``Task.model`` raises an exception, or returns something else than a torch module.
+    """
+    with user_code("Task.model", task.model):
+        model = task.model()
+    if not isinstance(model, nn.Module):
+        hint = ""
+        if model is None:
+            hint = ": does the function return the model?"
+        elif isinstance(model, type):
+            hint = f": it has to return an object, as {model.__name__}() is"
+        raise _wrong("Task.model must return a torch module", model, task.model, hint)
+    return model
+
+
+def load_partition(task: Task, number: int, count: int) -> Dataset[Any]:
+    """Return the data set of client ``number`` of ``count``; ``TaskError`` if it cannot be had."""
+    with user_code("Task.partition", task.partition):
+        data = task.partition(number, count)
+    return _checked("Task.partition", data, task.partition)
+
+
+def load_test_set(task: Task) -> Dataset[Any]:
+    """Return the test set of a task; ``TaskError`` if it cannot be had."""
+    with user_code("Task.test", task.test):
+        data = task.test()
+    return _checked("Task.test", data, task.test)
+
+
+def _checked(part: str, data: Any, function: Callable[..., Any]) -> Dataset[Any]:
+    needed = f"{part} must return a map-style data set"
+    if data is None:
+        raise _wrong(needed, data, function, ": does the function return it?")
+    if isinstance(data, IterableDataset) or not (
+        hasattr(data, "__len__") and hasattr(data, "__getitem__")
+    ):
+        raise _wrong(f"{needed}, with __len__ and __getitem__", data, function)
+    if isinstance(data, tuple | list) and data and isinstance(data[0], Dataset):
+        raise _wrong(f"{needed}, the examples of one client", data, function, " of data sets")
+    if isinstance(data, dict | Tensor | np.ndarray) or (
+        isinstance(data, tuple) and any(isinstance(part, Tensor | np.ndarray) for part in data)
+    ):
+        hint = ": torch.utils.data.TensorDataset(x, y) makes one of tensors"
+        raise _wrong(needed, data, function, hint)
+    return data  # type: ignore[no-any-return]
+
+
+def batch_loss(task: Task, outputs: Any, targets: Any, *, trains: bool = False) -> Tensor:
+    """Return the loss of a batch, a tensor with one number.
+
+    Parameters
+    ----------
+    task : Task
+        The task, whose loss is called.
+    outputs, targets : Any
+        The model's outputs and the batch's targets.
+    trains : bool, default=False
+        The loss must have a gradient.
+
+    Raises
+    ------
+    TaskError
+        If the loss raises an exception or returns something else.
+    """
+    with user_code("the loss", task.loss, outputs=outputs, targets=targets):
+        loss = task.loss(outputs, targets)
+    if not isinstance(loss, Tensor):
+        hint = ": without .item() or float()" if isinstance(loss, Real) else ""
+        raise _wrong("the loss must return a tensor", loss, task.loss, hint)
+    if loss.numel() != 1:
+        hint = f" {description(loss)}: take the mean over the batch"
+        raise _wrong("the loss must return one number", loss, task.loss, hint)
+    if trains and not loss.requires_grad:
+        raise TaskError(
+            "the loss has no gradient: it must depend on weights of the model that are trained, "
+            f"without .detach(), .item(), argmax or torch.no_grad() between{defined_at(task.loss)}"
+        )
+    return loss
+
+
+def backward(loss: Tensor, task: Task) -> None:
+    """Compute the gradient of a loss; ``TaskError`` if that raises an exception."""
+    with user_code("the gradient of the loss", task.loss):
+        loss.backward()
+
+
+def metric_value(name: str, task: Task, outputs: Any, targets: Any) -> float:
+    """Return the value of a task's metric on a batch as a float, which may be NaN or infinite.
+
+    Raises
+    ------
+    TaskError
+        If the metric raises an exception, or returns something else than a number or a tensor or
+        array of one.
+    """
+    metric = task.metrics[name]
+    with user_code(f"metric {name!r}", metric, outputs=outputs, targets=targets):
+        value = metric(outputs, targets)
+        if isinstance(value, Tensor | np.ndarray | np.generic) and _size(value) == 1:
+            value = value.item()
+    if not isinstance(value, Real | Decimal):
+        hint = f" {description(value)}: take the mean over the batch"
+        hint = hint if isinstance(value, Tensor | np.ndarray) else ""
+        if value is None:
+            hint = ": does the function return it?"
+        raise _wrong(f"metric {name!r} must return one number", value, metric, hint)
+    return float(value)
+
+
+def _size(value: Any) -> int:
+    return int(value.numel() if isinstance(value, Tensor) else value.size)
+
+
+def _wrong(needed: str, found: Any, function: Any, hint: str = "") -> TaskError:
+    """Return the error of a function that returned something else than it must."""
+    simple = found is None or isinstance(found, bool | int | float | str | type)
+    shown = printable(repr(found), 60) if simple else f"a {type(found).__name__}"
+    return TaskError(f"{needed}, found {shown}{hint}{defined_at(function)}")
