@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import chain, repeat
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, TensorDataset, d
 from hqde_fl.clients.batch_reader import BatchReader
 from hqde_fl.clients.batches import Batch, Collate, device_of, example_count, to_device
 from hqde_fl.clients.collation import StackExamples, UserCollate
-from hqde_fl.clients.data_forms import example_total, in_torch_format, loader_with
+from hqde_fl.clients.data_forms import check_map_style, example_total, in_torch_format, loader_with
 from hqde_fl.clients.user_code import user_code
 from hqde_fl.errors import DataError, HQDEError, TaskError
 from hqde_fl.terminal_text import describe_error
@@ -104,14 +104,7 @@ def read_loader(
     sizes: Iterator[int | None] = repeat(None)
     if isinstance(loader, DataLoader):
         sizes = chain(_batch_sizes(loader), sizes)
-        # collate_fn of a loader without batches converts single examples
-        batched = loader.batch_sampler is not None
-        collate = loader.collate_fn if batched else None
-        loader = loader_with(
-            loader,
-            in_torch_format(loader.dataset),
-            loader.collate_fn if collate is None else _collate(collate, reader),
-        )
+        loader = _readable(loader, reader)
     for batch, size in zip(_loaded(loader), sizes, strict=False):
         inputs, targets = reader.pair(batch, labelled=labelled)
         count = example_count(targets) if size is None else size
@@ -122,6 +115,17 @@ def _collate(collate: Collate | None, reader: BatchReader) -> Collate:
     if collate is None or collate is default_collate:
         return StackExamples(reader)
     return UserCollate(collate)
+
+
+def _readable(loader: DataLoader[Any], reader: BatchReader) -> DataLoader[Any]:
+    """Return a loader of the same batches that reads and stacks as ``iterate_batches`` does."""
+    if isinstance(loader.dataset, Mapping):
+        check_map_style(loader.dataset)
+    data, collate = in_torch_format(loader.dataset), loader.collate_fn
+    stacks = collate is default_collate and not loader.persistent_workers
+    if data is loader.dataset and not stacks:
+        return loader  # with the processes that it may keep
+    return loader_with(loader, data, _collate(collate, reader) if stacks else collate)
 
 
 def _loaded(loader: Iterable[Any]) -> Iterator[Any]:
@@ -147,11 +151,11 @@ def _loaded(loader: Iterable[Any]) -> Iterator[Any]:
 
 def _batch_sizes(loader: DataLoader[Any]) -> Iterator[int]:
     """Yield the sizes of a loader's batches as far as they are known beforehand."""
-    sampler: Any = loader.batch_sampler
-    if type(sampler) is BatchSampler and hasattr(sampler.sampler, "__len__"):
-        whole, rest = divmod(len(sampler.sampler), sampler.batch_size)
-        yield from repeat(sampler.batch_size, whole)
+    batches = loader.batch_sampler
+    if type(batches) is BatchSampler and isinstance(batches.sampler, Sized):
+        whole, rest = divmod(len(batches.sampler), batches.batch_size)
+        yield from repeat(batches.batch_size, whole)
         if rest:
             yield rest
-    elif isinstance(sampler, Sequence):
-        yield from map(len, cast(Sequence[Sequence[Any]], sampler))
+    elif isinstance(batches, Sequence):
+        yield from map(len, batches)

@@ -115,10 +115,9 @@ class BatchReader:
         if len(inputs) == 1 and isinstance(inputs[0], Arguments):
             return inputs[0], targets
         if not self._takes(len(inputs)):
-            count = len([name for name in self.positional if name in self.required])
             raise TaskError(
-                f"{self.forward} needs {count} input{'s'[: count != 1]}, found a batch of "
-                f"{len(inputs)} besides the targets"
+                f"{self.forward} needs {self._input_count}, found {len(inputs)} in a batch, "
+                "besides its targets"
             )
         return self._inputs(inputs[0]) if len(inputs) == 1 else Arguments(tuple(inputs)), targets
 
@@ -130,12 +129,14 @@ class BatchReader:
     def used_entries(self, example: Any) -> Any:
         """Return an example or batch without the entries that ``forward`` does not take, if named.
 
-        The targets stay. All entries stay where ``forward`` takes any, or one mapping.
+        The targets stay. All entries stay where ``forward`` takes any, or one mapping, and where
+        none is the targets: the loss gets all then.
         """
         if not isinstance(example, Mapping) or self.any_keyword:
             return example
         key = self.target_name(example)
-        if not any(name in self.keywords for name in example if name != key):
+        named = any(name in self.keywords for name in example if name != key)
+        if key is None or not named:
             return example
         used = {k: v for k, v in example.items() if k in self.keywords or k == key}
         self._log_unused(example.keys() - used.keys())
@@ -143,23 +144,44 @@ class BatchReader:
 
     def _takes(self, count: int) -> bool:
         """Return True if ``forward`` can be called with a number of positional arguments."""
-        needed = sum(name in self.required for name in self.positional)
-        return needed <= count and (self.any_positional or count <= len(self.positional))
+        return len(self._needed) <= count and (self.any_positional or count <= len(self.positional))
+
+    @property
+    def _needed(self) -> list[str]:
+        """The parameters without a default that can be given by position."""
+        return [name for name in self.positional if name in self.required]
+
+    @property
+    def _input_count(self) -> str:
+        """The number of positional arguments that ``forward`` takes, as text."""
+        low, high = len(self._needed), len(self.positional)
+        if self.any_positional:
+            return f"{low} inputs or more"
+        return f"{low if low == high else f'{low} to {high}'} input{'s' if high != 1 else ''}"
+
+    @property
+    def _takes_one_mapping(self) -> bool:
+        """True if ``forward`` can be called with one positional argument and nothing else."""
+        if len(self._needed) == 1:
+            return True
+        optional = not self._needed and (len(self.positional) == 1 or self.any_positional)
+        return optional and not self.any_keyword
 
     def _inputs(self, value: Any, target_name: str | None = None) -> Any:
-        if not isinstance(value, Mapping) or isinstance(value, Arguments):
+        if not isinstance(value, Mapping):
             return value
         taken = {k: v for k, v in value.items() if k in self.keywords}
-        needed = [name for name in self.positional if name in self.required]
-        if not taken and (len(needed) == 1 or (not needed and self.positional)):
+        if not taken and self._takes_one_mapping:
             return dict(value)
         if self.any_keyword:
             taken |= {k: v for k, v in value.items() if isinstance(k, str) and _holds_tensor(v)}
-        if missing := sorted(self.required - taken.keys()):
-            besides = f" besides the targets, {target_name!r}" if target_name else ""
+        missing = [name for name in self.positional if name in self.required - taken.keys()]
+        missing += sorted(self.required - taken.keys() - set(missing))
+        if missing or not taken:
+            besides = f", and {target_name!r}, which are the targets" if target_name else ""
             raise TaskError(
-                f"{self.forward} needs {', '.join(missing)}, found a batch with the entries "
-                f"{', '.join(map(str, value)) or 'none'}{besides}"
+                f"{self.forward} needs {', '.join(missing) or 'an entry of the batch'}, found a "
+                f"batch with the entries {', '.join(map(str, value)) or 'none'}{besides}"
             )
         self._log_unused(value.keys() - taken.keys())
         return Arguments(named=taken)

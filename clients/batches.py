@@ -60,7 +60,9 @@ def call_model(model: nn.Module, inputs: Any) -> Any:
         return model(*inputs.positional, **inputs.named)
     if type(inputs) is dict:  # perhaps the names of the batch are just not those of forward
         names = ", ".join(map(str, inputs))
-        with user_code(f"the model, given the dict ({names}) as forward takes none of these names,"):
+        with user_code(
+            f"the model, given the dict ({names}) as forward takes none of these names,"
+        ):
             return model(inputs)
     return model(inputs)
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
-import torch
 from torch.utils.data import (
     DataLoader,
     Dataset,
     IterableDataset,
     RandomSampler,
     SequentialSampler,
-    Subset,
-    TensorDataset,
     default_collate,
 )
 
 from hqde_fl.clients.batches import Collate
+from hqde_fl.clients.data_forms import example_total
+from hqde_fl.clients.data_subset import data_subset
 from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
 
@@ -41,15 +39,9 @@ class Portions:
 
     def __call__(self, number: int, count: int) -> Dataset[Any]:
         """Return one worker's portion, ``number`` in [0, ``count``)."""
-        order = Seeds(self.seed).numpy("portions").permutation(len(cast(Sized, self.data)))
+        order = Seeds(self.seed).numpy("portions").permutation(example_total(self.data))
         indices = np.sort(np.array_split(order, count)[number]).tolist()
-        data = self.data
-        while type(data) is Subset:
-            indices = [data.indices[index] for index in indices]
-            data = data.dataset
-        if type(data) is TensorDataset:
-            return TensorDataset(*data[torch.as_tensor(indices)])
-        return Subset(data, indices)
+        return data_subset(self.data, indices)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,11 +85,11 @@ class LoaderData:
                 "train needs a loader with a batch_size, found one with a batch sampler of its own "
                 "or without batches"
             )
-        sampler = loader.sampler
+        total, sampler = example_total(data), loader.sampler
         plain = type(sampler) is SequentialSampler or (
             type(sampler) is RandomSampler
             and not sampler.replacement
-            and sampler.num_samples == len(data)
+            and sampler.num_samples == total
         )
         if not plain:
             raise ConfigError(
@@ -105,9 +97,9 @@ class LoaderData:
                 f"loader's {type(sampler).__name__} would not act: put what it chooses into the "
                 "data set (torch.utils.data.Subset)"
             )
-        if len(data) < workers:
+        if total < workers:
             raise ConfigError(
-                f"train needs at least 1 example for each of {workers} workers, found {len(data)}"
+                f"train needs at least 1 example for each of {workers} workers, found {total}"
             )
         return cls(data, loader.batch_size, loader.collate_fn)
 

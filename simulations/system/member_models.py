@@ -10,7 +10,7 @@ import torch
 from flwr.app import ArrayRecord
 from torch import Tensor, nn
 
-from hqde_fl.clients.batch_reader import BatchReader
+from hqde_fl.clients.batch_iteration import read_loader
 from hqde_fl.clients.batches import call_model
 from hqde_fl.clients.evaluation import class_probabilities, evaluate_batches, evaluation_mode
 from hqde_fl.clients.reproducibility import reproducible
@@ -37,16 +37,11 @@ class MemberModels:
         self._task, self._settings = task, settings
         self._device = torch.device(settings.training.placement)
 
-    @cached_property
-    def reader(self) -> BatchReader:
-        """The reader of batches for these models."""
-        return BatchReader.of(self._models[0])
-
     def evaluate(self, loader: Iterable[Any], arrays: ArrayRecord) -> dict[str, float]:
         """Return loss and metrics of models with these weights on labelled batches."""
         models = self._with_weights(arrays)
         with reproducible(0, self._settings.training.threads):
-            batches = self.reader.batches(loader, self._device)
+            batches = read_loader(loader, models[0])
             return evaluate_batches(
                 models, batches, self._task, self._settings.predictor, calibrated=True
             )
@@ -67,7 +62,7 @@ class MemberModels:
     def _batch_outputs(self, loader: Iterable[Any], arrays: ArrayRecord) -> Iterator[Tensor]:
         models = self._with_weights(arrays)
         with reproducible(0, self._settings.training.threads), evaluation_mode(models):
-            for batch in self.reader.batches(loader, self._device):
+            for batch in read_loader(loader, models[0], labelled=False):
                 answers = [call_model(model, batch.inputs) for model in models]
                 if self._task.classifier:
                     outputs = class_probabilities(answers)
