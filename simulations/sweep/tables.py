@@ -28,13 +28,17 @@ def write_tables(comparison: Comparison, out: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    records = [_result(comparison, row) for row in comparison.rows]
-    replace_file(out / RESULTS, _csv(records))
-    columns = {name: _typed([record[name] for record in records]) for name in records[0]}
+    replace_file(out / RESULTS, _csv([_result(comparison, row) for row in comparison.rows]))
     buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer)
+    pq.write_table(pa.table(result_columns(comparison)), buffer)
     replace_file(out / PARQUET, buffer.getvalue())
     replace_file(out / TIMINGS, _csv([_timing(comparison, row) for row in comparison.rows]))
+
+
+def result_columns(comparison: Comparison) -> dict[str, list[Any]]:
+    """Return the columns of ``results.parquet`` by name; each has values of one type, or None."""
+    records = [_result(comparison, row) for row in comparison.rows]
+    return {name: _typed([record[name] for record in records]) for name in records[0]}
 
 
 def columns() -> frozenset[str]:
@@ -43,7 +47,8 @@ def columns() -> frozenset[str]:
     return frozenset(_result(nothing, row)) | frozenset(_timing(nothing, row))
 
 
-def _place(comparison: Comparison, row: ComparisonRow) -> dict[str, Any]:
+def place_of(comparison: Comparison, row: ComparisonRow) -> dict[str, Any]:
+    """Return axis -> the cell's value on it if that is plain, else its label."""
     pairs = zip(comparison.axes, row.labels, strict=False)
     return {axis.name: axis.text(label) for axis, label in pairs}
 
@@ -75,14 +80,14 @@ def _result(comparison: Comparison, row: ComparisonRow) -> dict[str, Any]:
         "error": row.error,
     }
     # an axis ``rounds`` has the number configured, which a finished run has, too
-    place = _place(comparison, row)
+    place = place_of(comparison, row)
     return place | {name: value for name, value in line.items() if name not in place}
 
 
 def _timing(comparison: Comparison, row: ComparisonRow) -> dict[str, Any]:
     manifest: Mapping[str, Any] = {} if row.run is None else row.run.manifest
     return {
-        **_place(comparison, row),
+        **place_of(comparison, row),
         "cell": row.directory.rpartition("/")[2],
         "seconds": manifest.get("wall-seconds"),
         "round-seconds": None if row.run is None else round(row.run.seconds, 3),
