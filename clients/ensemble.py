@@ -17,7 +17,6 @@ from flwr.app import (
     RecordDict,
 )
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 from hqde_fl.clients.data_subset import data_subset
@@ -26,6 +25,7 @@ from hqde_fl.clients.fresh_model import FreshModel
 from hqde_fl.clients.message_fields import array_record, partition_of, server_round
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
+from hqde_fl.clients.task_calls import build_model, load_partition
 from hqde_fl.clients.training import Training, train
 from hqde_fl.errors import ConfigError
 from hqde_fl.prediction import EnsemblePredictor
@@ -128,7 +128,7 @@ class EnsembleClient:
         with reproducible(self.seeds.integer("client", partition, number)):
             losses, returned, tags = [], ArrayRecord(), ConfigRecord()
             for assigned in self._assigned_members(message, from_record(record)):
-                model, optimizer = self._load(assigned.member, assigned.state)
+                model, optimizer = self._fresh(assigned.member).load_to_train(assigned.state)
                 generator = self.seeds.torch("client", partition, number, assigned.member)
                 bag = self._bag(data, partition, assigned.member)
                 losses.append(train(model, bag, self.task, self.training, generator, optimizer))
@@ -159,7 +159,7 @@ class EnsembleClient:
         _, record = array_record(message)
         with reproducible(self.seeds.integer("evaluate", partition), self.training.threads):
             states = split_members(from_record(record), self.members)
-            models = [self._load(member, state)[0] for member, state in enumerate(states)]
+            models = [self._fresh(member).load(state) for member, state in enumerate(states)]
             values = evaluate(models, data, self.task, predictor=self.predictor)
         metrics: dict[str, MetricRecordValues] = {
             "num-examples": len(data)  # type: ignore[arg-type]
@@ -186,10 +186,10 @@ class EnsembleClient:
         }
         return [_AssignedMember(m, select_member(m, state), True, tags[m]) for m in assigned]
 
-    def _load(self, member: int, state: dict[str, Tensor]) -> tuple[nn.Module, Optimizer]:
-        """Load weights into a member's model and return the model and its optimiser.
+    def _fresh(self, member: int) -> FreshModel:
+        """Return a member's model, which is built on first use.
 
-        Both are built on first use. Raises ``ConfigError`` if there is no such member.
+        Raises ``ConfigError`` if there is no such member.
         """
         if not 0 <= member < self.members:
             raise ConfigError(f"a client of {self.members} members has no {member_name(member)}")
@@ -197,10 +197,10 @@ class EnsembleClient:
 
             def build() -> nn.Module:
                 with reproducible(self.seeds.integer("member", member)):
-                    return self.task.model().to(self.training.placement)
+                    return build_model(self.task).to(self.training.placement)
 
             self._models[member] = FreshModel(build, self.training.new_optimizer)
-        return self._models[member].load(state)
+        return self._models[member]
 
     def _bag(self, data: Dataset[Any], partition: int, member: int) -> Dataset[Any]:
         """Return a member's training data: the partition, or with bagging a bootstrap sample."""
@@ -216,5 +216,5 @@ class EnsembleClient:
         if key not in self._partitions:
             if len(self._partitions) >= MAX_CACHED_PARTITIONS:
                 self._partitions.pop(next(iter(self._partitions)))
-            self._partitions[key] = self.task.partition(partition, count)
+            self._partitions[key] = load_partition(self.task, partition, count)
         return self._partitions[key]

@@ -2,68 +2,171 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+import gc
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from types import FunctionType
-from typing import final
+from functools import cached_property
+from types import FunctionType, ModuleType
+from typing import Any, final
+from weakref import ProxyTypes, ref
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hqde_fl.clients.module_copy import ModuleCopier
+
 
 @final
 class FreshModel:
-    """A model and its optimiser, from which nothing leaks from one message into the next.
+    """A model, from which nothing leaks from one message or evaluation into the next.
 
     Weights and buffers come with each message. What a module keeps elsewhere, such as the state of
-    a recurrent layer in an attribute, a counter, a buffer that is not in the state dict, or
-    ``requires_grad``, is that of a model just built: each message gets a copy of the modules that
-    shares their weights, so that it costs little. A model that cannot be copied, or that keeps
-    closures, as hooks often are, is built anew.
+    a recurrent layer in an attribute, a counter, a buffer that is not in the state dict, a hook,
+    or ``requires_grad``, is that of a model just built: each message gets a copy of the modules
+    that shares their weights, so that it costs little. A model that cannot be copied, or of which
+    a copy would share more than its weights, is built anew: one that keeps locks, closures (as
+    hooks often are), weak references, or views of its weights. What is kept outside of the
+    modules, in globals or attributes of a class, is beyond this class.
 
     Parameters
     ----------
     build : Callable[[], nn.Module]
         Builds the model, always the same.
-    new_optimizer : Callable[[nn.Module], Optimizer]
-        Returns an optimiser of a model's parameters.
+    new_optimizer : Callable[[nn.Module], Optimizer], optional
+        Returns an optimiser of a model's parameters; only ``load_to_train`` needs it.
     """
 
     def __init__(
-        self, build: Callable[[], nn.Module], new_optimizer: Callable[[nn.Module], Optimizer]
+        self,
+        build: Callable[[], nn.Module],
+        new_optimizer: Callable[[nn.Module], Optimizer] | None = None,
     ) -> None:
         self._build, self._new_optimizer = build, new_optimizer
-        self._pristine = build()
-        self._optimizer = new_optimizer(self._pristine)
-        self._trained = [(p, p.requires_grad) for p in self._pristine.parameters()]
-        shared = self._pristine.state_dict(keep_vars=True).values()
-        self._is_copyable = not _keeps_closures(self._pristine)
-        self._shared = [*shared, *(parameter for parameter, _ in self._trained)]
+        self._keep(build())
 
-    def load(self, state: Mapping[str, Tensor]) -> tuple[nn.Module, Optimizer]:
-        """Return the model with the weights and buffers of a state dict, and its optimiser."""
+    def _keep(self, model: nn.Module) -> None:
+        """Keep a model just built, of which copies are made."""
+        self._pristine = model
+        self._parameters = [(p, p.requires_grad, dict(vars(p))) for p in model.parameters()]
+        shared = [*model.state_dict(keep_vars=True).values(), *model.parameters()]
+        self._shared = [value for value in shared if isinstance(value, Tensor)]
+        self._is_copyable = _is_copyable(model, self._shared)
+        self.__dict__.pop("_optimizer", None)
+        self.__dict__.pop("_copier", None)
+
+    @property
+    def built(self) -> nn.Module:
+        """A model to look at, not to call: that of which copies are made."""
+        return self._pristine
+
+    def load(self, state: Mapping[str, Tensor]) -> nn.Module:
+        """Return the model with the weights and buffers of a state dict.
+
+        It is valid until the next call, which may change its weights.
+        """
+        return self._load(state)[0]
+
+    def load_to_train(self, state: Mapping[str, Tensor]) -> tuple[nn.Module, Optimizer]:
+        """Return the model with the weights and buffers of a state dict, and its optimiser.
+
+        The optimiser may be that of an earlier call: its state is to be cleared.
+        """
+        assert self._new_optimizer is not None
+        model, is_copy = self._load(state)
+        return model, self._optimizer if is_copy else self._new_optimizer(model)
+
+    def _load(self, state: Mapping[str, Tensor]) -> tuple[nn.Module, bool]:
+        """Return the model with the values of a state dict, and True if it is a copy."""
         model = None
         if self._is_copyable:
-            with suppress(Exception):  # modules may keep what cannot be copied, such as locks
-                # ids are those of this process: an app may have been sent here with its models
-                memo = {id(tensor): tensor for tensor in self._shared}
-                model = copy.deepcopy(self._pristine, memo)
+            if any(_has_hooks(parameter) for parameter, _, _ in self._parameters):
+                self._keep(self._build())  # a message has left them at the shared weights
+            model = self._copier.copy()
         if model is None:
             model = self._build()
             model.load_state_dict(state)
-            return model, self._new_optimizer(model)
-        for parameter, requires_grad in self._trained:
-            parameter.requires_grad_(requires_grad)
+            return model, False
+        for parameter, requires_grad, attributes in self._parameters:
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad_(requires_grad)
+            if parameter.grad is not None:
+                parameter.grad = None
+            if parameter.__dict__ or attributes:
+                parameter.__dict__.clear()
+                parameter.__dict__.update(attributes)
         model.load_state_dict(state)
-        return model, self._optimizer
+        return model, True
+
+    @cached_property
+    def _optimizer(self) -> Optimizer:
+        assert self._new_optimizer is not None
+        return self._new_optimizer(self._pristine)
+
+    @cached_property
+    def _copier(self) -> ModuleCopier:
+        return ModuleCopier(self._pristine, self._shared)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all but the copier, which knows the model by the addresses of this process."""
+        return {key: value for key, value in vars(self).items() if key != "_copier"}
 
 
-def _keeps_closures(model: nn.Module) -> bool:
-    """Return True if a module keeps a function, such as a hook, that has captured something.
+def _is_copyable(model: nn.Module, shared: Iterable[Tensor]) -> bool:
+    """Return True if a copy of a model that shares some tensors shares nothing else with it."""
+    shared = list(shared)
+    with suppress(Exception):  # modules may keep what cannot be copied, such as locks
+        if any(map(_has_hooks, shared)) or not _are_separate(model, shared):
+            return False
+        copied = ModuleCopier(model, shared).copy()
+        values = (m.state_dict(keep_vars=True) for m in (model, copied))
+        weights = (dict(m.named_parameters()) for m in (model, copied))
+        return all(_are_same(*pair) for pair in (tuple(values), tuple(weights)))
+    return False
 
-    A copy shares its functions with the original, and they would go on to act on the original.
+
+def _are_same(some: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
+    """Return True if two mappings have the same tensors under the same names."""
+    return some.keys() == others.keys() and all(some[name] is others[name] for name in some)
+
+
+def _has_hooks(tensor: Tensor) -> bool:
+    hooks = (getattr(tensor, name, None) for name in ("_backward_hooks", *_ACCUMULATED))
+    return any(hooks)
+
+
+_ACCUMULATED = ("_post_accumulate_grad_hooks",)
+
+
+def _are_separate(model: nn.Module, shared: list[Tensor]) -> bool:
+    """Return True if modules keep nothing that would lead from their copy back to them.
+
+    That is a function that has captured something, a weak reference to anything but a shared
+    tensor, and another tensor in the memory of a shared one.
     """
-    kept = [value for module in model.modules() for value in vars(module).values()]
-    kept += [item for value in kept if isinstance(value, dict) for item in value.values()]
-    return any(isinstance(value, FunctionType) and value.__closure__ for value in kept)
+    ids = {id(tensor) for tensor in shared}
+    storages = {tensor.untyped_storage().data_ptr() for tensor in shared if tensor.numel()}
+    for value in _reachable(vars(module) for module in model.modules()):
+        if isinstance(value, FunctionType) and value.__closure__:
+            return False
+        if isinstance(value, ref) and (target := value()) is not None and id(target) not in ids:
+            return False
+        if isinstance(value, ProxyTypes):
+            return False
+        is_other = isinstance(value, Tensor) and id(value) not in ids and value.numel()
+        if is_other and value.untyped_storage().data_ptr() in storages:
+            return False
+    return True
+
+
+def _reachable(values: Iterable[Any]) -> Iterator[Any]:
+    """Yield values and everything that they refer to, but nothing behind classes and functions."""
+    waiting, seen, kept = list(values), set(), []
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen or isinstance(value, type | ModuleType):
+            continue
+        seen.add(id(value))
+        kept.append(value)  # its id must not be used again
+        yield value
+        if not isinstance(value, FunctionType | Tensor):
+            waiting += gc.get_referents(value)

@@ -12,12 +12,15 @@ from pathlib import Path
 import torch
 from flwr.app import ArrayRecord, Context, MetricRecord, UserConfig
 from flwr.serverapp import Grid, ServerApp
+from torch import nn
 
 from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.faults.backdoor import SUCCESS, Backdoor, attack_success
+from hqde_fl.clients.fresh_model import FreshModel
 from hqde_fl.clients.initial_state import initial_roles, initial_state
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
+from hqde_fl.clients.task_calls import build_model, load_test_set
 from hqde_fl.errors import RunError
 from hqde_fl.prediction import EnsemblePredictor
 from hqde_fl.protocol.members import split_members
@@ -160,7 +163,10 @@ def _run_rounds(
         communication=parts.communication,
         participation=parts.participation,
         ensemble=parts.ensemble,
-        reporting=Reporting((directory, checkpoints, *callbacks), experiment.strategy.density),
+        reporting=Reporting(
+            (directory, checkpoints, *experiment.new_callbacks(), *callbacks),
+            experiment.strategy.density,
+        ),
         seed=experiment.seed,
         roles=initial_roles(task),
     )
@@ -197,18 +203,25 @@ def evaluation(
     is given.
     """
     threads = min(EVALUATION_THREADS, os.cpu_count() or 1)
-    data = task.test()
-    with reproducible(0):  # building a model draws random numbers
-        models = [task.model() for _ in range(members)]
+    data = load_test_set(task)
+
+    def build() -> nn.Module:
+        with reproducible(0):  # building a model draws random numbers
+            return build_model(task)
+
+    fresh = [FreshModel(build) for _ in range(members)]
 
     def measure(server_round: int, arrays: ArrayRecord) -> MetricRecord:
-        for model, state in zip(models, split_members(from_record(arrays), members), strict=True):
-            model.load_state_dict(state)
+        states = split_members(from_record(arrays), members)
+
+        def models() -> list[nn.Module]:
+            return [model.load(state) for model, state in zip(fresh, states, strict=True)]
+
         with reproducible(0, threads):
-            metrics = dict(evaluate(models, data, task, predictor=predictor))
+            metrics = dict(evaluate(models(), data, task, predictor=predictor))
             if backdoor is not None:
                 try:
-                    metrics[SUCCESS] = attack_success(models, data, task, backdoor, predictor)
+                    metrics[SUCCESS] = attack_success(models(), data, task, backdoor, predictor)
                 except Exception as error:
                     raise RunError(
                         "the success of fault 'backdoor' could not be measured in round "

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from hqde_fl.clients.batch_iteration import read_loader
 from hqde_fl.clients.batches import call_model
 from hqde_fl.clients.evaluation import class_probabilities, evaluate_batches, evaluation_mode
+from hqde_fl.clients.fresh_model import FreshModel
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
+from hqde_fl.clients.task_calls import build_model
 from hqde_fl.errors import DataError
 from hqde_fl.protocol.members import split_members
 from hqde_fl.protocol.records import from_record
@@ -72,12 +74,12 @@ class MemberModels:
 
     def _with_weights(self, arrays: ArrayRecord) -> list[nn.Module]:
         states = split_members(from_record(arrays), self._settings.members)
-        for model, state in zip(self._models, states, strict=True):
-            model.load_state_dict(state)
-        return self._models
+        return [model.load(state) for model, state in zip(self._models, states, strict=True)]
+
+    def _build(self) -> nn.Module:
+        with reproducible(0):  # building a model must not advance the process's generators
+            return build_model(self._task).to(self._device)
 
     @cached_property
-    def _models(self) -> list[nn.Module]:
-        with reproducible(0):  # building a model must not advance the process's generators
-            members = range(self._settings.members)
-            return [self._task.model().to(self._device) for _ in members]
+    def _models(self) -> list[FreshModel]:
+        return [FreshModel(self._build) for _ in range(self._settings.members)]

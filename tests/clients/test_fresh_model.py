@@ -61,7 +61,7 @@ def test_nothing_but_the_weights_of_a_message_decides(kind: type[Keeper]) -> Non
     fresh = FreshModel(kind, sgd)
     outputs = []
     for _ in range(3):
-        model, optimizer = fresh.load(state)
+        model, optimizer = fresh.load_to_train(state)
         assert isinstance(model, Keeper)
         assert model.calls == []
         assert float(model.last) == 0
@@ -78,14 +78,14 @@ def test_nothing_but_the_weights_of_a_message_decides(kind: type[Keeper]) -> Non
 def test_the_copies_share_their_weights() -> None:
     fresh = FreshModel(Keeper, sgd)
     state = Keeper().state_dict()
-    one, other = fresh.load(state)[0], fresh.load(state)[0]
+    one, other = fresh.load(state), fresh.load(state)
     assert one is not other
     assert all(a is b for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
 def test_a_model_that_was_sent_to_another_process_is_trained() -> None:
     fresh = cloudpickle.loads(cloudpickle.dumps(FreshModel(Keeper, sgd)))
-    model, optimizer = fresh.load(Keeper().state_dict())
+    model, optimizer = fresh.load_to_train(Keeper().state_dict())
     before = model.head.weight.detach().clone()
     model(torch.ones(4, 2)).sum().backward()
     optimizer.step()
@@ -99,6 +99,6 @@ def test_tied_weights_stay_tied() -> None:
             self.embed, self.out = nn.Embedding(3, 2), nn.Linear(2, 3, bias=False)
             self.out.weight = self.embed.weight
 
-    model = FreshModel(Tied, sgd).load(Tied().state_dict())[0]
+    model = FreshModel(Tied, sgd).load(Tied().state_dict())
     assert isinstance(model, Tied)
     assert model.out.weight is model.embed.weight
