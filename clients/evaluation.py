@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,15 +12,17 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from hqde_fl.clients.batch_iteration import iterate_batches
-from hqde_fl.clients.batches import Batch, call_model, logits_of
-from hqde_fl.clients.task import Task
-from hqde_fl.clients.task_calls import batch_loss, metric_value
+from hqde_fl.clients.batches import Batch, call_model
+from hqde_fl.clients.class_scores import ClassScores
+from hqde_fl.clients.model_outputs import mean_outputs, with_logits
+from hqde_fl.clients.scoring import Scoring
+from hqde_fl.clients.task import Task, accuracy
 from hqde_fl.errors import ConfigError
 from hqde_fl.prediction import (
+    ClassifierScores,
     EnsemblePredictor,
+    EnsembleScores,
     Prediction,
-    calibration_error,
-    negative_log_likelihood,
 )
 from hqde_fl.prediction.calibration import MIN_PROBABILITY
 
@@ -74,98 +77,98 @@ def evaluate_batches(
         At least one batch, on the models' device.
     task : Task
         The loss and the metrics. The outputs of an ensemble are the logarithms of its predicted
-        class probabilities for classifiers, and the mean of its members' outputs otherwise.
+        class probabilities for classifiers, in the shape of a member's outputs, and the mean of its
+        members' outputs otherwise.
     predictor : EnsemblePredictor, optional
-        Combines the members' class probabilities; soft vote if not given.
+        Combines the members' class probabilities, batch by batch; soft vote if not given.
     calibrated : bool, default=False
-        Return ``accuracy``, ``nll`` and ``ece`` of a single classifier too.
+        Return ``accuracy``, ``nll`` and ``ece`` of a single classifier too, if its outputs are
+        class scores for the targets.
 
     Returns
     -------
     dict[str, float]
-        ``loss`` and one entry per metric, means over the examples. Of several classifiers also the
-        values that ``ensemble_scores`` returns.
+        ``loss`` and one entry per metric: means over the examples, or of classifiers over all
+        targets but the ignored label. Of several classifiers also the values of ``EnsembleScores``.
     """
-    ensemble = len(models) > 1 and task.classifier
-    scored = ensemble or (calibrated and task.classifier)
-    predictor = predictor or EnsemblePredictor()
+    scoring, predictor = Scoring(task), predictor or EnsemblePredictor()
+    ensemble_scores, scores = EnsembleScores(len(models)), ClassifierScores()
+    votes = len(models) > 1 and task.classifier
+    calibrated = calibrated and task.classifier and not votes
+    reads_classes = calibrated or accuracy in task.metrics.values()
     sums, seen = dict.fromkeys(("loss", *task.metrics), 0.0), 0
-    votes: list[Tensor] = []
-    targets: list[Tensor] = []
     with evaluation_mode(models):
         for batch in data:
+            targets, weight = batch.targets, scoring.weight(batch.targets, batch.size)
+            if weight == 0:
+                continue
             answers = [call_model(model, batch.inputs) for model in models]
-            if scored:
-                votes.append(class_probabilities(answers))
-                targets.append(_labels(batch.targets))
-            if ensemble:
-                outputs: Any = (
-                    normalized_distribution(predictor.predict(votes[-1]))
-                    .clamp(min=MIN_PROBABILITY)
-                    .log()
-                )
-            else:
-                outputs = answers[0] if len(answers) == 1 else torch.stack(answers).mean(dim=0)
-            sums["loss"] += float(batch_loss(task, outputs, batch.targets)) * batch.size
+            vote = _vote(scoring, answers, targets, predictor) if votes else None
+            outputs = mean_outputs(answers) if vote is None else vote.outputs
+            sums["loss"] += float(scoring.loss(outputs, targets)) * weight
+            classes = scoring.class_scores(outputs, targets) if reads_classes else None
             for name in task.metrics:
-                sums[name] += metric_value(name, task, outputs, batch.targets) * batch.size
-            seen += batch.size
+                sums[name] += scoring.metric(name, outputs, targets, classes) * weight
+            seen += weight
+            if vote is None:
+                votes = False
+            else:
+                labels = vote.classes.class_numbers
+                select = vote.classes.select
+                members = torch.stack([select(member) for member in vote.members])
+                ensemble_scores.add(members, select(vote.probability), labels)
+            if classes is None:
+                calibrated = False
+            elif calibrated:
+                scores.add(classes.select(class_probabilities(classes)), classes.class_numbers)
     if not seen:
-        raise ConfigError("evaluation needs at least 1 example, found 0")
+        raise ConfigError("evaluation needs at least 1 target that counts, found 0")
     means = {name: value / seen for name, value in sums.items()}
-    if ensemble:
-        means |= ensemble_scores(torch.cat(votes, dim=1), torch.cat(targets), predictor)
-    elif scored:
-        means |= classifier_scores(torch.cat(votes, dim=1)[0], torch.cat(targets))
-    return means
+    if votes:
+        means |= ensemble_scores.values
+    return means | scores.values if calibrated else means
 
 
-def ensemble_scores(
-    votes: Tensor, targets: Tensor, predictor: EnsemblePredictor
-) -> dict[str, float]:
-    """Return scores of an ensemble's prediction and the mean scores of its single members.
+@dataclass(frozen=True, eq=False)
+class _Vote:
+    """What the members of an ensemble predict together for a batch of c classes.
 
     Parameters
     ----------
-    votes : Tensor
-        (m, n, c) class probabilities of m members for n examples.
-    targets : Tensor
-        (n,) true classes.
-    predictor : EnsemblePredictor
-        Combines the members' probabilities.
-
-    Returns
-    -------
-    dict[str, float]
-        ``accuracy``, ``nll`` (negative log likelihood) and ``ece`` (expected calibration error, 15
-        bins) of the ensemble; the mean of each over the members as ``member-accuracy`` and so on;
-        ``diversity`` and ``disagreement`` of the members.
+    classes : ClassScores
+        The first member's.
+    members : Tensor
+        (m, places, c) the members' probabilities.
+    probability : Tensor
+        (places, c) the ensemble's.
+    outputs : Any
+        The logarithms of these, in the shape of a member's outputs.
     """
-    prediction = predictor.predict(votes)
-    scores = classifier_scores(normalized_distribution(prediction), targets)
-    members = [classifier_scores(member, targets) for member in votes]
-    for name in scores.copy():
-        scores[f"member-{name}"] = sum(member[name] for member in members) / len(members)
-    return scores | {
-        "diversity": prediction.diversity,
-        "disagreement": prediction.disagreement,
-    }
+
+    classes: ClassScores
+    members: Tensor
+    probability: Tensor
+    outputs: Any
 
 
-def class_probabilities(outputs: Sequence[Any]) -> Tensor:
-    """Return (m, n, c) softmax probabilities of m classifiers' scores (n, c).
+def _vote(
+    scoring: Scoring, answers: Sequence[Any], targets: Any, predictor: EnsemblePredictor
+) -> _Vote | None:
+    """Return the vote of classifiers; None if their outputs are no class scores for the targets."""
+    classes = [scoring.class_scores(answer, targets) for answer in answers]
+    known = [member for member in classes if member is not None]
+    if len(known) < len(classes):
+        return None
+    members = torch.stack([class_probabilities(member) for member in known])
+    probability = normalized_distribution(predictor.predict(members))
+    logarithms = probability.clamp(min=MIN_PROBABILITY).log()
+    outputs = with_logits(answers[0], known[0].in_outputs_shape(logarithms))
+    return _Vote(known[0], members, probability, outputs)
 
-    The scores are the outputs or, where these have such an entry, their ``logits``. Raises
-    ``ConfigError`` if they are not a tensor with two dimensions.
-    """
-    logits = [logits_of(output) for output in outputs]
-    for scores in logits:
-        if not isinstance(scores, Tensor) or scores.ndim != 2:
-            shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-            raise ConfigError(
-                f"an ensemble's members must return (examples, classes) scores, found {shape}"
-            )
-    return torch.stack([scores.to(torch.float32).softmax(dim=1) for scores in logits])
+
+def class_probabilities(classes: ClassScores) -> Tensor:
+    """Return the softmax (places, c) of a classifier's scores, in float32."""
+    return classes.scores.to(torch.float32).softmax(dim=1)
 
 
 def normalized_distribution(prediction: Prediction) -> Tensor:
@@ -188,22 +191,3 @@ def evaluation_mode(models: Sequence[nn.Module]) -> Iterator[None]:
     finally:
         for model, mode in zip(models, modes, strict=True):
             model.train(mode)
-
-
-def _labels(targets: Any) -> Tensor:
-    if not isinstance(targets, Tensor) or targets.ndim != 1:
-        shape = tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
-        raise ConfigError(f"an ensemble's targets must be one class an example, found {shape}")
-    return targets
-
-
-def classifier_scores(probability: Tensor, targets: Tensor) -> dict[str, float]:
-    """Return ``accuracy``, ``nll`` and ``ece`` of class probabilities (n, c) for classes (n,).
-
-    These are the negative log likelihood and the expected calibration error.
-    """
-    return {
-        "accuracy": float((probability.argmax(dim=1) == targets).to(torch.float64).mean()),
-        "nll": negative_log_likelihood(probability, targets),
-        "ece": calibration_error(probability, targets),
-    }

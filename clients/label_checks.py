@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from hqde_fl.clients.class_scores import ignore_index_of
 from hqde_fl.clients.task import Task
 from hqde_fl.errors import ConfigError
 
-DEFAULT_IGNORE_INDEX = -100
-"""The label that torch's losses ignore by default."""
-
 
 def ignored_label(task: Task) -> int:
-    """Return the ``ignore_index`` of a task's loss; torch's default if the loss has none."""
-    loss: Any = task.loss
-    if isinstance(loss, partial) and "ignore_index" in loss.keywords:
-        return int(loss.keywords["ignore_index"])
-    return int(getattr(loss, "ignore_index", DEFAULT_IGNORE_INDEX))
+    """Return a task's ``ignore_index``: the one it states, or else that of its loss."""
+    return ignore_index_of(task.loss) if task.ignore_index is None else task.ignore_index
 
 
 def check_labels(labels: Tensor, classes: int, ignored: int, asker: str) -> None:

@@ -19,7 +19,8 @@ def reproducible(seed: int, threads: int = 0) -> Iterator[None]:
     """Seed the process's global random generators for a block of code and restore them afterwards.
 
     The generators are torch's, NumPy's and Python's: data sets may draw their augmentation from any
-    of them. Only one thread of the process at a time can be inside the block.
+    of them. Torch records gradients in the block, whatever ``torch.no_grad`` or
+    ``torch.inference_mode`` is around it. Only one thread of the process at a time can be inside.
 
     Parameters
     ----------
@@ -41,7 +42,8 @@ def reproducible(seed: int, threads: int = 0) -> Iterator[None]:
         if threads:
             torch.set_num_threads(threads)
         try:
-            yield
+            with torch.inference_mode(False), torch.enable_grad():
+                yield
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])

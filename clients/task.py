@@ -10,16 +10,49 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from hqde_fl.clients.batches import Collate
+from hqde_fl.clients.batches import Collate, logits_of
+from hqde_fl.clients.class_scores import (
+    DEFAULT_IGNORE_INDEX,
+    ClassAxis,
+    check_class_axis,
+    ignore_index_of,
+)
 from hqde_fl.clients.objective import Objective
-from hqde_fl.errors import ConfigError
+from hqde_fl.clients.user_code import description
+from hqde_fl.errors import ConfigError, TaskError
 
 Metric = Callable[[Any, Any], float]
 
 
-def accuracy(outputs: Tensor, targets: Tensor) -> float:
-    """Return the fraction of examples whose largest output is at the target class."""
-    return float((outputs.argmax(dim=1) == targets).float().mean())
+def accuracy(outputs: Any, targets: Tensor) -> float:
+    """Return the fraction of targets (n, ...) at which the largest output is that of their class.
+
+    Outputs are class scores (n, classes, ...) or (n, ..., classes), or have them as ``logits``. The
+    label -100 does not count. In a task's metrics this function knows the task's ``class_axis`` and
+    ``ignore_index``.
+
+    Raises
+    ------
+    TaskError
+        If these are no class scores for such targets.
+    """
+    scores = logits_of(outputs)
+    classes = ClassAxis().class_scores(scores, targets, DEFAULT_IGNORE_INDEX)
+    if classes is None:
+        raise accuracy_error(scores, targets)
+    return classes.accuracy
+
+
+def accuracy_error(scores: Any, targets: Any) -> TaskError:
+    """Return the error of outputs that have no accuracy."""
+    return TaskError(
+        "metric 'accuracy' needs class scores (n, classes, ...) or (n, ..., classes) for targets "
+        f"(n, ...), found outputs {description(scores)} for targets {description(targets)}: give "
+        "the task other metrics, and Task(classifier=False) if the targets are no classes"
+    )
+
+
+DEFAULT_METRICS: Mapping[str, Metric] = {"accuracy": accuracy}
 
 
 @dataclass(frozen=True)
@@ -36,16 +69,19 @@ class Task:
     test : Callable[[], Dataset]
         Returns the server's test set.
     loss : Callable[[Any, Any], Tensor], default=cross_entropy
-        (outputs, targets) -> mean loss over the batch.
+        (outputs, targets) -> mean loss over the batch. Torch's cross entropy gets the class scores,
+        also those in the outputs' ``logits``, with the classes on axis 1; a loss of your own gets
+        the outputs as the model returns them.
     metrics : Mapping[str, Metric], default={"accuracy": accuracy}
         Kebab-case name -> function (outputs, targets) -> mean over the batch. The name ``loss`` is
-        reserved.
+        reserved. The default is no metric if ``classifier`` is false.
     collate : Callable, optional
         A list of examples -> ``(inputs, targets)`` of a batch, for data sets whose examples are not
         ``(x, y)`` or that torch cannot stack. Several inputs are passed as ``Arguments``.
     classifier : bool, default=True
-        True if the outputs are class scores (n, c) and the targets are classes (n,). Members of an
-        ensemble are then combined by their class probabilities, otherwise by their mean output.
+        True if the outputs are class scores (n, classes, ...) or (n, ..., classes) and the targets
+        are classes (n, ...). Members of an ensemble are then combined by their class probabilities,
+        otherwise by their mean output.
     classes : int, optional
         Number of classes, >= 1, which faults that change labels need. If not given, it is inferred
         from the model's outputs on a few examples, where possible.
@@ -57,20 +93,30 @@ class Task:
         Metric -> whether higher values are better. Metrics not in it go by their name: lower is
         better for ``loss``, ``rmse``, ``mse``, ``mae``, ``nll``, ``ece``, ``perplexity``, ``error``
         and the other words in ``objective.LOWER_IS_BETTER``, else higher.
+    class_axis : int, optional
+        The axis of the outputs that holds the class scores, not 0; by default 1 or the last one,
+        whichever fits the targets, and 1 if both do.
+    ignore_index : int, optional
+        The label that counts neither in the loss nor in accuracies; by default that of
+        ``nn.CrossEntropyLoss``, and -100 for other losses.
     """
 
     model: Callable[[], nn.Module]
     partition: Callable[[int, int], Dataset[Any]]
     test: Callable[[], Dataset[Any]]
     loss: Callable[[Any, Any], Tensor] = functional.cross_entropy
-    metrics: Mapping[str, Metric] = field(default_factory=lambda: {"accuracy": accuracy})
+    metrics: Mapping[str, Metric] = field(default_factory=lambda: DEFAULT_METRICS)
     collate: Collate | None = None
     classifier: bool = True
     classes: int | None = None
     primary: str | None = None
     higher_is_better: Mapping[str, bool] = field(default_factory=dict)
+    class_axis: int | None = None
+    ignore_index: int | None = None
 
     def __post_init__(self) -> None:
+        if self.metrics is DEFAULT_METRICS and not self.classifier:
+            object.__setattr__(self, "metrics", {})
         if "loss" in self.metrics:
             raise ConfigError("Task.metrics must not hold 'loss': that name reports Task.loss")
         if self.classes is not None and self.classes < 1:
@@ -82,9 +128,23 @@ class Task:
                 raise ConfigError(
                     f"Task.higher_is_better must have True or False for {name!r}, found {higher!r}"
                 )
+        check_class_axis("Task.class_axis", self.class_axis)
+        self._check_ignore_index()
 
     @property
     def objective(self) -> Objective:
         """The primary metric, and the directions given by ``higher_is_better``."""
         default = "accuracy" if "accuracy" in self.metrics else "loss"
         return Objective(self.primary or default, dict(self.higher_is_better))
+
+    def _check_ignore_index(self) -> None:
+        ignored = self.ignore_index
+        if ignored is None:
+            return
+        if not isinstance(ignored, int) or isinstance(ignored, bool):
+            raise ConfigError(f"Task.ignore_index must be a whole number, found {ignored!r}")
+        if ignore_index_of(self.loss) not in (ignored, DEFAULT_IGNORE_INDEX):
+            raise ConfigError(
+                f"Task.ignore_index must be that of its loss, {ignore_index_of(self.loss)}, "
+                f"found {ignored}"
+            )

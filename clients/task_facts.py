@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from hqde_fl.clients.batch_iteration import iterate_batches
 from hqde_fl.clients.batches import Batch, call_model, logits_of
+from hqde_fl.clients.class_scores import ClassAxis
 from hqde_fl.clients.data_subset import data_subset
 from hqde_fl.clients.evaluation import evaluation_mode
 from hqde_fl.clients.reproducibility import reproducible
@@ -165,21 +166,19 @@ class TaskFacts:
         return same and not self.one_score
 
     @cached_property
-    def width(self) -> int | None:
-        """The number of scores c if outputs are (n, c, ...) or (n, ..., c), else None.
+    def class_axis(self) -> int | None:
+        """The axis of the outputs with the scores of the targets' classes; None if there is none.
 
-        The other dimensions must be those of the targets (n, ...).
+        Outputs are (n, c, ...) or (n, ..., c) for targets (n, ...).
         """
-        outputs, shape = self.outputs, self.labels.shape
-        if not isinstance(outputs, Tensor):
+        return ClassAxis(self.task.class_axis).find(self.outputs, self.labels)
+
+    @property
+    def width(self) -> int | None:
+        """The number of class scores c; None if the outputs are no class scores."""
+        if (axis := self.class_axis) is None:
             return None
-        if shape[1:] == (1,):  # a column of labels
-            shape = shape[:1]
-        if not 0 < len(shape) == outputs.ndim - 1:
-            return None
-        if outputs.shape[:1] + outputs.shape[2:] == shape:
-            return outputs.shape[1]
-        return outputs.shape[-1] if outputs.shape[:-1] == shape else None
+        return cast(int, self.outputs.shape[axis])
 
     @cached_property
     def classes(self) -> int | None:

@@ -13,12 +13,14 @@ from torch.utils.data import Dataset
 
 from hqde_fl.clients.batch_iteration import iterate_batches
 from hqde_fl.clients.batches import call_model, device_of
+from hqde_fl.clients.label_checks import ignored_label
 from hqde_fl.clients.reproducibility import reproducible
+from hqde_fl.clients.scoring import Scoring
 from hqde_fl.clients.task import Task
-from hqde_fl.clients.task_calls import backward, batch_loss
+from hqde_fl.clients.task_calls import backward
 from hqde_fl.clients.training_hooks import Poison, idle, poison
 from hqde_fl.clients.user_code import user_code
-from hqde_fl.errors import ConfigError, UnknownNameError
+from hqde_fl.errors import ConfigError, TaskError, UnknownNameError
 from hqde_fl.noise import RegularizationNoise
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -142,7 +144,8 @@ def train(
     Returns
     -------
     float
-        Mean loss over all examples of all epochs, without the proximal term.
+        Mean loss over all examples of all epochs, without the proximal term. Of a classifier the
+        mean over all targets but the ignored label; a batch without others is left out.
     """
     if optimizer is None:
         optimizer = training.new_optimizer(model)
@@ -168,15 +171,17 @@ def _descend(
     mu = training.proximal_mu
     anchors = {p: p.detach().clone() for p in model.parameters() if mu and p.requires_grad}
     device, noise, step = device_of(model), training.regularization_noise, 0
-    total, seen = torch.zeros((), device=device), 0
+    scoring, total, seen = Scoring(task), torch.zeros((), device=device), 0
     model.train()
     for _ in range(training.epochs):
         for batch in iterate_batches(data, training.batch_size, model, generator, task.collate):
             x, y = batch.inputs, batch.targets
             if change is not None:
                 x, y = change(x, y)
+            if (weight := scoring.weight(y, batch.size)) == 0:
+                continue  # the mean over no targets is NaN
             optimizer.zero_grad()
-            loss = batch_loss(task, call_model(model, x), y, trains=True)
+            loss = scoring.loss(call_model(model, x), y, trains=True)
             backward(loss, task)
             for parameter in model.parameters():
                 if mu and parameter.grad is not None:  # the gradient of the proximal term
@@ -189,12 +194,21 @@ def _descend(
             with user_code("the optimiser's step"):
                 optimizer.step()
             step += 1
-            total, seen = total + loss.detach() * batch.size, seen + batch.size
+            total, seen = total + loss.detach() * weight, seen + weight
+    if not seen:
+        raise _no_targets(task)
     return float(total) / seen
 
 
 @torch.no_grad()
 def _first_loss(model: nn.Module, data: Dataset[Any], task: Task, training: Training) -> float:
     model.eval()  # in training mode even a forward pass changes running statistics
-    batch = next(iterate_batches(data, training.batch_size, model, collate=task.collate))
-    return float(batch_loss(task, call_model(model, batch.inputs), batch.targets))
+    scoring = Scoring(task)
+    for batch in iterate_batches(data, training.batch_size, model, collate=task.collate):
+        if scoring.weight(batch.targets, batch.size):
+            return float(scoring.loss(call_model(model, batch.inputs), batch.targets))
+    raise _no_targets(task)
+
+
+def _no_targets(task: Task) -> TaskError:
+    return TaskError(f"every target of the client is {ignored_label(task)}, which does not count")

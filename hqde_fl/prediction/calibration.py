@@ -12,8 +12,12 @@ MIN_PROBABILITY = 1e-12
 def negative_log_likelihood(probability: Tensor, target: Tensor) -> float:
     """Return the mean over n examples of -log of the probability given to the true class (n,)."""
     _check(probability, target)
-    chosen = probability.gather(1, target[:, None]).to(torch.float64)
-    return float(-chosen.clamp(min=MIN_PROBABILITY).log().mean())
+    return mean_negative_log(probability.gather(1, target[:, None]))
+
+
+def mean_negative_log(chosen: Tensor) -> float:
+    """Return the mean of -log of the probabilities given to the true classes."""
+    return float(-chosen.to(torch.float64).clamp(min=MIN_PROBABILITY).log().mean())
 
 
 def calibration_error(probability: Tensor, target: Tensor, bins: int = 15) -> float:
@@ -35,12 +39,21 @@ def calibration_error(probability: Tensor, target: Tensor, bins: int = 15) -> fl
     _check(probability, target)
     if bins < 1:
         raise ValueError(f"calibration_error needs bins >= 1, found {bins}")
-    confidence, label = probability.to(torch.float64).max(dim=1)
-    excess = confidence - (label == target).to(torch.float64)
+    confidence, label = probability.max(dim=1)
+    return calibration_error_of(confidence, label == target, bins)
+
+
+def calibration_error_of(confidence: Tensor, correct: Tensor, bins: int = 15) -> float:
+    """Return the calibration error from probabilities of predicted classes (n,) and their truth.
+
+    ``correct`` is True where the predicted class is the true one; see ``calibration_error``.
+    """
+    confidence = confidence.to(torch.float64)
+    excess = confidence - correct.to(torch.float64)
     interval = (confidence * bins).ceil().long().clamp(1, bins) - 1
     gaps = torch.zeros(bins, dtype=torch.float64, device=interval.device)
     gaps = gaps.index_add(0, interval, excess)
-    return float(gaps.abs().sum()) / len(target)
+    return float(gaps.abs().sum()) / len(correct)
 
 
 def _check(probability: Tensor, target: Tensor) -> None:

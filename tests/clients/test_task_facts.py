@@ -13,7 +13,8 @@ from torch.nn import functional
 from torch.utils.data import Dataset, TensorDataset
 
 from hqde_fl.clients.batches import Arguments
-from hqde_fl.clients.label_checks import DEFAULT_IGNORE_INDEX, check_labels, ignored_label
+from hqde_fl.clients.class_scores import DEFAULT_IGNORE_INDEX
+from hqde_fl.clients.label_checks import check_labels, ignored_label
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.errors import ConfigError, TaskError

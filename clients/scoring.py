@@ -1,0 +1,164 @@
+"""The loss and the metrics of a task in one pass over batches."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from hqde_fl.clients.batches import logits_of
+from hqde_fl.clients.class_scores import ClassAxis, ClassScores, ignore_index_of, is_class_loss
+from hqde_fl.clients.label_checks import ignored_label
+from hqde_fl.clients.model_outputs import with_logits
+from hqde_fl.clients.task import Task, accuracy, accuracy_error
+from hqde_fl.clients.task_calls import batch_loss, metric_value
+from hqde_fl.errors import TaskError
+
+BROADCAST_TOLERANCE = 1e-5
+"""Relative difference of two losses that count as equal."""
+
+
+@final
+class Scoring:
+    """Calls a task's loss and metrics with what they take, in one pass over batches.
+
+    Torch's cross entropy and negative log likelihood get the scores, also those in ``logits``, with
+    the axis of the classes at 1, and targets as int64. So does the default metric ``accuracy``. The
+    user's own functions get outputs and targets as they are.
+
+    Parameters
+    ----------
+    task : Task
+        The loss, the metrics, and where the classes are.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._axis = ClassAxis(task.class_axis)
+        self._has_class_loss = is_class_loss(task.loss)
+        self._ignored = ignored_label(task)
+
+    def weight(self, targets: Any, size: int) -> int:
+        """Return what a batch of ``size`` examples weighs in a mean over a data set.
+
+        It is the number of class numbers that are not the ignored label, as torch's losses take
+        their mean over these; ``size`` for other targets.
+        """
+        if not self._task.classifier or not isinstance(targets, Tensor):
+            return size
+        if targets.is_floating_point() or targets.is_complex():
+            return size
+        return int(torch.count_nonzero(targets.long() != self._ignored))
+
+    def loss(self, outputs: Any, targets: Any, *, trains: bool = False) -> Tensor:
+        """Return the loss of a batch; with ``trains`` it must have a gradient.
+
+        Raises
+        ------
+        TaskError
+            If the loss raises an exception, returns something else than one number, or would
+            compare every output with every target because one of them has an axis more.
+        """
+        if self._has_class_loss:
+            outputs, targets = self._class_loss_arguments(logits_of(outputs), targets)
+            return batch_loss(self._task, outputs, targets, trains=trains)
+        expected = self._loss_without_broadcast(outputs, targets)
+        loss = batch_loss(self._task, outputs, targets, trains=trains)
+        if expected is not None and not _close(expected, float(loss.detach())):
+            found, wanted = tuple(logits_of(outputs).shape), tuple(targets.shape)
+            raise TaskError(
+                f"the loss compares every output with every target, found outputs {found} for "
+                f"targets {wanted}: they must have one shape, by unsqueeze(1) of the targets or "
+                "squeeze(1) of the outputs"
+            )
+        return loss
+
+    def metric(
+        self, name: str, outputs: Any, targets: Any, classes: ClassScores | None = None
+    ) -> float:
+        """Return a metric of a batch.
+
+        Parameters
+        ----------
+        name : str
+            The metric, one of the task's.
+        outputs, targets : Any
+            The outputs and the targets.
+        classes : ClassScores, optional
+            What ``class_scores`` returns for them.
+        """
+        if self._task.metrics[name] is not accuracy:
+            return metric_value(name, self._task, outputs, targets)
+        if classes is None:
+            raise accuracy_error(logits_of(outputs), targets)
+        return classes.accuracy
+
+    def class_scores(self, outputs: Any, targets: Any) -> ClassScores | None:
+        """Return the class scores of a batch; None if the outputs are no scores of classes.
+
+        Where the targets are probabilities, the most probable class is the true one.
+        """
+        scores = logits_of(outputs)
+        if self._has_class_loss and _are_probabilities(scores, targets):
+            targets = targets.argmax(dim=self._probability_axis(scores), keepdim=True)
+        return self._axis.class_scores(scores, targets, self._ignored)
+
+    def _class_loss_arguments(self, scores: Any, targets: Any) -> tuple[Any, Any]:
+        """Return scores with the classes on axis 1, and the targets that torch's losses take."""
+        if not isinstance(scores, Tensor) or not isinstance(targets, Tensor):
+            return scores, targets
+        if _are_probabilities(scores, targets):
+            classes = self._probability_axis(scores)
+            return scores.movedim(classes, 1), targets.movedim(classes, 1)
+        axis = self._axis.find(scores, targets)
+        if axis is None or targets.is_floating_point():
+            raise TaskError(
+                "cross entropy needs class scores (n, classes, ...) or (n, ..., classes) and whole "
+                f"numbers (n, ...) as targets, found outputs {tuple(scores.shape)} and targets "
+                f"{tuple(targets.shape)} of {str(targets.dtype).removeprefix('torch.')}"
+            )
+        if axis > 1:  # places as rows: for torch's mean the same, and faster
+            scores, targets = scores.movedim(axis, -1).flatten(0, -2), targets.flatten()
+        targets = targets.reshape(len(scores), *scores.shape[2:]).long()
+        if self._ignored != (own := ignore_index_of(self._task.loss)):
+            targets = targets.masked_fill(targets == self._ignored, own)
+        return scores, targets
+
+    def _probability_axis(self, scores: Tensor) -> int:
+        return 1 if self._axis.stated is None else self._axis.stated % scores.ndim
+
+    def _loss_without_broadcast(self, outputs: Any, targets: Any) -> float | None:
+        """Return the loss of outputs in the shape of their targets, where only ones differ.
+
+        None if the shapes are equal or differ otherwise, or if the loss does not take that shape.
+        """
+        values = logits_of(outputs)
+        if not isinstance(values, Tensor) or not isinstance(targets, Tensor):
+            return None
+        if values.shape == targets.shape or _without_ones(values) != _without_ones(targets):
+            return None
+        devices = [values.device] if values.is_cuda else []
+        with torch.no_grad(), torch.random.fork_rng(devices), suppress(Exception):
+            reshaped = with_logits(outputs, values.detach().reshape(targets.shape))
+            return float(self._task.loss(reshaped, targets))
+        return None
+
+
+def _are_probabilities(scores: Any, targets: Any) -> bool:
+    """Return True if targets give a probability for each score."""
+    if not isinstance(scores, Tensor) or not isinstance(targets, Tensor):
+        return False
+    return targets.is_floating_point() and targets.shape == scores.shape and scores.ndim > 1
+
+
+def _without_ones(tensor: Tensor) -> list[int]:
+    return [size for size in tensor.shape if size != 1]
+
+
+def _close(one: float, other: float) -> bool:
+    if math.isnan(one) or math.isnan(other):
+        return True
+    return math.isclose(one, other, rel_tol=BROADCAST_TOLERANCE, abs_tol=1e-12)
