@@ -122,10 +122,11 @@ def _readable(loader: DataLoader[Any], reader: BatchReader) -> DataLoader[Any]:
     if isinstance(loader.dataset, Mapping):
         check_map_style(loader.dataset)
     data, collate = in_torch_format(loader.dataset), loader.collate_fn
-    stacks = collate is default_collate and not loader.persistent_workers
-    if data is loader.dataset and not stacks:
-        return loader  # with the processes that it may keep
-    return loader_with(loader, data, _collate(collate, reader) if stacks else collate)
+    # a copy has neither the processes that the loader keeps nor what a subclass counts
+    keep = loader.persistent_workers or type(loader) is not DataLoader
+    if keep and data is loader.dataset:
+        return loader
+    return loader_with(loader, data, _collate(collate, reader))
 
 
 def _loaded(loader: Iterable[Any]) -> Iterator[Any]:

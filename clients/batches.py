@@ -55,16 +55,20 @@ class Batch:
 
 
 def call_model(model: nn.Module, inputs: Any) -> Any:
-    """Return the model's outputs for inputs: one object, or ``Arguments`` to call it with."""
-    if isinstance(inputs, Arguments):
-        return model(*inputs.positional, **inputs.named)
-    if type(inputs) is dict:  # perhaps the names of the batch are just not those of forward
-        names = ", ".join(map(str, inputs))
-        with user_code(
-            f"the model, given the dict ({names}) as forward takes none of these names,"
-        ):
-            return model(inputs)
-    return model(inputs)
+    """Return the model's outputs for inputs: one object, or ``Arguments`` to call it with.
+
+    Raises
+    ------
+    TaskError
+        If the model raises an exception.
+    """
+    part = "the model"
+    if type(inputs) is dict:  # the names of the batch may just not be those that forward expects
+        part = "the model, given a dict since forward has no parameter of its entries' names,"
+    with user_code(part, model, inputs=inputs):
+        if isinstance(inputs, Arguments):
+            return model(*inputs.positional, **inputs.named)
+        return model(inputs)
 
 
 def logits_of(outputs: Any) -> Any:

@@ -32,7 +32,7 @@ class UserCollate:
 
     def __call__(self, examples: list[Any]) -> Any:
         """Return a batch of examples."""
-        with user_code("the collate function"):
+        with user_code("the collate function", self.collate):
             return self.collate(examples)
 
 
@@ -70,10 +70,13 @@ class StackExamples:
 def _problem(values: Sequence[Any], place: str) -> str | None:
     """Return why torch cannot stack some values, with their place in an example; None if it can."""
     first = values[0]
-    if isinstance(first, Tensor | np.ndarray):
-        return _different([getattr(value, "shape", None) for value in values], place, "shape")
     if isinstance(first, str | bytes | int | float):
         return None
+    kinds = list(dict.fromkeys(type(value).__name__ for value in values))
+    if len(kinds) > 1:
+        return f"a batch needs examples of one type, found {place} of {' and '.join(kinds[:3])}"
+    if isinstance(first, Tensor | np.ndarray):
+        return _different([tuple(value.shape) for value in values], place, "shape")
     if isinstance(first, Mapping):
         for name in first:
             if not all(name in value for value in values):
@@ -93,7 +96,7 @@ def _problem(values: Sequence[Any], place: str) -> str | None:
 
 
 def _different(sizes: Sequence[Any], place: str, what: str) -> str | None:
-    kinds = list(dict.fromkeys(tuple(size) if what == "shape" else size for size in sizes))
+    kinds = list(dict.fromkeys(sizes))
     if len(kinds) < 2:
         return None
     found = ", ".join(map(str, kinds[:3])) + (", ..." if len(kinds) > 3 else "")

@@ -15,6 +15,8 @@ import numpy as np
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 
+from hqde_fl.clients.batch_reader import TARGETS
+from hqde_fl.clients.batches import BatchWithoutTargets
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.user_code import defined_at, description, user_code
 from hqde_fl.errors import TaskError
@@ -90,7 +92,10 @@ def batch_loss(task: Task, outputs: Any, targets: Any, *, trains: bool = False) 
     TaskError
         If the loss raises an exception or returns something else.
     """
-    with user_code("the loss", task.loss, outputs=outputs, targets=targets):
+    part = "the loss"
+    if isinstance(targets, BatchWithoutTargets):
+        part = f"the loss, given the whole batch as no entry is {' or '.join(TARGETS)},"
+    with user_code(part, task.loss, outputs=outputs, targets=targets):
         loss = task.loss(outputs, targets)
     if not isinstance(loss, Tensor):
         hint = ": without .item() or float()" if isinstance(loss, Real) else ""
