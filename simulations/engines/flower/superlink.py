@@ -31,11 +31,12 @@ from hqde_fl.errors import RunError
 from hqde_fl.simulations.console.interruption import uninterrupted
 from hqde_fl.simulations.engines.flower import process_guard
 from hqde_fl.simulations.engines.ray.private_ray import is_private, private_environment
+from hqde_fl.simulations.engines.ray.session_folder import short_folder
 
 _ATTEMPTS = 3  # another process may take the free port first
 _STARTUP = 60.0  # seconds
 _SHUTDOWN = 30.0  # seconds
-_MAX_BASE_LENGTH = 24  # characters; the path of a socket of Ray below it may have about 107
+_PREFIX = "hqde-fl-"
 
 
 @dataclass(frozen=True)
@@ -210,10 +211,9 @@ def _home() -> Iterator[Path]:
 
     It is removed at the end of the context.
     """
-    base = tempfile.gettempdir()
     with tempfile.TemporaryDirectory(
-        prefix="hqde-fl-",
-        dir=base if len(base) <= _MAX_BASE_LENGTH else "/tmp",
+        prefix=_PREFIX,
+        dir=short_folder(len(_PREFIX) + 8),
         ignore_cleanup_errors=True,  # the guard has removed it already
     ) as directory:
         yield Path(directory)

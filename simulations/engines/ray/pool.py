@@ -18,7 +18,13 @@ import hqde_fl
 from hqde_fl.errors import RunError
 from hqde_fl.simulations.console.interruption import sigterm_kept
 from hqde_fl.simulations.engines.ray.access import asks_for_token
-from hqde_fl.simulations.engines.ray.private_ray import is_private, private_ray, read_environment
+from hqde_fl.simulations.engines.ray.private_ray import (
+    files_folder,
+    is_private,
+    private_ray,
+    read_environment,
+    remove_files,
+)
 from hqde_fl.simulations.engines.ray.resources import Allocation, Resources, allocate
 from hqde_fl.simulations.engines.ray.starter import Starter
 from hqde_fl.simulations.experiment import import_path
@@ -88,9 +94,14 @@ def _connect(address: str, runtime_env: Mapping[str, Any] | None) -> str:
         ):  # the warning announces a change of Ray that has no effect here
             warnings.simplefilter("ignore", FutureWarning)
             return str(ray.init(runtime_env=environment or None, **options).dashboard_url or "")
-    except (ConnectionError, RuntimeError, ValueError, AuthenticationError) as error:
-        hint = "" if private or isinstance(error, AuthenticationError) else _hint(address)
-        raise RunError(f"no Ray at {address or 'this machine'}: {error}{hint}") from error
+    except RunError:
+        raise
+    except Exception as error:  # Ray raises exceptions of many types, and plain ones
+        if private:
+            logs = f" (its logs are below {files_folder()})"
+            raise RunError(f"no Ray at this machine: {error}{logs}") from error
+        hint = "" if isinstance(error, AuthenticationError) else _hint(address)
+        raise RunError(f"no Ray at {address}: {error}{hint}") from error
 
 
 def _package_folder() -> str:
@@ -150,7 +161,8 @@ def wait_until_prepared(seconds: float) -> None:
 def kill_ray() -> bool:
     """Kill the Ray that this process has started, or is starting; return True if there was one.
 
-    This process must end afterwards: a call to that Ray may abort it, or never return.
+    Its files are removed. This process must end afterwards: a call to that Ray may abort it, or
+    never return.
     """
     killed = False
     for _ in range(KILL_ROUNDS):  # the thread that starts Ray may just be starting a process
@@ -161,6 +173,7 @@ def kill_ray() -> bool:
             with suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(processes, timeout=0.3)
+    remove_files()
     return killed
 
 

@@ -11,6 +11,8 @@ in a process of its own:
   address is then that of ``localhost``, and Ray's processes listen on the address of their node.
   ``ray.init(_node_ip_address="127.0.0.1")`` does not help: Ray replaces it by the host's address.
 
+Its files are in a folder of its own (``session_folder.py``), which is removed when it ends.
+
 Nothing here changes a cluster that the user names, or a Ray that the host program has started.
 """
 
@@ -25,9 +27,14 @@ from importlib import import_module
 from typing import Any
 
 from hqde_fl.errors import RunError
+from hqde_fl.simulations.engines.locked_folder import LockedFolder
+from hqde_fl.simulations.engines.ray.session_folder import new_session_folder
 
 LOOPBACK = ("127.0.0.1", "::1")
 """Addresses that Ray accepts as loopback; with any other it listens on every interface."""
+
+_folders: list[LockedFolder] = []
+"""The folder of the Ray that this process has started last, if it has not been removed."""
 
 
 def is_private(address: str) -> bool:
@@ -68,16 +75,22 @@ def private_ray() -> Iterator[None]:
 
     The environment is changed only while Ray's processes start, which inherit it. So other programs
     that the host program starts get no token, and the user's own ``RAY_`` variables are restored.
-    The token stays in this process's memory until ``ray.shutdown()``.
+    The token stays in this process's memory until ``ray.shutdown()``, which also removes the
+    folder of Ray's files. If Ray does not start, they stay as long as this process lives.
 
     Raises
     ------
     RunError
-        If the Ray does not listen on loopback; it is ended.
+        If the Ray does not listen on loopback, in which case it is ended, or if there is no folder
+        for its files.
     """
     from ray._private import ray_constants, worker
 
     changed = private_environment()
+    remove_files()  # of a Ray that was killed
+    folder = new_session_folder()
+    _folders.append(folder)
+    changed["RAY_TMPDIR"] = folder.path
     before = {name: os.environ.get(name) for name in changed}
     clusters = ray_constants.ENABLE_RAY_CLUSTER
     try:
@@ -96,8 +109,20 @@ def private_ray() -> Iterator[None]:
                 os.environ[name] = value
         if worker._global_node is None:
             read_environment()
+            folder.keep()
         else:
-            _forget_with(worker._global_node)
+            _clean_up_with(worker._global_node)
+
+
+def files_folder() -> str:
+    """Return the folder of the files of the Ray that this process has started last; "" if none."""
+    return _folders[-1].path if _folders else ""
+
+
+def remove_files() -> None:
+    """Remove the folder of a Ray that this process has started and that has ended."""
+    while _folders:
+        _folders.pop().close()
 
 
 def read_environment() -> None:
@@ -123,20 +148,21 @@ def _require_loopback(node: Any) -> None:
         )
 
 
-def _forget_with(node: Any) -> None:
-    """Make this process forget the token when the node ends, which ``ray.shutdown`` sees to.
+def _clean_up_with(node: Any) -> None:
+    """Remove Ray's files and forget the token when the node ends, which ``ray.shutdown`` sees to.
 
     Otherwise the next Ray of the process, such as the user's own cluster, would be sent this token.
     """
     end = node.kill_all_processes
 
-    def end_and_forget(*arguments: Any, **options: Any) -> None:
+    def end_and_clean_up(*arguments: Any, **options: Any) -> None:
         try:
             end(*arguments, **options)
         finally:
             read_environment()
+            remove_files()
 
-    node.kill_all_processes = end_and_forget
+    node.kill_all_processes = end_and_clean_up
 
 
 def _localhost() -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hqde_fl.simulations.engines import cache_folder
+from hqde_fl.simulations.engines import locked_folder
 from hqde_fl.simulations.engines.cache_folder import PREFIX, CacheFolder
 
 ROOT = Path(__file__).parents[3]
@@ -96,7 +96,7 @@ def test_without_locks_nothing_of_others_is_removed(temporary, monkeypatch):
     def refuse(*arguments):
         raise OSError(95, "not supported")
 
-    monkeypatch.setattr(cache_folder.fcntl, "flock", refuse)
+    monkeypatch.setattr(locked_folder.fcntl, "flock", refuse)
     one, two = CacheFolder(), CacheFolder()
     assert {one.path, two.path} == {str(path) for path in temporary.iterdir()}
 

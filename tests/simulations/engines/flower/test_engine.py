@@ -80,8 +80,7 @@ def test_two_runs_at_once_a_good_one_and_a_failing_one(tmp_path: Path) -> None:
 def test_an_interrupt_ends_all_that_was_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(superlink.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(superlink, "_MAX_BASE_LENGTH", 1000)
+    monkeypatch.setattr(superlink, "short_folder", lambda length: str(tmp_path))
     homes: list[Path] = []
 
     def interrupt(line: str) -> None:
