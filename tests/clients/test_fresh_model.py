@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import threading
+import weakref
+from collections import Counter
+from functools import partial
+from types import SimpleNamespace
 
 import cloudpickle
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -50,16 +56,166 @@ class Hooked(Keeper):
         return super().forward(x) + 0 * self.seen["base"].sum()
 
 
+class Recurrent(Keeper):
+    """A GRU that begins where the last call ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.hidden = nn.GRU(2, 2, batch_first=True), None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, hidden = self.gru(x[:, None], self.hidden)
+        self.hidden = hidden.detach()
+        return super().forward(y[:, 0])
+
+
+class Drawing(Keeper):
+    """Draws noise from generators of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numpy, self.torch = np.random.default_rng(3), torch.Generator().manual_seed(3)
+        self.python = random.Random(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        noise = torch.randn(1, generator=self.torch) + self.python.random()
+        return super().forward(x) + float(self.numpy.normal()) * noise
+
+
+class Caching(Keeper):
+    """Caches outputs in nested containers, and counts calls in an object of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cache: dict[str, list[torch.Tensor]] = {"outputs": []}
+        self.counts = SimpleNamespace(calls=Counter())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output = super().forward(x)
+        self.cache["outputs"].append(output.detach())
+        self.counts.calls["forward"] += 1
+        return output * len(self.cache["outputs"]) * self.counts.calls["forward"]
+
+
+class Sharing(Keeper):
+    """Has a submodule under two names and in a list, with a counter that all of them see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twin, self.others = self.base, [self.base]
+        self.base.count = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert self.twin is self.base is self.others[0]
+        self.others[0].count += 1
+        return super().forward(x) * self.twin.count
+
+
+def scaled(counts: list[int], x: torch.Tensor) -> torch.Tensor:
+    counts.append(1)
+    return x * len(counts)
+
+
+class Partial(Keeper):
+    """Calls a ``functools.partial``, and a bound method of its own, with state in them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.method = partial(scaled, []), self.grow
+        self.size = 0
+
+    def grow(self, x: torch.Tensor) -> torch.Tensor:
+        self.size += 1
+        return x + self.size
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.method(self.scale(super().forward(x)))
+
+
+class NestedClosure(Keeper):
+    """Keeps a closure over itself in a list in a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self.steps = {"each": [lambda x: self.counted(x)]}
+
+    def counted(self, x: torch.Tensor) -> torch.Tensor:
+        self.count += 1
+        return x * self.count
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.steps["each"][0](super().forward(x))
+
+
+class WeakParent(Keeper):
+    """Its layer has a weak reference to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self.base.parent = weakref.ref(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.base.parent().count += 1
+        return super().forward(x) * self.base.parent().count
+
+
+class HookOnWeights(Keeper):
+    """Registers a hook on its weights in every call, and leaves a mark on them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        marks = getattr(self.head.weight, "marks", 0)
+        self.head.weight.marks = marks + 1
+        self.head.weight.register_hook(lambda gradient: 2 * gradient)
+        return super().forward(x) * (1 + marks) * (1 + len(self.head.weight._backward_hooks))
+
+
+class View(Keeper):
+    """Keeps a detached view of its weights in an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.row = self.head.weight.detach()[0]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * self.row.sum()
+
+
+class Growing(Keeper):
+    """Adds a module, a buffer and a hook in a call."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        added = len(self._forward_hooks) + len(self._buffers) + len(self._modules)
+        self.register_forward_hook(lambda module, inputs, output: 2 * output)
+        self.register_buffer(f"b{added}", torch.zeros(1), persistent=False)
+        self.add_module(f"m{added}", nn.Identity())
+        return super().forward(x) * added
+
+
+class OwnCopy(Keeper):
+    """Copies itself in its own way."""
+
+    def __deepcopy__(self, memo: dict[int, object]) -> OwnCopy:
+        return type(self)()
+
+
 def sgd(model: nn.Module) -> SGD:
     return SGD(model.parameters(), lr=0.1)
 
 
-@pytest.mark.parametrize("kind", [Keeper, Locked, Hooked])
+KINDS = (
+    *(Keeper, Locked, Hooked, Recurrent, Drawing, Caching, Sharing, Partial, NestedClosure),
+    *(WeakParent, HookOnWeights, View, Growing, OwnCopy),
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_nothing_but_the_weights_of_a_message_decides(kind: type[Keeper]) -> None:
     torch.manual_seed(0)
     state = kind().state_dict()
     fresh = FreshModel(kind, sgd)
-    outputs = []
+    outputs, updates = [], []
     for _ in range(3):
         model, optimizer = fresh.load_to_train(state)
         assert isinstance(model, Keeper)
@@ -68,11 +224,59 @@ def test_nothing_but_the_weights_of_a_message_decides(kind: type[Keeper]) -> Non
         assert not model.base.weight.requires_grad
         output = model(torch.ones(4, 2))
         outputs.append(output.detach().clone())
+        outputs[-1] = torch.cat((outputs[-1], model(torch.ones(4, 2)).detach()))
         optimizer.zero_grad()
         output.sum().backward()
         optimizer.step()
         assert not torch.equal(model.head.weight, state["head.weight"])
+        updates.append(model.head.weight.detach().clone())
     assert all(torch.equal(output, outputs[0]) for output in outputs)
+    assert all(torch.equal(update, updates[0]) for update in updates)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fresh_model_is_like_one_just_built(kind: type[Keeper]) -> None:
+    torch.manual_seed(0)
+    state = kind().state_dict()
+    fresh = FreshModel(kind)
+    built = kind()
+    built.load_state_dict(state)
+    expected = [built(torch.ones(4, 2)).detach() for _ in range(2)]
+    for _ in range(2):
+        model = fresh.load(state)
+        assert [name for name, _ in model.named_modules()] == [n for n, _ in kind().named_modules()]
+        assert list(vars(model)) == list(vars(kind()))
+        outputs = [model(torch.ones(4, 2)).detach() for _ in range(2)]
+        assert all(map(torch.equal, outputs, expected))
+
+
+def test_models_of_torch_are_copied_and_not_built_anew() -> None:
+    built: list[nn.Module] = []
+
+    def build() -> nn.Module:
+        encoder = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+        parts = (nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.LSTM(2, 2), nn.ModuleList(), encoder)
+        built.append(nn.ModuleDict({type(part).__name__: part for part in parts}))
+        return built[-1]
+
+    fresh = FreshModel(build, sgd)
+    for _ in range(3):
+        fresh.load_to_train(built[0].state_dict())
+    assert len(built) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_scripted_model_is_trained() -> None:
+    def build() -> nn.Module:
+        return torch.jit.script(nn.Linear(2, 1))
+
+    state = build().state_dict()
+    fresh = FreshModel(build, sgd)
+    for _ in range(2):
+        model, optimizer = fresh.load_to_train(state)
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        assert not torch.equal(model.weight, state["weight"])
 
 
 def test_the_copies_share_their_weights() -> None:
