@@ -62,9 +62,9 @@ def call_model(model: nn.Module, inputs: Any) -> Any:
     TaskError
         If the model raises an exception.
     """
-    part = "the model"
+    part = f"the model ({type(model).__name__})"
     if type(inputs) is dict:  # the names of the batch may just not be those that forward expects
-        part = "the model, given a dict since forward has no parameter of its entries' names,"
+        part += ", given a dict since forward has no parameter of its entries' names,"
     with user_code(part, model, inputs=inputs):
         if isinstance(inputs, Arguments):
             return model(*inputs.positional, **inputs.named)

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast, final
+from typing import Any, final
 
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset
 
-from hqde_fl.clients.batches import Collate, logits_of
-from hqde_fl.clients.evaluation import evaluate
+from hqde_fl.clients.batch_iteration import iterate_batches
+from hqde_fl.clients.batches import Arguments, Batch, Collate, logits_of
+from hqde_fl.clients.data_subset import data_subset
+from hqde_fl.clients.evaluation import evaluate_batches
 from hqde_fl.clients.faults.base import Fault, State, with_changed_state
 from hqde_fl.clients.faults.poisoning import train_poisoned
 from hqde_fl.clients.faults.scaling import scale_update
 from hqde_fl.clients.task import Task, accuracy
 from hqde_fl.clients.task_facts import TaskFacts, shape_of
+from hqde_fl.clients.user_code import description
 from hqde_fl.errors import ConfigError, DataError
 from hqde_fl.prediction import EnsemblePredictor
 
 SUCCESS = "attack-success"
 """The metric that ``attack_success`` measures."""
+
+BATCH_SIZE = 1024
+"""Examples per batch when the trigger is tried."""
 
 
 @final
@@ -34,8 +40,8 @@ class Backdoor(Fault):
 
     The model keeps its accuracy, but assigns the target's label to every image with the trigger
     (arXiv:1807.00459; the patch is that of BadNets, arXiv:1708.06733). ``attack_success`` measures
-    that. Needs images, and a client that trains with ``hqde_fl.clients.training``, as that of
-    ``ensemble_app`` does.
+    that. Needs a batch with one input of images, and a client that trains with
+    ``hqde_fl.clients.training``, as that of ``ensemble_app`` does.
 
     Parameters
     ----------
@@ -124,44 +130,72 @@ class Backdoor(Fault):
         patched[..., -self.size :, -self.size :] = self.value
         return patched
 
-    def triggered(self, data: Dataset[Any], collate: Collate | None = None) -> TensorDataset:
-        """Return all examples of other labels with the patch and the target's label.
+    def triggered(
+        self, data: Dataset[Any], model: nn.Module, collate: Collate | None = None
+    ) -> Iterator[Batch]:
+        """Yield all examples of other labels with the patch and the target's label, in batches.
 
         Parameters
         ----------
         data : Dataset
             Honest examples, a map-style data set.
+        model : nn.Module
+            The model that the batches are for.
         collate : Callable, optional
-            Makes a batch (x, y) of a list of examples that are not ``(x, y)``.
+            Makes a batch of a list of examples; torch's default if not given.
 
         Raises
         ------
         DataError
             If every example has the target's label already.
         """
-        if collate is not None:
-            x, y = collate([data[index] for index in range(len(cast(Sized, data)))])
-        elif type(data) is TensorDataset:
-            x, y = data.tensors
-        else:
-            pairs = [data[index] for index in range(len(cast(Sized, data)))]
-            x = torch.stack([torch.as_tensor(example) for example, _ in pairs])
-            y = torch.tensor([int(label) for _, label in pairs])
-        others = y != self.target
-        if not bool(others.any()):
+        labels = [b.targets.cpu() for b in iterate_batches(data, BATCH_SIZE, model, None, collate)]
+        others = (torch.cat(labels) != self.target).nonzero()[:, 0].tolist()
+        if not others:
             raise self._only_target_error()
-        return TensorDataset(self.trigger(x[others]), torch.full_like(y[others], self.target))
+        honest = data_subset(data, others)
+        for batch in iterate_batches(honest, BATCH_SIZE, model, None, collate):
+            images = self._images_of(batch.inputs)
+            inputs = with_entry(batch.inputs, images, self.trigger(images))
+            yield Batch(inputs, torch.full_like(batch.targets, self.target), batch.size)
 
     def _only_target_error(self) -> DataError:
         return DataError(f"a backdoor to label {self.target} needs examples of another label")
 
-    def _poison(self, x: Any, y: Tensor) -> tuple[Tensor, Tensor]:
-        if not isinstance(x, Tensor) or x.dim() < 3:
-            raise ConfigError(f"Backdoor needs images, found a batch of {shape_of(x)}")
+    def _poison(self, x: Any, y: Tensor) -> tuple[Any, Tensor]:
+        images = self._images_of(x)
         count = max(1, round(self.fraction * len(y)))  # batches are shuffled: take the first ones
         labels = y.clone()
         labels[:count] = self.target
-        return torch.cat([self.trigger(x[:count]), x[count:]]), labels
+        poisoned = torch.cat([self.trigger(images[:count]), images[count:]])
+        return with_entry(x, images, poisoned), labels
+
+    def _images_of(self, inputs: Any) -> Tensor:
+        """Return the images of a batch: the only tensor of its inputs with three dimensions."""
+        found = [
+            value for value in entries_of(inputs) if isinstance(value, Tensor) and value.dim() >= 3
+        ]
+        if len(found) != 1:
+            number = "one input of images, found several in" if found else "images, found"
+            raise ConfigError(f"Backdoor needs {number} a batch of {description(inputs)}")
+        return found[0]
+
+
+def entries_of(inputs: Any) -> list[Any]:
+    """Return the entries of a batch's inputs: those of ``Arguments`` or a mapping, or the one."""
+    if isinstance(inputs, Arguments):
+        return [*inputs.positional, *inputs.named.values()]
+    return list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
+
+
+def with_entry(inputs: Any, old: Any, new: Any) -> Any:
+    """Return inputs as ``entries_of`` knows them, with one entry replaced."""
+    if isinstance(inputs, Arguments):
+        positional = tuple(new if value is old else value for value in inputs.positional)
+        return Arguments(positional, with_entry(inputs.named, old, new))
+    if isinstance(inputs, Mapping):
+        return {name: new if value is old else value for name, value in inputs.items()}
+    return new
 
 
 def attack_success(
@@ -189,9 +223,9 @@ def attack_success(
     predictor : EnsemblePredictor, optional
         Combines the members' predictions; soft vote if not given.
     """
-    success = replace(task, metrics={SUCCESS: _accuracy}, collate=None)
-    examples = backdoor.triggered(data, task.collate)
-    return evaluate(models, examples, success, predictor=predictor)[SUCCESS]
+    success = replace(task, metrics={SUCCESS: _accuracy})
+    batches = backdoor.triggered(data, models[0], task.collate)
+    return evaluate_batches(models, batches, success, predictor)[SUCCESS]
 
 
 def _accuracy(outputs: Any, targets: Tensor) -> float:

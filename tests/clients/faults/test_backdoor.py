@@ -58,11 +58,11 @@ def test_triggered_examples_are_those_of_other_labels_with_the_targets_label():
     data = images(9)
     backdoor = Backdoor(target=1, size=2)
     for source in (data, [(x, int(y)) for x, y in data]):
-        x, y = backdoor.triggered(source).tensors
-        assert y.tolist() == [1] * 6
-        assert torch.equal(x, backdoor.trigger(data.tensors[0][data.tensors[1] != 1]))
+        (batch,) = backdoor.triggered(source, nn.Identity())
+        assert batch.targets.tolist() == [1] * 6
+        assert torch.equal(batch.inputs, backdoor.trigger(data.tensors[0][data.tensors[1] != 1]))
     with pytest.raises(DataError, match="label 1 needs examples of another label"):
-        backdoor.triggered(TensorDataset(torch.zeros(2, 4, 4), torch.ones(2)))
+        next(backdoor.triggered(TensorDataset(torch.zeros(2, 4, 4), torch.ones(2)), nn.Identity()))
 
 
 def test_only_a_fraction_of_every_batch_is_poisoned():
