@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import ArrayRecord
@@ -126,7 +127,14 @@ class RoundRecord:
 
 
 class Callback:
-    """Base class of callbacks, whose methods do nothing until they are overridden."""
+    """Base class of callbacks, whose methods do nothing until they are overridden.
+
+    Runs of experiments call all of them. ``HQDEStrategy`` in a Flower app of your own calls those
+    from ``on_start`` to ``on_end``.
+    """
+
+    def on_run(self, path: Path, experiment: Mapping[str, Any]) -> None:
+        """Receive the run directory and the experiment as a table, before anything else."""
 
     def on_start(self, arrays: ArrayRecord, rounds: int) -> None:
         """Receive the model that the run starts or resumes from, and the last round's number."""
@@ -139,3 +147,6 @@ class Callback:
 
     def on_end(self, arrays: ArrayRecord) -> None:
         """Receive the final model after the last round."""
+
+    def on_stop(self, error: BaseException) -> None:
+        """Receive the exception that ends a run, after which no other method is called."""
