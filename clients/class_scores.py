@@ -87,7 +87,7 @@ class ClassScores:
 
     def in_outputs_shape(self, values: Tensor) -> Tensor:
         """Return values (places, classes) in the shape of the model's outputs."""
-        return values.reshape(*self.shape, values.shape[-1]).movedim(-1, self.axis)
+        return with_class_axis(values, self.shape, self.axis)
 
 
 @final
@@ -169,11 +169,21 @@ class ClassAxis:
         axis = self.find(scores, targets)
         if axis is None:
             return None
-        shape = (*scores.shape[:axis], *scores.shape[axis + 1 :])
         labels = targets.reshape(-1).long()
         counted = labels != ignored
-        rows = scores.movedim(axis, -1).flatten(0, -2)
+        rows, shape = without_class_axis(scores, axis)
         return ClassScores(rows, labels, None if bool(counted.all()) else counted, shape, axis)
+
+
+def without_class_axis(scores: Tensor, axis: int) -> tuple[Tensor, tuple[int, ...]]:
+    """Return class scores as rows (places, classes), and the shape of the places."""
+    rows = scores.movedim(axis, -1).flatten(0, -2)
+    return rows, (*scores.shape[:axis], *scores.shape[axis + 1 :])
+
+
+def with_class_axis(rows: Tensor, shape: tuple[int, ...], axis: int) -> Tensor:
+    """Return rows (places, classes) with the places in a shape and the classes on an axis."""
+    return rows.reshape(*shape, rows.shape[-1]).movedim(-1, axis)
 
 
 def check_class_axis(name: str, axis: Any) -> None:

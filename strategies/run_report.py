@@ -62,6 +62,8 @@ class RunReport:
         """Evaluate the model by ``evaluate_fn``, if given, and report the round to the callbacks.
 
         The record that they get also holds the server's metrics and the seconds since ``started``.
+        An error in the evaluation is raised once the callbacks have the round without its metrics,
+        so that it can be kept; that of the initial model at once.
 
         Parameters
         ----------
@@ -74,8 +76,14 @@ class RunReport:
         """
         if record.round:
             self._void.add(record)
+        failure: Exception | None = None
         if self._evaluate_fn is not None:
-            metrics = self._evaluate_fn(record.round, self.result.arrays)
+            try:
+                metrics = self._evaluate_fn(record.round, self.result.arrays)
+            except Exception as error:
+                if record.round == 0:
+                    raise
+                failure, metrics = error, None
             if metrics is not None:
                 self.result.evaluate_metrics_serverapp[record.round] = metrics
                 record = replace(record, server=scalar_metrics(metrics))
@@ -85,6 +93,8 @@ class RunReport:
             callback.on_round(record, self.result.arrays)
         for callback in self._callbacks:
             callback.on_state(state, record)
+        if failure is not None:
+            raise failure
 
     def end(self, state: ServerState) -> None:
         """Call ``on_end`` of the callbacks, then log how many rounds were void, if any.

@@ -23,6 +23,8 @@ def create_hqde_system(
     training_config: Config | None = None,
     *,
     loss_fn: Callable[[Any, Any], Tensor] | None = None,
+    class_axis: int | None = None,
+    ignore_index: int | None = None,
     seed: int = 0,
     engine: str = "auto",
     show_progress: bool = True,
@@ -52,7 +54,13 @@ def create_hqde_system(
         (``"soft-vote"``): the vote that combines their predictions.
     loss_fn : Callable, optional
         (outputs, targets) -> mean loss. Without it, and with torch's cross entropy, the models are
-        classifiers: they return scores (examples, classes) and the targets are classes.
+        classifiers: they return scores (examples, classes, ...) or (examples, ..., classes), and
+        the targets are classes (examples, ...).
+    class_axis : int, optional
+        The axis of the outputs that has the class scores, not 0; by default 1 or the last one,
+        whichever fits the targets, and 1 if both do.
+    ignore_index : int, optional
+        The class in the targets that does not count; by default that of ``nn.CrossEntropyLoss``.
     seed : int, default=0
         Seed of all random numbers, >= 0.
     engine : {"auto", "ray", "inline"}, default="auto"
@@ -76,6 +84,8 @@ def create_hqde_system(
         num_workers,
         Settings.of(quantization_config, aggregation_config, training_config, seed),
         loss_fn=loss_fn,
+        class_axis=class_axis,
+        ignore_index=ignore_index,
         seed=seed,
         engine=engine,
         show_progress=show_progress,

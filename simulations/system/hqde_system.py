@@ -62,12 +62,21 @@ class HQDESystem:
         Settings of training, aggregation and prediction; ``Settings()`` if not given.
     loss_fn : Callable, optional
         (outputs, targets) -> mean loss; cross entropy if not given.
+    class_axis, ignore_index : int, optional
+        See ``create_hqde_system``.
     seed : int, default=0
         Seed of all random numbers, >= 0.
     engine : {"auto", "ray", "inline"}, default="auto"
         Engine that runs the workers, see ``create_hqde_system``.
     show_progress : bool, default=True
         Print a line per epoch.
+
+    Attributes
+    ----------
+    epochs : int
+        Number of completed epochs.
+    history : list[dict[str, Any]]
+        What ``train`` returned of each epoch so far, also of one whose validation failed.
     """
 
     def __init__(
@@ -77,6 +86,8 @@ class HQDESystem:
         settings: Settings | None = None,
         *,
         loss_fn: Callable[[Any, Any], Tensor] | None = None,
+        class_axis: int | None = None,
+        ignore_index: int | None = None,
         seed: int = 0,
         engine: str = "auto",
         show_progress: bool = True,
@@ -96,8 +107,9 @@ class HQDESystem:
             engine = "ray" if importlib.util.find_spec("ray") else "inline"
         self.engine = engine
         self.epochs = 0
+        self.history: list[dict[str, Any]] = []
         check_device(self.settings.training.placement)
-        self._task = task_of(model, loss_fn)
+        self._task = task_of(model, loss_fn, class_axis, ignore_index)
         self._roles = initial_roles(self._task)
         initial = initial_state(self._task, self.settings.members, Seeds(seed))
         self._arrays = to_record(initial)
@@ -144,7 +156,8 @@ class HQDESystem:
         ConfigError
             If the loader cannot be divided in this way.
         RunError
-            If an epoch fails on all workers; the message contains the error of one.
+            If an epoch fails on all workers; the message contains the error of one. Or if the
+            evaluation on ``validation_loader`` fails: that epoch is kept, and training can go on.
         """
         num_epochs = whole("num_epochs", num_epochs, 1)
         data = LoaderData.of(loader, self.num_workers)
@@ -156,7 +169,7 @@ class HQDESystem:
                 if validation_loader is None
                 else partial(self._models.evaluate, validation_loader)
             )
-            epochs = Epochs(show, self._keep, validate)
+            epochs = Epochs(show, self._keep, validate, self.history)
             self._strategy = HQDEStrategy(
                 Aggregation(self.settings.rule, self.settings.server_optimizer),
                 communication=Communication(self.settings.codec, deadline=DEADLINE),
@@ -169,11 +182,12 @@ class HQDESystem:
                 roles=self._roles,
             )
             self._strategy.start(workers.grid, self._arrays, last, resume=self._state)
-        return epochs.records
+        return self.history[-num_epochs:]
 
     def _workers_with(self, data: LoaderData) -> Workers:
         """Return the workers if they live and hold the data, else end them and start new ones."""
         workers = self._workers
+        self._models.trained_on(data)
         if workers is None or not workers.hold(data):
             self.cleanup()
             task = replace(
@@ -212,32 +226,45 @@ class HQDESystem:
         dict[str, float]
             ``loss``; of classifiers also ``accuracy``, ``nll`` (negative log likelihood) and
             ``ece`` (expected calibration error); of several members also the mean of each over the
-            members as ``member-...``, and their ``diversity`` and ``disagreement``.
+            members as ``member-...``, and their ``diversity`` and ``disagreement``. Of classifiers
+            they are means over all targets but the ignored label.
         """
         return self._models.evaluate(loader, self._arrays)
 
-    def predict(self, loader: Iterable[Any]) -> Tensor:
-        """Return classifiers' predicted classes (n,), or other models' mean outputs over members.
+    def predict(self, loader: Iterable[Any]) -> Any:
+        """Return classifiers' predicted classes (n, ...), or other models' mean outputs.
 
-        The models are classifiers if the loss is torch's cross entropy. The order is that of the
-        loader. Batches have the form of training batches; targets in them are ignored.
-        """
-        if self._task.classifier:
-            return self.predict_proba(loader).label
-        return self._models.outputs(loader, self._arrays).mean(dim=1)
-
-    def predict_proba(self, loader: Iterable[Any]) -> Prediction:
-        """Return class probabilities (n, c) in the loader's order, with their uncertainty.
+        The models are classifiers if the loss is torch's cross entropy: each place of an example
+        that has class scores gets a class, (n, t) for outputs (n, t, classes) or (n, classes, t).
+        The mean is that over the members; of outputs with ``logits`` it is theirs, of mappings and
+        tuples that of every tensor. The order is that of the loader. Batches have the form of
+        training batches; targets in them are ignored. Batches of different lengths are padded at
+        their ends: classes with the ignored label, other numbers with NaN.
 
         Raises
         ------
         ConfigError
-            If the loss is not torch's cross entropy: the models need not be classifiers.
+            If neither ``class_axis``, the training data nor targets in the batches tell which axis
+            of the outputs has the classes.
+        """
+        if self._task.classifier:
+            return self.predict_proba(loader).label
+        return self._models.mean_outputs(loader, self._arrays)
+
+    def predict_proba(self, loader: Iterable[Any]) -> Prediction:
+        """Return class probabilities in the shape of the outputs, with their uncertainty.
+
+        The order and the padding are those of ``predict``.
+
+        Raises
+        ------
+        ConfigError
+            If the loss is not torch's cross entropy: the models need not be classifiers. Also as in
+            ``predict``.
         """
         if not self._task.classifier:
             raise ConfigError("predict_proba needs classifiers: loss_fn is not torch's")
-        votes = self._models.outputs(loader, self._arrays).transpose(0, 1)
-        return self.settings.predictor.predict(votes)
+        return self._models.predict(loader, self._arrays)
 
     def state_dicts(self) -> list[dict[str, Tensor]]:
         """Return each member's weights as a dict that ``model.load_state_dict`` takes."""

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import torch
 from flwr.app import ArrayRecord
 from torch import Tensor, nn
 
 from hqde_fl.clients.batch_iteration import read_loader
-from hqde_fl.clients.batches import call_model
-from hqde_fl.clients.evaluation import class_probabilities, evaluate_batches, evaluation_mode
+from hqde_fl.clients.batches import Batch, call_model, logits_of
+from hqde_fl.clients.class_scores import ClassAxis, with_class_axis, without_class_axis
+from hqde_fl.clients.evaluation import evaluate_batches, evaluation_mode
 from hqde_fl.clients.fresh_model import FreshModel
+from hqde_fl.clients.label_checks import ignored_label
+from hqde_fl.clients.model_outputs import combine_outputs, joined_batches, mean_outputs
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.task_calls import build_model
-from hqde_fl.errors import DataError
+from hqde_fl.clients.task_facts import TaskFacts
+from hqde_fl.clients.user_code import description
+from hqde_fl.errors import ConfigError, DataError, HQDEError, TaskError
+from hqde_fl.prediction import Prediction
 from hqde_fl.protocol.members import split_members
 from hqde_fl.protocol.records import from_record
+from hqde_fl.simulations.system.loader_data import LoaderData
 from hqde_fl.simulations.system.settings import Settings
+
+T = TypeVar("T")
 
 
 @final
@@ -38,6 +50,12 @@ class MemberModels:
     def __init__(self, task: Task, settings: Settings) -> None:
         self._task, self._settings = task, settings
         self._device = torch.device(settings.training.placement)
+        self._training_data: LoaderData | None = None
+
+    def trained_on(self, data: LoaderData) -> None:
+        """Remember the training data, which show where the outputs have their class scores."""
+        self._training_data = data
+        self.__dict__.pop("_trained_class_axis", None)
 
     def evaluate(self, loader: Iterable[Any], arrays: ArrayRecord) -> dict[str, float]:
         """Return loss and metrics of models with these weights on labelled batches."""
@@ -48,29 +66,117 @@ class MemberModels:
                 models, batches, self._task, self._settings.predictor, calibrated=True
             )
 
-    def outputs(self, loader: Iterable[Any], arrays: ArrayRecord) -> Tensor:
-        """Return the members' outputs (n, members, ...); probabilities if they are classifiers.
+    def predict(self, loader: Iterable[Any], arrays: ArrayRecord) -> Prediction:
+        """Return the prediction of classifiers, its tensors joined along their first axis.
+
+        Batches of different lengths are padded at their ends: labels with the ignored label, other
+        numbers with NaN.
 
         Raises
         ------
         DataError
             If the loader has no batch.
+        ConfigError
+            If it is not known which axis of the outputs has the classes.
         """
-        if not (outputs := list(self._batch_outputs(loader, arrays))):
-            raise DataError("the loader needs at least 1 batch, found 0")
-        return torch.cat(outputs)
 
-    @torch.no_grad()
-    def _batch_outputs(self, loader: Iterable[Any], arrays: ArrayRecord) -> Iterator[Tensor]:
+        def vote(batch: Batch, answers: list[Any]) -> tuple[Tensor, tuple[int, ...], int]:
+            scores = [logits_of(answer) for answer in answers]
+            axis = self._class_axis(scores[0], batch.targets)
+            places = [without_class_axis(member, axis) for member in scores]
+            votes = [rows.to(torch.float32).softmax(dim=1) for rows, _ in places]
+            return torch.stack(votes).cpu(), places[0][1], axis
+
+        batches = self._for_each_batch(loader, arrays, vote)
+        votes = [votes for votes, _, _ in batches]
+        places = [(shape, axis) for _, shape, axis in batches]
+        prediction = self._settings.predictor.predict(torch.cat(votes, dim=1))
+        counts = [part.shape[1] for part in votes]
+
+        def in_shape(values: Tensor, padding: float) -> Tensor:
+            parts = zip(values.split(counts), places, strict=True)
+            return joined_batches([part.reshape(shape) for part, (shape, _) in parts], padding)
+
+        parts = zip(prediction.probability.split(counts), places, strict=True)
+        probability = [with_class_axis(part, *place) for part, place in parts]
+        return replace(
+            prediction,
+            label=in_shape(prediction.label, ignored_label(self._task)),
+            probability=joined_batches(probability, math.nan),
+            entropy=in_shape(prediction.entropy, math.nan),
+            mutual_information=in_shape(prediction.mutual_information, math.nan),
+        )
+
+    def mean_outputs(self, loader: Iterable[Any], arrays: ArrayRecord) -> Any:
+        """Return the mean of the members' outputs, joined along their first axis.
+
+        Of outputs with ``logits`` these; of mappings and tuples every tensor. Batches of different
+        lengths are padded with NaN at their ends. Raises ``DataError`` if the loader has no batch.
+        """
+        means = self._for_each_batch(
+            loader, arrays, lambda _, answers: logits_of(mean_outputs(answers))
+        )
+
+        def join(batches: list[Tensor]) -> Tensor:
+            number = batches[0].is_floating_point() or batches[0].is_complex()
+            return joined_batches([b.cpu() for b in batches], math.nan if number else 0)
+
+        return combine_outputs(join, means)
+
+    def _for_each_batch(
+        self,
+        loader: Iterable[Any],
+        arrays: ArrayRecord,
+        use: Callable[[Batch, list[Any]], T],
+    ) -> list[T]:
+        """Return what a function makes of each batch and the members' outputs for it.
+
+        Raises ``DataError`` if the loader has no batch.
+        """
         models = self._with_weights(arrays)
-        with reproducible(0, self._settings.training.threads), evaluation_mode(models):
-            for batch in read_loader(loader, models[0], labelled=False):
-                answers = [call_model(model, batch.inputs) for model in models]
-                if self._task.classifier:
-                    outputs = class_probabilities(answers)
-                else:
-                    outputs = torch.stack(answers)
-                yield outputs.transpose(0, 1).cpu()
+        with (
+            reproducible(0, self._settings.training.threads),
+            torch.no_grad(),
+            evaluation_mode(models),
+        ):
+            results = [
+                use(batch, [call_model(model, batch.inputs) for model in models])
+                for batch in read_loader(loader, models[0], labelled=False)
+            ]
+        if not results:
+            raise DataError("the loader needs at least 1 batch, found 0")
+        return results
+
+    def _class_axis(self, scores: Any, targets: Any) -> int:
+        """Return the axis of a batch's outputs that has the class scores.
+
+        It is ``class_axis`` if that is stated, else the axis that the training data show, else the
+        one that the batch's own targets show. Raises ``ConfigError`` if none of these is known.
+        """
+        if not isinstance(scores, Tensor) or scores.ndim < 2:
+            raise TaskError(
+                f"predict needs class scores (n, classes, ...), found {description(scores)}"
+            )
+        if scores.ndim == 2:
+            return 1
+        axis = self._task.class_axis or self._trained_class_axis
+        axis = axis or ClassAxis().find(scores, targets)
+        if axis is None or not -scores.ndim < axis < scores.ndim:
+            raise ConfigError(
+                f"predict cannot tell which axis of the outputs {tuple(scores.shape)} has the "
+                "classes: state class_axis, or give batches with targets"
+            )
+        return axis % scores.ndim
+
+    @cached_property
+    def _trained_class_axis(self) -> int | None:
+        """The axis with the class scores in outputs for the training data; None if unknown."""
+        if (data := self._training_data) is None:
+            return None
+        task = replace(self._task, collate=data.task_collate)
+        with suppress(HQDEError):
+            return TaskFacts(task, lambda: data.dataset, self._build()).class_axis
+        return None
 
     def _with_weights(self, arrays: ArrayRecord) -> list[nn.Module]:
         states = split_members(from_record(arrays), self._settings.members)
