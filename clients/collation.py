@@ -96,7 +96,7 @@ def _problem(values: Sequence[Any], place: str) -> str | None:
 
 
 def _different(sizes: Sequence[Any], place: str, what: str) -> str | None:
-    kinds = list(dict.fromkeys(sizes))
+    kinds = sorted(set(sizes))
     if len(kinds) < 2:
         return None
     found = ", ".join(map(str, kinds[:3])) + (", ..." if len(kinds) > 3 else "")

@@ -225,7 +225,7 @@ class Broken(Dataset):
             None,
             "found entry 'ids' with (1,), (2,), (3,): pad it",
         ),
-        ([([1, 2], 0), ([1], 1)], None, "of one length, found entry 0 with 2, 1: pad it"),
+        ([([1, 2], 0), ([1], 1)], None, "of one length, found entry 0 with 1, 2: pad it"),
         ([(X[0], 0), (X[0], 1, 2)], None, "of one length, found an example with 2, 3"),
         ([(X[0], Y[1]), (X[0], 1)], None, "of one type, found entry 1 of Tensor and int"),
         ([{"ids": X[0], "y": 1}, {"ids": X[0]}], None, "the same entries, found some without 'y'"),
