@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, final
 
@@ -27,7 +28,7 @@ from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.task_calls import build_model, load_partition
 from hqde_fl.clients.training import Training, train
-from hqde_fl.errors import ConfigError
+from hqde_fl.errors import ConfigError, TaskError
 from hqde_fl.prediction import EnsemblePredictor
 from hqde_fl.protocol.members import (
     TAG,
@@ -118,6 +119,10 @@ class EnsembleClient:
 
         For a partition without examples the reply is that of ``hqde_fl.protocol.no_data``.
         """
+        with _client_named(context):
+            return self._train(message, context)
+
+    def _train(self, message: Message, context: Context) -> Message:
         start = time.perf_counter()
         partition, count = partition_of(context)
         data = self._partition(partition, count)
@@ -152,6 +157,10 @@ class EnsembleClient:
         The metrics are ``num-examples`` and ``eval-...``. For a partition without examples the
         reply is that of ``hqde_fl.protocol.no_data``.
         """
+        with _client_named(context):
+            return self._evaluate(message, context)
+
+    def _evaluate(self, message: Message, context: Context) -> Message:
         partition, count = partition_of(context)
         data = self._partition(partition, count)
         if len(data) == 0:  # type: ignore[arg-type]
@@ -218,3 +227,12 @@ class EnsembleClient:
                 self._partitions.pop(next(iter(self._partitions)))
             self._partitions[key] = load_partition(self.task, partition, count)
         return self._partitions[key]
+
+
+@contextmanager
+def _client_named(context: Context) -> Iterator[None]:
+    """Name the client in the message of a ``TaskError``."""
+    try:
+        yield
+    except TaskError as error:
+        raise TaskError(f"client {partition_of(context)[0]}: {error}") from error

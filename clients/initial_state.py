@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
-from hqde_fl.errors import ConfigError
+from hqde_fl.clients.task_calls import build_model
+from hqde_fl.errors import ConfigError, TaskError
 from hqde_fl.protocol.members import join_members
 from hqde_fl.seeding import Seeds
 from hqde_fl.updates.roles import Roles, roles_of
@@ -27,17 +28,18 @@ def initial_models(task: Task, members: int, seeds: Seeds) -> list[nn.Module]:
     Raises
     ------
     ConfigError
-        If ``members`` is too small, or a model cannot be trained in a federation: it is no torch
-        module, has nothing to train, or an entry that cannot be carried, which the message names.
+        If ``members`` is too small, or a model cannot be trained in a federation: it cannot be
+        built, has nothing to train, or an entry that cannot be carried, which the message names.
     """
     if members < 1:
         raise ConfigError(f"members must be >= 1, found {members}")
     models = []
     for member in range(members):
         with reproducible(seeds.integer("member", member)):
-            model = task.model()
-        if not isinstance(model, nn.Module):
-            raise ConfigError(f"the task needs to build a torch module, found {model!r:.60}")
+            try:
+                model = build_model(task)
+            except TaskError as error:
+                raise ConfigError(str(error)) from error
         roles_of(model)  # raises ConfigError
         models.append(model)
     return models

@@ -146,6 +146,8 @@ def _size(value: Any) -> int:
 
 def _wrong(needed: str, found: Any, function: Any, hint: str = "") -> TaskError:
     """Return the error of a function that returned something else than it must."""
-    simple = found is None or isinstance(found, bool | int | float | str | type)
-    shown = printable(repr(found), 60) if simple else f"a {type(found).__name__}"
+    simple = found is None or isinstance(found, bool | int | float | str | type | list | tuple)
+    shown = printable(repr(found), 80) if simple else ""
+    if not simple or len(shown) > 60:
+        shown = f"a {type(found).__name__}"
     return TaskError(f"{needed}, found {shown}{hint}{defined_at(function)}")

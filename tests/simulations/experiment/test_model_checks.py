@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 from hqde_fl import create_hqde_system
 from hqde_fl.clients.initial_state import initial_models, initial_roles, initial_state
 from hqde_fl.clients.task import Task
+from hqde_fl.clients.task_check import check_model
 from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.console.command_line import app
-from hqde_fl.simulations.experiment.checks import check_model
 from hqde_fl.simulations.experiment.experiment import Experiment
 
 
@@ -67,7 +67,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "lazy": (lazy_layer, "entry 'weight' of the model is not materialised yet"),
     "integer": (integers, "the model needs a floating-point parameter with requires_grad"),
     "none": (no_module, "module, found [1, 2]"),
-    "error": (broken, "the task's model cannot be built: ValueError: no weights"),
+    "error": (broken, "Task.model raised ValueError: no weights (test_model_checks.py, line 5"),
 }
 MODELS = [name for name in REFUSED if name != "error"]
 

@@ -1,0 +1,128 @@
+"""Look at a few examples of a task before it is trained: what fails there fails everywhere.
+
+Nobody's random numbers change, and no model that is used later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from hqde_fl.clients.data_forms import example_total
+from hqde_fl.clients.data_subset import data_subset
+from hqde_fl.clients.evaluation import evaluate
+from hqde_fl.clients.fresh_model import FreshModel
+from hqde_fl.clients.reproducibility import reproducible
+from hqde_fl.clients.task import Task
+from hqde_fl.clients.task_calls import build_model, load_partition, load_test_set
+from hqde_fl.clients.training import Training, train
+from hqde_fl.errors import ConfigError, TaskError
+from hqde_fl.prediction import EnsemblePredictor
+from hqde_fl.seeding import Seeds
+from hqde_fl.updates.roles import roles_of
+
+MAX_EXAMPLES = 32
+"""Largest number of examples to look at."""
+
+MAX_PARTITIONS = 16
+"""Largest number of partitions to load in search of one with examples."""
+
+
+@contextmanager
+def before_the_run(whose: str = "") -> Iterator[None]:
+    """Make a ``ConfigError`` of a ``TaskError`` in the block: nothing has been started.
+
+    Parameters
+    ----------
+    whose : str, optional
+        Whose data the block looks at, such as "client 0", for the message.
+    """
+    try:
+        yield
+    except TaskError as error:
+        raise ConfigError(f"{whose}: {error}" if whose else str(error)) from error
+
+
+def check_model(task: Task, seeds: Seeds) -> FreshModel:
+    """Return a task's model after a check that it can be trained in a federation.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be built, or has an entry that cannot be carried, which the message names.
+    """
+
+    def build() -> nn.Module:
+        with reproducible(seeds.integer("member", 0)):
+            return build_model(task)
+
+    with before_the_run():
+        fresh = FreshModel(build)
+    roles_of(fresh.built)  # raises ConfigError
+    return fresh
+
+
+def check_test_set(
+    task: Task, model: FreshModel, members: int = 1, predictor: EnsemblePredictor | None = None
+) -> None:
+    """Raise ``ConfigError`` unless an ensemble can be evaluated on examples of the test set."""
+    with before_the_run("test set"), reproducible(0):
+        data = load_test_set(task)
+        if example_total(data) == 0:
+            raise ConfigError("Task.test must return at least 1 example, found 0")
+        loaded = model.load(model.built.state_dict())
+        evaluate([loaded] * members, sample(data, MAX_EXAMPLES), task, predictor=predictor)
+
+
+def check_clients(task: Task, model: FreshModel, training: Training, count: int) -> None:
+    """Raise ``ConfigError`` unless the first client with examples can train on a batch of them.
+
+    Clients with one example are passed over, as layers such as batch normalisation cannot train on
+    one. Weights of the model change.
+
+    Parameters
+    ----------
+    task : Task
+        The task.
+    model : FreshModel
+        The task's model, on the CPU.
+    training : Training
+        The settings of training.
+    count : int
+        Number of all clients.
+    """
+    sizes = []
+    for number in range(min(count, MAX_PARTITIONS)):
+        with before_the_run(f"client {number}"), reproducible(0):
+            data = load_partition(task, number, count)
+            sizes.append(example_total(data))
+            if sizes[-1] > 1:
+                check_training(task, model, training, data)
+                return
+    if not any(sizes) and len(sizes) == count:
+        raise ConfigError(f"Task.partition has no examples for any of {count} clients")
+
+
+def check_training(task: Task, model: FreshModel, training: Training, data: Dataset[Any]) -> None:
+    """Train a model on a batch of a data set, which has examples; raise ``TaskError`` if it fails.
+
+    Weights of the model change.
+    """
+    batch = sample(data, min(training.batch_size, MAX_EXAMPLES))
+    once = replace(training, epochs=1, device="cpu")
+    loaded = model.load(model.built.state_dict())
+    with reproducible(0):
+        train(loaded, batch, task, once, torch.Generator().manual_seed(0))
+
+
+def sample(data: Dataset[Any], size: int) -> Dataset[Any]:
+    """Return at most ``size`` examples, evenly spread over a data set, which may be sorted."""
+    total = example_total(data)
+    size = min(size, total)
+    return data_subset(data, [number * total // size for number in range(size)])
