@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from logging import INFO, WARNING
@@ -21,7 +22,7 @@ from hqde_fl.strategies.round.outgoing import Tags
 from hqde_fl.strategies.round.reply_matching import ReplyMatcher
 from hqde_fl.strategies.round.round_log import RoundLog
 from hqde_fl.strategies.state import ModelState
-from hqde_fl.terminal_text import printable
+from hqde_fl.terminal_text import MAX_REASON_LENGTH, printable
 
 MAX_REASON_TAIL = 4096
 """Characters at the end of an error's reason that are looked at."""
@@ -232,9 +233,17 @@ def screen_reports(
 
 
 def last_line(reason: object) -> str:
-    """Return the last line of an error reply's reason, printable and of at most 200 characters.
+    """Return the last line of an error reply's reason, printable and of limited length.
 
-    For an exception this is its message; "no reason given" if there is none.
+    For an exception this is its type and message; of a ``TaskError``, which says itself what raised
+    which exception, the message alone. "no reason given" if there is none.
     """
-    lines = str(reason or "")[-MAX_REASON_TAIL:].strip().splitlines()
-    return printable(lines[-1].strip(), 200) if lines else "no reason given"
+    text = str(reason or "")[-MAX_REASON_TAIL:].strip()
+    line = text.splitlines()[-1].strip() if text else "no reason given"
+    if flower := _FLOWERS_REPORT.search(line):
+        line = flower["message"]
+    return printable(line.removeprefix("TaskError: "), MAX_REASON_LENGTH)
+
+
+_FLOWERS_REPORT = re.compile(r"Exception \w+ occurred\. Message: (?P<message>.*?)('>)?$")
+"""What Flower makes of an exception in a ClientApp; the name is not that of the exception."""

@@ -119,7 +119,10 @@ def test_who_was_not_kept_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_reason_is_fit_for_a_terminal() -> None:
     assert printable("a\x1b[2J\nb\udcff", 100) == "a\\x1b[2J\\nb\\udcff"
     assert last_line("Traceback\n  many\nValueError: \x1b[2Jno") == "ValueError: \\x1b[2Jno"
-    assert last_line("x" * 10**6) == "x" * 200
+    assert last_line("x" * 10**6) == "x" * 500
+    assert last_line("Traceback\nTaskError: client 3: it raised") == "client 3: it raised"
+    flower = "<class 'a.B'>:<'\nException B occurred. Message: client 3: it's wrong'>"
+    assert last_line(flower) == "client 3: it's wrong"
     assert last_line(None) == last_line(" \n ") == "no reason given"
     assert last_line(Error(1).reason) == "no reason given"
 
