@@ -7,8 +7,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 LOWER_IS_BETTER = frozenset(
-    "brier cer deviation distance divergence ece error errors gap loss mae mape mse nll perplexity "
-    "rmse rmsle seconds std variance wer".split()
+    {
+        "brier",
+        "cer",
+        "deviation",
+        "distance",
+        "divergence",
+        "ece",
+        "error",
+        "errors",
+        "gap",
+        "loss",
+        "mae",
+        "mape",
+        "mse",
+        "nll",
+        "perplexity",
+        "rmse",
+        "rmsle",
+        "seconds",
+        "std",
+        "variance",
+        "wer",
+    }
 )
 """Words in a metric's name, such as ``member-nll``, by which lower values are better."""
 

@@ -3,6 +3,9 @@
 Precision, recall and F1 measure the decisions of the *rule*: which clients it filtered among those
 whose updates it judged. The others (rejected by screening, failed, late, without data) are counted
 separately, because a client that crashed was not detected.
+
+A faulty client counts as faulty in the rounds in which its fault acts, and as honest in the others:
+what it sends then is honest.
 """
 
 from __future__ import annotations

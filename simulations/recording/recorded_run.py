@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+from hqde_fl.clients.objective import Objective
 from hqde_fl.errors import ConfigError, HQDEError
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.detection import Detection
@@ -54,10 +55,33 @@ class Run:
         """The server's metrics of the last round, empty if no round is recorded."""
         return dict(self.rounds[-1]["server"]) if self.rounds else {}
 
+    @cached_property
+    def objective(self) -> Objective:
+        """The primary metric of the run's task, and the direction of its metrics.
+
+        In a directory without that entry the metric is the accuracy if the server measured one,
+        else the loss.
+        """
+        recorded = self.manifest.get("objective")
+        if isinstance(recorded, Mapping):
+            return Objective(recorded["primary"], recorded["higher-is-better"])
+        measured = any("accuracy" in line["server"] for line in self.rounds)
+        return Objective("accuracy" if measured else "loss")
+
     @property
-    def accuracy(self) -> float | None:
-        """The accuracy of the last recorded round, or None if it was not measured."""
-        return self.final.get("accuracy")
+    def primary(self) -> float | None:
+        """The primary metric after the last recorded round, or None if there is no finite one."""
+        return self.final.get(self.objective.primary)
+
+    @property
+    def client_metrics(self) -> frozenset[str]:
+        """The names of the metrics that clients reported in any round, but not times."""
+        return frozenset(name for line in self.rounds for name in _client_means(line))
+
+    @property
+    def clients_final(self) -> Mapping[str, float | None]:
+        """The means of the clients' metrics of the last round but times, empty without a round."""
+        return _client_means(self.rounds[-1]) if self.rounds else {}
 
     @property
     def void_rounds(self) -> str | None:
@@ -93,6 +117,11 @@ class Run:
     def detection(self) -> Detection:
         """Counts of faulty and honest clients, filtered, judged and unjudged, over all rounds."""
         return Detection.of(self.clients, self.filters)
+
+
+def _client_means(line: Mapping[str, Any]) -> dict[str, float | None]:
+    means = {**line["clients-train"], **line["clients-evaluate"]}
+    return {name: value for name, value in means.items() if not name.endswith("seconds")}
 
 
 def read_lines(path: Path) -> tuple[Mapping[str, Any], ...]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean
 
+from hqde_fl.clients.objective import Objective
 from hqde_fl.simulations.recording.detection import Detection
 from hqde_fl.simulations.recording.recorded_run import Run
+from hqde_fl.simulations.statistics.samples import Interval, Method, Sample
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,11 @@ class ComparisonRow:
     run: Run | None
     error: str | None = None
 
-    @property
-    def accuracy(self) -> float | None:
-        """The final accuracy of a finished run; None if it did not finish or measured none."""
-        return self.run.accuracy if self.run is not None and self.status == "finished" else None
+    def final(self, metric: str) -> float | None:
+        """Return the final value of a server metric of a finished run, None if there is none."""
+        if self.run is None or self.status != "finished":
+            return None
+        return self.run.final.get(metric)
 
     @property
     def status(self) -> str:
@@ -51,29 +53,70 @@ class SeedGroup:
     Parameters
     ----------
     labels : tuple[str, ...]
-        Their labels on the other axes.
+        Their labels on the other axes, that of the compared axis first.
     rows : tuple[ComparisonRow, ...]
         The cells, one for each seed, at least one.
+    seeds : tuple[str, ...]
+        The label of each cell's seed; all are "" in a sweep that does not vary it.
+    objective : Objective
+        The metric that is compared.
+    interval_method : str, default="t"
+        How intervals are computed.
     """
 
     labels: tuple[str, ...]
     rows: tuple[ComparisonRow, ...]
+    seeds: tuple[str, ...]
+    objective: Objective
+    interval_method: Method = "t"
+
+    @cached_property
+    def by_seed(self) -> dict[str, float]:
+        """Seed -> the final value of the compared metric, for the seeds that have a finite one."""
+        return self.finals(self.objective.primary)
+
+    def finals(self, metric: str) -> dict[str, float]:
+        """Return seed -> the final value of a metric, for finished runs with a finite value."""
+        pairs = zip(self.seeds, self.rows, strict=True)
+        values = {seed: row.final(metric) for seed, row in pairs}
+        return {seed: value for seed, value in values.items() if value is not None}
 
     @property
-    def accuracies(self) -> tuple[float, ...]:
-        """The final accuracies of the seeds that finished and measured one."""
-        return tuple(row.accuracy for row in self.rows if row.accuracy is not None)
+    def complete(self) -> bool:
+        """True if all seeds finished with a finite value of the compared metric."""
+        return len(self.by_seed) == len(self.rows)
+
+    @cached_property
+    def sample(self) -> Sample | None:
+        """The final values of the compared metric, or None unless the group is complete."""
+        return self.sample_of(self.objective.primary)
+
+    def sample_of(self, metric: str) -> Sample | None:
+        """Return the final values of a metric, or None unless all seeds have a finite one."""
+        finals = self.finals(metric)
+        if len(finals) < len(self.rows):
+            return None
+        return Sample(tuple(finals.values()), self.interval_method)
 
     @property
-    def accuracy(self) -> float | None:
-        """The mean final accuracy, or None unless all seeds finished and measured one."""
-        return fmean(self.accuracies) if len(self.accuracies) == len(self.rows) else None
+    def mean(self) -> float | None:
+        """The mean of the compared metric over the seeds, or None unless the group is complete."""
+        return None if self.sample is None else self.sample.mean
 
     @property
-    def spread(self) -> float | None:
-        """Half the distance between the best and worst final accuracy; None with fewer than two."""
-        accuracies = self.accuracies
-        return (max(accuracies) - min(accuracies)) / 2 if len(accuracies) > 1 else None
+    def deviation(self) -> float | None:
+        """The standard deviation over the seeds, or None for one seed or an incomplete group."""
+        return None if self.sample is None else self.sample.deviation
+
+    @property
+    def interval(self) -> Interval | None:
+        """The 95 % interval of the mean, or None for one seed or an incomplete group."""
+        return None if self.sample is None else self.sample.interval
+
+    @property
+    def badness(self) -> float | None:
+        """The mean with the sign that makes greater worse, or None unless it is complete."""
+        return None if self.mean is None else self.objective.badness(self.mean)
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -92,8 +135,12 @@ class SeedGroup:
 
     @property
     def status(self) -> str:
-        """The status of the first cell that did not finish, or ``finished`` if all did."""
-        return next((row.status for row in self.rows if row.status != "finished"), "finished")
+        """The status of the first cell that did not finish, or ``finished`` if all did.
+
+        ``not finite`` if all finished, and one without a finite value of the compared metric.
+        """
+        unfinished = (row.status for row in self.rows if row.status != "finished")
+        return next(unfinished, "finished" if self.complete else "not finite")
 
     @cached_property
     def detection(self) -> Detection:

@@ -20,9 +20,16 @@ from hqde_fl.simulations.recording.file_names import REPORT
 from hqde_fl.simulations.recording.seed_groups import ComparisonRow
 from hqde_fl.simulations.report.charts import PAGE_COLOURS
 from hqde_fl.simulations.report.heat_colours import cell_colours
-from hqde_fl.simulations.report.number_text import byte_text, fixed, signed
+from hqde_fl.simulations.report.number_text import (
+    byte_text,
+    fixed,
+    interval_text,
+    metric_text,
+    p_text,
+    signed,
+)
 from hqde_fl.simulations.report.outcome_grid import OutcomeGrid, outcome_grid
-from hqde_fl.simulations.report.run_view import carried_bytes, run_panels
+from hqde_fl.simulations.report.run_view import carried_bytes, run_panels, tile_metrics
 from hqde_fl.simulations.report.sweep_view import sweep_view
 
 if TYPE_CHECKING:
@@ -36,26 +43,37 @@ RUN_GRID_WIDTH, SWEEP_GRID_WIDTH = 640, 270
 
 
 def write_report(comparison: Comparison, out: Path) -> Path:
-    """Write the report of a run, or the report and the figures of a sweep.
+    """Write the report of a run, or the report, the figures and the tables of a sweep.
 
     Parameters
     ----------
     comparison : Comparison
         The run or the runs of the sweep.
     out : Path
-        The directory that ``report.html`` and, for a sweep, ``figures/`` are written to.
+        The directory that ``report.html`` and, for a sweep, ``figures/``, ``results.tex``,
+        ``results.md`` and ``statistics.csv`` are written to.
 
     Returns
     -------
     Path
         The page.
+
+    Raises
+    ------
+    ConfigError
+        If the sweep is to be compared by a metric that no run has measured.
+    RunError
+        If no run has begun.
     """
+    comparison.check_metric()
     path = out / REPORT
     replace_file(path, render(comparison).encode())
     if comparison.axes:
         from hqde_fl.simulations.report.paper_figures import write_figures
+        from hqde_fl.simulations.report.paper_tables import write_paper_tables
 
         write_figures(comparison, out)
+        write_paper_tables(comparison, out)
     return path
 
 
@@ -76,7 +94,10 @@ def render(comparison: Comparison) -> str:
         grids = _grids(begun, RUN_GRID_WIDTH)
         page = _environment().get_template("run.html.md")
         panels, carried = run_panels(first), carried_bytes(first)
-        return page.render(shared, run=first, panels=panels, carried=carried, grids=grids)
+        tiles = tile_metrics(first)
+        return page.render(
+            shared, run=first, tiles=tiles, panels=panels, carried=carried, grids=grids
+        )
     view = sweep_view(comparison)
     grids = _grids(view["shown"], SWEEP_GRID_WIDTH)
     return _environment().get_template("sweep.html.md").render(shared, **view, grids=grids)
@@ -95,6 +116,9 @@ def _environment() -> Environment:
     environment.filters |= {
         "byte_text": byte_text,
         "fixed": fixed,
+        "interval": interval_text,
+        "metric": metric_text,
+        "p_value": p_text,
         "signed": signed,
         "toml": tomli_w.dumps,
     }

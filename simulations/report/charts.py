@@ -20,7 +20,7 @@ Series = Mapping[str, Sequence[tuple[int, float | None]]]
 """The (round, value) points of each line, by its label; a value of None leaves a gap."""
 
 Bands = Mapping[str, Sequence[tuple[int, float, float]]]
-"""The (round, least, greatest value) of several seeds, by the label of their line."""
+"""The (round, low, high) ends of intervals over several seeds, by the label of their line."""
 
 PAGE_COLOURS = 8
 """Number of line colours that the page's style sheet has."""
@@ -68,17 +68,18 @@ def line_chart(
     name : str
         The chart's accessible name.
     limits : tuple[float, float], optional
-        Least and greatest value of the vertical axis; by default those of the lines.
+        Ends of the vertical axis; by default those of the lines and bands.
     log : bool, default=False
         Whether the vertical axis is logarithmic.
     family : Sequence[str], optional
         The labels of all lines of a family of charts, so that a line has one colour in all of them.
     bands : Mapping[str, Sequence[tuple[int, float, float]]], optional
-        Ranges drawn faintly around the lines.
+        Intervals drawn faintly around the lines.
     """
 
     def draw(axes: Axes) -> None:
         draw_lines(axes, series, _LINE_COLOURS, family=family, bands=bands or {})
+        end_at_data(axes, series)
         if limits is not None:
             axes.set_ylim(*limits)
         if log:
@@ -121,6 +122,41 @@ def draw_lines(
             axes.fill_between(rounds, low, high, color=colour, alpha=0.13, linewidth=0)
 
 
+def end_at_data(axes: Axes, series: Series) -> None:
+    """End the horizontal axis at the first and the last round of the lines."""
+    rounds = [x for points in series.values() for x, _ in points]
+    if rounds and min(rounds) < max(rounds):
+        axes.set_xlim(min(rounds), max(rounds))
+
+
+def shared_limits(values: Sequence[float], *, log: bool = False) -> tuple[float, float] | None:
+    """Return the ends of a vertical axis on which several charts show their values.
+
+    Parameters
+    ----------
+    values : Sequence[float]
+        All values of all charts.
+    log : bool, default=False
+        True if the axis is logarithmic.
+
+    Returns
+    -------
+    tuple[float, float] or None
+        The least and the greatest value, with a margin, but not below 0 or above 1 if no value is;
+        None without values.
+    """
+    if not values:
+        return None
+    low, high = min(values), max(values)
+    if log:
+        return low / (high / low) ** 0.04, high * (high / low) ** 0.04
+    margin = 0.04 * (high - low) or 0.02 * (abs(high) or 1.0)
+    return (
+        max(0.0, low - margin) if low >= 0 else low - margin,
+        min(1.0, high + margin) if high <= 1 else high + margin,
+    )
+
+
 def bar_chart(series: Series, name: str) -> str:
     """Return a chart of stacked bars over the rounds, as an SVG element; None counts as 0."""
 
@@ -134,12 +170,47 @@ def bar_chart(series: Series, name: str) -> str:
             axes.bar(rounds, values, bottom=below, color=colour, width=0.72)
             bottom |= {x: low + y for x, low, y in zip(rounds, below, values, strict=True)}
         axes.grid(False, axis="x")
-        axes.set_xlim(left=0.4)
+        axes.set_xlim(min(bottom, default=1) - 0.5, max(bottom, default=1) + 0.5)
 
     return _figure(draw, name)
 
 
-def _figure(draw: Callable[[Axes], None], name: str) -> str:
+def interval_chart(points: Mapping[str, tuple[float, float, float]], name: str, xlabel: str) -> str:
+    """Return a chart of points with intervals, one line below the other, as an SVG element.
+
+    Parameters
+    ----------
+    points : Mapping[str, tuple[float, float, float]]
+        Label -> (value, low, high).
+    name : str
+        The chart's accessible name.
+    xlabel : str
+        The name of the values.
+    """
+
+    def draw(axes: Axes) -> None:
+        draw_intervals(axes, points, _LINE_COLOURS[0])
+        axes.set_xlabel(xlabel)
+
+    return _figure(draw, name, height=0.7 + 0.27 * len(points), rounds=False)
+
+
+def draw_intervals(
+    axes: Axes, points: Mapping[str, tuple[float, float, float]], colour: str
+) -> None:
+    """Draw points with intervals (value, low, high) into axes, the first label at the top."""
+    for place, (value, low, high) in enumerate(points.values()):
+        axes.plot([low, high], [place, place], color=colour, linewidth=1.4, solid_capstyle="butt")
+        axes.plot([value], [place], color=colour, marker="o", markersize=4.5)
+    axes.set_yticks(range(len(points)), list(points))
+    axes.set_ylim(len(points) - 0.5, -0.5)
+    axes.grid(False, axis="y")
+    axes.tick_params(length=0)
+
+
+def _figure(
+    draw: Callable[[Axes], None], name: str, *, height: float = 2.5, rounds: bool = True
+) -> str:
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -147,14 +218,15 @@ def _figure(draw: Callable[[Axes], None], name: str) -> str:
 
     parameters: Any = {**chart_style(_INK, _GRID), "svg.fonttype": "none", "svg.hashsalt": name}
     with matplotlib.rc_context(parameters):
-        figure = Figure(figsize=(4.6, 2.5), layout="constrained")
+        figure = Figure(figsize=(4.6, height), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.subplots()
         axes.set_axisbelow(True)
         axes.tick_params(length=0)
         draw(axes)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-        axes.set_xlabel("round")
+        if rounds:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+            axes.set_xlabel("round")
         return _svg(figure, name)
 
 

@@ -8,25 +8,29 @@ from statistics import fmean
 
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.seed_groups import SeedGroup
+from hqde_fl.simulations.statistics.samples import Sample
+
+MIN_BAND_SEEDS = 3
+"""Fewest seeds whose interval a chart shows."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One combination of labels on all axes but the first and the seed.
+    """One combination of labels on all axes but the compared one and the seed.
 
     Parameters
     ----------
     title : str
         The labels that they have in common, joined; ``all runs`` if there are none.
     groups : tuple[SeedGroup, ...]
-        One group of seeds for each label on the first axis.
+        One group of seeds for each label on the compared axis.
     """
 
     title: str
     groups: tuple[SeedGroup, ...]
 
     def curves(self, metric: str) -> dict[str, list[tuple[int, float | None]]]:
-        """Return label on the first axis -> (round, mean over the seeds) of a server metric.
+        """Return label of a line -> (round, mean over the seeds) of a server metric.
 
         The mean is None in a round without a value; a label without any value is left out.
         """
@@ -38,17 +42,21 @@ class Condition:
         return curves
 
     def bands(self, metric: str) -> dict[str, list[tuple[int, float, float]]]:
-        """Return label on the first axis -> (round, least, greatest value) of a server metric.
+        """Return label of a line -> (round, low, high), the 95 % interval of a metric's mean.
 
-        Only labels with several runs are in it, with the rounds that have several values.
+        Only labels with ``MIN_BAND_SEEDS`` runs are in it, with the rounds that have as many
+        values: an interval of two seeds is wider than any chart.
         """
-        return {
-            group.labels[0]: [
-                (n, min(v), max(v)) for n, v in _points(group, metric).items() if len(v) > 1
-            ]
-            for group in self.groups
-            if len(group.runs) > 1
-        }
+        bands = {}
+        for group in self.groups:
+            band = []
+            for number, values in _points(group, metric).items():
+                interval = Sample(tuple(values), group.interval_method).interval if values else None
+                if interval is not None and len(values) >= MIN_BAND_SEEDS:
+                    band.append((number, *interval))
+            if band:
+                bands[group.labels[0]] = band
+        return bands
 
 
 def conditions(comparison: Comparison) -> list[Condition]:
@@ -56,17 +64,17 @@ def conditions(comparison: Comparison) -> list[Condition]:
 
     Its title has the labels that they have in common, or is ``all runs``.
     """
-    columns_of_runs: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    by_runs: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for column in comparison.columns:
         groups = [comparison.group_at(line, column) for line in comparison.lines]
         directories = tuple(name for group in groups for name in group.directories)
-        columns_of_runs.setdefault(directories, []).append(column)
+        by_runs.setdefault(directories, []).append(column)
     return [
         Condition(
             ", ".join(_common_labels(columns)) or "all runs",
             tuple(comparison.group_at(line, columns[0]) for line in comparison.lines),
         )
-        for columns in columns_of_runs.values()
+        for columns in by_runs.values()
     ]
 
 

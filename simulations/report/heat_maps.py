@@ -1,8 +1,8 @@
-"""Compute the numbers of a sweep's heat maps: final accuracy, and scores of detection.
+"""Compute the numbers of a sweep's heat maps: the final metric, and scores of detection.
 
-A row is a label of the first axis (a rule, mostly), a column a label of another axis. The template
-``templates/sweep/heat_map.html.md`` draws the maps on the page, ``paper_figures`` those of accuracy
-for a paper.
+A row is a label of the compared axis (a rule, mostly), a column a label of another axis. The
+template ``templates/sweep/heat_map.html.md`` draws the maps on the page, ``paper_figures`` those of
+the metric for a paper.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import chain, count, product
+from math import inf
 
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.detection import Detection
 from hqde_fl.simulations.recording.seed_groups import SeedGroup
+from hqde_fl.simulations.report.heat_colours import ColourScale
+from hqde_fl.simulations.report.number_text import interval_text, metric_text
 from hqde_fl.simulations.report.scores import (
     distinct_groups,
     faulty_detection,
@@ -32,21 +35,24 @@ class HeatMapCell:
     Parameters
     ----------
     value : float or None
-        In [0, 1], or None if there is no value.
-    spread : float or None
-        Half the distance between the best and the worst seed.
+        The value, or None if there is none.
+    position : float
+        Its place between the worst (0) and the best (1) of the colour scale.
+    deviation : float or None
+        Standard deviation over the seeds.
     note : str
         The text shown when the pointer is on the cell.
     """
 
     value: float | None
-    spread: float | None
+    position: float
+    deviation: float | None
     note: str
 
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Values in [0, 1] for each label of a sweep's first axis and each label of another axis.
+    """Values for each label of a sweep's compared axis and each label of another axis.
 
     Parameters
     ----------
@@ -67,8 +73,16 @@ class HeatMap:
     cells: tuple[tuple[HeatMapCell, ...], ...]
 
 
-def accuracy_maps(comparison: Comparison) -> list[HeatMap]:
+def colour_scale(comparison: Comparison) -> ColourScale:
+    """Return the scale that all maps of a sweep's metric share."""
+    means = [group.mean for group in comparison.groups if group.mean is not None]
+    return ColourScale.of(means, comparison.objective.higher_is_better())
+
+
+def metric_maps(comparison: Comparison) -> list[HeatMap]:
     """Return maps of the first axis by the second, and of the first by each of the others.
+
+    The first is the axis that is compared, and the others keep their order.
 
     There is one map of the first by the second axis for each combination of labels on the others.
     In a map of the first by another axis, a cell is the worst group over all the rest. There are no
@@ -78,18 +92,18 @@ def accuracy_maps(comparison: Comparison) -> list[HeatMap]:
     if len(names) < 2:
         return []
     labels = [tuple(axis.labels) for axis in comparison.compared_axes]
-    maps = []
+    scale, maps = colour_scale(comparison), []
     for rest in product(*labels[2:]):
         title = f"{names[0]} by {names[1]}" + "".join(f", {label}" for label in rest)
         columns = {
             label: [comparison.group_at(line, (label, *rest)) for line in comparison.lines]
             for label in labels[1]
         }
-        maps.append(_accuracy_map(comparison, title, columns, names[1]))
+        maps.append(_metric_map(comparison, scale, title, columns, names[1]))
     for place in range(2, len(names)):
         title = f"{names[0]} by {names[place]}, worst over the rest"
         columns = {label: _worst_groups(comparison, place, label) for label in labels[place]}
-        maps.append(_accuracy_map(comparison, title, columns, names[place]))
+        maps.append(_metric_map(comparison, scale, title, columns, names[place]))
     return _with_unique_file_names(maps)
 
 
@@ -137,8 +151,12 @@ def _detections(comparison: Comparison, line: str) -> dict[str, Detection]:
     }
 
 
-def _accuracy_map(
-    comparison: Comparison, title: str, columns: dict[str, list[SeedGroup]], axis: str
+def _metric_map(
+    comparison: Comparison,
+    scale: ColourScale,
+    title: str,
+    columns: dict[str, list[SeedGroup]],
+    axis: str,
 ) -> HeatMap:
     distinct = {
         tuple(name for group in groups for name in group.directories) for groups in columns.values()
@@ -146,7 +164,7 @@ def _accuracy_map(
     if len(columns) > 1 and len(distinct) == 1:  # without faulty clients every attack is the same
         columns = {f"any {axis}": next(iter(columns.values()))}
     rows = zip(*columns.values(), strict=True)
-    cells = tuple(tuple(map(_accuracy_cell, row)) for row in rows)
+    cells = tuple(tuple(_metric_cell(group, scale) for group in row) for row in rows)
     file_name = re.sub(r"[^\w.=-]+", "-", title)[:MAX_FILE_NAME_LENGTH].strip("-")
     return HeatMap(title, file_name, comparison.lines, tuple(columns), cells)
 
@@ -154,16 +172,22 @@ def _accuracy_map(
 def _worst_groups(comparison: Comparison, place: int, label: str) -> list[SeedGroup]:
     """Return for each label on the first axis its worst group, given a label on another axis.
 
-    ``place`` is the index of that axis. A group without an accuracy is chosen only
-    if all are without.
+    ``place`` is the index of that axis. A finished group without a finite value is the worst, one
+    that has not finished is chosen only if all have not.
     """
     return [
-        min(
+        max(
             (group for group in comparison.groups_of(line) if group.labels[place] == label),
-            key=lambda group: 2.0 if group.accuracy is None else group.accuracy,
+            key=_badness,
         )
         for line in comparison.lines
     ]
+
+
+def _badness(group: SeedGroup) -> float:
+    if group.badness is not None:
+        return group.badness
+    return inf if group.status == "not finite" else -inf
 
 
 def _with_unique_file_names(maps: Iterable[HeatMap]) -> list[HeatMap]:
@@ -176,17 +200,21 @@ def _with_unique_file_names(maps: Iterable[HeatMap]) -> list[HeatMap]:
     return list(unique.values())
 
 
-def _accuracy_cell(group: SeedGroup) -> HeatMapCell:
-    seeds = ", ".join(f"{accuracy:.3f}" for accuracy in group.accuracies)
+def _metric_cell(group: SeedGroup, scale: ColourScale) -> HeatMapCell:
+    seeds = ", ".join(map(metric_text, group.by_seed.values()))
     text = group.error or (f"seeds: {seeds}" if seeds else group.status)
-    return HeatMapCell(group.accuracy, group.spread, f"{', '.join(group.labels)}: {text}")
+    if group.interval is not None:
+        text += f"; 95 % interval of the mean {interval_text(group.interval)}"
+    place = 0.0 if group.mean is None else scale.position(group.mean)
+    return HeatMapCell(group.mean, place, group.deviation, f"{', '.join(group.labels)}: {text}")
 
 
 def _detection_cell(detection: Detection | None, score: str) -> HeatMapCell:
     if detection is None:
-        return HeatMapCell(None, None, "not run")
+        return HeatMapCell(None, 0.0, None, "not run")
     counts = (
         f"{detection.caught} of {detection.judged.faulty} faulty updates filtered, "
         f"{detection.false_alarms} of {detection.judged.honest} honest ones"
     )
-    return HeatMapCell(getattr(detection, score), None, counts)
+    value: float | None = getattr(detection, score)
+    return HeatMapCell(value, value or 0.0, None, counts)

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+from hqde_fl.simulations.statistics.samples import Interval
+
+MISSING = "\N{EN DASH}"
+"""Text for a number that does not exist."""
+
+MINUS = "\N{MINUS SIGN}"
+
 
 def fixed(value: float | None, digits: int = 3) -> str:
     """Return a number with ``digits`` decimals, or an en dash for None."""
-    return "\u2013" if value is None else f"{value:.{digits}f}"
+    return MISSING if value is None else f"{value:.{digits}f}"
+
+
+def metric_text(value: float | None, digits: int = 3) -> str:
+    """Return a metric with ``digits`` decimals, or an en dash for None.
+
+    A number from 1000 on, and one that would have no digit but zeros, has significant digits
+    instead, where needed with an exponent.
+    """
+    if value is None:
+        return MISSING
+    size = abs(value)
+    if size and (size >= 1000 or size < 0.5 * 10**-digits):
+        text = f"{value:.{digits + 1 if size >= 1000 else 2}g}"
+    else:
+        text = fixed(value or 0.0, digits)
+    return text.replace("-", MINUS, 1) if value < 0 else text
 
 
 def byte_text(count: int) -> str:
@@ -18,4 +41,19 @@ def byte_text(count: int) -> str:
 
 def signed(value: float | None) -> str:
     """Return a difference with its sign and three decimals, or an en dash for None."""
-    return "\u2013" if value is None else f"{value:+.3f}".replace("-", "\u2212")
+    return metric_text(value) if value is None or value < 0 else f"+{metric_text(value)}"
+
+
+def interval_text(interval: Interval | None, digits: int = 3) -> str:
+    """Return an interval as text, ``[0.912, 0.934]``, or nothing for None."""
+    if interval is None:
+        return ""
+    low, high = (metric_text(end, digits) for end in interval)
+    return f"[{low}, {high}]"
+
+
+def p_text(value: float | None) -> str:
+    """Return a p-value as text, ``0.016`` or ``< 0.001``, or an en dash for None."""
+    if value is None:
+        return MISSING
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from hqde_fl.simulations.recording.recorded_run import Run
@@ -34,6 +35,8 @@ class GridCell:
         In (0, 1]. A kept client's cell is the more opaque, the more influence it had.
     title : str
         The text shown when the pointer is on the cell.
+    marked : bool
+        True if the client's fault acts in the round, in a run in which some fault rests in others.
     """
 
     x: float
@@ -42,6 +45,7 @@ class GridCell:
     outcome: str
     opacity: float
     title: str
+    marked: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class GridLine:
     fault : str or None
         The name of its fault, or None if the client is honest.
     influence : float
-        Its mean influence over the rounds it took part in.
+        Its mean influence over the rounds it took part in, of a faulty client over those of them in
+        which its fault acts; 0 if there are none.
     """
 
     y: float
@@ -88,6 +93,8 @@ class OutcomeGrid:
         The influence of a client if all had the same.
     outcomes : tuple[str, ...]
         Those of ``SHOWN_OUTCOMES`` that occur.
+    resting : bool
+        True if a faulty client took part in a round in which its fault did not act.
     """
 
     width: float
@@ -99,6 +106,7 @@ class OutcomeGrid:
     scale: float
     equal_influence: float
     outcomes: tuple[str, ...]
+    resting: bool
 
 
 def outcome_grid(run: Run, room: float) -> OutcomeGrid | None:
@@ -121,6 +129,7 @@ def outcome_grid(run: Run, room: float) -> OutcomeGrid | None:
     places = {key: _TOP + index * _LINE_HEIGHT for index, key in enumerate(keys)}
     cohort = len(run.clients) / len({client["round"] for client in run.clients})
     influence = {key: _mean_influence(run, key) for key in keys}
+    resting = any(not client["fault"] and _key(client) in run.faulty for client in run.clients)
     lines = tuple(
         GridLine(y, str(key), run.faulty.get(key), influence[key]) for key, y in places.items()
     )
@@ -134,6 +143,7 @@ def outcome_grid(run: Run, room: float) -> OutcomeGrid | None:
             if client["kept"]
             else 1.0,
             title=_title(client, run.faulty.get(_key(client))),
+            marked=resting and bool(client["fault"]),
         )
         for client in run.clients
     )
@@ -152,6 +162,7 @@ def outcome_grid(run: Run, room: float) -> OutcomeGrid | None:
         outcomes=tuple(
             outcome for outcome in SHOWN_OUTCOMES if any(cell.outcome == outcome for cell in cells)
         ),
+        resting=resting,
     )
 
 
@@ -168,11 +179,14 @@ def _key(client: Mapping[str, Any]) -> int:
 
 
 def _mean_influence(run: Run, key: int) -> float:
-    values = [client["influence"] or 0.0 for client in run.clients if _key(client) == key]
-    return float(sum(values) / len(values))
+    own = [client for client in run.clients if _key(client) == key]
+    if key in run.faulty:
+        own = [client for client in own if client["fault"]]
+    return fmean(client["influence"] or 0.0 for client in own) if own else 0.0
 
 
 def _title(client: Mapping[str, Any], fault: str | None) -> str:
-    name = f"client {_key(client)}" + (f" ({fault})" if fault else "")
+    acting = client["fault"] or (f"{fault}, not in this round" if fault else None)
+    name = f"client {_key(client)}" + (f" ({acting})" if acting else "")
     text = f"kept, influence {client['influence']:.3f}" if client["kept"] else client["reason"]
     return f"round {client['round']}, {name}: {text or 'not used'}"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hqde_fl.protocol.message_size import ROLES_AND_OTHER
 from hqde_fl.simulations.recording.recorded_run import Run
-from hqde_fl.simulations.report.charts import Series, bar_chart, line_chart
+from hqde_fl.simulations.report.charts import Series, bar_chart, line_chart, shared_limits
 
 
 @dataclass(frozen=True)
@@ -68,17 +68,15 @@ def run_panels(run: Run) -> list[Panel]:
     trained = [line for line in run.rounds if line["round"] > 0]
     names = list(dict.fromkeys(name for line in run.rounds for name in line["server"]))
     panels = []
-    for name in sorted(names, key=lambda name: (name != "accuracy", name)):
-        limits = (0.0, 1.0) if name == "accuracy" else None
+    for name in sorted(names, key=lambda name: (name != run.objective.primary, name)):
+        points = _points(run, name)
+        known = [value for _, value in points if value is not None]
         svg = line_chart(
-            {name: _points(run, name)}, f"{name} on the server's test set", limits=limits
+            {name: points}, f"{name} on the server's test set", limits=shared_limits(known)
         )
         panels.append(Panel(f"{name.capitalize()} on the test set", svg))
-    for name in ("train-loss", "eval-accuracy"):
-        key = "clients-train" if name.startswith("train") else "clients-evaluate"
-        points = [(line["round"], line[key].get(name)) for line in trained]
-        if any(value is not None for _, value in points):
-            panels.append(Panel(f"Mean {name} of the clients", line_chart({name: points}, name)))
+    for name, values in _client_metrics(trained).items():
+        panels.append(Panel(f"Mean {name} of the clients", line_chart({name: values}, name)))
     traffic: Series = {
         "to the clients": [(line["round"], line["bytes-down"] / 1e6) for line in trained],
         "from the clients": [(line["round"], line["bytes-up"] / 1e6) for line in trained],
@@ -88,6 +86,26 @@ def run_panels(run: Run) -> list[Panel]:
         seconds: Series = {"seconds": [(line["round"], line["seconds"]) for line in trained]}
         panels.append(Panel("Seconds a round", bar_chart(seconds, "seconds a round")))
     return panels
+
+
+def _client_metrics(
+    lines: Sequence[Mapping[str, Any]],
+) -> dict[str, list[tuple[int, float | None]]]:
+    """Return the clients' metrics but times over the rounds, those with at least one value."""
+    points: dict[str, list[tuple[int, float | None]]] = {}
+    for key in ("clients-train", "clients-evaluate"):
+        names = dict.fromkeys(name for line in lines for name in line[key])
+        for name in sorted(names):
+            values = [(line["round"], line[key].get(name)) for line in lines]
+            if not name.endswith("seconds") and any(value is not None for _, value in values):
+                points[name] = values
+    return points
+
+
+def tile_metrics(run: Run) -> list[tuple[str, float | None]]:
+    """Return the final server metrics that tiles show: the primary one, and the loss."""
+    names = dict.fromkeys((run.objective.primary, "loss"))
+    return [(name, run.final.get(name)) for name in names]
 
 
 def _points(run: Run, name: str) -> list[tuple[int, float | None]]:

@@ -1,13 +1,14 @@
-"""Score the lines of a sweep over all conditions: worst and mean accuracy, detection, cost.
+"""Score the lines of a sweep over all conditions: worst and mean value, detection, cost.
 
-The labels of the first axis (of the rule, mostly) are the lines that are compared; the combinations
-of labels on all other axes are the conditions.
+The labels of the compared axis (of the rule, mostly) are the lines; the combinations of labels on
+all other axes are the conditions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from statistics import fmean
 
 from hqde_fl.simulations.recording.comparison import Comparison
@@ -21,27 +22,29 @@ MEGABYTE = 1e6
 class LineScore:
     """The scores of one line of a sweep's table over all conditions.
 
-    A line is a label on the first axis (a rule, mostly). A condition is a combination of labels on
-    the other axes but the seed; it is finished if all its seeds finished with an accuracy.
-    Conditions that share the same runs count once.
+    A line is a label on the compared axis (a rule, mostly). A condition is a combination of labels
+    on the other axes but the seed; it is complete if all its seeds finished with a finite value of
+    the compared metric. Conditions that share the same runs count once.
 
     Parameters
     ----------
     line : str
         The label of the line.
     worst : SeedGroup or None
-        The seeds of the finished condition with the least accuracy; None if none is finished.
+        The seeds of the complete condition with the worst mean; None if none is complete.
     mean : float or None
-        Mean accuracy over the finished conditions with faulty clients, or over all finished ones if
-        none of them has faulty clients; None if none is finished.
+        Mean over the complete conditions with faulty clients, or over all complete ones if none of
+        them has faulty clients; None if none is complete.
     clean : float or None
-        Mean accuracy over the finished conditions without faulty clients; None if there is none.
+        Mean over the complete conditions without faulty clients; None if there is none.
     detection : Detection
         Counts over all conditions with faulty clients.
     unjudged : Mapping[str, Count]
         The clients whose update never reached the rule, by outcome, over all conditions.
     missing : int
-        Number of conditions that are not finished.
+        Number of conditions with a run that failed, was interrupted or did not begin.
+    not_finite : int
+        Number of conditions whose runs finished, but one without a finite value.
     megabytes_up, megabytes_down : float or None
         Mean traffic of a run from and to the clients; None if no run began.
     seconds : float or None
@@ -57,30 +60,41 @@ class LineScore:
     detection: Detection
     unjudged: Mapping[str, Count]
     missing: int
+    not_finite: int
     megabytes_up: float | None
     megabytes_down: float | None
     seconds: float | None
     memory: float | None
 
     @property
-    def worst_accuracy(self) -> float:
-        """The accuracy under the worst finished condition, -1 if none is finished."""
-        accuracy = None if self.worst is None else self.worst.accuracy
-        return -1.0 if accuracy is None else accuracy
+    def incomplete(self) -> str:
+        """The conditions that are not complete, as text; empty if all are."""
+        parts = []
+        if self.missing:
+            parts.append(f"{self.missing} failed or not run")
+        if self.not_finite:
+            parts.append(f"{self.not_finite} not finite")
+        return ", ".join(parts)
+
+    @property
+    def rank_key(self) -> tuple[bool, float]:
+        """What the lines are sorted by: those with incomplete conditions last, then the worst."""
+        badness = None if self.worst is None else self.worst.badness
+        return bool(self.missing or self.not_finite), inf if badness is None else badness
 
 
 def line_scores(comparison: Comparison) -> list[LineScore]:
-    """Return the scores of all labels on a sweep's first axis.
+    """Return the scores of all lines of a sweep.
 
-    They are sorted by the worst accuracy, the highest first; labels with cells that did not finish
-    come last.
+    They are sorted by the value under the worst condition, the best first; lines with conditions
+    that are not complete come last.
     """
     scores = [_score(comparison, line) for line in comparison.lines]
-    return sorted(scores, key=lambda score: (score.missing > 0, -score.worst_accuracy))
+    return sorted(scores, key=lambda score: score.rank_key)
 
 
 def filtering_lines(comparison: Comparison) -> list[str]:
-    """Return the labels on the first axis with a run whose rule can filter clients."""
+    """Return the lines with a run whose rule can filter clients."""
     return [
         line
         for line in comparison.lines
@@ -94,7 +108,7 @@ def faulty_detection(groups: Iterable[SeedGroup]) -> Detection:
 
 
 def distinct_groups(comparison: Comparison, line: str) -> list[SeedGroup]:
-    """Return the groups with a label on the first axis.
+    """Return the groups of a line.
 
     A group that has the same runs as an earlier one is left out.
     """
@@ -106,22 +120,23 @@ def distinct_groups(comparison: Comparison, line: str) -> list[SeedGroup]:
 
 def _score(comparison: Comparison, line: str) -> LineScore:
     groups = distinct_groups(comparison, line)
-    known = [(group.accuracy, group) for group in groups if group.accuracy is not None]
-    attacked = [accuracy for accuracy, group in known if group.faulty]
-    clean = [accuracy for accuracy, group in known if not group.faulty]
-    everything = [accuracy for accuracy, _ in known]
+    known = [(group.mean, group) for group in groups if group.mean is not None]
+    attacked = [mean for mean, group in known if group.faulty]
+    clean = [mean for mean, group in known if not group.faulty]
     runs = [run for group in groups for run in group.runs]
     up = [sum(record["bytes-up"] for record in run.rounds) / MEGABYTE for run in runs]
     down = [sum(record["bytes-down"] for record in run.rounds) / MEGABYTE for run in runs]
     memory = [run.manifest.get("memory-mib") for run in runs]
+    statuses = [group.status for group in groups]
     return LineScore(
         line=line,
-        worst=min(known, key=lambda pair: pair[0])[1] if known else None,
-        mean=_mean(attacked or everything),
+        worst=max((g for _, g in known), key=lambda g: g.badness or 0.0) if known else None,
+        mean=_mean(attacked or [mean for mean, _ in known]),
         clean=_mean(clean),
         detection=faulty_detection(groups),
         unjudged=Detection.total(group.detection for group in groups).unjudged,
-        missing=len(groups) - len(known),
+        missing=sum(status not in ("finished", "not finite") for status in statuses),
+        not_finite=statuses.count("not finite"),
         megabytes_up=_mean(up),
         megabytes_down=_mean(down),
         seconds=_mean([run.manifest.get("wall-seconds") or run.seconds for run in runs]),

@@ -20,10 +20,11 @@ class Strip:
     Parameters
     ----------
     label : str
-        The labels on all axes but the first and the seed; that on the first if there are none.
+        The labels on all axes but the compared one and the seed; the line's if there are none.
     rounds : tuple[tuple[int, float | None, float | None], ...]
         For each round its number, the fraction of the judged faulty clients that the rule filtered,
-        and the fraction of the judged honest ones; None for a fraction of no clients.
+        and the fraction of the judged honest ones; None for a fraction of no clients. A client is
+        faulty in the rounds in which its fault acts.
     """
 
     label: str
@@ -32,7 +33,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class StripChart:
-    """The strips of one label on the first axis of a sweep (a rule, mostly).
+    """The strips of one line of a sweep (a rule, mostly).
 
     Parameters
     ----------
@@ -50,7 +51,7 @@ class StripChart:
 
 
 def strip_charts(comparison: Comparison, lines: Sequence[str]) -> list[StripChart]:
-    """Return the strip chart of each label in ``lines``, all of them labels on the first axis.
+    """Return the strip chart of each label in ``lines``, all of them lines of the sweep.
 
     A label without faulty clients or without a recorded round has none.
     """

@@ -13,12 +13,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hqde_fl.clients.objective import ATTACK_SUCCESS
 from hqde_fl.simulations.recording.atomic_files import replace_file
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.detection import Detection
 from hqde_fl.simulations.recording.seed_groups import ComparisonRow
 
 RESULTS, PARQUET, TIMINGS = "results.csv", "results.parquet", "timings.csv"
+
+COMMON_METRICS = ("accuracy", "loss", ATTACK_SUCCESS)
 
 MEGABYTE = 1e6
 
@@ -42,9 +45,12 @@ def result_columns(comparison: Comparison) -> dict[str, list[Any]]:
 
 
 def columns() -> frozenset[str]:
-    """Return the names of all columns of a sweep's tables but those of the axes."""
+    """Return the names that no variable of a sweep may have: those of columns of its tables.
+
+    Of metrics only the usual ones are among them: the others are not known before the runs.
+    """
     nothing, row = Comparison("", (), ()), ComparisonRow((), "", None)
-    return frozenset(_result(nothing, row)) | frozenset(_timing(nothing, row))
+    return frozenset(COMMON_METRICS) | {*_result(nothing, row), *_timing(nothing, row)}
 
 
 def place_of(comparison: Comparison, row: ComparisonRow) -> dict[str, Any]:
@@ -56,19 +62,16 @@ def place_of(comparison: Comparison, row: ComparisonRow) -> dict[str, Any]:
 def _result(comparison: Comparison, row: ComparisonRow) -> dict[str, Any]:
     """Return column -> value in ``results.csv``; all measurements of an unfinished run are None.
 
-    They would depend on the moment at which it was interrupted.
+    They would depend on the moment at which it was interrupted. There is a column for every metric
+    of the server and of the clients in the last round; those of times are left out.
     """
     run = row.run if row.status == "finished" else None
     detection = Detection() if run is None else run.detection
     counts: dict[str, Any] = dict(detection.counts())
     if run is None:
         counts = dict.fromkeys(counts)
-    final = {} if run is None else run.final
-    line = {
+    line: dict[str, Any] = {
         "status": row.status,
-        "accuracy": final.get("accuracy"),
-        "loss": final.get("loss"),
-        "attack-success": final.get("attack-success"),
         **counts,
         "precision": detection.precision,
         "recall": detection.recall,
@@ -81,7 +84,22 @@ def _result(comparison: Comparison, row: ComparisonRow) -> dict[str, Any]:
     }
     # an axis ``rounds`` has the number configured, which a finished run has, too
     place = place_of(comparison, row)
-    return place | {name: value for name, value in line.items() if name not in place}
+    line = place | {name: value for name, value in line.items() if name not in place}
+    measured: dict[str, Any] = {}
+    for name in comparison.metrics:
+        measured[_free_name(name, "server-", line, measured)] = row.final(name)
+    last = {} if run is None else run.clients_final
+    for name in comparison.client_metrics:
+        measured[_free_name(name, "clients-", line, measured)] = last.get(name)
+    head = {name: line.pop(name) for name in (*place, "status") if name in line}
+    return head | measured | line
+
+
+def _free_name(name: str, prefix: str, *taken: Mapping[str, Any]) -> str:
+    """Return a metric's column: its name, after ``prefix`` if another column is called so."""
+    while any(name in columns for columns in taken):
+        name = prefix + name
+    return name
 
 
 def _timing(comparison: Comparison, row: ComparisonRow) -> dict[str, Any]:

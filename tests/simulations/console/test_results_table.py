@@ -12,7 +12,7 @@ from hqde_fl.simulations.recording.seed_groups import ComparisonRow
     ("conditions", "width", "heads"),
     [
         (2, 120, ["[rule] accuracy", "[bold]1"]),
-        (2, 80, ["[rule] faults accuracy"]),
+        (2, 56, ["[rule] faults accuracy"]),
         (5, 120, ["[rule] worst under"]),
         (5, 64, ["[rule] worst under"]),
     ],

@@ -51,7 +51,7 @@ def test_the_page_of_a_sweep_shows_all_cells_and_escapes_their_text(tmp_path, ti
 def test_a_sweep_over_seeds_alone_has_one_line(tmp_path, swept):
     page = write_report(swept("seeds = [1, 2]"), tmp_path).read_text()
     assert page.count("<tr><th>robust</th>") == 2  # its accuracy and what it cost
-    assert "mean over 2 seeds" in page
+    assert "Mean over 2 seeds" in page
 
 
 def test_the_page_of_a_large_sweep_has_heat_maps_and_strip_charts(tmp_path, robust):

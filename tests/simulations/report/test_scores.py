@@ -10,7 +10,7 @@ def test_lines_are_scored_over_all_conditions(robust):
     assert filtering_lines(robust) == ["sign-guard", "byzantine-filter"]
     scores = line_scores(robust)
     score = scores[0]
-    assert (score.worst.accuracy, score.missing) == (pytest.approx(0.7), 0)
+    assert (score.worst.mean, score.missing) == (pytest.approx(0.7), 0)
     assert score.detection == Detection(Count(12, 36), Count(12, 36), Count(6, 0))
     trimmed = next(score for score in scores if score.line == "<trim>")
     assert trimmed.detection == Detection(Count(12, 36))
@@ -20,8 +20,8 @@ def test_lines_are_scored_over_all_conditions(robust):
 def test_the_accuracy_of_a_group_is_the_mean_of_its_seeds_and_needs_all_of_them(robust):
     group = robust.group_at("sign-guard", ("zero", "f=1"))
     assert [row.labels[3] for row in group.rows] == ["seed=1", "seed=2"]
-    assert group.accuracy == pytest.approx(0.7)
+    assert group.mean == pytest.approx(0.7)
     broken = replace(group, rows=(group.rows[0], replace(group.rows[1], error="gone")))
-    assert broken.accuracy is None
+    assert broken.mean is None
     assert broken.status == "failed"
-    assert broken.accuracies == (pytest.approx(0.7),)
+    assert broken.by_seed == {"seed=1": pytest.approx(0.7)}

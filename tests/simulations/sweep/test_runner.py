@@ -83,7 +83,7 @@ def test_a_sweep_leaves_tidy_tables_and_a_cell_that_fails_is_a_row(file, recorde
     assert (tmp_path / "out" / "report.html").exists()
     again = Comparison.load(tmp_path / "out")
     assert again.groups[1].labels == ("sign-guard", "sign-flip", "f=1")
-    assert again.groups[1].accuracy == pytest.approx(0.7)
+    assert again.groups[1].mean == pytest.approx(0.7)
     assert again.groups[0].error == "ValueError: boom"
     assert again.groups[0].status == "failed"
     assert comparison.columns == again.columns
@@ -273,12 +273,12 @@ def test_a_script_without_a_main_guard_runs_a_sweep_in_processes(file, tmp_path)
 def test_the_demo_shows_that_the_mean_falls_and_the_filter_holds(tmp_path):
     sweep = Sweep.load(APP_ROOT / "experiments" / "demo.toml")
     cells = {row.labels: row for row in run_sweep(sweep, tmp_path / "out", report=False).rows}
-    clean = cells["mean (weighted)", "no faults"].accuracy
+    clean = cells["mean (weighted)", "no faults"].final("accuracy")
     assert clean > 0.9
-    assert cells["mean (weighted)", "3 sign-flip"].accuracy < 0.5
+    assert cells["mean (weighted)", "3 sign-flip"].final("accuracy") < 0.5
     for faults in ("no faults", "3 sign-flip"):
         row = cells["byzantine-filter", faults]
-        assert row.accuracy > clean - 0.05
+        assert row.final("accuracy") > clean - 0.05
         assert row.run.detection.false_alarms == 0
     assert cells["byzantine-filter", "3 sign-flip"].run.detection.recall > 0.9
     assert json.loads((tmp_path / "out" / "sweep.json").read_text())["name"] == "demo"

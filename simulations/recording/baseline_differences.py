@@ -1,0 +1,68 @@
+"""Compare each line of a sweep with its baseline, condition by condition, over common seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from hqde_fl.simulations.statistics.paired import PairedDifference, paired_difference, with_holm
+
+if TYPE_CHECKING:
+    from hqde_fl.simulations.recording.comparison import Comparison
+
+
+@dataclass(frozen=True)
+class BaselineDifferences:
+    """The differences of a sweep's groups and lines to those of the baseline.
+
+    Parameters
+    ----------
+    groups : Mapping[tuple[str, ...], PairedDifference]
+        Labels of a group -> its difference to the baseline under the same condition. Holm's
+        correction is over the lines of a condition.
+    lines : Mapping[str, PairedDifference]
+        Line -> its difference, for each seed the mean over the conditions that are complete for the
+        line and for the baseline. Holm's correction is over the lines.
+    conditions : Mapping[str, int]
+        Line -> the number of these conditions.
+    """
+
+    groups: Mapping[tuple[str, ...], PairedDifference]
+    lines: Mapping[str, PairedDifference]
+    conditions: Mapping[str, int]
+
+
+def baseline_differences(comparison: Comparison) -> BaselineDifferences:
+    """Return the differences of all groups and lines of a sweep but the baseline's own."""
+    baseline = comparison.baseline_line
+    others = [line for line in comparison.lines if line != baseline]
+    method = comparison.analysis.interval
+    groups: dict[tuple[str, ...], PairedDifference] = {}
+    for column in comparison.columns:
+        its_values = comparison.group_at(baseline, column).by_seed
+        family = {}
+        for line in others:
+            group = comparison.group_at(line, column)
+            if difference := paired_difference(group.by_seed, its_values, method):
+                family[group.labels] = difference
+        groups |= with_holm(family)
+    lines: dict[str, PairedDifference] = {}
+    conditions: dict[str, int] = {}
+    for line in others:
+        pairs = [
+            (group.by_seed, reference.by_seed)
+            for column in comparison.distinct_columns
+            if (group := comparison.group_at(line, column)).complete
+            and (reference := comparison.group_at(baseline, column)).complete
+        ]
+        if pairs:
+            seeds = pairs[0][0]
+            own, their = (
+                {seed: fmean(pair[side][seed] for pair in pairs) for seed in seeds}
+                for side in (0, 1)
+            )
+            if difference := paired_difference(own, their, method):
+                lines[line], conditions[line] = difference, len(pairs)
+    return BaselineDifferences(groups, with_holm(lines), conditions)
