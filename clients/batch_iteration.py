@@ -68,7 +68,7 @@ def iterate_batches(
         else:
             order = torch.randperm(examples, generator=generator)[: examples - drop_last]
             parts = (
-                tuple(tensor[indices] for tensor in tensors) for indices in torch.split(order, size)
+                [tensor[indices] for tensor in tensors] for indices in torch.split(order, size)
             )
     else:
         loader = DataLoader(

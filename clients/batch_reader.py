@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from logging import WARNING
 from typing import Any, Self
 
@@ -96,6 +97,10 @@ class BatchReader:
         TaskError
             If ``forward`` cannot be called with the batch.
         """
+        if type(batch) in (tuple, list) and len(batch) == 2 and self._takes_one:
+            inputs, targets = batch
+            if isinstance(inputs, Tensor):  # the usual case, in short
+                return inputs, targets
         if isinstance(batch, Mapping):
             key = self.target_name(batch)
             if key is None:
@@ -103,8 +108,8 @@ class BatchReader:
             rest = {k: v for k, v in batch.items() if k != key or k in self.required}
             return self._inputs(rest, key), batch[key]
         if not isinstance(batch, tuple | list) or not batch or moves_itself(batch):
-            targets = (getattr(batch, name, None) for name in TARGETS)
-            return batch, next((y for y in targets if isinstance(y, Tensor)), batch)
+            found = (getattr(batch, name, None) for name in TARGETS)
+            return batch, next((y for y in found if isinstance(y, Tensor)), batch)
         inputs = list(batch)
         if len(batch) > 1 and (labelled or self._takes(len(batch) - 1)):
             names: tuple[str, ...] = getattr(batch, "_fields", ())
@@ -142,11 +147,15 @@ class BatchReader:
         self._log_unused(example.keys() - used.keys())
         return used
 
+    @cached_property
+    def _takes_one(self) -> bool:
+        return self._takes(1)
+
     def _takes(self, count: int) -> bool:
         """Return True if ``forward`` can be called with a number of positional arguments."""
         return len(self._needed) <= count and (self.any_positional or count <= len(self.positional))
 
-    @property
+    @cached_property
     def _needed(self) -> list[str]:
         """The parameters without a default that can be given by position."""
         return [name for name in self.positional if name in self.required]
