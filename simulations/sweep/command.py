@@ -41,7 +41,7 @@ def run_and_show(
     sweep: Sweep, out: Path, console: Console, *, jobs: int = 1, resume: bool = False
 ) -> Comparison:
     """Run a sweep into ``out``, show its progress, results and errors, and return the results."""
-    with SweepProgress(console, sweep.name) as watch:
+    with SweepProgress(console, sweep) as watch:
         comparison = run_sweep(sweep, out, jobs=jobs, resume=resume, watch=watch)
     console.print(results_table(comparison, console.width))
     failed = [row for row in comparison.rows if row.error]

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hqde_fl.clients.objective import Objective
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.console.interruption import interruptible, uninterrupted
 from hqde_fl.simulations.experiment.experiment import Experiment
@@ -20,9 +21,11 @@ from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.directory_lock import directory_lock
 from hqde_fl.simulations.recording.file_names import INDEX
 from hqde_fl.simulations.recording.manifest import record_end
+from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.run import require_empty
 from hqde_fl.simulations.sweep.cell_run import is_finished, run_cell
 from hqde_fl.simulations.sweep.cells import CELLS, Cell, Sweep
+from hqde_fl.simulations.sweep.interim_report import InterimReport
 from hqde_fl.simulations.sweep.tables import write_tables
 from hqde_fl.simulations.sweep.worker import CellWorker
 
@@ -38,6 +41,9 @@ class Watch:
 
     def began(self, cell: Cell) -> None:
         """Receive a cell that begins."""
+
+    def measured(self, cell: Cell, final: Mapping[str, float | None], objective: Objective) -> None:
+        """Receive the final metrics of a cell that finished, now or before, and its objective."""
 
     def on_round(self, cell: Cell, line: Mapping[str, Any]) -> None:
         """Receive a round of a cell, as its line of ``rounds.jsonl``."""
@@ -98,18 +104,28 @@ def run_sweep(
 
     def state() -> Comparison:
         cells = [(cell.labels, cell.directory, errors.get(cell.key)) for cell in sweep.cells]
-        return Comparison.read(out, sweep.name, sweep.axes, cells)
+        return Comparison.read(out, sweep.name, sweep.axes, cells, sweep.analysis, sweep.document)
 
     busy = ConfigError(f"another sweep is running in {out}")
     with directory_lock(out, busy, LOCK_SECONDS) as lock, interruptible():
         state().save(out)  # a sweep that is killed can then be shown and resumed
         missing = [c for c in sweep.distinct if not is_finished(out / c.directory, c.experiment)]
         watch.planned(missing, len(sweep.distinct) - len(missing))
+        interim = InterimReport(out, state) if report else None
+        listener = _Listener(watch, out, interim)
+        for cell in sweep.distinct:
+            if cell not in missing:
+                listener.measure(cell)
         try:
             if jobs == 1 or not missing:
-                _run_here(missing, out, watch, errors)
+                _run_here(missing, out, listener, errors)
             else:
-                _run_in_processes(missing, out, min(jobs, len(missing)), lock, watch, errors)
+                _run_in_processes(missing, out, min(jobs, len(missing)), lock, listener, errors)
+        except BaseException:
+            if interim is not None:
+                with uninterrupted():
+                    interim.draw()
+            raise
         finally:
             with uninterrupted():
                 for cell in missing:  # a process that was killed could not record its end
@@ -123,6 +139,44 @@ def run_sweep(
 
             write_report(comparison, out)
     return comparison
+
+
+class _Listener(Watch):
+    """Passes events on to another watch, reads finished cells for it, and updates the report.
+
+    Parameters
+    ----------
+    watch : Watch
+        The other watch.
+    out : Path
+        The directory of the sweep.
+    interim : InterimReport or None
+        The report, unless none is to be drawn.
+    """
+
+    def __init__(self, watch: Watch, out: Path, interim: InterimReport | None) -> None:
+        self._watch, self._out, self._interim = watch, out, interim
+
+    def began(self, cell: Cell) -> None:
+        """Tell the watch that a cell begins."""
+        self._watch.began(cell)
+
+    def on_round(self, cell: Cell, line: Mapping[str, Any]) -> None:
+        """Tell the watch a round of a cell."""
+        self._watch.on_round(cell, line)
+
+    def measure(self, cell: Cell) -> None:
+        """Tell the watch the final metrics of a finished cell."""
+        run = Run.load(self._out / cell.directory)
+        self._watch.measured(cell, run.final, run.objective)
+
+    def ended(self, cell: Cell, error: str | None) -> None:
+        """Tell the watch the cell's metrics and that it has ended; update the report."""
+        if error is None:
+            self.measure(cell)
+        self._watch.ended(cell, error)
+        if self._interim is not None:
+            self._interim.refresh()
 
 
 def check_tasks(sweep: Sweep) -> None:

@@ -22,7 +22,7 @@ def test_durations_as_text(seconds, text):
 def test_a_sweep_shows_its_progress_and_the_time_left(file, recorded, tmp_path):
     sweep, text = Sweep.load(file(ROBUST)), io.StringIO()
     recorded[3] = RunError("gone")
-    with SweepProgress(Console(file=text, width=200), "study") as watch:
+    with SweepProgress(Console(file=text, width=200), sweep) as watch:
         run_sweep(sweep, tmp_path / "out", watch=watch, report=False)
     lines = text.getvalue().splitlines()
     assert len(lines) == 12
