@@ -40,6 +40,7 @@ class Scoring:
         self._axis = ClassAxis(task.class_axis)
         self._has_class_loss = is_class_loss(task.loss)
         self._ignored = ignored_label(task)
+        self._has_checked = False
 
     def weight(self, targets: Any, size: int) -> int:
         """Return what a batch of ``size`` examples weighs in a mean over a data set.
@@ -65,16 +66,8 @@ class Scoring:
         if self._has_class_loss:
             outputs, targets = self._class_loss_arguments(logits_of(outputs), targets)
             return batch_loss(self._task, outputs, targets, trains=trains)
-        expected = self._loss_without_broadcast(outputs, targets)
-        loss = batch_loss(self._task, outputs, targets, trains=trains)
-        if expected is not None and not _close(expected, float(loss.detach())):
-            found, wanted = tuple(logits_of(outputs).shape), tuple(targets.shape)
-            raise TaskError(
-                f"the loss compares every output with every target, found outputs {found} for "
-                f"targets {wanted}: they must have one shape, by unsqueeze(1) of the targets or "
-                "squeeze(1) of the outputs"
-            )
-        return loss
+        self._check_broadcast(outputs, targets)
+        return batch_loss(self._task, outputs, targets, trains=trains)
 
     def metric(
         self, name: str, outputs: Any, targets: Any, classes: ClassScores | None = None
@@ -130,21 +123,47 @@ class Scoring:
     def _probability_axis(self, scores: Tensor) -> int:
         return 1 if self._axis.stated is None else self._axis.stated % scores.ndim
 
-    def _loss_without_broadcast(self, outputs: Any, targets: Any) -> float | None:
-        """Return the loss of outputs in the shape of their targets, where only ones differ.
+    def _check_broadcast(self, outputs: Any, targets: Any) -> None:
+        """Raise ``TaskError`` if the loss compares every output with every target.
 
-        None if the shapes are equal or differ otherwise, or if the loss does not take that shape.
+        Torch does that, without an error, where the shapes differ by an axis of size one. A loss
+        that does not, since it removes that axis itself, has the same value for outputs in the
+        shape of the targets. That is tried once in a pass.
         """
         values = logits_of(outputs)
-        if not isinstance(values, Tensor) or not isinstance(targets, Tensor):
-            return None
+        if self._has_checked or not isinstance(values, Tensor) or not isinstance(targets, Tensor):
+            return
         if values.shape == targets.shape or _without_ones(values) != _without_ones(targets):
-            return None
-        devices = [values.device] if values.is_cuda else []
-        with torch.no_grad(), torch.random.fork_rng(devices), suppress(Exception):
-            reshaped = with_logits(outputs, values.detach().reshape(targets.shape))
-            return float(self._task.loss(reshaped, targets))
-        return None
+            return
+        # equal targets, as of a single example, would hide the difference
+        self._has_checked = bool((targets != targets.flatten()[:1]).any())
+        generator = torch.Generator().manual_seed(0)
+        probe = torch.rand(values.shape, generator=generator).to(values)
+        for tried in (probe, values.detach()):  # not every loss takes any numbers
+            found = self._tried_loss(outputs, tried, targets)
+            expected = self._tried_loss(outputs, tried.reshape(targets.shape), targets)
+            if math.isnan(found) or math.isnan(expected):
+                continue
+            if math.isclose(found, expected, rel_tol=BROADCAST_TOLERANCE, abs_tol=1e-12):
+                return
+            raise TaskError(
+                "the loss compares every output with every target, found outputs "
+                f"{tuple(values.shape)} for targets {tuple(targets.shape)}: they must have one "
+                "shape, by unsqueeze(1) of the targets or squeeze(1) of the outputs"
+            )
+
+    def _tried_loss(self, outputs: Any, values: Tensor, targets: Tensor) -> float:
+        """Return the loss of outputs with other values; NaN if there is none.
+
+        Random numbers that it draws are those that it would draw now, and will draw again.
+        """
+        with (
+            torch.no_grad(),
+            torch.random.fork_rng([values.device] if values.is_cuda else []),
+            suppress(Exception),
+        ):
+            return float(self._task.loss(with_logits(outputs, values), targets))
+        return math.nan
 
 
 def _are_probabilities(scores: Any, targets: Any) -> bool:
@@ -156,9 +175,3 @@ def _are_probabilities(scores: Any, targets: Any) -> bool:
 
 def _without_ones(tensor: Tensor) -> list[int]:
     return [size for size in tensor.shape if size != 1]
-
-
-def _close(one: float, other: float) -> bool:
-    if math.isnan(one) or math.isnan(other):
-        return True
-    return math.isclose(one, other, rel_tol=BROADCAST_TOLERANCE, abs_tol=1e-12)
