@@ -21,6 +21,7 @@ from hqde_fl.protocol.flower_internals import ErrorCode, TaskIdentity
 from hqde_fl.simulations.engines.base import SERVER_NODE, LocalGrid
 from hqde_fl.simulations.engines.flower_internals import recorddict_from_proto, recorddict_to_proto
 from hqde_fl.simulations.engines.ray.packing import pack, unpack
+from hqde_fl.simulations.engines.torch_settings import kept_torch_settings, without_autocast
 
 
 @final
@@ -115,7 +116,9 @@ class InlineGrid(LocalGrid):
         received.content = _serialised_copy(message.content)
         TaskIdentity.node_id = node
         try:
-            reply = self._client_app(received, context)
+            # a client on another engine does not share the server's settings either
+            with kept_torch_settings(), without_autocast():
+                reply = self._client_app(received, context)
             if reply.has_error():
                 return Message(reply.error, reply_to=message)
             return Message(_serialised_copy(reply.content), reply_to=message)

@@ -47,24 +47,24 @@ class Digits(BuiltinTask):
 
     def labels(self) -> NDArray[Any]:
         """Return the labels of the 1438 training digits."""
-        return np.asarray(_digits()[0].tensors[1])
+        return np.asarray(_digits(torch.get_default_dtype())[0].tensors[1])
 
     def examples(self, indices: Tensor) -> TensorDataset:
         """Return the training digits at some indices, with values in [0, 1]."""
-        x, y = _digits()[0].tensors
+        x, y = _digits(torch.get_default_dtype())[0].tensors
         return TensorDataset(x[indices], y[indices])
 
     def test(self) -> TensorDataset:
         """Return the 359 test digits."""
-        return _digits()[1]
+        return _digits(torch.get_default_dtype())[1]
 
 
 @lru_cache(maxsize=1)
-def _digits() -> tuple[TensorDataset, TensorDataset]:
+def _digits(dtype: torch.dtype) -> tuple[TensorDataset, TensorDataset]:
     from sklearn.datasets import load_digits  # slow to import
 
     digits = load_digits()
-    x = torch.from_numpy(digits.images / 16).float().unsqueeze(1)
+    x = torch.from_numpy(digits.images / 16).to(dtype).unsqueeze(1)
     y = torch.from_numpy(digits.target).long()
     held_out = torch.zeros(len(y), dtype=torch.bool)
     for label in range(10):

@@ -122,22 +122,24 @@ class FashionMnist(BuiltinTask):
             kept = torch.from_numpy(order)[: max(1, round(self.share * len(indices)))]
             indices = indices[kept.sort().values]
         # Only the bytes are cached: floats take four times the memory.
-        return TensorDataset(_scaled(images[indices], self.mean, self.std), labels[indices])
+        dtype = torch.get_default_dtype()
+        x = _scaled(images[indices], self.mean, self.std, dtype)
+        return TensorDataset(x, labels[indices])
 
     def test(self) -> TensorDataset:
         """Return the test images and their labels."""
-        return _test(self.data_dir, self.mean, self.std)
+        return _test(self.data_dir, self.mean, self.std, torch.get_default_dtype())
 
 
 @lru_cache(maxsize=2)
-def _test(directory: str, mean: float, std: float) -> TensorDataset:
+def _test(directory: str, mean: float, std: float, dtype: torch.dtype) -> TensorDataset:
     images, labels = _read(directory, "test")
-    return TensorDataset(_scaled(images, mean, std), labels)
+    return TensorDataset(_scaled(images, mean, std, dtype), labels)
 
 
-def _scaled(images: Tensor, mean: float, std: float) -> Tensor:
+def _scaled(images: Tensor, mean: float, std: float, dtype: torch.dtype) -> Tensor:
     """Scale bytes to [0, 1], subtract the mean and divide by the standard deviation."""
-    return (images.float() / 255 - mean) / std
+    return (images.to(dtype) / 255 - mean) / std
 
 
 @lru_cache(maxsize=4)

@@ -7,6 +7,7 @@ checkout, and the bundle that Flower ships has a few kilobytes.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Any
 
 import tomli_w
 
+from hqde_fl.simulations.engines.torch_settings import TorchSettings
 from hqde_fl.simulations.experiment import import_path, own_modules
 
 APP_NAME = "hqde-fl-run"
@@ -47,7 +49,11 @@ def write_app(
     package = directory / _PACKAGE
     shutil.copytree(_TEMPLATE, package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copyfile(import_path.__file__, package / "import_path.py")
-    settings = {"path": path or import_path.describe_path(), "folders": own_modules.added_folders()}
+    settings = {
+        "path": path or import_path.describe_path(),
+        "folders": own_modules.added_folders(),
+        "torch": dataclasses.asdict(TorchSettings.current()),
+    }
     (package / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     project = {
         "project": {
