@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hqde_fl.clients.user_code import user_code
+from hqde_fl.clients.user_code import defined_at, user_code
+from hqde_fl.errors import TaskError
 
 Collate = Callable[[list[Any]], Any]
 """A list of examples of a data set -> a batch, usually (inputs, targets)."""
@@ -60,15 +61,20 @@ def call_model(model: nn.Module, inputs: Any) -> Any:
     Raises
     ------
     TaskError
-        If the model raises an exception.
+        If the model raises an exception or returns None.
     """
     part = f"the model ({type(model).__name__})"
     if type(inputs) is dict:  # the names of the batch may just not be those that forward expects
         part += ", given a dict since forward has no parameter of its entries' names,"
     with user_code(part, model, inputs=inputs):
         if isinstance(inputs, Arguments):
-            return model(*inputs.positional, **inputs.named)
-        return model(inputs)
+            outputs = model(*inputs.positional, **inputs.named)
+        else:
+            outputs = model(inputs)
+    if outputs is None:
+        place = defined_at(type(model).forward)
+        raise TaskError(f"{part} returned None: does forward return its outputs?{place}")
+    return outputs
 
 
 def logits_of(outputs: Any) -> Any:

@@ -117,6 +117,7 @@ class Task:
     def __post_init__(self) -> None:
         if self.metrics is DEFAULT_METRICS and not self.classifier:
             object.__setattr__(self, "metrics", {})
+        self._check_functions()
         if "loss" in self.metrics:
             raise ConfigError("Task.metrics must not hold 'loss': that name reports Task.loss")
         if self.classes is not None and self.classes < 1:
@@ -136,6 +137,31 @@ class Task:
         """The primary metric, and the directions given by ``higher_is_better``."""
         default = "accuracy" if "accuracy" in self.metrics else "loss"
         return Objective(self.primary or default, dict(self.higher_is_better))
+
+    def _check_functions(self) -> None:
+        """Raise ``ConfigError`` unless the parts that are called are functions."""
+        if not isinstance(self.metrics, Mapping):
+            found = type(self.metrics).__name__
+            raise ConfigError(f"Task.metrics must map names to functions, found a {found}")
+        parts = {
+            "Task.model": (self.model, "a class or function () -> the model"),
+            "Task.partition": (self.partition, "a function (number, count) -> a data set"),
+            "Task.test": (self.test, "a function () -> a data set"),
+            "Task.loss": (self.loss, "a function (outputs, targets) -> the mean loss"),
+            **{
+                f"metric {name!r}": (metric, "a function (outputs, targets) -> a number")
+                for name, metric in self.metrics.items()
+            },
+        }
+        for part, (function, needed) in parts.items():
+            kind = type(function).__name__
+            if not callable(function):
+                raise ConfigError(f"{part} must be {needed}, found a {kind}")
+            if part == "Task.model" and isinstance(function, nn.Module):
+                raise ConfigError(f"{part} must be {needed}, found a model ({kind})")
+            if part == "Task.loss" and isinstance(function, type):
+                name = function.__name__
+                raise ConfigError(f"{part} must be {needed}, found the class {name}: give {name}()")
 
     def _check_ignore_index(self) -> None:
         ignored = self.ignore_index

@@ -98,7 +98,8 @@ def batch_loss(task: Task, outputs: Any, targets: Any, *, trains: bool = False) 
     with user_code(part, task.loss, outputs=outputs, targets=targets):
         loss = task.loss(outputs, targets)
     if not isinstance(loss, Tensor):
-        hint = ": without .item() or float()" if isinstance(loss, Real) else ""
+        hint = ": does the function return it?" if loss is None else ""
+        hint = ": without .item() or float()" if isinstance(loss, Real) else hint
         raise _wrong("the loss must return a tensor", loss, task.loss, hint)
     if loss.numel() != 1:
         hint = f" {description(loss)}: take the mean over the batch"

@@ -5,6 +5,7 @@ Nobody's random numbers change, and no model that is used later.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +23,7 @@ from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.task_calls import build_model, load_partition, load_test_set
 from hqde_fl.clients.training import Training, train
+from hqde_fl.clients.user_code import defined_at
 from hqde_fl.errors import ConfigError, TaskError
 from hqde_fl.prediction import EnsemblePredictor
 from hqde_fl.seeding import Seeds
@@ -70,21 +72,28 @@ def check_model(task: Task, seeds: Seeds) -> FreshModel:
 
 def check_test_set(
     task: Task, model: FreshModel, members: int = 1, predictor: EnsemblePredictor | None = None
-) -> None:
-    """Raise ``ConfigError`` unless an ensemble can be evaluated on examples of the test set."""
+) -> float:
+    """Evaluate an ensemble on examples of the test set, and return the loss.
+
+    Raises
+    ------
+    ConfigError
+        If that fails.
+    """
     with before_the_run("test set"), reproducible(0):
         data = load_test_set(task)
         if example_total(data) == 0:
             raise ConfigError("Task.test must return at least 1 example, found 0")
         loaded = model.load(model.built.state_dict())
-        evaluate([loaded] * members, sample(data, MAX_EXAMPLES), task, predictor=predictor)
+        examples = sample(data, MAX_EXAMPLES)
+        return evaluate([loaded] * members, examples, task, predictor=predictor)["loss"]
 
 
-def check_clients(task: Task, model: FreshModel, training: Training, count: int) -> None:
-    """Raise ``ConfigError`` unless the first client with examples can train on a batch of them.
+def check_clients(task: Task, model: FreshModel, training: Training, count: int) -> float:
+    """Train the first client with examples on a batch of them, and return the loss.
 
     Clients with one example are passed over, as layers such as batch normalisation cannot train on
-    one. Weights of the model change.
+    one; the loss is 0 if there is no other. Weights of the model change.
 
     Parameters
     ----------
@@ -96,6 +105,11 @@ def check_clients(task: Task, model: FreshModel, training: Training, count: int)
         The settings of training.
     count : int
         Number of all clients.
+
+    Raises
+    ------
+    ConfigError
+        If that fails.
     """
     sizes = []
     for number in range(min(count, MAX_PARTITIONS)):
@@ -103,22 +117,31 @@ def check_clients(task: Task, model: FreshModel, training: Training, count: int)
             data = load_partition(task, number, count)
             sizes.append(example_total(data))
             if sizes[-1] > 1:
-                check_training(task, model, training, data)
-                return
+                return check_training(task, model, training, data)
     if not any(sizes) and len(sizes) == count:
         raise ConfigError(f"Task.partition has no examples for any of {count} clients")
+    return 0.0
 
 
-def check_training(task: Task, model: FreshModel, training: Training, data: Dataset[Any]) -> None:
-    """Train a model on a batch of a data set, which has examples; raise ``TaskError`` if it fails.
+def check_finite(task: Task, *losses: float) -> None:
+    """Raise ``ConfigError`` if no loss of the initial model is finite."""
+    if not any(map(math.isfinite, losses)):
+        raise ConfigError(
+            f"the loss of the initial model is {losses[0]:g} on the test set and {losses[-1]:g} on "
+            f"a client's data: is it right, and are they finite?{defined_at(task.loss)}"
+        )
 
-    Weights of the model change.
+
+def check_training(task: Task, model: FreshModel, training: Training, data: Dataset[Any]) -> float:
+    """Train a model on a batch of a data set with examples, and return the loss.
+
+    Weights of the model change. Raises ``TaskError`` if it fails.
     """
     batch = sample(data, min(training.batch_size, MAX_EXAMPLES))
     once = replace(training, epochs=1, device="cpu")
     loaded = model.load(model.built.state_dict())
     with reproducible(0):
-        train(loaded, batch, task, once, torch.Generator().manual_seed(0))
+        return train(loaded, batch, task, once, torch.Generator().manual_seed(0))
 
 
 def sample(data: Dataset[Any], size: int) -> Dataset[Any]:

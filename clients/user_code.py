@@ -63,7 +63,7 @@ class user_code:  # noqa: N801 - a context manager, named like those of contextl
     ) -> None:
         if not isinstance(error, Exception) or isinstance(error, HQDEError):
             return
-        message = describe_error(error)
+        message = describe_error(error).removesuffix(".")
         if len(message) > MAX_MESSAGE_LENGTH:
             message = f"{message[:MAX_MESSAGE_LENGTH]}..."
         given = " and ".join(f"{name} {description(v)}" for name, v in self.values.items())
@@ -98,6 +98,8 @@ def description(value: Any) -> str:
         return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     if value is None or isinstance(value, bool | int | float | str):
         return printable(repr(value), 40)
+    if isinstance(value, tuple | list) and all(isinstance(entry, str | int) for entry in value):
+        return printable(repr(value[:3]), 40)[:-1] + (", ...)" if len(value) > 3 else ")")
     named: Mapping[str, Any] = getattr(value, "named", {})
     parts = [description(entry) for entry in getattr(value, "positional", ())]
     parts += [f"{name} {description(entry)}" for name, entry in named.items()]
@@ -141,8 +143,8 @@ def _example(code: CodeType, values: Mapping[str, Any]) -> str:
 
 def defined_at(function: Any) -> str:
     """Return " (NAME: FILE, line N)" of a function or class in the user's files; "" for others."""
-    while isinstance(function, partial):
-        function = function.func
+    while isinstance(function, partial) or hasattr(function, "__wrapped__"):
+        function = function.func if isinstance(function, partial) else function.__wrapped__
     if isinstance(function, type) and isinstance(
         init := vars(function).get("__init__"), FunctionType
     ):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from logging import INFO
+from logging import INFO, WARNING
 from typing import Any
 
 from flwr.app import Message, RecordDict
@@ -29,6 +30,9 @@ from hqde_fl.updates.layout import Layout
 
 MAX_LOGGED_NODES = 20
 """Nodes that one line of the log names."""
+
+_OWN_CODE_FAILED = re.compile(rf"{FAILED}: client \d+: ")
+"""The beginning of a reason that names the client and a part of its own task."""
 
 
 class RoundLog:
@@ -188,6 +192,10 @@ class RoundLog:
         for client in clients:
             if client.reason and ":" in client.reason:
                 log(INFO, "round %d: node %d %s", self.round, client.node, client.reason)
+        own = [c.reason for c in clients if c.reason and _OWN_CODE_FAILED.match(c.reason)]
+        if own:  # the client's own code is at fault, which goes on until someone mends it
+            line = "round %d: %d clients %s" if len(own) > 1 else "round %d: %d client %s"
+            log(WARNING, line, self.round, len(own), own[0])
         for outcome in (FILTERED, LATE):
             nodes = [client.node for client in clients if client.reason == outcome]
             if not nodes:
