@@ -149,7 +149,7 @@ class Scoring:
             raise TaskError(
                 "the loss compares every output with every target, found outputs "
                 f"{tuple(values.shape)} for targets {tuple(targets.shape)}: they must have one "
-                "shape, by unsqueeze(1) of the targets or squeeze(1) of the outputs"
+                f"shape{_squeezed(values, targets)}"
             )
 
     def _tried_loss(self, outputs: Any, values: Tensor, targets: Tensor) -> float:
@@ -175,3 +175,15 @@ def _are_probabilities(scores: Any, targets: Any) -> bool:
 
 def _without_ones(tensor: Tensor) -> list[int]:
     return [size for size in tensor.shape if size != 1]
+
+
+def _squeezed(outputs: Tensor, targets: Tensor) -> str:
+    """Return how outputs and targets get one shape, as text."""
+    if abs(outputs.ndim - targets.ndim) != 1:
+        return ""
+    longer, shorter = outputs.shape, targets.shape
+    names = ("outputs", "targets")
+    if len(longer) < len(shorter):
+        longer, shorter, names = shorter, longer, ("targets", "outputs")
+    axis = next(k for k, size in enumerate((*shorter, 0)) if size != longer[k])
+    return f", as by {names[0]}.squeeze({axis}) or {names[1]}.unsqueeze({axis})"

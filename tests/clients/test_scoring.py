@@ -210,10 +210,11 @@ def test_a_loss_that_compares_every_output_with_every_target_is_refused(
     y = torch.rand(targets, generator=torch.Generator().manual_seed(0))
     for values in (torch.zeros(outputs), torch.rand(outputs)):  # also those of a model at zero
         wrapped: Any = {"logits": values} if name == "mapping" else values
-        message = rf"outputs \({outputs[0]},.* for targets \({targets[0]},.*unsqueeze"
+        message = rf"outputs \({outputs[0]},.* for targets \({targets[0]},.*squeeze"
         with pytest.raises(TaskError, match=message):
             Scoring(task).loss(wrapped, y)
-        same: Any = {"logits": values.reshape(targets)} if name == "mapping" else values
+        reshaped = values.reshape(targets)
+        same: Any = {"logits": reshaped} if name == "mapping" else reshaped
         assert Scoring(task).loss(same, y) > 0
 
 
