@@ -13,6 +13,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
+from hqde_fl.codec.formats import register
+from hqde_fl.own_modules import own_code
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.message_roles import BUFFERS
 from hqde_fl.rules import Aggregator
@@ -99,6 +101,8 @@ class HQDEStrategy(FedAvg):
             Seeds(seed),
             roles,
         )
+        register(self.settings.communication.codec)
+        register(self.settings.communication.downlink)
         self.state: ServerState | None = None
         self._roster = Roster()
         self._round: Round | None = None
@@ -353,4 +357,5 @@ class HQDEStrategy(FedAvg):
         reconnected = set(map(identity, self._roster.reconnected))
         resting = resting_clients(self.state.resting, server_round, reconnected)
         self.state = replace(self.state, resting=resting)
-        return select_awake(selector, nodes, {n for n in nodes if identity(n) in resting}, rng)
+        with own_code(f"selector {selector}"):
+            return select_awake(selector, nodes, {n for n in nodes if identity(n) in resting}, rng)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.registry import Registry
+from hqde_fl.strategies import catalogue
 
 Moments = Mapping[str, Tensor]
 """Name -> moment of a server optimiser, a tensor (d,)."""
@@ -140,8 +141,4 @@ class Yogi(AdaptiveOptimizer):
         return second - (1 - self.beta_2) * square * (second - square).sign()
 
 
-SERVER_OPTIMIZERS: Registry[ServerOptimizer] = Registry(
-    "server optimizer",
-    ServerOptimizer,  # type: ignore[type-abstract]
-    {"adam": Adam, "sgd": SGD, "yogi": Yogi},
-)
+SERVER_OPTIMIZERS: Registry[ServerOptimizer] = catalogue.SERVER_OPTIMIZERS

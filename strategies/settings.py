@@ -8,6 +8,7 @@ from threading import TIMEOUT_MAX
 from typing import Any, Literal, final, get_args
 
 from hqde_fl.codec import Codec, Identity
+from hqde_fl.codec.formats import register
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.protocol.screening import Screening
 from hqde_fl.rules import Aggregator, Mean
@@ -114,6 +115,8 @@ class Communication:
             raise ConfigError(
                 f"Communication.deadline must be in (0, {TIMEOUT_MAX:g}], found {self.deadline}"
             )
+        for codec in (self.codec, self.downlink):
+            register(codec)
         if self.downlink.stateful:
             raise ConfigError(
                 "Communication.downlink must be a codec without memory (a downlink feeds its "

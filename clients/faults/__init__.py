@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hqde_fl.clients import catalogue
 from hqde_fl.clients.faults.backdoor import Backdoor, attack_success
 from hqde_fl.clients.faults.base import Fault
 from hqde_fl.clients.faults.crash import Crash
@@ -34,31 +35,7 @@ from hqde_fl.clients.faults.wrong_shape import WrongShape
 from hqde_fl.clients.faults.zero import Zero
 from hqde_fl.registry import Registry
 
-FAULTS: Registry[Fault] = Registry(
-    "fault",
-    Fault,  # type: ignore[type-abstract]
-    {
-        "backdoor": Backdoor,
-        "crash": Crash,
-        "free-ride": FreeRide,
-        "garbage": Garbage,
-        "gaussian": Gaussian,
-        "infinity": Infinity,
-        "kill": Kill,
-        "label-flip": LabelFlip,
-        "nan": NaN,
-        "num-examples": NumExamples,
-        "partial": Partial,
-        "scaling": Scaling,
-        "sign-flip": SignFlip,
-        "stale": Stale,
-        "statistics": Statistics,
-        "straggle": Straggle,
-        "wrong-dtype": WrongDtype,
-        "wrong-shape": WrongShape,
-        "zero": Zero,
-    },
-)
+FAULTS: Registry[Fault] = catalogue.FAULTS
 
 __all__ = [
     "FAULTS",

@@ -1,5 +1,6 @@
 """Codecs for updates, one file each; ``CODECS`` holds the name of each in TOML files."""
 
+from hqde_fl import catalogue
 from hqde_fl.codec.adaptive import AdaptiveQuantizer
 from hqde_fl.codec.base import Codec, State
 from hqde_fl.codec.entropy import EntropyCoded
@@ -11,19 +12,7 @@ from hqde_fl.codec.rotation import Rotated
 from hqde_fl.codec.topk import TopK
 from hqde_fl.registry import Registry
 
-CODECS: Registry[Codec] = Registry(
-    "codec",
-    Codec,  # type: ignore[type-abstract]
-    {
-        "adaptive-quantizer": AdaptiveQuantizer,
-        "entropy-coded": EntropyCoded,
-        "error-feedback": ErrorFeedback,
-        "identity": Identity,
-        "quantized": Quantized,
-        "rotated": Rotated,
-        "top-k": TopK,
-    },
-)
+CODECS: Registry[Codec] = catalogue.CODECS
 
 __all__ = [
     "CODECS",

@@ -24,7 +24,7 @@ class Codec(ABC):
     """
 
     code: ClassVar[int]
-    """Its number on the wire; never reused."""
+    """Its number on the wire; never reused. Codecs of users have numbers in [128, 255]."""
     stateful: ClassVar[bool] = False
     """True if it remembers anything between messages."""
 

@@ -13,8 +13,10 @@ from hqde_fl.codec.error_feedback import ErrorFeedback
 from hqde_fl.codec.identity import Identity
 from hqde_fl.codec.payload import decode
 from hqde_fl.codec.quantized import Quantized
+from hqde_fl.codec.reader import FIRST_OWN_CODE
 from hqde_fl.codec.rotation import Rotated
 from hqde_fl.codec.topk import TopK
+from hqde_fl.errors import ConfigError
 
 FORMATS: Mapping[int, type[Codec]] = {
     0: Identity,
@@ -26,6 +28,38 @@ FORMATS: Mapping[int, type[Codec]] = {
     6: ErrorFeedback,
 }
 """Number on the wire -> codec. A number is never reused."""
+
+_own: dict[int, type[Codec]] = {}
+"""The formats of codecs that are not ours."""
+
+
+def register(codec: Codec) -> None:
+    """Let ``decode_payload`` read the payloads of a codec of the user's own, in this process.
+
+    Raises
+    ------
+    ConfigError
+        If the codec, or one inside it, has no ``code``, or one that another codec has.
+    """
+    for cls in (type(codec), *codec.formats.values()):
+        code = getattr(cls, "code", None)
+        if type(code) is not int or not 0 <= code <= 255:
+            raise ConfigError(
+                f"{cls.__name__}.code must be an integer in [{FIRST_OWN_CODE}, 255], found {code!r}"
+            )
+        known = FORMATS.get(code, cls)
+        if known is not cls:
+            raise ConfigError(
+                f"{cls.__name__}.code must be in [{FIRST_OWN_CODE}, 255]: "
+                f"{code} is that of {known.__name__}"
+            )
+        other = _own.get(code, cls)
+        if other.__qualname__ != cls.__qualname__:
+            raise ConfigError(
+                f"{cls.__name__}.code must be one that no other codec has: "
+                f"{code} is that of {other.__name__}"
+            )
+    _own.update({code: cls for code, cls in codec.formats.items() if code not in FORMATS})
 
 
 def decode_payload(payload: bytes | memoryview, size: int) -> Tensor:
@@ -48,4 +82,4 @@ def decode_payload(payload: bytes | memoryview, size: int) -> Tensor:
     CodecError
         If the payload is anything but sound.
     """
-    return decode(payload, size, FORMATS)
+    return decode(payload, size, {**_own, **FORMATS})

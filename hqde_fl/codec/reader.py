@@ -10,8 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hqde_fl.errors import CodecError
+from hqde_fl.terminal_text import describe_error
 
 Floats = NDArray[np.floating[Any]]
+
+FIRST_OWN_CODE = 128
+"""The first number on the wire that is left to codecs of users."""
 
 MAX_DEPTH = 4
 """Codecs inside each other, at most."""
@@ -76,8 +80,24 @@ class Reader:
         if self._depth == MAX_DEPTH:
             raise CodecError(f"more than {MAX_DEPTH} codecs inside each other")
         self._depth += 1
-        values = self._formats[int(code)].read(self, size)
+        values = self._read(int(code), size)
         self._depth -= 1
+        return values
+
+    def _read(self, code: int, size: int) -> Floats:
+        """Return the values of a frame; whatever a user's own codec does wrong is a CodecError."""
+        if code < FIRST_OWN_CODE:
+            return self._formats[code].read(self, size)
+        try:
+            values = self._formats[code].read(self, size)
+        except CodecError:
+            raise
+        except Exception as error:
+            raise CodecError(f"codec {code} raised {describe_error(error)}") from error
+        if not isinstance(values, np.ndarray) or values.dtype not in (np.float32, np.float64):
+            raise CodecError(f"codec {code} must read an array of float32 or float64")
+        if values.shape != (size,):
+            raise CodecError(f"codec {code} must read ({size},) values, found {values.shape}")
         return values
 
     def end(self) -> None:

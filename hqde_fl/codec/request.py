@@ -19,6 +19,9 @@ def to_json(codec: Codec) -> str:
 def from_json(text: str) -> Codec:
     """Return the codec that ``to_json`` described.
 
+    A codec of the user's own must have been used in this process before: nothing that the text
+    names is imported.
+
     Raises
     ------
     ConfigError
@@ -30,7 +33,7 @@ def from_json(text: str) -> Codec:
         raise ConfigError(f"codec needs to be JSON, found {text[:80]!r}: {error}") from None
     if not isinstance(table, dict | str):
         raise ConfigError(f"codec needs to be a table or a name, found {text[:80]!r}")
-    return CODECS.build(table)
+    return CODECS.build(table, imports=False)
 
 
 def _table(codec: Codec) -> dict[str, Any]:

@@ -9,46 +9,37 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from hqde_fl.prediction.adaptive import AdaptiveVote
+from hqde_fl import catalogue
 from hqde_fl.prediction.base import Vote, normalised_entropy
-from hqde_fl.prediction.entanglement import EntanglementVote
-from hqde_fl.prediction.soft_vote import SoftVote
-from hqde_fl.prediction.superposition import SuperpositionVote
-from hqde_fl.prediction.voting import CircularVote
+from hqde_fl.prediction.differences import MemberDifferences
 from hqde_fl.registry import Registry
 
-VOTES: Registry[Vote] = Registry(
-    "vote",
-    Vote,  # type: ignore[type-abstract]
-    {
-        "adaptive": AdaptiveVote,
-        "entanglement": EntanglementVote,
-        "soft-vote": SoftVote,
-        "superposition": SuperpositionVote,
-        "voting": CircularVote,
-    },
-)
+VOTES: Registry[Vote] = catalogue.VOTES
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """The prediction of an ensemble of m members for n examples of c classes.
 
+    An example may have several places, such as words or pixels, each with a class of its own: the
+    dimensions ``...``, which are none in plain classification.
+
     Parameters
     ----------
     label : Tensor
-        (n,) the most probable class.
+        (n, ...) the most probable class.
     probability : Tensor
-        (n, c) the members' combined distribution.
+        (n, ..., c) the members' combined distribution, or with the classes on another axis if the
+        members' probabilities had them there.
     entropy : Tensor
-        (n,) its normalised entropy, in [0, 1]: the total uncertainty.
+        (n, ...) its normalised entropy, in [0, 1]: the total uncertainty.
     mutual_information : Tensor
-        (n,) entropy of the members' mean distribution minus the mean of their entropies, in [0, 1]
-        like ``entropy``: the part of the uncertainty that is disagreement between the members.
+        (n, ...) entropy of the members' mean distribution minus the mean of their entropies, in
+        [0, 1] like ``entropy``: the part of the uncertainty that is disagreement between members.
     diversity : float
         Mean of 1 - |correlation| over pairs of members; 0 for a single one.
     disagreement : float
-        Fraction of the examples on which two members predict different classes, mean over pairs.
+        Fraction of the places on which two members predict different classes, mean over pairs.
     """
 
     label: Tensor
@@ -82,78 +73,65 @@ class EnsemblePredictor:
         assert isinstance(self.combine, Vote)
         return self.combine
 
-    def predict(self, probabilities: Tensor) -> Prediction:
+    def predict(self, probabilities: Tensor, class_axis: int = -1) -> Prediction:
         """Return the prediction from members' probabilities.
 
         Parameters
         ----------
         probabilities : Tensor
-            (m, n, c): finite, none negative, the last dimension summing to one.
+            (m, n, ..., c): finite, none negative, summing to one over the classes.
+        class_axis : int, default=-1
+            The dimension of ``probabilities`` with the classes: 2 for (m, n, c, ...).
 
         Raises
         ------
         ValueError
             If they are anything else.
         """
-        _check(probabilities)
-        wide = probabilities.to(torch.promote_types(probabilities.dtype, torch.float32))
+        _check(probabilities, class_axis)
+        classes_last = probabilities.movedim(class_axis, -1)
+        places = classes_last.flatten(1, -2)
+        wide = places.to(torch.promote_types(places.dtype, torch.float32))
         combined = self.vote.combine(wide)
         distribution = combined.clamp(min=0)
         distribution = distribution / distribution.sum(dim=1, keepdim=True)
         mean_entropy = normalised_entropy(wide.mean(dim=0))
+        disagreement = (mean_entropy - normalised_entropy(wide).mean(dim=0)).clamp(min=0)
+        differences = MemberDifferences()
+        differences.add(wide)
+        shape = classes_last.shape[1:-1]
+        axis = class_axis % probabilities.ndim - 1
         return Prediction(
-            label=combined.argmax(dim=1),
-            probability=combined,
-            entropy=normalised_entropy(distribution),
-            mutual_information=(mean_entropy - normalised_entropy(wide).mean(dim=0)).clamp(min=0),
-            diversity=diversity(wide),
-            disagreement=disagreement(wide),
+            label=combined.argmax(dim=1).reshape(shape),
+            probability=combined.reshape(classes_last.shape[1:]).movedim(-1, axis),
+            entropy=normalised_entropy(distribution).reshape(shape),
+            mutual_information=disagreement.reshape(shape),
+            diversity=differences.diversity,
+            disagreement=differences.disagreement,
         )
 
-    def predict_outputs(self, outputs: Tensor) -> Prediction:
-        """Return the prediction from members' raw outputs (m, n, c), before the softmax."""
-        return self.predict(outputs.to(torch.float32).softmax(dim=2))
+    def predict_outputs(self, outputs: Tensor, class_axis: int = -1) -> Prediction:
+        """Return the prediction from members' raw outputs (m, n, ..., c), before the softmax.
+
+        ``class_axis`` is the dimension of ``outputs`` with the classes, by default the last one.
+        """
+        return self.predict(outputs.to(torch.float32).softmax(dim=class_axis), class_axis)
 
 
-def diversity(probabilities: Tensor) -> float:
-    """Return the mean over pairs of members of 1 - |correlation of their predictions|, as in HQDE.
-
-    0 for a single member. A member whose predictions are all one number has correlation 1 with a
-    member that predicts the same number, and 0 with all others.
-    """
-    members = probabilities.shape[0]
-    if members < 2:
-        return 0.0
-    rows = probabilities.flatten(1).to("cpu", torch.float64)
-    constant = rows.amax(dim=1) == rows.amin(dim=1)
-    correlation = torch.corrcoef(rows).abs()
-    correlation[constant] = correlation[:, constant] = 0
-    same = constant[:, None] & constant[None, :] & (rows[:, :1] == rows[:, 0])
-    correlation = torch.where(same, 1, correlation.clamp(max=1))
-    one, other = torch.triu_indices(members, members, offset=1)
-    return float((1 - correlation[one, other]).mean())
-
-
-def disagreement(probabilities: Tensor) -> float:
-    """Return the fraction of examples on which two members' labels differ, mean over pairs.
-
-    0 for a single member.
-    """
-    members = probabilities.shape[0]
-    if members < 2:
-        return 0.0
-    labels = probabilities.argmax(dim=2)
-    one, other = torch.triu_indices(members, members, offset=1)
-    return float((labels[one] != labels[other]).to(torch.float64).mean())
-
-
-def _check(probabilities: Tensor) -> None:
-    if probabilities.ndim != 3 or 0 in probabilities.shape:
+def _check(probabilities: Tensor, class_axis: int) -> None:
+    if probabilities.ndim < 3 or 0 in probabilities.shape:
         raise ValueError(
             "predict needs (members, examples, classes) probabilities, at least one of each, "
             f"found shape {tuple(probabilities.shape)}"
         )
-    total = probabilities.sum(dim=2, dtype=torch.float32)
+    if not -probabilities.ndim <= class_axis < probabilities.ndim or (
+        class_axis % probabilities.ndim < 2
+    ):
+        raise ValueError(
+            f"predict needs a class_axis after members and examples, found {class_axis} for shape "
+            f"{tuple(probabilities.shape)}"
+        )
+    total = probabilities.sum(dim=class_axis, dtype=torch.float32)
     if not bool(probabilities.isfinite().all()) or bool((probabilities < 0).any()):
         raise ValueError("predict needs probabilities that are finite and not negative")
     if not bool(((total - 1).abs() < 1e-2).all()):

@@ -1,5 +1,6 @@
 """Robust aggregation rules, one file each; ``RULES`` holds the name of each in TOML files."""
 
+from hqde_fl import catalogue
 from hqde_fl.registry import Registry
 from hqde_fl.rules.adaptive import Adaptive
 from hqde_fl.rules.aggregation import aggregate
@@ -31,38 +32,7 @@ from hqde_fl.rules.tree import Tree
 from hqde_fl.rules.trimmed_mean import TrimmedMean
 from hqde_fl.rules.voting import Voting
 
-RULES: Registry[Aggregator] = Registry(
-    "rule",
-    Aggregator,  # type: ignore[type-abstract]
-    {
-        "adaptive": Adaptive,
-        "arc": ARC,
-        "bucketing": Bucketing,
-        "bulyan": Bulyan,
-        "byzantine-filter": ByzantineFilter,
-        "caf": CAF,
-        "centered-clipping": CenteredClipping,
-        "chain": Chain,
-        "clipping": Clipping,
-        "dnc": DnC,
-        "entanglement": Entanglement,
-        "geometric-median": GeometricMedian,
-        "krum": Krum,
-        "mda": MDA,
-        "meamed": Meamed,
-        "mean": Mean,
-        "median": Median,
-        "monna": MoNNA,
-        "multi-krum": MultiKrum,
-        "nnm": NNM,
-        "robust": Robust,
-        "sign-guard": SignGuard,
-        "superposition": Superposition,
-        "tree": Tree,
-        "trimmed-mean": TrimmedMean,
-        "voting": Voting,
-    },
-)
+RULES: Registry[Aggregator] = catalogue.RULES
 
 __all__ = [
     "ARC",

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hqde_fl.errors import ConfigError
+from hqde_fl.errors import ConfigError, TaskError
 from hqde_fl.rules.base import Aggregator, Rule, linear
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.executor import Executor, default_executor
@@ -128,7 +128,8 @@ def run_steps(
         if rows == n and decision.filtered is not None:
             filtered |= decision.filtered
         if index + 1 < len(steps):
-            assert decision.mixing is not None  # a pre-aggregation is linear
+            if decision.mixing is None:
+                raise TaskError(f"{step}.decide must return a mixing: it is a pre-aggregation")
             mixing = decision.mixing @ mixing
             geometry = None if geometry is None else geometry.mixed(decision.mixing)
     delta, counts = _combine(step, decision, base, mixing, columns, executor)
@@ -150,7 +151,12 @@ def _combine(
     """Return a step's result (d,), and how much each row of ``base`` counted in it, >= 0."""
     if decision.mixing is None:
         delta, counts = executor.combine(partial(step.combine, decision=decision), columns)
-        assert counts is not None
+        if counts is None or counts.shape != (1, columns.shape[0]):
+            found = None if counts is None else tuple(counts.shape)
+            raise TaskError(
+                f"{step}.combine must return how much each update counted, "
+                f"(1, {columns.shape[0]}), found {found}"
+            )
         return delta, (counts @ mixing.abs())[0]
     whole = decision.mixing @ mixing
     part, counted = whole, whole[0].nonzero().flatten()

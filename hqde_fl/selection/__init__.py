@@ -1,7 +1,11 @@
 """Selection of a round's clients, and assignment of an ensemble's members to clients."""
 
+from hqde_fl import catalogue
+from hqde_fl.registry import Registry
 from hqde_fl.selection.base import Selector
 from hqde_fl.selection.ensemble import Ensemble
 from hqde_fl.selection.uniform import Uniform
 
-__all__ = ["Ensemble", "Selector", "Uniform"]
+SELECTORS: Registry[Selector] = catalogue.SELECTORS
+
+__all__ = ["SELECTORS", "Ensemble", "Selector", "Uniform"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from hqde_fl.own_modules import display_name
 from hqde_fl.registry import Registry
+from hqde_fl.simulations import catalogue
 from hqde_fl.simulations.attacks.alie import ALIE
 from hqde_fl.simulations.attacks.base import Attack, AttackerKnowledge, Memory
 from hqde_fl.simulations.attacks.fang import Fang
@@ -13,25 +15,12 @@ from hqde_fl.simulations.attacks.min_sum import MinSum
 from hqde_fl.simulations.attacks.optimal_alie import OptimalALIE
 from hqde_fl.simulations.attacks.optimal_ipm import OptimalIPM
 
-ATTACKS: Registry[Attack] = Registry(
-    "attack",
-    Attack,  # type: ignore[type-abstract]
-    {
-        "alie": ALIE,
-        "fang": Fang,
-        "ipm": IPM,
-        "mimic": Mimic,
-        "min-max": MinMax,
-        "min-sum": MinSum,
-        "optimal-alie": OptimalALIE,
-        "optimal-ipm": OptimalIPM,
-    },
-)
+ATTACKS: Registry[Attack] = catalogue.ATTACKS
 
 
 def attack_name(attack: Attack) -> str:
     """Return an attack's name in ``ATTACKS``, or the name of its class if it is not listed."""
-    return next((name for name in ATTACKS if ATTACKS[name] is type(attack)), type(attack).__name__)
+    return display_name(ATTACKS.name_of(attack))
 
 
 __all__ = [

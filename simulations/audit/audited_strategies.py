@@ -64,7 +64,7 @@ def build_strategy(name: str) -> Strategy:
             raise UnknownNameError("strategy", name, [*NAMED, "package.module:attribute"])
         return NAMED[name]()
     add_folders([Path.cwd()])
-    strategy = import_attribute("strategy", name, whole=False)
+    strategy = import_attribute("strategy", name)
     if not isinstance(strategy, Strategy):
         if not callable(strategy):
             raise ConfigError(f"{name!r} must be a Strategy or return one, found {strategy!r}")

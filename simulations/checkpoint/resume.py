@@ -14,6 +14,8 @@ from typing import Any
 from flwr.app import RecordDict
 
 from hqde_fl.errors import CheckpointError, ConfigError
+from hqde_fl.given_objects import given_objects
+from hqde_fl.own_modules import searched_first
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.simulations.checkpoint.store import Snapshot, Store
 from hqde_fl.simulations.experiment.experiment import Experiment
@@ -22,7 +24,7 @@ from hqde_fl.simulations.recording.file_names import CLIENTS, MANIFEST, ROUNDS
 from hqde_fl.simulations.recording.manifest import read_manifest
 from hqde_fl.strategies.state import ServerState
 
-CHANGEABLE_TABLES = ("engine", "checkpoint")
+CHANGEABLE_TABLES = ("engine", "checkpoint", "callbacks")
 """Configuration tables that may change when a run is resumed."""
 
 
@@ -144,7 +146,9 @@ def require_same(run: Path, stored: Mapping[str, Any], experiment: Experiment) -
     Only ``CHANGEABLE_TABLES`` may differ, and ``rounds`` may be larger. The message names the first
     other key that differs.
     """
-    before = _flat(Experiment.parse(stored).to_table())  # with keys that are new
+    with given_objects(experiment.objects), searched_first(experiment.folder):
+        known = Experiment.parse({**stored, "callbacks": []})  # with keys that are new
+    before = _flat(known.to_table())
     now = _flat(experiment.to_table())
     for key in sorted(before.keys() | now.keys()):
         if key.partition(".")[0] in CHANGEABLE_TABLES or before.get(key) == now.get(key):

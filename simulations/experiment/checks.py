@@ -1,29 +1,23 @@
-"""Check that the tables of an experiment and its model go together: no single table can tell."""
+"""Check that the tables of an experiment go together: no single table can tell."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import torch
 
-from hqde_fl.clients.initial_state import initial_models
-from hqde_fl.clients.task import Task
 from hqde_fl.errors import ConfigError
-from hqde_fl.rules import Aggregator
-from hqde_fl.seeding import Seeds
-from hqde_fl.simulations.attacks import ATTACKS
+from hqde_fl.simulations.attacks import Attack
 from hqde_fl.simulations.experiment.parts import Parts
 from hqde_fl.simulations.experiment.sections import ClientsSection, StrategySection
-from hqde_fl.terminal_text import describe_error
 
 
-def check_attacks(rule: Aggregator, faults: Sequence[Mapping[str, Any]]) -> None:
+def check_attacks(parts: Parts) -> None:
     """Raise ``ConfigError`` if an attack that is adapted to the rule meets one with confidence."""
-    for attack in (fault["name"] for fault in faults if fault["name"] in list(ATTACKS)):
-        if rule.confidence_from and ATTACKS[attack].needs_rule:
+    for planned in parts.faults.faults:
+        adapted = isinstance(planned.fault, Attack) and planned.fault.needs_rule
+        if adapted and parts.rule.confidence_from:
             raise ConfigError(
-                f"attack {attack!r} is made for a rule that judges by the updates, found {rule}"
+                f"attack {planned.name!r} is made for a rule that judges by the updates, "
+                f"found {parts.rule}"
             )
 
 
@@ -52,16 +46,3 @@ def check_cohort(parts: Parts, clients: ClientsSection, strategy: StrategySectio
     minimum = parts.rule.minimum()
     if parts.cohort < minimum:
         raise ConfigError(f"{parts.rule} needs at least {minimum} updates{of_each}, found {cohort}")
-
-
-def check_model(task: Task, seeds: Seeds) -> None:
-    """Raise ``ConfigError`` if a task's model cannot be built, or not be trained in a federation.
-
-    The message names the entry that cannot be carried.
-    """
-    try:
-        initial_models(task, 1, seeds)
-    except ConfigError:
-        raise
-    except Exception as error:  # of the user's code
-        raise ConfigError(f"the task's model cannot be built: {describe_error(error)}") from error

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-PARTS = ("rule", "codec", "downlink", "task", "partition", "server-optimizer")
+from hqde_fl.own_modules import display_name
+
+PARTS = ("rule", "codec", "downlink", "task", "partition", "server-optimizer", "selector", "vote")
 """Keys of components, whose name needs no key in a label."""
 
 CLIENT_KEYS = ("clients", "count", "fraction")
@@ -32,7 +34,7 @@ def value_label(key: str, value: Any, *, brief: bool = False) -> str:
     if isinstance(value, Mapping) and "name" in value:
         return component_label(value)
     if isinstance(value, str):
-        return value if leaf in (*PARTS, "name") else f"{leaf}={value}"
+        return display_name(value) if leaf in (*PARTS, "name") else f"{leaf}={value}"
     return f"{leaf}={_value_text(value)}"
 
 
@@ -43,7 +45,8 @@ def component_label(table: Mapping[str, Any], drop: Sequence[str] = ()) -> str:
         for key, value in table.items()
         if key != "name" and key not in drop
     ]
-    return f"{table['name']} ({', '.join(parameters)})" if parameters else str(table["name"])
+    name = display_name(str(table["name"]))
+    return f"{name} ({', '.join(parameters)})" if parameters else name
 
 
 def faults_label(faults: Sequence[Mapping[str, Any]], *, brief: bool = False) -> str:
@@ -56,7 +59,7 @@ def faults_label(faults: Sequence[Mapping[str, Any]], *, brief: bool = False) ->
         if number := _count_or_fraction(fault):
             name = component_label(fault, drop=["count", "fraction"])
             who = f"{number:.0%}" if "fraction" in fault else f"{number}"
-            labels.append(f"{who} {fault['name'] if brief else name}")
+            labels.append(f"{who} {display_name(str(fault['name'])) if brief else name}")
     return " + ".join(labels) or "no faults"
 
 
@@ -75,7 +78,8 @@ def attack_label(value: Any, *, brief: bool = False) -> str:
     labels = []
     for attack in value if isinstance(value, list | tuple) else [value]:
         table = {"name": attack} if isinstance(attack, str) else attack
-        labels.append(str(table["name"]) if brief else component_label(table))
+        brief_name = display_name(str(table["name"]))
+        labels.append(brief_name if brief else component_label(table))
     return " + ".join(labels) or "no faults"
 
 

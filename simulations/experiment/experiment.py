@@ -9,20 +9,32 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from hqde_fl.clients.task import Task
+from hqde_fl.clients.task_check import (
+    before_the_run,
+    check_clients,
+    check_finite,
+    check_model,
+    check_test_set,
+)
 from hqde_fl.errors import ConfigError, UnknownNameError
-from hqde_fl.simulations.experiment.checks import check_attacks, check_cohort, check_model
+from hqde_fl.given_objects import current_objects, given_objects
+from hqde_fl.own_modules import first_folder, is_own, searched_first
+from hqde_fl.simulations.experiment.checks import check_attacks, check_cohort
 from hqde_fl.simulations.experiment.components import Component, build_component
 from hqde_fl.simulations.experiment.errors import to_config_error
-from hqde_fl.simulations.experiment.overrides import read_toml, with_overrides
+from hqde_fl.simulations.experiment.metrics import metric_functions, with_metrics
+from hqde_fl.simulations.experiment.overrides import name_of, read_toml, with_overrides
 from hqde_fl.simulations.experiment.parts import Parts, build_parts
+from hqde_fl.simulations.experiment.python_settings import names_in, with_settings
 from hqde_fl.simulations.experiment.sections import (
     CheckpointSection,
     ClientsSection,
@@ -33,19 +45,34 @@ from hqde_fl.simulations.experiment.sections import (
 )
 from hqde_fl.simulations.tasks import TASKS, load_task
 from hqde_fl.simulations.tasks.partition import PARTITIONERS
+from hqde_fl.strategies.callbacks import Callback
+from hqde_fl.strategies.catalogue import CALLBACKS
 
 ENGINES = ("flower", "inline", "ray")
 """Names of the engines."""
 
-RUN_CONFIG_KEYS = ("config", "experiment", "set")
-"""Keys of a Flower run's config that tell the experiment."""
+RUN_CONFIG_KEYS = ("config", "experiment", "set", "own-files")
+"""Keys of a Flower run's config that tell the experiment, and the content of the user's files."""
 
 APP_ROOT = Path(__file__).resolve().parents[2]
 """The root of the Flower App: experiments named in a run's config are found from here."""
 
 
 class Experiment(Section):
-    """Everything that decides the result of a run."""
+    """Everything that decides the result of a run.
+
+    Parameters
+    ----------
+    **settings : Any
+        The keys of a file, with ``_`` or ``-``: ``rounds=5, clients={"count": 8}``. A value may be
+        a part (``rule=Krum(f=2)``), and ``task`` a ``Task`` or a function that returns one.
+        ``rule``, ``codec`` and ``partition`` are short for ``strategy={"rule": ...}`` and so on.
+
+    Raises
+    ------
+    ConfigError
+        If a key is wrong: one line that names it, and what would be right.
+    """
 
     name: str = Field("experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(0, ge=0)
@@ -57,6 +84,20 @@ class Experiment(Section):
     engine: EngineSection = EngineSection()
     checkpoint: CheckpointSection = CheckpointSection()
     metrics: MetricsSection = MetricsSection()
+    callbacks: tuple[Component, ...] = Field((), strict=False)
+    _objects: Mapping[str, Any] = PrivateAttr(default_factory=dict)
+
+    def __init__(self, **settings: Any) -> None:
+        objects: dict[str, Any] = {}
+        document = with_settings({}, settings, type(self).defaults(), objects)
+        with given_objects(objects):
+            try:
+                super().__init__(**document)
+            except ValidationError as error:
+                raise to_config_error(error, type(self)) from None
+
+    # documents of files are validated without it: their keys have no "_"
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
@@ -78,7 +119,8 @@ class Experiment(Section):
         document = read_toml(path)
         if "sweep" in document:
             raise ConfigError(f"{path} has a [sweep] table: run it with `hqde-fl sweep {path}`")
-        return cls.parse({"name": Path(path).stem, **document}, overrides)
+        with searched_first(Path(path).absolute().parent):
+            return cls.parse({"name": name_of(path), **document}, overrides)
 
     @classmethod
     def parse(cls, document: Mapping[str, Any], overrides: Sequence[str] = ()) -> Self:
@@ -140,12 +182,32 @@ class Experiment(Section):
         return json.dumps(self.to_table(), sort_keys=True, allow_nan=False)
 
     @cached_property
+    def folder(self) -> str | None:
+        """Return the folder of the file that the experiment was read from; None without a file."""
+        return first_folder()
+
+    @contextmanager
+    def _names(self) -> Iterator[None]:
+        """Let names stand for what they stood for when the experiment was read, in the block."""
+        with given_objects(self._objects), searched_first(self.folder):
+            yield
+
+    @cached_property
     def parts(self) -> Parts:
         """Return the objects that the tables describe; they are built once.
 
         A copy shares them if it differs in nothing that they depend on.
         """
-        return build_parts(self.clients, self.strategy, self.faults, self.engine, self.seed)
+        with self._names():
+            return build_parts(self.clients, self.strategy, self.faults, self.engine, self.seed)
+
+    @property
+    def objects(self) -> Mapping[str, Any]:
+        """Name -> object of the parts that a program gave to the experiment, and no file can name.
+
+        ``from_json`` of another process needs them, inside ``given_objects``.
+        """
+        return self._objects
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy in which some sections or values are replaced, without a check of them."""
@@ -176,41 +238,91 @@ class Experiment(Section):
             If the data is not where it should be.
         """
         clients = self.clients
-        return load_task(self.task, clients.partition, clients.count, self.seed)
+        with self._names():
+            task = load_task(self.task, clients.partition, clients.count, self.seed)
+            return with_metrics(task, self.metrics)
 
-    def checked_task(self) -> Task:
-        """Return the experiment's task after a check of its model, and that the faults can act.
+    def new_callbacks(self) -> list[Callback]:
+        """Return the callbacks in ``callbacks``: new ones, and objects that a program gave."""
+        given = {name: o for name, o in self._objects.items() if isinstance(o, Callback)}
+        with self._names():
+            return [
+                given[table["name"]]
+                if table.get("name") in given
+                else build_component(CALLBACKS, table, f"callbacks.{index}")
+                for index, table in enumerate(self.callbacks)
+            ]
 
-        The test set that the check loads is kept for the task's further use.
+    def for_clients(self) -> Self:
+        """Return the experiment without the callbacks, which only the server has."""
+        copy = self.model_copy(update={"callbacks": ()})
+        names = names_in(copy.to_table())
+        copy._objects = {name: o for name, o in self._objects.items() if name in names}
+        return copy
+
+    def checked_task(self, *, test: bool = True, clients: bool = True) -> Task:
+        """Return the experiment's task after a check of its model, data, loss, metrics and faults.
+
+        The model is evaluated on a few examples of the test set, and trained on a batch of one
+        client; it is used for nothing else. The test set is kept for the task's further use.
+
+        Parameters
+        ----------
+        test : bool, default=True
+            Look at the test set, which has to be here.
+        clients : bool, default=True
+            Look at a client's data, which has to be here. On a Ray cluster that was running before
+            it need not be, and is not looked at.
 
         Raises
         ------
         DataError
             If the data is not where it should be.
         ConfigError
-            If the model cannot be built, or has an entry that cannot be carried: its name. If a
+            If the model cannot be built, or has an entry that cannot be carried: its name. If the
+            task's code raises an exception or returns what it must not: which part, and where. If a
             fault cannot act on this task: its name, and what it needs.
         """
-        task = self.load_task()
+        with before_the_run():
+            task = self.load_task()
         task = dataclasses.replace(task, test=cache(task.test))
-        check_model(task, self.parts.seeds)
+        parts = self.parts
+        model = check_model(task, parts.seeds)
+        losses = []
+        if test:
+            losses += [check_test_set(task, model, parts.ensemble.members, parts.predictor)]
+        if clients and not self.engine.address:
+            losses += [check_clients(task, model, parts.training, self.clients.count)]
+        if len(losses) > 1:
+            check_finite(task, *losses)
         self.parts.faults.check_task(task)
         return task
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if ":" not in str(self.task.get("name")):
+        objects = current_objects()
+        names = names_in(self.to_table()) if objects else set()
+        self._objects = {name: objects[name] for name in sorted(names & objects.keys())}
+        _ = self.folder  # the one searched first while the tables are checked
+        if not is_own(self.task.get("name")):
             build_component(TASKS, self.task, "task")
         build_component(PARTITIONERS, self.clients.partition, "clients.partition")
         parts = self.parts
+        self.new_callbacks()
+        metric_functions(self.metrics.functions)
         self._check_engine(self.engine.name)
-        check_attacks(parts.rule, self.faults)
+        check_attacks(parts)
         check_cohort(parts, self.clients, self.strategy)
         return self
 
     def _check_engine(self, name: str) -> None:
         if name not in ENGINES:
             raise UnknownNameError("engine", name, ENGINES)
+        if self._objects and name == "flower":
+            raise ConfigError(
+                f"engine flower runs in other programs, which do not have {min(self._objects)!r}: "
+                "put it into a module and name it 'module:attribute', or use engine ray or inline"
+            )
         self.parts.faults.check_engine(name)
 
 

@@ -24,6 +24,7 @@ from hqde_fl.clients.faults.backdoor import Backdoor
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.errors import ConfigError, UnknownNameError
+from hqde_fl.own_modules import display_name, import_attribute, is_own
 from hqde_fl.protocol.screening import Screening
 from hqde_fl.registry import Registry
 from hqde_fl.seeding import Seeds
@@ -47,7 +48,7 @@ class PlannedFault:
     Parameters
     ----------
     name : str
-        Its name in the file.
+        Its name in the file; of a fault of the user's own, that of its class.
     fault : Fault or Attack
         A fault of single clients, or an attack by colluding ones.
     clients : int or frozenset[int]
@@ -81,9 +82,7 @@ class PlannedFault:
         """
         own = {k: v for k, v in table.items() if k not in (*CLIENT_KEYS, *SCHEDULE_KEYS)}
         name = own.get("name")
-        if isinstance(name, str) and name not in (*FAULTS, *ATTACKS):
-            raise UnknownNameError("fault", name, (*FAULTS, *ATTACKS))
-        registry: Registry[Any] = ATTACKS if name in list(ATTACKS) else FAULTS
+        registry = fault_registry(name)
         fault = build_component(registry, own, key, known=(*CLIENT_KEYS, *SCHEDULE_KEYS))
         if len(given := [which for which in CLIENT_KEYS if which in table]) != 1:
             raise ConfigError(
@@ -97,7 +96,7 @@ class PlannedFault:
         elif type(faulty := table["count"]) is not int or faulty < 0:
             raise ConfigError(f"{key}.count needs to be an integer >= 0, found {faulty!r}")
         schedule = Schedule(**{k: table[k] for k in SCHEDULE_KEYS if k in table})
-        return cls(str(name), fault, faulty, schedule)
+        return cls(display_name(str(name)), fault, faulty, schedule)
 
     @property
     def count(self) -> int:
@@ -214,7 +213,8 @@ class Faults:
     def _single_in_round(self, server_round: int) -> dict[int, str]:
         """Return partition id -> fault name in a round, without the clients that collude."""
         names = self.in_round(server_round).items()
-        return {client: name for client, name in names if name in list(FAULTS)}
+        single = {fault.name for fault in self.faults if isinstance(fault.fault, Fault)}
+        return {client: name for client, name in names if name in single}
 
     @property
     def attack(self) -> tuple[int, Attack] | None:
@@ -260,6 +260,26 @@ class Faults:
             if fault.count and isinstance(fault.fault, Backdoor):
                 return fault.fault
         return None
+
+
+def fault_registry(name: Any) -> Registry[Any]:
+    """Return ``ATTACKS`` for the name of an attack by colluding clients, ``FAULTS`` for others.
+
+    Raise ``ConfigError`` if there is neither a fault nor an attack of this name.
+    """
+    if not isinstance(name, str):
+        return FAULTS  # which says that it needs a name
+    if is_own(name):
+        value = import_attribute("fault", name)
+        if not (isinstance(value, type) and issubclass(value, Fault | Attack)):
+            raise ConfigError(
+                f"fault {name!r} must be a subclass of hqde_fl.clients.faults.Fault or "
+                "hqde_fl.simulations.attacks.Attack"
+            )
+        return ATTACKS if issubclass(value, Attack) else FAULTS
+    if name not in FAULTS and name not in ATTACKS:
+        raise UnknownNameError("fault", name, (*FAULTS, *ATTACKS))
+    return ATTACKS if name in ATTACKS else FAULTS
 
 
 def _client_ids(value: Any, key: str) -> frozenset[int]:

@@ -1,120 +1,155 @@
-"""Import the user's own modules, which an experiment names as ``module:attribute``.
+"""The user's own modules and files, which an experiment names as ``module:attribute``.
 
 The command line searches the folder of the experiment's file and the working directory for them,
 after all installed packages, so that nothing there hides a package. The ``sys.path`` of a program
-that calls ``run_experiment`` is not changed.
+that calls ``run_experiment`` is not changed for modules, and gets the folder of a file that an
+experiment names.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from hqde_fl.errors import ConfigError
+from hqde_fl import own_files
+from hqde_fl.given_objects import is_given
+from hqde_fl.own_modules import import_attribute, search_in
 from hqde_fl.simulations.experiment.import_path import own_folders
 
-_folders: list[str] = []
+__all__ = [
+    "add_folder_of",
+    "add_folders",
+    "added_folders",
+    "import_attribute",
+    "module_folders",
+    "own_file_modules",
+    "own_names",
+    "user_files",
+]
+
+_OWN_NAME = re.compile(r"[^:]*[^:\s]:[^\W\d]\w*")
+_OWN_TABLES = ("task", "clients", "strategy", "faults", "metrics", "callbacks")
 
 
 def add_folders(folders: Iterable[str | Path]) -> None:
-    """Append folders that are not in ``sys.path`` to its end; ``added_folders`` returns all given.
+    """Search own modules and files in some folders; ``added_folders`` returns all given so far.
+
+    Folders that are not in ``sys.path`` are appended to it. The user's own files are searched for
+    in these folders before those that were given earlier.
 
     Parameters
     ----------
     folders : Iterable[str or Path]
         The folders, in the order in which they are searched.
     """
-    for folder in folders:
-        path = os.path.abspath(folder)
-        if path not in _folders:
-            _folders.append(path)
+    paths = [os.path.abspath(folder) for folder in folders]
+    search_in(paths)
+    for path in paths:
         if path not in map(os.path.abspath, sys.path):
             sys.path.append(path)
 
 
 def add_folder_of(file: Path | None, before: Iterable[str] = ()) -> None:
-    """Append the folder of an experiment's file and the working directory to ``sys.path``.
-
-    Folders that are in ``sys.path`` already are not appended again.
+    """Search in the folder of an experiment's file, and then in the working directory.
 
     Parameters
     ----------
     file : Path or None
         The file, if there is one.
     before : Iterable[str]
-        Folders to append between the two: those that an earlier part of the run searched.
+        Folders to search between the two: those that an earlier part of the run searched.
     """
     add_folders([*([] if file is None else [file.absolute().parent]), *before, Path.cwd()])
 
 
 def added_folders() -> list[str]:
     """Return the absolute folders given to ``add_folders`` so far, each of them once."""
-    return list(_folders)
+    return list(own_files.folders)
 
 
-def module_folders(name: Any) -> list[str]:
-    """Return the folders of the module in ``module:attribute``, and all folders added.
+def own_names(table: Mapping[str, Any]) -> list[str]:
+    """Return the names of the user's own parts in an experiment's complete table, sorted.
 
-    The folder of a module that is an installed one, or is not imported, is left out.
+    Names of objects that a program has given are not among them.
+    """
+    tables = [table.get(key) for key in _OWN_TABLES]
+    names = {text for text in _strings(tables) if _OWN_NAME.fullmatch(text)}
+    return sorted(name for name in names if not is_given(name))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for entry in value.values():
+            yield from _strings(entry)
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from _strings(entry)
+
+
+def module_folders(table: Mapping[str, Any]) -> list[str]:
+    """Return the folders of the own modules that an experiment names, and all folders added.
+
+    The list is empty if it names none. The folder of a module that is an installed one, or is not
+    imported, is left out.
 
     Parameters
     ----------
-    name : Any
-        The name; for any other value, also a name without a colon, the list is empty.
+    table : Mapping[str, Any]
+        The experiment's complete table.
     """
-    if not isinstance(name, str) or ":" not in name:
-        return []
-    module = sys.modules.get(name.partition(":")[0].partition(".")[0])
-    places = [*getattr(module, "__path__", ())] or [getattr(module, "__file__", None)]
+    names = own_names(table)
+    places = []
+    for module in _named_modules(names):
+        places += [*getattr(module, "__path__", ())] or [getattr(module, "__file__", None)]
     own = own_folders(os.path.dirname(os.path.abspath(place)) for place in places if place)
-    return list(dict.fromkeys([*own, *_folders]))
+    return list(dict.fromkeys([*own, *own_files.folders])) if names else []
 
 
-def import_attribute(kind: str, name: str, whole: bool = True) -> Any:
-    """Import the object that a name refers to.
+def own_file_modules(table: Mapping[str, Any]) -> str:
+    """Return the modules of the files that an experiment names; their names tell the content."""
+    places = {name.rpartition(":")[0] for name in own_names(table)}
+    files = sorted(os.path.basename(place) for place in places if place.endswith(".py"))
+    return " ".join(module.__name__ for file in files for module in own_files.loaded(file)[-1:])
+
+
+def user_files(table: Mapping[str, Any]) -> list[Path]:
+    """Return the Python files of the user's own that an experiment needs.
+
+    Those are the files of the parts that it names, which must have been imported, and those of all
+    other modules of this process that lie in the same folders or below.
 
     Parameters
     ----------
-    kind : str
-        Kind of the object ("task"), for the error messages.
-    name : str
-        ``package.module:attribute``.
-    whole : bool
-        Pass on an exception that the module itself raises, rather than make it a ``ConfigError``.
-
-    Raises
-    ------
-    ConfigError
-        If the name has another form, there is no such module, or it has no such attribute; unless
-        ``whole``, also if the module raises an exception.
+    table : Mapping[str, Any]
+        The experiment's complete table.
     """
-    module_name, _, attribute_name = name.partition(":")
-    if not all(part.isidentifier() for part in (*module_name.split("."), attribute_name)):
-        raise ConfigError(f"{kind} {name!r} must read package.module:attribute")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        what = f"module {module_name!r} raised {type(error).__name__}: {error}"
-        missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        if missing and f"{module_name}.".startswith(f"{missing}."):
-            what = f"there is no module {module_name!r}{_searched()}"
-        elif whole:
-            raise
-        raise ConfigError(f"{kind} {name!r}: {what}") from error
-    if not hasattr(module, attribute_name):
-        where = getattr(module, "__file__", None)
-        raise ConfigError(
-            f"{kind} {name!r}: module {module_name!r} has no {attribute_name!r}"
-            + (f" ({where})" if where else "")
-        )
-    return getattr(module, attribute_name)
+    folders = [f"{os.path.realpath(folder)}{os.sep}" for folder in module_folders(table)]
+    files = set()
+    for module in tuple(sys.modules.values()):
+        file = vars(module).get("__file__") if isinstance(module, ModuleType) else None
+        if file and module.__name__ != "__main__" and own_folders([os.path.realpath(file)]):
+            real = os.path.realpath(file)
+            if real.endswith(".py") and real.startswith(tuple(folders)):
+                files.add(Path(real))
+    package = Path(own_files.__file__).resolve().parents[1]  # a checkout is no folder of the user
+    inside = [package / name for name in ("hqde_fl", "strategies", "clients", "simulations")]
+    return sorted(file for file in files if not any(map(file.is_relative_to, inside)))
 
 
-def _searched() -> str:
-    """Return an error message's part that names the user's own folders searched; "" without any."""
-    folders = own_folders(dict.fromkeys(os.path.abspath(folder) for folder in sys.path))
-    return f": it is not installed, nor in {', '.join(folders)}" if folders else ""
+def _named_modules(names: Iterable[str]) -> list[ModuleType]:
+    """Return the imported modules, or top-level packages, that names of own parts begin with."""
+    modules = []
+    for name in names:
+        place = name.rpartition(":")[0]
+        if place.endswith(".py"):
+            modules += own_files.loaded(os.path.basename(place))
+        elif module := sys.modules.get(place.partition(".")[0]):
+            modules.append(module)
+    return modules

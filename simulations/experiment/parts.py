@@ -20,9 +20,10 @@ from hqde_fl.registry import Registry
 from hqde_fl.rules import RULES, Aggregator
 from hqde_fl.rules.tolerance import silence_warning
 from hqde_fl.seeding import Seeds
-from hqde_fl.selection import Ensemble, Uniform
+from hqde_fl.selection import SELECTORS, Ensemble, Selector
 from hqde_fl.simulations.engines.ray.resources import Resources
 from hqde_fl.simulations.experiment.components import build_component
+from hqde_fl.simulations.experiment.display_names import component_label
 from hqde_fl.simulations.experiment.errors import parameters_of
 from hqde_fl.simulations.experiment.faults import Faults
 from hqde_fl.simulations.experiment.noise import Noises
@@ -162,7 +163,7 @@ def build_parts(
         )
         communication = Communication(codec, downlink, screening, strategy.deadline)
         participation = Participation(
-            Uniform(strategy.fraction_train),
+            _selector(strategy),
             strategy.fraction_evaluate,
             min_available_nodes=clients.count,
             identify=True,
@@ -184,6 +185,22 @@ def build_parts(
         resources=_resources(engine),
         seeds=Seeds(seed),
     )
+
+
+def _selector(strategy: StrategySection) -> Selector:
+    """Return the choice of clients; ``fraction-train`` is the selector's ``fraction``."""
+    table, fraction = dict(strategy.selector), strategy.fraction_train
+    name = table.get("name")
+    takes = isinstance(name, str) and "fraction" in SELECTORS.parameters(name)
+    default = StrategySection.model_fields["fraction_train"].default
+    if fraction != default and (not takes or "fraction" in table):
+        raise ConfigError(
+            f"strategy.fraction-train = {fraction} is for a selector with a fraction that "
+            f"strategy.selector does not set, found {component_label(table)}"
+        )
+    if takes:
+        table.setdefault("fraction", fraction)
+    return build_component(SELECTORS, table, "strategy.selector")
 
 
 def _shared_with(section: ClientsSection, part: type) -> dict[str, Any]:

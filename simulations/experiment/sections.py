@@ -54,6 +54,7 @@ class ClientsSection(Section):
 class StrategySection(Section):
     """``[strategy]``: the clients of a round, and how their updates become the next model."""
 
+    selector: Component = Field({"name": "uniform"})
     fraction_train: float = 1.0
     fraction_evaluate: float = 0.0
     quorum: int = 0
@@ -83,6 +84,9 @@ class MetricsSection(Section):
     """``[metrics]``: measurements beyond those that every run records."""
 
     honest_mean: bool = False
+    functions: tuple[str, ...] = Field((), strict=False)
+    primary: str = ""
+    higher_is_better: dict[str, bool] = Field({})
 
 
 class CheckpointSection(Section):

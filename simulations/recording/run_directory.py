@@ -79,6 +79,7 @@ class RunDirectory(Callback):
         self.path = path
         self._experiment, self._measures = experiment, dict(measures or {})
         self._filters = experiment.parts.filters
+        self._attackers = _lasting_attackers(experiment)
         self._resumed, self._objective = resumed, objective
         self._final: Mapping[str, float | None] = {}
 
@@ -90,7 +91,7 @@ class RunDirectory(Callback):
         """
         self.path.mkdir(parents=True, exist_ok=True)
         experiment, started, resumptions = self._experiment, timestamp(), []
-        folders = module_folders(experiment.task["name"])
+        folders = module_folders(experiment.to_table())
         if self._resumed is not None:
             before: Mapping[str, Any] = {}
             with suppress(ConfigError):  # the checkpoints suffice to resume
@@ -161,10 +162,13 @@ class RunDirectory(Callback):
             _check_objective(self._objective, record.server)
         self._final = record.server
         faulty = self._experiment.parts.faults.in_round(record.round)
-        lines = [
-            to_kebab_case({**dataclasses.asdict(client), "fault": faulty.get(_partition(client))})
-            for client in record.clients
-        ]
+        lines = []
+        for client in record.clients:
+            fault = faulty.get(partition := _partition(client))
+            resting = fault is None and partition in self._attackers
+            lines.append(
+                to_kebab_case({**dataclasses.asdict(client), "fault": fault, "resting": resting})
+            )
         _append(self.path / CLIENTS, lines)
         measured = {name: measure(record, arrays) for name, measure in self._measures.items()}
         entries = {"exclusion": Detection.of(lines, self._filters).to_line(), **measured}
@@ -180,6 +184,19 @@ def round_line(record: RoundRecord) -> dict[str, Any]:
     fields = dataclasses.fields(record)
     return to_kebab_case(
         {field.name: getattr(record, field.name) for field in fields if field.name != "clients"}
+    )
+
+
+def _lasting_attackers(experiment: Experiment) -> frozenset[int]:
+    """Return the partition ids of faults that keep their clients and act in some round."""
+    plan = experiment.parts.faults.plan
+    lasting = [not schedule.resample for schedule in plan.schedules]
+    return frozenset(
+        client
+        for number in range(1, experiment.rounds + 1)
+        for clients, keeps in zip(plan.faulty(number), lasting, strict=True)
+        for client in clients
+        if keeps
     )
 
 

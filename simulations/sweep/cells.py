@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.own_modules import searched_first
 from hqde_fl.simulations.experiment.experiment import Experiment
-from hqde_fl.simulations.experiment.overrides import read_toml, with_overrides
+from hqde_fl.simulations.experiment.overrides import name_of, read_toml, with_overrides
+from hqde_fl.simulations.recording.comparison import SEED
+from hqde_fl.simulations.statistics.analysis import Analysis
 from hqde_fl.simulations.sweep.sweep_table import Axis, axes_of, document_at
 
 CELLS = "cells"
 """Directory of the run directories of a sweep, in its own."""
 
-RECORD_KEYS = ("name", "checkpoint")
+RECORD_KEYS = ("name", "checkpoint", "callbacks")
 """Keys of an experiment that only concern its records."""
 
 LOCATION_KEYS = ("address", "runtime-env")
@@ -66,11 +70,17 @@ class Sweep:
         The keys and variables that vary.
     cells : tuple[Cell, ...]
         The product of the axes; the last axis varies fastest.
+    analysis : Analysis
+        How the results are compared.
+    document : Mapping[str, Any]
+        The file with all overrides.
     """
 
     name: str
     axes: tuple[Axis, ...]
     cells: tuple[Cell, ...]
+    analysis: Analysis = Analysis()
+    document: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
@@ -89,16 +99,39 @@ class Sweep:
             If the file has no ``[sweep]`` table, if it, an axis or any cell is wrong, or if an
             override sets a key that varies.
         """
-        document = read_toml(path)
+        document = {"name": name_of(path), **read_toml(path)}
         if not isinstance(document.get("sweep"), Mapping):
             raise ConfigError(f"{path} has no [sweep] table: run it with `hqde-fl run {path}`")
+        with searched_first(Path(path).absolute().parent):
+            return cls.parse(document, str(path), overrides)
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> Self:
+        """Return the sweep that a document with a ``sweep`` table describes.
+
+        Parameters
+        ----------
+        document : Mapping[str, Any]
+            The content of a file.
+        source : str
+            What the document is called in error messages.
+        overrides : Sequence[str]
+            As of ``load``.
+
+        Raises
+        ------
+        ConfigError
+            As of ``load``.
+        """
         defaults = Experiment.defaults()
-        document = with_overrides({"name": Path(path).stem, **document}, overrides, defaults)
-        table = document.pop("sweep")
+        document = with_overrides(document, overrides, defaults)
+        file = copy.deepcopy(document)
+        analysis, table = Analysis.take(document.pop("sweep"))
         document.setdefault("checkpoint", {"every": 0})  # an interrupted cell starts over
         axes = axes_of(table, document, defaults)
         if not axes:
-            raise ConfigError(f"{path}: [sweep] needs at least one key with a list of values")
+            raise ConfigError(f"{source}: [sweep] needs at least one key with a list of values")
+        analysis.line_axis([axis for axis in axes if axis.name != SEED])
         _refuse_swept(overrides, axes)
         choices = [list(zip(axis.values, axis.labels, strict=True)) for axis in axes]
         cells = []
@@ -108,9 +141,9 @@ class Sweep:
                 changed = document_at(document, axes, [value for value, _ in chosen], defaults)
                 experiment = _without_unused_faults(Experiment.parse(changed))
             except ConfigError as error:
-                raise ConfigError(f"{path}: cell {', '.join(labels)}: {error}") from None
+                raise ConfigError(f"{source}: cell {', '.join(labels)}: {error}") from None
             cells.append(Cell(labels, experiment, key_of(experiment)))
-        return cls(cells[0].experiment.name, axes, tuple(cells))
+        return cls(cells[0].experiment.name, axes, tuple(cells), analysis, file)
 
     @property
     def distinct(self) -> tuple[Cell, ...]:

@@ -6,6 +6,7 @@ in the middle of a cell too.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -19,8 +20,11 @@ from pathlib import Path
 from typing import IO, Any, final
 
 from hqde_fl.errors import RunError
+from hqde_fl.given_objects import given_objects
+from hqde_fl.simulations.engines.torch_settings import TorchSettings
 from hqde_fl.simulations.experiment import own_modules
 from hqde_fl.simulations.experiment.experiment import Experiment
+from hqde_fl.simulations.experiment.object_transfer import objects_from_text, objects_to_text
 from hqde_fl.simulations.recording.run_follower import OnRound
 
 
@@ -59,8 +63,10 @@ class CellWorker:
         process = self._running()
         job = {
             "experiment": experiment.to_json(),
+            "objects": objects_to_text(experiment.objects),
             "out": str(out),
-            "folders": own_modules.added_folders(),
+            "folders": [*filter(None, [experiment.folder]), *own_modules.added_folders()],
+            "torch": dataclasses.asdict(TorchSettings.current()),
         }
         assert process.stdin is not None
         assert process.stdout is not None
@@ -127,7 +133,10 @@ def main() -> None:
     while True:
         job = json.loads(jobs.get())
         own_modules.add_folders(job["folders"])
-        error = run_cell(Experiment.from_json(job["experiment"]), Path(job["out"]), send)
+        TorchSettings(**job["torch"]).adopt()
+        with given_objects(objects_from_text(job["objects"])):
+            experiment = Experiment.from_json(job["experiment"])
+        error = run_cell(experiment, Path(job["out"]), send)
         send({"error": error})
 
 

@@ -7,20 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from hqde_fl.clients.task import Task
+from hqde_fl.clients.user_code import defined_at, user_code
 from hqde_fl.errors import ConfigError
+from hqde_fl.own_modules import import_attribute, is_own
 from hqde_fl.registry import Registry
-from hqde_fl.simulations.experiment.own_modules import import_attribute
+from hqde_fl.simulations import catalogue
 from hqde_fl.simulations.tasks.base import BuiltinTask
 from hqde_fl.simulations.tasks.digits import Digits
 from hqde_fl.simulations.tasks.fashion_mnist import FashionMnist
 from hqde_fl.simulations.tasks.partition import PARTITIONERS, Partitioner
 from hqde_fl.simulations.tasks.token_order import TokenOrder
+from hqde_fl.terminal_text import printable
 
-TASKS: Registry[BuiltinTask] = Registry(
-    "task",
-    BuiltinTask,  # type: ignore[type-abstract]
-    {"digits": Digits, "fashion-mnist": FashionMnist, "token-order": TokenOrder},
-)
+TASKS: Registry[BuiltinTask] = catalogue.TASKS
 
 __all__ = [
     "PARTITIONERS",
@@ -46,8 +45,8 @@ def load_task(
     ----------
     table : Mapping[str, Any]
         ``name`` and parameters, in kebab-case. The name is a key of ``TASKS``, or
-        ``module:attribute`` of a ``Task`` or of a callable that returns one for
-        ``attribute(partitions=..., seed=..., partition=partitioner_table, **parameters)``.
+        ``module:attribute`` or ``file.py:attribute`` of a ``Task`` or of a callable that returns
+        one for ``attribute(partitions=..., seed=..., partition=partitioner_table, **parameters)``.
     partitioner_table : Mapping[str, Any]
         ``name`` and parameters of a partitioner in ``PARTITIONERS``.
     partitions : int
@@ -63,7 +62,7 @@ def load_task(
     if partitions < 1:
         raise ConfigError(f"a task needs at least 1 partition, found {partitions}")
     name = table.get("name")
-    if isinstance(name, str) and ":" in name:
+    if is_own(name):
         return _load(table, partitioner_table, partitions, seed)
     return TASKS.build(table).build(PARTITIONERS.build(partitioner_table), seed)
 
@@ -90,7 +89,9 @@ def _load(
         raise ConfigError(
             f"task {name!r} cannot be called with {', '.join(arguments)}: {error}"
         ) from error
-    task = value(**arguments)
+    with user_code(f"task {name!r}", value):
+        task = value(**arguments)
     if not isinstance(task, Task):
-        raise ConfigError(f"task {name!r} must return a Task, found {task!r}")
+        found = f"{printable(repr(task), 80)}{defined_at(value)}"
+        raise ConfigError(f"task {name!r} must return a Task, found {found}")
     return task

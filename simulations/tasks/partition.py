@@ -9,14 +9,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from logging import WARNING
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.protocol.flower_internals import log
 from hqde_fl.registry import Registry
 from hqde_fl.seeding import Seeds
+from hqde_fl.simulations import catalogue
+from hqde_fl.simulations.tasks.label_classes import classes_of
 
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner as FlowerPartitioner
@@ -36,7 +40,7 @@ class Partitioner(ABC):
         Parameters
         ----------
         labels : NDArray
-            (n,) labels of the examples.
+            (n,) labels of the examples: numbers or names.
         partitions : int
             Number of partitions, in [1, n].
         seed : int
@@ -47,35 +51,59 @@ class Partitioner(ABC):
         ConfigError
             If the examples cannot be divided in this way.
         """
+        labels = np.asarray(labels)
         if not 1 <= partitions <= len(labels):
             raise ConfigError(
                 f"partitions must be in [1, {len(labels)}], the number of examples, "
                 f"found {partitions}"
             )
-        parts = self._divide(labels, partitions, Seeds(seed))
+        parts = self.divide(labels, partitions, Seeds(seed))
         return _without_empty([np.sort(np.asarray(part, np.int64)) for part in parts])
 
     @abstractmethod
-    def _divide(
+    def divide(
         self, labels: NDArray[Any], partitions: int, seeds: Seeds
     ) -> list[NDArray[np.int64]]:
-        """Return the indices of each partition, in any order."""
+        """Return the indices of each partition, in any order; call ``split`` instead of this.
+
+        Parameters
+        ----------
+        labels : NDArray
+            (n,) labels of the examples.
+        partitions : int
+            Number of partitions, in [1, n].
+        seeds : Seeds
+            The source of random numbers, as ``seeds.numpy("partition")``.
+        """
 
 
 @dataclass(frozen=True)
 class _FlowerDatasetsPartitioner(Partitioner):
-    """A partitioner that uses one of flwr-datasets."""
+    """A partitioner that divides by class, and uses one of flwr-datasets."""
 
     seed: int | None = field(default=None, kw_only=True)
+    bins: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        if self.bins is not None and self.bins < 2:
+            raise ConfigError(f"{type(self).__name__}.bins must be >= 2, found {self.bins}")
         if self.seed is not None and self.seed < 0:
             raise ConfigError(f"{type(self).__name__}.seed must be >= 0, found {self.seed}")
 
+    def __str__(self) -> str:
+        """Return the name with the parameters that are set."""
+        values = {name: value for name, value in vars(self).items() if value is not None}
+        return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in values.items())})"
+
     @final
-    def _divide(
+    def divide(
         self, labels: NDArray[Any], partitions: int, seeds: Seeds
     ) -> list[NDArray[np.int64]]:
+        """Return the partitions of flwr-datasets' partitioner; log a warning if it drops examples.
+
+        ``ConfigError`` is raised if it would drop most of them.
+        """
+        classes = classes_of(labels, self.bins, str(self))
         if self.seed is None:
             order, seed = _shuffled(len(labels), seeds), seeds.integer("partition", "assign")
         else:
@@ -84,13 +112,30 @@ class _FlowerDatasetsPartitioner(Partitioner):
             from datasets import Dataset  # imported here because it is slow
 
             inner = self._build(len(labels), partitions, seed)
-            inner.dataset = Dataset.from_dict({LABEL: labels[order], INDEX: order})
+            inner.dataset = Dataset.from_dict({LABEL: classes[order], INDEX: order})
             try:
-                return [
+                parts = [
                     np.asarray(inner.load_partition(i)[INDEX], np.int64) for i in range(partitions)
                 ]
             except ValueError as error:
                 raise ConfigError(f"{self} cannot make {partitions} partitions: {error}") from error
+        self._report_dropped(classes, parts)
+        return parts
+
+    def _report_dropped(self, classes: NDArray[Any], parts: list[NDArray[np.int64]]) -> None:
+        """Log a warning if whole classes are in no partition; refuse it if they are most of all."""
+        kept = np.concatenate(parts)
+        without = len(np.unique(classes)) - len(np.unique(classes[kept]))
+        dropped = len(classes) - len(kept)
+        if not without:
+            return
+        text = (
+            f"{self} gives {dropped} of {len(classes)} examples to no client: {without} of "
+            f"{len(np.unique(classes))} classes have none among {len(parts)} clients"
+        )
+        if dropped > len(classes) / 2:
+            raise ConfigError(f"{text}. More clients, or more classes per client, are needed")
+        log(WARNING, "%s", text)
 
     @abstractmethod
     def _build(self, examples: int, partitions: int, seed: int) -> FlowerPartitioner:
@@ -106,9 +151,10 @@ class Iid(Partitioner):
     seconds: on real nodes every message starts a new process.
     """
 
-    def _divide(
+    def divide(
         self, labels: NDArray[Any], partitions: int, seeds: Seeds
     ) -> list[NDArray[np.int64]]:
+        """Return parts of a random order whose sizes differ by one at most."""
         return np.array_split(_shuffled(len(labels), seeds), partitions)
 
 
@@ -117,7 +163,8 @@ class Iid(Partitioner):
 class Dirichlet(_FlowerDatasetsPartitioner):
     """Each class is divided in proportions drawn from a Dirichlet distribution.
 
-    A client without examples gets one example of the client that has most.
+    A client without examples gets one example of the client that has most. Labels that are no
+    classes, as those of a regression, are refused unless there are ``bins``.
 
     Parameters
     ----------
@@ -126,6 +173,8 @@ class Dirichlet(_FlowerDatasetsPartitioner):
     seed : int, optional
         Seed >= 0 of the division, which is then that of flwr-datasets with this seed (and
         ``min_partition_size=0``). The run's seed is used if not given.
+    bins : int, optional
+        Divide by so many quantiles of the labels, >= 2, instead of by classes.
     """
 
     alpha: float = 0.5
@@ -149,7 +198,8 @@ class Pathological(_FlowerDatasetsPartitioner):
     """Every client has examples of a few classes only.
 
     Client i has the class i modulo the number of classes, and further classes that are drawn. With
-    fewer clients than classes some classes may belong to no client.
+    fewer clients than classes some classes may belong to no client: a warning says how many
+    examples these are, and more than half of all are refused.
 
     Parameters
     ----------
@@ -157,6 +207,8 @@ class Pathological(_FlowerDatasetsPartitioner):
         Number of classes per client, in [1, number of classes].
     seed : int, optional
         As ``Dirichlet.seed``, for the mode ``first-deterministic``.
+    bins : int, optional
+        As ``Dirichlet.bins``.
     """
 
     classes_per_client: int = 2
@@ -193,6 +245,8 @@ class Shard(_FlowerDatasetsPartitioner):
         Number of shards per client, >= 1; each shard needs at least one example.
     seed : int, optional
         As ``Dirichlet.seed``.
+    bins : int, optional
+        As ``Dirichlet.bins``.
     """
 
     shards_per_client: int = 2
@@ -214,11 +268,7 @@ class Shard(_FlowerDatasetsPartitioner):
         return ShardPartitioner(partitions, LABEL, self.shards_per_client, seed=seed)
 
 
-PARTITIONERS: Registry[Partitioner] = Registry(
-    "partitioner",
-    Partitioner,  # type: ignore[type-abstract]
-    {"dirichlet": Dirichlet, "iid": Iid, "pathological": Pathological, "shard": Shard},
-)
+PARTITIONERS: Registry[Partitioner] = catalogue.PARTITIONERS
 
 
 def _shuffled(examples: int, seeds: Seeds) -> NDArray[np.int64]:

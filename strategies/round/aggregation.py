@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hqde_fl.errors import BoundError
+from hqde_fl.own_modules import own_code
 from hqde_fl.protocol.members import add_member_prefix, member_name
 from hqde_fl.protocol.screening import Accepted
 from hqde_fl.rules import Aggregate, Cohort, aggregate
@@ -95,7 +96,8 @@ def merge_model(
             cohort.require(str(rule), max(1, rule.minimum(cohort.faulty)))
         columns = received_columns([reply.update for reply in updates])
         cohort = replace(cohort, confidence=settings.confidence.of(model, updates))
-        outcome = aggregate(rule, columns, cohort, model.rule)
+        with own_code(f"rule {rule}"):
+            outcome = aggregate(rule, columns, cohort, model.rule)
     except BoundError as error:
         # The user declared the quorum sufficient, and no round can ever have more updates.
         if 0 < quorum <= cohort.n and cohort.requested + resting < rule.minimum():
@@ -103,7 +105,8 @@ def merge_model(
         rest = f"; clients that rest because they have no data: {resting}" if resting else ""
         return MergedModel(model, note=f"{error}{rest}")
     model, outcome = _with_density(density, model, columns, cohort, outcome)
-    step, moments = settings.server_optimizer.step(outcome.delta, model.moments)
+    with own_code(f"server optimizer {settings.server_optimizer}"):
+        step, moments = settings.server_optimizer.step(outcome.delta, model.moments)
     flat = model.flat + step
     if not bool(torch.isfinite(flat).all()):
         return MergedModel(model, tuple(replies), outcome, "the aggregated update is not finite")

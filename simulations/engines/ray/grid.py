@@ -27,7 +27,8 @@ from hqde_fl.simulations.engines.ray.pool import POOL, Pool, cluster, connect
 from hqde_fl.simulations.engines.ray.private_ray import is_private
 from hqde_fl.simulations.engines.ray.resources import Allocation, Resources
 from hqde_fl.simulations.engines.ray.worker import App, Job, Outcome
-from hqde_fl.simulations.experiment import import_path
+from hqde_fl.simulations.engines.torch_settings import TorchSettings
+from hqde_fl.simulations.experiment import import_path, own_modules
 
 POLL_SECONDS = 0.05
 
@@ -84,7 +85,10 @@ class RayGrid(LocalGrid):
         cache = self._cache.path if private else ""  # workers on other hosts would lack entries
         app = ray.put(App(client_app, dict(run_config), self._run.run_id, cache))
         self._dispatcher = Dispatcher(
-            pool, app.hex(), [app, import_path.describe_path()], changed=self._changed
+            pool,
+            app.hex(),
+            [app, import_path.describe_path(), own_modules.added_folders()],
+            changed=self._changed,
         )
         self._pending: dict[str, Message] = {}
 
@@ -179,6 +183,7 @@ class RayGrid(LocalGrid):
             partitions=len(self._nodes),
             metadata=(key, meta.message_type, meta.group_id, meta.created_at, meta.ttl),
             context=self._dispatcher.states.get(node),
+            torch_settings=TorchSettings.current(),
         )
         return ClientCall(key, job, content, self._shares.of(partition))
 

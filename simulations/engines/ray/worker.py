@@ -8,7 +8,7 @@ import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -18,7 +18,9 @@ from flwr.clientapp import ClientApp
 from hqde_fl.clients.cache_location import CACHE_DIR
 from hqde_fl.protocol.flower_internals import TaskIdentity, make_message
 from hqde_fl.simulations.engines.ray.packing import Packed, pack, unpack
+from hqde_fl.simulations.engines.torch_settings import TorchSettings
 from hqde_fl.simulations.experiment.import_path import adopt_path
+from hqde_fl.simulations.experiment.own_modules import add_folders
 
 APPS_KEPT = 2
 """Number of ClientApps that a worker keeps between runs, with the data they have loaded."""
@@ -58,6 +60,8 @@ class Job:
         (message id, message type, group id, created at, time to live) of the message.
     context : ObjectRef or None
         The client's packed state from earlier rounds; None if it has none.
+    torch_settings : TorchSettings
+        The driver's settings, which the worker has while it runs the client.
     """
 
     node: int
@@ -65,6 +69,7 @@ class Job:
     partitions: int
     metadata: tuple[str, str, str, float, float]
     context: Any = None
+    torch_settings: TorchSettings = field(default_factory=TorchSettings)
 
 
 @dataclass(frozen=True)
@@ -125,8 +130,8 @@ class ClientWorker:
         key : str
             Name of the app, under which the worker caches it.
         app : Sequence[Any]
-            A reference to the pickled ``App``, and the driver's ``import_path.describe_path()``,
-            by which unpickling finds the modules it imports.
+            A reference to the pickled ``App``, the driver's ``import_path.describe_path()``, by
+            which unpickling finds the modules it imports, and the user's own folders.
         content : Packed
             Content of all the messages.
         jobs : Sequence[Job]
@@ -138,6 +143,7 @@ class ClientWorker:
             The list of the jobs' outcomes, followed by the packed state of each client (or None).
             The states are objects of their own so that they can stay in Ray's object store.
         """
+        jobs[0].torch_settings.adopt()  # as unpickling may make tensors
         loaded = self._app(key, app)
         outcomes, states = [], []
         for job in jobs:
@@ -149,6 +155,7 @@ class ClientWorker:
     def _app(self, key: str, app: Sequence[Any]) -> App:
         if key not in self._apps:
             adopt_path(app[1])
+            add_folders(filter(os.path.isdir, app[2]))
             self._apps[key] = ray.get(app[0])
             while len(self._apps) > APPS_KEPT:
                 self._apps.popitem(last=False)
@@ -157,6 +164,7 @@ class ClientWorker:
 
     def _run_job(self, app: App, content: Packed, job: Job) -> tuple[Outcome, Any]:
         started = time.perf_counter()
+        job.torch_settings.adopt()  # another client may have changed them
         state, lost = _state(job.context)
         context = Context(
             run_id=app.run_id,

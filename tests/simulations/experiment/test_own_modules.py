@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+from hqde_fl import own_files
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.engines.flower.app_writer import write_app
 from hqde_fl.simulations.experiment import import_path, own_modules
@@ -111,12 +112,14 @@ def test_dry_runs_and_missing_modules_or_attributes(folder: Path, tmp_path: Path
     assert str(folder / "own_task.py") in other.stderr
 
 
-def test_an_error_of_the_users_module_is_shown_whole(folder: Path) -> None:
+def test_an_error_of_the_users_module_is_one_line_with_its_place(folder: Path) -> None:
     (folder / "own_helper.py").write_text("HIDDEN = 1 / 0\n")
     done = call("run", "own.toml", "--dry-run", cwd=folder)
-    assert done.returncode == 1
-    assert "own_helper.py" in done.stderr
-    assert done.stderr.rstrip().endswith("ZeroDivisionError: division by zero")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: task 'own_task:task': module 'own_task' raised ZeroDivisionError: division by zero "
+        "(own_helper.py, line 1)\n"
+    )
 
 
 def test_a_strategy_to_audit_beside_modules_that_hide(folder: Path) -> None:
@@ -135,7 +138,7 @@ def test_a_strategy_to_audit_beside_modules_that_hide(folder: Path) -> None:
 def same_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """Restore ``sys.path`` after each test."""
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(own_modules, "_folders", [])
+    monkeypatch.setattr(own_files, "folders", [])
 
 
 def test_folders_come_last_and_once(tmp_path: Path) -> None:
@@ -218,7 +221,7 @@ def test_a_generated_app_carries_the_file_and_a_name_of_its_own(tmp_path: Path) 
 
 
 def test_a_malformed_name_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"task 'a b:c' must read package\.module:attribute"):
+    with pytest.raises(ConfigError, match=r"task 'a b:c' must read package\.module:attribute or FILE\.py"):
         own_modules.import_attribute("task", "a b:c")
 
 

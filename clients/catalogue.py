@@ -1,0 +1,41 @@
+"""The names of faults, metrics and client optimisers in a TOML file; nothing is imported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hqde_fl.registry import Registry
+
+FAULTS: Registry[Any] = Registry(
+    "fault",
+    "hqde_fl.clients.faults.base:Fault",
+    {
+        "backdoor": "hqde_fl.clients.faults.backdoor:Backdoor",
+        "crash": "hqde_fl.clients.faults.crash:Crash",
+        "free-ride": "hqde_fl.clients.faults.free_ride:FreeRide",
+        "garbage": "hqde_fl.clients.faults.garbage:Garbage",
+        "gaussian": "hqde_fl.clients.faults.gaussian:Gaussian",
+        "infinity": "hqde_fl.clients.faults.infinity:Infinity",
+        "kill": "hqde_fl.clients.faults.kill:Kill",
+        "label-flip": "hqde_fl.clients.faults.label_flip:LabelFlip",
+        "nan": "hqde_fl.clients.faults.nan:NaN",
+        "num-examples": "hqde_fl.clients.faults.num_examples:NumExamples",
+        "partial": "hqde_fl.clients.faults.partial:Partial",
+        "scaling": "hqde_fl.clients.faults.scaling:Scaling",
+        "sign-flip": "hqde_fl.clients.faults.sign_flip:SignFlip",
+        "stale": "hqde_fl.clients.faults.stale:Stale",
+        "statistics": "hqde_fl.clients.faults.statistics:Statistics",
+        "straggle": "hqde_fl.clients.faults.straggle:Straggle",
+        "wrong-dtype": "hqde_fl.clients.faults.wrong_dtype:WrongDtype",
+        "wrong-shape": "hqde_fl.clients.faults.wrong_shape:WrongShape",
+        "zero": "hqde_fl.clients.faults.zero:Zero",
+    },
+    group="hqde_fl.faults",
+)
+
+OPTIMIZERS = {
+    "adam": "Adam (Kingma and Ba 2015); weight-decay is an L2 penalty.",
+    "adamw": "Adam with decoupled weight decay (Loshchilov and Hutter 2019).",
+    "sgd": "Stochastic gradient descent, with momentum.",
+}
+"""Name of a client's optimiser -> what it is."""

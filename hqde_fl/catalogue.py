@@ -1,0 +1,79 @@
+"""The names of rules, codecs, votes and selectors in a TOML file; nothing is imported for them.
+
+The modules ``catalogue`` of strategies, clients and simulations have the names of their parts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hqde_fl.registry import Registry
+
+RULES: Registry[Any] = Registry(
+    "rule",
+    "hqde_fl.rules.base:Aggregator",
+    {
+        "adaptive": "hqde_fl.rules.adaptive:Adaptive",
+        "arc": "hqde_fl.rules.clipping:ARC",
+        "bucketing": "hqde_fl.rules.bucketing:Bucketing",
+        "bulyan": "hqde_fl.rules.bulyan:Bulyan",
+        "byzantine-filter": "hqde_fl.rules.byzantine_filter:ByzantineFilter",
+        "caf": "hqde_fl.rules.caf:CAF",
+        "centered-clipping": "hqde_fl.rules.centered_clipping:CenteredClipping",
+        "chain": "hqde_fl.rules.chain:Chain",
+        "clipping": "hqde_fl.rules.clipping:Clipping",
+        "dnc": "hqde_fl.rules.dnc:DnC",
+        "entanglement": "hqde_fl.rules.entanglement:Entanglement",
+        "geometric-median": "hqde_fl.rules.geometric_median:GeometricMedian",
+        "krum": "hqde_fl.rules.krum:Krum",
+        "mda": "hqde_fl.rules.mda:MDA",
+        "meamed": "hqde_fl.rules.meamed:Meamed",
+        "mean": "hqde_fl.rules.mean:Mean",
+        "median": "hqde_fl.rules.median:Median",
+        "monna": "hqde_fl.rules.monna:MoNNA",
+        "multi-krum": "hqde_fl.rules.krum:MultiKrum",
+        "nnm": "hqde_fl.rules.nnm:NNM",
+        "robust": "hqde_fl.rules.robust:Robust",
+        "sign-guard": "hqde_fl.rules.sign_guard:SignGuard",
+        "superposition": "hqde_fl.rules.superposition:Superposition",
+        "tree": "hqde_fl.rules.tree:Tree",
+        "trimmed-mean": "hqde_fl.rules.trimmed_mean:TrimmedMean",
+        "voting": "hqde_fl.rules.voting:Voting",
+    },
+    group="hqde_fl.rules",
+)
+
+CODECS: Registry[Any] = Registry(
+    "codec",
+    "hqde_fl.codec.base:Codec",
+    {
+        "adaptive-quantizer": "hqde_fl.codec.adaptive:AdaptiveQuantizer",
+        "entropy-coded": "hqde_fl.codec.entropy:EntropyCoded",
+        "error-feedback": "hqde_fl.codec.error_feedback:ErrorFeedback",
+        "identity": "hqde_fl.codec.identity:Identity",
+        "quantized": "hqde_fl.codec.quantized:Quantized",
+        "rotated": "hqde_fl.codec.rotation:Rotated",
+        "top-k": "hqde_fl.codec.topk:TopK",
+    },
+    group="hqde_fl.codecs",
+)
+
+VOTES: Registry[Any] = Registry(
+    "vote",
+    "hqde_fl.prediction.base:Vote",
+    {
+        "adaptive": "hqde_fl.prediction.adaptive:AdaptiveVote",
+        "entanglement": "hqde_fl.prediction.entanglement:EntanglementVote",
+        "soft-vote": "hqde_fl.prediction.soft_vote:SoftVote",
+        "superposition": "hqde_fl.prediction.superposition:SuperpositionVote",
+        "voting": "hqde_fl.prediction.voting:CircularVote",
+    },
+    group="hqde_fl.votes",
+)
+
+SELECTORS: Registry[Any] = Registry(
+    "selector",
+    "hqde_fl.selection.base:Selector",
+    {"uniform": "hqde_fl.selection.uniform:Uniform"},
+    group="hqde_fl.selectors",
+)

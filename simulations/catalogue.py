@@ -1,0 +1,53 @@
+"""The names of attacks, tasks, partitioners and engines in a TOML file; nothing is imported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hqde_fl.registry import Registry
+
+ATTACKS: Registry[Any] = Registry(
+    "attack",
+    "hqde_fl.simulations.attacks.base:Attack",
+    {
+        "alie": "hqde_fl.simulations.attacks.alie:ALIE",
+        "fang": "hqde_fl.simulations.attacks.fang:Fang",
+        "ipm": "hqde_fl.simulations.attacks.ipm:IPM",
+        "mimic": "hqde_fl.simulations.attacks.mimic:Mimic",
+        "min-max": "hqde_fl.simulations.attacks.min_max:MinMax",
+        "min-sum": "hqde_fl.simulations.attacks.min_sum:MinSum",
+        "optimal-alie": "hqde_fl.simulations.attacks.optimal_alie:OptimalALIE",
+        "optimal-ipm": "hqde_fl.simulations.attacks.optimal_ipm:OptimalIPM",
+    },
+    group="hqde_fl.attacks",
+)
+
+TASKS: Registry[Any] = Registry(
+    "task",
+    "hqde_fl.simulations.tasks.base:BuiltinTask",
+    {
+        "digits": "hqde_fl.simulations.tasks.digits:Digits",
+        "fashion-mnist": "hqde_fl.simulations.tasks.fashion_mnist:FashionMnist",
+        "token-order": "hqde_fl.simulations.tasks.token_order:TokenOrder",
+    },
+    group="hqde_fl.tasks",
+)
+
+PARTITIONERS: Registry[Any] = Registry(
+    "partitioner",
+    "hqde_fl.simulations.tasks.partition:Partitioner",
+    {
+        "dirichlet": "hqde_fl.simulations.tasks.partition:Dirichlet",
+        "iid": "hqde_fl.simulations.tasks.partition:Iid",
+        "pathological": "hqde_fl.simulations.tasks.partition:Pathological",
+        "shard": "hqde_fl.simulations.tasks.partition:Shard",
+    },
+    group="hqde_fl.partitioners",
+)
+
+ENGINES = {
+    "flower": "Flower's simulation, or with --superlink real nodes.",
+    "inline": "All clients in this process, one after another.",
+    "ray": "Clients in Ray's workers, on this machine or a cluster.",
+}
+"""Name of an engine -> what it is."""
