@@ -31,15 +31,26 @@ def build_model(task: Task) -> nn.Module:
     TaskError
         If ``Task.model`` raises an exception, or returns something else than a torch module.
     """
-    with user_code("Task.model", task.model):
-        model = task.model()
+    return built_model("Task.model", task.model)
+
+
+def built_model(part: str, function: Callable[[], Any]) -> nn.Module:
+    """Return the model that a function builds; its errors name it ``part``.
+
+    Raises
+    ------
+    TaskError
+        If it raises an exception, or returns something else than a torch module.
+    """
+    with user_code(part, function):
+        model = function()
     if not isinstance(model, nn.Module):
         hint = ""
         if model is None:
             hint = ": does the function return the model?"
         elif isinstance(model, type):
             hint = f": it has to return an object, as {model.__name__}() is"
-        raise _wrong("Task.model must return a torch module", model, task.model, hint)
+        raise _wrong(f"{part} must return a torch module", model, function, hint)
     return model
 
 

@@ -100,7 +100,7 @@ def check_clients(task: Task, model: FreshModel, training: Training, count: int)
     task : Task
         The task.
     model : FreshModel
-        The task's model, on the CPU.
+        The task's model.
     training : Training
         The settings of training.
     count : int
@@ -138,14 +138,17 @@ def check_training(task: Task, model: FreshModel, training: Training, data: Data
     Weights of the model change. Raises ``TaskError`` if it fails.
     """
     batch = sample(data, min(training.batch_size, MAX_EXAMPLES))
-    once = replace(training, epochs=1, device="cpu")
+    once = replace(training, epochs=1)
     loaded = model.load(model.built.state_dict())
     with reproducible(0):
         return train(loaded, batch, task, once, torch.Generator().manual_seed(0))
 
 
 def sample(data: Dataset[Any], size: int) -> Dataset[Any]:
-    """Return at most ``size`` examples, evenly spread over a data set, which may be sorted."""
+    """Return at most ``size`` examples from all over a data set, always the same ones.
+
+    They are chosen at random, as data sets may be sorted, or go round and round.
+    """
     total = example_total(data)
-    size = min(size, total)
-    return data_subset(data, [number * total // size for number in range(size)])
+    chosen = Seeds(0).numpy("sample").choice(total, min(size, total), replace=False)
+    return data_subset(data, sorted(chosen.tolist()))

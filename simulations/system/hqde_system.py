@@ -95,6 +95,9 @@ class HQDESystem:
         num_workers, seed = whole("num_workers", num_workers, 1), whole("seed", seed, 0)
         if loss_fn is not None and not callable(loss_fn):
             raise ConfigError(f"loss_fn needs to be a function, found {loss_fn!r}")
+        if isinstance(loss_fn, type):
+            name = loss_fn.__name__
+            raise ConfigError(f"loss_fn needs to be a function, found the class {name}: {name}()")
         if engine not in ENGINES:
             raise UnknownNameError("engine", engine, ENGINES)
         self.settings = settings or Settings()
@@ -154,7 +157,9 @@ class HQDESystem:
         Raises
         ------
         ConfigError
-            If the loader cannot be divided in this way.
+            If the loader cannot be divided in this way, or if a batch of it, or of
+            ``validation_loader``, shows an error of the model, the loss or the data: the message
+            names what raised it, and nothing has been trained.
         RunError
             If an epoch fails on all workers; the message contains the error of one. Or if the
             evaluation on ``validation_loader`` fails: that epoch is kept, and training can go on.
@@ -163,7 +168,7 @@ class HQDESystem:
         data = LoaderData.of(loader, self.num_workers)
         last = self.epochs + num_epochs
         with interruptible(), quiet_flower(), self._shown_progress(last) as show:
-            workers = self._workers_with(data)
+            workers = self._workers_with(data, validation_loader)
             validate = (
                 None
                 if validation_loader is None
@@ -184,8 +189,12 @@ class HQDESystem:
             self._strategy.start(workers.grid, self._arrays, last, resume=self._state)
         return self.history[-num_epochs:]
 
-    def _workers_with(self, data: LoaderData) -> Workers:
-        """Return the workers if they live and hold the data, else end them and start new ones."""
+    def _workers_with(self, data: LoaderData, validation: Iterable[Any] | None) -> Workers:
+        """Return the workers if they live and hold the data, else end them and start new ones.
+
+        Before new ones start, a model is trained on a batch of the data, and evaluated on one of
+        the validation.
+        """
         workers = self._workers
         self._models.trained_on(data)
         if workers is None or not workers.hold(data):
@@ -196,6 +205,7 @@ class HQDESystem:
                 collate=data.task_collate,
             )
             training = replace(self.settings.training, batch_size=data.batch_size)
+            self._models.check(task, training, validation)
             app = ensemble_app(
                 task, members=self.settings.members, training=training, seed=self.seed
             )

@@ -12,18 +12,21 @@ from typing import Any, TypeVar, final
 import torch
 from flwr.app import ArrayRecord
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from hqde_fl.clients.batch_iteration import read_loader
 from hqde_fl.clients.batches import Batch, call_model, logits_of
 from hqde_fl.clients.class_scores import ClassAxis, with_class_axis, without_class_axis
-from hqde_fl.clients.evaluation import evaluate_batches, evaluation_mode
+from hqde_fl.clients.evaluation import evaluate, evaluate_batches, evaluation_mode
 from hqde_fl.clients.fresh_model import FreshModel
 from hqde_fl.clients.label_checks import ignored_label
 from hqde_fl.clients.model_outputs import combine_outputs, joined_batches, mean_outputs
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.task_calls import build_model
+from hqde_fl.clients.task_check import MAX_EXAMPLES, before_the_run, check_training, sample
 from hqde_fl.clients.task_facts import TaskFacts
+from hqde_fl.clients.training import Training
 from hqde_fl.clients.user_code import description
 from hqde_fl.errors import ConfigError, DataError, HQDEError, TaskError
 from hqde_fl.prediction import Prediction
@@ -56,6 +59,35 @@ class MemberModels:
         """Remember the training data, which show where the outputs have their class scores."""
         self._training_data = data
         self.__dict__.pop("_trained_class_axis", None)
+
+    def check(self, task: Task, training: Training, validation: Iterable[Any] | None) -> None:
+        """Train a model on a batch of the training data, and evaluate it on one for validation.
+
+        The examples for validation are those of a ``DataLoader`` of a map-style data set, or the
+        first of a list of batches; batches that can be iterated over once are left alone.
+
+        Raises
+        ------
+        ConfigError
+            If one of the two fails.
+        """
+        assert self._training_data is not None
+        model, members = self._models[0], self._settings.members
+        if isinstance(validation, DataLoader) and not isinstance(
+            validation.dataset, IterableDataset
+        ):
+            collate = validation.collate_fn
+            own = None if collate is default_collate else collate
+            with before_the_run("validation data"), reproducible(0, training.threads):
+                data = sample(validation.dataset, MAX_EXAMPLES)
+                loaded = [model.load(model.built.state_dict())] * members
+                evaluate(loaded, data, replace(task, collate=own))
+        elif isinstance(validation, list | tuple):
+            with before_the_run("validation data"), reproducible(0, training.threads):
+                loaded = [model.load(model.built.state_dict())] * members
+                evaluate_batches(loaded, read_loader(validation[:1], loaded[0]), task)
+        with before_the_run("training data"):
+            check_training(task, model, training, self._training_data.dataset)
 
     def evaluate(self, loader: Iterable[Any], arrays: ArrayRecord) -> dict[str, float]:
         """Return loss and metrics of models with these weights on labelled batches."""

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from hqde_fl.clients.class_scores import is_class_loss
 from hqde_fl.clients.task import Task
-from hqde_fl.errors import ConfigError
+from hqde_fl.clients.task_calls import built_model
 
 LossFn = Callable[[Any, Any], Tensor]
 
@@ -36,7 +36,7 @@ def task_of(
     """
     loss = functional.cross_entropy if loss_fn is None else loss_fn
     return Task(
-        model=partial(_module, model),
+        model=partial(built_model, "model_class", model),
         partition=_no_data,
         test=_no_data,
         loss=loss,
@@ -44,12 +44,6 @@ def task_of(
         class_axis=class_axis,
         ignore_index=ignore_index,
     )
-
-
-def _module(model: Callable[[], nn.Module]) -> nn.Module:
-    if not isinstance(built := model(), nn.Module):
-        raise ConfigError(f"model_class needs to build a torch module, found {built!r:.60}")
-    return built
 
 
 def _no_data(*_: Any) -> Any:

@@ -19,7 +19,7 @@ from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.initial_state import initial_state
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.training import Training
-from hqde_fl.errors import DataError, RunError
+from hqde_fl.errors import HQDEError
 from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.engines.inline import InlineGrid
@@ -195,7 +195,7 @@ def test_partitions_of_flower_datasets_are_read():
 def test_a_mistake_in_the_data_is_one_line(data, message):
     model = Masked if "mask" in message else Words
     system = create_hqde_system(model, num_workers=2, engine="inline", show_progress=False)
-    with pytest.raises((RunError, DataError)) as error:
+    with pytest.raises(HQDEError) as error:
         system.train(DataLoader(data, 8), 1)
     assert message in str(error.value)
     assert "\n" not in str(error.value)

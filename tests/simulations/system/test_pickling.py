@@ -44,7 +44,8 @@ class Holder:
 
 
 class Refuses(Locked):
-    def __init__(self) -> None: ...
+    def __init__(self) -> None:
+        self.x = torch.ones(8, 3)
 
     def __reduce__(self) -> Any:
         raise RuntimeError("not me")
@@ -98,7 +99,8 @@ class LockedFunction:
         self.lock = threading.Lock()
 
     def __call__(self, *values: Any) -> Any:
-        raise NotImplementedError
+        collates = len(values) == 1
+        return default_collate(*values) if collates else nn.functional.cross_entropy(*values)
 
 
 @pytest.fixture
