@@ -8,12 +8,25 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, TensorDataset, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    TensorDataset,
+    default_collate,
+    default_convert,
+)
 
 from hqde_fl.clients.batch_reader import BatchReader
 from hqde_fl.clients.batches import Batch, Collate, device_of, example_count, to_device
 from hqde_fl.clients.collation import StackExamples, UserCollate
-from hqde_fl.clients.data_forms import check_map_style, example_total, in_torch_format, loader_with
+from hqde_fl.clients.data_forms import (
+    check_loader,
+    check_map_style,
+    example_total,
+    in_torch_format,
+    loader_with,
+)
 from hqde_fl.clients.user_code import user_code
 from hqde_fl.errors import DataError, HQDEError, TaskError
 from hqde_fl.terminal_text import describe_error
@@ -38,7 +51,7 @@ def iterate_batches(
     ----------
     data : Dataset
         A map-style data set with at least one example, of any kind that ``BatchReader`` reads. A
-        ``datasets.Dataset`` without a format is read as torch tensors.
+        ``datasets.Dataset`` without a format is read as torch tensors unless ``collate`` is given.
     size : int
         Examples per batch, >= 1.
     model : nn.Module
@@ -71,8 +84,9 @@ def iterate_batches(
                 [tensor[indices] for tensor in tensors] for indices in torch.split(order, size)
             )
     else:
+        stacks = collate is None or collate is default_collate
         loader = DataLoader(
-            in_torch_format(data),
+            in_torch_format(data) if stacks else data,
             size,
             shuffle=generator is not None,
             generator=generator,
@@ -100,6 +114,7 @@ def read_loader(
     labelled : bool, default=True
         False if the batches may have no targets.
     """
+    check_loader(loader)
     reader, device = BatchReader.of(model), device_of(model)
     sizes: Iterator[int | None] = repeat(None)
     if isinstance(loader, DataLoader):
@@ -121,7 +136,9 @@ def _readable(loader: DataLoader[Any], reader: BatchReader) -> DataLoader[Any]:
     """Return a loader of the same batches that reads and stacks as ``iterate_batches`` does."""
     if isinstance(loader.dataset, Mapping):
         check_map_style(loader.dataset)
-    data, collate = in_torch_format(loader.dataset), loader.collate_fn
+    data, collate = loader.dataset, loader.collate_fn
+    if collate in (default_collate, default_convert):  # the user's may expect lists
+        data = in_torch_format(data)
     # a copy has neither the processes that the loader keeps nor what a subclass counts
     keep = loader.persistent_workers or type(loader) is not DataLoader
     if keep and data is loader.dataset:

@@ -26,7 +26,8 @@ _logged: set[tuple[str, frozenset[str]]] = set()
 class BatchReader:
     """A reader of batches as inputs and targets of a model.
 
-    ``(x, y)`` are inputs and targets, ``(a, b, y)`` two inputs and targets. In a mapping ``labels``
+    ``(x, y)`` are inputs and targets, ``(a, b, y)`` two inputs and targets, as ``((a, b), y)`` are
+    where ``forward`` requires two. In a mapping ``labels``
     (or ``label``, ``targets``, ``target``, ``y``) are the targets, and ``forward`` gets the other
     entries that its parameters name; a ``forward`` with ``**kwargs`` gets all others that hold
     tensors too. If its parameters name none, ``forward`` gets one mapping. The targets are passed
@@ -107,7 +108,7 @@ class BatchReader:
                 return self._inputs(batch), BatchWithoutTargets(batch)
             rest = {k: v for k, v in batch.items() if k != key or k in self.required}
             return self._inputs(rest, key), batch[key]
-        if not isinstance(batch, tuple | list) or not batch or moves_itself(batch):
+        if not _is_plain_sequence(batch) or not batch:
             found = (getattr(batch, name, None) for name in TARGETS)
             return batch, next((y for y in found if isinstance(y, Tensor)), batch)
         inputs = list(batch)
@@ -117,14 +118,18 @@ class BatchReader:
             targets = inputs.pop(-1 if key is None else names.index(key))
         else:
             targets = batch[0]
-        if len(inputs) == 1 and isinstance(inputs[0], Arguments):
-            return inputs[0], targets
+        if len(inputs) == 1 and isinstance(inputs[0], Arguments | Mapping):
+            return self._inputs(inputs[0]), targets
+        if len(inputs) == 1 and _is_plain_sequence(inputs[0]) and not self._takes_one:
+            inputs = list(inputs[0])  # of ((a, b), y)
         if not self._takes(len(inputs)):
+            many = len(inputs) > len(self._needed)
             raise TaskError(
                 f"{self.forward} needs {self._input_count}, found {len(inputs)} in a batch, "
                 "besides its targets"
+                + (", the last entry: give several targets as one tuple" if many else "")
             )
-        return self._inputs(inputs[0]) if len(inputs) == 1 else Arguments(tuple(inputs)), targets
+        return inputs[0] if len(inputs) == 1 else Arguments(tuple(inputs)), targets
 
     def target_name(self, names: Any) -> str | None:
         """Return the name of the targets among some names, best one that is no required input."""
@@ -201,6 +206,11 @@ class BatchReader:
             _logged.add(entry)
             listed = ", ".join(sorted(map(str, names)))
             log(WARNING, "%s does not get these entries of a batch: %s", self.forward, listed)
+
+
+def _is_plain_sequence(value: Any) -> bool:
+    """Return True for a tuple or list that is no object of its own, as a packed sequence is."""
+    return isinstance(value, tuple | list) and not moves_itself(value)
 
 
 def _holds_tensor(value: Any) -> bool:

@@ -12,7 +12,7 @@ from torch.utils.data import default_collate
 
 from hqde_fl.clients.batch_reader import BatchReader
 from hqde_fl.clients.batches import Collate
-from hqde_fl.clients.user_code import user_code
+from hqde_fl.clients.user_code import defined_at, user_code
 from hqde_fl.errors import TaskError
 
 OWN_COLLATE = "a collate function (Task.collate, or the loader's collate_fn)"
@@ -33,7 +33,11 @@ class UserCollate:
     def __call__(self, examples: list[Any]) -> Any:
         """Return a batch of examples."""
         with user_code("the collate function", self.collate):
-            return self.collate(examples)
+            batch = self.collate(examples)
+        if batch is None:
+            place = defined_at(self.collate)
+            raise TaskError(f"the collate function returned None: does it return a batch?{place}")
+        return batch
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,8 @@ def _problem(values: Sequence[Any], place: str) -> str | None:
         problems = (_problem(column, f"entry {number}") for number, column in enumerate(columns))
         return next((problem for problem in problems if problem), None)
     return (
-        f"torch makes no batch of type {type(first).__name__}, found as {place}: {OWN_COLLATE} does"
+        f"torch makes no batch of type {type(first).__name__}, found as {place}: convert it in the "
+        f"data set or in {OWN_COLLATE}"
     )
 
 

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch.utils.data import ConcatDataset, DataLoader, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
 
 from hqde_fl.clients.user_code import user_code
 from hqde_fl.errors import DataError
@@ -36,6 +36,16 @@ def check_map_style(data: Any) -> None:
     if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
         raise DataError(
             f"a map-style data set is needed, with __getitem__ and __len__, found {kind}"
+        )
+
+
+def check_loader(loader: Any) -> None:
+    """Raise ``DataError`` if what should yield batches is a data set, which yields examples."""
+    data_set = isinstance(loader, Dataset) and not isinstance(loader, IterableDataset)
+    if data_set or callable(getattr(loader, "with_format", None)):
+        raise DataError(
+            f"a loader of batches is needed, found a {type(loader).__name__}: "
+            "torch.utils.data.DataLoader(data, batch_size=...) makes one of a data set"
         )
 
 

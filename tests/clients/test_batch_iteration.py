@@ -199,6 +199,19 @@ def test_a_loader_is_left_as_it_was_and_keeps_its_order():
     assert order == [y for batch in loader for y in batch["label"].tolist()]
 
 
+@pytest.mark.parametrize("data", [hugging_face(), Subset(hugging_face(), range(COUNT))])
+def test_the_users_collate_gets_the_examples_as_they_are(data):
+    def collate(examples):
+        assert [type(value) for value in examples[0].values()] == [list, str, int]
+        return torch.tensor([row["ids"] for row in examples]), [row["label"] for row in examples]
+
+    for batches in (
+        iterate_batches(data, 3, Tokens(), collate=collate),
+        read_loader(DataLoader(data, 3, collate_fn=collate), Tokens()),
+    ):
+        assert torch.equal(torch.cat([batch.inputs for batch in batches]), X)
+
+
 def failing(examples):
     raise ValueError("no padding")
 
@@ -229,7 +242,17 @@ class Broken(Dataset):
         ([(X[0], 0), (X[0], 1, 2)], None, "of one length, found an example with 2, 3"),
         ([(X[0], Y[1]), (X[0], 1)], None, "of one type, found entry 1 of Tensor and int"),
         ([{"ids": X[0], "y": 1}, {"ids": X[0]}], None, "the same entries, found some without 'y'"),
-        ([(X[0], None)], None, "torch makes no batch of type NoneType, found as entry 1: a coll"),
+        ([(X[0], None)], None, "torch makes no batch of type NoneType, found as entry 1: conve"),
+        (
+            [(Tokens(), 1)],
+            None,
+            "torch makes no batch of type Tokens, found as entry 0: convert it in the data set or",
+        ),
+        (
+            ragged(),
+            lambda examples: None,
+            "the collate function returned None: does it return a batch? (<lambda>: test_batch_",
+        ),
         (ragged(), failing, "the collate function raised ValueError: no padding (test_batch"),
         (Broken(), None, "the data set raised OSError: file 0 is gone (test_batch_iteration.py"),
     ],
@@ -286,6 +309,15 @@ def test_what_is_no_data_set_is_refused(data, message):
     if isinstance(data, dict):
         with pytest.raises(DataError, match=message):
             next(read_loader(DataLoader(data, 3), Tokens()))
+
+
+@pytest.mark.parametrize(
+    "data", [TensorDataset(X, Y), hugging_face(), datasets.DatasetDict(train=hugging_face())]
+)
+def test_a_data_set_is_no_loader(data):
+    message = rf"a loader of batches is needed, found a {type(data).__name__}: .*DataLoader\(data"
+    with pytest.raises(DataError, match=message):
+        next(read_loader(data, Tokens()))
 
 
 def test_dropped_entries_are_logged_once_for_all_batches(caplog, monkeypatch):

@@ -68,6 +68,9 @@ def named(**entries):
         (ONE, (X,), X, X),
         (ONE, ((X, Z), Y), (X, Z), Y),
         (TWO, (X, Z, Y), Arguments((X, Z)), Y),
+        (TWO, ((X, Z), Y), Arguments((X, Z)), Y),
+        (TWO, [[X, Z], Y], Arguments((X, Z)), Y),
+        (TWO, ({"a": X, "b": Z}, Y), named(a=X, b=Z), Y),
         (OPTIONAL, (X, Z, Y), Arguments((X, Z)), Y),
         (TWO, (Arguments((X, Z)), Y), Arguments((X, Z)), Y),
         (ANY, (X, Z, X, Y), Arguments((X, Z, X)), Y),
@@ -113,7 +116,13 @@ def test_a_batch_without_targets_may_be_all_inputs():
     ("model", "batch", "message"),
     [
         (TWO, (X, Y), r"^Model.forward\(a, b\) needs 2 inputs, found 1 in a batch, besides its"),
-        (ONE, (X, Z, Y), r"forward\(x\) needs 1 input, found 2 in a batch"),
+        (TWO, ((X,), Y), r"^Model.forward\(a, b\) needs 2 inputs, found 1 in a batch"),
+        (
+            ONE,
+            (X, Y, Y),
+            r"forward\(x\) needs 1 input, found 2 in a batch, besides its targets, the last entry: "
+            "give several targets as one tuple$",
+        ),
         (OPTIONAL, (X, Z, X, Y), r"forward\(x, mask\) needs 1 to 2 inputs, found 3 in a batch"),
         (nn.Linear(2, 2), (X, Z, Y), r"^Linear.forward\(input\) needs 1 input, found 2"),
         (
