@@ -64,8 +64,10 @@ class Task:
     model : Callable[[], nn.Module]
         Builds the model. The caller seeds torch's global generator before it.
     partition : Callable[[int, int], Dataset]
-        (partition id, number of partitions) -> that client's training data, a map-style data set of
-        ``(x, y)``. Two tensors in a ``TensorDataset`` are read without a ``DataLoader``.
+        (partition id, number of partitions) -> that client's training data: a map-style data set of
+        ``(x, y)``, of several inputs ``(a, b, y)``, or of mappings, from which ``forward`` gets the
+        entries that its parameters name; also a ``datasets.Dataset``. The tensors of a
+        ``TensorDataset`` are read without a ``DataLoader``.
     test : Callable[[], Dataset]
         Returns the server's test set.
     loss : Callable[[Any, Any], Tensor], default=cross_entropy
@@ -76,8 +78,8 @@ class Task:
         Kebab-case name -> function (outputs, targets) -> mean over the batch. The name ``loss`` is
         reserved. The default is no metric if ``classifier`` is false.
     collate : Callable, optional
-        A list of examples -> ``(inputs, targets)`` of a batch, for data sets whose examples are not
-        ``(x, y)`` or that torch cannot stack. Several inputs are passed as ``Arguments``.
+        A list of examples -> a batch, of the same forms or with ``Arguments`` as inputs; for
+        examples that torch cannot stack, such as sequences of different lengths.
     classifier : bool, default=True
         True if the outputs are class scores (n, classes, ...) or (n, ..., classes) and the targets
         are classes (n, ...). Members of an ensemble are then combined by their class probabilities,

@@ -82,6 +82,8 @@ def _checked(part: str, data: Any, function: Callable[..., Any]) -> Dataset[Any]
         isinstance(data, tuple) and any(isinstance(part, Tensor | np.ndarray) for part in data)
     ):
         hint = ": torch.utils.data.TensorDataset(x, y) makes one of tensors"
+        if hasattr(data, "with_format"):  # datasets.DatasetDict
+            hint = f" of {', '.join(map(repr, data))}: choose one"
         raise _wrong(needed, data, function, hint)
     return data  # type: ignore[no-any-return]
 
