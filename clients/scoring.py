@@ -104,8 +104,16 @@ class Scoring:
         if not isinstance(scores, Tensor) or not isinstance(targets, Tensor):
             return scores, targets
         if _are_probabilities(scores, targets):
-            classes = self._probability_axis(scores)
-            return scores.movedim(classes, 1), targets.movedim(classes, 1)
+            axis = self._probability_axis(scores)
+            return scores.movedim(axis, 1), targets.movedim(axis, 1)
+        if not _are_plain(scores, targets):  # a check in one step of most batches
+            scores, targets = self._rows_or_channels(scores, targets)
+        if self._ignored != (own := ignore_index_of(self._task.loss)):
+            targets = targets.masked_fill(targets == self._ignored, own)
+        return scores, targets
+
+    def _rows_or_channels(self, scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scores (n, classes, ...) or one row for each place, and targets as int64."""
         axis = self._axis.find(scores, targets)
         if axis is None or targets.is_floating_point():
             raise TaskError(
@@ -115,10 +123,7 @@ class Scoring:
             )
         if axis > 1:  # places as rows: for torch's mean the same, and faster
             scores, targets = scores.movedim(axis, -1).flatten(0, -2), targets.flatten()
-        targets = targets.reshape(len(scores), *scores.shape[2:]).long()
-        if self._ignored != (own := ignore_index_of(self._task.loss)):
-            targets = targets.masked_fill(targets == self._ignored, own)
-        return scores, targets
+        return scores, targets.reshape(len(scores), *scores.shape[2:]).long()
 
     def _probability_axis(self, scores: Tensor) -> int:
         return 1 if self._axis.stated is None else self._axis.stated % scores.ndim
@@ -171,6 +176,16 @@ def _are_probabilities(scores: Any, targets: Any) -> bool:
     if not isinstance(scores, Tensor) or not isinstance(targets, Tensor):
         return False
     return targets.is_floating_point() and targets.shape == scores.shape and scores.ndim > 1
+
+
+def _are_plain(scores: Tensor, targets: Tensor) -> bool:
+    """Return True for scores (n, classes) of classes (n,), as torch's losses take them."""
+    return (
+        scores.ndim == 2
+        and targets.shape == scores.shape[:1]
+        and targets.dtype is torch.int64
+        and scores.shape[1] > 1
+    )
 
 
 def _without_ones(tensor: Tensor) -> list[int]:
