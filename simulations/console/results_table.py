@@ -209,7 +209,7 @@ def _meaning(comparison: Comparison, where: str) -> str:
         text += (
             "\nfiltered: precision / recall of the rule's decisions, over clients and "
             f"rounds{where}"
-            "\na client is faulty in the rounds in which its fault acts"
+            "\nan attacker counts only in the rounds in which its fault acts"
             f"\n{fixed(None)}: the rule filters nobody, or had nobody to judge"
         )
     if names := _happened_ever(comparison):

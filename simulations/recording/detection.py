@@ -4,8 +4,9 @@ Precision, recall and F1 measure the decisions of the *rule*: which clients it f
 whose updates it judged. The others (rejected by screening, failed, late, without data) are counted
 separately, because a client that crashed was not detected.
 
-A faulty client counts as faulty in the rounds in which its fault acts, and as honest in the others:
-what it sends then is honest.
+An attacker counts in the rounds in which its fault acts. While the fault rests, because it starts
+later or has stopped, the client counts neither as faulty nor as honest: to filter it is no success,
+but no false alarm either. A fault that draws other clients in every round has no resting attackers.
 """
 
 from __future__ import annotations
@@ -57,12 +58,15 @@ class Detection:
         Clients whose update the rule filtered.
     unjudged : Mapping[str, Count]
         Clients whose update never reached the rule, by outcome: one entry for each of ``UNJUDGED``.
+    resting : int
+        Requests to attackers in rounds in which their fault rested, which no other count has.
     """
 
     requested: Count = Count()
     judged: Count = Count()
     filtered: Count = Count()
     unjudged: Mapping[str, Count] = field(default_factory=lambda: dict.fromkeys(UNJUDGED, Count()))
+    resting: int = 0
 
     @classmethod
     def of(cls, clients: Iterable[Mapping[str, Any]], filters: bool = True) -> Self:
@@ -73,7 +77,8 @@ class Detection:
         Parameters
         ----------
         clients : Iterable[Mapping[str, Any]]
-            The lines; ``fault`` names the client's fault in that round, or is None.
+            The lines; ``fault`` names the client's fault in that round, or is None. ``resting``, if
+            they have it, tells whether the client is an attacker whose fault rests.
         filters : bool, default=True
             Whether the rule is one that filters clients. Another rule judges clients only in rounds
             in which it filtered some, as it may when few updates are left.
@@ -86,9 +91,8 @@ class Detection:
     @classmethod
     def _of_round(cls, lines: list[Mapping[str, Any]], filters: bool) -> Self:
         decided = any(line["kept"] for line in lines)
-        outcomes = [
-            (outcome_of(line["reason"]), line) for line in lines if line["partition"] is not None
-        ]
+        known = [line for line in lines if line["partition"] is not None]
+        outcomes = [(outcome_of(line["reason"]), line) for line in known if not line.get("resting")]
         filtered = [line for outcome, line in outcomes if decided and outcome == FILTERED]
         kept = [line for _, line in outcomes if line["kept"]] if filters or filtered else []
         return cls(
@@ -96,6 +100,7 @@ class Detection:
             Count.of(kept) + Count.of(filtered),
             Count.of(filtered),
             {name: Count.of(line for out, line in outcomes if out == name) for name in UNJUDGED},
+            len(known) - len(outcomes),
         )
 
     @classmethod
@@ -107,6 +112,7 @@ class Detection:
             sum((part.judged for part in parts), Count()),
             sum((part.filtered for part in parts), Count()),
             {name: sum((part.unjudged[name] for part in parts), Count()) for name in UNJUDGED},
+            sum(part.resting for part in parts),
         )
 
     @property
@@ -162,6 +168,7 @@ class Detection:
         counts = {
             "faulty": self.faulty,
             "honest": self.honest,
+            "resting": self.resting,
             "caught": self.caught,
             "false-alarms": self.false_alarms,
         }

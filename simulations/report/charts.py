@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from math import nan
+from math import isnan, nan
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -201,9 +201,12 @@ def draw_intervals(
     """Draw points with intervals (value, low, high) into axes, the first label at the top."""
     for place, (value, low, high) in enumerate(points.values()):
         axes.plot([low, high], [place, place], color=colour, linewidth=1.4, solid_capstyle="butt")
-        axes.plot([value], [place], color=colour, marker="o", markersize=4.5)
+        axes.plot([value], [place], color=colour, marker="o", markersize=4.5, clip_on=False)
     axes.set_yticks(range(len(points)), list(points))
     axes.set_ylim(len(points) - 0.5, -0.5)
+    ends = [end for _, low, high in points.values() for end in (low, high) if not isnan(end)]
+    if ends and min(ends) < max(ends):
+        axes.set_xlim(min(ends), max(ends))
     axes.grid(False, axis="y")
     axes.tick_params(length=0)
 

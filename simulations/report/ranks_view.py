@@ -39,10 +39,13 @@ def ranks_view(comparison: Comparison) -> RanksView | None:
 def rank_intervals(ranks: MeanRanks) -> dict[str, tuple[float, float, float]]:
     """Return line -> (mean rank, ends of a bar as long as the critical difference around it).
 
-    Two bars overlap exactly if the ranks differ by less than the critical difference. It is empty
-    without one.
+    Two bars overlap exactly if the ranks differ by less than the critical difference. They end at
+    the first and the last rank. It is empty without a critical difference.
     """
     if ranks.critical_difference is None:
         return {}
-    half = ranks.critical_difference / 2
-    return {line: (rank, rank - half, rank + half) for line, rank in ranks.ranks.items()}
+    half, last = ranks.critical_difference / 2, float(len(ranks.ranks))
+    return {
+        line: (rank, max(1.0, rank - half), min(last, rank + half))
+        for line, rank in ranks.ranks.items()
+    }

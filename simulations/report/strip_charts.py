@@ -23,8 +23,8 @@ class Strip:
         The labels on all axes but the compared one and the seed; the line's if there are none.
     rounds : tuple[tuple[int, float | None, float | None], ...]
         For each round its number, the fraction of the judged faulty clients that the rule filtered,
-        and the fraction of the judged honest ones; None for a fraction of no clients. A client is
-        faulty in the rounds in which its fault acts.
+        and the fraction of the judged honest ones; None for a fraction of no clients. An attacker
+        counts only in the rounds in which its fault acts.
     """
 
     label: str

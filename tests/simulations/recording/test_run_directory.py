@@ -53,7 +53,7 @@ def test_a_finished_run_can_be_read(tmp_path, filtering, record):
     assert len(run.faulty) == 1
     assert [line["round"] for line in run.rounds] == [0, 1, 2]
     assert len(run.clients) == 8
-    assert run.accuracy == pytest.approx(0.7)
+    assert run.primary == pytest.approx(0.7)
     assert run.seconds == 1.0
     assert (run.detection.caught, run.detection.faulty) == (1, 2)
 
