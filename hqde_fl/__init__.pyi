@@ -65,7 +65,10 @@ from hqde_fl.simulations.engines.inline import InlineGrid as InlineGrid
 from hqde_fl.simulations.engines.ray.grid import RayGrid as RayGrid
 from hqde_fl.simulations.engines.ray.resources import Resources as Resources
 from hqde_fl.simulations.experiment.experiment import Experiment as Experiment
-from hqde_fl.simulations.run import RunResult as RunResult
+from hqde_fl.simulations.python_api.calls import run as run
+from hqde_fl.simulations.python_api.calls import sweep as sweep
+from hqde_fl.simulations.python_api.run_result import RunResult as RunResult
+from hqde_fl.simulations.python_api.sweep_result import SweepResult as SweepResult
 from hqde_fl.simulations.run import run_experiment as run_experiment
 from hqde_fl.simulations.system.create_system import create_hqde_system as create_hqde_system
 from hqde_fl.simulations.system.hqde_system import HQDESystem as HQDESystem

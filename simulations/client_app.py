@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import final
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from hqde_fl.clients.app import ensemble_app
 from hqde_fl.clients.task import Task
+from hqde_fl.given_objects import given_objects
+from hqde_fl.own_modules import searched_first
+from hqde_fl.simulations.engines.torch_settings import TorchSettings
 from hqde_fl.simulations.experiment.experiment import RUN_CONFIG_KEYS, Experiment, experiment_file
+from hqde_fl.simulations.experiment.object_transfer import require_picklable
 from hqde_fl.simulations.experiment.own_modules import add_folder_of
 
 app = ClientApp()
@@ -47,15 +52,58 @@ def build_app(experiment: Experiment, task: Task) -> ClientApp:
     )
 
 
+def app_for_workers(experiment: Experiment) -> ClientApp:
+    """Return the ClientApp that worker processes get for an experiment, which they unpickle.
+
+    It is ``app``, which reads the run's config, unless a program gave objects to the experiment.
+
+    Raises
+    ------
+    ConfigError
+        If one of the objects cannot be pickled.
+    """
+    return AppWithObjects(experiment) if experiment.objects else app
+
+
+@final
+class AppWithObjects(ClientApp):
+    """The ClientApp of an experiment with objects that a program gave to it.
+
+    It takes the experiment and its objects along when it is pickled, and is built in the process
+    that unpickles it, where the data is loaded once.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        super().__init__()
+        require_picklable(experiment.objects)
+        self._config, self._objects = experiment.to_json(), dict(experiment.objects)
+        self._folder = experiment.folder
+        self._app: ClientApp | None = None
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Return the reply of the experiment's ClientApp."""
+        if self._app is None:
+            with given_objects(self._objects), searched_first(self._folder):
+                experiment = Experiment.from_json(self._config)
+            self._app = build_app(experiment, experiment.load_task())
+        return self._app(message, context)
+
+
 def _app_of(context: Context) -> ClientApp:
     """Return the ClientApp of the experiment in the context's run config."""
     config = context.run_config
-    return _cached_app(*(str(config.get(key, "")) for key in RUN_CONFIG_KEYS))
+    values = (str(config.get(key, "")) for key in RUN_CONFIG_KEYS)
+    return _cached_app(TorchSettings.current(), *values)
 
 
 @lru_cache(maxsize=1)
-def _cached_app(*values: str) -> ClientApp:
-    """Return the ClientApp for the values of ``RUN_CONFIG_KEYS``.
+def _cached_app(settings: TorchSettings, *values: str) -> ClientApp:
+    """Return the ClientApp for the values of ``RUN_CONFIG_KEYS``, under torch's settings now.
 
     The last one is kept, so that its data stays loaded in a worker process between messages.
     """

@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 
 from hqde_fl.clients.task import Task
 from hqde_fl.errors import ConfigError, RunError
+from hqde_fl.own_modules import search_in
 from hqde_fl.simulations.checkpoint.resume import exclusive, require_same, stored_experiment
 from hqde_fl.simulations.console.interruption import (
     ends_process,
@@ -25,7 +26,10 @@ from hqde_fl.simulations.console.interruption import (
     interruptible,
     uninterrupted,
 )
+from hqde_fl.simulations.engines.torch_settings import without_autocast
 from hqde_fl.simulations.experiment.experiment import Experiment
+from hqde_fl.simulations.experiment.own_modules import own_file_modules
+from hqde_fl.simulations.python_api.run_result import RunResult
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.file_names import MANIFEST, REPORT, ROUNDS
 from hqde_fl.simulations.recording.manifest import (
@@ -45,25 +49,6 @@ STOP_SECONDS = 10.0
 
 LEFTOVERS = (f".{MANIFEST}.new", "flower.log")
 """Files that a run which died before it wrote its manifest may leave."""
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """The outcome of a run.
-
-    Parameters
-    ----------
-    path : Path
-        The run directory.
-    final : Mapping[str, float | None]
-        The server's metrics of the last round.
-    void_rounds : str or None
-        One line about the rounds without an aggregate, if there were any.
-    """
-
-    path: Path
-    final: Mapping[str, float | None]
-    void_rounds: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +78,7 @@ class _Attempt:
 
 def run_experiment(
     experiment: Experiment,
-    out: Path,
+    out: str | Path,
     *,
     engine: str | None = None,
     on_round: OnRound | None = None,
@@ -110,7 +95,7 @@ def run_experiment(
     ----------
     experiment : Experiment
         The experiment.
-    out : Path
+    out : str or Path
         The run directory: new or empty, unless what is in it is to be resumed. Nothing is written
         unless the experiment can start.
     engine : str, optional
@@ -144,14 +129,16 @@ def run_experiment(
     """
     if engine is not None:
         experiment = experiment.on_engine(engine)
-    out = out.resolve()
+    out = Path(out).resolve()
     if not (resume and _holds_run(out, experiment)):
         require_empty(out, leftovers=LEFTOVERS if resume else ())
     elif _is_complete(out, experiment, report):
         run = Run.load(out)
-        return RunResult(out, run.manifest.get("final") or {}, run.void_rounds)
+        return RunResult(out, run.manifest.get("final") or {}, run.void_rounds, experiment)
     if superlink and experiment.engine.name != "flower":
         raise ConfigError(f"a SuperLink needs engine flower, found {experiment.engine.name}")
+    if experiment.folder is not None:
+        search_in([experiment.folder])  # in the processes of the run as well
     flower = partial(_run_deployed, superlink=superlink) if superlink else _run_on_flower
     engines = {"flower": flower, "inline": _run_inline, "ray": _run_on_ray}
     with (
@@ -159,16 +146,17 @@ def run_experiment(
         _ray_starting(experiment),
         _reported_on_failure(out, report),
     ):
-        task = experiment.checked_task()
+        here = not superlink  # the data of real nodes, and of their server, are there
+        task = experiment.checked_task(test=here, clients=here)
         engines[experiment.engine.name](_Attempt(experiment, task, out, resume, listener))
         if superlink and not (out / ROUNDS).exists():
-            return RunResult(out, {})  # what the ServerApp wrote is on its own host
+            return RunResult(out, {}, given=experiment)  # the ServerApp's host has the rest
         if report and experiment.engine.name != "flower":
             from hqde_fl.simulations.report import write_report
 
             write_report(Comparison.of(Run.load(out)), out)
         run = Run.load(out)
-        return RunResult(out, run.final, run.void_rounds)
+        return RunResult(out, run.final, run.void_rounds, experiment)
 
 
 def require_empty(out: Path, leftovers: Collection[str] = ()) -> None:
@@ -227,14 +215,15 @@ def _run_inline(attempt: _Attempt) -> None:
 
 def _run_on_ray(attempt: _Attempt) -> None:
     """Run the clients in Ray's workers, here or on a cluster, and the server in this process."""
-    from hqde_fl.simulations import client_app
+    from hqde_fl.simulations.client_app import app_for_workers
     from hqde_fl.simulations.engines.ray.grid import RayGrid
 
     experiment = attempt.experiment
+    for_clients = experiment.for_clients()
     grid = RayGrid(
-        client_app.app,
+        app_for_workers(for_clients),
         experiment.clients.count,
-        {"config": experiment.to_json()},
+        {"config": for_clients.to_json(), "own-files": own_file_modules(for_clients.to_table())},
         experiment.seed,
         resources=experiment.parts.resources,
         address=experiment.engine.address,
@@ -275,14 +264,15 @@ def _serve(grid: Grid, attempt: _Attempt) -> None:
     """Run the server of an attempt in this process, with clients behind ``grid``."""
     from hqde_fl.simulations import server_app
 
-    server_app.serve(
-        grid,
-        attempt.experiment,
-        attempt.task,
-        attempt.out,
-        resume=attempt.resume,
-        callbacks=[_RoundListener(attempt.on_round)],
-    )
+    with without_autocast():
+        server_app.serve(
+            grid,
+            attempt.experiment,
+            attempt.task,
+            attempt.out,
+            resume=attempt.resume,
+            callbacks=[_RoundListener(attempt.on_round)],
+        )
 
 
 def _run_on_flower(attempt: _Attempt) -> None:

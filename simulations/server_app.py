@@ -38,6 +38,7 @@ from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.file_names import MANIFEST
 from hqde_fl.simulations.recording.honest_mean import HonestMean
 from hqde_fl.simulations.recording.recorded_run import Run
+from hqde_fl.simulations.recording.run_callbacks import informed
 from hqde_fl.simulations.recording.run_directory import RunDirectory
 from hqde_fl.strategies.callbacks import Callback
 from hqde_fl.strategies.confidence import HeldOut
@@ -82,7 +83,8 @@ def serve_run_config(grid: Grid, run_config: UserConfig) -> Path:
     experiment = Experiment.from_run_config(run_config)
     resume = str(run_config.get("resume") or "")
     out = Path(resume or str(run_config.get("out") or default_directory(experiment.name)))
-    serve(grid, experiment, experiment.checked_task(), out, resume=bool(resume))
+    task = experiment.checked_task(clients=False)  # their data may be on other hosts
+    serve(grid, experiment, task, out, resume=bool(resume))
     return out
 
 
@@ -158,20 +160,19 @@ def _run_rounds(
     grid = faults.stop_on_fault_error(grid)
     attacked = faults.add_attackers(grid, defence, sent_model, screening)
     checkpoints = Checkpoints(out, experiment, attacked, point)
+    others = (*experiment.new_callbacks(), *callbacks)
     strategy = HQDEStrategy(
         replace(parts.aggregation, held_out=held_out),
         communication=parts.communication,
         participation=parts.participation,
         ensemble=parts.ensemble,
-        reporting=Reporting(
-            (directory, checkpoints, *experiment.new_callbacks(), *callbacks),
-            experiment.strategy.density,
-        ),
+        reporting=Reporting((directory, checkpoints, *others), experiment.strategy.density),
         seed=experiment.seed,
         roles=initial_roles(task),
     )
     members = parts.ensemble.members
     with (
+        informed(others, out, experiment),
         directory.recording(),
         checkpoints.writing(),
         directory.interruption_first(),

@@ -15,17 +15,18 @@ import hqde_fl
 ROOT = Path(__file__).parent.parent
 
 NAMES = """
-    ARC Adam Adaptive AdaptiveQuantizer Aggregate Aggregation Aggregator BoundError Bucketing Bulyan
-    ByzantineFilter CAF Callback CenteredClipping Chain ClientRecord Clipping Codec CodecError
-    CodecMod Cohort CohortError Communication ConfigError DataError DnC DownlinkMod EnsembleClient
-    Ensemble EnsemblePredictor Entanglement EntropyCoded ErrorFeedback Experiment GeometricMedian
-    HQDEError HQDEStrategy HQDESystem Identity InlineGrid Krum MDA Meamed Mean Median MoNNA
-    MultiKrum NNM Participation Quantized RayGrid Reporting Resources Robust Roles Rotated
-    RoundRecord Rule RunError RunResult SGD Screening Seeds Selector SignGuard Superposition Task
-    TopK Training Tree TrimmedMean Uniform UnknownNameError Updates Voting Yogi __version__
-    adaptive_quantum aggregate byzantine_filter create_hqde_system ensemble_app fedadam fedavg
-    fedyogi from_record geometric_median hierarchical median packing quantized quantum_entanglement
-    quantum_superposition robust roles_of run_experiment to_record trimmed_mean
+    ARC Adam Adaptive AdaptiveQuantizer Aggregate Aggregation Aggregator BoundError Bucketing
+    Bulyan ByzantineFilter CAF Callback CenteredClipping Chain ClientRecord Clipping Codec
+    CodecError CodecMod Cohort CohortError Communication ConfigError DataError DnC DownlinkMod
+    EnsembleClient Ensemble EnsemblePredictor Entanglement EntropyCoded ErrorFeedback Experiment
+    GeometricMedian HQDEError HQDEStrategy HQDESystem Identity InlineGrid Krum MDA Meamed Mean
+    Median MoNNA MultiKrum NNM Participation Quantized RayGrid Reporting Resources Robust Roles
+    Rotated RoundRecord Rule RunError RunResult SGD Screening Seeds Selector SignGuard
+    Superposition SweepResult Task TopK Training Tree TrimmedMean Uniform UnknownNameError
+    Updates Voting Yogi __version__ adaptive_quantum aggregate byzantine_filter
+    create_hqde_system ensemble_app fedadam fedavg fedyogi from_record geometric_median
+    hierarchical median packing quantized quantum_entanglement quantum_superposition robust
+    roles_of run run_experiment sweep to_record trimmed_mean
 """
 PUBLIC = NAMES.split()
 

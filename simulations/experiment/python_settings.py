@@ -19,10 +19,14 @@ from hqde_fl.given_objects import is_given, name_object
 from hqde_fl.prediction import VOTES
 from hqde_fl.registry import Registry
 from hqde_fl.rules import RULES
+from hqde_fl.selection import SELECTORS
 from hqde_fl.simulations.attacks import ATTACKS
 from hqde_fl.simulations.experiment.overrides import with_value
 from hqde_fl.simulations.tasks import PARTITIONERS, TASKS
+from hqde_fl.strategies.callbacks import Callback
+from hqde_fl.strategies.catalogue import CALLBACKS
 from hqde_fl.strategies.optimizers import SERVER_OPTIMIZERS
+from hqde_fl.strategies.sinks.sink import Sink
 
 SHORT_KEYS = {
     "codec": "strategy.codec",
@@ -41,8 +45,10 @@ _REGISTRIES: tuple[Registry[Any], ...] = (
     ATTACKS,
     TASKS,
     PARTITIONERS,
+    SELECTORS,
     SERVER_OPTIMIZERS,
     VOTES,
+    CALLBACKS,
 )
 
 
@@ -131,7 +137,7 @@ def to_toml(value: Any, objects: MutableMapping[str, Any], key: str = "") -> Any
         return str(value)
     if callable(getattr(value, "item", None)) and getattr(value, "ndim", None) == 0:
         return value.item()  # a number of NumPy or torch
-    if isinstance(value, Task):
+    if isinstance(value, Task) or (isinstance(value, Callback) and not isinstance(value, Sink)):
         return {"name": name_object(value, objects)}
     for registry in _REGISTRIES:
         if isinstance(value, registry.base):

@@ -1,0 +1,1 @@
+"""The Python API: run experiments and sweeps, and have their results as data frames."""
