@@ -112,7 +112,8 @@ class BatchReader:
             found = (getattr(batch, name, None) for name in TARGETS)
             return batch, next((y for y in found if isinstance(y, Tensor)), batch)
         inputs = list(batch)
-        if len(batch) > 1 and (labelled or self._takes(len(batch) - 1)):
+        unlabelled = not labelled and not self._fits(inputs[:-1]) and self._fits(inputs)
+        if len(batch) > 1 and not unlabelled:
             names: tuple[str, ...] = getattr(batch, "_fields", ())
             key = self.target_name(names)
             targets = inputs.pop(-1 if key is None else names.index(key))
@@ -120,7 +121,7 @@ class BatchReader:
             targets = batch[0]
         if len(inputs) == 1 and isinstance(inputs[0], Arguments | Mapping):
             return self._inputs(inputs[0]), targets
-        if len(inputs) == 1 and _is_plain_sequence(inputs[0]) and not self._takes_one:
+        if not self._takes_one and len(inputs) == 1 and _is_plain_sequence(inputs[0]):
             inputs = list(inputs[0])  # of ((a, b), y)
         if not self._takes(len(inputs)):
             many = len(inputs) > len(self._needed)
@@ -151,6 +152,12 @@ class BatchReader:
         used = {k: v for k, v in example.items() if k in self.keywords or k == key}
         self._log_unused(example.keys() - used.keys())
         return used
+
+    def _fits(self, inputs: list[Any]) -> bool:
+        """Return True if ``forward`` may be called with the entries of a batch."""
+        if len(inputs) == 1 and not isinstance(inputs[0], Tensor):
+            return True  # perhaps of several inputs itself
+        return self._takes(len(inputs))
 
     @cached_property
     def _takes_one(self) -> bool:

@@ -65,7 +65,7 @@ def call_model(model: nn.Module, inputs: Any) -> Any:
     """
     part = f"the model ({type(model).__name__})"
     if type(inputs) is dict:  # the names of the batch may just not be those that forward expects
-        part += ", given a dict since forward has no parameter of its entries' names,"
+        part += ", given a dict as forward names none of its entries (rename one or the other),"
     with user_code(part, model, inputs=inputs):
         if isinstance(inputs, Arguments):
             outputs = model(*inputs.positional, **inputs.named)

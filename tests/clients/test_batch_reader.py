@@ -108,7 +108,8 @@ def test_a_model_that_is_not_written_in_python_takes_every_batch():
 
 def test_a_batch_without_targets_may_be_all_inputs():
     reader = BatchReader.of(TWO)
-    for batch in ((X, Z), (X, Z, Y)):
+    several = [((X, Z), Y), [[X, Z], Y], (Arguments((X, Z)), Y)]
+    for batch in ((X, Z), (X, Z, Y), *several):
         assert repr(reader.pair(batch, labelled=False)[0]) == repr(Arguments((X, Z)))
 
 
