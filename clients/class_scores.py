@@ -149,8 +149,6 @@ class ClassAxis:
         axis = self.stated % scores.ndim if -scores.ndim < self.stated < scores.ndim else 0
         if axis and _fits(scores, targets, axis):
             return axis
-        if scores.ndim == 2 and _fits(scores, targets, 1):  # flattened by the model
-            return 1
         raise ConfigError(
             f"class_axis = {self.stated} does not fit outputs {tuple(scores.shape)} for targets "
             f"{tuple(targets.shape)}: without that axis the outputs must have the targets' shape"

@@ -106,7 +106,7 @@ class Scoring:
         if _are_probabilities(scores, targets):
             axis = self._probability_axis(scores)
             return scores.movedim(axis, 1), targets.movedim(axis, 1)
-        if not _are_plain(scores, targets):  # a check in one step of most batches
+        if self._axis.stated is not None or not _are_plain(scores, targets):
             scores, targets = self._rows_or_channels(scores, targets)
         if self._ignored != (own := ignore_index_of(self._task.loss)):
             targets = targets.masked_fill(targets == self._ignored, own)

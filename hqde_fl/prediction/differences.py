@@ -64,7 +64,7 @@ class MemberDifferences:
         """
         if self._members < 2:
             return 0.0
-        return float(self._unequal.to(torch.float64).mean()) / self._places
+        return float(self._unequal.sum()) / (len(self._unequal) * self._places)
 
 
 def diversity(probabilities: Tensor) -> float:

@@ -94,6 +94,9 @@ def test_a_stated_axis_may_be_any_that_fits(stated: int) -> None:
         axis.find(draw(4, 6, 5, 5), classes(4, 5, 5))
     with pytest.raises(ConfigError, match="class_axis = 5 does not fit"):
         ClassAxis(5).find(draw(4, 5, 3), classes(4, 3))
+    with pytest.raises(ConfigError, match="class_axis = 2 does not fit"):
+        ClassAxis(2).find(draw(4, 3), classes(4))
+    assert ClassAxis(-1).find(draw(20, 3), classes(4, 5)) == 1
 
 
 @pytest.mark.parametrize("axis", [0, 1.0, True, "last"])
