@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hqde_fl.clients.batches import logits_of
 from hqde_fl.clients.class_scores import ClassAxis, ClassScores, ignore_index_of, is_class_loss
@@ -27,7 +27,8 @@ class Scoring:
 
     Torch's cross entropy and negative log likelihood get the scores, also those in ``logits``, with
     the axis of the classes at 1, and targets as int64. So does the default metric ``accuracy``. The
-    user's own functions get outputs and targets as they are.
+    user's own functions get outputs and targets as they are. A loss with tensors of its own, such
+    as weights of classes, is moved to the device of the targets.
 
     Parameters
     ----------
@@ -41,6 +42,7 @@ class Scoring:
         self._has_class_loss = is_class_loss(task.loss)
         self._ignored = ignored_label(task)
         self._has_checked = False
+        self._loss_with_tensors = _with_tensors(task.loss)
 
     def weight(self, targets: Any, size: int) -> int:
         """Return what a batch of ``size`` examples weighs in a mean over a data set.
@@ -63,6 +65,8 @@ class Scoring:
             If the loss raises an exception, returns something else than one number, or would
             compare every output with every target because one of them has an axis more.
         """
+        if self._loss_with_tensors is not None and isinstance(targets, Tensor):
+            self._loss_with_tensors.to(targets.device)
         if self._has_class_loss:
             outputs, targets = self._class_loss_arguments(logits_of(outputs), targets)
             return batch_loss(self._task, outputs, targets, trains=trains)
@@ -169,6 +173,13 @@ class Scoring:
         ):
             return float(self._task.loss(with_logits(outputs, values), targets))
         return math.nan
+
+
+def _with_tensors(loss: Any) -> nn.Module | None:
+    """Return a loss that is a module with parameters or buffers; None for any other."""
+    if not isinstance(loss, nn.Module) or not [*loss.buffers(), *loss.parameters()]:
+        return None
+    return loss
 
 
 def _are_probabilities(scores: Any, targets: Any) -> bool:

@@ -172,6 +172,14 @@ def test_cross_entropy_gets_scores_and_targets_as_torch_wants_them() -> None:
     )
 
 
+def test_weights_of_classes_are_moved_to_the_device_of_the_targets() -> None:
+    loss = nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 3.0]))
+    scores, y = torch.zeros(4, 3, device="meta"), torch.zeros(4, dtype=torch.int64, device="meta")
+    assert Scoring(task_of(loss)).loss(scores, y).is_meta
+    assert loss.weight is not None
+    assert loss.weight.is_meta
+
+
 @pytest.mark.parametrize(
     ("outputs", "targets"),
     [
