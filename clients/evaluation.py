@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -160,7 +161,15 @@ def _vote(
     if len(known) < len(classes):
         return None
     members = torch.stack([class_probabilities(member) for member in known])
-    probability = normalized_distribution(predictor.predict(members))
+    # a model whose scores have overflowed must not end a run: its places have no prediction
+    finite = members.isfinite().all(dim=2).all(dim=0)
+    if bool(finite.all()):
+        probability = normalized_distribution(predictor.predict(members))
+    else:
+        probability = torch.full_like(members[0], math.nan)
+        if bool(finite.any()):
+            voted = predictor.predict(members[:, finite])
+            probability[finite] = normalized_distribution(voted)
     logarithms = probability.clamp(min=MIN_PROBABILITY).log()
     outputs = with_logits(answers[0], known[0].in_outputs_shape(logarithms))
     return _Vote(known[0], members, probability, outputs)

@@ -104,6 +104,20 @@ def test_means_over_ragged_batches_are_those_of_all_tokens(
         assert values["diversity"] == pytest.approx(sum(apart) / len(pairs), rel=1e-5)
 
 
+def test_members_with_overflowed_scores_do_not_end_an_evaluation() -> None:
+    """The places that such a member scores have no prediction, and means over them are NaN."""
+    scores, targets = ragged(3)
+    scores[1][0][1, 2] = float("inf")
+    targets[0][1, 2] = 0
+    batches = [Batch(number, y, len(y)) for number, y in enumerate(targets)]
+    values = evaluate_batches([Given(own) for own in scores], batches, task_of())
+    assert math.isnan(values["loss"])
+    assert math.isnan(values["nll"])
+    assert 0 < values["accuracy"] < 1
+    scores[2][0][:], targets[0][:] = float("nan"), 1
+    assert math.isnan(evaluate_batches([Given(own) for own in scores], batches, task_of())["loss"])
+
+
 @pytest.mark.parametrize("own_loss", [False, True])
 def test_another_ignored_label_counts_nowhere(own_loss: bool) -> None:
     scores, targets = ragged(3, ignored=0)
