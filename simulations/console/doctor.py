@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hqde_fl.simulations.recording.environment import hardware, versions
@@ -68,3 +69,28 @@ def examine(experiment: Experiment | None = None, address: str = "") -> Iterator
         )
     if mine:
         ray.shutdown()
+    if stale := stale_cluster_file():
+        yield "warning", stale
+
+
+def stale_cluster_file() -> str:
+    """Return a warning if a file names a Ray cluster that does not answer; "" if there is none.
+
+    A ``ray.init`` without an address, as that of `flwr run .`, waits for the cluster in this file.
+    Engine ``flower`` does not look at it.
+    """
+    from ray._common.utils import get_ray_address_file
+
+    from hqde_fl.simulations.engines.ray.access import answers
+
+    file = Path(get_ray_address_file(None))
+    try:
+        address = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    if not address or answers(address):
+        return ""
+    return (
+        f"{file} names a Ray at {address} that does not answer: `flwr run .` would wait for it; "
+        "delete the file"
+    )

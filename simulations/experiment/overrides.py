@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 import tomllib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,16 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not UTF-8 text: byte {error.start}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
+
+
+def name_of(path: str | Path) -> str:
+    """Return the name of an experiment without a name of its own, from that of its file.
+
+    Accents are dropped, and other characters that a name cannot have become ``-``.
+    """
+    plain = unicodedata.normalize("NFKD", Path(path).stem).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", plain)
+    return re.sub(r"^[^A-Za-z0-9]+|-+$", "", name) or "experiment"
 
 
 def with_overrides(

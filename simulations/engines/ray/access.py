@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,16 @@ def access() -> str:
     addresses = {str(node["NodeManagerAddress"]) for node in nodes if node["Alive"]}
     gcs = str(ray.get_runtime_context().gcs_address)
     return sentence(sorted(addresses), asks_for_token(gcs))
+
+
+def answers(address: str) -> bool:
+    """Return True if a server accepts a connection at ``host:port``."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS):
+            return True
+    except (OSError, ValueError, OverflowError):
+        return False
 
 
 def sentence(addresses: Sequence[str], asks: bool | None) -> str:

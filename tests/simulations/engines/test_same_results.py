@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.recorded_run import Run
@@ -42,3 +44,28 @@ def test_inline_and_ray_agree_to_the_bit(
     for lines in ("rounds.jsonl", "clients.jsonl"):
         assert comparable(inline / lines) == comparable(on_ray / lines)
     assert Run.load(on_ray).manifest["ray"]["deaths"] == 0
+
+
+@contextmanager
+def float64() -> Iterator[None]:
+    """Let torch make float64 tensors by default, as a user's program may."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_torchs_settings_of_the_program_reach_the_workers(tmp_path: Path) -> None:
+    experiment = Experiment.parse(EXPERIMENT | {"rounds": 1})
+    with float64():
+        run_experiment(experiment, tmp_path / "inline", engine="inline", report=False)
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            run_experiment(experiment, tmp_path / "ray", engine="ray", report=False)
+    run_experiment(experiment, tmp_path / "float32", engine="ray", report=False)  # the same workers
+    inline, ray, float32 = (
+        (tmp_path / name / "model.safetensors").read_bytes()
+        for name in ("inline", "ray", "float32")
+    )
+    assert inline == ray
+    assert len(float32) < 0.6 * len(ray)

@@ -16,7 +16,7 @@ from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.tasks.partition import PARTITIONERS, Dirichlet, Iid, Pathological, Shard
 
 LABELS = np.random.default_rng(0).permutation(np.arange(600) % 10)
-ALL = [Iid(), Dirichlet(0.5), Dirichlet(0.01), Pathological(2), Shard(2)]
+ALL = [Iid(), Dirichlet(0.5), Dirichlet(0.01), Pathological(6), Shard(2)]
 SEEDED = {
     Dirichlet(0.5, seed=7): DirichletPartitioner(10, "label", 0.5, seed=7),
     Pathological(3, seed=7): PathologicalPartitioner(
@@ -137,6 +137,7 @@ def test_impossible_divisions_are_refused(partitioner, count, message):
         ({"name": "dirichlet", "alpha": 0}, "Dirichlet.alpha must be finite and > 0, found 0.0"),
         ({"name": "pathological", "classes-per-client": 0}, "must be >= 1, found 0"),
         ({"name": "shard", "shards-per-client": 0}, "must be >= 1, found 0"),
+        ({"name": "dirichlet", "bins": 1}, "Dirichlet.bins must be >= 2, found 1"),
         ({"name": "dirichlet", "seed": -1}, "Dirichlet.seed must be >= 0, found -1"),
         ({"name": "dirichlet", "alhpa": 1.0}, "did you mean 'alpha'"),
         ({"name": "idd"}, "did you mean 'iid'"),
@@ -145,3 +146,62 @@ def test_impossible_divisions_are_refused(partitioner, count, message):
 def test_impossible_partitioners_are_refused(table, message):
     with pytest.raises(ConfigError, match=message):
         PARTITIONERS.build(table)
+
+
+REGRESSION = np.random.default_rng(1).normal(size=600).astype(np.float32)
+
+
+@pytest.mark.parametrize("partitioner", [Dirichlet(), Pathological(), Shard()], ids=str)
+@pytest.mark.parametrize(
+    "labels",
+    [
+        REGRESSION,
+        REGRESSION[:, None],
+        REGRESSION[:12],
+        (1000 * REGRESSION).astype(int),
+        np.array([f"patient {number}" for number in range(600)]),
+    ],
+    ids=["float", "column", "few", "int", "names"],
+)
+def test_labels_that_are_no_classes_are_refused(partitioner, labels):
+    with pytest.raises(ConfigError, match=r"^\w+\(.*\d+ different labels in \d+ .*bins = 10"):
+        partitioner.split(labels, 5, 0)
+
+
+@pytest.mark.parametrize("partitioner", [Dirichlet(), Pathological(), Shard()], ids=str)
+def test_examples_with_several_labels_are_refused(partitioner):
+    with pytest.raises(ConfigError, match=r"one label .* found labels of shape \(600, 3\)"):
+        partitioner.split(np.ones((600, 3)), 5, 0)
+
+
+@pytest.mark.parametrize("kind", [Dirichlet, Pathological, Shard])
+def test_with_bins_the_quantiles_of_the_labels_are_classes(kind):
+    quantile = (REGRESSION.argsort().argsort() * 10) // 600
+    expected = kind().split(quantile, 5, 0)
+    for labels in (REGRESSION, REGRESSION[:, None], REGRESSION.astype(np.float64)):
+        parts = kind(bins=10).split(labels, 5, 0)
+        assert all(np.array_equal(a, b) for a, b in zip(parts, expected, strict=True))
+
+
+def test_bins_need_finite_numbers():
+    for labels in (np.array([np.nan, 1.0, 2.0]), np.array(["a", "b", "c"]), np.array([1j, 2, 3])):
+        with pytest.raises(ConfigError, match="finite numbers"):
+            Dirichlet(bins=2).split(labels, 2, 0)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [LABELS.astype(float), LABELS / 2, LABELS > 4, np.array(list("abcdefghij"))[LABELS]],
+    ids=["whole floats", "ratings", "bool", "names"],
+)
+def test_few_different_labels_of_any_type_are_classes(labels):
+    assert sum(map(len, Dirichlet().split(labels, 5, 0))) == len(labels)
+
+
+def test_classes_of_no_client_are_counted(caplog):
+    caplog.set_level("WARNING", "flwr")
+    kept = sum(map(len, Pathological(2).split(LABELS, 4, 0)))
+    assert 300 < kept < 600
+    assert f"gives {600 - kept} of 600 examples to no client" in caplog.text
+    with pytest.raises(ConfigError, match=r"gives 480 of 600 .* 8 of 10 classes have none among 1"):
+        Pathological(2).split(LABELS, 1, 0)
