@@ -103,3 +103,20 @@ def test_a_total_adds_up_all_counts():
     assert total.requested == one.requested + none.requested
     assert total.unjudged == one.unjudged
     assert Detection.total([]) == Detection()
+
+
+def test_an_attacker_at_rest_counts_neither_as_faulty_nor_as_honest():
+    """It stays filtered for some rounds after its fault, which is no false alarm."""
+    resting = [{**line(1, "filtered", number=2), "resting": True}]
+    acting = [line(1, "filtered", "zero"), line(0, None)]
+    lines = [*acting, line(0, None, number=2), *resting]
+    detection = Detection.of(lines)
+    assert (detection.requested, detection.judged, detection.filtered) == (
+        Count(1, 2),
+        Count(1, 2),
+        Count(1, 0),
+    )
+    assert (detection.precision, detection.recall, detection.resting) == (1.0, 1.0, 1)
+    assert Detection.total([detection, detection]).counts()["resting"] == 2
+    only = Detection.of(resting)
+    assert (only.judged, only.precision, only.recall) == (Count(), None, None)

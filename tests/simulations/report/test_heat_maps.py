@@ -1,6 +1,6 @@
 import pytest
 
-from hqde_fl.simulations.report.heat_maps import metric_maps, detection_maps
+from hqde_fl.simulations.report.heat_maps import detection_maps, metric_maps
 
 
 def test_metric_maps_show_the_first_axis_by_each_of_the_others(robust):

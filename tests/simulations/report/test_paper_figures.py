@@ -21,11 +21,7 @@ def test_labels_with_any_characters_can_be_drawn(tmp_path, labelled):
 def test_the_figures_of_a_sweep_are_the_same_every_time(tmp_path, robust):
     write_figures(robust, tmp_path)
     figures = sorted(path.name for path in (tmp_path / "figures").iterdir())
-    assert figures == [
-        f"{name}.{kind}"
-        for name in FIGURES
-        for kind in ("pdf", "png")
-    ]
+    assert figures == [f"{name}.{kind}" for name in FIGURES for kind in ("pdf", "png")]
     assert (tmp_path / "figures" / f"{WORST}.pdf").read_bytes().startswith(b"%PDF")
     before = {path: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
     write_figures(robust, tmp_path)
