@@ -184,8 +184,8 @@ def test_partitions_of_flower_datasets_are_read():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (RAGGED_PAIRS, "found entry 0 with (2,), (3,), (4,): pad it in a collate function"),
-        (table(RAGGED), "found entry 'ids' with (2,), (3,), (4,): pad it in a collate function"),
+        (RAGGED_PAIRS, "a batch needs examples of one shape, found entry 0 with ("),
+        (table(RAGGED), "a batch needs examples of one shape, found entry 'ids' with ("),
         (datasets.DatasetDict(train=table(), test=table()), "a DatasetDict of 'train', 'test'"),
         ([(ids, ids, y) for ids, y in PAIRS], "Words.forward(ids) needs 1 input, found 2 in a"),
         (table().rename_column("ids", "words"), "the model (Words), given a dict as forward"),
