@@ -41,7 +41,7 @@ NOTHING = {
 
 
 def no_data(partitions: int, seed: int, partition: object):  # type: ignore[no-untyped-def]
-    """Return a task in which no client has data."""
+    """Return a task in which no client has data after the check before the run."""
     from dataclasses import replace
 
     from torch.utils.data import TensorDataset
@@ -52,7 +52,8 @@ def no_data(partitions: int, seed: int, partition: object):  # type: ignore[no-u
     data = task.partition(0, partitions)
     assert isinstance(data, TensorDataset)
     empty = TensorDataset(*(tensor[:0] for tensor in data.tensors))
-    return replace(task, partition=lambda number, count: empty)
+    loads = iter([data])
+    return replace(task, partition=lambda number, count: next(loads, empty))
 
 
 @pytest.mark.parametrize("how", NOTHING)

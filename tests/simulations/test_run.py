@@ -66,26 +66,30 @@ def test_missing_data_is_found_before_anything_is_written(tmp_path, tiny):
     assert not (tmp_path / "run").exists()
 
 
-def broken_test_set(**given):
-    """Return a task whose test set cannot be loaded."""
+def broken_metric(**given):
+    """Return a task with a metric that fails after the check before the run."""
     task = load_task({"name": "digits"}, {"name": "iid"}, given["partitions"], given["seed"])
+    calls = []
 
-    def missing():
-        raise RuntimeError("the disk is gone")
+    def metric(outputs, targets):
+        calls.append(len(targets))
+        if len(calls) > 1:
+            raise RuntimeError("the disk is gone")
+        return 0.5
 
-    return Task(task.model, task.partition, missing)
+    return Task(task.model, task.partition, task.test, metrics={"own": metric})
 
 
 def test_a_run_that_fails_keeps_what_it_recorded(tmp_path, tiny, monkeypatch):
     module = types.ModuleType("broken_task")
-    module.task = broken_test_set
+    module.task = broken_metric
     monkeypatch.setitem(__import__("sys").modules, "broken_task", module)
     experiment = Experiment.parse(tiny.to_table() | {"task": "broken_task:task"})
     with pytest.raises(RuntimeError, match="the disk is gone"):
         run_experiment(experiment, tmp_path / "run")
     manifest = Run.load(tmp_path / "run").manifest
     assert manifest["status"] == "failed"
-    assert manifest["error"] == "RuntimeError: the disk is gone"
+    assert "metric 'own' raised RuntimeError: the disk is gone" in manifest["error"]
 
 
 @pytest.fixture

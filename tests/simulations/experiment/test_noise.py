@@ -72,7 +72,7 @@ def test_no_table_is_no_noise():
         ),
         ({"vote": "sof-vote"}, {}, "unknown vote 'sof-vote'.*'soft-vote'"),
         ({"vote": {"name": "superposition", "temperature": 0}}, {}, "temperature > 0"),
-        ({"optimizer": "adam"}, {}, "unknown optimizer 'adam'"),
+        ({"optimizer": "adma"}, {}, "unknown optimizer 'adma'"),
     ],
 )
 def test_impossible_noises_and_votes_are_refused(clients, strategy, message):
