@@ -37,6 +37,7 @@ def run(
     out: str | PathLike[str] | None = None,
     resume: str | PathLike[str] | None = None,
     progress: bool = False,
+    report: bool = True,
     **settings: Any,
 ) -> RunResult:
     """Run an experiment and return its result.
@@ -59,6 +60,8 @@ def run(
         not run again. Only ``rounds`` may grow, and ``engine`` and ``checkpoint`` change.
     progress : bool, default=False
         Print a line for each round. Otherwise nothing but warnings is printed.
+    report : bool, default=True
+        Draw ``report.html`` at once, and not only when ``report()`` of the result is called.
     **settings : Any
         Further settings with precedence over ``overrides``: ``rounds=5, rule=Krum(f=2),
         clients={"count": 8}``.
@@ -89,7 +92,9 @@ def run(
         quiet_flower(),
         _shown_rounds(checked, progress) as on_round,
     ):
-        return run_experiment(checked, directory, on_round=on_round, resume=resume is not None)
+        return run_experiment(
+            checked, directory, on_round=on_round, report=report, resume=resume is not None
+        )
 
 
 def sweep(
@@ -101,6 +106,7 @@ def sweep(
     resume: str | PathLike[str] | None = None,
     jobs: int = 1,
     progress: bool = False,
+    report: bool = True,
     **settings: Any,
 ) -> SweepResult:
     """Run every combination of the values of some keys and return the results.
@@ -115,7 +121,7 @@ def sweep(
     axes : Mapping[str, Any], optional
         The ``[sweep]`` table: dotted key or short name -> its values, ``{"rule": ["mean",
         Krum(f=2)], "attack": ["none", "sign-flip"], "f": [2], "seeds": range(3)}``. Entries replace
-        those of the file.
+        those of the file; None removes one.
     overrides : Mapping[str, Any], optional
         Settings that replace those of the experiment in all cells, as of ``run``.
     out : str or Path, optional
@@ -127,6 +133,8 @@ def sweep(
         Number of cells that run at once, each in a process of its own if > 1 (engine inline).
     progress : bool, default=False
         Show the cells as they run. Otherwise nothing but warnings is printed.
+    report : bool, default=True
+        Draw ``report.html`` and the figures at once, and the page while cells finish.
     **settings : Any
         Further settings of all cells, as of ``run``.
 
@@ -157,14 +165,18 @@ def sweep(
 
     _require_one(out, resume)
     read = _read(experiment).with_settings(overrides or {}, settings)
-    table = {**read.document.get("sweep", {}), **(axes or {})}
-    read.document["sweep"] = _axes(table, read.objects)
+    table = {**_axes(read.document.get("sweep", {})), **_axes(axes or {})}
+    read.document["sweep"] = {
+        key: to_toml(value, read.objects, key) for key, value in table.items() if value is not None
+    }
     with read.names():
         plan = Sweep.parse(read.document, read.name)
     with _directory(out, resume, plan.name) as directory, quiet_flower(), ExitStack() as stack:
         watch = stack.enter_context(SweepProgress(Console(), plan)) if progress else None
         going_on = resume is not None and (directory / INDEX).exists()
-        comparison = run_sweep(plan, directory, jobs=jobs, resume=going_on, watch=watch)
+        comparison = run_sweep(
+            plan, directory, jobs=jobs, resume=going_on, watch=watch, report=report
+        )
     result = SweepResult(directory.resolve(), {cell.key: cell.experiment for cell in plan.cells})
     vars(result)["comparison"] = comparison  # which has been read already
     if errors := [row.error for row in comparison.rows if row.error]:
@@ -278,13 +290,13 @@ def _read(source: Source) -> _Read:
     raise ConfigError(f"an experiment is a file, settings or an Experiment, found {source!r}")
 
 
-def _axes(axes: Mapping[str, Any], objects: dict[str, Any]) -> dict[str, Any]:
-    """Return a ``[sweep]`` table as a file would have it."""
+def _axes(axes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a ``[sweep]`` table with its keys as a file would have them."""
     if not isinstance(axes, Mapping):
         raise ConfigError(f"axes need to be a dict of lists of values, found {axes!r}")
     # the name of a variable stays as it is; no key of an experiment without a dot has a "-"
     keys = {key: str(key).replace("_", "-") if "." in str(key) else str(key) for key in axes}
-    return {keys[key]: to_toml(value, objects, str(key)) for key, value in axes.items()}
+    return {keys[key]: value for key, value in axes.items()}
 
 
 @contextmanager

@@ -37,7 +37,9 @@ def rounds_frame(runs: Iterable[tuple[Mapping[str, Any], Run]]) -> pd.DataFrame:
         The keys of ``rounds.jsonl`` as columns. An entry of a table has the column ``TABLE.KEY``,
         such as ``server.accuracy``.
     """
-    rows = [{**before, **_flat(line, ROUND_COLUMNS)} for before, run in runs for line in run.rounds]
+    rows = [
+        _after(before, _flat(line, ROUND_COLUMNS)) for before, run in runs for line in run.rounds
+    ]
     return data_frame(rows)
 
 

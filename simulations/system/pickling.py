@@ -63,7 +63,10 @@ def _ignore(buffer: Any) -> None: ...
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the attributes and items of a value, each with its step in a path."""
+    """Yield the attributes and items of a value, each with its step in a path.
+
+    Those of a function are also the variables of the functions around it that it uses.
+    """
     if isinstance(value, functools.partial):
         yield from ((f".{name}", getattr(value, name)) for name in ("func", "args", "keywords"))
     elif isinstance(value, Mapping):
@@ -77,3 +80,13 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f".{name}", part) for name, part in vars(value).items())
     if (bound := getattr(value, "__self__", None)) is not None:
         yield ".__self__", bound
+    for name, cell in zip(
+        _free_variables(value), getattr(value, "__closure__", None) or (), strict=True
+    ):
+        with suppress(ValueError):  # it has no value yet
+            yield f".{name}", cell.cell_contents
+
+
+def _free_variables(value: Any) -> tuple[str, ...]:
+    names: tuple[str, ...] = getattr(getattr(value, "__code__", None), "co_freevars", ())
+    return names

@@ -12,6 +12,9 @@ from hqde_fl import Callback, Median, Task
 QUICK = {"rounds": 2, "clients": {"count": 4}, "engine": "inline"}
 """Settings of an experiment that takes a moment."""
 
+SHORT = {**QUICK, "report": False}
+"""Arguments of a run that takes a moment."""
+
 
 def examples(count, seed):
     x = torch.randn(count, 4, generator=torch.Generator().manual_seed(seed))

@@ -9,7 +9,7 @@ import hqde_fl
 from hqde_fl import ConfigError, Experiment, Krum, RunError, RunResult
 from hqde_fl.simulations.python_api.frames import CLIENT_COLUMNS, ROUND_COLUMNS
 
-from .conftest import QUICK, Collected, local_rule, local_task
+from .conftest import QUICK, SHORT, Collected, local_rule, local_task
 
 TASK = {"name": "digits", "hidden": 8}
 
@@ -92,7 +92,7 @@ def test_a_figure_of_the_primary_or_another_metric(result):
 
 def test_members_of_an_ensemble_are_chosen(there):
     result = hqde_fl.run(
-        task=local_task(), **{**QUICK, "rounds": 1, "clients": {"count": 4, "members": 2}}
+        task=local_task(), **{**SHORT, "rounds": 1, "clients": {"count": 4, "members": 2}}
     )
     with pytest.raises(ConfigError, match=r"2 members: choose one, from model\(0\) to model\(1\)"):
         result.model()
@@ -106,13 +106,13 @@ def test_a_file_with_overrides(there, capfd):
     file = there / "study.toml"
     file.write_text('task = { name = "digits", hidden = 8 }\n[strategy]\nquorum = 2\n')
     overrides = {"strategy.quorum": 3, "rounds": 9, "clients": {"batch_size": 16}}
-    result = hqde_fl.run(file, overrides=overrides, **QUICK)
+    result = hqde_fl.run(file, overrides=overrides, **SHORT)
     experiment = result.experiment
     assert (experiment.name, experiment.rounds, experiment.strategy.quorum) == ("study", 2, 3)
     assert (experiment.clients.count, experiment.clients.batch_size) == (4, 16)
     assert result.path.parent == there / "runs"
     assert capfd.readouterr() == ("", "")
-    second = hqde_fl.run(str(file), progress=True, **QUICK)
+    second = hqde_fl.run(str(file), progress=True, **SHORT)
     assert second.path.parent == there / "runs"
     assert second.path != result.path
     assert capfd.readouterr().out.count("accuracy") == 3
@@ -156,12 +156,12 @@ def test_a_sweep_is_refused(there):
 
 def test_it_runs_in_a_thread_and_under_an_event_loop(there):
     results = []
-    thread = threading.Thread(target=lambda: results.append(hqde_fl.run(task=TASK, **QUICK)))
+    thread = threading.Thread(target=lambda: results.append(hqde_fl.run(task=TASK, **SHORT)))
     thread.start()
     thread.join()
 
     async def cell():
-        return hqde_fl.run(task=TASK, **QUICK)
+        return hqde_fl.run(task=TASK, **SHORT)
 
     results.append(asyncio.run(cell()))
     first, second = results
@@ -170,7 +170,7 @@ def test_it_runs_in_a_thread_and_under_an_event_loop(there):
 
 
 def test_a_run_is_resumed_with_the_objects_it_was_given(there):
-    made = {"task": {"name": local_factory, "bias": False}, "rule": local_rule(), **QUICK}
+    made = {"task": {"name": local_factory, "bias": False}, "rule": local_rule(), **SHORT}
     first = hqde_fl.run(out="run", **made)
     assert first.experiment.task == {"name": "python:local_factory", "bias": False}
     assert first.model().bias is None
@@ -179,31 +179,31 @@ def test_a_run_is_resumed_with_the_objects_it_was_given(there):
     assert longer.rounds["round"].tolist() == [0, 1, 2, 3]
     assert longer.rounds["server.loss"][:3].tolist() == losses
     with pytest.raises(ConfigError, match=r"was run with clients\.lr = 0\.05, found 0\.1"):
-        hqde_fl.run(longer.experiment, resume="run", clients={"lr": 0.1})
+        hqde_fl.run(longer.experiment, resume="run", clients={"lr": 0.1}, report=False)
     with pytest.raises(ConfigError, match=r"was an object of the program .*: use hqde_fl.run"):
         hqde_fl.run(resume="run", rounds=4)
     with pytest.raises(ConfigError, match="was an object of the program"):
         RunResult.load("run").model()
-    named = hqde_fl.run(out=Path("named"), task=TASK, **QUICK)
-    assert hqde_fl.run(resume=named.path, rounds=3).rounds["round"].max() == 3
+    named = hqde_fl.run(out=Path("named"), task=TASK, **SHORT)
+    assert hqde_fl.run(resume=named.path, rounds=3, report=False).rounds["round"].max() == 3
 
 
 def test_a_callback_is_told_the_run_and_how_it_ends(there):
     collected = Collected()
     settings = {"task": local_task(), "callbacks": [collected]}
-    result = hqde_fl.run(**settings, **QUICK)
+    result = hqde_fl.run(**settings, **SHORT)
     assert collected.rounds == [0, 1, 2]
     assert collected.path == result.path
     assert collected.stopped is None
     crash = [{"name": "crash", "count": 4}]
     with pytest.raises(RunError):
-        hqde_fl.run(**settings, faults=crash, **QUICK)
+        hqde_fl.run(**settings, faults=crash, **SHORT)
     assert isinstance(collected.stopped, RunError)
 
 
 def test_a_failed_run_has_no_model(there):
     with pytest.raises(RunError):
-        hqde_fl.run(task=TASK, out="run", faults=[{"name": "crash", "count": 4}], **QUICK)
+        hqde_fl.run(task=TASK, out="run", faults=[{"name": "crash", "count": 4}], **SHORT)
     (there / "run" / "model.safetensors").unlink(missing_ok=True)
     with pytest.raises(ConfigError, match="has no final model: the run did not finish"):
         RunResult.load("run").model()
