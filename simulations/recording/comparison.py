@@ -247,7 +247,8 @@ class Comparison:
         begun = [run for run in self._runs if run.rounds or "objective" in run.manifest]
         objectives = [run.objective for run in begun]
         primaries = list(dict.fromkeys(objective.primary for objective in objectives))
-        primary = self.analysis.metric or (primaries[0] if len(primaries) == 1 else "loss")
+        shared = primaries[0] if len(primaries) == 1 else "loss"
+        primary = self.analysis.metric or (shared if primaries else Objective().primary)
         directions: dict[str, bool] = {}
         for objective in objectives:
             directions |= objective.directions

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from math import isnan, nan
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ Series = Mapping[str, Sequence[tuple[int, float | None]]]
 
 Bands = Mapping[str, Sequence[tuple[int, float, float]]]
 """The (round, low, high) ends of intervals over several seeds, by the label of their line."""
+
+MAX_LABEL_LINE = 28
+"""Characters of one line of a label; a longer label is wrapped."""
 
 PAGE_COLOURS = 8
 """Number of line colours that the page's style sheet has."""
@@ -202,7 +207,7 @@ def draw_intervals(
     for place, (value, low, high) in enumerate(points.values()):
         axes.plot([low, high], [place, place], color=colour, linewidth=1.4, solid_capstyle="butt")
         axes.plot([value], [place], color=colour, marker="o", markersize=4.5, clip_on=False)
-    axes.set_yticks(range(len(points)), list(points))
+    axes.set_yticks(range(len(points)), [fill(label, MAX_LABEL_LINE) for label in points])
     axes.set_ylim(len(points) - 0.5, -0.5)
     ends = [end for _, low, high in points.values() for end in (low, high) if not isnan(end)]
     if ends and min(ends) < max(ends):
@@ -220,6 +225,7 @@ def _figure(
     from matplotlib.ticker import MaxNLocator
 
     parameters: Any = {**chart_style(_INK, _GRID), "svg.fonttype": "none", "svg.hashsalt": name}
+    parameters["text.parse_math"] = False
     with matplotlib.rc_context(parameters):
         figure = Figure(figsize=(4.6, height), layout="constrained")
         FigureCanvasSVG(figure)
@@ -236,7 +242,10 @@ def _figure(
 def _svg(figure: Figure, name: str) -> str:
     """Return a figure as an SVG element in the page's colours, with ``name`` for screen readers."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the browser has more fonts
+        metadata = {"Date": None, "Creator": None}
+        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

@@ -165,8 +165,12 @@ def _metric_map(
         columns = {f"any {axis}": next(iter(columns.values()))}
     rows = zip(*columns.values(), strict=True)
     cells = tuple(tuple(_metric_cell(group, scale) for group in row) for row in rows)
-    file_name = re.sub(r"[^\w.=-]+", "-", title)[:MAX_FILE_NAME_LENGTH].strip("-")
-    return HeatMap(title, file_name, comparison.lines, tuple(columns), cells)
+    return HeatMap(title, file_name(title), comparison.lines, tuple(columns), cells)
+
+
+def file_name(text: str) -> str:
+    """Return a text as the name of a file, without what a file system may refuse."""
+    return re.sub(r"[^\w.=-]+", "-", text)[:MAX_FILE_NAME_LENGTH].strip("-")
 
 
 def _worst_groups(comparison: Comparison, place: int, label: str) -> list[SeedGroup]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.report.charts import (
+    MAX_LABEL_LINE,
     chart_style,
     draw_intervals,
     draw_lines,
@@ -26,7 +27,7 @@ from hqde_fl.simulations.report.heat_colours import (
     cell_colours,
     is_logarithmic,
 )
-from hqde_fl.simulations.report.heat_maps import HeatMap, colour_scale, metric_maps
+from hqde_fl.simulations.report.heat_maps import HeatMap, colour_scale, file_name, metric_maps
 from hqde_fl.simulations.report.number_text import metric_text
 from hqde_fl.simulations.report.ranks_view import RANK_LABEL, rank_intervals
 
@@ -38,8 +39,6 @@ FIGURES = "figures"
 
 MISSING_COLOUR = "#eceff2"
 PNG_DPI = 200
-MAX_LABEL_LINE = 28
-"""Characters of one line of a label; a longer label is wrapped."""
 PAPER_COLOURS = (
     "#2a6fdb",
     "#d9730d",
@@ -86,11 +85,11 @@ def write_figures(comparison: Comparison, out: Path) -> list[Path]:
         down = -(-len(shown) // across)
         with _figure(2.4 * across, 1.7 * down + 0.5) as f:
             _draw_curves(f, shown, comparison, down, across)
-            written += _save(f, directory / f"curves-{metric}")
+            written += _save(f, directory / f"curves-{file_name(metric)}")
         if any(group.interval for condition in shown for group in condition.groups):
             with _figure(2.4 * across + 1.0, down * (0.6 + 0.2 * len(comparison.lines))) as f:
                 _draw_finals(f, shown, comparison, down, across)
-                written += _save(f, directory / f"final-{metric}")
+                written += _save(f, directory / f"final-{file_name(metric)}")
     ranks = comparison.mean_ranks
     if ranks is not None and (intervals := rank_intervals(ranks)):
         with _figure(4.6, 0.7 + 0.25 * len(intervals)) as f:

@@ -12,7 +12,7 @@ from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.statistics.samples import Method, Sample
 
 MIN_SEEDS = 7
-"""Fewest common seeds for a test: of fewer, no p-value can be below 0.05 after a correction."""
+"""Fewest common seeds for a test: of six the least p is 0.03, which no correction survives."""
 
 RESAMPLES = 9_999
 """Sign patterns that are drawn at random; up to 13 seeds, all 2^n patterns are used instead."""

@@ -1,6 +1,6 @@
 import pytest
 
-from hqde_fl.simulations.report.charts import line_chart, shared_limits
+from hqde_fl.simulations.report.charts import interval_chart, line_chart, shared_limits
 from hqde_fl.simulations.report.heat_colours import ColourScale, cell_colours, scale_colours
 from hqde_fl.simulations.report.number_text import interval_text, metric_text, signed
 
@@ -74,3 +74,13 @@ def test_metrics_of_any_size_keep_significant_digits():
     ]
     assert interval_text((-0.1, 0.25)) == "[\N{MINUS SIGN}0.100, 0.250]"
     assert interval_text(None) == ""
+
+
+@pytest.mark.filterwarnings("error:Glyph")
+def test_labels_with_any_characters_stand_beside_intervals():
+    chart = interval_chart(
+        {"$\\bad$": (1.5, 1.0, 2.0), "\u65e5\u672c": (2.0, 2.0, 2.0)}, "ranks", "mean rank"
+    )
+    assert "$\\bad$</text>" in chart
+    assert ">mean rank</text>" in chart
+    assert "#0000" not in chart
