@@ -6,7 +6,8 @@ import pytest
 import torch
 from flwr.app import ArrayRecord
 
-from hqde_fl.errors import ConfigError
+from hqde_fl.clients.objective import Objective
+from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.protocol.records import to_record
 from hqde_fl.simulations.recording.manifest import record_end
 from hqde_fl.simulations.recording.recorded_run import Run
@@ -123,3 +124,31 @@ def test_a_directory_with_a_run_is_refused_and_one_without_cannot_be_read(tmp_pa
         RunDirectory(tmp_path / "run", tiny)
     with pytest.raises(ConfigError, match="is no run directory"):
         Run.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (Objective("acuracy"), "unknown Task.primary metric 'acuracy': did you mean 'accuracy'"),
+        (
+            Objective("loss", {"acc": True}),
+            "unknown metric in Task.higher_is_better 'acc': did you mean 'accuracy'",
+        ),
+    ],
+)
+def test_a_metric_that_is_not_measured_ends_a_run_before_its_first_round(
+    tmp_path, tiny, objective, message
+):
+    directory = RunDirectory(tmp_path / "run", tiny, objective=objective)
+    start = RoundRecord(round=0, server={"accuracy": 0.1, "loss": 2.3})
+    with pytest.raises(UnknownNameError, match=message), directory.recording():
+        directory.on_round(start, ArrayRecord())
+    assert Run.load(tmp_path / "run").rounds == ()
+
+
+def test_clients_metrics_and_the_success_of_a_backdoor_may_have_a_direction(tmp_path, tiny):
+    directions = {"eval-rmse": False, "train-loss": False, "attack-success": False}
+    directory = RunDirectory(tmp_path / "run", tiny, objective=Objective("loss", directions))
+    with directory.recording():
+        directory.on_round(RoundRecord(round=0, server={"loss": 2.3}), ArrayRecord())
+    assert Run.load(tmp_path / "run").objective == Objective("loss", {"loss": False, **directions})

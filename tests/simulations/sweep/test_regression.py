@@ -6,6 +6,7 @@ import csv
 import json
 from io import StringIO
 
+import numpy as np
 import pytest
 from rich.console import Console
 from scipy import stats
@@ -169,3 +170,32 @@ def test_manifests_name_the_metric_and_old_ones_without_it_are_read(swept):
     assert manifest["objective"] == {"primary": "rmse", "higher-is-better": {"rmse": False}}
     old = type(run)(run.path, {**manifest, "objective": None}, run.rounds, run.clients)
     assert (old.objective.primary, old.primary) == ("loss", run.final["loss"])
+
+
+SEVEN_SEEDS = REGRESSION.replace("rounds = 4", "rounds = 2").replace(
+    "[1, 2, 3]", "[1, 2, 3, 4, 5, 6, 7]"
+)
+TWO_RULES = ['sweep.attack=["sign-flip"]', 'sweep.rule=["mean", "median"]']
+
+
+def test_p_values_are_those_of_scipy_on_the_numbers_of_the_table(tmp_path):
+    path, out = tmp_path / "seven.toml", tmp_path / "out"
+    path.write_text(SEVEN_SEEDS)
+    comparison = run_sweep(Sweep.load(path, TWO_RULES), out, report=False)
+    values = {
+        (row["rule"], row["seed"]): float(row["rmse"]) for row in rows_of(out / "results.csv")
+    }
+    pairs = [[values[rule, str(seed)] for seed in range(1, 8)] for rule in ("median", "mean")]
+    expected = stats.permutation_test(
+        pairs,
+        lambda x, y, axis: np.mean(x - y, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+    )
+    difference = comparison.differences.lines["median"]
+    assert difference.p == pytest.approx(expected.pvalue)
+    assert difference.mean == pytest.approx(expected.statistic)
+    assert tuple(difference.sample.interval) == pytest.approx(
+        tuple(stats.ttest_rel(*pairs).confidence_interval(0.95))
+    )
+    assert f"{expected.pvalue:.3f}</td>" in render(comparison)
