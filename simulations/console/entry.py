@@ -47,9 +47,13 @@ def _end_ray(end: SystemExit) -> None:
 def _own_modules_last() -> None:
     """Move the working directory, which ``python -m`` puts first, behind what is installed.
 
-    It stays first if hqde-fl itself is imported from there, as in a checkout.
+    It stays first if hqde-fl itself is imported from there, as in a checkout. Without a working
+    directory the process ends with one line.
     """
-    here = os.getcwd()
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        sys.exit("error: the working directory does not exist any more: change to another one")
     package = os.path.dirname(os.path.realpath(hqde_fl.__file__))
     if sys.path and sys.path[0] == here and os.path.dirname(package) != os.path.realpath(here):
         sys.path.append(sys.path.pop(0))

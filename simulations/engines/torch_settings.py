@@ -82,7 +82,7 @@ def without_autocast() -> Iterator[None]:
 
     It belongs to a thread, and so would be in force on some engines and not on others.
     """
-    torch = sys.modules.get("torch")
+    torch: Any = sys.modules.get("torch")
     with ExitStack() as stack:
         for kind in AUTOCAST_DEVICES if torch is not None else ():
             if torch.is_autocast_enabled(kind):
