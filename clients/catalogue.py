@@ -39,3 +39,9 @@ OPTIMIZERS = {
     "sgd": "Stochastic gradient descent, with momentum.",
 }
 """Name of a client's optimiser -> what it is."""
+
+METRICS = {
+    "accuracy": "Fraction of the targets whose class has the largest score; higher is better.",
+    "loss": "Mean of the task's loss; lower is better.",
+}
+"""Name of a metric that a task has unless it names others -> what it is."""

@@ -27,6 +27,9 @@ _files: dict[str, str] = {}
 folders: list[str] = []
 """Absolute folders of the user's own, in the order in which files are searched there."""
 
+carried: dict[str, str] = {}
+"""A file as an experiment names it -> its path, in an app that has brought the file along."""
+
 
 def load_file(path: str | os.PathLike[str]) -> ModuleType:
     """Return the module in a file; it is the same object until the file changes.

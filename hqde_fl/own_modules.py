@@ -107,9 +107,9 @@ def _module(kind: str, name: str, place: str, attribute: str) -> ModuleType:
         raise ConfigError(
             f"{kind} {name!r} must read package.module:attribute or FILE.py:attribute"
         )
-    file = _found(kind, name, place) if _is_file(place) else None
+    file = find_file(kind, name, place) if _is_file(place) else None
     try:
-        return importlib.import_module(place) if file is None else own_files.load_file(file)
+        return _imported(place) if file is None else own_files.load_file(file)
     except Exception as error:
         what = f"{os.path.basename(place)} raised" if file else f"module {place!r} raised"
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
@@ -121,12 +121,35 @@ def _module(kind: str, name: str, place: str, attribute: str) -> ModuleType:
         raise ConfigError(f"{kind} {name!r}: {text}") from error
 
 
+def _imported(name: str) -> ModuleType:
+    """Import a module, at last from the folder that is searched first, which stays in sys.path."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        folder = first_folder()
+        if folder is None or folder in map(os.path.abspath, sys.path):
+            raise
+        if not f"{name}.".startswith(f"{error.name}."):
+            raise
+        sys.path.append(folder)
+        importlib.invalidate_caches()
+        return importlib.import_module(name)
+
+
 def _is_file(place: str) -> bool:
     return place.endswith(".py")
 
 
-def _found(kind: str, name: str, place: str) -> str:
-    """Return the path of a file, or raise ``ConfigError`` that names the folders searched."""
+def find_file(kind: str, name: str, place: str) -> str:
+    """Return the path of the file ``place`` in the name of an object.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such file; the message names the folders searched.
+    """
+    if place in own_files.carried:
+        return own_files.carried[place]
     if os.path.isabs(place):
         folders = [""]
     else:

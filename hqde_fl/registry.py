@@ -210,13 +210,13 @@ class Registry(Generic[T]):
             found = "" if isinstance(value, type) else f", found {_brief(value)}"
             raise ConfigError(f"{what} must be a subclass of {base}{found}")
         if inspect.isabstract(value):
-            missing = ", ".join(sorted(value.__abstractmethods__))
+            missing = ", ".join(sorted(getattr(value, "__abstractmethods__", ())))
             raise ConfigError(f"{what} must implement {missing}")
         settings = vars(value).get("__dataclass_params__")
         if settings is None and (self.frozen or _needs_arguments(value)):
             frozen = "@dataclass(frozen=True)" if self.frozen else "@dataclass"
             raise ConfigError(f"{what} must be a dataclass: write {frozen} above the class")
-        if self.frozen and not settings.frozen:
+        if self.frozen and not getattr(settings, "frozen", False):
             raise ConfigError(
                 f"{what} must be frozen: write @dataclass(frozen=True) above the class"
             )

@@ -6,7 +6,6 @@ import errno
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import is_dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,21 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from typer.core import TyperGroup
 
-from hqde_fl.errors import ConfigError, HQDEError, UnknownNameError
+from hqde_fl.errors import ConfigError, HQDEError
 from hqde_fl.simulations.console.interruption import (
     Terminated,
     exit_status,
     interrupted_by,
     interruptible,
 )
+from hqde_fl.simulations.console.option_hints import unknown_option, with_plain_help
 from hqde_fl.simulations.deploy.commands import app as nodes
 
 if TYPE_CHECKING:
-    from hqde_fl.registry import Registry
     from hqde_fl.simulations.experiment.experiment import Experiment
 
 
@@ -43,6 +40,8 @@ class Commands(TyperGroup):
         """
         try:
             return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            raise unknown_option(error) from None
         except HQDEError as error:
             _complain(f"error: {' '.join(str(error).split())}")
             raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
@@ -55,6 +54,10 @@ class Commands(TyperGroup):
         except (KeyboardInterrupt, Terminated) as end:
             _complain("interrupted")
             raise typer.Exit(_status(end)) from None
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of this name, whose help has no escaped brackets."""
+        return with_plain_help(super().get_command(ctx, cmd_name))
 
 
 app = typer.Typer(
@@ -93,6 +96,9 @@ Resume = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Go on with this run, or begin it if the directory is empty."),
 ]
+Interval = Annotated[
+    str | None, typer.Option(metavar="t|bootstrap", help="Kind of 95 % intervals over the seeds.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, run nothing.")]
 
 
@@ -130,15 +136,18 @@ def run(
     from hqde_fl.simulations.run import run_experiment
 
     overrides = _overrides(set_, engine, ray_address, seed, data_dir)
-    experiment = given_or_stored(file, out, resume, overrides)
     add_folder_of(file, stored_folders(resume))
+    experiment = given_or_stored(file, out, resume, overrides)
     console = Console()
     _say(console, _summary(experiment))
     # On the other engines the first round says so, on this terminal.
     if (warning := experiment.parts.warning) and (dry_run or experiment.engine.name == "flower"):
         _complain(f"warning: {warning}")
     if dry_run:
-        experiment.checked_task()
+        task = experiment.checked_task(test=not superlink, clients=not superlink)
+        from hqde_fl.simulations.console.cost import cost_text
+
+        _say(console, cost_text(experiment, task))
         return
     directory = resume or _directory(out, experiment.name)
     with (
@@ -179,6 +188,7 @@ def sweep(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on in --out, or in the newest run of this name.")
     ] = False,
+    interval: Interval = None,
 ) -> None:
     """Run every combination of what a file's [sweep] table lists."""
     from hqde_fl.simulations.experiment.own_modules import add_folder_of
@@ -186,7 +196,10 @@ def sweep(
     from hqde_fl.simulations.sweep.command import newest_directory, run_and_show, show_plan
 
     add_folder_of(file)
-    chosen = Sweep.load(file, _overrides(set_, engine, ray_address, seed, data_dir))
+    overrides = _overrides(set_, engine, ray_address, seed, data_dir)
+    if interval is not None:
+        overrides.append(f"sweep.interval={json.dumps(interval)}")
+    chosen = Sweep.load(file, overrides)
     console = Console()
     if dry_run:
         with _name_what_is_kept(out or Path()):
@@ -205,23 +218,39 @@ def sweep(
 def list_(
     what: Annotated[str | None, typer.Argument(metavar="[WHAT]", help="One kind only.")] = None,
 ) -> None:
-    """List what can be named in an experiment: rules, faults, tasks, ..."""
-    registries = _registries()
-    if what is not None and what not in registries:
-        raise UnknownNameError("kind of thing to list", what, registries)
-    console = Console()
-    for kind, registry in registries.items():
-        if what in (None, kind):
-            table = Table(title=kind, title_justify="left", title_style="bold", box=None)
-            table.add_column(no_wrap=True)
-            table.add_column()
-            for name in sorted(registry):
-                text = Text(registry.summary(name))
-                if parameters := _parameters(registry, name):
-                    text.append(f"\n{parameters}", style="dim")
-                table.add_row(name, text)
-            table.show_header = False
-            console.print(table)
+    """List what an experiment can name: rules, faults, metrics, ..., and every key of its file."""
+    from hqde_fl.simulations.console.listing import show_list
+
+    show_list(Console(), what)
+
+
+@app.command("explain")
+def explain_(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A part, a key, or FILE.py:Class.")],
+) -> None:
+    """Explain a name: what it is, its parameters, and where a file has it."""
+    from hqde_fl.simulations.console.listing import explain
+
+    _say(Console(), explain(name).rstrip())
+
+
+@app.command()
+def reference() -> None:
+    """Print the reference of an experiment's file, as Markdown: every key and every part."""
+    from hqde_fl.simulations.console import reference
+
+    typer.echo(reference.reference(), nl=False)
+
+
+@app.command()
+def init(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty directory.")],
+) -> None:
+    """Write a small project: own task, rule and attack, an experiment, a sweep, a test."""
+    from hqde_fl.simulations.console.new_project import write_project
+
+    for line in write_project(directory):
+        _say(Console(), line)
 
 
 @app.command()
@@ -247,13 +276,26 @@ def doctor(
 @app.command()
 def report(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Of a run or a sweep.")],
+    interval: Interval = None,
+    metric: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Compare a sweep's runs by this metric.")
+    ] = None,
+    compare: Annotated[
+        str | None, typer.Option(metavar="AXIS", help="Compare the values of this axis.")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(metavar="LABEL", help="Compare them with this one.")
+    ] = None,
 ) -> None:
-    """Draw report.html again."""
+    """Draw report.html, figures and tables again; options are as in [sweep]."""
     from hqde_fl.simulations.recording.comparison import Comparison
     from hqde_fl.simulations.report import write_report
 
     with interruptible():
-        path = write_report(Comparison.load(directory), directory)
+        settings = {"interval": interval, "metric": metric, "compare": compare}
+        settings["baseline"] = baseline
+        changes = {name: value for name, value in settings.items() if value is not None}
+        path = write_report(Comparison.load(directory, changes), directory)
     _say(Console(), f"report: {_shown(path)}")
 
 
@@ -354,51 +396,18 @@ def _summary(experiment: Experiment) -> str:
 
     clients = experiment.clients
     faulty = ", ".join(str(client) for client in sorted(experiment.faulty))
+    own = ":" in str(experiment.task["name"])  # a task that may divide its data by itself
+    division = None if own and clients.partition == {"name": "iid"} else clients.partition
     lines = [
         f"{experiment.name}: {component_label(experiment.task)}, {clients.count} clients, "
-        f"{component_label(clients.partition)}, {experiment.rounds} rounds, "
-        f"seed {experiment.seed}, engine {experiment.engine.name}",
+        + (f"{component_label(division)}, " if division else "")
+        + f"{experiment.rounds} rounds, seed {experiment.seed}, engine {experiment.engine.name}",
         f"rule: {component_label(experiment.strategy.rule)}",
         f"faults: {faults_label(experiment.faults)}" + (f", clients {faulty}" if faulty else ""),
     ]
     if experiment.strategy.codec["name"] != "identity":
         lines.insert(2, f"codec: {component_label(experiment.strategy.codec)}")
     return "\n".join(lines)
-
-
-def _registries() -> dict[str, Registry[Any]]:
-    from hqde_fl.clients.faults import FAULTS
-    from hqde_fl.codec import CODECS
-    from hqde_fl.rules import RULES
-    from hqde_fl.simulations.attacks import ATTACKS
-    from hqde_fl.simulations.tasks import PARTITIONERS, TASKS
-    from hqde_fl.strategies.optimizers import SERVER_OPTIMIZERS
-
-    return {
-        "rules": RULES,
-        "codecs": CODECS,
-        "faults": FAULTS,
-        "attacks": ATTACKS,
-        "tasks": TASKS,
-        "partitioners": PARTITIONERS,
-        "server-optimizers": SERVER_OPTIMIZERS,
-    }
-
-
-def _parameters(registry: Registry[Any], name: str) -> str:
-    """Return the parameters of a registry's entry as text, ``f, weighted=false``; "" for none."""
-    return ", ".join(
-        key if default is ... else f"{key}={_default_text(default)}"
-        for key, default in registry.parameters(name).items()
-    )
-
-
-def _default_text(default: Any) -> str:
-    if isinstance(default, bool | str):
-        return json.dumps(default)
-    if isinstance(default, float):
-        return f"{default:.4g}"
-    return type(default).__name__ if is_dataclass(default) else str(default)
 
 
 def _shown(path: Path) -> str:

@@ -120,4 +120,6 @@ def _value_text(value: Any) -> str:
         return "{" + ", ".join(f"{key}={_value_text(entry)}" for key, entry in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_value_text, value)) + "]"
+    if isinstance(value, str) and value.rpartition(":")[2][:1].isupper():
+        return display_name(value)  # a class of the user's own
     return str(value)

@@ -28,6 +28,7 @@ from hqde_fl.clients.task_check import (
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.given_objects import current_objects, given_objects
 from hqde_fl.own_modules import first_folder, is_own, searched_first
+from hqde_fl.simulations.catalogue import ENGINES
 from hqde_fl.simulations.experiment.checks import check_attacks, check_cohort
 from hqde_fl.simulations.experiment.components import Component, build_component
 from hqde_fl.simulations.experiment.errors import to_config_error
@@ -48,9 +49,6 @@ from hqde_fl.simulations.tasks.partition import PARTITIONERS
 from hqde_fl.strategies.callbacks import Callback
 from hqde_fl.strategies.catalogue import CALLBACKS
 
-ENGINES = ("flower", "inline", "ray")
-"""Names of the engines."""
-
 RUN_CONFIG_KEYS = ("config", "experiment", "set", "own-files")
 """Keys of a Flower run's config that tell the experiment, and the content of the user's files."""
 
@@ -67,6 +65,32 @@ class Experiment(Section):
         The keys of a file, with ``_`` or ``-``: ``rounds=5, clients={"count": 8}``. A value may be
         a part (``rule=Krum(f=2)``), and ``task`` a ``Task`` or a function that returns one.
         ``rule``, ``codec`` and ``partition`` are short for ``strategy={"rule": ...}`` and so on.
+
+    Attributes
+    ----------
+    name : str
+        The experiment's name; by default that of its file.
+    seed : int
+        The root of all randomness.
+    rounds : int
+        The number of rounds.
+    task : Component
+        Model, data and metrics: ``hqde-fl list tasks``, or a ``Task`` of your own, or a function
+        that returns one, as ``module:attribute`` or ``file.py:attribute``.
+    clients : ClientsSection
+        Their number, their data, and how they train.
+    strategy : StrategySection
+        The clients of a round, and how their updates become the next model.
+    faults : tuple[Component, ...]
+        The faulty clients: one ``[[faults]]`` table for each fault or attack.
+    engine : EngineSection
+        Where the experiment runs.
+    checkpoint : CheckpointSection
+        When checkpoints are written.
+    metrics : MetricsSection
+        Further measurements.
+    callbacks : tuple[Component, ...]
+        Callbacks of your own, subclasses of ``hqde_fl.Callback``, which get each round's record.
 
     Raises
     ------
@@ -271,8 +295,8 @@ class Experiment(Section):
         test : bool, default=True
             Look at the test set, which has to be here.
         clients : bool, default=True
-            Look at a client's data, which has to be here. On a Ray cluster that was running before
-            it need not be, and is not looked at.
+            Look at a client's data, which has to be here, if the task or the partitioner is the
+            user's own. Nobody looks at those on a Ray cluster that was running before.
 
         Raises
         ------
@@ -291,7 +315,8 @@ class Experiment(Section):
         losses = []
         if test:
             losses += [check_test_set(task, model, parts.ensemble.members, parts.predictor)]
-        if clients and not self.engine.address:
+        own = is_own(self.task["name"]) or is_own(self.clients.partition["name"])
+        if clients and own and not self.engine.address:
             losses += [check_clients(task, model, parts.training, self.clients.count)]
         if len(losses) > 1:
             check_finite(task, *losses)

@@ -18,7 +18,7 @@ from typing import Any
 
 from hqde_fl import own_files
 from hqde_fl.given_objects import is_given
-from hqde_fl.own_modules import import_attribute, search_in
+from hqde_fl.own_modules import find_file, import_attribute, search_in
 from hqde_fl.simulations.experiment.import_path import own_folders
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "added_folders",
     "import_attribute",
     "module_folders",
+    "named_files",
     "own_file_modules",
     "own_names",
     "user_files",
@@ -119,28 +120,62 @@ def own_file_modules(table: Mapping[str, Any]) -> str:
     return " ".join(module.__name__ for file in files for module in own_files.loaded(file)[-1:])
 
 
-def user_files(table: Mapping[str, Any]) -> list[Path]:
+def named_files(table: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the files that an experiment names, as in ``mine.py:Nearest``, by how it names them.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such file.
+    """
+    places = {name: name.rpartition(":")[0] for name in own_names(table)}
+    return {
+        place: Path(os.path.realpath(find_file("part", name, place)))
+        for name, place in places.items()
+        if place.endswith(".py")
+    }
+
+
+def user_files(table: Mapping[str, Any]) -> dict[Path, Path]:
     """Return the Python files of the user's own that an experiment needs.
 
-    Those are the files of the parts that it names, which must have been imported, and those of all
-    other modules of this process that lie in the same folders or below.
+    Those are the files of the parts that it names, which are imported if they have not been, and
+    those of all other modules of this process that lie in the same folders or below.
 
     Parameters
     ----------
     table : Mapping[str, Any]
         The experiment's complete table.
+
+    Returns
+    -------
+    dict[Path, Path]
+        File -> the folder in which Python finds its module.
     """
+    for name in own_names(table):
+        import_attribute("part", name)
     folders = [f"{os.path.realpath(folder)}{os.sep}" for folder in module_folders(table)]
-    files = set()
-    for module in tuple(sys.modules.values()):
-        file = vars(module).get("__file__") if isinstance(module, ModuleType) else None
-        if file and module.__name__ != "__main__" and own_folders([os.path.realpath(file)]):
-            real = os.path.realpath(file)
-            if real.endswith(".py") and real.startswith(tuple(folders)):
-                files.add(Path(real))
     package = Path(own_files.__file__).resolve().parents[1]  # a checkout is no folder of the user
     inside = [package / name for name in ("hqde_fl", "strategies", "clients", "simulations")]
-    return sorted(file for file in files if not any(map(file.is_relative_to, inside)))
+    files = {}
+    for module in tuple(sys.modules.values()):
+        known = vars(module).get("__file__") if isinstance(module, ModuleType) else None
+        if not known or module.__name__ == "__main__" or not known.endswith(".py"):
+            continue
+        file = Path(os.path.realpath(known))
+        if not str(file).startswith(tuple(folders)) or not own_folders([str(file)]):
+            continue
+        if not any(map(file.is_relative_to, inside)):
+            files[file] = _root(module, file)
+    return dict(sorted(files.items()))
+
+
+def _root(module: ModuleType, file: Path) -> Path:
+    """Return the folder in which Python finds the module in a file."""
+    if module.__name__.startswith(f"{own_files.__name__}."):
+        return file.parent
+    levels = module.__name__.count(".") + (file.name == "__init__.py")
+    return file.parents[levels]
 
 
 def _named_modules(names: Iterable[str]) -> list[ModuleType]:

@@ -28,7 +28,53 @@ class Section(BaseModel):
 
 
 class ClientsSection(Section):
-    """``[clients]``: their number, their data, and how they train."""
+    """``[clients]``: their number, their data, and how they train.
+
+    Parameters
+    ----------
+    count : int
+        The number of clients.
+    members : int
+        The number of models of the ensemble, >= 1; 1 is ordinary federated learning.
+    assignment : str
+        The assignment of members to clients: ``"all"``: every client trains every member;
+        ``"round-robin"``: in turn, one further each round; ``"random"``: drawn in each round.
+    members_per_client : int
+        The number of members that a client trains in a round; 0: all of them with ``"all"``, else
+        one.
+    mode : str
+        ``"independent"``: members stay different models and vote; ``"fedavg"``: after each round
+        every member becomes the mean of those that were trained.
+    bagging : bool
+        Train each member on a bootstrap sample of the client's examples.
+    partition : Component
+        The division of the training data among the clients.
+    epochs : int
+        Passes over the client's data in a round, >= 1.
+    batch_size : int
+        Examples in a step, >= 1.
+    optimizer : str
+        The clients' optimiser, whose state is cleared in every round: ``hqde-fl list optimizers``.
+    lr : float
+        The learning rate, > 0.
+    momentum : float
+        The momentum of SGD, in [0, 1).
+    weight_decay : float
+        The weight of the L2 penalty, >= 0; decoupled with AdamW.
+    proximal_mu : float
+        The weight of FedProx's mu / 2 ||w - w_global||^2, >= 0.
+    threads : int
+        Threads of torch in a client, >= 0; 0 keeps the process's number. Another number changes
+        the last bits of a result.
+    device : str
+        A torch device, or ``"auto"`` for a GPU if the process has one, else the CPU.
+    regularization_noise : Table
+        Noise on the clients' gradients; none if empty.
+    entanglement_noise : Table
+        Noise in the clients' updates that cancels over all clients; none if empty.
+    vote : Component
+        The combination of the members' predictions.
+    """
 
     count: int = Field(10, ge=1)
     members: int = Ensemble.members
@@ -52,7 +98,47 @@ class ClientsSection(Section):
 
 
 class StrategySection(Section):
-    """``[strategy]``: the clients of a round, and how their updates become the next model."""
+    """``[strategy]``: the clients of a round, and how their updates become the next model.
+
+    Parameters
+    ----------
+    selector : Component
+        The choice of the clients that train in a round.
+    fraction_train : float
+        The fraction of the clients that train in a round, in (0, 1], at least one: the selector's
+        ``fraction``.
+    fraction_evaluate : float
+        The fraction of the clients, in [0, 1], that evaluate the model after each round.
+    quorum : int
+        The least number of accepted replies, >= 0: with fewer the model is kept. 0: as many as the
+        rule needs.
+    deadline : float
+        Seconds that a round waits for replies, > 0; later replies are late.
+    rule : Component
+        The aggregation rule.
+    codec : Component
+        How clients pack their updates.
+    downlink : Component
+        How changes of the model are packed for clients that hold an earlier version.
+    server_optimizer : Component
+        How the aggregated update moves the model.
+    exploration_noise : Table
+        Noise that the server adds to the aggregated update; none if empty.
+    screening : Table
+        Limits on the content of a reply.
+    density : str
+        When a round's diagnostics describe the density matrix of the updates: ``"free"``: where the
+        rule measures inner products anyway; ``"always"``; ``"never"``.
+    held_out : int
+        The number of test examples that the server sets aside to judge the clients' models, for
+        rules with ``confidence = "held-out"``.
+    confidence_metric : str
+        The metric in a client's reply that rules with ``confidence = "reported"`` take as its
+        confidence; empty: ``"train-loss"``.
+    buffers : str
+        ``"merge"``: statistics such as those of batch normalisation are merged; ``"local"``: each
+        client keeps its own (FedBN).
+    """
 
     selector: Component = Field({"name": "uniform"})
     fraction_train: float = 1.0
@@ -72,16 +158,46 @@ class StrategySection(Section):
 
 
 class EngineSection(Section):
-    """``[engine]``: where the experiment runs."""
+    """``[engine]``: where the experiment runs.
+
+    Parameters
+    ----------
+    name : str
+        The engine: ``hqde-fl list engines``.
+    address : str
+        ``HOST:PORT`` of a Ray cluster to join; empty: that of ``RAY_ADDRESS``, or a Ray of its own.
+    runtime_env : Table
+        Ray's ``runtime_env`` for the workers.
+    resources : tuple of tables
+        What each client is given of a machine, one table for each group of clients.
+    files : tuple of str
+        For real nodes: further files that the run brings along, as paths or patterns (``**`` for
+        any folders) relative to the experiment's folder. Modules of own parts go by themselves.
+    """
 
     name: str = "ray"
     address: str = ""
     runtime_env: Table = Field({})
     resources: tuple[Table, ...] = Field((), strict=False)
+    files: tuple[str, ...] = Field((), strict=False)
 
 
 class MetricsSection(Section):
-    """``[metrics]``: measurements beyond those that every run records."""
+    """``[metrics]``: measurements beyond those that every run records.
+
+    Parameters
+    ----------
+    honest_mean : bool
+        Measure the distance of each aggregate from the mean of the honest updates.
+    functions : tuple of str
+        Further metrics of the task, functions (outputs, targets) -> mean over the batch, as
+        ``module:function`` or ``file.py:function``.
+    primary : str
+        The metric that ranks runs and names the worst case; empty: the task's.
+    higher_is_better : Table
+        Metric -> true if higher values are better, false if lower ones are; metrics that are not in
+        it go by their name.
+    """
 
     honest_mean: bool = False
     functions: tuple[str, ...] = Field((), strict=False)
@@ -90,7 +206,15 @@ class MetricsSection(Section):
 
 
 class CheckpointSection(Section):
-    """``[checkpoint]``: the number of rounds between two checkpoints, and of checkpoints kept."""
+    """``[checkpoint]``: the number of rounds between two checkpoints, and of checkpoints kept.
+
+    Parameters
+    ----------
+    every : int
+        Rounds between two checkpoints; 0 writes none.
+    keep : int
+        Checkpoints that are kept.
+    """
 
     every: int = Field(1, ge=0)
     keep: int = Field(3, ge=1)

@@ -1,0 +1,3 @@
+"""A module beside ``mine.py``, which imports it."""
+
+EXAMPLES, WIDTH = 120, 4
