@@ -9,10 +9,11 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 from hqde_fl.clients.data_forms import example_total
@@ -20,6 +21,7 @@ from hqde_fl.clients.data_subset import data_subset
 from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.fresh_model import FreshModel
 from hqde_fl.clients.reproducibility import reproducible
+from hqde_fl.clients.scoring import NoTargetsError
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.task_calls import build_model, load_partition, load_test_set
 from hqde_fl.clients.training import Training, train
@@ -40,6 +42,8 @@ MAX_PARTITIONS = 16
 def before_the_run(whose: str = "") -> Iterator[None]:
     """Make a ``ConfigError`` of a ``TaskError`` in the block: nothing has been started.
 
+    That no label of a few examples counts says nothing of the others, and ends the block alone.
+
     Parameters
     ----------
     whose : str, optional
@@ -47,6 +51,8 @@ def before_the_run(whose: str = "") -> Iterator[None]:
     """
     try:
         yield
+    except NoTargetsError:
+        pass
     except TaskError as error:
         raise ConfigError(f"{whose}: {error}" if whose else str(error)) from error
 
@@ -87,13 +93,14 @@ def check_test_set(
         loaded = model.load(model.built.state_dict())
         examples = sample(data, MAX_EXAMPLES)
         return evaluate([loaded] * members, examples, task, predictor=predictor)["loss"]
+    return 0.0
 
 
 def check_clients(task: Task, model: FreshModel, training: Training, count: int) -> float:
     """Train the first client with examples on a batch of them, and return the loss.
 
     Clients with one example are passed over, as layers such as batch normalisation cannot train on
-    one; the loss is 0 if there is no other. Weights of the model change.
+    one; the loss is 0 if there is no other. Buffers of the model change.
 
     Parameters
     ----------
@@ -133,15 +140,30 @@ def check_finite(task: Task, *losses: float) -> None:
 
 
 def check_training(task: Task, model: FreshModel, training: Training, data: Dataset[Any]) -> float:
-    """Train a model on a batch of a data set with examples, and return the loss.
+    """Compute loss and gradient on a batch of a data set with examples, and return the loss.
 
-    Weights of the model change. Raises ``TaskError`` if it fails.
+    Buffers of the model change, weights do not. Raises ``TaskError`` if it fails.
     """
     batch = sample(data, min(training.batch_size, MAX_EXAMPLES))
     once = replace(training, epochs=1)
     loaded = model.load(model.built.state_dict())
     with reproducible(0):
-        return train(loaded, batch, task, once, torch.Generator().manual_seed(0))
+        generator = torch.Generator().manual_seed(0)
+        return train(loaded, batch, task, once, generator, cast(Optimizer, _NoSteps(loaded)))
+
+
+class _NoSteps:
+    """An optimiser that leaves the weights as they are; torch's take a second to be imported."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.state: dict[Any, Any] = {}
+        self._model = model
+
+    def zero_grad(self) -> None:
+        self._model.zero_grad()
+
+    def step(self) -> None:
+        pass
 
 
 def sample(data: Dataset[Any], size: int) -> Dataset[Any]:
