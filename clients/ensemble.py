@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, final
@@ -112,7 +112,7 @@ class EnsembleClient:
         self.training, self.bagging = training or Training(), bagging
         self.seeds, self.predictor = Seeds(seed), predictor
         self._models: dict[int, FreshModel] = {}
-        self._partitions: dict[tuple[int, int], Dataset[Any]] = {}
+        self._partitions: dict[Hashable, Dataset[Any]] = {}
 
     def train(self, message: Message, context: Context) -> Message:
         """Train the message's members on the node's partition and reply with their full weights.
@@ -124,8 +124,8 @@ class EnsembleClient:
 
     def _train(self, message: Message, context: Context) -> Message:
         start = time.perf_counter()
-        partition, count = partition_of(context)
-        data = self._partition(partition, count)
+        partition, _ = partition_of(context)
+        data = self._partition(context)
         if len(data) == 0:  # type: ignore[arg-type]
             return no_data(message)
         name, record = array_record(message)
@@ -161,8 +161,8 @@ class EnsembleClient:
             return self._evaluate(message, context)
 
     def _evaluate(self, message: Message, context: Context) -> Message:
-        partition, count = partition_of(context)
-        data = self._partition(partition, count)
+        partition, _ = partition_of(context)
+        data = self._partition(context)
         if len(data) == 0:  # type: ignore[arg-type]
             return no_data(message)
         _, record = array_record(message)
@@ -219,13 +219,15 @@ class EnsembleClient:
         rng = self.seeds.numpy("bag", partition, member)
         return data_subset(data, rng.integers(size, size=size).tolist())
 
-    def _partition(self, partition: int, count: int) -> Dataset[Any]:
-        """Return a partition's data, from the cache if it is there."""
-        key = (partition, count)
+    def _partition(self, context: Context) -> Dataset[Any]:
+        """Return the data of a node's partition, from the cache if they are there."""
+        partition, count = partition_of(context)
+        config = context.node_config
+        key = (partition, count, frozenset(config.items()))
         if key not in self._partitions:
             if len(self._partitions) >= MAX_CACHED_PARTITIONS:
                 self._partitions.pop(next(iter(self._partitions)))
-            self._partitions[key] = load_partition(self.task, partition, count)
+            self._partitions[key] = load_partition(self.task, partition, count, config)
         return self._partitions[key]
 
 

@@ -67,7 +67,8 @@ class Task:
         (partition id, number of partitions) -> that client's training data: a map-style data set of
         ``(x, y)``, of several inputs ``(a, b, y)``, or of mappings, from which ``forward`` gets the
         entries that its parameters name; also a ``datasets.Dataset``. The tensors of a
-        ``TensorDataset`` are read without a ``DataLoader``.
+        ``TensorDataset`` are read without a ``DataLoader``. A parameter called ``node_config`` is
+        given the ``--node-config`` of the node that holds the data.
     test : Callable[[], Dataset]
         Returns the server's test set.
     loss : Callable[[Any, Any], Tensor], default=cross_entropy

@@ -6,7 +6,8 @@ names the part of the task and the user's file.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from numbers import Real
 from typing import Any
@@ -54,10 +55,20 @@ def built_model(part: str, function: Callable[[], Any]) -> nn.Module:
     return model
 
 
-def load_partition(task: Task, number: int, count: int) -> Dataset[Any]:
-    """Return the data set of client ``number`` of ``count``; ``TaskError`` if it cannot be had."""
+def load_partition(
+    task: Task, number: int, count: int, node_config: Mapping[str, Any] | None = None
+) -> Dataset[Any]:
+    """Return the data set of client ``number`` of ``count``; ``TaskError`` if it cannot be had.
+
+    A ``Task.partition`` with a parameter ``node_config`` is given the configuration of the node
+    that holds the data; without one, that of a simulated node.
+    """
+    extra = {}
     with user_code("Task.partition", task.partition):
-        data = task.partition(number, count)
+        if "node_config" in inspect.signature(task.partition).parameters:
+            simulated = {"partition-id": number, "num-partitions": count}
+            extra["node_config"] = dict(simulated if node_config is None else node_config)
+        data = task.partition(number, count, **extra)
     return _checked("Task.partition", data, task.partition)
 
 

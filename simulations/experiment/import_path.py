@@ -19,27 +19,19 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 
-def describe_path(anywhere: bool = False) -> dict[str, Any]:
+def describe_path() -> dict[str, Any]:
     """Describe this process's ``sys.path`` in plain values.
-
-    Parameters
-    ----------
-    anywhere : bool
-        True for processes that may be on another machine or have another Python: they only add the
-        user's own folders.
 
     Returns
     -------
     dict[str, Any]
-        ``machine``: the host and its Python, empty for ``anywhere``; ``path``: all of ``sys.path``;
+        ``machine``: the host and its Python; ``path``: all of ``sys.path``;
         ``own``: its folders that hold no installed packages; ``first``: the folders that Ray's
         workers search first, whatever ``sys.path`` says.
     """
     here = os.getcwd()
     path = list(dict.fromkeys(os.path.abspath(folder) for folder in sys.path))
     script = os.path.dirname(os.path.realpath(sys.argv[0])) if sys.argv else here
-    if anywhere:
-        return {"machine": "", "path": [], "own": own_folders(path), "first": []}
     return {"machine": _machine(), "path": path, "own": own_folders(path), "first": [here, script]}
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import tomli_w
 
+from hqde_fl.simulations.engines.flower.carried_files import CarriedFiles
 from hqde_fl.simulations.engines.torch_settings import TorchSettings
 from hqde_fl.simulations.experiment import import_path, own_modules
 
@@ -31,7 +32,7 @@ def write_app(
     directory: Path,
     config: Mapping[str, str],
     name: str = APP_NAME,
-    path: Mapping[str, Any] | None = None,
+    carried: CarriedFiles | None = None,
 ) -> None:
     """Write a Flower App whose components are those of this package.
 
@@ -43,17 +44,19 @@ def write_app(
         The run's configuration.
     name : str, optional
         The name of the app.
-    path : Mapping of str to Any, optional
-        The ``import_path`` that the app's processes use; that of this process if not given.
+    carried : CarriedFiles, optional
+        The user's files that the app brings along. Then its processes may be on other hosts, and
+        nothing of this process's import path is told to them; else they use the same path.
     """
     package = directory / _PACKAGE
     shutil.copytree(_TEMPLATE, package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copyfile(import_path.__file__, package / "import_path.py")
-    settings = {
-        "path": path or import_path.describe_path(),
-        "folders": own_modules.added_folders(),
-        "torch": dataclasses.asdict(TorchSettings.current()),
-    }
+    settings: dict[str, Any] = {"torch": dataclasses.asdict(TorchSettings.current())}
+    if carried is None:
+        settings |= {"path": import_path.describe_path(), "folders": own_modules.added_folders()}
+    else:
+        carried.copy_to(package)
+        settings |= {"carried-folders": carried.folders, "carried-files": dict(carried.names)}
     (package / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     project = {
         "project": {

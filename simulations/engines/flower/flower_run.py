@@ -19,8 +19,8 @@ from typing import TextIO
 
 from hqde_fl.errors import RunError
 from hqde_fl.simulations.engines.flower.app_writer import APP_NAME, write_app
+from hqde_fl.simulations.engines.flower.carried_files import CarriedFiles
 from hqde_fl.simulations.engines.flower.superlink import SuperLink
-from hqde_fl.simulations.experiment import import_path
 
 LOG_FILE = "flower.log"
 """Name of the file in the run directory with all output of ``flwr run``."""
@@ -81,7 +81,9 @@ class FlowerRun:
         """
         config = {"experiment": "", "set": "", "config": experiment_json, "out": out}
         config |= {"resume": out if self._resume else ""}
-        write_app(self._app, config, self._name, import_path.describe_path(self.anywhere))
+        table = json.loads(experiment_json)
+        carried = CarriedFiles.of(table) if self.anywhere else None
+        write_app(self._app, config, self._name, carried)
         self._out.mkdir(parents=True, exist_ok=True)
         command = ["run", str(self._app), *self._names, "--stream", *arguments]
         with (

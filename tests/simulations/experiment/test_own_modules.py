@@ -196,18 +196,6 @@ def test_a_process_elsewhere_appends_folders_that_exist(
     assert "/not/there" not in sys.path
 
 
-def test_real_nodes_learn_only_of_the_users_own_folders(tmp_path: Path) -> None:
-    sys.path.append(str(tmp_path))
-    described = import_path.describe_path(anywhere=True)
-    assert described["path"] == described["first"] == []
-    assert str(tmp_path) in described["own"]
-    assert not any("site-packages" in place for place in described["own"])
-    sys.path.remove(str(tmp_path))
-    before = list(sys.path)
-    import_path.adopt_path(described)
-    assert sys.path == [*before, str(tmp_path)]
-
-
 def test_a_generated_app_carries_the_file_and_a_name_of_its_own(tmp_path: Path) -> None:
     write_app(tmp_path / "app", {"config": "{}"}, name="hqde-fl-run-1")
     package = tmp_path / "app" / "hqde_fl_run"
@@ -221,7 +209,9 @@ def test_a_generated_app_carries_the_file_and_a_name_of_its_own(tmp_path: Path) 
 
 
 def test_a_malformed_name_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"task 'a b:c' must read package\.module:attribute or FILE\.py"):
+    with pytest.raises(
+        ConfigError, match=r"task 'a b:c' must read package\.module:attribute or FILE\.py"
+    ):
         own_modules.import_attribute("task", "a b:c")
 
 
