@@ -99,8 +99,7 @@ class _Plan:
             new[name] = copy.deepcopy(value, memo)
         if self.children is not None:
             new["_modules"] = memo[id(self.children)] = type(self.children)(
-                (name, copy.deepcopy(child, memo))
-                for name, child in self.children.items()
+                (name, copy.deepcopy(child, memo)) for name, child in self.children.items()
             )
 
 
