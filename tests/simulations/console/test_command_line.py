@@ -250,3 +250,33 @@ def test_a_fault_that_cannot_act_or_fails_is_one_line(invoke, tmp_path):
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: fault 'label-flip' of client 3 failed in round 1: ConfigError: ")
     assert invoke("run", file, "--dry-run").exit_code == 0
+
+
+@pytest.mark.parametrize("command", [["sweep"], ["audit"], ["nodes", "init"]])
+def test_the_help_has_plain_brackets(invoke, command):
+    text = invoke(*command, "--help").stdout
+    assert "[required]" in text
+    assert "\\" not in text
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ("--rounds", "use --set rounds=..."),
+        ("--batch_size", "use --set clients.batch-size=..."),
+        ("--rule=median", "use --set strategy.rule=..."),
+        ("--enigne", "Did you mean '--engine'?"),
+        ("--xyz", "No such option '--xyz'."),
+    ],
+)
+def test_an_unknown_option_is_answered_by_what_to_write(invoke, tiny_file, option, hint):
+    result = invoke("run", tiny_file, option)
+    assert result.exit_code == 2
+    assert result.stderr.rstrip().endswith(hint)
+
+
+def test_a_task_of_the_users_own_is_not_said_to_be_divided_by_the_default(invoke, tiny_file):
+    own = ["--set", "task={name='tests.simulations.odd_tasks:surprise'}"]
+    whole = invoke("run", tiny_file, "--dry-run").stdout
+    assert "4 clients, iid, 2 rounds" in whole
+    assert "iid" not in invoke("run", tiny_file, "--dry-run", *own).stdout

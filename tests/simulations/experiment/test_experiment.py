@@ -282,3 +282,19 @@ def test_a_copy_shares_the_parts_only_if_they_are_the_same():
 def test_a_choice_is_named_with_its_alternatives():
     with pytest.raises(ConfigError, match=r"clients\.assignment needs to be 'all', .*found 'rot"):
         Experiment.parse({"clients": {"assignment": "rotate"}})
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("my experiment.toml", "my-experiment"),
+        ("Größe [1]=ü.toml", "Groe-1-u"),
+        (".hidden", "hidden"),
+        ("-- draft --.toml", "draft"),
+        ("v1.2_b.toml", "v1.2_b"),
+        ("日本.toml", "experiment"),
+    ],
+)
+def test_an_experiment_is_named_after_any_file(tmp_path, file, name):
+    (tmp_path / file).write_text("rounds = 1")
+    assert Experiment.load(tmp_path / file).name == name
