@@ -51,6 +51,8 @@ def _require(optimizer: ServerOptimizer, name: str, low: float, high: float) -> 
 class SGD(ServerOptimizer):
     """Add the update, optionally with momentum: m <- momentum m + Delta; x <- x + lr m.
 
+    With ``nesterov``: x <- x + lr (Delta + momentum m).
+
     Parameters
     ----------
     lr : float
@@ -58,24 +60,29 @@ class SGD(ServerOptimizer):
     momentum : float
         Fraction of the last velocity that is kept, in [0, 1), by default 0; with momentum it is
         FedAvgM (Hsu et al., 2019, arXiv:1909.06335).
+    nesterov : bool
+        Add momentum times the new velocity to the update, as Nesterov's momentum does in
+        ``torch.optim.SGD``; by default False.
     """
 
     lr: float = 1.0
     momentum: float = 0.0
+    nesterov: bool = False
 
     def __post_init__(self) -> None:
         _require(self, "lr", 1e-12, torch.inf)
         _require(self, "momentum", 0, 1)
 
     def step(self, delta: Tensor, moments: Moments) -> tuple[Tensor, Moments]:
-        """Return lr times the new velocity, and that velocity as the only moment.
+        """Return the step, and the new velocity as the only moment.
 
         Without momentum: lr times the update, and no moments.
         """
         if self.momentum == 0:
             return self.lr * delta, {}
         velocity = self.momentum * moments["velocity"] + delta if moments else delta
-        return self.lr * velocity, {"velocity": velocity}
+        step = delta + self.momentum * velocity if self.nesterov else velocity
+        return self.lr * step, {"velocity": velocity}
 
 
 @dataclass(frozen=True)

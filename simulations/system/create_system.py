@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hqde_fl.codec import Codec
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.system.hqde_system import HQDESystem
-from hqde_fl.simulations.system.settings import Config, Settings, table
+from hqde_fl.simulations.system.settings import Config, Settings, table, whole
 
 
 def create_hqde_system(
@@ -45,13 +45,18 @@ def create_hqde_system(
         its parameters, ``{"name": "identity"}`` for full weights; or a codec.
     aggregation_config : Mapping, optional
         ``rule`` (``"superposition"``): a rule, its name, or a table with its name and parameters;
-        ``server_optimizer`` (``"sgd"``) likewise; ``noise_scale`` (0): scale of exploration noise
+        ``server_optimizer`` likewise, by default ``"sgd"`` with momentum 1 - 1/sqrt(num_workers)
+        if the workers use AdamW, else without; ``noise_scale`` (0): scale of exploration noise
         relative to the update; ``exploration_factor`` (0.1): decay of that noise per epoch.
     training_config : Mapping, optional
         ``optimizer`` (``"adamw"``, ``"adam"``, ``"sgd"``), ``learning_rate`` (1e-3, SGD: 0.05),
         ``momentum``, ``weight_decay``, ``proximal_mu``, ``threads``, ``device``;
         ``members`` (1): number of models in the ensemble; ``prediction_aggregation``
-        (``"soft-vote"``): the vote that combines their predictions.
+        (``"soft-vote"``): the vote that combines their predictions;
+        ``batch_assignment`` (``"split"``): each worker takes 1/num_workers of every batch and as
+        many steps an epoch as the loader has batches, or ``"whole"``: batches of the loader's size
+        and num_workers times fewer steps; ``scaling_rule`` (``"auto"``): scale the learning rate to
+        the number of steps and set the server's momentum, or ``"none"``: leave both as given.
     loss_fn : Callable, optional
         (outputs, targets) -> mean loss. Without it, and with torch's cross entropy, the models are
         classifiers: they return scores (examples, classes, ...) or (examples, ..., classes), and
@@ -77,12 +82,13 @@ def create_hqde_system(
     if isinstance(model_class, nn.Module) or not callable(model_class):
         raise ConfigError(
             "model_class needs to be a class or a function that builds a module, "
-            f"found {type(model_class).__name__} {model_class!r:.60}"
+            f"found {type(model_class).__name__} {' '.join(repr(model_class).split())[:60]}"
         )
+    num_workers = whole("num_workers", num_workers, 1)
     return HQDESystem(
         partial(model_class, **table("model_kwargs", model_kwargs)),
         num_workers,
-        Settings.of(quantization_config, aggregation_config, training_config, seed),
+        Settings.of(quantization_config, aggregation_config, training_config, seed, num_workers),
         loss_fn=loss_fn,
         class_axis=class_axis,
         ignore_index=ignore_index,

@@ -7,13 +7,13 @@ whose updates ``HQDEStrategy`` merges.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, final
+from typing import Any, Self, cast, final
 
 from flwr.app import ArrayRecord
 from rich.console import Console
@@ -59,7 +59,8 @@ class HQDESystem:
     num_workers : int, default=4
         Number of workers that share the data, >= 1.
     settings : Settings, optional
-        Settings of training, aggregation and prediction; ``Settings()`` if not given.
+        Settings of training, aggregation and prediction; those of ``create_hqde_system`` without
+        configurations if not given.
     loss_fn : Callable, optional
         (outputs, targets) -> mean loss; cross entropy if not given.
     class_axis, ignore_index : int, optional
@@ -100,7 +101,7 @@ class HQDESystem:
             raise ConfigError(f"loss_fn needs to be a function, found the class {name}: {name}()")
         if engine not in ENGINES:
             raise UnknownNameError("engine", engine, ENGINES)
-        self.settings = settings or Settings()
+        self.settings = settings or Settings.of(None, None, None, seed, num_workers)
         self.num_workers, self.seed, self.show_progress = num_workers, seed, show_progress
         if (needed := self.settings.rule.minimum()) > num_workers:
             raise ConfigError(
@@ -135,8 +136,9 @@ class HQDESystem:
         epochs are kept.
 
         The loader's data set is divided at random into one portion per worker, of equal sizes, and
-        sent to the workers once. Its batch size and ``collate_fn`` are used; each worker shuffles
-        its portion in every epoch. The loader's ``num_workers`` (processes that load data),
+        sent to the workers once. Its ``collate_fn`` is used, and its batches are split among the
+        workers (see ``batch_assignment`` of ``create_hqde_system``); each worker shuffles its
+        portion in every epoch. The loader's ``num_workers`` (processes that load data),
         ``drop_last`` and ``pin_memory`` have no effect.
 
         Parameters
@@ -204,7 +206,8 @@ class HQDESystem:
                 partition=Portions(data.dataset, self.seed),
                 collate=data.task_collate,
             )
-            training = replace(self.settings.training, batch_size=data.batch_size)
+            size = len(cast(Sized, data.dataset))
+            training = self.settings.worker_training(data.batch_size, size, self.num_workers)
             self._models.check(task, training, validation)
             app = ensemble_app(
                 task, members=self.settings.members, training=training, seed=self.seed
@@ -311,7 +314,7 @@ class HQDESystem:
         """End the workers, and Ray too if this process started it for systems alone.
 
         A Ray that was running before, and other work on it, is left alone. The system keeps its
-        weights; further training starts new workers.
+        weights: it still predicts, evaluates and saves, and further training starts new workers.
         """
         workers, self._workers = self._workers, None
         if workers is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any, Self
 
@@ -17,6 +17,14 @@ from hqde_fl.noise import ExplorationNoise
 from hqde_fl.prediction import VOTES, EnsemblePredictor
 from hqde_fl.registry import Registry
 from hqde_fl.rules import RULES, Aggregator, Superposition
+from hqde_fl.simulations.system.worker_steps import (
+    BATCH_ASSIGNMENTS,
+    SCALING_RULES,
+    scaled,
+    server_sgd,
+    step_ratio,
+    worker_batch,
+)
 from hqde_fl.strategies.exploration import ExploringOptimizer
 from hqde_fl.strategies.optimizers import SERVER_OPTIMIZERS, SGD, ServerOptimizer
 
@@ -49,11 +57,20 @@ class Settings:
     server_optimizer : ServerOptimizer
         Optimiser that applies the merged update to the model.
     training : Training
-        Settings of a worker's training; the batch size is replaced by the loader's.
+        Settings of training in one place, except for the batch size, which is the loader's;
+        ``worker_training`` makes a worker's of them.
     members : int
         Number of models in the ensemble, >= 1.
     predictor : EnsemblePredictor
         Combines the members' predictions.
+    batch_assignment : "split" or "whole"
+        Split the loader's batches among the workers, or let each worker train on batches of that
+        size of its portion.
+    scaling_rule : "auto" or "none"
+        Scale the learning rate to the number of steps, or keep it.
+    server_gain : float
+        Factor by which the momentum of the default server optimiser lengthens steady updates, >= 1;
+        1 for a server optimiser that the user chose.
     """
 
     codec: Codec = field(default_factory=AdaptiveQuantizer)
@@ -64,6 +81,9 @@ class Settings:
     )
     members: int = 1
     predictor: EnsemblePredictor = field(default_factory=EnsemblePredictor)
+    batch_assignment: str = "split"
+    scaling_rule: str = "auto"
+    server_gain: float = 1.0
 
     @classmethod
     def of(
@@ -72,19 +92,47 @@ class Settings:
         aggregation: Config | None,
         training: Config | None,
         seed: int = 0,
+        workers: int = 1,
     ) -> Self:
-        """Build the settings from three configurations, see ``create_hqde_system``.
+        """Build the settings for some workers from three configurations.
+
+        The configurations and the seed are those of ``create_hqde_system``.
 
         Raises
         ------
         ConfigError
             For an unknown key or an impossible value.
         """
+        own_training = _training(table("training_config", training))
+        server = SGD()
+        if own_training["scaling_rule"] == "auto":
+            server = server_sgd(own_training["training"].optimizer, workers)
+        config = table("aggregation_config", aggregation)
         return cls(
             codec=_codec(quantization),
-            **_aggregation(table("aggregation_config", aggregation), seed),
-            **_training(table("training_config", training)),
+            **_aggregation(config, seed, server),
+            **own_training,
+            server_gain=1.0 if "server_optimizer" in config else 1 / (1 - server.momentum),
         )
+
+    def worker_training(self, batch_size: int, examples: int, workers: int) -> Training:
+        """Return a worker's settings of training.
+
+        Parameters
+        ----------
+        batch_size : int
+            The loader's batch size.
+        examples : int
+            Number of examples in the loader's data set.
+        workers : int
+            Number of workers that share them.
+        """
+        own_batch = worker_batch(batch_size, workers, self.batch_assignment)
+        training = replace(self.training, batch_size=own_batch)
+        if self.scaling_rule == "none":
+            return training
+        ratio = step_ratio(batch_size, own_batch, examples, workers)
+        return scaled(training, ratio, self.server_gain)
 
 
 def whole(name: str, value: Any, minimum: int) -> int:
@@ -128,10 +176,10 @@ def _codec(config: Config | Codec | None) -> Codec:
     return CODECS.build(_kebab(parameters))
 
 
-def _aggregation(config: dict[str, Any], seed: int) -> dict[str, Any]:
+def _aggregation(config: dict[str, Any], seed: int, server: ServerOptimizer) -> dict[str, Any]:
     known = ("rule", "server_optimizer", "noise_scale", "exploration_factor")
     _require_known("aggregation_config", config, known)
-    optimizer = _built(SERVER_OPTIMIZERS, config.get("server_optimizer", SGD()))
+    optimizer = _built(SERVER_OPTIMIZERS, config.get("server_optimizer", server))
     scale = _number("aggregation_config", config, "noise_scale", 0.0)
     decay = _number("aggregation_config", config, "exploration_factor", 0.1)
     if "exploration_factor" in config and not scale:
@@ -152,7 +200,8 @@ def _training(config: dict[str, Any]) -> dict[str, Any]:
         if key in config:
             raise ConfigError(f"training_config has no {key!r}: {EXCLUDED_TRAINING_KEYS[key]}")
     own = [name for name in _fields(Training) if name not in EXCLUDED_TRAINING_KEYS]
-    known = (*own, "learning_rate", "members", "prediction_aggregation")
+    choices = {"batch_assignment": BATCH_ASSIGNMENTS, "scaling_rule": SCALING_RULES}
+    known = (*own, "learning_rate", "members", "prediction_aggregation", *choices)
     _require_known("training_config", config, known)
     parameters = {"optimizer": "adamw"} | {key: config[key] for key in own if key in config}
     default = LEARNING_RATES.get(str(parameters["optimizer"]), 0.05)
@@ -163,7 +212,21 @@ def _training(config: dict[str, Any]) -> dict[str, Any]:
         "predictor": EnsemblePredictor(
             _built(VOTES, config.get("prediction_aggregation", "soft-vote"))
         ),
+        **{key: _choice(config, key, values) for key, values in choices.items()},
     }
+
+
+def _choice(config: Config, key: str, values: tuple[str, ...]) -> str:
+    """Return a key's value in a training configuration; the first of its values if not given."""
+    value = config.get(key, values[0])
+    if value == "replicate" and key == "batch_assignment":
+        raise ConfigError(
+            "training_config['batch_assignment'] 'replicate' would train every worker on all data, "
+            "which this system does not do: for an ensemble of different models set 'members'"
+        )
+    if not isinstance(value, str) or value not in values:
+        raise UnknownNameError(f"training_config[{key!r}]", str(value), values)
+    return value
 
 
 def _built(registry: Registry[Any], value: Any) -> Any:

@@ -48,6 +48,14 @@ def test_sgd_with_momentum_is_a_geometric_sum() -> None:
     torch.testing.assert_close(x, torch.full((3,), 2 * (1 + 1.5 + 1.75)))
 
 
+def test_nesterov_momentum_adds_the_new_velocity_to_the_update() -> None:
+    x, moments = torch.zeros(3), {}
+    for _ in range(3):
+        step, moments = SGD(lr=2.0, momentum=0.5, nesterov=True).step(torch.ones(3), moments)
+        x = x + step
+    torch.testing.assert_close(x, torch.full((3,), 2 * (1.5 + 1.75 + 1.875)))
+
+
 @pytest.mark.parametrize("name", list(SERVER_OPTIMIZERS))
 def test_a_step_changes_neither_the_update_nor_the_moments(name: str) -> None:
     optimizer = SERVER_OPTIMIZERS.build(name)
