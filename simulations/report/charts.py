@@ -213,7 +213,7 @@ def draw_intervals(
     if ends and min(ends) < max(ends):
         axes.set_xlim(min(ends), max(ends))
     axes.grid(False, axis="y")
-    axes.tick_params(length=0)
+    axes.tick_params(length=0, pad=6)
 
 
 def _figure(
