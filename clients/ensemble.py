@@ -25,6 +25,7 @@ from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.fresh_model import FreshModel
 from hqde_fl.clients.message_fields import array_record, partition_of, server_round
 from hqde_fl.clients.reproducibility import reproducible
+from hqde_fl.clients.scoring import NoTargetsError
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.task_calls import build_model, load_partition
 from hqde_fl.clients.training import Training, train
@@ -117,10 +118,14 @@ class EnsembleClient:
     def train(self, message: Message, context: Context) -> Message:
         """Train the message's members on the node's partition and reply with their full weights.
 
-        For a partition without examples the reply is that of ``hqde_fl.protocol.no_data``.
+        For a partition without examples, or of which no label counts, the reply is that of
+        ``hqde_fl.protocol.no_data``.
         """
         with _client_named(context):
-            return self._train(message, context)
+            try:
+                return self._train(message, context)
+            except NoTargetsError:
+                return no_data(message)
 
     def _train(self, message: Message, context: Context) -> Message:
         start = time.perf_counter()
@@ -154,11 +159,14 @@ class EnsembleClient:
     def evaluate(self, message: Message, context: Context) -> Message:
         """Reply with the ensemble's metrics on the node's partition, which is its training data.
 
-        The metrics are ``num-examples`` and ``eval-...``. For a partition without examples the
-        reply is that of ``hqde_fl.protocol.no_data``.
+        The metrics are ``num-examples`` and ``eval-...``. For a partition without examples, or of
+        which no label counts, the reply is that of ``hqde_fl.protocol.no_data``.
         """
         with _client_named(context):
-            return self._evaluate(message, context)
+            try:
+                return self._evaluate(message, context)
+            except NoTargetsError:
+                return no_data(message)
 
     def _evaluate(self, message: Message, context: Context) -> Message:
         partition, _ = partition_of(context)

@@ -16,7 +16,7 @@ from hqde_fl.clients.batch_iteration import iterate_batches
 from hqde_fl.clients.batches import Batch, call_model
 from hqde_fl.clients.class_scores import ClassScores
 from hqde_fl.clients.model_outputs import mean_outputs, with_logits
-from hqde_fl.clients.scoring import Scoring
+from hqde_fl.clients.scoring import NoTargetsError, Scoring
 from hqde_fl.clients.task import Task, accuracy
 from hqde_fl.errors import ConfigError
 from hqde_fl.prediction import (
@@ -97,10 +97,11 @@ def evaluate_batches(
     votes = len(models) > 1 and task.classifier
     calibrated = calibrated and task.classifier and not votes
     reads_classes = calibrated or accuracy in task.metrics.values()
-    sums, seen = dict.fromkeys(("loss", *task.metrics), 0.0), 0
+    sums, seen, examples = dict.fromkeys(("loss", *task.metrics), 0.0), 0, 0
     with evaluation_mode(models):
         for batch in data:
             targets, weight = batch.targets, scoring.weight(batch.targets, batch.size)
+            examples += batch.size
             if weight == 0:
                 continue
             answers = [call_model(model, batch.inputs) for model in models]
@@ -122,8 +123,10 @@ def evaluate_batches(
                 calibrated = False
             elif calibrated:
                 scores.add(classes.select(class_probabilities(classes)), classes.class_numbers)
+    if not examples:
+        raise ConfigError("evaluation needs at least 1 example, found 0")
     if not seen:
-        raise ConfigError("evaluation needs at least 1 target that counts, found 0")
+        raise NoTargetsError(task)
     means = {name: value / seen for name, value in sums.items()}
     if votes:
         means |= ensemble_scores.values

@@ -21,6 +21,17 @@ BROADCAST_TOLERANCE = 1e-5
 """Relative difference of two losses that count as equal."""
 
 
+class NoTargetsError(TaskError):
+    """None of the targets counts: all are the ignored label."""
+
+    def __init__(self, task: Task) -> None:
+        label = ignored_label(task)
+        super().__init__(f"every target is {label}, the ignore_index, and none counts")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TaskError, (str(self),)
+
+
 @final
 class Scoring:
     """Calls a task's loss and metrics with what they take, in one pass over batches.

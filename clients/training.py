@@ -13,14 +13,13 @@ from torch.utils.data import Dataset
 
 from hqde_fl.clients.batch_iteration import iterate_batches
 from hqde_fl.clients.batches import call_model, device_of
-from hqde_fl.clients.label_checks import ignored_label
 from hqde_fl.clients.reproducibility import reproducible
-from hqde_fl.clients.scoring import Scoring
+from hqde_fl.clients.scoring import NoTargetsError, Scoring
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.task_calls import backward
 from hqde_fl.clients.training_hooks import Poison, idle, poison
 from hqde_fl.clients.user_code import user_code
-from hqde_fl.errors import ConfigError, TaskError, UnknownNameError
+from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.noise import RegularizationNoise
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -196,7 +195,7 @@ def _descend(
             step += 1
             total, seen = total + loss.detach() * weight, seen + weight
     if not seen:
-        raise _no_targets(task)
+        raise NoTargetsError(task)
     return float(total) / seen
 
 
@@ -207,8 +206,4 @@ def _first_loss(model: nn.Module, data: Dataset[Any], task: Task, training: Trai
     for batch in iterate_batches(data, training.batch_size, model, collate=task.collate):
         if scoring.weight(batch.targets, batch.size):
             return float(scoring.loss(call_model(model, batch.inputs), batch.targets))
-    raise _no_targets(task)
-
-
-def _no_targets(task: Task) -> TaskError:
-    return TaskError(f"every target of the client is {ignored_label(task)}, which does not count")
+    raise NoTargetsError(task)

@@ -17,7 +17,7 @@ from hqde_fl.clients.evaluation import evaluate, evaluate_batches
 from hqde_fl.clients.scoring import Scoring
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.training import Training, train
-from hqde_fl.errors import ConfigError, TaskError
+from hqde_fl.errors import TaskError
 
 WORDS = 6
 
@@ -138,10 +138,10 @@ def test_another_ignored_label_counts_nowhere(own_loss: bool) -> None:
 
 def test_nothing_but_ignored_targets_is_an_error() -> None:
     y = torch.full((4,), -100)
-    with pytest.raises(ConfigError, match="at least 1 target that counts"):
+    with pytest.raises(TaskError, match="every target is -100, the ignore_index"):
         evaluate_batches([nn.Identity()], [Batch(torch.zeros(4, 3), y, 4)], task_of())
     data = TensorDataset(torch.zeros(4, 3), y)
-    with pytest.raises(TaskError, match="every target of the client is -100"):
+    with pytest.raises(TaskError, match="every target is -100, the ignore_index"):
         train(nn.Linear(3, 2), data, task_of(), Training(), torch.Generator())
 
 

@@ -120,9 +120,9 @@ def pictures(seed: int, hidden: int = 1) -> TensorDataset:
 
 
 def hidden_pictures(seed: int) -> TensorDataset:
-    """Return pictures of which the first half has no pixel of a known class."""
+    """Return pictures of which a third only has pixels of a known class, none the first one."""
     x, y = pictures(seed).tensors
-    y[: EXAMPLES // 2] = BORDER
+    y[: 2 * EXAMPLES // 3] = BORDER
     return TensorDataset(x, y)
 
 

@@ -123,6 +123,19 @@ def test_the_stated_class_axis_is_used_for_losses_and_predictions() -> None:
     assert found[None] == found[1] != found[-1]
 
 
+def test_a_worker_of_which_no_label_counts_is_skipped() -> None:
+    """The others train; if there are none, the error says that there is nothing to learn."""
+    options: dict[str, Any] = {"engine": "inline", "show_progress": False}
+    system = create_hqde_system(nn.Linear, {"in_features": 4, "out_features": 3}, 3, **options)
+    labels = torch.full((12,), -100)
+    with pytest.raises(RunError, match="no worker could train: skipped: no data"):
+        system.train(DataLoader(TensorDataset(POINTS.tensors[0], labels), 6), 1)
+    labels[5] = 1
+    (epoch,) = system.train(DataLoader(TensorDataset(POINTS.tensors[0], labels), 6), 1)
+    assert (epoch["kept"], epoch["asked"]) == (1, 3)
+    assert epoch["train-loss"] > 0
+
+
 # --- evaluations that fail ------------------------------------------------------------------------
 
 
