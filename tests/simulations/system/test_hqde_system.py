@@ -237,7 +237,8 @@ def test_the_loaders_batch_size_and_collate_are_used_and_every_example_is_read_o
         )
 
     data = [(index, index % 2) for index in range(23)]
-    system = system_of(nn.Linear, {"in_features": 1, "out_features": 2})
+    training = {"batch_assignment": "whole"}
+    system = system_of(nn.Linear, {"in_features": 1, "out_features": 2}, training=training)
     system.train(DataLoader(data, 4, collate_fn=collate), 1)
     seen = seen[1:]  # the first batch is that of the check before the training
     assert sorted(x for batch in seen for x in batch) == list(range(23))
@@ -246,7 +247,8 @@ def test_the_loaders_batch_size_and_collate_are_used_and_every_example_is_read_o
 
 def test_saved_weights_can_be_loaded_and_trained_on(tmp_path):
     loader = DataLoader(blobs(), 8)
-    one, other = system_of(), system_of()
+    stateless = {"aggregation_config": {"server_optimizer": "sgd"}}
+    one, other = system_of(**stateless), system_of(**stateless)
     one.train(loader, 1)
     one.save(tmp_path / "model.safetensors")
     other.load(tmp_path / "model.safetensors")
