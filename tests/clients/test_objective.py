@@ -1,12 +1,17 @@
 import pytest
+from torch.nn import Identity
 
 from hqde_fl.clients.objective import Objective
 from hqde_fl.clients.task import Task
 from hqde_fl.errors import ConfigError
 
 
+def divide(*_):
+    return []
+
+
 def task(**changed):
-    return Task(model=None, partition=None, test=None, **changed)
+    return Task(model=Identity, partition=divide, test=divide, **changed)
 
 
 @pytest.mark.parametrize(
