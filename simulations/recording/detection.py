@@ -4,9 +4,9 @@ Precision, recall and F1 measure the decisions of the *rule*: which clients it f
 whose updates it judged. The others (rejected by screening, failed, late, without data) are counted
 separately, because a client that crashed was not detected.
 
-An attacker counts in the rounds in which its fault acts. While the fault rests, because it starts
+An attacker counts in the rounds in which its fault acts. While it sleeps, because the fault starts
 later or has stopped, the client counts neither as faulty nor as honest: to filter it is no success,
-but no false alarm either. A fault that draws other clients in every round has no resting attackers.
+but no false alarm either. Faults that draw other clients in every round have no sleeping attackers.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ class Detection:
         Clients whose update the rule filtered.
     unjudged : Mapping[str, Count]
         Clients whose update never reached the rule, by outcome: one entry for each of ``UNJUDGED``.
-    resting : int
-        Requests to attackers in rounds in which their fault rested, which no other count has.
+    sleeping : int
+        Requests to attackers while they slept, which no other count has.
     """
 
     requested: Count = Count()
     judged: Count = Count()
     filtered: Count = Count()
     unjudged: Mapping[str, Count] = field(default_factory=lambda: dict.fromkeys(UNJUDGED, Count()))
-    resting: int = 0
+    sleeping: int = 0
 
     @classmethod
     def of(cls, clients: Iterable[Mapping[str, Any]], filters: bool = True) -> Self:
@@ -77,8 +77,8 @@ class Detection:
         Parameters
         ----------
         clients : Iterable[Mapping[str, Any]]
-            The lines; ``fault`` names the client's fault in that round, or is None. ``resting``, if
-            they have it, tells whether the client is an attacker whose fault rests.
+            The lines; ``fault`` names the client's fault in that round, or is None. ``sleeping``, if
+            they have it, tells whether the client is an attacker that sleeps.
         filters : bool, default=True
             Whether the rule is one that filters clients. Another rule judges clients only in rounds
             in which it filtered some, as it may when few updates are left.
@@ -92,7 +92,9 @@ class Detection:
     def _of_round(cls, lines: list[Mapping[str, Any]], filters: bool) -> Self:
         decided = any(line["kept"] for line in lines)
         known = [line for line in lines if line["partition"] is not None]
-        outcomes = [(outcome_of(line["reason"]), line) for line in known if not line.get("resting")]
+        outcomes = [
+            (outcome_of(line["reason"]), line) for line in known if not line.get("sleeping")
+        ]
         filtered = [line for outcome, line in outcomes if decided and outcome == FILTERED]
         kept = [line for _, line in outcomes if line["kept"]] if filters or filtered else []
         return cls(
@@ -112,7 +114,7 @@ class Detection:
             sum((part.judged for part in parts), Count()),
             sum((part.filtered for part in parts), Count()),
             {name: sum((part.unjudged[name] for part in parts), Count()) for name in UNJUDGED},
-            sum(part.resting for part in parts),
+            sum(part.sleeping for part in parts),
         )
 
     @property
@@ -168,7 +170,7 @@ class Detection:
         counts = {
             "faulty": self.faulty,
             "honest": self.honest,
-            "resting": self.resting,
+            "sleeping": self.sleeping,
             "caught": self.caught,
             "false-alarms": self.false_alarms,
         }

@@ -165,9 +165,9 @@ class RunDirectory(Callback):
         lines = []
         for client in record.clients:
             fault = faulty.get(partition := _partition(client))
-            resting = fault is None and partition in self._attackers
+            sleeping = fault is None and partition in self._attackers
             lines.append(
-                to_kebab_case({**dataclasses.asdict(client), "fault": fault, "resting": resting})
+                to_kebab_case({**dataclasses.asdict(client), "fault": fault, "sleeping": sleeping})
             )
         _append(self.path / CLIENTS, lines)
         measured = {name: measure(record, arrays) for name, measure in self._measures.items()}

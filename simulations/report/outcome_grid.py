@@ -36,7 +36,7 @@ class GridCell:
     title : str
         The text shown when the pointer is on the cell.
     marked : bool
-        True if the client's fault acts in the round, in a run in which some fault rests in others.
+        True if the client's fault acts in the round, in a run with sleeping attackers.
     """
 
     x: float
@@ -93,7 +93,7 @@ class OutcomeGrid:
         The influence of a client if all had the same.
     outcomes : tuple[str, ...]
         Those of ``SHOWN_OUTCOMES`` that occur.
-    resting : bool
+    sleeping : bool
         True if a faulty client took part in a round in which its fault did not act.
     """
 
@@ -106,7 +106,7 @@ class OutcomeGrid:
     scale: float
     equal_influence: float
     outcomes: tuple[str, ...]
-    resting: bool
+    sleeping: bool
 
 
 def outcome_grid(run: Run, room: float) -> OutcomeGrid | None:
@@ -129,7 +129,7 @@ def outcome_grid(run: Run, room: float) -> OutcomeGrid | None:
     places = {key: _TOP + index * _LINE_HEIGHT for index, key in enumerate(keys)}
     cohort = len(run.clients) / len({client["round"] for client in run.clients})
     influence = {key: _mean_influence(run, key) for key in keys}
-    resting = any(not client["fault"] and _key(client) in run.faulty for client in run.clients)
+    sleeping = any(not client["fault"] and _key(client) in run.faulty for client in run.clients)
     lines = tuple(
         GridLine(y, str(key), run.faulty.get(key), influence[key]) for key, y in places.items()
     )
@@ -143,7 +143,7 @@ def outcome_grid(run: Run, room: float) -> OutcomeGrid | None:
             if client["kept"]
             else 1.0,
             title=_title(client, run.faulty.get(_key(client))),
-            marked=resting and bool(client["fault"]),
+            marked=sleeping and bool(client["fault"]),
         )
         for client in run.clients
     )
@@ -162,7 +162,7 @@ def outcome_grid(run: Run, room: float) -> OutcomeGrid | None:
         outcomes=tuple(
             outcome for outcome in SHOWN_OUTCOMES if any(cell.outcome == outcome for cell in cells)
         ),
-        resting=resting,
+        sleeping=sleeping,
     )
 
 

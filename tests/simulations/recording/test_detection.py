@@ -105,18 +105,18 @@ def test_a_total_adds_up_all_counts():
     assert Detection.total([]) == Detection()
 
 
-def test_an_attacker_at_rest_counts_neither_as_faulty_nor_as_honest():
+def test_a_sleeping_attacker_counts_neither_as_faulty_nor_as_honest():
     """It stays filtered for some rounds after its fault, which is no false alarm."""
-    resting = [{**line(1, "filtered", number=2), "resting": True}]
+    sleeping = [{**line(1, "filtered", number=2), "sleeping": True}]
     acting = [line(1, "filtered", "zero"), line(0, None)]
-    lines = [*acting, line(0, None, number=2), *resting]
+    lines = [*acting, line(0, None, number=2), *sleeping]
     detection = Detection.of(lines)
     assert (detection.requested, detection.judged, detection.filtered) == (
         Count(1, 2),
         Count(1, 2),
         Count(1, 0),
     )
-    assert (detection.precision, detection.recall, detection.resting) == (1.0, 1.0, 1)
-    assert Detection.total([detection, detection]).counts()["resting"] == 2
-    only = Detection.of(resting)
+    assert (detection.precision, detection.recall, detection.sleeping) == (1.0, 1.0, 1)
+    assert Detection.total([detection, detection]).counts()["sleeping"] == 2
+    only = Detection.of(sleeping)
     assert (only.judged, only.precision, only.recall) == (Count(), None, None)

@@ -78,7 +78,7 @@ def test_every_round_has_detection_counts(tmp_path):
     assert lines[1]["exclusion"] == {
         "faulty": 1,
         "honest": 4,
-        "resting": 0,
+        "sleeping": 0,
         "caught": 0,
         "false-alarms": 0,
         "judged-faulty": 0,

@@ -45,9 +45,9 @@ def test_the_influence_of_an_attacker_is_that_of_the_rounds_in_which_its_fault_a
         for client in run.clients
     ]
     drawn = outcome_grid(Run(run.path, run.manifest, run.rounds, tuple(clients)), room=640)
-    assert drawn.resting
+    assert drawn.sleeping
     assert drawn.lines[0].influence == pytest.approx(0.1)
     assert [cell.marked for cell in drawn.cells if "zero" in cell.title] == [False, True]
-    assert [client["resting"] for client in run.clients].count(True) == 1
-    assert run.detection.resting == 1
+    assert [client["sleeping"] for client in run.clients].count(True) == 1
+    assert run.detection.sleeping == 1
     assert run.detection.requested == Count(1, 6)
