@@ -77,8 +77,8 @@ class Detection:
         Parameters
         ----------
         clients : Iterable[Mapping[str, Any]]
-            The lines; ``fault`` names the client's fault in that round, or is None. ``sleeping``, if
-            they have it, tells whether the client is an attacker that sleeps.
+            The lines; ``fault`` names the client's fault in that round, or is None. ``sleeping``
+            tells whether the client is an attacker that sleeps; old directories do not have it.
         filters : bool, default=True
             Whether the rule is one that filters clients. Another rule judges clients only in rounds
             in which it filtered some, as it may when few updates are left.
