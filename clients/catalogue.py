@@ -41,6 +41,7 @@ OPTIMIZERS = {
 """Name of a client's optimiser -> what it is."""
 
 METRICS = {
+    "class-accuracy": "Accuracy of each class, and of the worst one; higher is better.",
     "accuracy": "Fraction of the targets whose class has the largest score; higher is better.",
     "loss": "Mean of the task's loss; lower is better.",
 }

@@ -15,9 +15,10 @@ from torch.utils.data import Dataset
 from hqde_fl.clients.batch_iteration import iterate_batches
 from hqde_fl.clients.batches import Batch, call_model
 from hqde_fl.clients.class_scores import ClassScores
+from hqde_fl.clients.metric_sums import ClassTally, MetricSums
 from hqde_fl.clients.model_outputs import mean_outputs, with_logits
 from hqde_fl.clients.scoring import NoTargetsError, Scoring
-from hqde_fl.clients.task import Task, accuracy
+from hqde_fl.clients.task import CLASS_METRICS, Task, class_accuracy
 from hqde_fl.errors import ConfigError
 from hqde_fl.prediction import (
     ClassifierScores,
@@ -89,15 +90,17 @@ def evaluate_batches(
     Returns
     -------
     dict[str, float]
-        ``loss`` and one entry per metric: means over the examples, or of classifiers over all
-        targets but the ignored label. Of several classifiers also the values of ``EnsembleScores``.
+        ``loss`` and one entry for each value of the metrics: means over the examples, or of
+        classifiers over all targets but the ignored label. Of several classifiers also the values
+        of ``EnsembleScores``.
     """
     scoring, predictor = Scoring(task), predictor or EnsemblePredictor()
     ensemble_scores, scores = EnsembleScores(len(models)), ClassifierScores()
     votes = len(models) > 1 and task.classifier
     calibrated = calibrated and task.classifier and not votes
-    reads_classes = calibrated or accuracy in task.metrics.values()
-    sums, seen, examples = dict.fromkeys(("loss", *task.metrics), 0.0), 0, 0
+    reads_classes = calibrated or any(map(CLASS_METRICS.__contains__, task.metrics.values()))
+    by_class = [name for name, metric in task.metrics.items() if metric is class_accuracy]
+    sums, tally, seen, examples = MetricSums(), ClassTally(), 0, 0
     with evaluation_mode(models):
         for batch in data:
             targets, weight = batch.targets, scoring.weight(batch.targets, batch.size)
@@ -107,10 +110,12 @@ def evaluate_batches(
             answers = [call_model(model, batch.inputs) for model in models]
             vote = _vote(scoring, answers, targets, predictor) if votes else None
             outputs = mean_outputs(answers) if vote is None else vote.outputs
-            sums["loss"] += float(scoring.loss(outputs, targets)) * weight
+            loss = float(scoring.loss(outputs, targets))
             classes = scoring.class_scores(outputs, targets) if reads_classes else None
-            for name in task.metrics:
-                sums[name] += scoring.metric(name, outputs, targets, classes) * weight
+            metrics = {n: scoring.metric(n, outputs, targets, classes) for n in task.metrics}
+            sums.add({"loss": {"loss": loss}} | metrics, weight)
+            if by_class and classes is not None:
+                tally.add(classes)
             seen += weight
             if vote is None:
                 votes = False
@@ -127,7 +132,9 @@ def evaluate_batches(
         raise ConfigError("evaluation needs at least 1 example, found 0")
     if not seen:
         raise NoTargetsError(task)
-    means = {name: value / seen for name, value in sums.items()}
+    means = sums.means
+    for name in by_class:
+        means |= tally.values(name)
     if votes:
         means |= ensemble_scores.values
     return means | scores.values if calibrated else means

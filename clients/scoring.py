@@ -13,8 +13,8 @@ from hqde_fl.clients.batches import logits_of
 from hqde_fl.clients.class_scores import ClassAxis, ClassScores, ignore_index_of, is_class_loss
 from hqde_fl.clients.label_checks import ignored_label
 from hqde_fl.clients.model_outputs import with_logits
-from hqde_fl.clients.task import Task, accuracy, accuracy_error
-from hqde_fl.clients.task_calls import batch_loss, metric_value
+from hqde_fl.clients.task import CLASS_METRICS, Task, accuracy, accuracy_error
+from hqde_fl.clients.task_calls import batch_loss, metric_values
 from hqde_fl.errors import TaskError
 
 BROADCAST_TOLERANCE = 1e-5
@@ -37,9 +37,9 @@ class Scoring:
     """Calls a task's loss and metrics with what they take, in one pass over batches.
 
     Torch's cross entropy and negative log likelihood get the scores, also those in ``logits``, with
-    the axis of the classes at 1, and targets as int64. So does the default metric ``accuracy``. The
-    user's own functions get outputs and targets as they are. A loss with tensors of its own, such
-    as weights of classes, is moved to the device of the targets.
+    the axis of the classes at 1, and targets as int64. So do the metrics ``accuracy`` and
+    ``class_accuracy``. The user's own functions get outputs and targets as they are. A loss with
+    tensors of its own, such as weights of classes, is moved to the device of the targets.
 
     Parameters
     ----------
@@ -86,8 +86,8 @@ class Scoring:
 
     def metric(
         self, name: str, outputs: Any, targets: Any, classes: ClassScores | None = None
-    ) -> float:
-        """Return a metric of a batch.
+    ) -> dict[str, float]:
+        """Return the values of a metric on a batch by name; none of ``class_accuracy``.
 
         Parameters
         ----------
@@ -98,11 +98,12 @@ class Scoring:
         classes : ClassScores, optional
             What ``class_scores`` returns for them.
         """
-        if self._task.metrics[name] is not accuracy:
-            return metric_value(name, self._task, outputs, targets)
+        metric = self._task.metrics[name]
+        if metric not in CLASS_METRICS:
+            return metric_values(name, self._task, outputs, targets)
         if classes is None:
             raise accuracy_error(logits_of(outputs), targets)
-        return classes.accuracy
+        return {name: classes.accuracy} if metric is accuracy else {}
 
     def class_scores(self, outputs: Any, targets: Any) -> ClassScores | None:
         """Return the class scores of a batch; None if the outputs are no scores of classes.

@@ -17,11 +17,12 @@ from hqde_fl.clients.class_scores import (
     check_class_axis,
     ignore_index_of,
 )
+from hqde_fl.clients.metric_sums import ClassTally
 from hqde_fl.clients.objective import Objective
 from hqde_fl.clients.user_code import description
 from hqde_fl.errors import ConfigError, TaskError
 
-Metric = Callable[[Any, Any], float]
+Metric = Callable[[Any, Any], "float | Mapping[str, float]"]
 
 
 def accuracy(outputs: Any, targets: Tensor) -> float:
@@ -41,6 +42,30 @@ def accuracy(outputs: Any, targets: Tensor) -> float:
     if classes is None:
         raise accuracy_error(scores, targets)
     return classes.accuracy
+
+
+def class_accuracy(outputs: Any, targets: Tensor) -> dict[str, float]:
+    """Return the accuracy of each class, over all examples of a data set that have this class.
+
+    In a task's metrics ``{"class-accuracy": class_accuracy}`` becomes ``class-accuracy-0`` and so
+    on for the classes that occur, and ``class-accuracy-worst`` for the least of them.
+
+    Raises
+    ------
+    TaskError
+        If the outputs are no class scores for the targets, as in ``accuracy``.
+    """
+    scores = logits_of(outputs)
+    classes = ClassAxis().class_scores(scores, targets, DEFAULT_IGNORE_INDEX)
+    if classes is None:
+        raise accuracy_error(scores, targets)
+    tally = ClassTally()
+    tally.add(classes)
+    return tally.values("class-accuracy")
+
+
+CLASS_METRICS: tuple[Metric, ...] = (accuracy, class_accuracy)
+"""The metrics of class scores that know the task's ``class_axis`` and ``ignore_index``."""
 
 
 def accuracy_error(scores: Any, targets: Any) -> TaskError:

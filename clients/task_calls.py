@@ -142,26 +142,41 @@ def backward(loss: Tensor, task: Task) -> None:
         loss.backward()
 
 
-def metric_value(name: str, task: Task, outputs: Any, targets: Any) -> float:
-    """Return the value of a task's metric on a batch as a float, which may be NaN or infinite.
+def metric_values(name: str, task: Task, outputs: Any, targets: Any) -> dict[str, float]:
+    """Return the values of a task's metric on a batch by name; they may be NaN or infinite.
+
+    A metric that returns one number has the value ``name``; one that returns a mapping has a value
+    for each of its keys.
 
     Raises
     ------
     TaskError
-        If the metric raises an exception, or returns something else than a number or a tensor or
-        array of one.
+        If the metric raises an exception, or returns something else than a number, a tensor or
+        array of one, or a mapping from names to these.
     """
     metric = task.metrics[name]
     with user_code(f"metric {name!r}", metric, outputs=outputs, targets=targets):
-        value = metric(outputs, targets)
-        if isinstance(value, Tensor | np.ndarray | np.generic) and _size(value) == 1:
-            value = value.item()
+        returned = metric(outputs, targets)
+        values = dict(returned) if isinstance(returned, Mapping) else {name: returned}
+    for key in values:
+        if not isinstance(key, str) or not key or key == "loss":
+            needed = f"metric {name!r} must return values by name, and none named 'loss'"
+            raise _wrong(needed, key, metric)
+    part = f"metric {name!r} must return one number"
+    if isinstance(returned, Mapping):
+        part = f"metric {name!r} must return one number for each name"
+    return {key: _number(part, value, metric) for key, value in values.items()}
+
+
+def _number(needed: str, value: Any, metric: Callable[..., Any]) -> float:
+    if isinstance(value, Tensor | np.ndarray | np.generic) and _size(value) == 1:
+        value = value.item()
     if not isinstance(value, Real | Decimal):
         hint = f" {description(value)}: take the mean over the batch"
         hint = hint if isinstance(value, Tensor | np.ndarray) else ""
         if value is None:
             hint = ": does the function return it?"
-        raise _wrong(f"metric {name!r} must return one number", value, metric, hint)
+        raise _wrong(needed, value, metric, hint)
     return float(value)
 
 

@@ -208,9 +208,10 @@ class HQDEStrategy(FedAvg):
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Return the unweighted mean of each metric over the clients that report it.
+        """Return the unweighted mean and the spread of each metric over the clients that report it.
 
-        None if no reply passes screening.
+        The spread is ``NAME-min``, ``NAME-max`` and ``NAME-variance``, if several clients do. None
+        is returned if no reply passes screening.
         """
         limits = self.settings.communication.screening
         metrics, lacking = self._evaluation.metrics(replies, limits, self._roster)

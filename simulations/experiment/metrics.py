@@ -6,10 +6,13 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from hqde_fl.clients.task import Task
+from hqde_fl.clients.task import Task, class_accuracy
 from hqde_fl.errors import ConfigError
 from hqde_fl.own_modules import import_attribute, is_own
 from hqde_fl.simulations.experiment.sections import MetricsSection
+
+BUILT_IN = {"class-accuracy": class_accuracy}
+"""Metrics that a task has only if it is asked for them, by name."""
 
 
 def metric_functions(names: Iterable[str]) -> dict[str, Callable[[Any, Any], Any]]:
@@ -18,7 +21,8 @@ def metric_functions(names: Iterable[str]) -> dict[str, Callable[[Any, Any], Any
     Parameters
     ----------
     names : Iterable[str]
-        ``module:function`` or ``file.py:function``; a metric is named after its function.
+        ``class-accuracy``, or ``module:function`` or ``file.py:function``; a metric is named after
+        its function.
 
     Raises
     ------
@@ -27,9 +31,13 @@ def metric_functions(names: Iterable[str]) -> dict[str, Callable[[Any, Any], Any
     """
     functions: dict[str, Callable[[Any, Any], Any]] = {}
     for name in names:
+        if name in BUILT_IN:
+            functions[name] = BUILT_IN[name]
+            continue
         if not is_own(name):
             raise ConfigError(
-                f"metrics.functions needs names module:function or FILE.py:function, found {name!r}"
+                f"metrics.functions needs {', '.join(BUILT_IN)}, module:function or "
+                f"FILE.py:function, found {name!r}"
             )
         function = import_attribute("metric", name)
         if not callable(function) or isinstance(function, type):

@@ -9,7 +9,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType
 
 from hqde_fl.protocol.message_roles import role_config
 from hqde_fl.protocol.screening import Screening
-from hqde_fl.strategies.metrics import mean_metrics
+from hqde_fl.strategies.metrics import mean_metrics, spread_metrics
 from hqde_fl.strategies.roster import Roster
 from hqde_fl.strategies.round.outgoing import address, leave_out_held
 from hqde_fl.strategies.round.reply_screening import screen_reports
@@ -71,10 +71,13 @@ class Evaluation:
     def metrics(
         self, replies: Iterable[Message], limits: Screening, roster: Roster
     ) -> tuple[dict[str, float] | None, set[int]]:
-        """Return the mean of the clients' metrics, and the nodes that lacked held entries.
+        """Return the clients' metrics, and the nodes that lacked held entries.
 
-        The mean is None if no reply passes screening.
+        They are the mean of each metric and its spread over the clients; None if no reply passes
+        screening.
         """
         reports, lacking = screen_reports(replies, self.messages, limits)
-        mean = mean_metrics([reports[node] for node in roster.order(reports)]) if reports else None
-        return mean, lacking
+        if not reports:
+            return None, lacking
+        ordered = [reports[node] for node in roster.order(reports)]
+        return mean_metrics(ordered) | spread_metrics(ordered), lacking

@@ -17,7 +17,7 @@ from torch.utils.data import TensorDataset
 from hqde_fl.clients.batches import Arguments, call_model
 from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.task import Task
-from hqde_fl.clients.task_calls import batch_loss, load_partition, metric_value
+from hqde_fl.clients.task_calls import batch_loss, load_partition, metric_values
 from hqde_fl.clients.task_check import check_clients, check_model, check_test_set
 from hqde_fl.clients.training import Training
 from hqde_fl.clients.user_code import description, user_code
@@ -49,13 +49,14 @@ def task_with(value: Any) -> Task:
 )
 def test_a_metric_may_return_any_kind_of_number(value: Any) -> None:
     task = task_with(value)
-    assert type(metric_value("own", task, OUTPUTS, TARGETS)) is float
+    (found,) = metric_values("own", task, OUTPUTS, TARGETS).values()
+    assert type(found) is float
     assert evaluate([linear()], examples(), task)["own"] == 0.5
 
 
 @pytest.mark.parametrize("value", [True, 1, np.int64(1), np.bool_(True), torch.tensor(True)])
 def test_a_metric_may_return_a_whole_number(value: Any) -> None:
-    assert metric_value("own", task_with(value), OUTPUTS, TARGETS) == 1.0
+    assert metric_values("own", task_with(value), OUTPUTS, TARGETS) == {"own": 1.0}
 
 
 @pytest.mark.parametrize("value", [math.nan, torch.tensor(math.nan), np.float64("nan")])
@@ -71,15 +72,35 @@ def test_a_metric_may_be_nan(value: Any) -> None:
         (1j, "found a complex"),
         (torch.ones(3), r"found a Tensor \(3,\) float32: take the mean"),
         (np.ones(3), "found a ndarray.*: take the mean"),
-        ({"f1": 0.5}, "found a dict"),
         ([0.5], r"found \[0.5\]"),
         (torch.tensor(1j), "found a complex"),
     ],
 )
 def test_a_metric_that_returns_no_number_is_named(value: Any, found: str) -> None:
     with pytest.raises(TaskError, match=f"^metric 'own' must return one number, {found}") as caught:
-        metric_value("own", task_with(value), OUTPUTS, TARGETS)
+        metric_values("own", task_with(value), OUTPUTS, TARGETS)
     assert "test_task_calls.py, line" in str(caught.value)
+
+
+def test_a_metric_may_return_values_by_name() -> None:
+    task = task_with({"f1": torch.tensor(0.5), "recall": np.float32(0.25)})
+    assert metric_values("own", task, OUTPUTS, TARGETS) == {"f1": 0.5, "recall": 0.25}
+    means = evaluate([linear()], examples(), task)
+    assert (means["f1"], means["recall"], "own" in means) == (0.5, 0.25, False)
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ({"f1": None}, "one number for each name, found None"),
+        ({"f1": torch.ones(3)}, r"one number for each name, found a Tensor \(3,\)"),
+        ({3: 0.5}, "values by name, and none named 'loss', found 3"),
+        ({"loss": 0.5}, "values by name, and none named 'loss', found 'loss'"),
+    ],
+)
+def test_a_metric_whose_values_by_name_are_no_numbers_is_named(value: Any, found: str) -> None:
+    with pytest.raises(TaskError, match=f"^metric 'own' must return {found}"):
+        metric_values("own", task_with(value), OUTPUTS, TARGETS)
 
 
 def test_an_error_names_the_function_that_a_partial_or_a_class_calls() -> None:
