@@ -65,11 +65,19 @@ def load_partition(
     """
     extra = {}
     with user_code("Task.partition", task.partition):
-        if "node_config" in inspect.signature(task.partition).parameters:
+        if _takes(task.partition, "node_config"):
             simulated = {"partition-id": number, "num-partitions": count}
             extra["node_config"] = dict(simulated if node_config is None else node_config)
         data = task.partition(number, count, **extra)
     return _checked("Task.partition", data, task.partition)
+
+
+def _takes(function: Callable[..., Any], parameter: str) -> bool:
+    """Return True if a function has a parameter of that name; False if that cannot be known."""
+    try:
+        return parameter in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some functions written in C
+        return False
 
 
 def load_test_set(task: Task) -> Dataset[Any]:

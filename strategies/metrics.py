@@ -24,7 +24,7 @@ def spread_metrics(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
     literature on fairness reports (Li et al. 2020, "Fair Resource Allocation in Federated
     Learning"). ``num-examples`` has none.
     """
-    spread = {}
+    spread: dict[str, float] = {}
     for name in sorted({name for reported in metrics for name in reported} - {"num-examples"}):
         values = [reported[name] for reported in metrics if name in reported]
         if len(values) > 1:
