@@ -205,8 +205,8 @@ def draw_intervals(
 ) -> None:
     """Draw points with intervals (value, low, high) into axes, the first label at the top."""
     for place, (value, low, high) in enumerate(points.values()):
-        axes.plot([low, high], [place, place], color=colour, linewidth=1.4, solid_capstyle="butt")
-        axes.plot([value], [place], color=colour, marker="o", markersize=4.5, clip_on=False)
+        axes.plot([low, high], [place, place], color=colour, linewidth=1.0, marker="|")
+        axes.plot([value], [place], color=colour, marker="o", markersize=2.8, clip_on=False)
     axes.set_yticks(range(len(points)), [fill(label, MAX_LABEL_LINE) for label in points])
     axes.set_ylim(len(points) - 0.5, -0.5)
     ends = [end for _, low, high in points.values() for end in (low, high) if not isnan(end)]

@@ -145,6 +145,8 @@ def _draw_heat(figure: Figure, heat: HeatMap, scale: ColourScale, metric: str) -
 def _draw_curves(
     figure: Figure, shown: list[Condition], comparison: Comparison, down: int, across: int
 ) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     places, metric = [axes for row in grid for axes in row], comparison.metric
     curves = [condition.curves(metric) for condition in shown]
@@ -157,6 +159,7 @@ def _draw_curves(
         bands = condition.bands(metric)
         draw_lines(axes, lines, PAPER_COLOURS, family=comparison.lines, bands=bands)
         end_at_data(axes, lines)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         axes.set_title(condition.title, size=8, loc="left")
         if log:
             axes.set_yscale("log")
