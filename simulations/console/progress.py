@@ -95,11 +95,28 @@ def progress(rounds: int, console: Console, title: str = "") -> Iterator[Callabl
 
 @contextmanager
 def quiet_flower() -> Iterator[None]:
-    """Limit Flower's log to warnings and errors while the block lasts."""
-    logger = logging.getLogger("flwr")
+    """Limit Flower's log to warnings and errors while the block lasts, each different one once."""
+    logger, once = logging.getLogger("flwr"), _Once()
     level = logger.level
     logger.setLevel(logging.WARNING)
+    logger.addFilter(once)
     try:
         yield
     finally:
+        logger.removeFilter(once)
         logger.setLevel(level)
+
+
+class _Once(logging.Filter):
+    """Drops messages that were logged before: the cells of a sweep have many in common."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the message is a new one."""
+        message = record.getMessage()
+        new = message not in self._seen
+        self._seen.add(message)
+        return new

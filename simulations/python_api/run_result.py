@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.experiment.experiment import Experiment
+from hqde_fl.simulations.experiment.own_modules import add_folders
 from hqde_fl.simulations.python_api.frames import clients_frame, rounds_frame
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.file_names import REPORT
@@ -62,8 +63,12 @@ class RunResult:
 
     @cached_property
     def experiment(self) -> Experiment:
-        """The experiment of the run."""
-        return self.given or Experiment.parse(self.recorded.manifest["experiment"])
+        """The experiment of the run; modules of its own are searched for where the run did."""
+        if self.given is not None:
+            return self.given
+        manifest = self.recorded.manifest
+        add_folders(manifest.get("import-from", ()))
+        return Experiment.parse(manifest["experiment"])
 
     @cached_property
     def rounds(self) -> pd.DataFrame:

@@ -79,7 +79,7 @@ class Sweep:
     name: str
     axes: tuple[Axis, ...]
     cells: tuple[Cell, ...]
-    analysis: Analysis = Analysis()
+    analysis: Analysis = field(default_factory=Analysis)
     document: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod

@@ -1,8 +1,9 @@
 import io
+import logging
 
 from rich.console import Console
 
-from hqde_fl.simulations.console.progress import describe, progress
+from hqde_fl.simulations.console.progress import describe, progress, quiet_flower
 from hqde_fl.simulations.recording.run_directory import round_line
 from hqde_fl.strategies.callbacks import RoundRecord
 
@@ -54,3 +55,17 @@ def test_a_bar_and_the_same_lines_on_a_terminal():
     assert describe(LINE, 15) in text
     assert "demo" in text
     assert "3/15" in text
+
+
+def test_a_warning_is_logged_once_while_flower_is_quiet(caplog):
+    logger = logging.getLogger("flwr")
+    with quiet_flower():
+        for text in ("f is large", "f is large", "other"):
+            logger.warning("round %s", text)
+            logger.info("nothing")
+    logger.warning("round %s", "f is large")
+    assert [entry.getMessage().removeprefix("round ") for entry in caplog.records] == [
+        "f is large",
+        "other",
+        "f is large",
+    ]

@@ -18,7 +18,7 @@ def result(tmp_path_factory):
     base = Experiment(task=local_task(), **QUICK)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return hqde_fl.sweep(base, AXES, out=str(out), name="study", rounds=1)
+        return hqde_fl.sweep(base, AXES, out=str(out), name="study", rounds=1, report=False)
 
 
 def test_the_results_are_the_table_of_the_sweep(result):
@@ -64,9 +64,9 @@ def test_a_directory_is_read_again(result):
     again = SweepResult.load(result.path)
     assert again == result
     assert again.results.equals(result.results)
+    assert not (result.path / "report.html").exists()
     assert again.report() == result.path / "report.html"
-    result.report().unlink()
-    assert again.report().exists()
+    assert again.report().stat().st_size > 10_000
     with pytest.raises(ConfigError, match="holds no sweep"):
         SweepResult.load(result.path / "cells")
 
