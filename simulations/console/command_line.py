@@ -100,6 +100,7 @@ Interval = Annotated[
     str | None, typer.Option(metavar="t|bootstrap", help="Kind of 95 % intervals over the seeds.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, run nothing.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Take warnings for errors.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -127,11 +128,13 @@ def run(
         typer.Option(metavar="DIR|NAME", help="With --engine flower: run on these real nodes."),
     ] = None,
     dry_run: DryRun = False,
+    strict: Strict = False,
 ) -> None:
     """Run one experiment."""
     from hqde_fl.simulations.checkpoint.resume import given_or_stored, stored_folders
     from hqde_fl.simulations.console.progress import progress
     from hqde_fl.simulations.experiment.own_modules import add_folder_of
+    from hqde_fl.simulations.experiment.warnings import require_none, warnings_of
     from hqde_fl.simulations.recording.file_names import REPORT
     from hqde_fl.simulations.run import run_experiment
 
@@ -140,9 +143,14 @@ def run(
     experiment = given_or_stored(file, out, resume, overrides)
     console = Console()
     _say(console, _summary(experiment))
+    warnings = warnings_of(experiment)
+    if strict:
+        require_none(warnings)
     # On the other engines the first round says so, on this terminal.
-    if (warning := experiment.parts.warning) and (dry_run or experiment.engine.name == "flower"):
-        _complain(f"warning: {warning}")
+    logged = not dry_run and experiment.engine.name != "flower"
+    for warning in warnings:
+        if not (logged and warning == experiment.parts.warning):
+            _complain(f"warning: {warning}")
     if dry_run:
         task = experiment.checked_task(test=not superlink, clients=not superlink)
         from hqde_fl.simulations.console.cost import cost_text
@@ -189,11 +197,18 @@ def sweep(
         bool, typer.Option("--resume", help="Go on in --out, or in the newest run of this name.")
     ] = False,
     interval: Interval = None,
+    strict: Strict = False,
 ) -> None:
     """Run every combination of what a file's [sweep] table lists."""
     from hqde_fl.simulations.experiment.own_modules import add_folder_of
+    from hqde_fl.simulations.experiment.warnings import require_none
     from hqde_fl.simulations.sweep import Sweep
-    from hqde_fl.simulations.sweep.command import newest_directory, run_and_show, show_plan
+    from hqde_fl.simulations.sweep.command import (
+        newest_directory,
+        run_and_show,
+        show_plan,
+        warnings_in,
+    )
 
     add_folder_of(file)
     overrides = _overrides(set_, engine, ray_address, seed, data_dir)
@@ -201,6 +216,11 @@ def sweep(
         overrides.append(f"sweep.interval={json.dumps(interval)}")
     chosen = Sweep.load(file, overrides)
     console = Console()
+    warnings = warnings_in(chosen)
+    if strict:
+        require_none(warnings)
+    for warning in warnings:
+        _complain(f"warning: {warning}")
     if dry_run:
         with _name_what_is_kept(out or Path()):
             show_plan(chosen, console, out, jobs=jobs, resume=resume)

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.console.results_table import results_table
+from hqde_fl.simulations.experiment.warnings import warnings_of
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.file_names import INDEX, REPORT
 from hqde_fl.simulations.sweep.cell_run import is_finished
@@ -77,9 +78,6 @@ def show_plan(
             missing.append(cell)
         first.setdefault(cell.key, cell)
         _say(console, f"{cell.key}  {cell.label}{note}")
-    for warning in dict.fromkeys(cell.experiment.parts.warning for cell in first.values()):
-        if warning:
-            _say(console, f"warning: {warning}")
     text = f"{len(sweep.cells)} cells, {len(first)} of them different, {len(missing)} to run"
     if missing:
         finished = from_finished(sweep.distinct, missing, out) if resume and out else None
@@ -90,6 +88,12 @@ def show_plan(
             text += f"; about {duration_text(estimate.seconds / jobs)} with --jobs {jobs}"
             text += f" on as many free cores ({estimate.source})"
     _say(console, text)
+
+
+def warnings_in(sweep: Sweep) -> list[str]:
+    """Return the warnings of a sweep's cells, each of them once."""
+    lines = (line for cell in sweep.cells for line in warnings_of(cell.experiment))
+    return list(dict.fromkeys(lines))
 
 
 def _shown(path: Path) -> str:

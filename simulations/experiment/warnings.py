@@ -1,0 +1,38 @@
+"""What may be a mistake in an experiment that can run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hqde_fl.errors import ConfigError
+from hqde_fl.simulations.experiment.experiment import Experiment
+
+
+def warnings_of(experiment: Experiment) -> list[str]:
+    """Return a line for each choice in an experiment that may be a mistake.
+
+    Those are a rule that few silent clients stop, and at least as many faulty clients in a round as
+    no rule tolerates: half of all.
+    """
+    return [text for text in (experiment.parts.warning, _faulty_half(experiment)) if text]
+
+
+def require_none(warnings: Iterable[str]) -> None:
+    """Raise ``ConfigError`` with all warnings in one line, if there are any."""
+    if text := "; ".join(warnings):
+        raise ConfigError(f"{text} (an error because of --strict)")
+
+
+def _faulty_half(experiment: Experiment) -> str | None:
+    clients, plan = experiment.clients.count, experiment.parts.faults
+    faulty = {n: len(plan.in_round(n)) for n in range(1, experiment.rounds + 1)}
+    rounds = [number for number, count in faulty.items() if 2 * count >= clients]
+    if not rounds:
+        return None
+    most = max(faulty.values())
+    when = "in every round" if len(rounds) == experiment.rounds else f"in round {rounds[0]}"
+    if 0 < len(rounds) - 1 < experiment.rounds - 1:
+        when += f" and {len(rounds) - 1} more"
+    if most == clients:
+        return f"all {clients} clients are faulty {when}: no update is honest"
+    return f"{most} of {clients} clients are faulty {when}: no rule tolerates half of them or more"
