@@ -43,7 +43,7 @@ def register(codec: Codec) -> None:
     """
     for cls in (type(codec), *codec.formats.values()):
         code = getattr(cls, "code", None)
-        if type(code) is not int or not 0 <= code <= 255:
+        if code not in FORMATS and not (type(code) is int and FIRST_OWN_CODE <= code <= 255):
             raise ConfigError(
                 f"{cls.__name__}.code must be an integer in [{FIRST_OWN_CODE}, 255], found {code!r}"
             )

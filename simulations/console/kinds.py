@@ -77,17 +77,23 @@ class Kind:
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self.words if self.registry is None else self.registry))
 
-    def describe(self, name: str) -> Description:
-        """Return the description of an entry; ``ConfigError`` if it has no source."""
+    def describe(self, name: str, *, meanings: bool = True) -> Description:
+        """Return the description of an entry, as ``part_source.describe`` does.
+
+        Raises
+        ------
+        ConfigError
+            If it has no source.
+        """
         if self.registry is None:
             return Description(self.words[name])
-        return describe(self.registry.reference(name))
+        return describe(self.registry.reference(name), meanings=meanings)
 
-    def described(self) -> Iterator[tuple[str, Description]]:
+    def described(self, *, meanings: bool = True) -> Iterator[tuple[str, Description]]:
         """Yield each name and its description; a broken entry of a package is left out."""
         for name in self:
             try:
-                yield name, self.describe(name)
+                yield name, self.describe(name, meanings=meanings)
             except ConfigError as error:
                 warnings.warn(f"{self.one} {name!r} is left out: {error}", stacklevel=2)
 

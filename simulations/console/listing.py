@@ -31,7 +31,7 @@ def show_list(console: Console, what: str | None = None) -> None:
         raise UnknownNameError("kind of thing to list", str(what), [*KINDS, KEYS])
     for kind in KINDS.values():
         if what in (None, kind.name):
-            rows = [(name, _entry(found)) for name, found in kind.described()]
+            rows = [(name, _entry(found)) for name, found in kind.described(meanings=False)]
             if not rows:
                 rows = [("", Text(f"none built in: a class of your own ({kind.keys[0]})"))]
             _print_table(console, kind.name, rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import re
 import sys
 from collections.abc import Mapping
@@ -79,13 +78,15 @@ class Description:
         return _without_sections(self.docstring)
 
 
-def describe(reference: str) -> Description:
+def describe(reference: str, *, meanings: bool = True) -> Description:
     """Return the description of the class ``module:Class``, or ``path/to/file.py:Class``.
 
     Parameters
     ----------
     reference : str
         The class.
+    meanings : bool
+        Read what the docstrings say about each parameter, too.
 
     Raises
     ------
@@ -100,9 +101,9 @@ def describe(reference: str) -> Description:
     source = _source(module)
     assert source is not None
     tree, file = source
-    docstring = inspect.cleandoc(ast.get_docstring(node) or "")
+    docstring = ast.get_docstring(node) or ""
     return Description(
-        docstring, _parameters(module, node), inspect.cleandoc(ast.get_docstring(tree) or ""), file
+        docstring, _parameters(module, node, meanings), ast.get_docstring(tree) or "", file
     )
 
 
@@ -113,14 +114,16 @@ def names_in_tuple(reference: str) -> list[str]:
     return [ast.literal_eval(entry) for entry in getattr(value, "elts", ())]
 
 
-def _parameters(module: str, node: ast.ClassDef) -> dict[str, Parameter]:
+def _parameters(
+    module: str, node: ast.ClassDef, with_meanings: bool = True
+) -> dict[str, Parameter]:
     parameters: dict[str, Parameter] = {}
     for base in reversed(node.bases):
         if isinstance(base, ast.Name) and (place := _class(module, base.id)):
-            parameters |= _parameters(*place)
-    meanings = parameter_meanings(ast.get_docstring(node) or "")
+            parameters |= _parameters(*place, with_meanings)
     if not _takes_fields(node):
         return parameters
+    meanings = parameter_meanings(ast.get_docstring(node) or "") if with_meanings else {}
     for entry in node.body:
         if isinstance(entry, ast.AnnAssign) and isinstance(entry.target, ast.Name):
             found = _parameter(module, entry, entry.target.id)
@@ -188,8 +191,14 @@ def _alias(module: str, name: str) -> str:
 
 
 def parameter_meanings(docstring: str) -> dict[str, str]:
-    """Return parameter -> meaning, from "Parameters" and "Attributes" of a NumPy docstring."""
-    lines = inspect.cleandoc(docstring).splitlines()
+    """Return parameter -> meaning, from "Parameters" and "Attributes" of a NumPy docstring.
+
+    Parameters
+    ----------
+    docstring : str
+        The docstring, without the indentation of the code.
+    """
+    lines = docstring.splitlines()
     meanings: dict[str, list[str]] = {}
     names: list[str] = []
     reads = False
@@ -206,7 +215,7 @@ def parameter_meanings(docstring: str) -> dict[str, str]:
 
 
 def _without_sections(docstring: str) -> str:
-    lines = inspect.cleandoc(docstring).splitlines()
+    lines = docstring.splitlines()
     for number, line in enumerate(lines):
         if number and re.fullmatch("-{3,}", line):
             lines = lines[: number - 1]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import dataclass, field
 
 import pytest
 
 from hqde_fl.errors import ConfigError, UnknownNameError
+from hqde_fl.registry import Registry
 from hqde_fl.rules import RULES, ByzantineFilter, Chain, GeometricMedian, Mean, Median, TrimmedMean
 
 
@@ -63,3 +65,56 @@ def test_errors_survive_pickling() -> None:
     error = UnknownNameError("rule", "krun", ["krum"])
     again = pickle.loads(pickle.dumps(error))
     assert str(again) == str(error) == "unknown rule 'krun': did you mean 'krum'?"
+
+
+@dataclass(frozen=True)
+class OwnMean(Mean):
+    """A mean of a test."""
+
+    factor: float = 2.0
+    hidden: int = field(default=0, init=False)
+
+
+class Opaque:
+    """No file can have one."""
+
+
+@dataclass(frozen=True)
+class OpaqueMean(Mean):
+    """Has a parameter that no file can give."""
+
+    things: Opaque | None = None
+
+
+OWN = f"{__name__}:OwnMean"
+
+
+def test_a_class_of_the_users_own() -> None:
+    assert RULES.build({"name": OWN, "factor": 3}) == OwnMean(factor=3.0)
+    assert RULES.parameters(OWN) == {**RULES.parameters("mean"), "factor": 2.0}
+    assert RULES.name_of(OwnMean()) == OWN
+    nested = {"name": "chain", "rules": [{"name": OWN, "factor": 3}]}
+    assert RULES.build(nested) == Chain(OwnMean(factor=3.0))
+    with pytest.raises(ConfigError, match=r"unknown parameter of rule .* 'hidden': "):
+        RULES.build({"name": OWN, "hidden": 3})
+    with pytest.raises(ConfigError, match=r"OpaqueMean.things cannot be set in a file"):
+        RULES.build({"name": f"{__name__}:OpaqueMean", "things": 3})
+
+
+def test_nothing_is_imported_for_a_name_from_elsewhere() -> None:
+    """A server names codecs in messages; its clients import none of them."""
+    registry = Registry[Mean]("rule", Mean, {"mean": Mean})
+    with pytest.raises(UnknownNameError, match="unknown rule"):
+        registry.build({"name": OWN}, imports=False)
+    registry.build({"name": OWN})
+    assert registry.build({"name": OWN}, imports=False) == OwnMean()
+    assert registry.build("mean", imports=False) == Mean()
+
+
+def test_names_are_listed_without_imports() -> None:
+    registry = Registry[Mean]("rule", "no_such_module:Mean", {"mean": "no_such_module:Mean"})
+    assert [*registry] == ["mean"]
+    assert "mean" in registry
+    assert registry.reference("mean") == "no_such_module:Mean"
+    with pytest.raises(ModuleNotFoundError):
+        registry["mean"]

@@ -86,7 +86,7 @@ def test_meanings_of_parameters() -> None:
     ValueError
         Never.
     """
-    assert parameter_meanings(docstring) == {
+    assert parameter_meanings(inspect.cleandoc(docstring)) == {
         "a": "Both of them.",
         "b": "Both of them.",
         "c": "One.",
