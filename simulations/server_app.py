@@ -122,7 +122,8 @@ def serve(
     """
     held_out = None
     if count := experiment.strategy.held_out:
-        task, held_out = hold_out(task, count, experiment.parts.seeds)
+        measure = experiment.held_out_measure()
+        task, held_out = hold_out(task, count, experiment.parts.seeds, measure)
         experiment.parts.faults.check_task(task)
     with exclusive(out):
         point = reopen(out, experiment) if resume and (out / MANIFEST).exists() else None

@@ -67,6 +67,7 @@ EXAMPLES = {
     "metrics.primary": 'primary = "recall"',
     "strategy.confidence-metric": 'confidence-metric = "train-loss"',
     "strategy.exploration-noise": "exploration-noise = { scale = 0.1 }",
+    "strategy.held-out-measure": 'held-out-measure = "mine.py:quality"',
     "strategy.screening": "screening = { max-metrics = 100 }",
     "engine.resources.memory-fraction": "memory-fraction = 0.25",
     "engine.resources.partitions": 'partitions = "0-4,7"',

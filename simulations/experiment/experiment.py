@@ -32,6 +32,7 @@ from hqde_fl.simulations.catalogue import ENGINES
 from hqde_fl.simulations.experiment.checks import check_attacks, check_cohort
 from hqde_fl.simulations.experiment.components import Component, build_component
 from hqde_fl.simulations.experiment.errors import to_config_error
+from hqde_fl.simulations.experiment.held_out import Measure, certainty, measure_named
 from hqde_fl.simulations.experiment.metrics import metric_functions, with_metrics
 from hqde_fl.simulations.experiment.overrides import name_of, read_toml, with_overrides
 from hqde_fl.simulations.experiment.parts import Parts, build_parts
@@ -266,6 +267,15 @@ class Experiment(Section):
             task = load_task(self.task, clients.partition, clients.count, self.seed)
             return with_metrics(task, self.metrics)
 
+    def held_out_measure(self) -> Measure:
+        """Return the function that judges models by the held-out examples."""
+        if not (name := self.strategy.held_out_measure):
+            return certainty
+        if not self.strategy.held_out:
+            raise ConfigError("strategy.held-out-measure needs strategy.held-out > 0, found 0")
+        with self._names():
+            return measure_named(name)
+
     def new_callbacks(self) -> list[Callback]:
         """Return the callbacks in ``callbacks``: new ones, and objects that a program gave."""
         given = {name: o for name, o in self._objects.items() if isinstance(o, Callback)}
@@ -333,6 +343,7 @@ class Experiment(Section):
             build_component(TASKS, self.task, "task")
         build_component(PARTITIONERS, self.clients.partition, "clients.partition")
         parts = self.parts
+        self.held_out_measure()
         self.new_callbacks()
         metric_functions(self.metrics.functions)
         self._check_engine(self.engine.name)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sized
-from typing import cast
+from collections.abc import Callable, Mapping, Sized
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from hqde_fl.clients.data_subset import data_subset
 from hqde_fl.clients.evaluation import evaluate
@@ -16,11 +18,50 @@ from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.task_calls import build_model, load_test_set
 from hqde_fl.errors import ConfigError
+from hqde_fl.own_modules import import_attribute, is_own, own_code
 from hqde_fl.seeding import Seeds
 from hqde_fl.strategies.confidence import HeldOut
 
+Measure = Callable[[nn.Module, Dataset[Any], Task], float]
+"""Function (model, data, task) -> quality of the model on the data, in [0, 1]."""
 
-def hold_out(task: Task, count: int, seeds: Seeds) -> tuple[Task, HeldOut]:
+
+def measure_named(name: str) -> Measure:
+    """Return the function ``module:function``, whose result is brought into [0, 1]; NaN becomes 0.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such function. ``TaskError`` when it is called and raises an exception.
+    """
+    if not is_own(name):
+        raise ConfigError(
+            f"strategy.held-out-measure needs module:function or FILE.py:function, found {name!r}"
+        )
+    function = import_attribute("held-out measure", name)
+    if not callable(function) or isinstance(function, type):
+        raise ConfigError(
+            f"held-out measure {name!r} must be a function (model, data, task) -> number, "
+            f"found {type(function).__name__}"
+        )
+
+    def measure(model: nn.Module, data: Dataset[Any], task: Task) -> float:
+        with own_code(f"held-out measure {name!r}"), torch.no_grad():
+            quality = float(function(model, data, task))
+        return 0.0 if math.isnan(quality) else min(1.0, max(0.0, quality))
+
+    return measure
+
+
+def certainty(model: nn.Module, data: Dataset[Any], task: Task) -> float:
+    """Return e^(-mean loss) of a model; 1 for a negative loss, 0 for one that is not finite."""
+    loss = evaluate([model], data, task)["loss"]
+    return math.exp(-max(0.0, loss)) if math.isfinite(loss) else 0.0
+
+
+def hold_out(
+    task: Task, count: int, seeds: Seeds, measure: Measure = certainty
+) -> tuple[Task, HeldOut]:
     """Set some of a task's test examples aside.
 
     Parameters
@@ -31,14 +72,15 @@ def hold_out(task: Task, count: int, seeds: Seeds) -> tuple[Task, HeldOut]:
         Number of examples to set aside.
     seeds : Seeds
         The run's seeds.
+    measure : Callable
+        Judges a model by the examples set aside.
 
     Returns
     -------
     Task
         The task with the examples that are left as its test set.
     HeldOut
-        Function (a model's state dict) -> e^(-mean loss) on the examples set aside; 1 for a
-        negative loss, 0 for one that is not finite.
+        Function (a model's state dict) -> its quality on the examples set aside.
 
     Raises
     ------
@@ -60,7 +102,6 @@ def hold_out(task: Task, count: int, seeds: Seeds) -> tuple[Task, HeldOut]:
 
     def confidence(state: Mapping[str, Tensor]) -> float:
         with reproducible(0, 1):
-            loss = evaluate([model.load(state)], aside, task)["loss"]
-        return math.exp(-max(0.0, loss)) if math.isfinite(loss) else 0.0
+            return measure(model.load(state), aside, task)
 
     return dataclasses.replace(task, test=lambda: rest), confidence

@@ -132,6 +132,9 @@ class StrategySection(Section):
     held_out : int
         The number of test examples that the server sets aside to judge the clients' models, for
         rules with ``confidence = "held-out"``.
+    held_out_measure : str
+        A function (model, data, task) -> quality in [0, 1] that judges them, as ``module:function``
+        or ``file.py:function``; empty: e^(-mean loss).
     confidence_metric : str
         The metric in a client's reply that rules with ``confidence = "reported"`` take as its
         confidence; empty: ``"train-loss"``.
@@ -153,6 +156,7 @@ class StrategySection(Section):
     screening: Table = Field({})
     density: DensityPolicy = "free"
     held_out: int = Field(0, ge=0)
+    held_out_measure: str = ""
     confidence_metric: str = ""
     buffers: Buffers = "merge"
 

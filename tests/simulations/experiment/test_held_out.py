@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from hqde_fl.clients.initial_state import initial_state
-from hqde_fl.errors import ConfigError
+from hqde_fl.errors import ConfigError, TaskError
+from hqde_fl.own_files import load_file
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.experiment.held_out import hold_out
@@ -50,5 +51,35 @@ def test_a_run_with_confidence_that_is_measured_or_reported(tiny, tmp_path, over
     ],
 )
 def test_settings_that_a_rule_misses_or_ignores_are_refused(tiny, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        Experiment.parse(tiny.to_table(), overrides)
+
+
+def test_a_measure_of_the_users_own(tiny, tmp_path):
+    (tmp_path / "own_measure.py").write_text(
+        "sizes = []\n\n\ndef quality(model, data, task):\n"
+        "    sizes.append(len(data))\n    return 7.0 if task.classifier else 0.0\n\n\n"
+        "def fails(model, data, task):\n    return model.nothing\n"
+    )
+    own = f"strategy.held-out-measure={tmp_path}/own_measure.py:"
+    experiment = Experiment.parse(tiny.to_table(), [*HELD_OUT, f"{own}quality"])
+    run_experiment(experiment, tmp_path / "run", report=False)
+    sizes = load_file(tmp_path / "own_measure.py").sizes
+    assert set(sizes) == {60}
+    assert len(sizes) == 4 * tiny.rounds
+    fails = Experiment.parse(tiny.to_table(), [*HELD_OUT, f"{own}fails"])
+    with pytest.raises(TaskError, match=r"^held-out measure .* AttributeError: .*own_measure.py"):
+        run_experiment(fails, tmp_path / "fails", report=False)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["strategy.held-out-measure=mine.py:x"], "needs strategy.held-out > 0, found 0"),
+        ([*HELD_OUT, "strategy.held-out-measure=accuracy"], "needs module:function or FILE.py"),
+        ([*HELD_OUT, "strategy.held-out-measure=json:JSONDecoder"], "must be a function .* type"),
+    ],
+)
+def test_measures_that_are_refused(tiny, overrides, message):
     with pytest.raises(ConfigError, match=message):
         Experiment.parse(tiny.to_table(), overrides)
