@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -42,7 +43,7 @@ def register(codec: Codec) -> None:
         If the codec, or one inside it, has no ``code``, or one that another codec has.
     """
     for cls in (type(codec), *codec.formats.values()):
-        code = getattr(cls, "code", None)
+        code: Any = getattr(cls, "code", None)
         if code not in FORMATS and not (type(code) is int and FIRST_OWN_CODE <= code <= 255):
             raise ConfigError(
                 f"{cls.__name__}.code must be an integer in [{FIRST_OWN_CODE}, 255], found {code!r}"
