@@ -14,15 +14,19 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from functools import cache, cached_property
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args, get_type_hints
 
 from hqde_fl.errors import ConfigError, HQDEError, UnknownNameError
 from hqde_fl.own_modules import error_in, import_attribute, is_own, own_name
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 T = TypeVar("T")
 
@@ -263,6 +267,10 @@ def _brief(value: Any) -> str:
 def _plugins() -> Mapping[str, Mapping[str, EntryPoint]]:
     """Return group -> name -> entry point of installed packages, for hqde-fl's groups."""
     groups: dict[str, dict[str, EntryPoint]] = {}
+    if not any(map(_has_plugins, sys.path)):
+        return groups
+    from importlib.metadata import entry_points
+
     try:
         installed = entry_points()
         for group in installed.groups:
@@ -271,6 +279,25 @@ def _plugins() -> Mapping[str, Mapping[str, EntryPoint]]:
     except Exception as error:  # of a damaged installation of any package
         warnings.warn(f"entry points cannot be read: {error!r}", stacklevel=2)
     return groups
+
+
+def _has_plugins(folder: str) -> bool:
+    """Return True if a package in a folder may have entry points of hqde-fl's groups.
+
+    ``entry_points`` reads the metadata of all packages, which takes longer than all else here.
+    """
+    try:
+        names = [name for name in os.listdir(folder or ".") if name.endswith(("-info", ".egg"))]
+    except OSError:
+        return False
+    for name in names:
+        try:
+            with open(os.path.join(folder, name, "entry_points.txt"), "rb") as file:
+                if b"hqde_fl." in file.read().replace(b"= hqde_fl.", b""):
+                    return True
+        except OSError:
+            continue
+    return False
 
 
 def _origin(point: EntryPoint) -> str:

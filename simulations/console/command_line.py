@@ -6,7 +6,6 @@ import errno
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -353,6 +352,8 @@ def audit(
 
 
 def _version() -> str:
+    from importlib import metadata
+
     try:
         return metadata.version("hqde-fl")
     except metadata.PackageNotFoundError:

@@ -138,3 +138,20 @@ def test_types_as_a_file_has_them() -> None:
     assert type_text("Literal['all', 'random']") == '"all" or "random"'
     assert type_text("float | Literal['auto']") == 'number or "auto"'
     assert type_text("int | None") == "integer"
+
+
+def test_a_package_is_found_by_its_metadata(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    metadata = tmp_path / "plugin-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Name: plugin\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[hqde_fl.votes]\nown = no_such_package:Own\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    registry._plugins.cache_clear()
+    try:
+        assert "own" in [*KINDS["votes"]]
+        assert KINDS["votes"].registry is not None
+        assert KINDS["votes"].registry.reference("own") == "no_such_package:Own"
+    finally:
+        registry._plugins.cache_clear()
