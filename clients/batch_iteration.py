@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import chain, repeat
 from typing import Any
@@ -28,10 +29,12 @@ from hqde_fl.clients.data_forms import (
     loader_with,
 )
 from hqde_fl.clients.user_code import user_code
+from hqde_fl.code_origin import origin_in_text
 from hqde_fl.errors import DataError, HQDEError, TaskError
 from hqde_fl.terminal_text import describe_error
 
-_END = object()
+_READS = ("__getitem__", "__getitems__")
+"""Methods of a data set that read examples."""
 
 
 def iterate_batches(
@@ -153,7 +156,12 @@ def _loaded(loader: Iterable[Any]) -> Iterator[Any]:
     while True:
         with user_code("the data set"):
             try:
-                batch = next(batches, _END)
+                batch = next(batches)
+            except StopIteration as error:
+                frames = traceback.walk_tb(error.__traceback__)
+                if any(frame.f_code.co_name in _READS for frame, _ in frames):
+                    raise  # by a mistake in the data set: it is not the end of the batches
+                return
             except Exception as error:
                 lines = str(error).strip().splitlines()
                 if not lines or "DataLoader worker process" not in lines[0]:
@@ -161,9 +169,8 @@ def _loaded(loader: Iterable[Any]) -> Iterator[Any]:
                 text = lines[-1]  # of the traceback in a process that loads data
                 if isinstance(error, HQDEError):
                     raise TaskError(text.partition(": ")[2]) from error
-                raise TaskError(f"the data set raised {describe_error(text)}") from error
-        if batch is _END:
-            return
+                place = origin_in_text(str(error))
+                raise TaskError(f"the data set raised {describe_error(text)}{place}") from error
         yield batch
 
 

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import os
-import site
-import sysconfig
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache, partial
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import CodeType, FunctionType, TracebackType
-from typing import Any, Self, TypeVar, final
+from typing import Any, Self, final
 
-import torch
 from torch import Tensor, nn
 
-from hqde_fl import errors
+from hqde_fl.code_origin import failure_text, is_failure, is_users, origin
 from hqde_fl.errors import HQDEError, TaskError
-from hqde_fl.terminal_text import describe_error, printable
+from hqde_fl.terminal_text import printable
 
 MAX_MESSAGE_LENGTH = 260
 """Largest number of characters that are quoted of an exception's message."""
-
-T = TypeVar("T")
-
-LIBRARIES = ("torch", "numpy", "flwr", "ray", "torchvision", "safetensors")
-"""Packages whose files are never named: what they raise is about what they were given."""
 
 
 @final
@@ -61,9 +53,9 @@ class user_code:  # noqa: N801 - a context manager, named like those of contextl
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not isinstance(error, Exception) or isinstance(error, HQDEError):
+        if error is None or not is_failure(error) or isinstance(error, HQDEError):
             return
-        message = describe_error(error).removesuffix(".")
+        message = failure_text(error).removesuffix(".")
         if len(message) > MAX_MESSAGE_LENGTH:
             message = f"{message[:MAX_MESSAGE_LENGTH]}..."
         given = " and ".join(f"{name} {description(v)}" for name, v in self.values.items())
@@ -71,25 +63,6 @@ class user_code:  # noqa: N801 - a context manager, named like those of contextl
         layer = failed_layer(self.function, error) if isinstance(self.function, nn.Module) else ""
         text = f"{self.part} raised {message}{layer}{f' for {given}' if given else ''}"
         raise TaskError(text + (place or defined_at(self.function))) from error
-
-
-def user_items(
-    items: Iterable[T], part: str, function: Callable[..., Any] | None = None
-) -> Iterator[T]:
-    """Yield the items of an iterable that the user's code yields, such as a loader's batches.
-
-    Exceptions of the iterable become a ``TaskError``, as by ``user_code``.
-    """
-    code = user_code(part, function)
-    with code:
-        iterator = iter(items)
-    while True:
-        with code:
-            try:
-                item = next(iterator)
-            except StopIteration:
-                return
-        yield item
 
 
 def description(value: Any) -> str:
@@ -110,35 +83,6 @@ def description(value: Any) -> str:
     if not parts:
         return f"of type {type(value).__name__}"
     return f"[{', '.join(parts[:4])}{', ...' if len(parts) > 4 else ''}]"
-
-
-def origin(error: BaseException) -> str:
-    """Return " (FILE, line N, in FUNCTION)" of an exception's last frame in the user's files.
-
-    Files of hqde-fl, of installed packages and of the standard library are not the user's. If the
-    exception passed through no file of the user, the last frame of an installed package other than
-    ``LIBRARIES`` is named; the result is empty if there is none either. If the exception passed
-    through a data set, the index of the example is named too.
-    """
-    frames = [(f.f_code, line, f.f_locals) for f, line in traceback.walk_tb(error.__traceback__)]
-    own = [frame for frame in frames if is_users(frame[0].co_filename)]
-    written = [frame for frame in own if frame[0].co_filename != "<string>"]  # as dataclasses are
-    foreign = [frame for frame in frames if not frame[0].co_filename.startswith(_libraries())]
-    for found in (written, own, foreign):
-        if found:
-            code, line, _ = found[-1]
-            file = os.path.basename(code.co_filename)
-            index = next(filter(None, (_example(code, values) for code, _, values in own)), "")
-            return f" ({file}, line {line}, in {code.co_name}{index})"
-    return ""
-
-
-def _example(code: CodeType, values: Mapping[str, Any]) -> str:
-    """Return ", index 37" for a frame of a data set's ``__getitem__``; "" for any other."""
-    if code.co_name != "__getitem__" or code.co_argcount < 2:
-        return ""
-    index = values.get(code.co_varnames[1])
-    return f", index {index}" if isinstance(index, int) else ""
 
 
 def defined_at(function: Any) -> str:
@@ -172,42 +116,3 @@ def failed_layer(model: nn.Module, error: BaseException) -> str:
         if (name := names.get(id(frame.f_locals.get("self")))) is not None:
             layer = f" in its layer {name!r} ({type(frame.f_locals['self']).__name__})"
     return layer
-
-
-def is_users(file: str) -> bool:
-    """Return True if a file of code is the user's: neither hqde-fl's nor installed."""
-    return not file.startswith(_not_the_users())
-
-
-@cache
-def _not_the_users() -> tuple[str, ...]:
-    places = sysconfig.get_paths()
-    installed = {places[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    installed |= {*site.getsitepackages(), site.getusersitepackages()}
-    return (*(f"{place}{os.sep}" for place in installed), *_own())
-
-
-@cache
-def _libraries() -> tuple[str, ...]:
-    """Return the beginnings of the names of files in the standard library and ``LIBRARIES``."""
-    places = sysconfig.get_paths()
-    packages = {
-        places["purelib"],
-        places["platlib"],
-        os.path.dirname(os.path.dirname(torch.__file__)),
-    }
-    folders = [os.path.join(place, name) for place in packages for name in LIBRARIES]
-    standard = [
-        os.path.join(places["stdlib"], name)
-        for name in os.listdir(places["stdlib"])
-        if name not in ("site-packages", "dist-packages")
-    ]
-    return (*(f"{folder}{os.sep}" for folder in folders), *standard, *_own())
-
-
-def _own() -> tuple[str, ...]:
-    """Return the beginnings of the names of hqde-fl's files."""
-    above = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    own = {os.path.dirname(os.path.abspath(errors.__file__))}
-    own |= {os.path.join(above, name) for name in ("strategies", "clients", "simulations")}
-    return (*(f"{place}{os.sep}" for place in own), "<frozen ")

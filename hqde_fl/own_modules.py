@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import importlib
 import os
-import site
 import sys
-import sysconfig
-import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
 from types import ModuleType
 from typing import Any
 
 from hqde_fl import own_files
+from hqde_fl.code_origin import failure_text, is_failure, origin, passed_users_code
 from hqde_fl.errors import ConfigError, HQDEError, TaskError
 from hqde_fl.given_objects import given_object, is_given
-from hqde_fl.terminal_text import describe_error
 
 _first: ContextVar[str | None] = ContextVar("first", default=None)
 
@@ -110,14 +106,16 @@ def _module(kind: str, name: str, place: str, attribute: str) -> ModuleType:
     file = find_file(kind, name, place) if _is_file(place) else None
     try:
         return _imported(place) if file is None else own_files.load_file(file)
-    except Exception as error:
+    except BaseException as error:
+        if not is_failure(error):
+            raise
         what = f"{os.path.basename(place)} raised" if file else f"module {place!r} raised"
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if not file and missing and f"{place}.".startswith(f"{missing}."):
             raise ConfigError(
                 f"{kind} {name!r}: there is no module {place!r}{_searched()}"
             ) from error
-        text = f"{what} {describe_error(_unplaced(error))}{_line_of(error)}"
+        text = f"{what} {error_in(error)}"
         raise ConfigError(f"{kind} {name!r}: {text}") from error
 
 
@@ -175,32 +173,6 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
     return f": did you mean {near[0]!r}?" if near else ""
 
 
-def _unplaced(error: Exception) -> BaseException | str:
-    """Return the error, without the place that the message of a ``SyntaxError`` has."""
-    return f"SyntaxError: {error.msg}" if isinstance(error, SyntaxError) else error
-
-
-def _line_of(error: Exception) -> str:
-    """Return " (FILE, line N)", the last line of the user's files that an error passed through."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f" ({os.path.basename(error.filename)}, line {error.lineno})"
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith(_not_the_users()):
-            return f" ({os.path.basename(frame.filename)}, line {frame.lineno})"
-    return ""
-
-
-@cache
-def _not_the_users() -> tuple[str, ...]:
-    """Return the beginnings of the names of files that are installed, or hqde-fl's."""
-    paths = sysconfig.get_paths()
-    places = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    places |= {*site.getsitepackages(), site.getusersitepackages(), os.path.dirname(__file__)}
-    above = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    places |= {os.path.join(above, name) for name in ("strategies", "clients", "simulations")}
-    return (*(f"{place}{os.sep}" for place in places), "<")
-
-
 @contextmanager
 def own_code(part: str) -> Iterator[None]:
     """Make a one-line ``TaskError`` of an exception that passed through a file of the user.
@@ -212,14 +184,13 @@ def own_code(part: str) -> Iterator[None]:
     """
     try:
         yield
-    except HQDEError:
-        raise
-    except Exception as error:
-        if not _line_of(error):
+    except BaseException as error:
+        own = is_failure(error) and not isinstance(error, HQDEError) and passed_users_code(error)
+        if not own:
             raise
         raise TaskError(f"{part} raised {error_in(error)}") from error
 
 
-def error_in(error: Exception) -> str:
+def error_in(error: BaseException) -> str:
     """Return an exception of the user's own code as one line with the place that raised it."""
-    return f"{describe_error(_unplaced(error))}{_line_of(error)}"
+    return f"{failure_text(error)}{origin(error)}"

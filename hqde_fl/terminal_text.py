@@ -14,5 +14,9 @@ def printable(text: str, max_length: int) -> str:
 def describe_error(error: BaseException | str) -> str:
     """Return an exception's type and message, or a text, as one printable line that may be cut."""
     if isinstance(error, BaseException):
-        error = f"{type(error).__name__}: {error}"
+        try:
+            message = str(error)
+        except Exception:  # it is somebody's own method
+            message = ""
+        error = f"{type(error).__name__}: {message}" if message.strip() else type(error).__name__
     return printable(" ".join(error.split()), MAX_REASON_LENGTH)

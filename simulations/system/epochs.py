@@ -8,11 +8,10 @@ from typing import Any
 
 from flwr.app import ArrayRecord
 
-from hqde_fl.clients.user_code import origin
+from hqde_fl.code_origin import failure_text, origin
 from hqde_fl.errors import HQDEError, RunError
 from hqde_fl.simulations.recording.run_directory import round_line
 from hqde_fl.strategies.callbacks import Callback, RoundRecord
-from hqde_fl.terminal_text import describe_error
 
 
 class Epochs(Callback):
@@ -75,7 +74,7 @@ class Epochs(Callback):
         )
         if failure is not None:
             own = isinstance(failure, HQDEError)
-            reason = str(failure) if own else f"{describe_error(failure)}{origin(failure)}"
+            reason = str(failure) if own else f"{failure_text(failure)}{origin(failure)}"
             raise RunError(
                 f"the validation after epoch {record.round} failed: {reason}; the epoch is kept, "
                 "and train(...) goes on after it"

@@ -273,8 +273,8 @@ def test_what_cannot_be_a_batch_is_one_line(data, collate, message):
 @pytest.mark.parametrize(
     ("cause", "message"),
     [
-        (OSError("file 3 is gone"), "the data set raised OSError: file 3 is gone"),
-        (TaskError("a batch needs one shape"), "a batch needs one shape"),
+        (OSError("file 3 is gone"), r"the data set raised OSError: file 3 is gone \(test_batch_"),
+        (TaskError("a batch needs one shape"), "a batch needs one shape$"),
     ],
 )
 def test_an_error_in_a_process_that_loads_data_is_one_line(cause, message):
@@ -288,9 +288,23 @@ def test_an_error_in_a_process_that_loads_data_is_one_line(cause, message):
             except Exception:
                 ExceptionWrapper(where="in DataLoader worker process 0").reraise()
 
-    with pytest.raises(TaskError) as error:
+    with pytest.raises(TaskError, match=f"^{message}"):
         next(read_loader(Loader(), Tokens()))
-    assert str(error.value) == message
+
+
+def test_a_data_set_that_runs_out_of_something_does_not_end_the_batches():
+    class Found(Dataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            return next(pair for number, pair in enumerate(PAIRS[:2]) if number == index)
+
+    message = r"^the data set raised StopIteration \(test_batch_iteration.py, .* index 2\)$"
+    with pytest.raises(TaskError, match=message):
+        list(iterate_batches(Found(), 1, Tokens()))
+    with pytest.raises(TaskError, match=message):
+        list(read_loader(DataLoader(Found()), Tokens()))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hqde_fl.errors import ConfigError, TaskError
+from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.experiment.own_modules import own_names, user_files
 from hqde_fl.simulations.recording.recorded_run import Run
@@ -160,5 +160,7 @@ def test_an_error_in_a_rule_names_its_line(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text(FILE.read_text().replace("mine.py", str(STUDY / "mine.py")))
     override = "strategy.rule=bad.py:Bad"
     experiment = Experiment.load(tmp_path / "x.toml", [override])
-    with pytest.raises(TaskError, match=r"^rule Bad\(.*ZeroDivisionError: .* \(bad.py, line 8\)$"):
+    with pytest.raises(
+        ConfigError, match=r"^rule Bad\(.*ZeroDivision.*\(bad.py, line 8, in decide\)$"
+    ):
         run_experiment(experiment, tmp_path / "run", report=False)
