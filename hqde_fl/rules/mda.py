@@ -100,7 +100,7 @@ class MDA(Tolerant):
 
     gram = True
 
-    limit: int = 1 << 12
+    limit: int = 4096
 
     def __post_init__(self) -> None:
         super().__post_init__()

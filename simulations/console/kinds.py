@@ -18,6 +18,7 @@ from hqde_fl.strategies.catalogue import CALLBACKS, SERVER_OPTIMIZERS
 
 SECTIONS = "hqde_fl.simulations.experiment.sections"
 EXPERIMENT = "hqde_fl.simulations.experiment.experiment:Experiment"
+COMPARISON = "hqde_fl.simulations.statistics.analysis:Analysis"
 FAULT_KEYS = (
     Parameter("name", "str", None, meaning="A fault or an attack; required."),
     Parameter(
@@ -147,7 +148,7 @@ KINDS = {
 
 @cache
 def keys() -> Mapping[str, Parameter]:
-    """Return dotted key -> what it is, for every key of an experiment's file but ``[sweep]``."""
+    """Return dotted key -> what it is, for every key of a file but the axes of ``[sweep]``."""
     found: dict[str, Parameter] = {}
     for parameter in describe(EXPERIMENT).parameters.values():
         if parameter.type.endswith("Section"):
@@ -159,4 +160,6 @@ def keys() -> Mapping[str, Parameter]:
     for table, reference in TABLES.items():
         for inner in describe(reference).parameters.values():
             found[f"{table}.{inner.key}"] = inner
-    return found | {f"faults.{key.name}": key for key in FAULT_KEYS}
+    found |= {f"faults.{key.name}": key for key in FAULT_KEYS}
+    settings = describe(COMPARISON).parameters
+    return found | {f"sweep.{name}": setting for name, setting in settings.items()}

@@ -138,8 +138,9 @@ def _sample(parameter: Parameter) -> str:
 
 def _explain_part(name: str, kind: Kind | None, found: Description) -> str:
     article = "an" if kind and kind.one[0] in "aeiou" else "a"
-    lines = [f"{name}, {article} {kind.one}" if kind else name, ""]
-    lines += [*_indented(found.text)]
+    lines = [f"{name}, {article} {kind.one}" if kind else name]
+    if found.text:
+        lines += ["", *_indented(found.text)]
     if found.module and kind and kind.registry and found.module not in found.docstring:
         lines += ["", *_indented(found.module)]
     if found.parameters:
@@ -149,7 +150,8 @@ def _explain_part(name: str, kind: Kind | None, found: Description) -> str:
         state = "required" if parameter.default is None else f"default {default}"
         if parameter.default == "None":
             state = "optional"
-        lines.append(f"    {parameter.key}: {type_text(parameter.type)}, {state}")
+        about = ", ".join(filter(None, [type_text(parameter.type), state]))
+        lines.append(f"    {parameter.key}: {about}")
         if parameter.meaning:
             lines.append(f"      {parameter.meaning}")
     if kind:
@@ -163,7 +165,9 @@ def _explain_key(key: str, found: Parameter) -> str:
     where = f"of [[{place}]]" if place in ("faults", "engine.resources") else f"of [{place}]"
     lines = [f"{key}, a key {where if place else 'of the file'}", "", f"  {found.meaning}"]
     if found.type:
-        about = [type_text(found.type), found.bounds, f"default {toml_text(found.default)}"]
+        default = toml_text(found.default)
+        state = f"default {default}" if default else "optional"
+        about = [type_text(found.type), found.bounds, state]
         lines.append(f"  {', '.join(filter(None, about))}")
         if leaf in ("optimizer", "name"):
             lines.append("")

@@ -49,7 +49,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Description:
-    """A class, as its source describes it.
+    """A class or function, as its source describes it.
 
     Parameters
     ----------
@@ -80,32 +80,34 @@ class Description:
 
 
 def describe(reference: str, *, meanings: bool = True) -> Description:
-    """Return the description of the class ``module:Class``, or ``path/to/file.py:Class``.
+    """Return the description of a class or function ``module:name``, or ``path/to/file.py:name``.
 
     Parameters
     ----------
     reference : str
-        The class.
+        The class or function.
     meanings : bool
         Read what the docstrings say about each parameter, too.
 
     Raises
     ------
     ConfigError
-        If there is no source of such a class.
+        If there is no source of such a class or function.
     """
     module, _, name = reference.rpartition(":")
-    place = _class(module, name.rpartition(".")[2])
+    place = _definition(module, name.rpartition(".")[2])
     if place is None:
-        raise ConfigError(f"there is no class {reference!r}")
+        raise ConfigError(f"there is no class or function {reference!r}")
     module, node = place
     source = _source(module)
     assert source is not None
     tree, file = source
     docstring = ast.get_docstring(node) or ""
-    return Description(
-        docstring, _parameters(module, node, meanings), ast.get_docstring(tree) or "", file
-    )
+    if isinstance(node, ast.ClassDef):
+        parameters = _parameters(module, node, meanings)
+    else:
+        parameters = _arguments(node)
+    return Description(docstring, parameters, ast.get_docstring(tree) or "", file)
 
 
 def names_in_tuple(reference: str) -> list[str]:
@@ -135,6 +137,26 @@ def _parameters(
         if name in parameters:
             parameters[name] = replace(parameters[name], meaning=meaning)
     return parameters
+
+
+def _arguments(node: ast.FunctionDef) -> dict[str, Parameter]:
+    """Return the parameters of a function that can be given by name."""
+    meanings = parameter_meanings(ast.get_docstring(node) or "")
+    places = [*node.args.posonlyargs, *node.args.args]
+    defaults: list[ast.expr | None] = [None] * (len(places) - len(node.args.defaults))
+    defaults += node.args.defaults
+    pairs = [*zip(places, defaults, strict=True)]
+    pairs += zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+    return {
+        place.arg: Parameter(
+            place.arg,
+            ast.unparse(place.annotation) if place.annotation else "",
+            None if default is None else ast.unparse(default),
+            meaning=meanings.get(place.arg, ""),
+        )
+        for place, default in pairs
+        if place not in node.args.posonlyargs
+    }
 
 
 def _takes_fields(node: ast.ClassDef) -> bool:
@@ -199,7 +221,7 @@ def parameter_meanings(docstring: str) -> dict[str, str]:
     docstring : str
         The docstring, without the indentation of the code.
     """
-    lines = docstring.splitlines()
+    lines = docstring.splitlines() or [""]
     meanings: dict[str, list[str]] = {}
     names: list[str] = []
     reads = False
@@ -224,13 +246,19 @@ def _without_sections(docstring: str) -> str:
     return "\n".join(lines).strip()
 
 
-def _class(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
-    """Return (module, node) of a class that a module defines or imports from another; or None."""
+def _definition(module: str, name: str) -> tuple[str, ast.ClassDef | ast.FunctionDef] | None:
+    """Return (module, node) of a class or function that a module defines or imports; or None."""
     for entry in _body(module):
-        if isinstance(entry, ast.ClassDef) and entry.name == name:
+        if isinstance(entry, ast.ClassDef | ast.FunctionDef) and entry.name == name:
             return module, entry
     origin = _imported(module, name)
-    return None if origin is None else _class(*origin)
+    return None if origin is None else _definition(*origin)
+
+
+def _class(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
+    """Return (module, node) of a class that a module defines or imports from another; or None."""
+    place = _definition(module, name)
+    return (place[0], place[1]) if place and isinstance(place[1], ast.ClassDef) else None
 
 
 def _assigned(module: str, name: str) -> ast.expr | None:

@@ -44,6 +44,8 @@ rule = ["mean", { name = "trimmed-mean", f = 2 }]
 "clients.lr" = [0.05, 0.1]
 seeds = [1, 2, 3]
 ```
+
+Beside these, some settings say how the results are compared.
 """
 
 EXAMPLES = {
@@ -65,6 +67,10 @@ EXAMPLES = {
     "metrics.functions": 'functions = ["mine.py:recall"]',
     "metrics.higher-is-better": "higher-is-better = { recall = true }",
     "metrics.primary": 'primary = "recall"',
+    "sweep.baseline": 'baseline = "mean"',
+    "sweep.compare": 'compare = "rule"',
+    "sweep.interval": 'interval = "bootstrap"',
+    "sweep.metric": 'metric = "loss"',
     "strategy.confidence-metric": 'confidence-metric = "train-loss"',
     "strategy.exploration-noise": "exploration-noise = { scale = 0.1 }",
     "strategy.held-out-measure": 'held-out-measure = "mine.py:quality"',
@@ -82,8 +88,7 @@ def reference() -> str:
     top = [key for key in found if "." not in key and key != "faults"]
     lines += ["## The file", "", *_key_table({key: found[key] for key in top})]
     for section in dict.fromkeys(key.partition(".")[0] for key in found if "." in key):
-        lines += _section(section)
-    lines += ["", SWEEP]
+        lines += _section(section) if section != "sweep" else _sweep()
     for kind in KINDS.values():
         lines += _kind(kind)
     return "\n".join(lines).replace("``", "`").rstrip() + "\n"
@@ -112,6 +117,12 @@ def _section(name: str) -> Iterator[str]:
             yield from ("", f"### `{table}`", "")
             inner = {key: f for key, f in found.items() if key.startswith(f"{table}.")}
             yield from _key_table(inner)
+
+
+def _sweep() -> Iterator[str]:
+    yield from ("", SWEEP)
+    yield from _key_table({key: found for key, found in keys().items() if key.startswith("sweep.")})
+    yield ""
 
 
 def example(key: str, found: Parameter) -> str:

@@ -106,3 +106,17 @@ def test_a_file_of_the_users_own(tmp_path: Path) -> None:
     for wrong in (f"{tmp_path}/mine.py:Other", f"{tmp_path}/none.py:Own", "no_such_module:Own"):
         with pytest.raises(ConfigError, match="there is no class"):
             describe(wrong)
+
+
+def test_functions_and_classes_without_a_docstring(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from dataclasses import dataclass\n\n\n@dataclass\nclass Plain:\n    f: int\n\n\n"
+        "def task(partitions, *, noise: float = 2.0):\n    return None\n"
+    )
+    assert [*describe(f"{file}:Plain").parameters] == ["f"]
+    found = describe(f"{file}:task").parameters
+    assert [(p.name, p.type, p.default) for p in found.values()] == [
+        ("partitions", "", None),
+        ("noise", "float", "2.0"),
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import tomllib
 from pathlib import Path
@@ -16,6 +17,7 @@ from hqde_fl.simulations.console.reference import example, reference
 from hqde_fl.simulations.experiment.display_names import CLIENT_KEYS
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.experiment.faults import SCHEDULE_KEYS
+from hqde_fl.simulations.statistics.analysis import Analysis
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -34,7 +36,7 @@ def fields(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
 
 def test_every_key_with_its_default_and_bounds() -> None:
     model, written = fields(Experiment), keys()
-    inner = {key for key in written if key.rpartition(".")[0] in (*TABLES, "faults")}
+    inner = {key for key in written if key.rpartition(".")[0] in (*TABLES, "faults", "sweep")}
     assert set(model) == set(written) - inner
     for key, field in model.items():
         assert ast.literal_eval(str(written[key].default)) == field.default, key
@@ -42,6 +44,11 @@ def test_every_key_with_its_default_and_bounds() -> None:
         bounds = [getattr(entry, "ge", None) for entry in field.metadata]
         for bound in (bound for bound in bounds if bound is not None):
             assert written[key].bounds == f">= {bound}"
+
+
+def test_settings_of_a_sweep() -> None:
+    settings = [key.name for key in dataclasses.fields(Analysis)]
+    assert [key for key in keys() if key.startswith("sweep.")] == [f"sweep.{n}" for n in settings]
 
 
 def test_keys_of_a_fault() -> None:
