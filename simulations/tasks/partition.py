@@ -52,13 +52,21 @@ class Partitioner(ABC):
             If the examples cannot be divided in this way.
         """
         labels = np.asarray(labels)
-        if not 1 <= partitions <= len(labels):
+        n = len(labels)
+        if not 1 <= partitions <= n:
             raise ConfigError(
-                f"partitions must be in [1, {len(labels)}], the number of examples, "
-                f"found {partitions}"
+                f"partitions must be in [1, {n}], the number of examples, found {partitions}"
             )
-        parts = self.divide(labels, partitions, Seeds(seed))
-        return _without_empty([np.sort(np.asarray(part, np.int64)) for part in parts])
+        parts = [np.sort(part) for part in self.divide(labels, partitions, Seeds(seed))]
+        if len(parts) != partitions:
+            raise ConfigError(f"{self}.divide must return {partitions} parts, found {len(parts)}")
+        for part in filter(len, parts):
+            if part.ndim != 1 or part.dtype.kind not in "iu" or not 0 <= part[0] <= part[-1] < n:
+                raise ConfigError(
+                    f"{self}.divide must return indices in [0, {n - 1}], "
+                    f"found {part.dtype} from {part.min()} to {part.max()}"
+                )
+        return _without_empty([part.astype(np.int64, copy=False) for part in parts])
 
     @abstractmethod
     def divide(

@@ -13,7 +13,14 @@ from flwr_datasets.partitioner import (
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
-from hqde_fl.simulations.tasks.partition import PARTITIONERS, Dirichlet, Iid, Pathological, Shard
+from hqde_fl.simulations.tasks.partition import (
+    PARTITIONERS,
+    Dirichlet,
+    Iid,
+    Partitioner,
+    Pathological,
+    Shard,
+)
 
 LABELS = np.random.default_rng(0).permutation(np.arange(600) % 10)
 ALL = [Iid(), Dirichlet(0.5), Dirichlet(0.01), Pathological(6), Shard(2)]
@@ -205,3 +212,30 @@ def test_classes_of_no_client_are_counted(caplog):
     assert f"gives {600 - kept} of 600 examples to no client" in caplog.text
     with pytest.raises(ConfigError, match=r"gives 480 of 600 .* 8 of 10 classes have none among 1"):
         Pathological(2).split(LABELS, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([[0, 1, 2]], "must return 2 parts, found 1"),
+        ([[0, 1], [2, 8]], r"must return indices in \[0, 7\], found int64 from 2 to 8"),
+        ([[0, -1], [2]], "found int64 from -1 to 0"),
+        ([[0.0, 1.0], [2.0]], "found float64 from 0.0 to 1.0"),
+        ([[True, False], [True, True]], "found bool from False to True"),
+    ],
+)
+def test_a_division_of_the_users_own_is_checked(parts, message):
+    class Own(Partitioner):
+        def divide(self, labels, partitions, seeds):
+            return parts
+
+    with pytest.raises(ConfigError, match=message):
+        Own().split(np.arange(8), 2, seed=0)
+
+
+def test_an_empty_part_of_the_users_own_gets_an_example():
+    class Own(Partitioner):
+        def divide(self, labels, partitions, seeds):
+            return [[], [3, 1]]
+
+    assert [part.tolist() for part in Own().split(np.arange(8), 2, seed=0)] == [[1], [3]]
