@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from hqde_fl.errors import TaskError
 from hqde_fl.selection import Selector
 
 REST_ROUNDS = 10
@@ -71,8 +72,19 @@ def select_awake(
         Those of them that rest.
     rng : np.random.Generator
         Source of the selector's random numbers.
+
+    Raises
+    ------
+    TaskError
+        If the selector returns others than these nodes, or one twice.
     """
-    if not resting:
-        return selector.select(nodes, rng)
     awake = [node for node in nodes if node not in resting]
-    return selector.select(awake, rng, selector.size(len(nodes))) if awake else []
+    if not awake:
+        return []
+    size = selector.size(len(nodes)) if resting else None
+    chosen = selector.select(awake, rng, size)
+    if not isinstance(chosen, list) or not set(chosen) <= set(awake):
+        raise TaskError(f"{selector}.select must return a list of the clients it is given")
+    if len(set(chosen)) < len(chosen):
+        raise TaskError(f"{selector}.select must return each client once, found one twice")
+    return chosen

@@ -122,14 +122,14 @@ def run_steps(
             measured = measure_step(step, columns, geometry, executor)
             geometry = measured.geometry
             decision = step.decide(measured, row_cohort, step_state)
+        _check_decision(step, decision, rows, last=index + 1 == len(steps))
         first_geometry = geometry if index == 0 else first_geometry
         states[str(index)] = decision.state
         diagnostics |= decision.diagnostics
         if rows == n and decision.filtered is not None:
             filtered |= decision.filtered
         if index + 1 < len(steps):
-            if decision.mixing is None:
-                raise TaskError(f"{step}.decide must return a mixing: it is a pre-aggregation")
+            assert decision.mixing is not None
             mixing = decision.mixing @ mixing
             geometry = None if geometry is None else geometry.mixed(decision.mixing)
     delta, counts = _combine(step, decision, base, mixing, columns, executor)
@@ -138,6 +138,33 @@ def run_steps(
     influence = influence / (influence.sum() or 1.0)
     kept_states = {position: kept for position, kept in states.items() if kept}
     return Aggregate(delta, influence, filtered, diagnostics, kept_states, first_geometry)
+
+
+def _check_decision(step: Rule, decision: Any, rows: int, *, last: bool) -> None:
+    """Raise ``TaskError`` unless a step's decision is one about as many rows."""
+    if not isinstance(decision, Decision):
+        raise TaskError(f"{step}.decide must return a Decision, found {type(decision).__name__}")
+    mixing, filtered = decision.mixing, decision.filtered
+    if mixing is None and not last:
+        raise TaskError(f"{step}.decide must return a mixing: it is a pre-aggregation")
+    wanted = f"{step}.decide must return a mixing of {'1' if last else 'm'} x {rows} float64"
+    if mixing is not None and not isinstance(mixing, Tensor):
+        raise TaskError(f"{wanted}, found {type(mixing).__name__}")
+    if mixing is not None and (
+        mixing.dtype != torch.float64
+        or mixing.ndim != 2
+        or mixing.shape != (1 if last else len(mixing), rows)
+    ):
+        raise TaskError(f"{wanted}, found {_found(mixing)}")
+    if filtered is not None and (filtered.dtype != torch.bool or filtered.shape != (rows,)):
+        raise TaskError(
+            f"{step}.decide must return filtered as {rows} bool, found {_found(filtered)}"
+        )
+
+
+def _found(value: Tensor) -> str:
+    """Return the shape and the dtype of a tensor for a message."""
+    return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
 
 
 def _combine(

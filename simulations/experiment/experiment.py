@@ -45,6 +45,7 @@ from hqde_fl.simulations.experiment.sections import (
     Section,
     StrategySection,
 )
+from hqde_fl.simulations.experiment.trial import try_own_parts
 from hqde_fl.simulations.tasks import TASKS, load_task
 from hqde_fl.simulations.tasks.partition import PARTITIONERS
 from hqde_fl.strategies.callbacks import Callback
@@ -295,7 +296,7 @@ class Experiment(Section):
         return copy
 
     def checked_task(self, *, test: bool = True, clients: bool = True) -> Task:
-        """Return the experiment's task after a check of its model, data, loss, metrics and faults.
+        """Return the experiment's task after a check of its model, data, loss, metrics and parts.
 
         The model is evaluated on a few examples of the test set, and trained on a batch of one
         client; it is used for nothing else. The test set is kept for the task's further use.
@@ -313,14 +314,16 @@ class Experiment(Section):
         DataError
             If the data is not where it should be.
         ConfigError
-            If the model cannot be built, or has an entry that cannot be carried: its name. If the
-            task's code raises an exception or returns what it must not: which part, and where. If a
-            fault cannot act on this task: its name, and what it needs.
+            If a part of the user's own fails on random numbers: which one, and how. If the model
+            cannot be built, or has an entry that cannot be carried: its name. If the task's code
+            raises an exception or returns what it must not: which part, and where. If a fault
+            cannot act on this task: its name, and what it needs.
         """
         with before_the_run():
             task = self.load_task()
         task = dataclasses.replace(task, test=cache(task.test))
         parts = self.parts
+        self.try_parts()
         model = check_model(task, parts.seeds)
         losses = []
         if test:
@@ -332,6 +335,10 @@ class Experiment(Section):
             check_finite(task, *losses)
         self.parts.faults.check_task(task)
         return task
+
+    def try_parts(self) -> None:
+        """Raise ``ConfigError`` if a part of the user's own fails on a few random numbers."""
+        try_own_parts(self.parts, self.strategy, self.faults)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

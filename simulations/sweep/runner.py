@@ -86,8 +86,9 @@ def run_sweep(
     Raises
     ------
     ConfigError
-        If ``out`` cannot be used, data is missing, a fault of a cell cannot act on its task, or
-        the engine does not run several cells at once. Nothing has been run then.
+        If ``out`` cannot be used, data is missing, a part of the user's own fails, a fault of a
+        cell cannot act on its task, or the engine does not run several cells at once. Nothing has
+        been run then.
     """
     check_jobs(sweep, jobs)
     out = out.resolve()
@@ -180,14 +181,15 @@ class _Listener(Watch):
 
 
 def check_tasks(sweep: Sweep) -> None:
-    """Raise ``ConfigError`` if data is missing, or a fault of a cell cannot act on its task.
+    """Raise ``ConfigError`` if data is missing, a part fails, or a fault cannot act on its task.
 
     Each different task is loaded once, each combination of a task and faults checked once. No task
     is kept: a sweep over several would hold the data of all of them.
     """
     cells: dict[str, dict[str, Experiment]] = {}
-    for cell in sweep.cells:
+    for cell in sweep.distinct:
         experiment = cell.experiment
+        experiment.try_parts()
         cells.setdefault(repr(experiment.task), {})[repr(experiment.faults)] = experiment
     for experiments in cells.values():
         first, *others = experiments.values()

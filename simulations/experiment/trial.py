@@ -1,0 +1,116 @@
+"""A trial of the user's own parts on a few random numbers, before anything starts.
+
+A part that raises an exception, or returns what it must not, would end the run in its first round.
+Parts of hqde-fl are not tried: their tests do that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hqde_fl.clients.reproducibility import reproducible
+from hqde_fl.clients.user_code import description
+from hqde_fl.codec import Codec
+from hqde_fl.errors import ConfigError, HQDEError
+from hqde_fl.own_modules import error_in, is_own
+from hqde_fl.rules import Aggregator, aggregate
+from hqde_fl.simulations.attacks import Attack
+from hqde_fl.simulations.experiment.parts import Parts
+from hqde_fl.simulations.experiment.sections import StrategySection
+from hqde_fl.strategies.resting import select_awake
+from hqde_fl.updates import Updates
+
+SIZE = 64
+"""Numbers in an update of the trial."""
+
+
+def try_own_parts(
+    parts: Parts, strategy: StrategySection, faults: Sequence[Mapping[str, Any]]
+) -> None:
+    """Raise ``ConfigError`` if a part of the user's own fails: the part, and what it did.
+
+    Parameters
+    ----------
+    parts : Parts
+        The parts of an experiment.
+    strategy : StrategySection
+        The table that they were built from, which names those of the user's own.
+    faults : Sequence[Mapping[str, Any]]
+        The tables of the faults.
+    """
+    with reproducible(0):
+        updates = 0.01 * torch.randn(parts.cohort, SIZE)
+        if _own(strategy.rule) and not parts.rule.confidence_from:
+            _try_rule(parts.rule, updates)
+        if _own(strategy.server_optimizer):
+            with _trial("server optimizer", parts.aggregation.server_optimizer):
+                step, _ = parts.aggregation.server_optimizer.step(updates[0], {})
+                _require(step, (SIZE,))
+        if _own(strategy.codec):
+            _try_codec("codec", parts.communication.codec, updates[0])
+        if _own(strategy.downlink):
+            _try_codec("downlink", parts.communication.downlink, updates[0])
+        if _own(strategy.selector):
+            with _trial("selector", parts.participation.selector):
+                nodes = [*range(parts.clients)]
+                numbers = np.random.default_rng(0)
+                select_awake(parts.participation.selector, nodes, (), numbers)
+        for fault, table in zip(parts.faults.faults, faults, strict=True):
+            attackers = min(fault.count, parts.cohort - 1)
+            if _own(table) and isinstance(fault.fault, Attack) and attackers > 0:
+                _try_attack(fault.fault, updates[attackers:], attackers)
+
+
+def _try_rule(rule: Aggregator, updates: Tensor) -> None:
+    with _trial("rule", rule):
+        outcome = aggregate(rule, Updates(updates))
+        _require(outcome.delta, (SIZE,))
+        if not bool(outcome.delta.isfinite().all()):
+            raise ConfigError("returned an update that is not finite, of updates that are")
+
+
+def _try_codec(key: str, codec: Codec, update: Tensor) -> None:
+    with _trial(key, codec):
+        payload, _ = codec.encode(update, {}, np.random.default_rng(0))
+        _require(codec.decode(payload, SIZE), (SIZE,))
+
+
+def _try_attack(attack: Attack, honest: Tensor, attackers: int) -> None:
+    with _trial("attack", attack):
+        forged = attack.craft(honest, attackers)
+        if not isinstance(forged, Tensor) or forged.ndim != 2:
+            _require(forged, (SIZE,))
+        else:
+            _require(forged, (attackers, SIZE))
+
+
+def _own(table: Any) -> bool:
+    """Return True if a table names a part of the user's own, at any depth."""
+    if isinstance(table, Mapping):
+        return any(map(_own, table.values()))
+    if isinstance(table, list | tuple):
+        return any(map(_own, table))
+    return is_own(table)
+
+
+def _require(value: Any, shape: tuple[int, ...]) -> None:
+    if not isinstance(value, Tensor) or value.shape != shape:
+        raise ConfigError(f"must return a tensor {shape}, found {description(value)}")
+
+
+@contextmanager
+def _trial(kind: str, part: object) -> Iterator[None]:
+    """Make a ``ConfigError`` that names the part of any exception in the block."""
+    try:
+        yield
+    except HQDEError as error:
+        raise ConfigError(f"{kind} {part}, tried on random numbers: {error}") from error
+    except Exception as error:
+        text = f"{kind} {part}, tried on random numbers, raised {error_in(error)}"
+        raise ConfigError(text) from error
