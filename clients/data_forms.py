@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
 
-from hqde_fl.clients.user_code import user_code
+from hqde_fl.clients.user_code import description, user_code
 from hqde_fl.errors import DataError
 
 
@@ -31,6 +31,10 @@ def check_map_style(data: Any) -> None:
     if isinstance(data, Mapping) and 0 not in data:
         names = ", ".join(map(repr, data))
         raise DataError(f"a data set is needed, found a {kind} of {names or 'nothing'}: choose one")
+    if hasattr(data, "iloc"):  # of pandas
+        raise DataError(
+            f"a data set is needed, found a {kind}: datasets.Dataset.from_pandas makes one of it"
+        )
     if isinstance(data, DataLoader):
         raise DataError(f"a data set is needed, found a {kind}: give its data set")
     if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
@@ -40,7 +44,9 @@ def check_map_style(data: Any) -> None:
 
 
 def check_loader(loader: Any) -> None:
-    """Raise ``DataError`` if what should yield batches is a data set, which yields examples."""
+    """Raise ``DataError`` if what should yield batches does not, or is a data set of examples."""
+    if not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
+        raise DataError(f"a loader of batches is needed, found {description(loader)}")
     data_set = isinstance(loader, Dataset) and not isinstance(loader, IterableDataset)
     if data_set or callable(getattr(loader, "with_format", None)):
         raise DataError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, final
 
@@ -18,7 +20,10 @@ from hqde_fl.clients.task_calls import batch_loss, metric_values
 from hqde_fl.errors import TaskError
 
 BROADCAST_TOLERANCE = 1e-5
-"""Relative difference of two losses that count as equal."""
+"""Relative difference of two values that count as equal."""
+
+MOVED_TOLERANCE = 1e-3
+"""The same for outputs in another order, as a part of the difference that their shape makes."""
 
 
 class NoTargetsError(TaskError):
@@ -52,7 +57,7 @@ class Scoring:
         self._axis = ClassAxis(task.class_axis)
         self._has_class_loss = is_class_loss(task.loss)
         self._ignored = ignored_label(task)
-        self._has_checked = False
+        self._checked: set[str] = set()
         self._loss_with_tensors = _with_tensors(task.loss)
 
     def weight(self, targets: Any, size: int) -> int:
@@ -81,7 +86,7 @@ class Scoring:
         if self._has_class_loss:
             outputs, targets = self._class_loss_arguments(logits_of(outputs), targets)
             return batch_loss(self._task, outputs, targets, trains=trains)
-        self._check_broadcast(outputs, targets)
+        self._check_broadcast("the loss", self._task.loss, outputs, targets)
         return batch_loss(self._task, outputs, targets, trains=trains)
 
     def metric(
@@ -100,6 +105,7 @@ class Scoring:
         """
         metric = self._task.metrics[name]
         if metric not in CLASS_METRICS:
+            self._check_broadcast(f"metric {name!r}", metric, outputs, targets)
             return metric_values(name, self._task, outputs, targets)
         if classes is None:
             raise accuracy_error(logits_of(outputs), targets)
@@ -144,47 +150,59 @@ class Scoring:
     def _probability_axis(self, scores: Tensor) -> int:
         return 1 if self._axis.stated is None else self._axis.stated % scores.ndim
 
-    def _check_broadcast(self, outputs: Any, targets: Any) -> None:
-        """Raise ``TaskError`` if the loss compares every output with every target.
+    def _check_broadcast(
+        self, part: str, function: Callable[[Any, Any], Any], outputs: Any, targets: Any
+    ) -> None:
+        """Raise ``TaskError`` if a loss or metric compares every output with every target.
 
-        Torch does that, without an error, where the shapes differ by an axis of size one. A loss
-        that does not, since it removes that axis itself, has the same value for outputs in the
-        shape of the targets. That is tried once in a pass.
+        Torch does that, without an error, where the shapes differ by an axis of size one. Such a
+        function has another value for outputs in the shape of the targets, and none of its values
+        depends on which output belongs to which target. That is tried once in a pass.
         """
         values = logits_of(outputs)
-        if self._has_checked or not isinstance(values, Tensor) or not isinstance(targets, Tensor):
+        if not isinstance(values, Tensor) or not isinstance(targets, Tensor):
+            return
+        if part in self._checked:
             return
         if values.shape == targets.shape or _without_ones(values) != _without_ones(targets):
             return
         # equal targets, as of a single example, would hide the difference
-        self._has_checked = bool((targets != targets.flatten()[:1]).any())
+        if bool((targets != targets.flatten()[:1]).any()):
+            self._checked.add(part)
         generator = torch.Generator().manual_seed(0)
         probe = torch.rand(values.shape, generator=generator).to(values)
-        for tried in (probe, values.detach()):  # not every loss takes any numbers
-            found = self._tried_loss(outputs, tried, targets)
-            expected = self._tried_loss(outputs, tried.reshape(targets.shape), targets)
-            if math.isnan(found) or math.isnan(expected):
+        for tried in (probe, values.detach()):  # not every function takes any numbers
+            found = _tried(function, outputs, tried, targets)
+            aligned = _tried(function, outputs, tried.reshape(targets.shape), targets)
+            if math.isnan(found) or math.isnan(aligned):
                 continue
-            if math.isclose(found, expected, rel_tol=BROADCAST_TOLERANCE, abs_tol=1e-12):
-                return
+            if math.isclose(found, aligned, rel_tol=BROADCAST_TOLERANCE, abs_tol=1e-12):
+                continue
+            moved = _tried(function, outputs, tried.roll(1, 0), targets)
+            if not abs(found - moved) <= MOVED_TOLERANCE * abs(found - aligned):
+                continue  # it pairs outputs and targets in a way of its own
             raise TaskError(
-                "the loss compares every output with every target, found outputs "
+                f"{part} compares every output with every target, found outputs "
                 f"{tuple(values.shape)} for targets {tuple(targets.shape)}: they must have one "
                 f"shape{_squeezed(values, targets)}"
             )
 
-    def _tried_loss(self, outputs: Any, values: Tensor, targets: Tensor) -> float:
-        """Return the loss of outputs with other values; NaN if there is none.
 
-        Random numbers that it draws are those that it would draw now, and will draw again.
-        """
-        with (
-            torch.no_grad(),
-            torch.random.fork_rng([values.device] if values.is_cuda else []),
-            suppress(Exception),
-        ):
-            return float(self._task.loss(with_logits(outputs, values), targets))
-        return math.nan
+def _tried(
+    function: Callable[[Any, Any], Any], outputs: Any, values: Tensor, targets: Tensor
+) -> float:
+    """Return a function's value for outputs with other values; NaN if there is none.
+
+    Random numbers that it draws are those that it would draw now, and will draw again.
+    """
+    with (
+        torch.no_grad(),
+        torch.random.fork_rng([values.device] if values.is_cuda else []),
+        warnings.catch_warnings(action="ignore"),
+        suppress(Exception),
+    ):
+        return float(function(with_logits(outputs, values), targets))
+    return math.nan
 
 
 def _with_tensors(loss: Any) -> nn.Module | None:

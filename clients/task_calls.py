@@ -136,6 +136,9 @@ def batch_loss(task: Task, outputs: Any, targets: Any, *, trains: bool = False) 
     if loss.numel() != 1:
         hint = f" {description(loss)}: take the mean over the batch"
         raise _wrong("the loss must return one number", loss, task.loss, hint)
+    if loss.is_complex():
+        hint = f" {description(loss)}: .abs() or .real makes one of it"
+        raise _wrong("the loss must return a real number", loss, task.loss, hint)
     if trains and not loss.requires_grad:
         raise TaskError(
             "the loss has no gradient: it must depend on weights of the model that are trained, "

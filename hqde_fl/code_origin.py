@@ -32,8 +32,9 @@ def is_failure(error: BaseException | None) -> bool:
 
 def failure_text(error: BaseException) -> str:
     """Return an exception's type and message as one line; a ``SyntaxError`` without its place."""
-    placed = isinstance(error, SyntaxError) and error.filename
-    return describe_error(f"{type(error).__name__}: {error.msg}" if placed else error)
+    if isinstance(error, SyntaxError) and error.filename:
+        return describe_error(f"{type(error).__name__}: {error.msg}")
+    return describe_error(error)
 
 
 def origin(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 from hqde_fl.clients.batch_iteration import read_loader
 from hqde_fl.clients.batches import Batch, call_model, logits_of
 from hqde_fl.clients.class_scores import ClassAxis, with_class_axis, without_class_axis
+from hqde_fl.clients.data_forms import check_loader
 from hqde_fl.clients.evaluation import evaluate, evaluate_batches, evaluation_mode
 from hqde_fl.clients.fresh_model import FreshModel
 from hqde_fl.clients.label_checks import ignored_label
@@ -73,6 +74,8 @@ class MemberModels:
         """
         assert self._training_data is not None
         model, members = self._models[0], self._settings.members
+        if validation is not None:
+            check_loader(validation)
         if isinstance(validation, DataLoader) and not isinstance(
             validation.dataset, IterableDataset
         ):

@@ -312,6 +312,7 @@ def test_a_data_set_that_runs_out_of_something_does_not_end_the_batches():
     [
         (datasets.DatasetDict(train=hugging_face()), "found a DatasetDict of 'train': choose one"),
         (DataLoader(PAIRS), "found a DataLoader: give its data set"),
+        (hugging_face().to_pandas(), "found a DataFrame: datasets.Dataset.from_pandas makes one"),
         ((example for example in PAIRS), "with __getitem__ and __len__, found generator"),
         ([], "needs at least 1 example, found 0"),
         (TensorDataset(X[:0], Y[:0]), "needs at least 1 example, found 0"),

@@ -216,6 +216,8 @@ BROADCASTING = {
     "own": lambda o, t: ((o - t) ** 2).mean(),
     "probabilities": lambda o, t: functional.binary_cross_entropy(*torch.broadcast_tensors(o, t)),
     "mapping": lambda o, t: ((o["logits"] - t) ** 2).mean(),
+    "own mean": lambda o, t: ((o - t) ** 2).sum() / t.numel(),
+    "determination": lambda o, t: ((o - t) ** 2).sum() / ((t - t.mean()) ** 2).sum(),
 }
 
 
@@ -238,6 +240,43 @@ def test_a_loss_that_compares_every_output_with_every_target_is_refused(
         reshaped = values.reshape(targets)
         same: Any = {"logits": reshaped} if name == "mapping" else reshaped
         assert Scoring(task).loss(same, y) > 0
+
+
+PAIRING = {
+    "ranks": lambda o, t: (1 - (o - o.mT) * (t[:, None] - t).sign()).relu().mean(),
+    "last axis": lambda o, t: ((o.mean(-1) - t) ** 2).mean(),
+    "distance": lambda o, t: (o - t[:, None]).norm(dim=-1).mean(),
+    "quantiles": lambda o, t: (t[:, None] - o - torch.tensor([0.1, 0.5, 0.9])).abs().mean(),
+    "no targets": lambda o, t: (o**2).mean(),
+}
+
+
+@pytest.mark.parametrize("name", PAIRING)
+def test_a_loss_that_pairs_outputs_and_targets_itself_is_called(name: str) -> None:
+    scoring = Scoring(task_of(PAIRING[name], classifier=False))
+    assert scoring.loss(torch.rand(8, 1), torch.rand(8)) > 0
+
+
+def test_a_metric_that_compares_every_output_with_every_target_is_refused() -> None:
+    def squeezed(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs.squeeze(1) - targets).abs().mean()
+
+    def mae(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).abs().mean()
+
+    metrics = {"good": squeezed, "mae": mae}
+    scoring = Scoring(task_of(squeezed, metrics=metrics, classifier=False))
+    x, y = torch.rand(8, 1), torch.rand(8)
+    assert scoring.metric("good", x, y) == {"good": float(squeezed(x, y))}
+    with pytest.raises(TaskError, match=r"^metric 'mae' compares every output with every target"):
+        scoring.metric("mae", x, y)
+
+
+def test_a_complex_loss_names_what_makes_a_real_number_of_it() -> None:
+    scoring = Scoring(task_of(lambda o, t: ((o - t) ** 2).mean(), classifier=False))
+    values = torch.rand(8, dtype=torch.complex64)
+    with pytest.raises(TaskError, match=r"a real number, found a Tensor \(\) complex64: .abs\(\)"):
+        scoring.loss(values, values * 2)
 
 
 def test_equal_targets_of_a_first_batch_do_not_hide_the_comparison() -> None:

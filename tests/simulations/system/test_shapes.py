@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from hqde_fl import create_hqde_system
 from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.task import Task
-from hqde_fl.errors import ConfigError, RunError, TaskError
+from hqde_fl.errors import ConfigError, DataError, RunError, TaskError
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.run import run_experiment
@@ -176,6 +176,20 @@ def test_a_validation_that_fails_leaves_the_epoch() -> None:
     assert system.history[2:] == rest
     for own, same in zip(system.state_dicts(), other.state_dicts(), strict=True):
         assert all(torch.equal(own[name], same[name]) for name in own)
+
+
+@pytest.mark.parametrize("validation", [POINTS, 5])
+def test_what_yields_no_batches_is_refused_before_training(validation: Any) -> None:
+    system = create_hqde_system(
+        nn.Linear,
+        {"in_features": 4, "out_features": 3},
+        2,
+        engine="inline",
+        show_progress=False,
+    )
+    with pytest.raises(DataError, match="a loader of batches is needed, found "):
+        system.train(DataLoader(POINTS, 6), 1, validation)
+    assert system.epochs == 0
 
 
 FAILS = {"in-round": 0}
