@@ -18,7 +18,7 @@ from hqde_fl.clients.class_scores import ClassScores
 from hqde_fl.clients.metric_sums import ClassTally, MetricSums
 from hqde_fl.clients.model_outputs import mean_outputs, with_logits
 from hqde_fl.clients.scoring import NoTargetsError, Scoring
-from hqde_fl.clients.task import CLASS_METRICS, Task, class_accuracy
+from hqde_fl.clients.task import CLASS_METRICS, Task, accuracy, class_accuracy
 from hqde_fl.errors import ConfigError
 from hqde_fl.prediction import (
     ClassifierScores,
@@ -92,7 +92,7 @@ def evaluate_batches(
     dict[str, float]
         ``loss`` and one entry for each value of the metrics: means over the examples, or of
         classifiers over all targets but the ignored label. Of several classifiers also the values
-        of ``EnsembleScores``.
+        of ``EnsembleScores``, except those whose names the user's own metrics have.
     """
     scoring, predictor = Scoring(task), predictor or EnsemblePredictor()
     ensemble_scores, scores = EnsembleScores(len(models)), ClassifierScores()
@@ -133,11 +133,12 @@ def evaluate_batches(
     if not seen:
         raise NoTargetsError(task)
     means = sums.means
+    own = {name: means[name] for name in means if task.metrics.get(name) is not accuracy}
     for name in by_class:
         means |= tally.values(name)
     if votes:
-        means |= ensemble_scores.values
-    return means | scores.values if calibrated else means
+        means |= ensemble_scores.values | own
+    return means | scores.values | own if calibrated else means
 
 
 @dataclass(frozen=True, eq=False)

@@ -300,6 +300,17 @@ def test_a_loss_that_removes_the_axis_itself_is_called_as_it_would_be() -> None:
     assert (scoring.loss(x, y), torch.rand(1)) == expected
 
 
+@pytest.mark.parametrize("members", [1, 3])
+def test_a_metric_of_ones_own_keeps_its_name(members: int) -> None:
+    data = TensorDataset(torch.rand(8, 3), torch.arange(8) % 3)
+    metrics = {"accuracy": lambda o, t: 7, "mine": lambda o, t: {"nll": 5, "half": 0.5}}
+    models = [nn.Identity() for _ in range(members)]
+    batches = [Batch(*data.tensors, 8)]
+    values = evaluate_batches(models, batches, task_of(metrics=metrics), calibrated=True)
+    assert [values[name] for name in ("accuracy", "nll", "half")] == [7, 5, 0.5]
+    assert "ece" in values
+
+
 # --- one model ------------------------------------------------------------------------------------
 
 
