@@ -27,7 +27,7 @@ from hqde_fl.clients.task_check import (
 )
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.given_objects import current_objects, given_objects
-from hqde_fl.own_modules import first_folder, is_own, searched_first
+from hqde_fl.own_modules import first_folder, is_own, own_code, searched_first
 from hqde_fl.simulations.catalogue import ENGINES
 from hqde_fl.simulations.experiment.checks import check_attacks, check_cohort
 from hqde_fl.simulations.experiment.components import Component, build_component
@@ -346,6 +346,11 @@ class Experiment(Section):
         names = names_in(self.to_table()) if objects else set()
         self._objects = {name: objects[name] for name in sorted(names & objects.keys())}
         _ = self.folder  # the one searched first while the tables are checked
+        with before_the_run(), own_code("a part of the experiment"):
+            self._check_tables()
+        return self
+
+    def _check_tables(self) -> None:
         if not is_own(self.task.get("name")):
             build_component(TASKS, self.task, "task")
         build_component(PARTITIONERS, self.clients.partition, "clients.partition")
@@ -356,7 +361,6 @@ class Experiment(Section):
         self._check_engine(self.engine.name)
         check_attacks(parts)
         check_cohort(parts, self.clients, self.strategy)
-        return self
 
     def _check_engine(self, name: str) -> None:
         if name not in ENGINES:

@@ -89,8 +89,19 @@ class Parts:
 
     @property
     def sampled(self) -> int:
-        """Return the number of clients that train in a round."""
-        return self.participation.selector.size(self.clients)
+        """Return the number of clients that train in a round.
+
+        Raises
+        ------
+        ConfigError
+            If the selector, one of the user's own, does not say how many.
+        """
+        selector = self.participation.selector
+        size = selector.size(self.clients)
+        if not isinstance(size, int) or not 0 <= size <= self.clients:
+            wanted = f"an integer in [0, {self.clients}], the number of clients"
+            raise ConfigError(f"{selector}.size must return {wanted}, found {size!r}")
+        return size
 
     @property
     def cohort(self) -> int:

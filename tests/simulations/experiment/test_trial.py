@@ -66,8 +66,9 @@ class OwnSelector(Selector):
 
     mistake: str = ""
 
-    def size(self, available: int) -> int:
-        return 4
+    def size(self, available: int) -> Any:
+        sizes = {"half": available / 2, "many": available + 1}
+        return available // 0 if self.mistake == "size" else sizes.get(self.mistake, 4)
 
     def select(self, clients: Any, rng: Any, size: int | None = None) -> Any:
         chosen = list(clients)[: size or 4]
@@ -156,3 +157,16 @@ def test_a_part_that_fails_is_named(place: str, part: Any, message: str) -> None
     with pytest.raises(ConfigError, match=rf"^{place} .*Own.* random numbers.*{message}") as e:
         experiment.try_parts()
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("half", r"size must return an integer in \[0, 10\], the number of clients, found 5.0"),
+        ("many", "found 11"),
+        ("size", r"^a part of the experiment raised ZeroDivisionError: .*\(test_trial.py, line "),
+    ],
+)
+def test_a_size_that_is_none_is_refused_at_once(mistake: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        with_part("selector", OwnSelector(mistake))
