@@ -23,11 +23,12 @@ from torch.utils.data import Dataset
 from hqde_fl.clients.data_subset import data_subset
 from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.fresh_model import FreshModel
+from hqde_fl.clients.initial_state import build_member
 from hqde_fl.clients.message_fields import array_record, partition_of, server_round
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.scoring import NoTargetsError
 from hqde_fl.clients.task import Task
-from hqde_fl.clients.task_calls import build_model, load_partition
+from hqde_fl.clients.task_calls import load_partition
 from hqde_fl.clients.training import Training, train
 from hqde_fl.errors import ConfigError, TaskError
 from hqde_fl.prediction import EnsemblePredictor
@@ -213,8 +214,7 @@ class EnsembleClient:
         if member not in self._models:
 
             def build() -> nn.Module:
-                with reproducible(self.seeds.integer("member", member)):
-                    return build_model(self.task).to(self.training.placement)
+                return build_member(self.task, self.seeds, member).to(self.training.placement)
 
             self._models[member] = FreshModel(build, self.training.new_optimizer)
         return self._models[member]

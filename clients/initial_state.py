@@ -13,6 +13,30 @@ from hqde_fl.seeding import Seeds
 from hqde_fl.updates.roles import Roles, roles_of
 
 
+def build_member(task: Task, seeds: Seeds, member: int) -> nn.Module:
+    """Return a new model of an ensemble's member: the same everywhere in a run.
+
+    So what a model draws at random and does not hold in its state dict is the same in every client
+    and at the server. The process's generators are not advanced.
+
+    Parameters
+    ----------
+    task : Task
+        Builds the model.
+    seeds : Seeds
+        The run's seeds; member m is initialised with the seed ``("member", m)``.
+    member : int
+        The member's number.
+
+    Raises
+    ------
+    TaskError
+        If the model cannot be built.
+    """
+    with reproducible(seeds.integer("member", member)):
+        return build_model(task)
+
+
 def initial_models(task: Task, members: int, seeds: Seeds) -> list[nn.Module]:
     """Return the initial models of an ensemble's members.
 
@@ -23,7 +47,7 @@ def initial_models(task: Task, members: int, seeds: Seeds) -> list[nn.Module]:
     members : int
         Number of members, >= 1; each has different initial weights.
     seeds : Seeds
-        The run's seeds; member m is initialised with the seed ``("member", m)``.
+        The run's seeds.
 
     Raises
     ------
@@ -35,11 +59,10 @@ def initial_models(task: Task, members: int, seeds: Seeds) -> list[nn.Module]:
         raise ConfigError(f"members must be >= 1, found {members}")
     models = []
     for member in range(members):
-        with reproducible(seeds.integer("member", member)):
-            try:
-                model = build_model(task)
-            except TaskError as error:
-                raise ConfigError(str(error)) from error
+        try:
+            model = build_member(task, seeds, member)
+        except TaskError as error:
+            raise ConfigError(str(error)) from error
         roles_of(model)  # raises ConfigError
         models.append(model)
     return models

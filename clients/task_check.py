@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -20,10 +21,11 @@ from hqde_fl.clients.data_forms import example_total
 from hqde_fl.clients.data_subset import data_subset
 from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.fresh_model import FreshModel
+from hqde_fl.clients.initial_state import build_member
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.scoring import NoTargetsError
 from hqde_fl.clients.task import Task
-from hqde_fl.clients.task_calls import build_model, load_partition, load_test_set
+from hqde_fl.clients.task_calls import load_partition, load_test_set
 from hqde_fl.clients.training import Training, train
 from hqde_fl.clients.user_code import defined_at
 from hqde_fl.errors import ConfigError, TaskError
@@ -65,13 +67,8 @@ def check_model(task: Task, seeds: Seeds) -> FreshModel:
     ConfigError
         If it cannot be built, or has an entry that cannot be carried, which the message names.
     """
-
-    def build() -> nn.Module:
-        with reproducible(seeds.integer("member", 0)):
-            return build_model(task)
-
     with before_the_run():
-        fresh = FreshModel(build)
+        fresh = FreshModel(partial(build_member, task, seeds, 0))
     roles_of(fresh.built)  # raises ConfigError
     return fresh
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,10 +18,10 @@ from torch import nn
 from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.faults.backdoor import SUCCESS, Backdoor, attack_success
 from hqde_fl.clients.fresh_model import FreshModel
-from hqde_fl.clients.initial_state import initial_roles, initial_state
+from hqde_fl.clients.initial_state import build_member, initial_roles, initial_state
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
-from hqde_fl.clients.task_calls import build_model, load_test_set
+from hqde_fl.clients.task_calls import load_test_set
 from hqde_fl.errors import RunError
 from hqde_fl.prediction import EnsemblePredictor
 from hqde_fl.protocol.members import split_members
@@ -28,6 +29,7 @@ from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.protocol.screening import SentModel
 from hqde_fl.rules import Aggregator
 from hqde_fl.rules.results import State
+from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.checkpoint.callback import Checkpoints
 from hqde_fl.simulations.checkpoint.resume import ResumePoint, exclusive, reopen
 from hqde_fl.simulations.engines.deployment.guarded_grid import guard
@@ -183,7 +185,7 @@ def _run_rounds(
             honest_mean.grid(attacked) if measured else attacked,
             to_record(initial_state(task, members, parts.seeds)),
             experiment.rounds,
-            evaluate_fn=evaluation(task, members, faults.backdoor, parts.predictor),
+            evaluate_fn=evaluation(task, members, faults.backdoor, parts.predictor, parts.seeds),
             resume=None if point is None else point.state,
         )
 
@@ -198,20 +200,18 @@ def evaluation(
     members: int,
     backdoor: Backdoor | None = None,
     predictor: EnsemblePredictor | None = None,
+    seeds: Seeds | None = None,
 ) -> Callable[[int, ArrayRecord], MetricRecord]:
     """Return the function that measures the global model on the test set.
 
     It measures the ensemble's common prediction, each member, and the success of a backdoor if one
-    is given.
+    is given. The seeds are the run's, those of seed 0 if not given.
     """
     threads = min(EVALUATION_THREADS, os.cpu_count() or 1)
     data = load_test_set(task)
 
-    def build() -> nn.Module:
-        with reproducible(0):  # building a model draws random numbers
-            return build_model(task)
-
-    fresh = [FreshModel(build) for _ in range(members)]
+    seeds = seeds or Seeds(0)
+    fresh = [FreshModel(partial(build_member, task, seeds, number)) for number in range(members)]
 
     def measure(server_round: int, arrays: ArrayRecord) -> MetricRecord:
         states = split_members(from_record(arrays), members)

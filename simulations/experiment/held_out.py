@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sized
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -14,9 +15,10 @@ from torch.utils.data import Dataset
 from hqde_fl.clients.data_subset import data_subset
 from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.fresh_model import FreshModel
+from hqde_fl.clients.initial_state import build_member
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
-from hqde_fl.clients.task_calls import build_model, load_test_set
+from hqde_fl.clients.task_calls import load_test_set
 from hqde_fl.errors import ConfigError
 from hqde_fl.own_modules import import_attribute, is_own, own_code
 from hqde_fl.seeding import Seeds
@@ -94,11 +96,7 @@ def hold_out(
     order = seeds.numpy("held-out").permutation(size).tolist()
     aside, rest = (data_subset(data, sorted(part)) for part in (order[:count], order[count:]))
 
-    def build() -> nn.Module:
-        with reproducible(0):
-            return build_model(task)
-
-    model = FreshModel(build)
+    model = FreshModel(partial(build_member, task, seeds, 0))
 
     def confidence(state: Mapping[str, Tensor]) -> float:
         with reproducible(0, 1):

@@ -119,7 +119,7 @@ class HQDESystem:
         self._arrays = to_record(initial)
         self._state: ServerState | None = None
         self._workers: Workers | None = None
-        self._models = MemberModels(self._task, self.settings)
+        self._models = MemberModels(self._task, self.settings, Seeds(seed))
         self._strategy: HQDEStrategy | None = None
 
     # --- training ---------------------------------------------------------------------------------

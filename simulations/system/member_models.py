@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar, final
 
 import torch
@@ -20,11 +20,11 @@ from hqde_fl.clients.class_scores import ClassAxis, with_class_axis, without_cla
 from hqde_fl.clients.data_forms import check_loader
 from hqde_fl.clients.evaluation import evaluate, evaluate_batches, evaluation_mode
 from hqde_fl.clients.fresh_model import FreshModel
+from hqde_fl.clients.initial_state import build_member
 from hqde_fl.clients.label_checks import ignored_label
 from hqde_fl.clients.model_outputs import combine_outputs, joined_batches, mean_outputs
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
-from hqde_fl.clients.task_calls import build_model
 from hqde_fl.clients.task_check import MAX_EXAMPLES, before_the_run, check_training, sample
 from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.clients.training import Training
@@ -33,6 +33,7 @@ from hqde_fl.errors import ConfigError, DataError, HQDEError, TaskError
 from hqde_fl.prediction import Prediction
 from hqde_fl.protocol.members import split_members
 from hqde_fl.protocol.records import from_record
+from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.system.loader_data import LoaderData
 from hqde_fl.simulations.system.settings import Settings
 
@@ -49,10 +50,12 @@ class MemberModels:
         Builds the models; its loss and metrics evaluate them.
     settings : Settings
         The number of members, the predictor, and the device and threads to use.
+    seeds : Seeds
+        The system's seeds.
     """
 
-    def __init__(self, task: Task, settings: Settings) -> None:
-        self._task, self._settings = task, settings
+    def __init__(self, task: Task, settings: Settings, seeds: Seeds) -> None:
+        self._task, self._settings, self._seeds = task, settings, seeds
         self._device = torch.device(settings.training.placement)
         self._training_data: LoaderData | None = None
 
@@ -210,17 +213,16 @@ class MemberModels:
             return None
         task = replace(self._task, collate=data.task_collate)
         with suppress(HQDEError):
-            return TaskFacts(task, lambda: data.dataset, self._build()).class_axis
+            return TaskFacts(task, lambda: data.dataset, self._build(0)).class_axis
         return None
 
     def _with_weights(self, arrays: ArrayRecord) -> list[nn.Module]:
         states = split_members(from_record(arrays), self._settings.members)
         return [model.load(state) for model, state in zip(self._models, states, strict=True)]
 
-    def _build(self) -> nn.Module:
-        with reproducible(0):  # building a model must not advance the process's generators
-            return build_model(self._task).to(self._device)
+    def _build(self, member: int) -> nn.Module:
+        return build_member(self._task, self._seeds, member).to(self._device)
 
     @cached_property
     def _models(self) -> list[FreshModel]:
-        return [FreshModel(self._build) for _ in range(self._settings.members)]
+        return [FreshModel(partial(self._build, m)) for m in range(self._settings.members)]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from hqde_fl import create_hqde_system
+from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.faults import Backdoor
-from hqde_fl.clients.initial_state import initial_state
+from hqde_fl.clients.initial_state import initial_models, initial_state
 from hqde_fl.clients.task import Task
 from hqde_fl.protocol.records import to_record
 from hqde_fl.seeding import Seeds
@@ -52,6 +55,52 @@ def test_the_server_evaluates_a_fresh_model(members: int) -> None:
     assert dict(measure(3, to_record(initial_state(TASK, members, Seeds(1))))) != first
     plain = dict(evaluation(TASK, members)(1, arrays))
     assert {name: first[name] for name in plain} == plain
+
+
+class Features(nn.Module):
+    """A model on features drawn at random, which its state dict does not hold."""
+
+    directions: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("directions", torch.randn(16, 8), persistent=False)
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.out((x.flatten(1) @ self.directions).cos())
+        return outputs
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_what_a_model_draws_at_random_is_the_same_everywhere_in_a_run(members: int) -> None:
+    task, seeds = Task(Features, examples, examples), Seeds(3)
+    models = initial_models(task, members, seeds)
+    arrays = to_record(initial_state(task, members, seeds))
+    expected = evaluate(models, examples(), task)["loss"]
+    assert evaluation(task, members, seeds=seeds)(0, arrays)["loss"] == expected
+    with create_hqde_system(
+        Features,
+        {},
+        2,
+        training_config={"members": members},
+        seed=3,
+        engine="inline",
+        show_progress=False,
+    ) as system:
+        found = system.evaluate(DataLoader(examples(), 30))["loss"]
+    assert found == expected
+
+
+def test_held_out_examples_are_judged_by_the_model_of_the_run() -> None:
+    def measure(model: nn.Module, data: Any, task: Task) -> float:
+        return float(torch.equal(model.get_buffer("directions"), expected))
+
+    task, seeds = Task(Features, examples, examples), Seeds(3)
+    (model,) = initial_models(task, 1, seeds)
+    expected = model.get_buffer("directions")
+    _, confidence = hold_out(task, 10, seeds, measure)
+    assert confidence(model.state_dict()) == 1
 
 
 def test_held_out_examples_are_judged_by_a_fresh_model() -> None:
