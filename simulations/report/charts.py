@@ -7,9 +7,10 @@ dark mode, and its text is text, in the page's own font.
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isnan, nan
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -134,31 +135,55 @@ def end_at_data(axes: Axes, series: Series) -> None:
         axes.set_xlim(min(rounds), max(rounds))
 
 
-def shared_limits(values: Sequence[float], *, log: bool = False) -> tuple[float, float] | None:
+def shared_limits(
+    values: Sequence[float], intervals: Sequence[float] = (), *, log: bool = False
+) -> tuple[float, float] | None:
     """Return the ends of a vertical axis on which several charts show their values.
 
     Parameters
     ----------
     values : Sequence[float]
         All values of all charts.
+    intervals : Sequence[float]
+        The ends of their intervals. Longer ones than the range of the values are cut: that of three
+        seeds would make the lines flat.
     log : bool, default=False
         True if the axis is logarithmic.
 
     Returns
     -------
     tuple[float, float] or None
-        The least and the greatest value, with a margin, but not below 0 or above 1 if no value is;
-        None without values.
+        The least and the greatest of them, with a margin, but not below 0 or above 1 if no value
+        is; None without values.
     """
     if not values:
         return None
-    low, high = min(values), max(values)
+    least, greatest = min(values), max(values)
     if log:
-        return low / (high / low) ** 0.04, high * (high / low) ** 0.04
-    margin = 0.04 * (high - low) or 0.02 * (abs(high) or 1.0)
+        ends = [math.log(value) for value in intervals if value > 0]
+        low, high = _reach(math.log(least), math.log(greatest), ends)
+        return math.exp(low), math.exp(high)
+    low, high = _reach(least, greatest, intervals)
     return (
-        max(0.0, low - margin) if low >= 0 else low - margin,
-        min(1.0, high + margin) if high <= 1 else high + margin,
+        max(0.0, low) if least >= 0 else low,
+        min(1.0, high) if greatest <= 1 else high,
+    )
+
+
+def band_ends(bands: Iterable[Bands]) -> list[float]:
+    """Return the ends of all intervals of several charts."""
+    return [
+        end for band in bands for points in band.values() for _, *ends in points for end in ends
+    ]
+
+
+def _reach(low: float, high: float, ends: Sequence[float]) -> tuple[float, float]:
+    """Return a range that has room for ends outside, up to as much as it is long, and a margin."""
+    length = high - low
+    margin = 0.04 * length or 0.02 * (abs(high) or 1.0)
+    return (
+        max(min(low, *ends, low), low - length) - margin,
+        min(max(high, *ends, high), high + length) + margin,
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.report.charts import (
     MAX_LABEL_LINE,
+    band_ends,
     chart_style,
     draw_intervals,
     draw_lines,
@@ -154,10 +155,10 @@ def _draw_curves(
         v for lines in curves for points in lines.values() for _, v in points if v is not None
     ]
     log = is_logarithmic(values, comparison.objective.higher_is_better())
-    limits = shared_limits(values, log=log)
-    for axes, condition, lines in zip(places, shown, curves, strict=False):
-        bands = condition.bands(metric)
-        draw_lines(axes, lines, PAPER_COLOURS, family=comparison.lines, bands=bands)
+    bands = [condition.bands(metric) for condition in shown]
+    limits = shared_limits(values, band_ends(bands), log=log)
+    for axes, condition, lines, band in zip(places, shown, curves, bands, strict=False):
+        draw_lines(axes, lines, PAPER_COLOURS, family=comparison.lines, bands=band)
         end_at_data(axes, lines)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         axes.set_title(condition.title, size=8, loc="left")
@@ -189,7 +190,8 @@ def _draw_finals(
     places = [axes for row in grid for axes in row]
     means = [group.mean for c in shown for group in c.groups if group.mean is not None]
     log = is_logarithmic(means, comparison.objective.higher_is_better())
-    limits = shared_limits(means, log=log)
+    ends = [e for c in shown for group in c.groups for e in group.interval or ()]
+    limits = shared_limits([*means, *(e for e in ends if e > 0 or not log)], log=log)
     for axes, condition in zip(places, shown, strict=False):
         draw_intervals(
             axes,

@@ -33,8 +33,8 @@ class LineScore:
     worst : SeedGroup or None
         The seeds of the complete condition with the worst mean; None if none is complete.
     mean : float or None
-        Mean over the complete conditions with faulty clients, or over all complete ones if none of
-        them has faulty clients; None if none is complete.
+        Mean over the complete conditions with faulty clients, or in a sweep without faulty clients
+        over all complete ones; None if none is complete.
     clean : float or None
         Mean over the complete conditions without faulty clients; None if there is none.
     detection : Detection
@@ -131,7 +131,7 @@ def _score(comparison: Comparison, line: str) -> LineScore:
     return LineScore(
         line=line,
         worst=max((g for _, g in known), key=lambda g: g.badness or 0.0) if known else None,
-        mean=_mean(attacked or [mean for mean, _ in known]),
+        mean=_mean(attacked if any(g.faulty for g in comparison.groups) else clean),
         clean=_mean(clean),
         detection=faulty_detection(groups),
         unjudged=Detection.total(group.detection for group in groups).unjudged,

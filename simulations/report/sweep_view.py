@@ -129,7 +129,10 @@ def _panels(comparison: Comparison, all_conditions: list[Condition]) -> list[Pan
             if value is not None
         ]
         log = is_logarithmic(values, comparison.objective.higher_is_better(name))
-        limits = shared_limits(values, log=log)
+        ends = [
+            e for band in bands for points in band.values() for _, *both in points for e in both
+        ]
+        limits = shared_limits(values, ends, log=log)
         for condition, lines, band in zip(all_conditions, curves, bands, strict=True):
             if not lines:
                 continue

@@ -48,6 +48,10 @@ def test_axes_end_where_the_data_ends():
     assert shared_limits([0.1, 0.95]) == pytest.approx((0.066, 0.984))
     assert shared_limits([0.0, 1.0]) == (0.0, 1.0)
     assert shared_limits([2.0, 4.0]) == pytest.approx((1.92, 4.08))
+    assert shared_limits([2.0, 4.0], [1.5, 3.0]) == pytest.approx((1.42, 4.08))
+    assert shared_limits([2.0, 4.0], [-9.0, 4.5]) == pytest.approx((0.0, 4.58))  # cut at 0
+    assert shared_limits([0.5, 0.6], [0.1, 1.7]) == pytest.approx((0.396, 0.704))
+    assert shared_limits([1.0, 10.0], [-1.0, 20.0], log=True)[1] == pytest.approx(21.93, rel=1e-3)
     low, high = shared_limits([0.1, 100.0], log=True)
     assert 0.07 < low < 0.1
     assert 100 < high < 140

@@ -25,3 +25,15 @@ def test_the_accuracy_of_a_group_is_the_mean_of_its_seeds_and_needs_all_of_them(
     assert broken.mean is None
     assert broken.status == "failed"
     assert broken.by_seed == {"seed=1": pytest.approx(0.7)}
+
+
+def test_a_mean_with_faults_is_that_of_conditions_with_faults(robust):
+    assert [score.mean for score in line_scores(robust)] == [pytest.approx(0.7)] * 3
+    rows = [replace(row, run=None) if row.labels[2] == "f=1" else row for row in robust.rows]
+    rest = [row for row in rows if row.labels[0] != "sign-guard"]
+    unfinished = replace(
+        robust, rows=tuple(r for r in robust.rows if r.labels[0] == "sign-guard") + tuple(rest)
+    )
+    means = {score.line: (score.mean, score.clean) for score in line_scores(unfinished)}
+    assert means["sign-guard"] == (pytest.approx(0.7), pytest.approx(0.7))
+    assert means["<trim>"] == (None, pytest.approx(0.7))
