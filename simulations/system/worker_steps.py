@@ -79,16 +79,16 @@ def scaled(training: Training, ratio: float, gain: float) -> Training:
     """
     if training.optimizer == "sgd":
         return replace(training, lr=training.lr * ratio)
-    root = math.sqrt(ratio)
-    return replace(
-        training, lr=training.lr * root, weight_decay=training.weight_decay * root / gain
-    )
+    root, decay = math.sqrt(ratio), training.weight_decay
+    if training.optimizer == "adamw":  # Adam's is a part of the gradient
+        decay *= root / gain
+    return replace(training, lr=training.lr * root, weight_decay=decay)
 
 
 def server_sgd(optimizer: str, workers: int) -> SGD:
-    """Return the server optimiser for workers that train with "sgd" or "adamw".
+    """Return the server optimiser for workers that train with "sgd", "adam" or "adamw".
 
-    Its momentum is 1 - 1/sqrt(n) for AdamW, and 0 for SGD.
+    Its momentum is 0 for SGD, and else 1 - 1/sqrt(n).
     """
     if optimizer == "sgd" or workers == 1:
         return SGD()

@@ -124,6 +124,12 @@ def test_adamw_decays_weights_as_much_in_an_epoch_as_one_place(assignment, serve
     assert decay == pytest.approx(40 * 1e-3 * 0.1)
 
 
+def test_adam_has_its_decay_in_the_gradient_which_is_as_given():
+    config = {"optimizer": "adam", "weight_decay": 0.1, "batch_assignment": "whole"}
+    training = Settings.of(None, None, config, workers=4).worker_training(32, 1280, 4)
+    assert (training.weight_decay, training.lr) == (0.1, pytest.approx(2e-3))
+
+
 def test_workers_of_sgd_that_split_one_batch_are_one_place():
     model = nn.Linear(4, 2)
     examples = data(64)
