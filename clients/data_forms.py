@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
 
-from hqde_fl.clients.user_code import description, user_code
+from hqde_fl.clients.user_code import user_code
 from hqde_fl.errors import DataError
 
 
@@ -46,7 +46,7 @@ def check_map_style(data: Any) -> None:
 def check_loader(loader: Any) -> None:
     """Raise ``DataError`` if what should yield batches does not, or is a data set of examples."""
     if not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
-        raise DataError(f"a loader of batches is needed, found {description(loader)}")
+        raise DataError(f"a loader of batches is needed, found a {type(loader).__name__}")
     data_set = isinstance(loader, Dataset) and not isinstance(loader, IterableDataset)
     if data_set or callable(getattr(loader, "with_format", None)):
         raise DataError(

@@ -178,7 +178,7 @@ def test_a_validation_that_fails_leaves_the_epoch() -> None:
         assert all(torch.equal(own[name], same[name]) for name in own)
 
 
-@pytest.mark.parametrize("validation", [POINTS, 5])
+@pytest.mark.parametrize("validation", [POINTS, 5, len])
 def test_what_yields_no_batches_is_refused_before_training(validation: Any) -> None:
     system = create_hqde_system(
         nn.Linear,
@@ -187,7 +187,7 @@ def test_what_yields_no_batches_is_refused_before_training(validation: Any) -> N
         engine="inline",
         show_progress=False,
     )
-    with pytest.raises(DataError, match="a loader of batches is needed, found "):
+    with pytest.raises(DataError, match="a loader of batches is needed, found a "):
         system.train(DataLoader(POINTS, 6), 1, validation)
     assert system.epochs == 0
 
