@@ -22,13 +22,14 @@ from hqde_fl.clients.data_subset import data_subset
 from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.fresh_model import FreshModel
 from hqde_fl.clients.initial_state import build_member
+from hqde_fl.clients.objective import ATTACK_SUCCESS
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.scoring import NoTargetsError
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.task_calls import load_partition, load_test_set
 from hqde_fl.clients.training import Training, train
 from hqde_fl.clients.user_code import defined_at
-from hqde_fl.errors import ConfigError, TaskError
+from hqde_fl.errors import ConfigError, TaskError, UnknownNameError
 from hqde_fl.prediction import EnsemblePredictor
 from hqde_fl.seeding import Seeds
 from hqde_fl.updates.roles import roles_of
@@ -81,7 +82,8 @@ def check_test_set(
     Raises
     ------
     ConfigError
-        If that fails.
+        If that fails, or none of the metrics is the task's primary one. The accuracy of a class may
+        be missing in the examples.
     """
     with before_the_run("test set"), reproducible(0):
         data = load_test_set(task)
@@ -89,7 +91,12 @@ def check_test_set(
             raise ConfigError("Task.test must return at least 1 example, found 0")
         loaded = model.load(model.built.state_dict())
         examples = sample(data, MAX_EXAMPLES)
-        return evaluate([loaded] * members, examples, task, predictor=predictor)["loss"]
+        measured = evaluate([loaded] * members, examples, task, predictor=predictor)
+        primary = task.objective.primary
+        of_classes = tuple(f"{name}-" for name in task.metrics)
+        if primary not in (*measured, ATTACK_SUCCESS) and not primary.startswith(of_classes):
+            raise UnknownNameError("primary metric", primary, measured)
+        return measured["loss"]
     return 0.0
 
 

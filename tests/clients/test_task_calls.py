@@ -185,6 +185,15 @@ def test_the_check_builds_one_model_and_changes_nobodys_random_numbers() -> None
     assert (torch.rand(1), np.random.rand()) == expected
 
 
+def test_a_primary_metric_that_is_not_measured_is_refused() -> None:
+    for name in ("loss", "attack-success", "accuracy-7"):
+        task = Task(linear, examples, examples, primary=name)
+        check_test_set(task, check_model(task, Seeds(0)))
+    task = Task(linear, examples, examples, primary="acuracy")
+    with pytest.raises(ConfigError, match="primary metric 'acuracy': did you mean 'accuracy'"):
+        check_test_set(task, check_model(task, Seeds(0)))
+
+
 @pytest.mark.parametrize("sizes", [(0, 0, 6), (1, 0, 6), (1, 1, 0), (1,)])
 def test_empty_partitions_and_single_examples_are_passed_over(sizes: tuple[int, ...]) -> None:
     def normalised() -> nn.Module:
