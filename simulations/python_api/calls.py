@@ -98,7 +98,7 @@ def run(
 
 
 def sweep(
-    experiment: Source,
+    experiment: Source | None = None,
     axes: Mapping[str, Any] | None = None,
     *,
     overrides: Mapping[str, Any] | None = None,
@@ -115,9 +115,9 @@ def sweep(
 
     Parameters
     ----------
-    experiment : str, Path, Mapping or Experiment
+    experiment : str, Path, Mapping or Experiment, optional
         A TOML file, with a ``[sweep]`` table or without, settings like those of ``Experiment``, or
-        an ``Experiment``.
+        an ``Experiment``. If not given, the settings are all there is.
     axes : Mapping[str, Any], optional
         The ``[sweep]`` table: dotted key or short name -> its values, ``{"rule": ["mean",
         Krum(f=2)], "attack": ["none", "sign-flip"], "f": [2], "seeds": range(3)}``. Entries replace
@@ -164,7 +164,7 @@ def sweep(
     from hqde_fl.simulations.sweep.runner import run_sweep
 
     _require_one(out, resume)
-    read = _read(experiment).with_settings(overrides or {}, settings)
+    read = _read({} if experiment is None else experiment).with_settings(overrides or {}, settings)
     table = {**_axes(read.document.get("sweep", {})), **_axes(axes or {})}
     read.document["sweep"] = {
         key: to_toml(value, read.objects, key) for key, value in table.items() if value is not None

@@ -94,7 +94,7 @@ def test_cells_in_a_process_get_the_objects_of_the_program(there):
 
 def test_objects_of_one_axis_differ(there):
     axes = {"task": [local_task(), local_task(bias=False)]}
-    results = hqde_fl.sweep({**QUICK, "rounds": 1}, axes, report=False).results
+    results = hqde_fl.sweep(axes=axes, report=False, **{**QUICK, "rounds": 1}).results
     assert results["task"].tolist() == ["Task", "Task-2"]
     assert results["loss"].nunique() == results["cell"].nunique() == 2
 
