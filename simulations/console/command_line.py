@@ -15,6 +15,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from hqde_fl.errors import ConfigError, HQDEError
+from hqde_fl.own_modules import own_code
 from hqde_fl.simulations.console.interruption import (
     Terminated,
     exit_status,
@@ -38,7 +39,8 @@ class Commands(TyperGroup):
         is written to is raised.
         """
         try:
-            return super().invoke(ctx)
+            with own_code("your code"):
+                return super().invoke(ctx)
         except click.NoSuchOption as error:
             raise unknown_option(error) from None
         except HQDEError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.simulations.console.command_line import app
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.experiment.own_modules import own_names, user_files
 from hqde_fl.simulations.recording.recorded_run import Run
@@ -120,6 +121,25 @@ def test_a_mistake_ends_the_command_with_2() -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: codec 'broken.py:Codec'")
     assert done.stderr.count("\n") == 1
+
+
+def test_an_error_of_a_callback_ends_the_command_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "loud.py").write_text(
+        "from hqde_fl import Callback\n\n\nclass Loud(Callback):\n"
+        "    def on_round(self, record, arrays):\n        raise ValueError('too\\nloud')\n"
+    )
+    (tmp_path / "x.toml").write_text(
+        'rounds = 1\nengine = { name = "inline" }\ncallbacks = ["loud.py:Loud"]\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        app(["run", "x.toml"])
+    assert end.value.code == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error: your code raised ValueError: too loud (loud.py, line 6, in on_round)"
+    )
 
 
 def test_two_studies_in_one_process_have_their_own_files(tmp_path: Path) -> None:
