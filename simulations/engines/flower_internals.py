@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.app import Message
 from flwr.app.message.arraychunk import ArrayChunk
-from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
+from flwr.common.constant import (
+    FAB_INCLUDE_PATTERNS,
+    FAB_MAX_SIZE,
+    FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE,
+)
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.common.serde_utils import error_from_proto
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PullObjectRequest
@@ -59,6 +63,8 @@ _LAZY = {
 }
 
 __all__ = [
+    "FAB_INCLUDE_PATTERNS",
+    "FAB_MAX_SIZE",
     "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE",
     "HEAD_BODY_DIVIDER",
     "ArrayChunk",

@@ -78,6 +78,14 @@ PINS = {
         "`hqde-fl nodes up`: the keys that are registered", has="from_server_address ListNodes"
     ),
     "DeactivateNodeRequest": Pin("restarting a node that died", has="node_id"),
+    "FAB_INCLUDE_PATTERNS": Pin(
+        "which files of the user real nodes are sent",
+        value=(
+            *("**/*.py", "**/*.toml", "**/*.md", "**/*.yaml", "**/*.yml", "**/*.json"),
+            *("**/*.jsonl", "/LICENSE"),
+        ),
+    ),
+    "FAB_MAX_SIZE": Pin("how large these files may be", value=10 << 20),
     "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE": Pin("the bounds of a reply", value=5 << 20),
     "FleetHttpClient": Pin("restarting a node that died", has="from_server_address DeactivateNode"),
     "HEAD_BODY_DIVIDER": Pin("reading the objects of a reply (inflate)", value=b"\x00"),

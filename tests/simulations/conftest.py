@@ -1,13 +1,25 @@
 import json
+import sys
 
 import pytest
 import tomli_w
 from flwr.app import ArrayRecord
 
+from hqde_fl import own_files
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.recording.run_directory import RunDirectory
 from hqde_fl.strategies.callbacks import ClientRecord, RoundRecord
+
+
+@pytest.fixture(autouse=True)
+def own_folders():
+    """Search no folders of the user's own that another test has added."""
+    path, folders = list(sys.path), list(own_files.folders)
+    own_files.folders.clear()
+    yield
+    sys.path[:], own_files.folders[:] = path, folders
+
 
 TINY = {
     "name": "tiny",

@@ -202,7 +202,8 @@ def test_server_optimizer_moments_last_over_rounds() -> None:
 def test_client_evaluation_counts_each_client_once_and_survives_a_liar() -> None:
     recorder = Recorder()
     run(strategy_with(recorder, fraction_evaluate=1.0), crash, rounds=1)
-    assert recorder.rounds[1].clients_evaluate == {"eval-loss": 2.0}
+    values = {"eval-loss": 2.0, "eval-loss-max": 2.0, "eval-loss-min": 2.0}
+    assert recorder.rounds[1].clients_evaluate == {**values, "eval-loss-variance": 0.0}
 
 
 def test_bytes_are_those_of_the_serialised_messages() -> None:

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, final
 
-from flwr.common.constant import FAB_INCLUDE_PATTERNS, FAB_MAX_SIZE
-
 from hqde_fl.errors import ConfigError
+from hqde_fl.simulations.engines.flower_internals import FAB_INCLUDE_PATTERNS, FAB_MAX_SIZE
 from hqde_fl.simulations.experiment import own_modules
 
 KINDS = tuple(p.removeprefix("**/*") for p in FAB_INCLUDE_PATTERNS if p.startswith("**/*."))
