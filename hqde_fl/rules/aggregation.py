@@ -122,7 +122,7 @@ def run_steps(
             measured = measure_step(step, columns, geometry, executor)
             geometry = measured.geometry
             decision = step.decide(measured, row_cohort, step_state)
-        _check_decision(step, decision, rows, last=index + 1 == len(steps))
+        _check_decision(step, decision, rows, len(mixing), last=index + 1 == len(steps))
         first_geometry = geometry if index == 0 else first_geometry
         states[str(index)] = decision.state
         diagnostics |= decision.diagnostics
@@ -140,20 +140,34 @@ def run_steps(
     return Aggregate(delta, influence, filtered, diagnostics, kept_states, first_geometry)
 
 
-def _check_decision(step: Rule, decision: Any, rows: int, *, last: bool) -> None:
-    """Raise ``TaskError`` unless a step's decision is one about as many rows."""
+def _check_decision(step: Rule, decision: Any, rows: int, width: int, *, last: bool) -> None:
+    """Raise ``TaskError`` unless a step's decision fits its rows.
+
+    Parameters
+    ----------
+    step : Rule
+        The step.
+    decision : Decision
+        What its ``decide`` returned.
+    rows : int
+        Number of updates that it was given.
+    width : int
+        The same with the rows that it remembers.
+    last : bool
+        True if it ends the chain.
+    """
     if not isinstance(decision, Decision):
         raise TaskError(f"{step}.decide must return a Decision, found {type(decision).__name__}")
     mixing, filtered = decision.mixing, decision.filtered
     if mixing is None and not last:
         raise TaskError(f"{step}.decide must return a mixing: it is a pre-aggregation")
-    wanted = f"{step}.decide must return a mixing of {'1' if last else 'm'} x {rows} float64"
+    wanted = f"{step}.decide must return a mixing of {'1' if last else 'm'} x {width} float64"
     if mixing is not None and not isinstance(mixing, Tensor):
         raise TaskError(f"{wanted}, found {type(mixing).__name__}")
     if mixing is not None and (
         mixing.dtype != torch.float64
         or mixing.ndim != 2
-        or mixing.shape != (1 if last else len(mixing), rows)
+        or mixing.shape != (1 if last else len(mixing), width)
     ):
         raise TaskError(f"{wanted}, found {_found(mixing)}")
     if filtered is not None and (filtered.dtype != torch.bool or filtered.shape != (rows,)):

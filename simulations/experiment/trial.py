@@ -26,7 +26,7 @@ from hqde_fl.simulations.experiment.sections import StrategySection
 from hqde_fl.strategies.resting import select_awake
 from hqde_fl.updates import Updates
 
-SIZE = 64
+SIZE = 4096
 """Numbers in an update of the trial."""
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from hqde_fl.clients.reproducibility import reproducible
-from hqde_fl.clients.task_calls import build_model
+from hqde_fl.clients.initial_state import build_member
 from hqde_fl.errors import ConfigError, DataError
 from hqde_fl.protocol.members import split_members
 from hqde_fl.simulations.experiment.experiment import Experiment
@@ -38,9 +37,8 @@ def trained_models(path: Path, experiment: Experiment) -> list[nn.Module]:
         raise ConfigError(f"{path} has no final model: the run did not finish")
     state, _ = read_weights(path / MODEL)
     task, models = experiment.load_task(), []
-    for member in split_members(state, experiment.clients.members):
-        with reproducible(0):  # building a model draws random numbers
-            model = build_model(task)
+    for number, member in enumerate(split_members(state, experiment.clients.members)):
+        model = build_member(task, experiment.parts.seeds, number)
         try:
             model.load_state_dict(member)
         except RuntimeError as error:
