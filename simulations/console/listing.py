@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 import json
 import re
+import textwrap
 from collections.abc import Iterable, Iterator
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from hqde_fl.errors import UnknownNameError
@@ -17,6 +17,12 @@ from hqde_fl.simulations.console.part_source import Description, Parameter, desc
 
 KEYS = "keys"
 """Name of the list of all keys of a file."""
+
+MIN_WIDTH = 30
+"""Least number of characters to which the text beside a name is wrapped."""
+
+Entry = tuple[str, str]
+"""What a name means, and its parameters."""
 
 
 def show_list(console: Console, what: str | None = None) -> None:
@@ -33,7 +39,7 @@ def show_list(console: Console, what: str | None = None) -> None:
         if what in (None, kind.name):
             rows = [(name, _entry(found)) for name, found in kind.described(meanings=False)]
             if not rows:
-                rows = [("", Text(f"none built in: a class of your own ({kind.keys[0]})"))]
+                rows = [("", (f"none built in: a class of your own ({kind.keys[0]})", ""))]
             _print_table(console, kind.name, rows)
     if what in (None, KEYS):
         rows = [(key, _key_entry(found)) for key, found in keys().items()]
@@ -184,29 +190,33 @@ def _indented(text: str, width: int = 2) -> Iterator[str]:
     return (" " * width + line if line else "" for line in text.splitlines())
 
 
-def _entry(found: Description) -> Text:
-    text = Text(found.summary.replace("``", ""))
-    if found.parameters:
-        parameters = [
-            p.key if p.default in (None, "None") else f"{p.key}={toml_text(p.default)}"
-            for p in found.parameters.values()
-        ]
-        text.append(f"\n{', '.join(parameters)}", style="dim")
-    return text
+def _entry(found: Description) -> Entry:
+    parameters = [
+        p.key if p.default in (None, "None") else f"{p.key}={toml_text(p.default)}"
+        for p in found.parameters.values()
+    ]
+    return found.summary.replace("``", ""), ", ".join(parameters)
 
 
-def _key_entry(found: Parameter) -> Text:
-    text = Text(found.meaning.replace("``", ""))
+def _key_entry(found: Parameter) -> Entry:
     about = [type_text(found.type), found.bounds, toml_text(found.default)]
-    text.append(f"\n{', '.join(filter(None, about))}" if found.type else "", style="dim")
-    return text
+    return found.meaning.replace("``", ""), ", ".join(filter(None, about)) if found.type else ""
 
 
-def _print_table(console: Console, title: str, rows: Iterable[tuple[str, Text]]) -> None:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None)
-    table.add_column(no_wrap=True)
-    table.add_column()
-    for name, text in rows:
-        table.add_row(name, text)
-    table.show_header = False
-    console.print(table)
+def _print_table(console: Console, title: str, rows: Iterable[tuple[str, Entry]]) -> None:
+    """Print names beside their entries, wrapped; rich's tables take longer than all the rest."""
+    rows = list(rows)
+    indent = 2 + max(len(name) for name, _ in rows)
+    room = max(console.width - indent, MIN_WIDTH)
+    text = Text(f"{title}\n", style="bold")
+    for name, (meaning, about) in rows:
+        first = f" {name}".ljust(indent)
+        for line in textwrap.wrap(meaning, room):
+            text.append(f"{first}{line}\n", style="not bold")
+            first = " " * indent
+        for line in textwrap.wrap(about, room):
+            text.append(f"{first}{line}\n", style="not bold dim")
+            first = " " * indent
+        if first.strip():
+            text.append(f"{first.rstrip()}\n", style="not bold")
+    console.print(text, soft_wrap=True, highlight=False)
