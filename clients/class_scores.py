@@ -1,4 +1,4 @@
-"""Where a classifier's outputs hold their class scores, and which of its targets count."""
+"""The axis of a classifier's outputs with its class scores, and the targets that count."""
 
 from __future__ import annotations
 

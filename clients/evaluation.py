@@ -143,7 +143,7 @@ def evaluate_batches(
 
 @dataclass(frozen=True, eq=False)
 class _Vote:
-    """What the members of an ensemble predict together for a batch of c classes.
+    """The prediction of an ensemble's members together for a batch of c classes.
 
     Parameters
     ----------

@@ -60,7 +60,7 @@ class ModuleCopier:
 
 
 class _Plan:
-    """What is to be done with each attribute of a module in a copy.
+    """The treatment of each attribute of a module in a copy.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Where in the user's own code an exception was raised."""
+"""The place in the user's own code where an exception was raised."""
 
 from __future__ import annotations
 

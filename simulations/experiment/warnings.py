@@ -1,4 +1,4 @@
-"""What may be a mistake in an experiment that can run."""
+"""Warnings of choices in an experiment that can run and may be mistakes."""
 
 from __future__ import annotations
 

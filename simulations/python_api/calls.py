@@ -216,7 +216,7 @@ def _directory(
 
 @dataclass(frozen=True)
 class _Read:
-    """What an argument ``experiment`` stands for.
+    """The experiment that an argument ``experiment`` stands for.
 
     Parameters
     ----------

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.experiment.experiment import Experiment
-from hqde_fl.simulations.python_api.frames import clients_frame, data_frame, rounds_frame
+from hqde_fl.simulations.python_api.frames import clients_frame, results_frame, rounds_frame
 from hqde_fl.simulations.python_api.run_result import RunResult
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.file_names import INDEX, REPORT
 from hqde_fl.simulations.recording.recorded_run import Run
-from hqde_fl.simulations.sweep.tables import place_of, result_columns
+from hqde_fl.simulations.sweep.tables import place_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,15 +120,6 @@ class SweepResult:
         for row in self.comparison.rows:
             if row.run is not None:
                 yield place_of(self.comparison, row) | {"cell": _cell(row.directory)}, row.run
-
-
-def results_frame(comparison: Comparison) -> pd.DataFrame:
-    """Return a data frame with the columns of ``results.parquet``."""
-    columns = result_columns(comparison)
-    rows = [
-        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
-    ]
-    return data_frame(rows)
 
 
 def _cell(directory: str) -> str:

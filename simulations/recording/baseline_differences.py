@@ -5,12 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from hqde_fl.simulations.recording.seed_groups import SeedGroup
+from hqde_fl.simulations.statistics.analysis import Analysis
 from hqde_fl.simulations.statistics.paired import PairedDifference, paired_difference, with_holm
 
-if TYPE_CHECKING:
-    from hqde_fl.simulations.recording.comparison import Comparison
+
+class ComparedLines(Protocol):
+    """The lines and conditions of a sweep, as a ``Comparison`` has them."""
+
+    @property
+    def analysis(self) -> Analysis:
+        """The settings of the comparison."""
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The lines."""
+
+    @property
+    def baseline_line(self) -> str:
+        """The line that the others are compared with."""
+
+    @property
+    def columns(self) -> tuple[tuple[str, ...], ...]:
+        """The conditions."""
+
+    @property
+    def distinct_columns(self) -> tuple[tuple[str, ...], ...]:
+        """The conditions, each of them once."""
+
+    def group_at(self, line: str, column: tuple[str, ...]) -> SeedGroup:
+        """Return the runs of a line under a condition."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +60,7 @@ class BaselineDifferences:
     conditions: Mapping[str, int]
 
 
-def baseline_differences(comparison: Comparison) -> BaselineDifferences:
+def baseline_differences(comparison: ComparedLines) -> BaselineDifferences:
     """Return the differences of all groups and lines of a sweep but the baseline's own."""
     baseline = comparison.baseline_line
     others = [line for line in comparison.lines if line != baseline]

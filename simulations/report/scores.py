@@ -78,7 +78,7 @@ class LineScore:
 
     @property
     def rank_key(self) -> tuple[bool, float]:
-        """What the lines are sorted by: those with incomplete conditions last, then the worst."""
+        """Return the key to sort lines by: incomplete conditions last, then the worst case."""
         badness = None if self.worst is None else self.worst.badness
         return bool(self.missing or self.not_finite), inf if badness is None else badness
 

@@ -1,4 +1,4 @@
-"""How the results of a sweep are compared: the settings in its ``[sweep]`` table."""
+"""The settings of a comparison of a sweep's results, in its ``[sweep]`` table."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LabelledAxis(Protocol):
 
 @dataclass(frozen=True)
 class Analysis:
-    """How the results of a sweep are compared.
+    """The settings by which the results of a sweep are compared.
 
     Parameters
     ----------
