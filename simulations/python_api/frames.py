@@ -6,10 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.recording.strict_json import to_kebab_case
-from hqde_fl.simulations.sweep.tables import result_columns
 from hqde_fl.strategies.callbacks import ClientRecord, RoundRecord
 
 if TYPE_CHECKING:
@@ -100,12 +98,3 @@ def _entries(table: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         name = f"{prefix}{key}"
         entries |= _entries(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
     return entries
-
-
-def results_frame(comparison: Comparison) -> pd.DataFrame:
-    """Return a data frame with the columns of ``results.parquet``."""
-    columns = result_columns(comparison)
-    rows = [
-        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
-    ]
-    return data_frame(rows)

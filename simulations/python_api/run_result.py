@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.experiment.own_modules import add_folders
-from hqde_fl.simulations.python_api.frames import clients_frame, results_frame, rounds_frame
+from hqde_fl.simulations.python_api.frames import clients_frame, rounds_frame
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.file_names import REPORT
 from hqde_fl.simulations.recording.recorded_run import Run
@@ -83,6 +83,8 @@ class RunResult:
     @cached_property
     def results(self) -> pd.DataFrame:
         """One row with the columns of a sweep's ``results.csv``: final metrics, counts, bytes."""
+        from hqde_fl.simulations.python_api.results_frame import results_frame
+
         return results_frame(Comparison.of(self.recorded)).drop(columns="cell")
 
     def models(self) -> list[nn.Module]:

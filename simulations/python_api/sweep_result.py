@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.experiment.experiment import Experiment
-from hqde_fl.simulations.python_api.frames import clients_frame, results_frame, rounds_frame
+from hqde_fl.simulations.python_api.frames import clients_frame, rounds_frame
+from hqde_fl.simulations.python_api.results_frame import results_frame
 from hqde_fl.simulations.python_api.run_result import RunResult
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.file_names import INDEX, REPORT
