@@ -104,7 +104,8 @@ def drill(directory: Path, experiment: Experiment, kills: int, seed: int = 0) ->
     for kill, moment in enumerate(moments):
         process = _start(file, broken)
         if kill % 4 == 1:
-            _await_round(broken, experiment.rounds, process, chance.uniform(0.0, start))
+            # while it starts, mostly; at half of the rounds at the latest, so that it comes in time
+            _await_round(broken, experiment.rounds // 2, process, chance.uniform(0.0, start))
         else:
             _await_round(broken, int(moment), process)
             time.sleep(moment % 1 * seconds)
