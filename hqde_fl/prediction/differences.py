@@ -1,4 +1,4 @@
-"""How much the members of an ensemble differ in their predictions."""
+"""Measures of the differences between the predictions of an ensemble's members."""
 
 from __future__ import annotations
 

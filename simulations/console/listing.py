@@ -22,7 +22,7 @@ MIN_WIDTH = 30
 """Least number of characters to which the text beside a name is wrapped."""
 
 Entry = tuple[str, str]
-"""What a name means, and its parameters."""
+"""The meaning of a name, and its parameters."""
 
 
 def show_list(console: Console, what: str | None = None) -> None:

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from hqde_fl import own_files
+from hqde_fl.code_origin import is_users
 from hqde_fl.given_objects import is_given
 from hqde_fl.own_modules import find_file, import_attribute, search_in
 from hqde_fl.simulations.experiment.import_path import own_folders
@@ -155,17 +156,13 @@ def user_files(table: Mapping[str, Any]) -> dict[Path, Path]:
     for name in own_names(table):
         import_attribute("part", name)
     folders = [f"{os.path.realpath(folder)}{os.sep}" for folder in module_folders(table)]
-    package = Path(own_files.__file__).resolve().parents[1]  # a checkout is no folder of the user
-    inside = [package / name for name in ("hqde_fl", "strategies", "clients", "simulations")]
     files = {}
     for module in tuple(sys.modules.values()):
         known = vars(module).get("__file__") if isinstance(module, ModuleType) else None
         if not known or module.__name__ == "__main__" or not known.endswith(".py"):
             continue
         file = Path(os.path.realpath(known))
-        if not str(file).startswith(tuple(folders)) or not own_folders([str(file)]):
-            continue
-        if not any(map(file.is_relative_to, inside)):
+        if str(file).startswith(tuple(folders)) and is_users(known):
             files[file] = _root(module, file)
     return dict(sorted(files.items()))
 

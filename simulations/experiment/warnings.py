@@ -24,8 +24,11 @@ def require_none(warnings: Iterable[str]) -> None:
 
 
 def _faulty_half(experiment: Experiment) -> str | None:
-    clients, plan = experiment.clients.count, experiment.parts.faults
-    faulty = {n: len(plan.in_round(n)) for n in range(1, experiment.rounds + 1)}
+    clients, faults = experiment.clients.count, experiment.parts.faults.faults
+    faulty = {
+        number: sum(fault.count for fault in faults if fault.schedule.active(number))
+        for number in range(1, experiment.rounds + 1)
+    }
     rounds = [number for number, count in faulty.items() if 2 * count >= clients]
     if not rounds:
         return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, final
@@ -84,7 +84,7 @@ class CarriedFiles:
             shutil.copyfile(file, target)
 
 
-def _listed(patterns: Sequence[str], roots: Iterator[Path] | Any) -> Iterator[tuple[Path, Path]]:
+def _listed(patterns: Sequence[str], roots: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
     """Yield the files that ``engine.files`` lists, each with the folder that it is searched in."""
     folders = list(dict.fromkeys([*map(Path, own_modules.added_folders()), *roots, Path.cwd()]))
     for pattern in patterns:
