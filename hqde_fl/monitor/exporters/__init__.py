@@ -1,0 +1,1 @@
+"""Programs that a monitor publishes its records to while a run goes on."""

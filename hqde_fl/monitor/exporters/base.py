@@ -1,0 +1,159 @@
+"""The interface of exporters, and the guard that keeps their errors away from a run.
+
+An exporter gets what the run directory gets: every line of ``monitor.jsonl`` and of
+``rounds.jsonl``, as it is written.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+
+from hqde_fl.terminal_text import describe_error
+
+Line = Mapping[str, Any]
+
+_log = logging.getLogger("flwr")  # the log of everything that runs on Flower
+
+
+class Exporter(ABC):
+    """Publishes what a monitor records to another program, while a run goes on.
+
+    ``record`` and ``round`` may be called from several threads at once.
+    """
+
+    name: str
+    """Name in messages."""
+
+    @abstractmethod
+    def open(self, run: Mapping[str, str], rounds: int) -> str | None:
+        """Begin to publish a run.
+
+        Parameters
+        ----------
+        run : Mapping[str, str]
+            Facts that identify the run, such as its ``name`` and ``engine``.
+        rounds : int
+            The number of its last round.
+
+        Returns
+        -------
+        str or None
+            Where to find what is published, as text for the user, if that is not obvious.
+        """
+
+    @abstractmethod
+    def record(self, line: Line) -> None:
+        """Publish a line of ``monitor.jsonl``."""
+
+    @abstractmethod
+    def round(self, line: Line) -> None:
+        """Publish a line of ``rounds.jsonl``."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Publish what is left and end; nothing may remain, no thread and no open port."""
+
+
+class Exporters:
+    """Exporters whose errors never reach the run.
+
+    The first error of an exporter is logged as a warning, and it gets nothing more.
+
+    Parameters
+    ----------
+    exporters : Sequence[Exporter]
+        The exporters.
+    tell : Callable, optional
+        Called with a line for the user for each exporter that says where its data is; by default
+        that is logged.
+    """
+
+    def __init__(
+        self, exporters: Sequence[Exporter] = (), tell: Callable[[str], None] | None = None
+    ) -> None:
+        self._active = list(exporters)
+        self._tell = tell or _log.warning
+        self._lock = threading.Lock()
+
+    def __bool__(self) -> bool:
+        return bool(self._active)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def open(self, run: Mapping[str, str], rounds: int) -> None:
+        """Begin to publish a run; ``run`` and ``rounds`` are those of ``Exporter.open``."""
+        for exporter in tuple(self._active):
+            with self._guarded(exporter):
+                if text := exporter.open(run, rounds):
+                    self._tell(f"{exporter.name}: {text}")
+
+    def record(self, line: Line) -> None:
+        """Publish a line of ``monitor.jsonl``."""
+        for exporter in tuple(self._active):
+            with self._guarded(exporter):
+                exporter.record(line)
+
+    def round(self, line: Line) -> None:
+        """Publish a line of ``rounds.jsonl``."""
+        for exporter in tuple(self._active):
+            with self._guarded(exporter):
+                exporter.round(line)
+
+    def close(self) -> None:
+        """End all exporters; a second call does nothing."""
+        with self._lock:
+            exporters, self._active = self._active, []
+        for exporter in exporters:
+            with self._guarded(exporter):
+                exporter.close()
+
+    def _guarded(self, exporter: Exporter) -> _Guard:
+        return _Guard(lambda error: self._drop(exporter, error))
+
+    def _drop(self, exporter: Exporter, error: Exception) -> None:
+        with self._lock:
+            if exporter in self._active:
+                self._active.remove(exporter)
+        _log.warning(
+            "monitor: %s failed, and gets nothing more of this run: %s",
+            exporter.name,
+            describe_error(error),
+        )
+        with suppress(Exception):
+            exporter.close()
+
+
+class _Guard:
+    """Passes an exception of its block to a function, and ends it there."""
+
+    def __init__(self, on_error: Callable[[Exception], None]) -> None:
+        self._on_error = on_error
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self._on_error(error)
+        return True
