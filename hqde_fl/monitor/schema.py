@@ -17,7 +17,7 @@ attempt at the rounds that follow.
     time, host, pid, interval: seconds between samples; format: 1
 
 ``host`` (`Host`): a host whose resources are sampled, once for each attempt.
-    time, host, cores, memory: bytes of its main memory; gpus: list of names
+    time, host, cores, memory: bytes of its main memory; gpu-names: list
 
 ``sample`` (`Sample`): resources of a host, and of the run's process tree on it, since the last
 sample of that host (from its start in the first one).
@@ -108,7 +108,7 @@ class Host(Record):
     host: str
     cores: int
     memory: int
-    gpus: tuple[str, ...] = ()
+    gpu_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
