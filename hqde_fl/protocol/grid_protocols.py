@@ -32,3 +32,52 @@ class KeepsContexts(Protocol):
     def changed_contexts(self) -> Collection[int]:
         """Return the partition ids of the clients that ran since the last call of this method."""
         ...
+
+
+@runtime_checkable
+class MeasuresCalls(Protocol):
+    """A Grid that knows how long each of its clients ran, without waiting for a worker."""
+
+    def call_seconds(self) -> Mapping[int, float]:
+        """Return node -> seconds that its client's last call ran."""
+        ...
+
+
+@runtime_checkable
+class KeepsVirtualTime(Protocol):
+    """A Grid that times the rounds of training by a virtual clock."""
+
+    def reply_times(self) -> Mapping[int, float]:
+        """Return node -> virtual seconds from the last training messages to its reply.
+
+        Replies that came too late are among them.
+        """
+        ...
+
+    def round_time(self) -> float:
+        """Return the virtual seconds of the last round of training."""
+        ...
+
+
+@runtime_checkable
+class KeepsVirtualTime(Protocol):
+    """A Grid that simulates how long clients take, on a clock of its own.
+
+    Its seconds are computed, not measured: they are the same in every run of a seed. The
+    ``timeout`` of its training messages is in these seconds, too. What is not training takes none.
+    """
+
+    def reply_times(self) -> Mapping[int, float]:
+        """Return node id -> seconds from the last training messages to the node's reply.
+
+        Late replies, which are not handed on, and failures are included; a node is missing until
+        its reply has been read, and if it gave none at all.
+        """
+        ...
+
+    def round_time(self) -> float:
+        """Return the seconds that the last training messages took, once their replies are read.
+
+        It is the time of the last reply or failure; the timeout if any node was late.
+        """
+        ...

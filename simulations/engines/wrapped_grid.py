@@ -8,7 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from hqde_fl.protocol.grid_protocols import KeepsContexts, KnowsPartitions
+from hqde_fl.protocol.grid_protocols import (
+    KeepsContexts,
+    KeepsVirtualTime,
+    KnowsPartitions,
+    MeasuresCalls,
+)
 from hqde_fl.protocol.partition_claims import IDENTITY, claimed_partition
 from hqde_fl.simulations.engines.flower_internals import NodeInfo, Run
 from hqde_fl.strategies.round.reply_matching import ReplyMatcher
@@ -32,7 +37,8 @@ def with_nodes(
 class WrappedGrid(Grid):
     """A Grid that passes all but ``create_message`` and ``send_and_receive`` on to another Grid.
 
-    It is a ``KnowsPartitions`` or a ``KeepsContexts`` if the Grid that it wraps is one.
+    It is a ``KnowsPartitions``, and whatever else ``grid_protocols`` has, if the Grid that it wraps
+    is one.
 
     Parameters
     ----------
@@ -48,6 +54,10 @@ class WrappedGrid(Grid):
         if isinstance(grid, KeepsContexts):
             self.contexts, self.set_contexts = grid.contexts, grid.set_contexts
             self.changed_contexts = grid.changed_contexts
+        if isinstance(grid, MeasuresCalls):
+            self.call_seconds = grid.call_seconds
+        if isinstance(grid, KeepsVirtualTime):
+            self.reply_times, self.round_time = grid.reply_times, grid.round_time
 
     def set_run(self, run: Run) -> None:
         """Set the run of the wrapped Grid."""
