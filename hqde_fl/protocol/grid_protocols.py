@@ -45,22 +45,6 @@ class MeasuresCalls(Protocol):
 
 @runtime_checkable
 class KeepsVirtualTime(Protocol):
-    """A Grid that times the rounds of training by a virtual clock."""
-
-    def reply_times(self) -> Mapping[int, float]:
-        """Return node -> virtual seconds from the last training messages to its reply.
-
-        Replies that came too late are among them.
-        """
-        ...
-
-    def round_time(self) -> float:
-        """Return the virtual seconds of the last round of training."""
-        ...
-
-
-@runtime_checkable
-class KeepsVirtualTime(Protocol):
     """A Grid that simulates how long clients take, on a clock of its own.
 
     Its seconds are computed, not measured: they are the same in every run of a seed. The
