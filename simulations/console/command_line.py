@@ -23,6 +23,7 @@ from hqde_fl.simulations.console.interruption import (
     interruptible,
 )
 from hqde_fl.simulations.console.option_hints import unknown_option, with_plain_help
+from hqde_fl.simulations.console.top import top
 from hqde_fl.simulations.deploy.commands import app as nodes
 
 if TYPE_CHECKING:
@@ -351,6 +352,9 @@ def audit(
         )
     if not passed:
         raise typer.Exit(1)
+
+
+app.command()(top)
 
 
 def _version() -> str:

@@ -8,13 +8,14 @@ from pathlib import Path
 from rich.console import Console
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.simulations.console.durations import duration_text
 from hqde_fl.simulations.console.results_table import results_table
 from hqde_fl.simulations.experiment.warnings import warnings_of
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.file_names import INDEX, REPORT
 from hqde_fl.simulations.sweep.cell_run import is_finished
 from hqde_fl.simulations.sweep.cells import Cell, Sweep
-from hqde_fl.simulations.sweep.estimate import duration_text, from_finished, from_probes
+from hqde_fl.simulations.sweep.estimate import from_finished, from_probes
 from hqde_fl.simulations.sweep.progress import SweepProgress
 from hqde_fl.simulations.sweep.runner import check_jobs, check_tasks, run_sweep
 

@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from hqde_fl.clients.objective import Objective
+from hqde_fl.simulations.console.durations import duration_text
 from hqde_fl.simulations.report.number_text import metric_text
 from hqde_fl.simulations.sweep.cells import Cell, Sweep
-from hqde_fl.simulations.sweep.estimate import duration_text
 from hqde_fl.simulations.sweep.ranking import RankingSoFar
 from hqde_fl.simulations.sweep.runner import Watch
 

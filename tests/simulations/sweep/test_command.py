@@ -4,6 +4,7 @@ import pytest
 from rich.console import Console
 
 from hqde_fl.errors import ConfigError, RunError
+from hqde_fl.simulations.console.durations import duration_text
 from hqde_fl.simulations.recording.manifest import add_to_manifest
 from hqde_fl.simulations.sweep import Sweep, command, estimate, run_sweep
 from hqde_fl.simulations.sweep.progress import SweepProgress
@@ -16,7 +17,7 @@ from .conftest import ROBUST
     [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5339, "89 min"), (7500, "2 h 5 min")],
 )
 def test_durations_as_text(seconds, text):
-    assert estimate.duration_text(seconds) == text
+    assert duration_text(seconds) == text
 
 
 def test_a_sweep_shows_its_progress_and_the_time_left(file, recorded, tmp_path):
