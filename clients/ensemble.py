@@ -43,6 +43,7 @@ from hqde_fl.protocol.members import (
     split_members,
 )
 from hqde_fl.protocol.no_data import no_data
+from hqde_fl.protocol.partial_work import WORK, requested_work
 from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.seeding import Seeds
 
@@ -135,14 +136,16 @@ class EnsembleClient:
         if len(data) == 0:  # type: ignore[arg-type]
             return no_data(message)
         name, record = array_record(message)
-        number = server_round(message)
+        number, work = server_round(message), requested_work(message)
         with reproducible(self.seeds.integer("client", partition, number)):
             losses, returned, tags = [], ArrayRecord(), ConfigRecord()
             for assigned in self._assigned_members(message, from_record(record)):
                 model, optimizer = self._fresh(assigned.member).load_to_train(assigned.state)
                 generator = self.seeds.torch("client", partition, number, assigned.member)
                 bag = self._bag(data, partition, assigned.member)
-                losses.append(train(model, bag, self.task, self.training, generator, optimizer))
+                losses.append(
+                    train(model, bag, self.task, self.training, generator, optimizer, work)
+                )
                 # a member's part of the reply is assembled here and nowhere else
                 returned.update(assigned.name(to_record(model.state_dict())))
                 if assigned.tag is not None:
@@ -152,6 +155,8 @@ class EnsembleClient:
             "train-loss": sum(losses) / len(losses),
             "train-seconds": time.perf_counter() - start,
         }
+        if work < 1:
+            metrics[WORK] = work
         content = RecordDict({name: returned, "metrics": MetricRecord(metrics)})
         if tags:
             content[TAGS] = tags

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from hqde_fl.clients.batch_iteration import iterate_batches
 from hqde_fl.clients.batches import call_model, device_of
+from hqde_fl.clients.data_forms import example_total
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.scoring import NoTargetsError, Scoring
 from hqde_fl.clients.task import Task
@@ -118,6 +119,7 @@ def train(
     training: Training,
     generator: torch.Generator,
     optimizer: Optimizer | None = None,
+    work: float = 1.0,
 ) -> float:
     """Train a model in place and return its mean training loss.
 
@@ -139,12 +141,14 @@ def train(
     optimizer : Optimizer, optional
         A result of ``training.new_optimizer(model)``, whose state is cleared; a new one if not
         given.
+    work : float, default=1.0
+        The part of these steps to do, in (0, 1]; rounded up to whole steps.
 
     Returns
     -------
     float
-        Mean loss over all examples of all epochs, without the proximal term. Of a classifier the
-        mean over all targets but the ignored label; a batch without others is left out.
+        Mean loss over all examples that were trained on, without the proximal term. Of a classifier
+        the mean over all targets but the ignored label; a batch without others is left out.
     """
     if optimizer is None:
         optimizer = training.new_optimizer(model)
@@ -153,7 +157,9 @@ def train(
     with reproducible(seed, training.threads):
         if idle.get():
             return _first_loss(model, data, task, training)
-        return _descend(model, data, task, training, generator, optimizer)
+        batches = -(-example_total(data) // training.batch_size)
+        steps = math.ceil(work * training.epochs * batches)
+        return _descend(model, data, task, training, generator, optimizer, steps)
 
 
 def _descend(
@@ -163,6 +169,7 @@ def _descend(
     training: Training,
     generator: torch.Generator,
     optimizer: Optimizer,
+    steps: int,
 ) -> float:
     change = poison.get()
     if isinstance(change, Poison):
@@ -173,7 +180,11 @@ def _descend(
     scoring, total, seen = Scoring(task), torch.zeros((), device=device), 0
     model.train()
     for _ in range(training.epochs):
+        if step == steps:
+            break
         for batch in iterate_batches(data, training.batch_size, model, generator, task.collate):
+            if step == steps:
+                break
             x, y = batch.inputs, batch.targets
             if change is not None:
                 x, y = change(x, y)

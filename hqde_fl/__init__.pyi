@@ -58,7 +58,10 @@ from hqde_fl.rules import TrimmedMean as TrimmedMean
 from hqde_fl.rules import Voting as Voting
 from hqde_fl.rules import aggregate as aggregate
 from hqde_fl.seeding import Seeds as Seeds
+from hqde_fl.selection import Candidates as Candidates
+from hqde_fl.selection import ClientHistory as ClientHistory
 from hqde_fl.selection import Ensemble as Ensemble
+from hqde_fl.selection import Selection as Selection
 from hqde_fl.selection import Selector as Selector
 from hqde_fl.selection import Uniform as Uniform
 from hqde_fl.simulations.engines.inline import InlineGrid as InlineGrid

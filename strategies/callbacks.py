@@ -38,6 +38,12 @@ class ClientRecord:
         Size in bytes of the serialised message to it and of its reply.
     seconds : float or None
         Training time that it reports.
+    turnaround_seconds : float or None
+        Seconds from the message to its reply, measured by the server; None if there is no reply.
+    virtual_turnaround : float or None
+        These in virtual seconds, also of a reply that came too late; None without a virtual clock.
+    work : float
+        Part of its configured local training that it was asked for and did, in (0, 1].
     members : tuple[int, ...]
         The members of an ensemble that were assigned to it; empty where there is one model.
     filtered_from : tuple[int, ...]
@@ -56,6 +62,9 @@ class ClientRecord:
     bytes_down: int
     bytes_up: int
     seconds: float | None
+    turnaround_seconds: float | None = None
+    virtual_turnaround: float | None = None
+    work: float = 1.0
     members: tuple[int, ...] = ()
     filtered_from: tuple[int, ...] = ()
     feedback_lost: bool = False
@@ -92,6 +101,9 @@ class RoundRecord:
         metrics. Empty in round 0.
     seconds : float
         Wall time of the round.
+    virtual_time : float or None
+        Virtual seconds from the beginning of the run to the end of the round's training; None
+        without a virtual clock.
     diagnostics : Mapping[str, Any]
         Diagnostics of the rule by name; in an ensemble with the members' names before theirs.
     note : str or None
@@ -121,6 +133,7 @@ class RoundRecord:
     bytes_down_by_role: Mapping[str, int] = field(default_factory=dict)
     bytes_up_by_role: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    virtual_time: float | None = None
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     note: str | None = None
     clients: tuple[ClientRecord, ...] = ()

@@ -19,13 +19,16 @@ from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.message_roles import BUFFERS
 from hqde_fl.rules import Aggregator
 from hqde_fl.seeding import Seeds
-from hqde_fl.selection import Ensemble, Selector, Uniform
+from hqde_fl.selection import Candidates, Ensemble, Selector, Uniform
+from hqde_fl.selection.base import State
 from hqde_fl.strategies.callbacks import RoundRecord
+from hqde_fl.strategies.choice import Choice, choose_nodes
 from hqde_fl.strategies.metrics import scalar_metrics
-from hqde_fl.strategies.resting import resting_clients, select_awake
+from hqde_fl.strategies.resting import resting_clients
 from hqde_fl.strategies.roster import Roster
 from hqde_fl.strategies.round.aggregation import average_members
 from hqde_fl.strategies.round.evaluation import Evaluation
+from hqde_fl.strategies.round.reply_times import ReplyTimes
 from hqde_fl.strategies.round.round import Round
 from hqde_fl.strategies.run_report import EvaluateFn, RunReport
 from hqde_fl.strategies.settings import (
@@ -107,6 +110,7 @@ class HQDEStrategy(FedAvg):
         self._roster = Roster()
         self._round: Round | None = None
         self._evaluation = Evaluation()
+        self._deadline = self.settings.communication.deadline
 
     def summary(self) -> None:
         """Log the parts of the strategy: rule, codecs, ensemble, selector and so on."""
@@ -143,8 +147,10 @@ class HQDEStrategy(FedAvg):
         """Do the work of ``configure_train``; clients may leave entries out if ``leave_out``."""
         self.state = self._starting_state(server_round, arrays)
         rng = self.settings.seeds.numpy("select", "train", server_round)
-        nodes = self._select(self.settings.participation.selector, grid, server_round, rng)
-        if server_round == 1 and (warning := self.settings.silence_warning(len(nodes))):
+        selector, memory = self.settings.participation.selector, self.state.selector
+        choice = self._select(selector, grid, server_round, memory, rng)
+        self.state = replace(self.state, selector=choice.state)
+        if server_round == 1 and (warning := self.settings.silence_warning(len(choice.nodes))):
             log(WARNING, warning)
         current = Round(
             server_round,
@@ -154,8 +160,9 @@ class HQDEStrategy(FedAvg):
             self._roster,
             self._keys,
             leave_out=leave_out,
+            times=ReplyTimes(grid, self._deadline),
         )
-        messages = current.address(nodes, config)
+        messages = current.address(choice.nodes, config, choice.work)
         self.state, self._round = current.state, current
         return messages
 
@@ -196,7 +203,8 @@ class HQDEStrategy(FedAvg):
         if self.fraction_evaluate == 0:
             return []
         rng = self.settings.seeds.numpy("select", "evaluate", server_round)
-        nodes = self._select(Uniform(self.fraction_evaluate), grid, server_round + 1, rng)
+        uniform = Uniform(self.fraction_evaluate)
+        nodes = self._select(uniform, grid, server_round + 1, {}, rng).nodes
         assert self.state is not None
         if (buffers := self.settings.aggregation.buffers) != "merge":
             config = ConfigRecord({BUFFERS: buffers, **config})
@@ -271,6 +279,7 @@ class HQDEStrategy(FedAvg):
             what to change.
         """
         deadline = self.settings.communication.deadline if timeout is None else timeout
+        self._deadline = deadline
         self.state = (
             self._initial_state(initial_arrays) if resume is None else resume.without_holdings()
         )
@@ -342,11 +351,16 @@ class HQDEStrategy(FedAvg):
         return state if arrays is last_arrays else state.with_arrays(arrays)
 
     def _select(
-        self, selector: Selector, grid: Grid, server_round: int, rng: np.random.Generator
-    ) -> list[int]:
+        self,
+        selector: Selector,
+        grid: Grid,
+        server_round: int,
+        memory: State,
+        rng: np.random.Generator,
+    ) -> Choice:
         """Wait for the nodes and return those chosen for a round; clients that rest are left out.
 
-        The state's resting clients are brought up to date.
+        The state's resting clients are brought up to date. ``memory`` is the selector's state.
         """
         assert self.state is not None
         participation = self.settings.participation
@@ -358,5 +372,6 @@ class HQDEStrategy(FedAvg):
         reconnected = set(map(identity, self._roster.reconnected))
         resting = resting_clients(self.state.resting, server_round, reconnected)
         self.state = replace(self.state, resting=resting)
+        candidates = Candidates((), 0, server_round, self._deadline, self.state.histories)
         with own_code(f"selector {selector}"):
-            return select_awake(selector, nodes, {n for n in nodes if identity(n) in resting}, rng)
+            return choose_nodes(selector, nodes, identity, resting, candidates, memory, rng)

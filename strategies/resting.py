@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-
-import numpy as np
-
-from hqde_fl.errors import TaskError
-from hqde_fl.selection import Selector
+from collections.abc import Collection, Mapping
 
 REST_ROUNDS = 10
 """A client without data in round r may be selected again in round r + REST_ROUNDS."""
@@ -53,38 +48,3 @@ def add_resting(resting: Resting, server_round: int, skipped: Collection[int]) -
     """
     until = server_round + REST_ROUNDS
     return {**resting, **dict.fromkeys(sorted(skipped), until)}
-
-
-def select_awake(
-    selector: Selector, nodes: Sequence[int], resting: Collection[int], rng: np.random.Generator
-) -> list[int]:
-    """Select from the nodes that do not rest, as many as would be selected from all nodes.
-
-    Fewer if too few are left; none if all nodes rest.
-
-    Parameters
-    ----------
-    selector : Selector
-        Chooses the nodes.
-    nodes : Sequence[int]
-        All connected nodes.
-    resting : Collection[int]
-        Those of them that rest.
-    rng : np.random.Generator
-        Source of the selector's random numbers.
-
-    Raises
-    ------
-    TaskError
-        If the selector returns others than these nodes, or one twice.
-    """
-    awake = [node for node in nodes if node not in resting]
-    if not awake:
-        return []
-    size = selector.size(len(nodes)) if resting else None
-    chosen = selector.select(awake, rng, size)
-    if not isinstance(chosen, list) or not set(chosen) <= set(awake):
-        raise TaskError(f"{selector}.select must return a list of the clients it is given")
-    if len(set(chosen)) < len(chosen):
-        raise TaskError(f"{selector}.select must return each client once, found one twice")
-    return chosen

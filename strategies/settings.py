@@ -222,6 +222,12 @@ class StrategySettings:
         parts = {part.name: getattr(group, part.name) for group in groups for part in fields(group)}
         return {**parts, "ensemble": self.ensemble}
 
+    @property
+    def keeps_histories(self) -> bool:
+        """True if what is measured of the clients is kept from round to round."""
+        selector = self.participation.selector
+        return selector.uses_history or selector.uses_sketches
+
     def silence_warning(self, clients: int) -> str | None:
         """Return a warning if f silent clients, or fewer, void a round; f is the rule's.
 

@@ -16,6 +16,7 @@ from hqde_fl.protocol.members import join_members, split_members, uncopied_recor
 from hqde_fl.protocol.records import from_record, layout_of, model_record, triples
 from hqde_fl.protocol.screening import SentModel
 from hqde_fl.rules.results import State
+from hqde_fl.selection import ClientHistory
 from hqde_fl.strategies.clients_model import Broadcast
 from hqde_fl.strategies.holdings import Holdings
 from hqde_fl.strategies.optimizers import Moments
@@ -190,6 +191,13 @@ class ServerState:
     aggregated : int or None
         Number of rounds in which a model was moved; the others were void. None in a state from a
         checkpoint of an earlier version, which did not count them.
+    histories : Mapping[int, ClientHistory]
+        Client, by the id that rules know -> what was measured of it, for selectors and rules that
+        use it; else empty.
+    selector : State
+        The selector's own memory.
+    virtual_time : float
+        Virtual seconds of all rounds done; 0 without a virtual clock.
     """
 
     round: int
@@ -197,6 +205,9 @@ class ServerState:
     feedback: Mapping[tuple[int, int], int] = field(default_factory=dict)
     resting: Resting = field(default_factory=dict)
     aggregated: int | None = None
+    histories: Mapping[int, ClientHistory] = field(default_factory=dict)
+    selector: State = field(default_factory=dict)
+    virtual_time: float = 0.0
 
     @classmethod
     def of(cls, arrays: ArrayRecord, members: int = 1, roles: Roles | None = None) -> ServerState:

@@ -16,12 +16,13 @@ ROOT = Path(__file__).parent.parent
 
 NAMES = """
     ARC Adam Adaptive AdaptiveQuantizer Aggregate Aggregation Aggregator BoundError Bucketing
-    Bulyan ByzantineFilter CAF Callback CenteredClipping Chain ClientRecord Clipping Codec
-    CodecError CodecMod Cohort CohortError Communication ConfigError DataError DnC DownlinkMod
+    Bulyan ByzantineFilter CAF Callback Candidates CenteredClipping Chain ClientHistory
+    ClientRecord Clipping Codec CodecError CodecMod Cohort CohortError Communication ConfigError
+    DataError DnC DownlinkMod
     EnsembleClient Ensemble EnsemblePredictor Entanglement EntropyCoded ErrorFeedback Experiment
     GeometricMedian HQDEError HQDEStrategy HQDESystem Identity InlineGrid Krum MDA Meamed Mean
     Median MoNNA MultiKrum NNM Participation Quantized RayGrid Reporting Resources Robust Roles
-    Rotated RoundRecord Rule RunError RunResult SGD Screening Seeds Selector SignGuard
+    Rotated RoundRecord Rule RunError RunResult SGD Screening Seeds Selection Selector SignGuard
     Superposition SweepResult Task TopK Training Tree TrimmedMean Uniform UnknownNameError
     Updates Voting Yogi __version__ adaptive_quantum aggregate byzantine_filter
     create_hqde_system ensemble_app fedadam fedavg fedyogi from_record geometric_median

@@ -2,10 +2,19 @@
 
 from hqde_fl import catalogue
 from hqde_fl.registry import Registry
-from hqde_fl.selection.base import Selector
+from hqde_fl.selection.base import Candidates, Selection, Selector
 from hqde_fl.selection.ensemble import Ensemble
+from hqde_fl.selection.history import ClientHistory
 from hqde_fl.selection.uniform import Uniform
 
 SELECTORS: Registry[Selector] = catalogue.SELECTORS
 
-__all__ = ["SELECTORS", "Ensemble", "Selector", "Uniform"]
+__all__ = [
+    "SELECTORS",
+    "Candidates",
+    "ClientHistory",
+    "Ensemble",
+    "Selection",
+    "Selector",
+    "Uniform",
+]

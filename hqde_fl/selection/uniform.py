@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from hqde_fl.errors import ConfigError
-from hqde_fl.selection.base import Selector
+from hqde_fl.selection.base import Candidates, Selection, Selector, State
+from hqde_fl.selection.fraction import check_fraction, fraction_size
 
 
 @dataclass(frozen=True)
@@ -21,22 +21,19 @@ class Uniform(Selector):
         Fraction of the available clients that take part, in (0, 1]; at least one client does.
     """
 
+    uses_history: ClassVar[bool] = False
+
     fraction: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 1:
-            raise ConfigError(f"Uniform.fraction must be in (0, 1], found {self.fraction}")
+        check_fraction("Uniform", self.fraction)
 
     def size(self, available: int) -> int:
         """Return ``fraction`` of ``available``, rounded, at least 1; 0 if none is available."""
-        return min(available, max(1, round(self.fraction * available)))
+        return fraction_size(self.fraction, available)
 
-    def select(
-        self, clients: Sequence[int], rng: np.random.Generator, size: int | None = None
-    ) -> list[int]:
-        """Return ``size`` random clients, at most all, in their own order.
-
-        Without ``size`` they are the fraction of the clients that ``self.size`` gives.
-        """
-        size = self.size(len(clients)) if size is None else min(size, len(clients))
-        return [clients[i] for i in sorted(rng.choice(len(clients), size=size, replace=False))]
+    def select(self, candidates: Candidates, state: State, rng: np.random.Generator) -> Selection:
+        """Return random clients, in their own order."""
+        ids, size = candidates.ids, candidates.size
+        chosen = sorted(rng.choice(len(ids), size=size, replace=False))
+        return Selection([ids[i] for i in chosen])

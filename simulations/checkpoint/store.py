@@ -13,6 +13,7 @@ from flwr.app import RecordDict
 
 from hqde_fl.errors import CheckpointError
 from hqde_fl.protocol.held_entries import Manifest
+from hqde_fl.selection import ClientHistory
 from hqde_fl.simulations.checkpoint import container
 from hqde_fl.simulations.checkpoint.client_state_files import Shelf
 from hqde_fl.simulations.checkpoint.value_tree import ValueTree
@@ -76,7 +77,16 @@ class UsableCheckpoint:
 
 
 TREE = ValueTree(
-    Snapshot, ServerState, ModelState, Broadcast, Layout, Entry, Holdings, Manifest, Shelf
+    Snapshot,
+    ServerState,
+    ModelState,
+    Broadcast,
+    Layout,
+    Entry,
+    Holdings,
+    Manifest,
+    Shelf,
+    ClientHistory,
 )
 """The reader and writer of checkpoint files, with the classes that they may hold."""
 

@@ -34,6 +34,7 @@ class LocalGrid(Grid):
         self._partitions = {node: partition for partition, node in enumerate(self._nodes)}
         self._replies: dict[str, Message] = {}
         self._changed: set[int] = set()
+        self._call_seconds: dict[int, float] = {}
         self._sent = 0
         self._cache = CacheFolder()
         TaskIdentity.run_id, TaskIdentity.task_id = self._run.run_id, 0
@@ -76,6 +77,10 @@ class LocalGrid(Grid):
         changed = frozenset(self._partitions[node] for node in self._changed)
         self._changed.clear()
         return changed
+
+    def call_seconds(self) -> Mapping[int, float]:
+        """Return node -> seconds that its client's last call ran, without waiting for a worker."""
+        return self._call_seconds
 
     @abstractmethod
     def contexts(self, partitions: Iterable[int]) -> dict[int, RecordDict]:

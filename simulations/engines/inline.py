@@ -115,6 +115,7 @@ class InlineGrid(LocalGrid):
         received = copy.copy(message)
         received.content = _serialised_copy(message.content)
         TaskIdentity.node_id = node
+        started = time.perf_counter()
         try:
             # a client on another engine does not share the server's settings either
             with kept_torch_settings(), without_autocast():
@@ -128,6 +129,7 @@ class InlineGrid(LocalGrid):
             return Message(Error(code, reason), reply_to=message)
         finally:
             TaskIdentity.node_id = SERVER_NODE
+            self._call_seconds[node] = time.perf_counter() - started
 
 
 def _serialised_copy(content: RecordDict) -> RecordDict:

@@ -20,10 +20,11 @@ from hqde_fl.codec import Codec
 from hqde_fl.errors import ConfigError, HQDEError
 from hqde_fl.own_modules import error_in, is_own
 from hqde_fl.rules import Aggregator, aggregate
+from hqde_fl.selection import Candidates
 from hqde_fl.simulations.attacks import Attack
 from hqde_fl.simulations.experiment.parts import Parts
 from hqde_fl.simulations.experiment.sections import StrategySection
-from hqde_fl.strategies.resting import select_awake
+from hqde_fl.strategies.choice import choose_nodes
 from hqde_fl.updates import Updates
 
 SIZE = 4096
@@ -59,8 +60,15 @@ def try_own_parts(
         if _own(strategy.selector):
             with _trial("selector", parts.participation.selector):
                 nodes = [*range(parts.clients)]
-                numbers = np.random.default_rng(0)
-                select_awake(parts.participation.selector, nodes, (), numbers)
+                choose_nodes(
+                    parts.participation.selector,
+                    nodes,
+                    lambda node: node,
+                    (),
+                    Candidates((), 0),
+                    {},
+                    np.random.default_rng(0),
+                )
         for fault, table in zip(parts.faults.faults, faults, strict=True):
             attackers = min(fault.count, parts.cohort - 1)
             if _own(table) and isinstance(fault.fault, Attack) and attackers > 0:

@@ -17,6 +17,7 @@ from hqde_fl.rules.density_matrix import diagnostics
 from hqde_fl.rules.gram import measure_geometry
 from hqde_fl.rules.library_threads import one_library_thread
 from hqde_fl.strategies.round.other_entries import mean_entries, merge_others
+from hqde_fl.strategies.round.partial_work import scaled_to_mean_work
 from hqde_fl.strategies.settings import Aggregation, DensityPolicy
 from hqde_fl.strategies.state import ModelState
 from hqde_fl.updates import Columns
@@ -61,6 +62,7 @@ def merge_model(
     replies: Mapping[int, Accepted],
     cohort: Cohort,
     resting: int = 0,
+    work: Sequence[float] = (),
 ) -> MergedModel:
     """Merge the accepted updates of one model and move it by the server optimiser.
 
@@ -81,6 +83,8 @@ def merge_model(
         The clients of these updates, in the same order.
     resting : int
         Number of clients without data in an earlier round, which got no message.
+    work : Sequence[float]
+        The part of its local training that each of these clients did; empty: all of it.
 
     Raises
     ------
@@ -95,6 +99,7 @@ def merge_model(
         if not updates:
             cohort.require(str(rule), max(1, rule.minimum(cohort.faulty)))
         columns = received_columns([reply.update for reply in updates])
+        columns = scaled_to_mean_work(columns, work, rule, cohort)
         cohort = replace(cohort, confidence=settings.confidence.of(model, updates))
         with own_code(f"rule {rule}"):
             outcome = aggregate(rule, columns, cohort, model.rule)

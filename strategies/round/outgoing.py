@@ -10,6 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from hqde_fl.protocol.held_entries import HELD_ENTRIES, HELD_MASK, without_held
 from hqde_fl.protocol.members import MEMBERS, TAG, add_member_prefix, uncopied_record
 from hqde_fl.protocol.message_roles import UNSETTLED, role_config
+from hqde_fl.protocol.partial_work import WORK
 from hqde_fl.strategies.clients_model import Content
 from hqde_fl.strategies.holdings import Holdings
 from hqde_fl.strategies.state import ModelState
@@ -117,8 +118,11 @@ def address(
     keys: tuple[str, str],
     server_round: int,
     kind: str,
+    work: Mapping[int, float] | None = None,
 ) -> list[Message]:
     """Return one message for each node; those with the same arrays share one read-only content.
+
+    So do only nodes that do the same part of their local training.
 
     Parameters
     ----------
@@ -132,15 +136,20 @@ def address(
         The round; the config holds it as ``server-round``.
     kind : str
         Type of the message, such as ``MessageType.TRAIN``.
+    work : Mapping[int, float], optional
+        Node -> the part of its local training that it does; the others do all of it.
     """
-    shared: dict[int, RecordDict] = {}
-    for arrays, config in contents:
-        if id(arrays) not in shared:
+    shared: dict[tuple[int, float], RecordDict] = {}
+    messages, group = [], str(server_round)
+    for node, (arrays, config) in zip(nodes, contents, strict=True):
+        part = 1.0 if work is None else work.get(node, 1.0)
+        if (key := (id(arrays), part)) not in shared:
             config = ConfigRecord({**config, "server-round": server_round})
-            shared[id(arrays)] = RecordDict({keys[0]: arrays, keys[1]: config})
-    group = str(server_round)
-    pairs = zip(nodes, contents, strict=True)
-    return [Message(shared[id(a)], node, kind, group_id=group) for node, (a, _) in pairs]
+            if part < 1:
+                config[WORK] = part
+            shared[key] = RecordDict({keys[0]: arrays, keys[1]: config})
+        messages.append(Message(shared[key], node, kind, group_id=group))
+    return messages
 
 
 def _with_config(content: Content, config: ConfigRecord) -> Content:

@@ -79,10 +79,11 @@ class ScreenedReplies:
         self._models, self._matcher, self._log = models, ReplyMatcher(messages), round_log
         self._tags, self._limits, self._key = tags, limits, arrays_key
 
-    def add(self, reply: Message) -> None:
+    def add(self, reply: Message) -> int | None:
         """Screen one reply, which is hostile until proven otherwise, and record the result.
 
-        An accepted reply is added to ``accepted``; for any other the round log gets the reason. A
+        Return the id of the node whose message it answers; None if it answers none of them. An
+        accepted reply is added to ``accepted``; for any other the round log gets the reason. A
         node's second reply excludes the node. A reply to none of the messages is only logged.
         """
         node = self._matcher.source(reply)
@@ -101,6 +102,7 @@ class ScreenedReplies:
             self._log.record_reply(node, reply.content)
             if reason := self._exclusion(node, reply):
                 self._log.update(node, reason=reason)
+        return node
 
     def of_member(self, member: int) -> dict[int, Accepted]:
         """Return the accepted updates of a member by node id."""

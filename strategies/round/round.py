@@ -8,12 +8,14 @@ from logging import INFO, WARNING
 from typing import final
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType
+from torch import Tensor
 
 from hqde_fl.codec import Identity
 from hqde_fl.codec.request import to_json
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.message_roles import BUFFERS
 from hqde_fl.protocol.omitted_entries import LEAVE_OUT
+from hqde_fl.protocol.partial_work import confirmed_work
 from hqde_fl.protocol.screening import Accepted
 from hqde_fl.rules import Cohort
 from hqde_fl.strategies.callbacks import RoundRecord
@@ -24,8 +26,10 @@ from hqde_fl.strategies.resting import add_resting
 from hqde_fl.strategies.roster import Roster
 from hqde_fl.strategies.round import aggregation
 from hqde_fl.strategies.round.aggregation import MergedModel
+from hqde_fl.strategies.round.observations import Histories, histories_after, observe, sketches
 from hqde_fl.strategies.round.outgoing import address, contents
 from hqde_fl.strategies.round.reply_screening import ScreenedReplies
+from hqde_fl.strategies.round.reply_times import ReplyTimes
 from hqde_fl.strategies.round.role_changes import apply_role_changes
 from hqde_fl.strategies.round.round_log import RoundLog
 from hqde_fl.strategies.settings import StrategySettings
@@ -52,6 +56,8 @@ class Round:
         Names of the ``ArrayRecord`` and of the ``ConfigRecord`` in messages.
     leave_out : bool
         True if clients may leave unchanged entries out of their replies.
+    times : ReplyTimes
+        Measures the replies.
 
     Attributes
     ----------
@@ -72,17 +78,23 @@ class Round:
         roster: Roster,
         keys: tuple[str, str],
         leave_out: bool,
+        times: ReplyTimes,
     ) -> None:
         self.number, self.state, self.arrays = number, state, arrays
         self.record = RoundRecord(round=number)
         self._settings, self._roster, self._keys = settings, roster, keys
-        self._leave_out = leave_out
+        self._leave_out, self.times = leave_out, times
         self._messages: list[Message] = []
         self._assignments: dict[int, tuple[int, ...]] = {}
         self._tags: dict[int, int] = {}
+        self._work: Mapping[int, float] = {}
 
-    def address(self, nodes: Sequence[int], config: ConfigRecord) -> list[Message]:
+    def address(
+        self, nodes: Sequence[int], config: ConfigRecord, work: Mapping[int, float]
+    ) -> list[Message]:
         """Return one training message for each node, with the model or the members it trains.
+
+        ``work`` holds the part of its local training that a node does, where that is not all of it.
 
         The messages' config is ``config`` with the round and, unless it is ``Identity``, the codec.
         With a downlink codec, ``state`` becomes one with the next version of the clients' model.
@@ -104,7 +116,9 @@ class Round:
             node: assigned_members(self._roster.identity(node), number, seeds) for node in nodes
         }
         content = contents(self.state.models, self._assignments, config, self._tags)
-        self._messages = address(nodes, content, self._keys, number, MessageType.TRAIN)
+        self._work = work
+        self._messages = address(nodes, content, self._keys, number, MessageType.TRAIN, work)
+        self.times.start()
         return self._messages
 
     def close(self, replies: Iterable[Message]) -> None:
@@ -124,6 +138,7 @@ class Round:
         layouts = [model.layout for model in models]
         round_log = RoundLog(self.number, self._messages, self._roster, assignments, layouts)
         screened = self._screen(replies, round_log)
+        self._record_times(round_log)
         changes = self._role_changes(screened, round_log)
         merged = [self._merge(member, *pair, round_log) for member, pair in enumerate(changes)]
         moved_members = [member for member, outcome in enumerate(merged) if outcome.is_moved]
@@ -133,19 +148,25 @@ class Round:
         if settings.ensemble.mode == "fedavg":
             models = aggregation.average_members(models, moved_members)
         skipped = list(map(self._roster.identity, round_log.skipped()))
-        counted = self.state.aggregated
-        self.state = ServerState(
-            self.number,
-            models,
-            self._residuals(screened.without_residual, round_log),
-            add_resting(self.state.resting, self.number, skipped),
-            None if counted is None else counted + bool(moved_members),
-        )
+        residuals = self._residuals(screened.without_residual, round_log)
         facts = aggregation.summarize(merged)
         if facts["note"] is not None:
             log(WARNING, "round %d keeps the model: %s", self.number, facts["note"])
         f = settings.aggregation.rule.expected_faulty
-        self.record = round_log.close(mean_metrics(reports), **facts, f=f, void=not moved_members)
+        record = round_log.close(mean_metrics(reports), **facts, f=f, void=not moved_members)
+        virtual, counted = self.times.virtual_round, self.state.aggregated
+        virtual_time = self.state.virtual_time + (virtual or 0.0)
+        self.record = replace(record, virtual_time=None if virtual is None else virtual_time)
+        self.state = ServerState(
+            self.number,
+            models,
+            residuals,
+            add_resting(self.state.resting, self.number, skipped),
+            None if counted is None else counted + bool(moved_members),
+            self._histories(screened),
+            self.state.selector,
+            virtual_time,
+        )
         if moved_members:
             self.arrays = self.state.arrays()
 
@@ -170,10 +191,45 @@ class Round:
             self._keys[0],
         )
         for reply in replies:
-            screened.add(reply)
+            if (node := screened.add(reply)) is not None:
+                self.times.record_reply(node)
+        self.times.record_end()
         order = self._roster.order(screened.accepted)
         screened.accepted = {node: screened.accepted[node] for node in order}
         return screened
+
+    def _record_times(self, round_log: RoundLog) -> None:
+        """Record how long each reply took."""
+        virtual = self.times.virtual
+        for message in self._messages:
+            node = message.metadata.dst_node_id
+            round_log.update(
+                node,
+                turnaround_seconds=self.times.arrival(node),
+                virtual_turnaround=None if virtual is None else virtual.get(node),
+            )
+
+    def _histories(self, screened: ScreenedReplies) -> Histories:
+        """Return what was measured of the clients, with this round; nothing if nobody reads it."""
+        settings, replies = self._settings, screened.accepted
+        if not settings.keeps_histories:
+            return self.state.histories
+        projections: dict[int, Tensor] = {}
+        if settings.participation.selector.uses_sketches:
+            members = range(settings.ensemble.members)
+            projections = sketches(
+                [(settings.member_seeds(m), screened.of_member(m)) for m in members]
+            )
+        observations = [
+            (
+                self._roster.identity(client.node),
+                observe(
+                    client, self.times, replies.get(client.node, {}), projections.get(client.node)
+                ),
+            )
+            for client in self.record.clients
+        ]
+        return histories_after(self.state.histories, observations)
 
     def _role_changes(
         self, screened: ScreenedReplies, round_log: RoundLog
@@ -223,9 +279,13 @@ class Round:
             round=self.number,
             seed=self._settings.member_seeds(member).root,
         )
+        work = []
+        for node, reply in replies.items():
+            work.append(confirmed_work(reply.metrics, self._work.get(node, 1.0)))
+            round_log.update(node, work=work[-1])
         settings, density = self._settings.aggregation, self._settings.reporting.density
         resting = len(self.state.resting)
-        return aggregation.merge_model(settings, density, model, replies, cohort, resting)
+        return aggregation.merge_model(settings, density, model, replies, cohort, resting, work)
 
     def _residuals(
         self, without_residual: Iterable[tuple[int, int]], round_log: RoundLog

@@ -170,6 +170,7 @@ class RayGrid(LocalGrid):
         outcomes = self._dispatcher.step(timeout)
         for call, outcome in outcomes:
             self._replies[call.key] = _reply(self._pending.pop(call.key), outcome)
+            self._call_seconds[call.job.node] = outcome.seconds
         if not outcomes and timeout != 0 and not self._dispatcher.waiting:
             time.sleep(POLL_SECONDS)  # no worker fits at present: a node of the cluster may be gone
 

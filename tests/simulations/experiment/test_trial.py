@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hqde_fl import Codec, Experiment, Selector
+from hqde_fl import Codec, Experiment, Selection, Selector
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules import Decision, Rule
 from hqde_fl.simulations.attacks import Attack
@@ -70,11 +70,18 @@ class OwnSelector(Selector):
         sizes = {"half": available / 2, "many": available + 1}
         return available // 0 if self.mistake == "size" else sizes.get(self.mistake, 4)
 
-    def select(self, clients: Any, rng: Any, size: int | None = None) -> Any:
-        chosen = list(clients)[: size or 4]
-        return {"": chosen, "others": [10**6], "twice": chosen[:1] * 4, "array": np.array(chosen)}[
-            self.mistake
-        ]
+    def select(self, candidates: Any, state: Any, rng: Any) -> Any:
+        chosen = list(candidates.ids)[: candidates.size]
+        mistakes: dict[str, Any] = {
+            "others": [10**6],
+            "twice": chosen[:1] * 4,
+            "array": np.array(chosen),
+            "more": list(candidates.ids),
+        }
+        if self.mistake == "list":
+            return chosen
+        work = {chosen[0]: 2.0} if self.mistake == "work" else {}
+        return Selection(mistakes.get(self.mistake, chosen), work)
 
 
 @dataclass(frozen=True)
@@ -146,6 +153,9 @@ def test_parts_that_work_pass(place: str, part: Any) -> None:
         ("selector", OwnSelector("others"), "must return a list of the clients it is given"),
         ("selector", OwnSelector("array"), "must return a list of the clients it is given"),
         ("selector", OwnSelector("twice"), "each client once"),
+        ("selector", OwnSelector("more"), "must return at most 4 clients, found 10"),
+        ("selector", OwnSelector("list"), "must return a Selection, found list"),
+        ("selector", OwnSelector("work"), "to chosen clients, found 2.0 for client 0"),
         ("attack", OwnAttack("short"), r"must return a tensor \(4096,\), found"),
         ("attack", OwnAttack("rows"), r"must return a tensor \(1, 4096\), found"),
         ("attack", OwnAttack("nothing"), r"must return a tensor \(4096,\), found"),

@@ -9,7 +9,7 @@ from neighbour import EXAMPLES, WIDTH
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from hqde_fl import Callback, Codec, Selector, Task
+from hqde_fl import Callback, Codec, Selection, Selector, Task
 from hqde_fl.prediction import Vote
 from hqde_fl.rules import Decision, Rule, Tolerant
 from hqde_fl.simulations.attacks import Attack
@@ -96,8 +96,8 @@ class First(Selector):
     def size(self, available):
         return min(self.count, available)
 
-    def select(self, clients, rng, size=None):
-        return list(clients[: self.size(len(clients)) if size is None else size])
+    def select(self, candidates, state, rng):
+        return Selection(list(candidates.ids[: candidates.size]))
 
 
 @dataclass(frozen=True)
