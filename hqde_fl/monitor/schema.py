@@ -214,13 +214,13 @@ KINDS: dict[str, type[Record]] = {
 }
 
 
-def _keys(record: type) -> dict[str, str]:
+def file_keys(record: type) -> dict[str, str]:
     """Return field -> key in the file of a class of records."""
     names = {field.name: field.name.replace("_", "-") for field in fields(record)}
     return names | {"time": "start"} if record is Span else names
 
 
-_FILE_KEYS = {record: _keys(record) for record in (*KINDS.values(), Gpu)}
+_FILE_KEYS = {record: file_keys(record) for record in (*KINDS.values(), Gpu)}
 
 
 def to_mapping(record: Record) -> dict[str, Any]:
