@@ -1,12 +1,13 @@
 """The interface of exporters, and the guard that keeps their errors away from a run.
 
-An exporter gets what the run directory gets: every line of ``monitor.jsonl`` and of
+An exporter gets what the run directory gets: every record of ``monitor.jsonl`` and every line of
 ``rounds.jsonl``, as it is written.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +15,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
+from hqde_fl.monitor.schema import Record
 from hqde_fl.terminal_text import describe_error
-
-Line = Mapping[str, Any]
 
 _log = logging.getLogger("flwr")  # the log of everything that runs on Flower
 
@@ -48,11 +48,11 @@ class Exporter(ABC):
         """
 
     @abstractmethod
-    def record(self, line: Line) -> None:
-        """Publish a line of ``monitor.jsonl``."""
+    def record(self, record: Record) -> None:
+        """Publish a record of ``monitor.jsonl``."""
 
     @abstractmethod
-    def round(self, line: Line) -> None:
+    def round(self, line: Mapping[str, Any]) -> None:
         """Publish a line of ``rounds.jsonl``."""
 
     @abstractmethod
@@ -71,14 +71,14 @@ class Exporters:
         The exporters.
     tell : Callable, optional
         Called with a line for the user for each exporter that says where its data is; by default
-        that is logged.
+        the line goes to stderr.
     """
 
     def __init__(
         self, exporters: Sequence[Exporter] = (), tell: Callable[[str], None] | None = None
     ) -> None:
         self._active = list(exporters)
-        self._tell = tell or _log.warning
+        self._tell = tell or _to_stderr
         self._lock = threading.Lock()
 
     def __bool__(self) -> bool:
@@ -102,13 +102,13 @@ class Exporters:
                 if text := exporter.open(run, rounds):
                     self._tell(f"{exporter.name}: {text}")
 
-    def record(self, line: Line) -> None:
-        """Publish a line of ``monitor.jsonl``."""
+    def record(self, record: Record) -> None:
+        """Publish a record of ``monitor.jsonl``."""
         for exporter in tuple(self._active):
             with self._guarded(exporter):
-                exporter.record(line)
+                exporter.record(record)
 
-    def round(self, line: Line) -> None:
+    def round(self, line: Mapping[str, Any]) -> None:
         """Publish a line of ``rounds.jsonl``."""
         for exporter in tuple(self._active):
             with self._guarded(exporter):
@@ -157,3 +157,7 @@ class _Guard:
             return False
         self._on_error(error)
         return True
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
