@@ -8,6 +8,7 @@
     │   └── DataError         a data set that is not where it should be
     ├── BoundError            a rule cannot run on a round's updates, mostly too few of them
     ├── CodecError            bytes that are no payload of the size expected
+    ├── UpdateError           one client's update has a wrong form or is lost
     ├── CohortError           too few nodes connected or answered for the run to go on
     ├── TaskError             the user's code (model, loss, metric, data set) raised an exception
     └── RunError              an engine failed during a run (exit status 1)
@@ -66,6 +67,25 @@ class BoundError(HQDEError, ValueError):
 
 class CodecError(HQDEError, ValueError):
     """Bytes that are no sound payload of the expected number of values; screening rejects them."""
+
+
+class UpdateError(HQDEError, ValueError):
+    """The update of one client has a wrong form, or is lost; the message names the client.
+
+    Parameters
+    ----------
+    client : int
+        The client's id.
+    problem : str
+        What is wrong with its update.
+    """
+
+    def __init__(self, client: int, problem: str) -> None:
+        self.client, self.problem = client, problem
+        super().__init__(f"update of client {client}: {problem}")
+
+    def __reduce__(self) -> tuple[type[UpdateError], tuple[int, str]]:
+        return type(self), (self.client, self.problem)
 
 
 class CohortError(HQDEError, RuntimeError):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +27,21 @@ from hqde_fl.rules.library_threads import one_library_thread
 from hqde_fl.rules.results import Aggregate, Decision, Measured, State
 from hqde_fl.rules.tolerance import apply_tolerance
 from hqde_fl.updates import Columns, MappedColumns, StackedColumns
+
+
+class ExecutedSteps(Protocol):
+    """Runs pre-aggregations and a last rule over updates on an executor, as ``run_steps`` does."""
+
+    def __call__(
+        self,
+        steps: Sequence[Rule],
+        updates: Columns,
+        cohort: Cohort,
+        state: State,
+        executor: Executor,
+    ) -> Aggregate:
+        """Return the aggregate of one round's updates."""
+        ...
 
 
 def aggregate(
@@ -64,9 +79,9 @@ def aggregate(
     if cohort.n != n:
         raise ValueError(f"cohort names {cohort.n} clients, updates has {n} rows")
     cohort = apply_tolerance(rule, cohort)
-    runner = partial(run_steps, executor=executor or default_executor(updates))
+    executor = executor or default_executor(updates)
     with one_library_thread():
-        outcome = rule.run(updates, cohort, state or {}, runner)
+        outcome = executor.run(rule, updates, cohort, state or {}, run_steps)
     f = rule.expected_faulty
     return outcome if f is None else replace(outcome, f_used=cohort.remaining(f))
 

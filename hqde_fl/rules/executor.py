@@ -1,7 +1,8 @@
 """Executors: this thread, several threads or a torch device read the tiles of some columns.
 
 An executor has two verbs: ``reduce`` sums a function of the tile over all tiles, ``combine`` writes
-a function of the tile into the result's columns. Every rule runs on every executor.
+a function of the tile into the result's columns. Every rule runs on every executor, also on that of
+``distributed.mapreduce``, which reads updates in tasks on Ray.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +20,12 @@ from hqde_fl.errors import ConfigError
 from hqde_fl.rules.library_threads import one_library_thread
 from hqde_fl.rules.tiling import Combined, S, combine_tiles, reduce_tiles
 from hqde_fl.updates import TILE_BYTES, Columns
+
+if TYPE_CHECKING:
+    from hqde_fl.rules.aggregation import ExecutedSteps
+    from hqde_fl.rules.base import Aggregator
+    from hqde_fl.rules.cohort import Cohort
+    from hqde_fl.rules.results import Aggregate, State
 
 MIN_THREADED_NUMBERS = 1 << 21
 """With fewer numbers in all updates, starting threads costs more than it saves."""
@@ -32,6 +41,31 @@ class Executor(ABC):
     @abstractmethod
     def combine(self, function: Callable[[Tensor], Combined], columns: Columns) -> Combined:
         """Return the (d,) result joined from ``function(tile)``, and its counts' sum or None."""
+
+    def run(
+        self,
+        rule: Aggregator,
+        updates: Columns,
+        cohort: Cohort,
+        state: State,
+        run_steps: ExecutedSteps,
+    ) -> Aggregate:
+        """Return the aggregate of one round's updates; call ``aggregate`` instead of this.
+
+        Parameters
+        ----------
+        rule : Aggregator
+            A rule, a chain or a tree.
+        updates : Columns
+            (n, d) finite updates.
+        cohort : Cohort
+            The n clients that sent them, with ``excused`` set.
+        state : State
+            The state that the rule returned last round; empty at first.
+        run_steps : ExecutedSteps
+            Runs the rules that it consists of on an executor: ``aggregation.run_steps``.
+        """
+        return rule.run(updates, cohort, state, partial(run_steps, executor=self))
 
 
 @dataclass(frozen=True)

@@ -137,18 +137,21 @@ def inner_products(rows: Tensor) -> Tensor:
         return torch.from_numpy(array @ array.T)
 
 
+def sampled_spans(d: int) -> list[tuple[int, int]]:
+    """Return the column ranges of updates of d numbers that ``choose_pivot`` reads."""
+    if d <= SAMPLED_PLACES * SAMPLED_WIDTH:
+        return [(0, d)]
+    last = d - SAMPLED_WIDTH
+    starts = [round(k * last / (SAMPLED_PLACES - 1)) for k in range(SAMPLED_PLACES)]
+    return [(start, start + SAMPLED_WIDTH) for start in starts]
+
+
 def choose_pivot(columns: Columns) -> int:
     """Return the index of a row close to half of the others in some columns; 0 for n < 3."""
     n, d = columns.shape
     if n < 3:
         return 0
-    if d <= SAMPLED_PLACES * SAMPLED_WIDTH:
-        sample = columns.tile(0, d)
-    else:
-        last = d - SAMPLED_WIDTH
-        starts = [round(k * last / (SAMPLED_PLACES - 1)) for k in range(SAMPLED_PLACES)]
-        tiles = [columns.tile(start, start + SAMPLED_WIDTH) for start in starts]
-        sample = torch.cat(tiles, dim=1)
+    sample = torch.cat([columns.tile(*span) for span in sampled_spans(d)], dim=1)
     wide = sample.to("cpu", torch.float64)
     centred = wide - wide.median(dim=0).values
     scale = float(centred.abs().median())

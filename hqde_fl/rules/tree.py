@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from hqde_fl.errors import ConfigError
+from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.rules.base import Aggregator, StepRunner
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.mean import Mean
 from hqde_fl.rules.results import Aggregate, State
+from hqde_fl.rules.tree_plan import Node, PlannedNode, Planner, grow
 from hqde_fl.updates import Columns, Updates
 
-Node = tuple["Node", ...] | int
-"""Children, or a position in the shuffled cohort."""
-
-
-def grow(n: int, fanout: int) -> Node:
-    """Return a tree over positions 0 .. n - 1 with ceil(log_fanout n) levels, at least one.
-
-    The children of each level are divided among the fewest nodes that hold them, as evenly as
-    possible.
-    """
-    level: list[Node] = list(range(n))
-    while True:
-        count = -(-len(level) // fanout)
-        edges = [round(k * len(level) / count) for k in range(count + 1)]
-        level = [tuple(level[start:stop]) for start, stop in pairwise(edges)]
-        if count == 1:
-            return level[0]
+Inner = Literal["merge", "pass-through"]
+"""Ways to treat the results of the leaf nodes below the root; see ``Tree``."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +43,23 @@ class Tree(Aggregator):
         The rule of the root.
     fanout : int
         Children of a node, at least 2.
+    inner : "merge" or "pass-through"
+        What the nodes between the leaf nodes and the root do. ``"merge"``, the default: they merge
+        ``fanout`` results by ``leaf``. ``"pass-through"``: they hand on what they get, so that the
+        root sees the result of every leaf node and can outvote some of them; it has ceil(n /
+        fanout) children.
     """
 
     leaf: Aggregator = field(default_factory=Mean)
     root: Aggregator = field(default_factory=Mean)
     fanout: int = 4
+    inner: Inner = "merge"
 
     def __post_init__(self) -> None:
         if self.fanout < 2:
             raise ConfigError(f"Tree needs fanout >= 2, found {self.fanout}")
+        if self.inner not in (known := get_args(Inner)):
+            raise UnknownNameError("way of a tree's inner nodes", str(self.inner), known)
         for name, rule in (("leaf", self.leaf), ("root", self.root)):
             if rule.is_preaggregation:
                 raise ConfigError(f"Tree needs a rule as {name}, found a pre-aggregation: {rule}")
@@ -81,24 +73,24 @@ class Tree(Aggregator):
         The group of an excluded client is unknown, so it lowers no node's f.
         """
         n = 1
-        while not self._suffices(grow(n, self.fanout), self.root):
+        while not self._suffices(self._grown(n), self.root):
             n += 1
         return n
 
     def breakdown(self, n: int) -> int:
         """Return one less than the smallest number of faulty clients that can break the root."""
-        return self._breaking_clients(grow(n, self.fanout), self.root) - 1
+        return self._breaking_clients(self._grown(n), self.root) - 1
 
     def levels(self, n: int) -> int:
         """Return the number of levels of nodes above n clients."""
-        node, count = grow(n, self.fanout), 0
+        node, count = self._grown(n), 0
         while not isinstance(node, int):
             node, count = node[0], count + 1
         return count
 
     def filters(self, n: int) -> bool:
         """Return whether the rule directly above n clients can filter, the root if n <= fanout."""
-        return self._filters(grow(n, self.fanout), self.root)
+        return self._filters(self._grown(n), self.root)
 
     @property
     def confidence_from(self) -> str | None:
@@ -113,18 +105,46 @@ class Tree(Aggregator):
         self, updates: Columns, cohort: Cohort, state: State, run_steps: StepRunner
     ) -> Aggregate:
         """Return the aggregate of one round's updates, group by group, depth first."""
+        top = self.planned(cohort)
+        new_states: dict[str, Any] = {}
+
+        def visit(node: PlannedNode) -> Aggregate:
+            below = [visit(child) for child in node.children]
+            columns: Columns = (
+                Updates([outcome.delta for outcome in below])
+                if node.children
+                else updates.select(node.rows)
+            )
+            own = node.rule.run(columns, node.cohort, state.get(node.path, {}), run_steps)
+            if own.state:
+                new_states[node.path] = own.state
+            return node.merged(own, below, cohort.n)
+
+        return self.finished(visit(top), cohort.n, new_states)
+
+    def planned(self, cohort: Cohort) -> PlannedNode:
+        """Return the root of the tree over one round's clients, before any node has run.
+
+        Raises ``BoundError`` if there are too few clients.
+        """
         cohort.require(str(self), self.minimum())
         given = cohort.group_weights
         weights = self.mean_weights(cohort) if given is None else torch.tensor(given)
         present = replace(cohort, faulty=0, late=0, skipped=0)
-        traversal = _Traversal(self, updates, present, weights.tolist(), state, run_steps)
-        top, _ = traversal.visit(grow(cohort.n, self.fanout), "0", self.root)
+        planner = Planner(present, weights.tolist(), self.leaf)
+        return planner.plan(self._grown(cohort.n), "0", self.root)
+
+    def finished(self, top: Aggregate, n: int, new_states: State) -> Aggregate:
+        """Return the root's outcome as the tree's, with the states of all nodes by path."""
         diagnostics = {
             **top.diagnostics,
-            "tree-levels": self.levels(cohort.n),
-            "tree-breakdown": self.breakdown(cohort.n),
+            "tree-levels": self.levels(n),
+            "tree-breakdown": self.breakdown(n),
         }
-        return replace(top, diagnostics=diagnostics, state=traversal.new_states, geometry=None)
+        return replace(top, diagnostics=diagnostics, state=new_states, geometry=None)
+
+    def _grown(self, n: int) -> Node:
+        return grow(n, self.fanout, pass_through=self.inner == "pass-through")
 
     def _suffices(self, node: Node, rule: Aggregator) -> bool:
         if isinstance(node, int):
@@ -143,58 +163,3 @@ class Tree(Aggregator):
             return 1
         cheapest_first = sorted(self._breaking_clients(child, self.leaf) for child in node)
         return sum(cheapest_first[: rule.breakdown(len(node)) + 1])
-
-
-@dataclass(frozen=True)
-class _Traversal:
-    """Aggregation of one round's updates by a ``Tree``, from the leaf nodes to the root.
-
-    ``visit`` runs a node's rule after those below it, and puts its new state into ``new_states``
-    under the node's path, for instance ``"0/2"`` for the root's third child.
-    """
-
-    tree: Tree
-    updates: Columns
-    cohort: Cohort
-    weights: Sequence[float]
-    state: State
-    run_steps: StepRunner
-    new_states: dict[str, Any] = field(default_factory=dict)
-
-    def visit(self, node: Node, path: str, rule: Aggregator) -> tuple[Aggregate, float]:
-        """Return a node's aggregate and the sum of the client weights below it; keep its new state.
-
-        The aggregate's influence and filtered clients are over all clients of the cohort.
-        """
-        assert not isinstance(node, int)
-        n = self.cohort.n
-        if isinstance(node[0], int):
-            order = self.cohort.shuffled("tree")
-            rows = [order[position] for position in node if isinstance(position, int)]
-            ids = tuple(self.cohort.ids[row] for row in rows)
-            weights = tuple(self.weights[row] for row in rows)
-            influence = torch.eye(n, dtype=torch.float64)[rows]
-            columns: Columns = self.updates.select(rows)
-            confidence = self.cohort.confidence
-            if confidence is not None:
-                confidence = tuple(confidence[row] for row in rows)
-            filtered = torch.zeros(n, dtype=torch.bool)
-        else:
-            below = [
-                self.visit(child, f"{path}/{k}", self.tree.leaf) for k, child in enumerate(node)
-            ]
-            rows, confidence = list(range(len(node))), None
-            ids, weights = tuple(rows), tuple(weight for _, weight in below)
-            influence = torch.stack([outcome.influence for outcome, _ in below])
-            columns = Updates([outcome.delta for outcome, _ in below])
-            filtered = torch.stack([outcome.filtered for outcome, _ in below]).any(dim=0)
-        group = replace(
-            self.cohort, ids=ids, num_examples=None, confidence=confidence, group_weights=weights
-        )
-        own = rule.run(columns, group, self.state.get(path, {}), self.run_steps)
-        if own.state:
-            self.new_states[path] = own.state
-        if isinstance(node[0], int):
-            filtered[rows] = own.filtered
-        outcome = replace(own, influence=own.influence @ influence, filtered=filtered)
-        return outcome, sum(weights)

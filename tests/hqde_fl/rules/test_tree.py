@@ -21,7 +21,7 @@ from hqde_fl.rules import (
     TrimmedMean,
     aggregate,
 )
-from hqde_fl.rules.tree import Node, grow
+from hqde_fl.rules.tree_plan import Node, grow
 from hqde_fl.updates import Updates
 
 

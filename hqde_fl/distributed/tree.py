@@ -1,0 +1,164 @@
+"""Run the nodes of a ``Tree`` as Ray tasks: each merges what lies below it.
+
+A leaf node's task reads its clients' updates from the object store, any other the results of its
+children. Ray starts a task on the node of the cluster that holds most of what it reads, so results
+travel towards the root as far as they must and no further; the root receives those of its children,
+at most fanout x d numbers. How much weight each result carries follows from the cohort, so a task
+is told it; this process receives the root's result, and each node's influence and state.
+
+The tasks do what ``Tree.run`` does in one process, on the same tiles: the result has the same bits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import ray
+import torch
+from torch import Tensor
+
+from hqde_fl.distributed.ray_tasks import cpus, fetch, submit, task
+from hqde_fl.distributed.shards import ShardColumns
+from hqde_fl.distributed.stored_updates import StoredUpdates
+from hqde_fl.rules.aggregation import run_steps
+from hqde_fl.rules.executor import SerialExecutor
+from hqde_fl.rules.library_threads import one_library_thread
+from hqde_fl.rules.results import Aggregate, State
+from hqde_fl.rules.tree_plan import PlannedNode
+
+if TYPE_CHECKING:
+    from hqde_fl.rules.cohort import Cohort
+    from hqde_fl.rules.tree import Tree
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """Facts about one node of a tree that ran as a task.
+
+    Parameters
+    ----------
+    path : str
+        The node's place, for instance ``"0/2"`` for the root's third child.
+    level : int
+        Levels of nodes below it: 0 for a leaf node.
+    started : float
+        When its task started, in Unix seconds.
+    seconds : float
+        How long it ran.
+    bytes : int
+        Bytes of the updates or results that it read.
+    host : str
+        Id of the cluster's node on which it ran.
+    """
+
+    path: str
+    level: int
+    started: float
+    seconds: float
+    bytes: int
+    host: str
+
+
+def run_tree(
+    tree: Tree,
+    updates: StoredUpdates,
+    cohort: Cohort,
+    state: State,
+    *,
+    tile_bytes: int,
+    at_once: int = 0,
+) -> tuple[Aggregate, list[NodeReport]]:
+    """Return a tree's aggregate of one round's updates, and a report of each node.
+
+    Parameters
+    ----------
+    tree : Tree
+        The tree.
+    updates : StoredUpdates
+        (n, d) finite updates.
+    cohort : Cohort
+        The n clients that sent them, with ``excused`` set.
+    state : State
+        The state that the tree returned last round; empty at first.
+    tile_bytes : int
+        Bytes of one float64 tile.
+    at_once : int, default=0
+        Tasks that run at one time, at most; 0 for as many as the cluster has CPUs.
+    """
+    top = tree.planned(cohort)
+    results: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
+
+    def call(node: PlannedNode) -> Any:
+        parts = [results[child.path] for child in node.children] or [
+            part for row in node.rows for part in updates.rows[row].parts
+        ]
+        result, fact = _run_node.remote(
+            node.rule, node.cohort, state.get(node.path, {}), tile_bytes, *parts
+        )
+        results[node.path], facts[node.path] = result, fact
+        return fact
+
+    for _, level in groupby(sorted(top.nodes(), key=PlannedNode.level), PlannedNode.level):
+        calls: Iterator[Callable[[], Any]] = (partial(call, node) for node in level)
+        for _ in submit(calls, at_once or cpus()):
+            pass
+    reports: list[NodeReport] = []
+    new_states: dict[str, Any] = {}
+
+    def merged(node: PlannedNode) -> Aggregate:
+        below = [merged(child) for child in node.children]
+        own, report = fetch(facts[node.path])
+        reports.append(replace(report, path=node.path, level=node.level()))
+        if own.state:
+            new_states[node.path] = own.state
+        return node.merged(own, below, cohort.n)
+
+    outcome = merged(top)
+    delta = torch.from_numpy(np.array(fetch(results[top.path])))
+    return tree.finished(replace(outcome, delta=delta), cohort.n, new_states), reports
+
+
+def run_node(
+    rule: Any, cohort: Cohort, state: State, tile_bytes: int, *parts: Any
+) -> tuple[np.ndarray[Any, Any], tuple[Aggregate, NodeReport]]:
+    """Return a node's result (d,), and its outcome without the result, with a report.
+
+    Parameters
+    ----------
+    rule : Aggregator
+        The node's rule.
+    cohort : Cohort
+        Its n rows.
+    state : State
+        Its state.
+    tile_bytes : int
+        Bytes of one float64 tile.
+    *parts : NDArray
+        The parts of the first row, of the second, and so on.
+    """
+    started, clock = time.time(), time.perf_counter()
+    each = len(parts) // cohort.n
+    columns = ShardColumns.of([parts[k * each : (k + 1) * each] for k in range(cohort.n)])
+    with one_library_thread():
+        executor = SerialExecutor(tile_bytes)
+        own = rule.run(columns, cohort, state, partial(run_steps, executor=executor))
+    report = NodeReport(
+        "",
+        0,
+        started,
+        time.perf_counter() - clock,
+        sum(part.nbytes for part in parts),
+        ray.get_runtime_context().get_node_id(),
+    )
+    return own.delta.numpy(), (replace(own, delta=_EMPTY, geometry=None), report)
+
+
+_EMPTY: Tensor = torch.empty(0)
+_run_node = task(run_node).options(num_returns=2)
