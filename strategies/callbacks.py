@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from flwr.app import ArrayRecord
 
@@ -144,7 +144,14 @@ class Callback:
 
     Runs of experiments call all of them. ``HQDEStrategy`` in a Flower app of your own calls those
     from ``on_start`` to ``on_end``.
+
+    Attributes
+    ----------
+    phase : str
+        The span of a round in which the monitor counts the time of ``on_state``.
     """
+
+    phase: ClassVar[str] = "record"
 
     def on_run(self, path: Path, experiment: Mapping[str, Any]) -> None:
         """Receive the run directory and the experiment as a table, before anything else."""

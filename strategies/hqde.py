@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
 from hqde_fl.codec.formats import register
+from hqde_fl.monitor.spans import EVALUATE, ROUND, note_sent, span
 from hqde_fl.own_modules import own_code
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.message_roles import BUFFERS
@@ -145,25 +146,29 @@ class HQDEStrategy(FedAvg):
         leave_out: bool,
     ) -> list[Message]:
         """Do the work of ``configure_train``; clients may leave entries out if ``leave_out``."""
-        self.state = self._starting_state(server_round, arrays)
+        with span("address", round=server_round):
+            self.state = self._starting_state(server_round, arrays)
         rng = self.settings.seeds.numpy("select", "train", server_round)
         selector, memory = self.settings.participation.selector, self.state.selector
-        choice = self._select(selector, grid, server_round, memory, rng)
+        with span("select", round=server_round):
+            choice = self._select(selector, grid, server_round, memory, rng)
         self.state = replace(self.state, selector=choice.state)
         if server_round == 1 and (warning := self.settings.silence_warning(len(choice.nodes))):
             log(WARNING, warning)
-        current = Round(
-            server_round,
-            self.state,
-            arrays,
-            self.settings,
-            self._roster,
-            self._keys,
-            leave_out=leave_out,
-            times=ReplyTimes(grid, self._deadline),
-        )
-        messages = current.address(choice.nodes, config, choice.work)
+        with span("address", round=server_round):
+            current = Round(
+                server_round,
+                self.state,
+                arrays,
+                self.settings,
+                self._roster,
+                self._keys,
+                leave_out=leave_out,
+                times=ReplyTimes(grid, self._deadline),
+            )
+            messages = current.address(choice.nodes, config, choice.work)
         self.state, self._round = current.state, current
+        note_sent(server_round, list(map(self._roster.identity, choice.nodes)))
         return messages
 
     def aggregate_train(
@@ -211,6 +216,7 @@ class HQDEStrategy(FedAvg):
         self._evaluation = Evaluation.address(
             server_round, nodes, arrays, config, self._keys, self.state.models
         )
+        note_sent(server_round, list(map(self._roster.identity, nodes)), EVALUATE)
         return self._evaluation.messages
 
     def aggregate_evaluate(
@@ -291,28 +297,34 @@ class HQDEStrategy(FedAvg):
             log(WARNING, "buffers = 'local': the server evaluates with its initial statistics")
         report.begin(num_rounds)
         if resume is None:
-            report.finish_round(RoundRecord(round=0), self.state, time.monotonic())
+            with span(ROUND, round=0):
+                report.finish_round(RoundRecord(round=0), self.state, time.monotonic())
         for server_round in range(self.state.round + 1, num_rounds + 1):
-            started = time.monotonic()
-            config = train_config if train_config is not None else ConfigRecord()
-            messages = self._open_round(server_round, result.arrays, config, grid, leave_out=True)
-            replies = grid.send_and_receive(messages, timeout=deadline) if messages else ()
-            arrays, metrics = self.aggregate_train(server_round, replies)
-            if arrays is not None:
-                result.arrays = arrays
-            if metrics is not None:
-                result.train_metrics_clientapp[server_round] = metrics
-            record = self._current_round(server_round).record
-            config = evaluate_config if evaluate_config is not None else ConfigRecord()
-            messages = self.configure_evaluate(server_round, result.arrays, config, grid)
-            if messages:
-                evaluated = self.aggregate_evaluate(
-                    server_round, grid.send_and_receive(messages, timeout=deadline)
+            with span(ROUND, round=server_round):
+                started = time.monotonic()
+                config = train_config if train_config is not None else ConfigRecord()
+                messages = self._open_round(
+                    server_round, result.arrays, config, grid, leave_out=True
                 )
-                if evaluated is not None:
-                    result.evaluate_metrics_clientapp[server_round] = evaluated
-                    record = replace(record, clients_evaluate=scalar_metrics(evaluated))
-            report.finish_round(record, self.state, started)
+                with span("wait"):
+                    replies = grid.send_and_receive(messages, timeout=deadline) if messages else ()
+                arrays, metrics = self.aggregate_train(server_round, replies)
+                if arrays is not None:
+                    result.arrays = arrays
+                if metrics is not None:
+                    result.train_metrics_clientapp[server_round] = metrics
+                record = self._current_round(server_round).record
+                with span("evaluate"):
+                    config = evaluate_config if evaluate_config is not None else ConfigRecord()
+                    messages = self.configure_evaluate(server_round, result.arrays, config, grid)
+                    if messages:
+                        evaluated = self.aggregate_evaluate(
+                            server_round, grid.send_and_receive(messages, timeout=deadline)
+                        )
+                        if evaluated is not None:
+                            result.evaluate_metrics_clientapp[server_round] = evaluated
+                            record = replace(record, clients_evaluate=scalar_metrics(evaluated))
+                report.finish_round(record, self.state, started)
             if should_stop is not None and should_stop(server_round, result):
                 log(INFO, "should_stop ended the run after round %d", server_round)
                 break

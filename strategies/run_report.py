@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import groupby
 from logging import INFO
 
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp.strategy import Result
 
 from hqde_fl.errors import RunError
+from hqde_fl.monitor.spans import span
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.strategies.callbacks import Callback, RoundRecord
 from hqde_fl.strategies.metrics import scalar_metrics
@@ -79,7 +81,8 @@ class RunReport:
         failure: Exception | None = None
         if self._evaluate_fn is not None:
             try:
-                metrics = self._evaluate_fn(record.round, self.result.arrays)
+                with span("evaluate"):
+                    metrics = self._evaluate_fn(record.round, self.result.arrays)
             except Exception as error:
                 if record.round == 0:
                     raise
@@ -89,10 +92,13 @@ class RunReport:
                 record = replace(record, server=scalar_metrics(metrics))
         record = replace(record, seconds=time.monotonic() - started)
         log(INFO, "round %d: %s", record.round, dict(record.server))
-        for callback in self._callbacks:
-            callback.on_round(record, self.result.arrays)
-        for callback in self._callbacks:
-            callback.on_state(state, record)
+        with span("record"):
+            for callback in self._callbacks:
+                callback.on_round(record, self.result.arrays)
+        for phase, callbacks in groupby(self._callbacks, phase_of):
+            with span(phase):
+                for callback in callbacks:
+                    callback.on_state(state, record)
         if failure is not None:
             raise failure
 
@@ -115,3 +121,8 @@ class RunReport:
             raise RunError(self._void.failure())
         if summary := self._void.summary():
             log(INFO, summary)
+
+
+def phase_of(callback: Callback) -> str:
+    """Return the span of a round in which a callback's ``on_state`` counts."""
+    return str(getattr(callback, "phase", Callback.phase))

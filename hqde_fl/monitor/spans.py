@@ -87,8 +87,17 @@ def recorded_by(recorder: Recorder) -> Iterator[None]:
 
 def add_record(record: Record) -> None:
     """Give a record to the active recorders."""
+    if isinstance(record, Span):
+        if record.name == TRAIN:
+            _trained.add((record.round, record.client))
+        elif record.name == ROUND:
+            _trained.clear()
     for recorder in _recorders:
         recorder.add(record)
+
+
+_trained: set[tuple[int | None, int | None]] = set()
+"""Rounds and clients whose training was measured where it ran, of the current round."""
 
 
 class span:  # noqa: N801 - it reads as a statement
@@ -153,6 +162,53 @@ def client_scope(number: int | None, client: int) -> Iterator[None]:
         _local.scope = outer
 
 
+@contextmanager
+def client_call(number: int | None, client: int, task: str = TRAIN) -> Iterator[None]:
+    """Record the phases of a client's call in the block: decode, train or evaluate, and encode.
+
+    Decoding ends, and encoding begins, with the span of that name which the client records itself;
+    a client that records none trains all the time.
+
+    Parameters
+    ----------
+    number : int or None
+        The round.
+    client : int
+        The client's partition id.
+    task : str
+        What it is asked for, ``"train"`` or ``"evaluate"``.
+    """
+    if not _recorders:
+        yield
+        return
+    watch = _Watch(task)
+    began = time.time()
+    activate(watch)
+    try:
+        with client_scope(number, client):
+            yield
+    finally:
+        deactivate(watch)
+        ended, inner = time.time(), watch.span
+        if inner is None:
+            add_span(task, began, ended - began, round=number, client=client)
+        else:
+            add_span("decode", began, inner.time - began, round=number, client=client)
+            add_span("encode", inner.end, ended - inner.end, round=number, client=client)
+
+
+class _Watch:
+    """A recorder that only remembers the last span of a name."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.span: Span | None = None
+
+    def add(self, record: Record) -> None:
+        if isinstance(record, Span) and record.name == self._name:
+            self.span = record
+
+
 def _enter(name: str | None, number: int | None, client: int | None) -> _Scope:
     """Enter a scope in this thread, and return the one around it."""
     outer = _local.scope
@@ -193,6 +249,15 @@ def add_span(
             parent = None  # it need not have happened here
         client = around if client is None else client
         add_record(Span(start, name, max(seconds, 0.0), number, client, parent, until=until))
+
+
+def add_reported_training(number: int, client: int, seconds: float) -> None:
+    """Record the training time that a client reports in a reply which has just come.
+
+    Nothing is recorded if the training was measured where it ran.
+    """
+    if _recorders and (number, client) not in _trained:
+        add_span(TRAIN, time.time() - seconds, seconds, round=number, client=client)
 
 
 def alternating(items: Iterable[T], waiting: str, working: str) -> Iterator[T]:

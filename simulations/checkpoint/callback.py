@@ -43,6 +43,8 @@ class Checkpoints(Callback):
         The state from which the run resumes; the clients' states in it are given to the grid.
     """
 
+    phase = "checkpoint"
+
     def __init__(
         self, run: Path, experiment: Experiment, grid: Grid, point: ResumePoint | None = None
     ) -> None:

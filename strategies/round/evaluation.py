@@ -12,6 +12,7 @@ from hqde_fl.protocol.screening import Screening
 from hqde_fl.strategies.metrics import mean_metrics, spread_metrics
 from hqde_fl.strategies.roster import Roster
 from hqde_fl.strategies.round.outgoing import address, leave_out_held
+from hqde_fl.strategies.round.reply_notes import noted_reports
 from hqde_fl.strategies.round.reply_screening import screen_reports
 from hqde_fl.strategies.state import ModelState
 
@@ -76,7 +77,8 @@ class Evaluation:
         They are the mean of each metric and its spread over the clients; None if no reply passes
         screening.
         """
-        reports, lacking = screen_reports(replies, self.messages, limits)
+        noted = noted_reports(replies, self.messages, roster)
+        reports, lacking = screen_reports(noted, self.messages, limits)
         if not reports:
             return None, lacking
         ordered = [reports[node] for node in roster.order(reports)]

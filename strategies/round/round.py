@@ -12,12 +12,14 @@ from torch import Tensor
 
 from hqde_fl.codec import Identity
 from hqde_fl.codec.request import to_json
+from hqde_fl.monitor.spans import span
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.message_roles import BUFFERS
 from hqde_fl.protocol.omitted_entries import LEAVE_OUT
 from hqde_fl.protocol.partial_work import confirmed_work
 from hqde_fl.protocol.screening import Accepted
 from hqde_fl.rules import Cohort
+from hqde_fl.selection.history import NEW_CLIENT
 from hqde_fl.strategies.callbacks import RoundRecord
 from hqde_fl.strategies.clients_model import Broadcast
 from hqde_fl.strategies.metrics import mean_metrics
@@ -28,6 +30,7 @@ from hqde_fl.strategies.round import aggregation
 from hqde_fl.strategies.round.aggregation import MergedModel
 from hqde_fl.strategies.round.observations import Histories, histories_after, observe, sketches
 from hqde_fl.strategies.round.outgoing import address, contents
+from hqde_fl.strategies.round.reply_notes import ReplyNotes
 from hqde_fl.strategies.round.reply_screening import ScreenedReplies
 from hqde_fl.strategies.round.reply_times import ReplyTimes
 from hqde_fl.strategies.round.role_changes import apply_role_changes
@@ -133,12 +136,18 @@ class Round:
             those asked in the round (in an ensemble to train the member), and those that got no
             message because they had no data.
         """
-        settings, models = self._settings, self.state.models
-        assignments = self._assignments if self._tags else {}
-        layouts = [model.layout for model in models]
-        round_log = RoundLog(self.number, self._messages, self._roster, assignments, layouts)
+        with span("screen", round=self.number):
+            assignments = self._assignments if self._tags else {}
+            layouts = [model.layout for model in self.state.models]
+            round_log = RoundLog(self.number, self._messages, self._roster, assignments, layouts)
         screened = self._screen(replies, round_log)
-        self._record_times(round_log)
+        with span("aggregate", round=self.number):
+            self._record_times(round_log)
+            self._aggregate(screened, round_log)
+
+    def _aggregate(self, screened: ScreenedReplies, round_log: RoundLog) -> None:
+        """Merge the accepted replies and complete state, arrays and record."""
+        settings = self._settings
         changes = self._role_changes(screened, round_log)
         merged = [self._merge(member, *pair, round_log) for member, pair in enumerate(changes)]
         moved_members = [member for member, outcome in enumerate(merged) if outcome.is_moved]
@@ -190,10 +199,14 @@ class Round:
             self._settings.communication.screening,
             self._keys[0],
         )
-        for reply in replies:
-            if (node := screened.add(reply)) is not None:
+        notes = ReplyNotes(self.number, self._roster, round_log)
+        for reply in notes.waiting_for(replies):
+            node = screened.add(reply)
+            if node is not None:
                 self.times.record_reply(node)
+            notes.add(node)
         self.times.record_end()
+        notes.add_late(self._messages)
         order = self._roster.order(screened.accepted)
         screened.accepted = {node: screened.accepted[node] for node in order}
         return screened
@@ -285,7 +298,11 @@ class Round:
             round_log.update(node, work=work[-1])
         settings, density = self._settings.aggregation, self._settings.reporting.density
         resting = len(self.state.resting)
-        return aggregation.merge_model(settings, density, model, replies, cohort, resting, work)
+        known = self.state.histories
+        histories = [known.get(client, NEW_CLIENT) for client in cohort.ids]
+        return aggregation.merge_model(
+            settings, density, model, replies, cohort, resting, work, histories
+        )
 
     def _residuals(
         self, without_residual: Iterable[tuple[int, int]], round_log: RoundLog

@@ -86,6 +86,10 @@ class RoundLog:
         """Return whether a reply of this client has been recorded already."""
         return self._clients[node].reason != LATE
 
+    def client(self, node: int) -> ClientRecord:
+        """Return the record of a client so far."""
+        return self._clients[node]
+
     def record_reply(self, node: int, content: RecordDict) -> None:
         """Record the size of a client's reply; from now on the client is not late."""
         self._up[node] = bytes_by_role(content, self._layouts)
