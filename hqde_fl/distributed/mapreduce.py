@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import pairwise
 from operator import add
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import numpy as np
 import ray
@@ -36,16 +36,12 @@ from hqde_fl.distributed.shards import ShardColumns
 from hqde_fl.distributed.stored_updates import SHARD_BYTES, StoredUpdates, store_columns
 from hqde_fl.distributed.tree import run_tree
 from hqde_fl.errors import ConfigError
+from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.executor import Executor
+from hqde_fl.rules.results import Aggregate, State
 from hqde_fl.rules.tiling import Combined, S, combine_tiles, reduce_tiles
 from hqde_fl.rules.tree import Tree
 from hqde_fl.updates import TILE_BYTES, Columns, MappedColumns, StackedColumns
-
-if TYPE_CHECKING:
-    from hqde_fl.rules.aggregation import ExecutedSteps
-    from hqde_fl.rules.base import Aggregator
-    from hqde_fl.rules.cohort import Cohort
-    from hqde_fl.rules.results import Aggregate, State
 
 Layer = Callable[[Columns], Columns]
 """Makes columns of the columns below them, in one shard."""
@@ -81,11 +77,11 @@ class MapReduce(Executor):
 
     def run(
         self,
-        rule: Aggregator,
+        rule: Any,
         updates: Columns,
         cohort: Cohort,
         state: State,
-        run_steps: ExecutedSteps,
+        run_steps: Callable[..., Aggregate],
     ) -> Aggregate:
         """Return the aggregate of one round's updates, which are put into the object store first.
 

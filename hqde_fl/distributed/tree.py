@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import ray
@@ -27,14 +27,12 @@ from hqde_fl.distributed.ray_tasks import cpus, fetch, submit, task
 from hqde_fl.distributed.shards import ShardColumns
 from hqde_fl.distributed.stored_updates import StoredUpdates
 from hqde_fl.rules.aggregation import run_steps
+from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.executor import SerialExecutor
 from hqde_fl.rules.library_threads import one_library_thread
 from hqde_fl.rules.results import Aggregate, State
+from hqde_fl.rules.tree import Tree
 from hqde_fl.rules.tree_plan import PlannedNode
-
-if TYPE_CHECKING:
-    from hqde_fl.rules.cohort import Cohort
-    from hqde_fl.rules.tree import Tree
 
 
 @dataclass(frozen=True)

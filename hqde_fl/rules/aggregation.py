@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,21 +27,6 @@ from hqde_fl.rules.library_threads import one_library_thread
 from hqde_fl.rules.results import Aggregate, Decision, Measured, State
 from hqde_fl.rules.tolerance import apply_tolerance
 from hqde_fl.updates import Columns, MappedColumns, StackedColumns
-
-
-class ExecutedSteps(Protocol):
-    """Runs pre-aggregations and a last rule over updates on an executor, as ``run_steps`` does."""
-
-    def __call__(
-        self,
-        steps: Sequence[Rule],
-        updates: Columns,
-        cohort: Cohort,
-        state: State,
-        executor: Executor,
-    ) -> Aggregate:
-        """Return the aggregate of one round's updates."""
-        ...
 
 
 def aggregate(

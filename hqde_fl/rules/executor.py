@@ -11,21 +11,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.library_threads import one_library_thread
+from hqde_fl.rules.results import Aggregate, State
 from hqde_fl.rules.tiling import Combined, S, combine_tiles, reduce_tiles
 from hqde_fl.updates import TILE_BYTES, Columns
-
-if TYPE_CHECKING:
-    from hqde_fl.rules.aggregation import ExecutedSteps
-    from hqde_fl.rules.base import Aggregator
-    from hqde_fl.rules.cohort import Cohort
-    from hqde_fl.rules.results import Aggregate, State
 
 MIN_THREADED_NUMBERS = 1 << 21
 """With fewer numbers in all updates, starting threads costs more than it saves."""
@@ -44,11 +40,11 @@ class Executor(ABC):
 
     def run(
         self,
-        rule: Aggregator,
+        rule: Any,
         updates: Columns,
         cohort: Cohort,
         state: State,
-        run_steps: ExecutedSteps,
+        run_steps: Callable[..., Aggregate],
     ) -> Aggregate:
         """Return the aggregate of one round's updates; call ``aggregate`` instead of this.
 
@@ -62,10 +58,11 @@ class Executor(ABC):
             The n clients that sent them, with ``excused`` set.
         state : State
             The state that the rule returned last round; empty at first.
-        run_steps : ExecutedSteps
-            Runs the rules that it consists of on an executor: ``aggregation.run_steps``.
+        run_steps : Callable[..., Aggregate]
+            ``aggregation.run_steps``, which runs the rules that it consists of on an executor.
         """
-        return rule.run(updates, cohort, state, partial(run_steps, executor=self))
+        outcome: Aggregate = rule.run(updates, cohort, state, partial(run_steps, executor=self))
+        return outcome
 
 
 @dataclass(frozen=True)
