@@ -12,6 +12,8 @@ from torch import Tensor
 from hqde_fl.errors import ConfigError
 from hqde_fl.protocol.screening import Accepted
 from hqde_fl.rules import Aggregator
+from hqde_fl.selection import ClientHistory
+from hqde_fl.selection.efficiency import efficiencies
 from hqde_fl.strategies.state import ModelState
 
 HeldOut = Callable[[Mapping[str, Tensor]], float]
@@ -29,7 +31,7 @@ class Confidence:
     Parameters
     ----------
     source : str or None
-        ``"held-out"``, ``"reported"``, or None if the rule needs no confidence.
+        ``"held-out"``, ``"reported"``, ``"efficiency"``, or None if the rule needs no confidence.
     metric : str
         For ``"reported"``: name of the metric in a client's reply. One that ends in ``loss``
         becomes e^(-loss). A client that does not report it has confidence 0.
@@ -63,7 +65,12 @@ class Confidence:
             )
         return cls(source, metric or DEFAULT_METRIC, held_out)
 
-    def of(self, model: ModelState, replies: Sequence[Accepted]) -> tuple[float, ...] | None:
+    def of(
+        self,
+        model: ModelState,
+        replies: Sequence[Accepted],
+        histories: Sequence[ClientHistory] = (),
+    ) -> tuple[float, ...] | None:
         """Return the confidence in each client, in [0, 1]; None if the rule needs none.
 
         Values are clipped to [0, 1]; one that is missing or not finite is 0.
@@ -74,7 +81,11 @@ class Confidence:
             The model that the clients trained from.
         replies : Sequence[Accepted]
             The clients' accepted updates.
+        histories : Sequence[ClientHistory]
+            What was measured of the same clients in earlier rounds; for ``"efficiency"``.
         """
+        if self.source == "efficiency":
+            return efficiencies(histories)
         if self.source == "reported":
             return tuple(_clipped(self._reported(reply)) for reply in replies)
         if self.source == "held-out":

@@ -225,8 +225,9 @@ class StrategySettings:
     @property
     def keeps_histories(self) -> bool:
         """True if what is measured of the clients is kept from round to round."""
-        selector = self.participation.selector
-        return selector.uses_history or selector.uses_sketches
+        selector, rule = self.participation.selector, self.aggregation.rule
+        of_selector = selector.uses_history or selector.uses_sketches
+        return of_selector or rule.confidence_from == "efficiency"
 
     def silence_warning(self, clients: int) -> str | None:
         """Return a warning if f silent clients, or fewer, void a round; f is the rule's.

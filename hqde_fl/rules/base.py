@@ -90,9 +90,9 @@ class Aggregator(ABC):
 
     @property
     def confidence_from(self) -> str | None:
-        """The source of the confidence in clients that it needs: ``"reported"`` or ``"held-out"``.
+        """The source of the confidence in clients that it needs.
 
-        None, as for most rules: it needs no confidence.
+        ``"reported"``, ``"held-out"`` or ``"efficiency"``; None, as for most rules: it needs none.
         """
         return None
 

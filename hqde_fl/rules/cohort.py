@@ -32,8 +32,8 @@ class Cohort:
     seed : int
         The run's seed.
     confidence : tuple[float, ...] or None
-        The server's confidence in each client, in [0, 1]. Only rules with ``confidence_from`` use
-        it.
+        The server's confidence in each client, in [0, 1], from the source that the rule's
+        ``confidence_from`` names; only rules with one use it.
     group_weights : tuple[float, ...] or None
         Inside a tree: the sum of the weights under each row. Only means use it.
     """

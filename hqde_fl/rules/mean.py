@@ -1,7 +1,8 @@
-"""The weighted mean: FedAvg (McMahan et al., 2017, arXiv:1602.05629)."""
+"""The weighted mean: FedAvg (McMahan et al., 2017, arXiv:1602.05629), by efficiency if asked."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,9 @@ from hqde_fl.errors import ConfigError
 from hqde_fl.rules.base import Rule
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.results import Decision, Measured, State
+
+MAX_EFFICIENCY_RATIO = 2.0
+"""A client's efficiency multiplies its weight by at most this, and divides it by at most this."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +32,28 @@ class Mean(Rule):
         With ``weighted``: no weight exceeds ``cap`` times the median of those above zero, so that a
         lie about the number of examples has a bounded effect. At least 1; ``inf`` trusts every
         claim.
+    efficiency : float
+        Strength s in [0, 1] with which the server's measurements of a client's speed and success
+        count: its weight is multiplied by (its efficiency / the median efficiency)^s, within
+        [1/2, 2]. So whatever clients do to these measurements, one counts at most twice as much as
+        an average one for them, and at most 4 times as much as any other. By default 0: they do not
+        count; 1 or ``True``: fully.
     """
 
     weighted: bool = False
     cap: float = 10.0
+    efficiency: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.cap >= 1:
             raise ConfigError(f"Mean needs cap >= 1, found {self.cap}")
+        if not 0 <= self.efficiency <= 1:
+            raise ConfigError(f"Mean needs efficiency in [0, 1], found {self.efficiency}")
+
+    @property
+    def confidence_from(self) -> str | None:
+        """``"efficiency"`` if efficiencies count, else None."""
+        return "efficiency" if self.efficiency else None
 
     def minimum(self, faulty: int = 0) -> int:
         """Return 1: one update is enough."""
@@ -46,10 +64,23 @@ class Mean(Rule):
         return 0
 
     def mean_weights(self, cohort: Cohort) -> Tensor:
-        """Return the capped numbers of examples (n,); ones if not ``weighted`` or if all are 0.
+        """Return the clients' weights (n,): capped numbers of examples times bounded efficiencies.
 
-        Raises ``ConfigError`` if it is ``weighted`` and the cohort has no numbers of examples.
+        Numbers of examples are ones if the mean is not ``weighted`` or if all are 0.
+
+        Raises ``ConfigError`` if the cohort lacks the numbers of examples or the efficiencies (as
+        ``Cohort.confidence``) that it needs.
         """
+        weights = self._example_weights(cohort)
+        if not self.efficiency:
+            return weights
+        if cohort.confidence is None:
+            raise ConfigError(
+                f"Mean(efficiency={self.efficiency}) needs Cohort.confidence for every row"
+            )
+        return weights * efficiency_factors(cohort.confidence, self.efficiency)
+
+    def _example_weights(self, cohort: Cohort) -> Tensor:
         if not self.weighted:
             return super().mean_weights(cohort)
         if cohort.num_examples is None:
@@ -67,3 +98,15 @@ class Mean(Rule):
         else:
             weights = torch.tensor(cohort.group_weights, dtype=torch.float64)
         return Decision(mixing=(weights / weights.sum())[None, :])
+
+
+def efficiency_factors(efficiency: Sequence[float], strength: float) -> Tensor:
+    """Return the factors (n,) by which efficiencies >= 0 change weights; 1 at the median.
+
+    They are (efficiency / median)^strength, within [1 / ``MAX_EFFICIENCY_RATIO``,
+    ``MAX_EFFICIENCY_RATIO``].
+    """
+    values = torch.tensor(efficiency, dtype=torch.float64).clamp(0, 1)
+    ratios = values / values.median()
+    ratios = torch.where(values == values.median(), 1.0, ratios)  # also where the median is 0
+    return (ratios**strength).clamp(1 / MAX_EFFICIENCY_RATIO, MAX_EFFICIENCY_RATIO)

@@ -16,6 +16,7 @@ from hqde_fl.rules import Aggregate, Cohort, aggregate
 from hqde_fl.rules.density_matrix import diagnostics
 from hqde_fl.rules.gram import measure_geometry
 from hqde_fl.rules.library_threads import one_library_thread
+from hqde_fl.selection import ClientHistory
 from hqde_fl.strategies.round.other_entries import mean_entries, merge_others
 from hqde_fl.strategies.round.partial_work import scaled_to_mean_work
 from hqde_fl.strategies.settings import Aggregation, DensityPolicy
@@ -63,6 +64,7 @@ def merge_model(
     cohort: Cohort,
     resting: int = 0,
     work: Sequence[float] = (),
+    histories: Sequence[ClientHistory] = (),
 ) -> MergedModel:
     """Merge the accepted updates of one model and move it by the server optimiser.
 
@@ -85,6 +87,8 @@ def merge_model(
         Number of clients without data in an earlier round, which got no message.
     work : Sequence[float]
         The part of its local training that each of these clients did; empty: all of it.
+    histories : Sequence[ClientHistory]
+        What was measured of each of these clients in earlier rounds, for rules that need it.
 
     Raises
     ------
@@ -99,8 +103,9 @@ def merge_model(
         if not updates:
             cohort.require(str(rule), max(1, rule.minimum(cohort.faulty)))
         columns = received_columns([reply.update for reply in updates])
+        confidence = settings.confidence.of(model, updates, histories)
+        cohort = replace(cohort, confidence=confidence)
         columns = scaled_to_mean_work(columns, work, rule, cohort)
-        cohort = replace(cohort, confidence=settings.confidence.of(model, updates))
         with own_code(f"rule {rule}"):
             outcome = aggregate(rule, columns, cohort, model.rule)
     except BoundError as error:
