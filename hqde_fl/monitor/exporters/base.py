@@ -18,7 +18,7 @@ from typing import Any, Self
 from hqde_fl.monitor.schema import Record
 from hqde_fl.terminal_text import describe_error
 
-_log = logging.getLogger("flwr")  # the log of everything that runs on Flower
+log = logging.getLogger("flwr")  # the log of everything that runs on Flower
 
 
 class Exporter(ABC):
@@ -129,7 +129,7 @@ class Exporters:
         with self._lock:
             if exporter in self._active:
                 self._active.remove(exporter)
-        _log.warning(
+        log.warning(
             "monitor: %s failed, and gets nothing more of this run: %s",
             exporter.name,
             describe_error(error),
