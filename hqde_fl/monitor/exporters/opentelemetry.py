@@ -175,11 +175,11 @@ class OpenTelemetry(Exporter):
                 waiting.append(span)
 
     def _send_rest(self) -> None:
-        """Send the spans of rounds that have not ended, each as a trace of its own."""
-        for spans in self._waiting.values():
-            for span in spans:
-                self._send(span, None)
-        self._waiting.clear()
+        """Send the spans of rounds that have not ended, with a ``round`` around them as well."""
+        for number, spans in list(self._waiting.items()):
+            begin = min(span.time for span in spans)
+            end = max(span.end for span in spans)
+            self._add_span(Span(time=begin, name="round", seconds=end - begin, round=number))
 
     def _send(self, span: Span, parent: Context | None) -> Context:
         """Send a span; return the context of its children."""
