@@ -75,7 +75,7 @@ def iterate_batches(
     if examples == 0:
         raise DataError("the data set needs at least 1 example, found 0")
     reader, device = BatchReader.of(model), device_of(model)
-    drop_last = generator is not None and examples > size and examples % size == 1
+    drop_last = generator is not None and _drops_last(examples, size)
     parts: Iterable[Any]
     if type(data) is TensorDataset and collate is None:
         tensors = data.tensors
@@ -101,6 +101,15 @@ def iterate_batches(
         inputs, targets = reader.pair(batch)
         count = min(size, examples - number * size)
         yield Batch(to_device(inputs, device), to_device(targets, device), count)
+
+
+def shuffled_batches(examples: int, size: int) -> int:
+    """Return the number of batches that ``iterate_batches`` yields with a generator."""
+    return -(-examples // size) - _drops_last(examples, size)
+
+
+def _drops_last(examples: int, size: int) -> bool:
+    return examples > size and examples % size == 1
 
 
 def read_loader(

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.utils.data import Dataset
 
-from hqde_fl.clients.batch_iteration import iterate_batches
+from hqde_fl.clients.batch_iteration import iterate_batches, shuffled_batches
 from hqde_fl.clients.batches import call_model, device_of
 from hqde_fl.clients.data_forms import example_total
 from hqde_fl.clients.reproducibility import reproducible
@@ -142,7 +142,7 @@ def train(
         A result of ``training.new_optimizer(model)``, whose state is cleared; a new one if not
         given.
     work : float, default=1.0
-        The part of these steps to do, in (0, 1]; rounded up to whole steps.
+        The part of these steps to do, in (0, 1]; rounded up to whole steps, at least one.
 
     Returns
     -------
@@ -157,9 +157,11 @@ def train(
     with reproducible(seed, training.threads):
         if idle.get():
             return _first_loss(model, data, task, training)
-        batches = -(-example_total(data) // training.batch_size)
-        steps = math.ceil(work * training.epochs * batches)
-        return _descend(model, data, task, training, generator, optimizer, steps)
+        batches = math.inf
+        if work < 1:
+            of_epoch = shuffled_batches(example_total(data), training.batch_size)
+            batches = math.ceil(work * training.epochs * of_epoch)
+        return _descend(model, data, task, training, generator, optimizer, batches)
 
 
 def _descend(
@@ -169,22 +171,24 @@ def _descend(
     training: Training,
     generator: torch.Generator,
     optimizer: Optimizer,
-    steps: int,
+    batches: float,
 ) -> float:
+    """Do the steps of training on a number of batches, and on more until one has targets."""
     change = poison.get()
     if isinstance(change, Poison):
         change.begin(task, data, model)
     mu = training.proximal_mu
     anchors = {p: p.detach().clone() for p in model.parameters() if mu and p.requires_grad}
-    device, noise, step = device_of(model), training.regularization_noise, 0
+    device, noise, step, read = device_of(model), training.regularization_noise, 0, 0
     scoring, total, seen = Scoring(task), torch.zeros((), device=device), 0
     model.train()
     for _ in range(training.epochs):
-        if step == steps:
+        if read >= batches and seen:
             break
         for batch in iterate_batches(data, training.batch_size, model, generator, task.collate):
-            if step == steps:
+            if read >= batches and seen:
                 break
+            read += 1
             x, y = batch.inputs, batch.targets
             if change is not None:
                 x, y = change(x, y)

@@ -43,7 +43,8 @@ class ClientRecord:
     virtual_turnaround : float or None
         These in virtual seconds, also of a reply that came too late; None without a virtual clock.
     work : float
-        Part of its configured local training that it was asked for and did, in (0, 1].
+        Part of its configured local training that it was asked for, in (0, 1]; 1 if its reply
+        passed screening and does not confirm it.
     members : tuple[int, ...]
         The members of an ensemble that were assigned to it; empty where there is one model.
     filtered_from : tuple[int, ...]

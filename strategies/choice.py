@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -67,7 +67,7 @@ def choose_nodes(
     ------
     TaskError
         If the selector returns no ``Selection`` of at most as many of its candidates, each once,
-        with parts of work in (0, 1].
+        with parts of work in (0, 1] and a mapping as its state.
     """
     awake = {client: node for node in nodes if (client := client_of(node)) not in resting}
     if not awake:
@@ -96,6 +96,9 @@ def _check(selector: Selector, selection: object, awake: Collection[int], size: 
         raise TaskError(f"{method} return each client once, found one twice")
     if len(chosen) > size:
         raise TaskError(f"{method} return at most {size} clients, found {len(chosen)}")
+    if not isinstance(selection.state, Mapping):
+        found = type(selection.state).__name__
+        raise TaskError(f"{method} return a mapping as its state, found {found}")
     for client, part in selection.work.items():
         if client not in chosen or not 0 < part <= 1:
             raise TaskError(

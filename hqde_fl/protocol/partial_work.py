@@ -39,3 +39,10 @@ def confirmed_work(metrics: Mapping[str, float], requested: float) -> float:
         The part that it was asked for.
     """
     return requested if metrics.get(WORK) == requested else 1.0
+
+
+def reported_metrics(metrics: Mapping[str, float], requested: float) -> Mapping[str, float]:
+    """Return a reply's metrics without the part of work that the server itself asked for."""
+    if requested == 1:
+        return metrics
+    return {name: value for name, value in metrics.items() if name != WORK}

@@ -28,11 +28,11 @@ class Observation:
         True if its update passed screening in time and the rule did not filter it.
     seconds : float or None
         Seconds from the sending of the message to the reply; of a late client the seconds that the
-        round waited for it; None if it failed.
+        round waited for it; None if it failed, was rejected or lacked a part of the model.
     late : bool
         True if there was no reply in time.
     work : float
-        Part of its local training that it did, in (0, 1].
+        Part of its local training that it did, or was asked for if it is late, in (0, 1].
     busy : float
         Share of the round in which it was at work, in [0, 1].
     host_load : float

@@ -35,7 +35,7 @@ def sketch(updates: Columns, seeds: Seeds, size: int = SKETCH_SIZE) -> Tensor:
     Returns
     -------
     Tensor
-        (n, size) float32 on the CPU.
+        (n, size) float32 on the CPU, finite: sums beyond the range are cut off.
     """
     n, d = updates.shape
     sums = torch.zeros(n, size, dtype=torch.float64)
@@ -46,4 +46,5 @@ def sketch(updates: Columns, seeds: Seeds, size: int = SKETCH_SIZE) -> Tensor:
         signs = torch.randint(2, (BLOCK,), generator=generator)[: stop - start] * 2.0 - 1
         tile = updates.tile(start, stop).to("cpu", torch.float64)
         sums.index_add_(1, places, tile * signs)
-    return sums.to(torch.float32)
+    limit = torch.finfo(torch.float32).max
+    return sums.nan_to_num(nan=0.0).clamp(-limit, limit).to(torch.float32)

@@ -10,7 +10,7 @@ from hqde_fl.protocol.screening import Accepted
 from hqde_fl.seeding import Seeds
 from hqde_fl.selection.history import NEW_CLIENT, ClientHistory, Observation
 from hqde_fl.strategies.callbacks import ClientRecord
-from hqde_fl.strategies.outcomes import FAILED, LATE, SKIPPED, outcome_of
+from hqde_fl.strategies.outcomes import FAILED, LATE, MISSING, REJECTED, SKIPPED, outcome_of
 from hqde_fl.strategies.round.reply_times import ReplyTimes
 from hqde_fl.updates.received_updates import received_columns
 from hqde_fl.updates.sketch import sketch
@@ -44,7 +44,9 @@ def observe(
     outcome = outcome_of(client.reason)
     if outcome == SKIPPED:
         return None
-    seconds = None if outcome == FAILED else times.seconds(client.node)
+    # who did not train, or sends anything at all, tells nothing of how long training takes
+    untrained = outcome in (FAILED, MISSING, REJECTED)
+    seconds = None if untrained else times.seconds(client.node)
     if outcome == LATE:  # also a client whose end a virtual clock knows: the server does not
         seconds = min(times.deadline, times.round_seconds())
     whole = times.round_seconds()

@@ -16,7 +16,7 @@ from hqde_fl.monitor.spans import span
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.message_roles import BUFFERS
 from hqde_fl.protocol.omitted_entries import LEAVE_OUT
-from hqde_fl.protocol.partial_work import confirmed_work
+from hqde_fl.protocol.partial_work import confirmed_work, reported_metrics
 from hqde_fl.protocol.screening import Accepted
 from hqde_fl.rules import Cohort
 from hqde_fl.selection.history import NEW_CLIENT
@@ -152,7 +152,11 @@ class Round:
         merged = [self._merge(member, *pair, round_log) for member, pair in enumerate(changes)]
         moved_members = [member for member, outcome in enumerate(merged) if outcome.is_moved]
         passed = round_log.record_influence(merged)
-        reports = [screened.metrics(node) for node in screened.accepted if node in passed]
+        reports = [
+            reported_metrics(screened.metrics(node), self._work.get(node, 1.0))
+            for node in screened.accepted
+            if node in passed
+        ]
         models = tuple(outcome.model for outcome in merged)
         if settings.ensemble.mode == "fedavg":
             models = aggregation.average_members(models, moved_members)
@@ -212,7 +216,7 @@ class Round:
         return screened
 
     def _record_times(self, round_log: RoundLog) -> None:
-        """Record how long each reply took."""
+        """Record how long each reply took, and for how much work."""
         virtual = self.times.virtual
         for message in self._messages:
             node = message.metadata.dst_node_id
@@ -220,6 +224,7 @@ class Round:
                 node,
                 turnaround_seconds=self.times.arrival(node),
                 virtual_turnaround=None if virtual is None else virtual.get(node),
+                work=self._work.get(node, 1.0),
             )
 
     def _histories(self, screened: ScreenedReplies) -> Histories:

@@ -265,7 +265,7 @@ def test_a_member_whose_clients_failed_is_kept_and_noted() -> None:
     recorder = Recorder()
     models = run(strategy_with(recorder, ensemble=Ensemble(5, "round-robin")), Clients(5, crash))
     assert recorder.rounds[1].note == (
-        "member-4: Mean(weighted=False, cap=10.0) needs at least 1 updates, "
+        "member-4: Mean(weighted=False, cap=10.0, efficiency=0.0) needs at least 1 updates, "
         "found 0 (1 asked, 1 rejected or failed)"
     )
     assert torch.equal(models[4]["w"], start(5)["member-4/w"])

@@ -142,7 +142,7 @@ def test_late_clients_are_late_and_do_not_count_as_faulty() -> None:
     assert [client.bytes_up for client in recorder.rounds[1].clients] == [0] * 10
     assert recorder.rounds[
         1
-    ].note == "Mean(weighted=False, cap=10.0) needs at least 1 updates, " + (
+    ].note == "Mean(weighted=False, cap=10.0, efficiency=0.0) needs at least 1 updates, " + (
         "found 0 (10 asked, 10 late)"
     )
 
