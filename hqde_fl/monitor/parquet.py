@@ -40,11 +40,11 @@ def write_parquet(directory: Path) -> Path | None:
 def _read(source: Path | io.BytesIO) -> Any:
     import pyarrow.json as pj
 
-    options = pj.ParseOptions(explicit_schema=_schema(), unexpected_field_behavior="ignore")
+    options = pj.ParseOptions(explicit_schema=arrow_schema(), unexpected_field_behavior="ignore")
     return pj.read_json(source, parse_options=options)
 
 
-def _schema() -> Any:
+def arrow_schema() -> Any:
     """Return the columns: the keys of all kinds of records, with their types."""
     import pyarrow as pa
 
