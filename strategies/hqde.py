@@ -148,9 +148,9 @@ class HQDEStrategy(FedAvg):
         """Do the work of ``configure_train``; clients may leave entries out if ``leave_out``."""
         with span("address", round=server_round):
             self.state = self._starting_state(server_round, arrays)
-        rng = self.settings.seeds.numpy("select", "train", server_round)
-        selector, memory = self.settings.participation.selector, self.state.selector
         with span("select", round=server_round):
+            rng = self.settings.seeds.numpy("select", "train", server_round)
+            selector, memory = self.settings.participation.selector, self.state.selector
             choice = self._select(selector, grid, server_round, memory, rng)
         self.state = replace(self.state, selector=choice.state)
         if server_round == 1 and (warning := self.settings.silence_warning(len(choice.nodes))):
@@ -332,6 +332,13 @@ class HQDEStrategy(FedAvg):
         return result
 
     # --- parts of both ----------------------------------------------------------------------------
+
+    @property
+    def record(self) -> RoundRecord:
+        """The record of the last training round that ``configure_train`` began."""
+        if self._round is None:
+            raise RuntimeError("there is no record before the first round")
+        return self._round.record
 
     @property
     def _keys(self) -> tuple[str, str]:

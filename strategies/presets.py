@@ -5,8 +5,9 @@ Each accepts the keyword arguments of ``HQDEStrategy`` and ``quorum`` of ``Aggre
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, overload
 
 from hqde_fl.codec import Codec, EntropyCoded, ErrorFeedback, Identity, Quantized
 from hqde_fl.errors import ConfigError
@@ -24,6 +25,9 @@ from hqde_fl.rules import (
     TrimmedMean,
 )
 from hqde_fl.selection import Ensemble
+from hqde_fl.strategies.edges.edge_strategy import EdgeStrategy
+from hqde_fl.strategies.edges.groups import Groups
+from hqde_fl.strategies.edges.settings import EdgeSettings
 from hqde_fl.strategies.hqde import HQDEStrategy
 from hqde_fl.strategies.optimizers import SGD, Adam, ServerOptimizer, Yogi
 from hqde_fl.strategies.settings import Aggregation, Communication, Participation, Reporting
@@ -92,31 +96,81 @@ def robust(**options: Unpack[PresetOptions]) -> HQDEStrategy:
     return _compose(Robust(), **options)
 
 
+@overload
 def hierarchical(
     fanout: int = 4,
     leaf: Aggregator | None = None,
     root: Aggregator | None = None,
     **options: Unpack[PresetOptions],
-) -> HQDEStrategy:
-    """Return a strategy that merges in a tree of ``ceil(log_fanout n)`` levels.
+) -> HQDEStrategy: ...
 
-    The clients are assigned to the leaves at random in each round.
 
-    With robust rules at its nodes a tree tolerates fewer faulty clients than the same rule over all
-    of them: see ``Tree.breakdown``, which the run's manifest states.
+@overload
+def hierarchical(
+    *,
+    groups: int | Sequence[Collection[int]],
+    edge_rounds: int = 1,
+    edge_rule: Aggregator | None = None,
+    root_rule: Aggregator | None = None,
+    **options: Unpack[PresetOptions],
+) -> EdgeStrategy: ...
+
+
+def hierarchical(
+    fanout: int = 4,
+    leaf: Aggregator | None = None,
+    root: Aggregator | None = None,
+    *,
+    groups: int | Sequence[Collection[int]] | None = None,
+    edge_rounds: int = 1,
+    edge_rule: Aggregator | None = None,
+    root_rule: Aggregator | None = None,
+    **options: Unpack[PresetOptions],
+) -> HQDEStrategy | EdgeStrategy:
+    """Return a strategy that merges in a tree, or one whose clients belong to edges.
+
+    Without ``groups``: a tree of ``ceil(log_fanout n)`` levels, to whose leaves the clients are
+    assigned at random in each round. With robust rules at its nodes a tree tolerates fewer faulty
+    clients than the same rule over all of them: see ``Tree.breakdown``, which the run's manifest
+    states.
+
+    With ``groups``: each edge runs ``edge_rounds`` rounds among its own clients, then the root
+    merges the edges' models (HierFAVG, Liu et al., 2020, arXiv:1905.06641).
 
     Parameters
     ----------
     fanout : int
         Most children of a node of the tree, >= 2, by default 4.
     leaf, root : Aggregator, optional
-        The rule of the lower nodes and of the topmost one; by default weighted means, which
-        together are FedAvg.
+        The rule of the lower nodes of the tree and of the topmost one; by default weighted means,
+        which together are FedAvg.
+    groups : int or Sequence of Collection of int, optional
+        The number of edges, among which clients are dealt by their partition ids, or the partition
+        ids of each edge's clients.
+    edge_rounds : int
+        Rounds of an edge among its clients, >= 1, by default 1.
+    edge_rule, root_rule : Aggregator, optional
+        The rule of the edges and of the root; by default weighted means, which together are FedAvg
+        where ``edge_rounds`` is 1.
     **options : PresetOptions
-        ``quorum`` and keyword arguments of ``HQDEStrategy``.
+        ``quorum``, at the root, and keyword arguments of ``HQDEStrategy``: with edges,
+        ``communication`` and ``participation`` are about their clients.
     """
     mean = Mean(weighted=True)
-    return _compose(Tree(leaf or mean, root or mean, fanout), **options)
+    if groups is None:
+        return _compose(Tree(leaf or mean, root or mean, fanout), **options)
+    edges = EdgeSettings(
+        Groups.of(groups),
+        edge_rounds,
+        Aggregation(edge_rule or mean),
+        options.get("communication", Communication()),
+        options.get("participation", Participation()),
+        options.get("ensemble", Ensemble()),
+    )
+    options["communication"] = edges.root_communication(Identity(), Identity())
+    options["participation"], options["ensemble"] = edges.root_participation, edges.root_ensemble
+    strategy = _compose(root_rule or mean, **options)
+    return EdgeStrategy(strategy, edges, options.get("seed", 0))
 
 
 def quantum_superposition(

@@ -6,9 +6,15 @@ that Flower does not document; ``tests/deployment/test_superlink_requests.py`` p
 both. Importing this module costs nothing: ``flwr.app`` loads all of it anyway.
 """
 
+from flwr.app import Message
 from flwr.app.message.message import make_message
 from flwr.common import log
 from flwr.common.constant import ErrorCode
 from flwr.supercore.task_identity import TaskIdentity
 
-__all__ = ["ErrorCode", "TaskIdentity", "log", "make_message"]
+__all__ = ["ErrorCode", "TaskIdentity", "log", "make_message", "set_message_id"]
+
+
+def set_message_id(message: Message, key: str) -> None:
+    """Set the id of a message, as Flower's own Grids do."""
+    message.metadata.__dict__["_message_id"] = key

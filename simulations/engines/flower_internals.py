@@ -12,7 +12,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from flwr.app import Message
 from flwr.app.message.arraychunk import ArrayChunk
 from flwr.common.constant import (
     FAB_INCLUDE_PATTERNS,
@@ -37,6 +36,8 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.run import Run, RunNotRunningException
+
+from hqde_fl.protocol.flower_internals import set_message_id
 
 if TYPE_CHECKING:
     from flwr.cli.flower_config import read_flower_config
@@ -107,8 +108,3 @@ def __getattr__(name: str) -> Any:
         globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def set_message_id(message: Message, key: str) -> None:
-    """Set the id of a message, as Flower's own Grids do."""
-    message.metadata.__dict__["_message_id"] = key

@@ -1,0 +1,87 @@
+"""The groups of clients that belong to edges."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Self, final
+
+from hqde_fl.errors import ConfigError
+
+
+@final
+@dataclass(frozen=True)
+class Groups:
+    """The edge to which each client belongs: the same in every round, whoever is connected.
+
+    Parameters
+    ----------
+    edges : int
+        Number of edges, >= 1.
+    lists : tuple[frozenset[int], ...]
+        The partition ids of each edge's clients. Empty, the default: client p belongs to edge
+        p mod ``edges``.
+    """
+
+    edges: int
+    lists: tuple[frozenset[int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.edges < 1:
+            raise ConfigError(f"edges.groups must be >= 1, found {self.edges}")
+        if self.lists and len(self.lists) != self.edges:
+            raise ConfigError(
+                f"edges.groups needs {self.edges} lists, one for each edge, found {len(self.lists)}"
+            )
+        named: set[int] = set()
+        for number, group in enumerate(self.lists):
+            if not group:
+                raise ConfigError(f"edges.groups.{number} needs at least 1 client, found none")
+            if negative := [client for client in group if client < 0]:
+                raise ConfigError(
+                    f"edges.groups.{number} must have partition ids >= 0, found {negative[0]}"
+                )
+            if twice := sorted(named & group):
+                raise ConfigError(
+                    f"a client belongs to one edge, found client {twice[0]} in two of edges.groups"
+                )
+            named |= group
+
+    @classmethod
+    def of(cls, value: int | Sequence[Collection[int]]) -> Self:
+        """Return the groups that a number of edges, or a list of partition ids for each, means."""
+        if isinstance(value, int):
+            return cls(value)
+        return cls(len(value), tuple(frozenset(group) for group in value))
+
+    def edge_of(self, client: int) -> int | None:
+        """Return the edge of a client by its partition id; None if no list has the client."""
+        if not self.lists:
+            return client % self.edges
+        return next((edge for edge, group in enumerate(self.lists) if client in group), None)
+
+    def clients(self, count: int) -> list[list[int]]:
+        """Return each edge's clients among clients 0 to ``count`` - 1, ascending."""
+        groups: list[list[int]] = [[] for _ in range(self.edges)]
+        for client in range(count):
+            if (edge := self.edge_of(client)) is not None:
+                groups[edge].append(client)
+        return groups
+
+    def check(self, count: int) -> None:
+        """Raise ``ConfigError`` unless each of so many clients has an edge, and each edge a client.
+
+        Clients of the lists who do not exist are refused, too.
+        """
+        if unknown := sorted(set().union(*self.lists) - set(range(count))):
+            raise ConfigError(
+                f"edges.groups must have partition ids in [0, {count - 1}], found {unknown[0]}"
+            )
+        groups = self.clients(count)
+        if missing := sorted(set(range(count)).difference(*groups)):
+            raise ConfigError(f"each client needs an edge, found none for client {missing[0]}")
+        if empty := [edge for edge, group in enumerate(groups) if not group]:
+            raise ConfigError(
+                f"each of {self.edges} edges needs at least 1 of {count} clients, "
+                f"found none for edge {empty[0]}"
+            )
