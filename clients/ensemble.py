@@ -31,6 +31,7 @@ from hqde_fl.clients.task import Task
 from hqde_fl.clients.task_calls import load_partition
 from hqde_fl.clients.training import Training, train
 from hqde_fl.errors import ConfigError, TaskError
+from hqde_fl.monitor.spans import EVALUATE, TRAIN, span
 from hqde_fl.prediction import EnsemblePredictor
 from hqde_fl.protocol.members import (
     TAG,
@@ -129,6 +130,7 @@ class EnsembleClient:
             except NoTargetsError:
                 return no_data(message)
 
+    @span(TRAIN)
     def _train(self, message: Message, context: Context) -> Message:
         start = time.perf_counter()
         partition, _ = partition_of(context)
@@ -174,6 +176,7 @@ class EnsembleClient:
             except NoTargetsError:
                 return no_data(message)
 
+    @span(EVALUATE)
     def _evaluate(self, message: Message, context: Context) -> Message:
         partition, _ = partition_of(context)
         data = self._partition(context)

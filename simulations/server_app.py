@@ -39,6 +39,7 @@ from hqde_fl.simulations.experiment.own_modules import add_folder_of
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.file_names import MANIFEST
 from hqde_fl.simulations.recording.honest_mean import HonestMean
+from hqde_fl.simulations.recording.monitoring import monitored
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.recording.run_callbacks import informed
 from hqde_fl.simulations.recording.run_directory import RunDirectory
@@ -160,6 +161,7 @@ def _run_rounds(
     measures = {"honest-mean": honest_mean} if measured else None
     resumed = None if point is None else {"round": point.round, "refused": point.refused}
     directory = RunDirectory(out, experiment, measures, resumed, task.objective)
+    monitor = monitored(out, experiment.monitor, grid)
     grid = faults.stop_on_fault_error(grid)
     attacked = faults.add_attackers(grid, defence, sent_model, screening)
     checkpoints = Checkpoints(out, experiment, attacked, point)
@@ -177,6 +179,7 @@ def _run_rounds(
     with (
         informed(others, out, experiment),
         directory.recording(),
+        monitor,
         checkpoints.writing(),
         directory.interruption_first(),
         deterministic(),

@@ -78,7 +78,7 @@ class PerformanceMonitor:
         self.directory = None if directory is None else Path(directory)
         self.interval = interval
         self.failure: str | None = None
-        self._root = root
+        self._root, self._further_roots = root, deque[int]()
         self._kept: deque[Record] = deque(maxlen=MAX_KEPT)
         self._queue: deque[Record] = deque()
         self._listeners: list[Listener] = []
@@ -152,6 +152,10 @@ class PerformanceMonitor:
         """Take a record; it is written within an interval."""
         self._queue.append(record)
 
+    def add_root(self, pid: int) -> None:
+        """Measure another process of this host, with all that it has started, too."""
+        self._further_roots.append(pid)
+
     def add_source(self, source: Source) -> None:
         """Record what a function returns, too; it is called once in an interval.
 
@@ -207,6 +211,8 @@ class PerformanceMonitor:
             while not ended:
                 due = max(due + self.interval, time.monotonic())
                 ended = over.wait(due - time.monotonic())
+                while self._further_roots:
+                    sampler.add_root(self._further_roots.popleft())
                 self._latest = sampler.sample()
                 self.add(self._latest)
                 self._ask_sources()

@@ -70,7 +70,7 @@ class TreeUse:
 
 
 class ProcessTree(ABC):
-    """A process with its descendants.
+    """A process with its descendants, or several of them.
 
     Parameters
     ----------
@@ -86,9 +86,15 @@ class ProcessTree(ABC):
     """
 
     def __init__(self, root: int, driver: int | None = None) -> None:
-        self.root, self._driver = root, driver
+        self._roots, self._driver = [root], driver
         self.pids: frozenset[int] = frozenset({root})
         self._cpu, self._read, self._written = _Counter(), _Counter(), _Counter()
+
+    def add_root(self, root: int) -> None:
+        """Measure another process and its descendants, too, from now on."""
+        self._roots.append(root)
+        for counter in (self._cpu, self._read, self._written):
+            counter.skip()
 
     def use(self) -> TreeUse:
         """Return the resources of the tree at present."""
@@ -120,14 +126,19 @@ class _Counter:
     def __init__(self) -> None:
         self._base: float | None = None
         self._last = 0.0
+        self._skips = False
+
+    def skip(self) -> None:
+        """Let the growth until the next call of ``total`` count as none."""
+        self._skips = True
 
     def total(self, present: float) -> float:
         """Return the growth since the first call; ``present`` is the sum at present."""
         if self._base is None:
             self._base = present
-        elif present < self._last:  # a process took its count with it
-            self._base -= self._last - present
-        self._last = present
+        elif self._skips or present < self._last:  # a process came, or went, with its count
+            self._base += present - self._last
+        self._last, self._skips = present, False
         return present - self._base
 
     def total_of(self, counts: Sequence[int | None]) -> int | None:
@@ -149,13 +160,19 @@ class LinuxProcessTree(ProcessTree):
     def __init__(self, root: int, driver: int | None = None) -> None:
         super().__init__(root, driver)
         self._known: set[str] = set()
-        self._members: dict[str, int] = {str(root): root}
+        self._members = {str(root): root}
         self._tick, self._page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+
+    def add_root(self, root: int) -> None:
+        """Measure another process and its descendants, too, from now on."""
+        super().add_root(root)
+        self._members[str(root)] = root
+        self._known = set()  # its descendants may be known as strangers
 
     def _uses(self) -> dict[int, ProcessUse]:
         present = {name for name in os.listdir("/proc") if name.isdigit()}
         self._members = {name: pid for name, pid in self._members.items() if name in present}
-        self._adopt(present - self._known)
+        self._adopt(present - self._known - self._members.keys())
         self._known = present
         uses = {}
         for name, pid in self._members.items():
@@ -218,9 +235,11 @@ class PortableProcessTree(ProcessTree):
         error = self._psutil.Error
         if time.monotonic() >= self._renewal:
             self._renewal = time.monotonic() + RENEWAL_SECONDS
-            with suppress(error):
-                root = self._psutil.Process(self.root)
-                self._processes = [root, *root.children(recursive=True)]
+            self._processes = []
+            for pid in self._roots:
+                with suppress(error):
+                    root = self._psutil.Process(pid)
+                    self._processes += [root, *root.children(recursive=True)]
         uses = {}
         for process in self._processes:
             with suppress(error), process.oneshot():

@@ -60,6 +60,10 @@ class Sampler:
         self._spent = 0.0
         self._last = self._count()
 
+    def add_root(self, root: int) -> None:
+        """Measure another process and its descendants, too, from now on."""
+        self._tree.add_root(root)
+
     def describe_host(self) -> Host:
         """Return the host's record."""
         memory = int(self._psutil.virtual_memory().total)

@@ -24,7 +24,7 @@ from hqde_fl.simulations.recording.file_names import CLIENTS, MANIFEST, ROUNDS
 from hqde_fl.simulations.recording.manifest import read_manifest
 from hqde_fl.strategies.state import ServerState
 
-CHANGEABLE_TABLES = ("engine", "checkpoint", "callbacks")
+CHANGEABLE_TABLES = ("engine", "checkpoint", "callbacks", "monitor")
 """Configuration tables that may change when a run is resumed."""
 
 

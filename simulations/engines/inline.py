@@ -17,9 +17,11 @@ from flwr.app import Context, Error, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
 
 from hqde_fl.clients.cache_location import CACHE_DIR
+from hqde_fl.monitor.spans import add_span
 from hqde_fl.protocol.flower_internals import ErrorCode, TaskIdentity
 from hqde_fl.simulations.engines.base import SERVER_NODE, LocalGrid
 from hqde_fl.simulations.engines.flower_internals import recorddict_from_proto, recorddict_to_proto
+from hqde_fl.simulations.engines.monitored_call import monitored_call, monitored_round
 from hqde_fl.simulations.engines.ray.packing import pack, unpack
 from hqde_fl.simulations.engines.torch_settings import kept_torch_settings, without_autocast
 
@@ -95,17 +97,23 @@ class InlineGrid(LocalGrid):
         A client that has not started after ``timeout`` seconds is not run and gives no reply at
         all, not even an error. One that has started cannot be interrupted.
         """
-        end = time.monotonic() + (float("inf") if timeout is None else timeout)
+        sent, end = time.time(), time.monotonic() + (float("inf") if timeout is None else timeout)
         replies = []
         for message in messages:
             if time.monotonic() > end:
                 break
+            metadata, waited = message.metadata, time.time() - sent
+            client = self._partitions[metadata.dst_node_id]
+            number = monitored_round(metadata.group_id)
+            add_span("wait", sent, waited, round=number, client=client)
             replies += self.pull_messages([self._push(message)])
         return replies
 
     def _push(self, message: Message) -> str:
-        key = self._number(message)
-        self._replies[key] = self._run_client(message)
+        key, metadata = self._number(message), message.metadata
+        partition = self._partitions[metadata.dst_node_id]
+        with monitored_call(partition, metadata.message_type, metadata.group_id):
+            self._replies[key] = self._run_client(message)
         return key
 
     def _run_client(self, message: Message) -> Message:

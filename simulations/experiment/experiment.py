@@ -42,6 +42,7 @@ from hqde_fl.simulations.experiment.sections import (
     ClientsSection,
     EngineSection,
     MetricsSection,
+    MonitorSection,
     Section,
     StrategySection,
 )
@@ -91,6 +92,8 @@ class Experiment(Section):
         When checkpoints are written.
     metrics : MetricsSection
         Further measurements.
+    monitor : MonitorSection
+        The record of resources and time.
     callbacks : tuple[Component, ...]
         Callbacks of your own, subclasses of ``hqde_fl.Callback``, which get each round's record.
 
@@ -110,6 +113,7 @@ class Experiment(Section):
     engine: EngineSection = EngineSection()
     checkpoint: CheckpointSection = CheckpointSection()
     metrics: MetricsSection = MetricsSection()
+    monitor: MonitorSection = MonitorSection()
     callbacks: tuple[Component, ...] = Field((), strict=False)
     _objects: Mapping[str, Any] = PrivateAttr(default_factory=dict)
 
@@ -289,8 +293,8 @@ class Experiment(Section):
             ]
 
     def for_clients(self) -> Self:
-        """Return the experiment without the callbacks, which only the server has."""
-        copy = self.model_copy(update={"callbacks": ()})
+        """Return the experiment without callbacks and monitor, which only the server has."""
+        copy = self.model_copy(update={"callbacks": (), "monitor": MonitorSection()})
         names = names_in(copy.to_table())
         copy._objects = {name: o for name, o in self._objects.items() if name in names}
         return copy

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from hqde_fl.clients.training import Training
+from hqde_fl.monitor.performance_monitor import MAX_INTERVAL, MIN_INTERVAL
 from hqde_fl.selection import Ensemble
 from hqde_fl.selection.ensemble import Assignment, Mode
 from hqde_fl.simulations.experiment.components import Component, Table
@@ -222,3 +223,18 @@ class CheckpointSection(Section):
 
     every: int = Field(1, ge=0)
     keep: int = Field(3, ge=1)
+
+
+class MonitorSection(Section):
+    """``[monitor]``: the record of resources and time, ``monitor.jsonl`` and ``monitor.parquet``.
+
+    Parameters
+    ----------
+    enabled : bool
+        Keep one. Cells of a sweep do only if the file has a ``[monitor]`` table.
+    interval : float
+        Seconds between two samples of CPU, memory, GPUs, disk and network.
+    """
+
+    enabled: bool = True
+    interval: float = Field(1.0, ge=MIN_INTERVAL, le=MAX_INTERVAL)

@@ -20,7 +20,7 @@ from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.experiment.overrides import name_of, read_toml
 from hqde_fl.simulations.experiment.own_modules import add_folder_of
 from hqde_fl.simulations.experiment.python_settings import to_toml, with_settings
-from hqde_fl.simulations.experiment.sections import CheckpointSection
+from hqde_fl.simulations.experiment.sections import CheckpointSection, MonitorSection
 from hqde_fl.simulations.python_api.run_result import RunResult
 from hqde_fl.simulations.python_api.sweep_result import SweepResult
 from hqde_fl.simulations.run import run_experiment
@@ -276,6 +276,8 @@ def _read(source: Source) -> _Read:
         document = source.to_table()
         if source.checkpoint == CheckpointSection():
             del document["checkpoint"]  # cells of a sweep need none
+        if source.monitor == MonitorSection():
+            del document["monitor"]
         return _Read(document, dict(source.objects), folder=source.folder)
     if isinstance(source, Mapping):
         settings, objects = dict(source), dict[str, Any]()

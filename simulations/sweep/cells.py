@@ -22,7 +22,7 @@ from hqde_fl.simulations.sweep.sweep_table import Axis, axes_of, document_at
 CELLS = "cells"
 """Directory of the run directories of a sweep, in its own."""
 
-RECORD_KEYS = ("name", "checkpoint", "callbacks")
+RECORD_KEYS = ("name", "checkpoint", "callbacks", "monitor")
 """Keys of an experiment that only concern its records."""
 
 LOCATION_KEYS = ("address", "runtime-env")
@@ -128,6 +128,7 @@ class Sweep:
         file = copy.deepcopy(document)
         analysis, table = Analysis.take(document.pop("sweep"))
         document.setdefault("checkpoint", {"every": 0})  # an interrupted cell starts over
+        document.setdefault("monitor", {"enabled": False})
         axes = axes_of(table, document, defaults)
         if not axes:
             raise ConfigError(f"{source}: [sweep] needs at least one key with a list of values")

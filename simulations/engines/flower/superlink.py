@@ -32,6 +32,7 @@ from hqde_fl.simulations.console.interruption import uninterrupted
 from hqde_fl.simulations.engines.flower import process_guard
 from hqde_fl.simulations.engines.ray.private_ray import is_private, private_environment
 from hqde_fl.simulations.engines.ray.session_folder import short_folder
+from hqde_fl.simulations.recording.monitoring import ROOT_VARIABLE
 
 _ATTEMPTS = 3  # another process may take the free port first
 _STARTUP = 60.0  # seconds
@@ -129,7 +130,10 @@ def _simulating(home: Path) -> dict[str, str]:
     If ``RAY_ADDRESS`` names a cluster, Flower joins it instead, with the user's own settings.
     The clients' caches of model entries are in ``home``, too.
     """
-    environment = environment_for(home, os.environ) | {CACHE_VARIABLE: str(home / "entries")}
+    environment = environment_for(home, os.environ) | {
+        CACHE_VARIABLE: str(home / "entries"),
+        ROOT_VARIABLE: str(os.getpid()),
+    }
     if is_private(environment.get("RAY_ADDRESS", "")):
         environment |= private_environment()
     return environment

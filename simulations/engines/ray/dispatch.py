@@ -41,12 +41,15 @@ class ClientCall:
         The packed content; one object for all messages with the same content.
     allocation : Allocation
         The resources that the client gets.
+    sent : float
+        Unix time of the message.
     """
 
     key: str
     job: Job
     content: Any
     allocation: Allocation
+    sent: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, final
 
 import ray
@@ -18,10 +18,14 @@ from flwr.app import Error, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.monitor.performance_monitor import PerformanceMonitor
+from hqde_fl.monitor.spans import add_record, add_span, is_recording
 from hqde_fl.protocol.flower_internals import ErrorCode
 from hqde_fl.simulations.console.interruption import ends_process
 from hqde_fl.simulations.engines.base import LocalGrid
+from hqde_fl.simulations.engines.monitored_call import monitored_round
 from hqde_fl.simulations.engines.ray.dispatch import ClientCall, Counters, Dispatcher
+from hqde_fl.simulations.engines.ray.node_samples import NodeSamples
 from hqde_fl.simulations.engines.ray.packing import Packed, pack, unpack
 from hqde_fl.simulations.engines.ray.pool import POOL, Pool, cluster, connect
 from hqde_fl.simulations.engines.ray.private_ray import is_private
@@ -82,6 +86,7 @@ class RayGrid(LocalGrid):
         self.dashboard = connect(address, runtime_env)
         self._shares = _Allocations(resources, pool)
         private = is_private(address or os.environ.get("RAY_ADDRESS", "")) and len(cluster()) == 1
+        self._private = private
         cache = self._cache.path if private else ""  # workers on other hosts would lack entries
         app = ray.put(App(client_app, dict(run_config), self._run.run_id, cache))
         self._dispatcher = Dispatcher(
@@ -96,6 +101,17 @@ class RayGrid(LocalGrid):
     def counters(self) -> Counters:
         """Numbers of dead workers, rerun clients, lost states and cancelled clients."""
         return self._dispatcher.counters
+
+    def sample_hosts(self, monitor: PerformanceMonitor) -> Callable[[], None]:
+        """Let a monitor record the nodes of a joined cluster; return a function that ends it.
+
+        A Ray of this process is part of its process tree, which the monitor samples anyway.
+        """
+        if self._private:
+            return lambda: None
+        nodes = NodeSamples(monitor)
+        monitor.add_source(nodes)
+        return nodes.close
 
     def contexts(self, partitions: Iterable[int]) -> dict[int, RecordDict]:
         """Return the states of the clients of ``partitions``, by partition id.
@@ -170,6 +186,7 @@ class RayGrid(LocalGrid):
         outcomes = self._dispatcher.step(timeout)
         for call, outcome in outcomes:
             self._replies[call.key] = _reply(self._pending.pop(call.key), outcome)
+            _record(call, outcome)
             self._call_seconds[call.job.node] = outcome.seconds
         if not outcomes and timeout != 0 and not self._dispatcher.waiting:
             time.sleep(POLL_SECONDS)  # no worker fits at present: a node of the cluster may be gone
@@ -185,8 +202,9 @@ class RayGrid(LocalGrid):
             metadata=(key, meta.message_type, meta.group_id, meta.created_at, meta.ttl),
             context=self._dispatcher.states.get(node),
             torch_settings=TorchSettings.current(),
+            monitored=is_recording(),
         )
-        return ClientCall(key, job, content, self._shares.of(partition))
+        return ClientCall(key, job, content, self._shares.of(partition), time.time())
 
 
 @final
@@ -230,6 +248,18 @@ def _fetch(reference: Any) -> Packed | None:
         return ray.get(reference)  # type: ignore[no-any-return]
     except ray.exceptions.RayError:
         return None
+
+
+def _record(call: ClientCall, outcome: Outcome) -> None:
+    """Record when a client waited, ran, and its reply travelled, if a monitor asked for that."""
+    if not outcome.records:
+        return
+    client, ended = call.job.partition, outcome.began + outcome.seconds
+    number = monitored_round(call.job.metadata[2])
+    add_span("wait", call.sent, outcome.began - call.sent, round=number, client=client)
+    for record in outcome.records:
+        add_record(record)
+    add_span("transfer", ended, time.time() - ended, round=number, client=client)
 
 
 def _reply(message: Message, outcome: Outcome) -> Message:

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,10 @@ from flwr.app import Context, Metadata, RecordDict
 from flwr.clientapp import ClientApp
 
 from hqde_fl.clients.cache_location import CACHE_DIR
+from hqde_fl.monitor.schema import Record
+from hqde_fl.monitor.spans import CollectedRecords, recorded_by
 from hqde_fl.protocol.flower_internals import TaskIdentity, make_message
+from hqde_fl.simulations.engines.monitored_call import monitored_call
 from hqde_fl.simulations.engines.ray.packing import Packed, pack, unpack
 from hqde_fl.simulations.engines.torch_settings import TorchSettings
 from hqde_fl.simulations.experiment.import_path import adopt_path
@@ -62,6 +66,8 @@ class Job:
         The client's packed state from earlier rounds; None if it has none.
     torch_settings : TorchSettings
         The driver's settings, which the worker has while it runs the client.
+    monitored : bool
+        True if the outcome is to contain spans and metrics for the driver's monitor.
     """
 
     node: int
@@ -70,6 +76,7 @@ class Job:
     metadata: tuple[str, str, str, float, float]
     context: Any = None
     torch_settings: TorchSettings = field(default_factory=TorchSettings)
+    monitored: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,10 @@ class Outcome:
         True if the client's state from earlier rounds could not be fetched.
     seconds : float
         Duration of the job.
+    began : float
+        Unix time at which the worker began with it; 0 if it never did.
+    records : tuple[Record, ...]
+        What is to be monitored of it.
     """
 
     reply: Packed | None
@@ -95,6 +106,8 @@ class Outcome:
     stateful: bool
     lost: bool
     seconds: float
+    began: float = 0.0
+    records: tuple[Record, ...] = ()
 
 
 class ClientWorker:
@@ -163,7 +176,7 @@ class ClientWorker:
         return self._apps[key]
 
     def _run_job(self, app: App, content: Packed, job: Job) -> tuple[Outcome, Any]:
-        started = time.perf_counter()
+        started, began = time.perf_counter(), time.time()
         job.torch_settings.adopt()  # another client may have changed them
         state, lost = _state(job.context)
         context = Context(
@@ -181,17 +194,23 @@ class ClientWorker:
         message_id, kind, group, created_at, ttl = job.metadata
         metadata = Metadata(app.run_id, message_id, 1, job.node, "", group, created_at, ttl, kind)
         reply, error = None, None
+        collected = CollectedRecords()
         try:
-            answer = app.client_app(make_message(metadata, content=unpack(content)), context)
-            if answer.has_error():
-                error = answer.error.reason or "no reason given"
-            else:
-                reply = pack(answer.content)
+            with (
+                recorded_by(collected) if job.monitored else nullcontext(),
+                monitored_call(job.partition, kind, group),
+            ):
+                answer = app.client_app(make_message(metadata, content=unpack(content)), context)
+                if answer.has_error():
+                    error = answer.error.reason or "no reason given"
+                else:
+                    reply = pack(answer.content)
         except Exception as caught:
             error = f"{traceback.format_exc()}\n{type(caught).__name__}: {caught}"
             _free_gpu()
         stateful = len(context.state) > 0
-        outcome = Outcome(reply, error, stateful, lost, time.perf_counter() - started)
+        seconds, records = time.perf_counter() - started, tuple(collected.records)
+        outcome = Outcome(reply, error, stateful, lost, seconds, began, records)
         return outcome, pack(context.state) if stateful else None
 
 
