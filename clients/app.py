@@ -30,8 +30,8 @@ def ensemble_app(
     """Build a ``ClientApp`` that trains, evaluates and reports the partition it holds.
 
     It answers ``train`` with full weights, or with a packed update if the server requests one (see
-    ``CodecMod``), ``evaluate`` with metrics and ``query.identity`` with the partition id. It works
-    under any Flower strategy.
+    ``CodecMod``), ``evaluate`` with metrics, ``query.identity`` with the partition id and
+    ``query.examples`` with the number of its examples. It works under any Flower strategy.
 
     Parameters
     ----------
@@ -64,4 +64,5 @@ def ensemble_app(
     app.train()(client.train)
     app.evaluate()(client.evaluate)
     app.query("identity")(client.identity)
+    app.query("examples")(client.examples)
     return app

@@ -33,6 +33,7 @@ from hqde_fl.clients.training import Training, train
 from hqde_fl.errors import ConfigError, TaskError
 from hqde_fl.monitor.spans import EVALUATE, TRAIN, span
 from hqde_fl.prediction import EnsemblePredictor
+from hqde_fl.protocol.example_counts import examples_answer
 from hqde_fl.protocol.members import (
     TAG,
     TAGS,
@@ -198,6 +199,11 @@ class EnsembleClient:
         partition, _ = partition_of(context)
         identity = ConfigRecord({"partition-id": partition})
         return Message(RecordDict({"identity": identity}), reply_to=message)
+
+    def examples(self, message: Message, context: Context) -> Message:
+        """Reply with the number of examples of the node's partition, in a ``ConfigRecord``."""
+        with _client_named(context):
+            return examples_answer(message, len(self._partition(context)))  # type: ignore[arg-type]
 
     def _assigned_members(
         self, message: Message, state: dict[str, Tensor]

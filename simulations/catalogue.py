@@ -1,4 +1,4 @@
-"""The names of attacks, tasks, partitioners and engines in a TOML file; nothing is imported."""
+"""The names of the parts of simulations in a TOML file; nothing is imported."""
 
 from __future__ import annotations
 
@@ -43,6 +43,37 @@ PARTITIONERS: Registry[Any] = Registry(
         "shard": "hqde_fl.simulations.tasks.partition:Shard",
     },
     group="hqde_fl.partitioners",
+)
+
+SPEEDS: Registry[Any] = Registry(
+    "speed",
+    "hqde_fl.simulations.heterogeneity.speed:Speed",
+    {
+        "log-uniform": "hqde_fl.simulations.heterogeneity.speed:LogUniformSpeed",
+        "trace": "hqde_fl.simulations.heterogeneity.traced:TraceSpeed",
+    },
+    group="hqde_fl.speeds",
+)
+
+BANDWIDTHS: Registry[Any] = Registry(
+    "bandwidth",
+    "hqde_fl.simulations.heterogeneity.bandwidth:Bandwidth",
+    {
+        "constant": "hqde_fl.simulations.heterogeneity.bandwidth:ConstantBandwidth",
+        "log-uniform": "hqde_fl.simulations.heterogeneity.bandwidth:LogUniformBandwidth",
+        "trace": "hqde_fl.simulations.heterogeneity.traced:TraceBandwidth",
+    },
+    group="hqde_fl.bandwidths",
+)
+
+DROP_OUTS: Registry[Any] = Registry(
+    "drop-out",
+    "hqde_fl.simulations.heterogeneity.drop_out:DropOut",
+    {
+        "random": "hqde_fl.simulations.heterogeneity.drop_out:RandomDropOut",
+        "trace": "hqde_fl.simulations.heterogeneity.traced:TraceDropOut",
+    },
+    group="hqde_fl.drop_outs",
 )
 
 ENGINES = {

@@ -38,6 +38,12 @@ def identity(message: Message, context: Context) -> Message:
     return _app_of(context)(message, context)
 
 
+@app.query("examples")
+def examples(message: Message, context: Context) -> Message:
+    """Reply with the number of examples of this client."""
+    return _app_of(context)(message, context)
+
+
 def build_app(experiment: Experiment, task: Task) -> ClientApp:
     """Return the ClientApp of an experiment whose task has been loaded."""
     parts = experiment.parts

@@ -32,7 +32,7 @@ from hqde_fl.rules.results import State
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.checkpoint.callback import Checkpoints
 from hqde_fl.simulations.checkpoint.resume import ResumePoint, exclusive, reopen
-from hqde_fl.simulations.engines.deployment.guarded_grid import guard
+from hqde_fl.simulations.engines.deployment.guarded_grid import GuardedGrid, guard
 from hqde_fl.simulations.experiment.experiment import Experiment, experiment_file
 from hqde_fl.simulations.experiment.held_out import hold_out
 from hqde_fl.simulations.experiment.own_modules import add_folder_of
@@ -120,17 +120,20 @@ def serve(
     Raises
     ------
     ConfigError
-        If a fault cannot act on the examples that are left of the test set where some are held out;
-        nothing has been written then.
+        If a fault cannot act on the examples that are left of the test set where some are held out,
+        or real nodes are to be slow in virtual time; nothing has been written then.
     """
     held_out = None
     if count := experiment.strategy.held_out:
         measure = experiment.held_out_measure()
         task, held_out = hold_out(task, count, experiment.parts.seeds, measure)
         experiment.parts.faults.check_task(task)
+    guarded = guard(grid)
+    real = isinstance(guarded, GuardedGrid)
+    experiment.parts.heterogeneity.check_simulated(real_nodes=real)
     with exclusive(out):
         point = reopen(out, experiment) if resume and (out / MANIFEST).exists() else None
-        _run_rounds(guard(grid), experiment, (task, held_out), out, point, callbacks)
+        _run_rounds(guarded, experiment, (task, held_out), out, point, callbacks)
 
 
 def _run_rounds(
@@ -162,6 +165,7 @@ def _run_rounds(
     resumed = None if point is None else {"round": point.round, "refused": point.refused}
     directory = RunDirectory(out, experiment, measures, resumed, task.objective)
     monitor = monitored(out, experiment.monitor, grid)
+    grid = parts.heterogeneity.simulate(grid, model, faults.delays)
     grid = faults.stop_on_fault_error(grid)
     attacked = faults.add_attackers(grid, defence, sent_model, screening)
     checkpoints = Checkpoints(out, experiment, attacked, point)

@@ -20,6 +20,8 @@ from hqde_fl.errors import ConfigError
 class Straggle(Fault):
     """The client waits, then trains honestly; after the round's deadline its reply is late.
 
+    An experiment in virtual time adds the seconds to the client's virtual time; nobody waits then.
+
     Parameters
     ----------
     seconds : float, default=60.0

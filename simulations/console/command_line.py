@@ -154,6 +154,7 @@ def run(
         if not (logged and warning == experiment.parts.warning):
             _complain(f"warning: {warning}")
     if dry_run:
+        experiment.parts.heterogeneity.check_simulated(real_nodes=bool(superlink))
         task = experiment.checked_task(test=not superlink, clients=not superlink)
         from hqde_fl.simulations.console.cost import cost_text
 

@@ -12,7 +12,15 @@ from hqde_fl.catalogue import CODECS, RULES, SELECTORS, VOTES
 from hqde_fl.clients.catalogue import FAULTS, METRICS, OPTIMIZERS
 from hqde_fl.errors import ConfigError
 from hqde_fl.registry import Registry
-from hqde_fl.simulations.catalogue import ATTACKS, ENGINES, PARTITIONERS, TASKS
+from hqde_fl.simulations.catalogue import (
+    ATTACKS,
+    BANDWIDTHS,
+    DROP_OUTS,
+    ENGINES,
+    PARTITIONERS,
+    SPEEDS,
+    TASKS,
+)
 from hqde_fl.simulations.console.part_source import Description, Parameter, describe
 from hqde_fl.strategies.catalogue import CALLBACKS, SERVER_OPTIMIZERS
 
@@ -131,6 +139,15 @@ KINDS = {
             SERVER_OPTIMIZERS,
         ),
         Kind("votes", "vote", ("clients.vote",), "[clients]\nvote = {}", VOTES),
+        Kind("speeds", "speed", ("clients.speed",), "[clients]\nspeed = {}", SPEEDS),
+        Kind(
+            "bandwidths",
+            "bandwidth",
+            ("clients.bandwidth",),
+            "[clients]\nbandwidth = {}",
+            BANDWIDTHS,
+        ),
+        Kind("drop-outs", "drop-out", ("clients.drop-out",), "[clients]\ndrop-out = {}", DROP_OUTS),
         Kind("callbacks", "callback", ("callbacks",), "callbacks = [{}]", CALLBACKS),
         Kind(
             "optimizers",

@@ -341,7 +341,12 @@ class Experiment(Section):
         return task
 
     def try_parts(self) -> None:
-        """Raise ``ConfigError`` if a part of the user's own fails on a few random numbers."""
+        """Raise ``ConfigError`` if a part of the user's own fails on a few random numbers.
+
+        The files of the simulated heterogeneity are read, too, which only the server needs.
+        """
+        with self._names():
+            self.parts.heterogeneity.check(self.clients.count)
         try_own_parts(self.parts, self.strategy, self.faults)
 
     @model_validator(mode="after")

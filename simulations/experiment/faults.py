@@ -21,6 +21,7 @@ from hqde_fl.clients.faults import (
     only_for,
 )
 from hqde_fl.clients.faults.backdoor import Backdoor
+from hqde_fl.clients.faults.straggle import Straggle
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.errors import ConfigError, UnknownNameError
@@ -193,13 +194,27 @@ class Faults:
         pairs = zip(self.faults, self.plan.faulty(server_round), strict=True)
         return {client: fault.name for fault, clients in pairs for client in sorted(clients)}
 
-    def mods(self) -> list[Mod]:
-        """Return a Flower mod for each fault that is no attack; it acts in its own clients only."""
+    def mods(self, *, virtual_time: bool = False) -> list[Mod]:
+        """Return a Flower mod for each fault that is no attack; it acts in its own clients only.
+
+        In virtual time a client that straggles has none: ``delays`` has its seconds.
+        """
         return [
             only_for(fault.fault, self.plan.choice_of(index), self.seed, fault.name)
             for index, fault in enumerate(self.faults)
             if isinstance(fault.fault, Fault)
+            and not (virtual_time and isinstance(fault.fault, Straggle))
         ]
+
+    def delays(self, server_round: int) -> dict[int, float]:
+        """Return partition id -> seconds by which it straggles, for a round in virtual time."""
+        pairs = zip(self.faults, self.plan.faulty(server_round), strict=True)
+        return {
+            client: fault.fault.seconds
+            for fault, clients in pairs
+            if isinstance(fault.fault, Straggle)
+            for client in clients
+        }
 
     def stop_on_fault_error(self, grid: Grid) -> Grid:
         """Return a grid on which an error in a fault's own code ends the run.

@@ -26,6 +26,7 @@ from hqde_fl.simulations.experiment.components import build_component
 from hqde_fl.simulations.experiment.display_names import component_label
 from hqde_fl.simulations.experiment.errors import parameters_of
 from hqde_fl.simulations.experiment.faults import Faults
+from hqde_fl.simulations.experiment.heterogeneity import Heterogeneity
 from hqde_fl.simulations.experiment.noise import Noises
 from hqde_fl.simulations.experiment.sections import ClientsSection, EngineSection, StrategySection
 from hqde_fl.strategies.exploration import ExploringOptimizer
@@ -60,6 +61,8 @@ class Parts:
         The faulty clients and their faults.
     noises : Noises
         The noises.
+    heterogeneity : Heterogeneity
+        The simulated speeds, connections and drop-outs.
     resources : tuple[Resources, ...]
         The groups of clients with what each client of a group is given of a machine.
     seeds : Seeds
@@ -74,6 +77,7 @@ class Parts:
     predictor: EnsemblePredictor
     faults: Faults
     noises: Noises
+    heterogeneity: Heterogeneity
     resources: tuple[Resources, ...]
     seeds: Seeds
 
@@ -128,7 +132,7 @@ class Parts:
 
         The last and innermost mod is the entanglement noise, if it is configured.
         """
-        mods = self.faults.mods()
+        mods = self.faults.mods(virtual_time=self.heterogeneity.keeps_time)
         if self.noises.entanglement is not None:
             mods.append(EntanglementNoiseMod(self.noises.entanglement, self.seeds.root))
         return mods
@@ -193,6 +197,7 @@ def build_parts(
         predictor=EnsemblePredictor(vote),
         faults=Faults.build(faults, clients.count, seed),
         noises=noises,
+        heterogeneity=Heterogeneity.build(clients, Seeds(seed)),
         resources=_resources(engine),
         seeds=Seeds(seed),
     )

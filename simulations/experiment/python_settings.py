@@ -21,6 +21,7 @@ from hqde_fl.registry import Registry
 from hqde_fl.rules import RULES
 from hqde_fl.selection import SELECTORS
 from hqde_fl.simulations.attacks import ATTACKS
+from hqde_fl.simulations.catalogue import BANDWIDTHS, DROP_OUTS, SPEEDS
 from hqde_fl.simulations.experiment.overrides import with_value
 from hqde_fl.simulations.tasks import PARTITIONERS, TASKS
 from hqde_fl.strategies.callbacks import Callback
@@ -49,6 +50,9 @@ _REGISTRIES: tuple[Registry[Any], ...] = (
     SERVER_OPTIMIZERS,
     VOTES,
     CALLBACKS,
+    SPEEDS,
+    BANDWIDTHS,
+    DROP_OUTS,
 )
 
 

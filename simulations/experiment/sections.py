@@ -5,7 +5,9 @@ A bound of a parameter is stated here only if no part states it: parts refuse th
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from hqde_fl.clients.training import Training
 from hqde_fl.monitor.performance_monitor import MAX_INTERVAL, MIN_INTERVAL
@@ -75,6 +77,13 @@ class ClientsSection(Section):
         Noise in the clients' updates that cancels over all clients; none if empty.
     vote : Component
         The combination of the members' predictions.
+    speed : Component
+        The speed of each client, in virtual time; if empty, training takes none.
+    bandwidth : Component
+        The connection of each client, in virtual time; if empty, messages take none. With neither
+        there is no virtual time.
+    drop_out : Component
+        The clients that drop out of a round: a probability, or a component; nobody if empty.
     """
 
     count: int = Field(10, ge=1)
@@ -96,6 +105,17 @@ class ClientsSection(Section):
     regularization_noise: Table = Field({})
     entanglement_noise: Table = Field({})
     vote: Component = Field({"name": "soft-vote"})
+    speed: Component = Field({})
+    bandwidth: Component = Field({})
+    drop_out: Component = Field({})
+
+    @field_validator("drop_out", mode="before")
+    @classmethod
+    def _drop_out_table(cls, value: Any) -> Any:
+        """Return the table of random drop-outs for a probability, and any other value unchanged."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return value
+        return {"name": "random", "probability": value}
 
 
 class StrategySection(Section):
@@ -114,7 +134,8 @@ class StrategySection(Section):
         The least number of accepted replies, >= 0: with fewer the model is kept. 0: as many as the
         rule needs.
     deadline : float
-        Seconds that a round waits for replies, > 0; later replies are late.
+        Seconds that a round waits for replies, > 0; later replies are late. Virtual seconds where
+        ``clients.speed`` or ``clients.bandwidth`` is set.
     rule : Component
         The aggregation rule.
     codec : Component
