@@ -41,9 +41,8 @@ def sketch(updates: Columns, seeds: Seeds, size: int = SKETCH_SIZE) -> Tensor:
     sums = torch.zeros(n, size, dtype=torch.float64)
     for block, start in enumerate(range(0, d, BLOCK)):
         stop = min(start + BLOCK, d)
-        generator = seeds.torch("sketch", block)
-        places = torch.randint(size, (BLOCK,), generator=generator)[: stop - start]
-        signs = torch.randint(2, (BLOCK,), generator=generator)[: stop - start] * 2.0 - 1
+        drawn = torch.randint(2 * size, (stop - start,), generator=seeds.torch("sketch", block))
+        places, signs = drawn // 2, drawn % 2 * 2.0 - 1
         tile = updates.tile(start, stop).to("cpu", torch.float64)
         sums.index_add_(1, places, tile * signs)
     limit = torch.finfo(torch.float32).max
