@@ -7,6 +7,7 @@ Nothing is recorded, at almost no cost, unless a recorder is active in this proc
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -70,9 +71,13 @@ def deactivate(recorder: Recorder) -> None:
 
 
 def deactivate_all() -> None:
-    """Give no further records to anyone, as in a forked process, whose monitor has no thread."""
+    """Give no further records to anyone."""
     global _recorders
     _recorders = ()
+
+
+if hasattr(os, "register_at_fork"):  # a monitor's thread does not go with a forked process
+    os.register_at_fork(after_in_child=deactivate_all)
 
 
 @contextmanager
