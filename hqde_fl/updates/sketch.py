@@ -44,6 +44,6 @@ def sketch(updates: Columns, seeds: Seeds, size: int = SKETCH_SIZE) -> Tensor:
         drawn = torch.randint(2 * size, (stop - start,), generator=seeds.torch("sketch", block))
         places, signs = drawn // 2, drawn % 2 * 2.0 - 1
         tile = updates.tile(start, stop).to("cpu", torch.float64)
-        sums.index_add_(1, places, tile * signs)
+        sums.scatter_add_(1, places.expand(n, -1), tile * signs)
     limit = torch.finfo(torch.float32).max
     return sums.nan_to_num(nan=0.0).clamp(-limit, limit).to(torch.float32)
