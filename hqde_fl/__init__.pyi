@@ -22,6 +22,9 @@ from hqde_fl.errors import DataError as DataError
 from hqde_fl.errors import HQDEError as HQDEError
 from hqde_fl.errors import RunError as RunError
 from hqde_fl.errors import UnknownNameError as UnknownNameError
+from hqde_fl.monitor.performance_monitor import PerformanceMonitor as PerformanceMonitor
+from hqde_fl.monitor.spans import record_training_metric as record_training_metric
+from hqde_fl.monitor.spans import span as span
 from hqde_fl.prediction import EnsemblePredictor as EnsemblePredictor
 from hqde_fl.protocol.records import from_record as from_record
 from hqde_fl.protocol.records import to_record as to_record
@@ -79,6 +82,7 @@ from hqde_fl.strategies.callbacks import Callback as Callback
 from hqde_fl.strategies.callbacks import ClientRecord as ClientRecord
 from hqde_fl.strategies.callbacks import RoundRecord as RoundRecord
 from hqde_fl.strategies.hqde import HQDEStrategy as HQDEStrategy
+from hqde_fl.strategies.monitoring import MonitorCallback as MonitorCallback
 from hqde_fl.strategies.optimizers import SGD as SGD
 from hqde_fl.strategies.optimizers import Adam as Adam
 from hqde_fl.strategies.optimizers import Yogi as Yogi

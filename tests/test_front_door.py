@@ -21,13 +21,14 @@ NAMES = """
     DataError DnC DownlinkMod
     EnsembleClient Ensemble EnsemblePredictor Entanglement EntropyCoded ErrorFeedback Experiment
     GeometricMedian HQDEError HQDEStrategy HQDESystem Identity InlineGrid Krum MDA Meamed Mean
-    Median MoNNA MultiKrum NNM Participation Quantized RayGrid Reporting Resources Robust Roles
+    Median MoNNA MonitorCallback MultiKrum NNM Participation PerformanceMonitor Quantized
+    RayGrid Reporting Resources Robust Roles
     Rotated RoundRecord Rule RunError RunResult SGD Screening Seeds Selection Selector SignGuard
     Superposition SweepResult Task TopK Training Tree TrimmedMean Uniform UnknownNameError
     Updates Voting Yogi __version__ adaptive_quantum aggregate byzantine_filter
     create_hqde_system ensemble_app fedadam fedavg fedyogi from_record geometric_median
-    hierarchical median packing quantized quantum_entanglement quantum_superposition robust
-    roles_of run run_experiment sweep to_record trimmed_mean
+    hierarchical median packing quantized quantum_entanglement quantum_superposition
+    record_training_metric robust roles_of run run_experiment span sweep to_record trimmed_mean
 """
 PUBLIC = NAMES.split()
 

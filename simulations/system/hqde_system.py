@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from hqde_fl.clients.app import ensemble_app
 from hqde_fl.clients.initial_state import initial_roles, initial_state
 from hqde_fl.errors import ConfigError, UnknownNameError
+from hqde_fl.monitor.performance_monitor import PerformanceMonitor
 from hqde_fl.prediction import Prediction
 from hqde_fl.protocol.members import split_members
 from hqde_fl.protocol.records import from_record, to_record
@@ -78,6 +79,9 @@ class HQDESystem:
         Number of completed epochs.
     history : list[dict[str, Any]]
         What ``train`` returned of each epoch so far, also of one whose validation failed.
+    monitor : PerformanceMonitor or None
+        Measures resources and time in ``train``; ``monitor.summary()`` tells them. Its records stay
+        in memory: set another one, ``PerformanceMonitor("DIR")``, to keep them, or None for none.
     """
 
     def __init__(
@@ -121,6 +125,7 @@ class HQDESystem:
         self._workers: Workers | None = None
         self._models = MemberModels(self._task, self.settings, Seeds(seed))
         self._strategy: HQDEStrategy | None = None
+        self.monitor: PerformanceMonitor | None = PerformanceMonitor()
 
     # --- training ---------------------------------------------------------------------------------
 
@@ -188,7 +193,8 @@ class HQDESystem:
                 seed=self.seed,
                 roles=self._roles,
             )
-            self._strategy.start(workers.grid, self._arrays, last, resume=self._state)
+            with self.monitor or nullcontext():
+                self._strategy.start(workers.grid, self._arrays, last, resume=self._state)
         return self.history[-num_epochs:]
 
     def _workers_with(self, data: LoaderData, validation: Iterable[Any] | None) -> Workers:
