@@ -74,6 +74,13 @@ VOTES: Registry[Any] = Registry(
 SELECTORS: Registry[Any] = Registry(
     "selector",
     "hqde_fl.selection.base:Selector",
-    {"uniform": "hqde_fl.selection.uniform:Uniform"},
+    {
+        "adaptive": "hqde_fl.selection.adaptive:Adaptive",
+        "least-loaded": "hqde_fl.selection.least_loaded:LeastLoaded",
+        "oort": "hqde_fl.selection.oort:Oort",
+        "power-of-choice": "hqde_fl.selection.power_of_choice:PowerOfChoice",
+        "round-robin": "hqde_fl.selection.round_robin:RoundRobin",
+        "uniform": "hqde_fl.selection.uniform:Uniform",
+    },
     group="hqde_fl.selectors",
 )
