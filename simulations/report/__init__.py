@@ -20,15 +20,18 @@ from hqde_fl.simulations.recording.file_names import REPORT
 from hqde_fl.simulations.recording.seed_groups import ComparisonRow
 from hqde_fl.simulations.report.charts import PAGE_COLOURS
 from hqde_fl.simulations.report.heat_colours import cell_colours
+from hqde_fl.simulations.report.monitor_view import monitor_view
 from hqde_fl.simulations.report.number_text import (
     byte_text,
     fixed,
     interval_text,
     metric_text,
     p_text,
+    second_text,
     signed,
 )
 from hqde_fl.simulations.report.outcome_grid import OutcomeGrid, outcome_grid
+from hqde_fl.simulations.report.phase_drawings import phase_colour
 from hqde_fl.simulations.report.run_view import carried_bytes, run_panels, tile_metrics
 from hqde_fl.simulations.report.sweep_view import sweep_view
 
@@ -93,10 +96,14 @@ def render(comparison: Comparison) -> str:
     if not comparison.axes:
         grids = _grids(begun, RUN_GRID_WIDTH)
         page = _environment().get_template("run.html.md")
-        panels, carried = run_panels(first), carried_bytes(first)
-        tiles = tile_metrics(first)
         return page.render(
-            shared, run=first, tiles=tiles, panels=panels, carried=carried, grids=grids
+            shared,
+            run=first,
+            tiles=tile_metrics(first),
+            panels=run_panels(first),
+            carried=carried_bytes(first),
+            grids=grids,
+            monitor=monitor_view(first.path),
         )
     view = sweep_view(comparison)
     grids = _grids(view["shown"], SWEEP_GRID_WIDTH)
@@ -115,6 +122,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "byte_text": byte_text,
+        "duration": second_text,
         "fixed": fixed,
         "interval": interval_text,
         "metric": metric_text,
@@ -127,6 +135,7 @@ def _environment() -> Environment:
         "component_label": component_label,
         "faults_label": faults_label,
         "page_colours": PAGE_COLOURS,
+        "phase_colour": phase_colour,
     }
     return environment
 

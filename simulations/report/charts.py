@@ -12,12 +12,15 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isnan, nan
+from statistics import fmean
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 Series = Mapping[str, Sequence[tuple[int, float | None]]]
 """The (round, value) points of each line, by its label; a value of None leaves a gap."""
@@ -27,6 +30,9 @@ Bands = Mapping[str, Sequence[tuple[int, float, float]]]
 
 MAX_LABEL_LINE = 28
 """Characters of one line of a label; a longer label is wrapped."""
+
+MAX_BARS = 120
+"""Bars of a chart at most."""
 
 PAGE_COLOURS = 8
 """Number of line colours that the page's style sheet has."""
@@ -93,6 +99,34 @@ def line_chart(
             axes.minorticks_off()
 
     return _figure(draw, name)
+
+
+def time_chart(
+    series: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], name: str, xlabel: str
+) -> str:
+    """Return a chart of lines over time, from 0 on, as an SVG element.
+
+    Parameters
+    ----------
+    series : Mapping[str, tuple[numpy.ndarray, numpy.ndarray]]
+        Label -> (times, values).
+    name : str
+        The chart's accessible name.
+    xlabel : str
+        The name of the times.
+    """
+
+    def draw(axes: Axes) -> None:
+        for index, (times, values) in enumerate(series.values()):
+            colour = _LINE_COLOURS[index % PAGE_COLOURS]
+            style = ("-", "--", ":")[index // PAGE_COLOURS % 3]
+            axes.plot(times, values, color=colour, linestyle=style, linewidth=1.2)
+        ends = [times[-1] for times, _ in series.values() if len(times)]
+        axes.set_xlim(0, max([*ends, 1e-9]))
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(xlabel)
+
+    return _figure(draw, name, rounds=False)
 
 
 def draw_lines(
@@ -188,19 +222,25 @@ def _reach(low: float, high: float, ends: Sequence[float]) -> tuple[float, float
 
 
 def bar_chart(series: Series, name: str) -> str:
-    """Return a chart of stacked bars over the rounds, as an SVG element; None counts as 0."""
+    """Return a chart of stacked bars over the rounds, as an SVG element; None counts as 0.
+
+    More than ``MAX_BARS`` rounds are put together: a bar is then the mean of several.
+    """
+    per_bar = max([1, *(-(-len(points) // MAX_BARS) for points in series.values())])
 
     def draw(axes: Axes) -> None:
-        bottom: dict[int, float] = {}
+        bottom: dict[float, float] = {}
         for index, points in enumerate(series.values()):
-            rounds = [x for x, _ in points]
-            values = [y or 0.0 for _, y in points]
+            groups = [points[at : at + per_bar] for at in range(0, len(points), per_bar)]
+            rounds = [fmean(x for x, _ in group) for group in groups]
+            values = [fmean(y or 0.0 for _, y in group) for group in groups]
             below = [bottom.get(x, 0.0) for x in rounds]
             colour = _LINE_COLOURS[index % PAGE_COLOURS]
-            axes.bar(rounds, values, bottom=below, color=colour, width=0.72)
+            axes.bar(rounds, values, bottom=below, color=colour, width=0.72 * per_bar)
             bottom |= {x: low + y for x, low, y in zip(rounds, below, values, strict=True)}
         axes.grid(False, axis="x")
-        axes.set_xlim(min(bottom, default=1) - 0.5, max(bottom, default=1) + 0.5)
+        half = per_bar / 2
+        axes.set_xlim(min(bottom, default=1) - half, max(bottom, default=1) + half)
 
     return _figure(draw, name)
 

@@ -31,12 +31,21 @@ def metric_text(value: float | None, digits: int = 3) -> str:
     return text.replace("-", MINUS, 1) if value < 0 else text
 
 
-def byte_text(count: int) -> str:
+def byte_text(count: float) -> str:
     """Return a number of bytes with a unit, three digits at least from a kilobyte on."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:
             return f"{count / size:.{1 if count >= 10 * size else 2}f} {unit}"
-    return f"{count} B"
+    return f"{count:.0f} B"
+
+
+def second_text(seconds: float) -> str:
+    """Return a time of any length with a unit, in three digits: ``41.2 ms``, ``3.21 h``."""
+    units = (("h", 3600.0, 1e4), ("min", 60.0, 180.0), ("s", 1.0, 1.0), ("ms", 1e-3, 0.0))
+    unit, size = next((unit, size) for unit, size, least in units if seconds >= least)
+    amount = seconds / size
+    digits = 2 if amount < 9.995 else 1 if amount < 99.95 else 0
+    return f"{amount:.{digits}f} {unit}"
 
 
 def signed(value: float | None) -> str:

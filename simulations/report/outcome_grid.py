@@ -128,7 +128,7 @@ def outcome_grid(run: Run, room: float) -> OutcomeGrid | None:
     step = min(36.0, max(9.0, room / rounds))
     places = {key: _TOP + index * _LINE_HEIGHT for index, key in enumerate(keys)}
     cohort = len(run.clients) / len({client["round"] for client in run.clients})
-    influence = {key: _mean_influence(run, key) for key in keys}
+    influence = _mean_influences(run)
     sleeping = any(not client["fault"] and _key(client) in run.faulty for client in run.clients)
     lines = tuple(
         GridLine(y, str(key), run.faulty.get(key), influence[key]) for key, y in places.items()
@@ -178,11 +178,14 @@ def _key(client: Mapping[str, Any]) -> int:
     return int(client["node"] if client["partition"] is None else client["partition"])
 
 
-def _mean_influence(run: Run, key: int) -> float:
-    own = [client for client in run.clients if _key(client) == key]
-    if key in run.faulty:
-        own = [client for client in own if client["fault"]]
-    return fmean(client["influence"] or 0.0 for client in own) if own else 0.0
+def _mean_influences(run: Run) -> dict[int, float]:
+    """Return each client's mean influence, a faulty one's over rounds in which its fault acts."""
+    influences: dict[int, list[float]] = {}
+    for client in run.clients:
+        own = influences.setdefault(_key(client), [])
+        if client["fault"] or _key(client) not in run.faulty:
+            own.append(client["influence"] or 0.0)
+    return {key: fmean(own) if own else 0.0 for key, own in influences.items()}
 
 
 def _title(client: Mapping[str, Any], fault: str | None) -> str:
