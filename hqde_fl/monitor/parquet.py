@@ -50,11 +50,11 @@ def arrow_schema() -> Any:
 
     columns = {"kind": pa.string(), "start": pa.float64()}
     for record in KINDS.values():
-        columns |= _columns(record)
+        columns |= arrow_columns(record)
     return pa.schema(columns)
 
 
-def _columns(record: type) -> dict[str, Any]:
+def arrow_columns(record: type) -> dict[str, Any]:
     hints, keys = typing.get_type_hints(record), file_keys(record)
     return {keys[field.name]: _type(hints[field.name], field.name) for field in fields(record)}
 
@@ -69,7 +69,7 @@ def _type(hint: Any, name: str) -> Any:
     if present:
         return _type(present[0], name)
     if hint is Gpu:
-        return pa.struct(_columns(Gpu))
+        return pa.struct(arrow_columns(Gpu))
     if hint is int and name in ("client", "clients"):  # node ids take all 64 bits
         return pa.uint64()
     return {str: pa.string(), int: pa.int64(), float: pa.float64()}[hint]
