@@ -77,6 +77,7 @@ _HOMES = {
     "ClientHistory": "hqde_fl.selection",
     "Selection": "hqde_fl.selection",
     "Selector": "hqde_fl.selection",
+    "QUBO": "hqde_fl.selection.qubo",
     "Uniform": "hqde_fl.selection",
     "PerformanceMonitor": "hqde_fl.monitor.performance_monitor",
     "record_training_metric": "hqde_fl.monitor.spans",

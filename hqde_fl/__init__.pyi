@@ -67,6 +67,7 @@ from hqde_fl.selection import Ensemble as Ensemble
 from hqde_fl.selection import Selection as Selection
 from hqde_fl.selection import Selector as Selector
 from hqde_fl.selection import Uniform as Uniform
+from hqde_fl.selection.qubo import QUBO as QUBO
 from hqde_fl.simulations.engines.inline import InlineGrid as InlineGrid
 from hqde_fl.simulations.engines.ray.grid import RayGrid as RayGrid
 from hqde_fl.simulations.engines.ray.resources import Resources as Resources

@@ -79,6 +79,7 @@ SELECTORS: Registry[Any] = Registry(
         "least-loaded": "hqde_fl.selection.least_loaded:LeastLoaded",
         "oort": "hqde_fl.selection.oort:Oort",
         "power-of-choice": "hqde_fl.selection.power_of_choice:PowerOfChoice",
+        "qubo": "hqde_fl.selection.qubo:QUBO",
         "round-robin": "hqde_fl.selection.round_robin:RoundRobin",
         "uniform": "hqde_fl.selection.uniform:Uniform",
     },

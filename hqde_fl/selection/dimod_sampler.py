@@ -1,0 +1,146 @@
+"""Choice of a subset by any sampler of D-Wave's ``dimod``, quantum hardware included.
+
+A sampler knows no fixed size. Its problem, a binary quadratic model, therefore has a penalty on
+every other size, large enough that the best subset of all has the right one. A sampler that returns
+another size nevertheless, as heuristics and hardware do, has its subset repaired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hqde_fl.code_origin import failure_text
+from hqde_fl.errors import ConfigError, RunError, UnknownNameError
+from hqde_fl.own_modules import import_attribute, is_own
+from hqde_fl.selection.greedy_subset import resized
+from hqde_fl.selection.qubo_problem import SubsetProblem
+
+SAMPLERS: Mapping[str, str] = {
+    "exact": "dimod:ExactSolver",
+    "simulated-annealing": "dwave.samplers:SimulatedAnnealingSampler",
+    "steepest-descent": "dwave.samplers:SteepestDescentSampler",
+    "tabu": "dwave.samplers:TabuSampler",
+}
+"""Names of samplers that come with the extra ``quantum``."""
+
+MAX_ROWS = 1000
+"""Most of a sampler's rows that are looked at, the best first."""
+
+
+def check_solver(name: str, solver: Any, built_in: tuple[str, ...]) -> None:
+    """Raise ``ConfigError`` unless a solver is a known name, one of the user's own or a sampler."""
+    if isinstance(solver, str):
+        if not is_own(solver) and solver not in (*built_in, *SAMPLERS):
+            raise UnknownNameError(name, solver, (*built_in, *SAMPLERS))
+    elif not callable(getattr(solver, "sample", None)):
+        raise ConfigError(f"{name} must be a name or a dimod sampler, found {solver!r:.80}")
+
+
+def find_sampler(solver: Any) -> Any:
+    """Return the sampler that a name stands for; a sampler is returned as it is.
+
+    Parameters
+    ----------
+    solver : str or dimod.Sampler
+        A name in ``SAMPLERS``, or ``module:attribute`` or ``file.py:attribute`` of a sampler, or of
+        a class or function that returns one when it is called without arguments.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such sampler, or the extra ``quantum`` is not installed.
+    """
+    if not isinstance(solver, str):
+        return solver
+    if solver in SAMPLERS:
+        module, _, attribute = SAMPLERS[solver].partition(":")
+        try:
+            return getattr(import_module(module), attribute)()
+        except ModuleNotFoundError as error:
+            raise _extra_missing(f"solver {solver!r}", error) from error
+    found = import_attribute("solver", solver)
+    if not callable(getattr(found, "sample", None)) or isinstance(found, type):
+        try:
+            found = found()
+        except Exception as error:
+            raise ConfigError(f"solver {solver!r} raised {failure_text(error)}") from error
+    if not callable(getattr(found, "sample", None)):
+        raise ConfigError(f"solver {solver!r} must be a dimod sampler, found {found!r:.80}")
+    return found
+
+
+def penalty_model(problem: SubsetProblem) -> Any:
+    """Return a ``dimod.BinaryQuadraticModel`` whose lowest state is the best subset.
+
+    Its energy is minus the objective, plus a penalty times the square of the difference from the
+    size. The objective of a subset of the right size does not change, except by a constant, if
+    every item counts the same more or less; that is used to keep the penalty small, because
+    hardware has few digits. An item more or less changes the objective by less than the penalty,
+    whatever the others are, so no subset of another size has a lower energy.
+    """
+    try:
+        import dimod
+    except ModuleNotFoundError as error:
+        raise _extra_missing("a sampler", error) from error
+    pairs, size = problem.pairs, problem.size
+    most = float((problem.linear + pairs.clip(min=0).sum(axis=1)).max())
+    least = float((problem.linear + pairs.clip(max=0).sum(axis=1)).min())
+    middle, penalty = (most + least) / 2, 0.51 * (most - least) + 1e-9
+    quadratic = penalty - pairs / 2  # each pair stands there twice
+    np.fill_diagonal(quadratic, middle - problem.linear + penalty * (1 - 2 * size))
+    return dimod.BinaryQuadraticModel(quadratic, "BINARY")
+
+
+def sample_subset(
+    problem: SubsetProblem, solver: Any, options: Mapping[str, Any], rng: np.random.Generator
+) -> tuple[list[int], bool]:
+    """Return the best subset that a sampler found, and True if its size had to be repaired.
+
+    Parameters
+    ----------
+    problem : SubsetProblem
+        The problem.
+    solver : str or dimod.Sampler
+        See ``find_sampler``.
+    options : Mapping[str, Any]
+        Arguments for its method ``sample``. A sampler that takes a seed gets one from ``rng``.
+    rng : np.random.Generator
+        The source of the seed.
+
+    Raises
+    ------
+    RunError
+        If the sampler fails, or returns no subset.
+    """
+    sampler = find_sampler(solver)
+    arguments = {key.replace("-", "_"): value for key, value in options.items()}
+    if "seed" in (getattr(sampler, "parameters", None) or ()):
+        arguments.setdefault("seed", int(rng.integers(2**31)))
+    model, name = penalty_model(problem), type(sampler).__name__
+    try:
+        rows = _rows(sampler.sample(model, **arguments), problem.items)
+    except Exception as error:
+        raise RunError(f"solver {name} failed: {failure_text(error)}") from error
+    if not len(rows):
+        raise RunError(f"solver {name} returned no sample")
+    subsets = [np.flatnonzero(row) for row in rows]
+    exact = [[int(item) for item in subset] for subset in subsets if len(subset) == problem.size]
+    if exact:
+        return max(exact, key=problem.value), False
+    return max((resized(problem, subset) for subset in subsets), key=problem.value), True
+
+
+def _rows(samples: Any, items: int) -> NDArray[np.bool_]:
+    """Return a sample set's best rows as booleans, with the items in their order."""
+    best = samples.change_vartype("BINARY", inplace=False).truncate(MAX_ROWS)
+    columns = [list(best.variables).index(item) for item in range(items)]
+    return np.asarray(best.record.sample)[:, columns] > 0
+
+
+def _extra_missing(what: str, error: ModuleNotFoundError) -> ConfigError:
+    return ConfigError(f"{what} needs {error.name}: pip install 'hqde-fl[quantum]'")
