@@ -41,6 +41,16 @@ PARTS: dict[str, dict[str, Any]] = {
         "strategy": {"rule": {"name": "centered-clipping"}},
         "faults": [{"name": "mimic", "count": 1}],
     },
+    "virtual time": {
+        "clients": {
+            "count": 4,
+            "lr": 0.1,
+            "speed": {"name": "log-uniform", "seconds-per-example": 0.01, "jitter": 0.3},
+            "bandwidth": {"name": "log-uniform", "up": 0.1},
+            "drop-out": 0.2,
+        },
+        "strategy": {"rule": "mean", "downlink": "quantized", "deadline": 3.0, **FEEDBACK},
+    },
     "stale": {"strategy": {"rule": "median"}, "faults": [{"name": "stale", "count": 1}]},
 }
 

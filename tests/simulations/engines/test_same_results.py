@@ -24,8 +24,15 @@ EXPERIMENT = {
         "members-per-client": 2,
         "bagging": True,
         "partition": {"name": "dirichlet", "alpha": 0.5},
+        "speed": {"name": "log-uniform", "seconds-per-example": 0.01, "jitter": 0.3},
+        "bandwidth": {"name": "log-uniform", "up": 0.1, "latency": 0.05},
+        "drop-out": 0.2,
     },
-    "strategy": {"rule": {"name": "byzantine-filter"}, "fraction-train": 0.8},
+    "strategy": {
+        "rule": {"name": "byzantine-filter"},
+        "fraction-train": 0.8,
+        "deadline": 20.0,
+    },
     "faults": [{"name": "gaussian", "count": 1}, {"name": "crash", "count": 1}],
 }
 
@@ -43,7 +50,11 @@ def test_inline_and_ray_agree_to_the_bit(
     assert model == (on_ray / "model.safetensors").read_bytes()
     for lines in ("rounds.jsonl", "clients.jsonl"):
         assert comparable(inline / lines) == comparable(on_ray / lines)
-    assert Run.load(on_ray).manifest["ray"]["deaths"] == 0
+    run = Run.load(on_ray)
+    assert run.manifest["ray"]["deaths"] == 0
+    assert any(client["virtual-turnaround"] > 20 for client in run.clients)
+    assert any(client["reason"] == "failed: dropped out (simulated)" for client in run.clients)
+    assert run.rounds[-1]["virtual-time"] > 0
 
 
 @contextmanager

@@ -26,7 +26,15 @@ EXPERIMENT = Experiment.parse(
         "name": "tiny",
         "seed": 3,
         "rounds": 2,
-        "clients": {"count": CLIENTS, "lr": 0.1, "members": 2, "assignment": "round-robin"},
+        "clients": {
+            "count": CLIENTS,
+            "lr": 0.1,
+            "members": 2,
+            "assignment": "round-robin",
+            "speed": "log-uniform",
+            "bandwidth": "log-uniform",
+            "drop-out": 0.2,
+        },
     }
 )
 
@@ -34,6 +42,11 @@ EXPERIMENT = Experiment.parse(
 def curve(directory: Path) -> list[float]:
     lines = (directory / "rounds.jsonl").read_text().splitlines()
     return [json.loads(line)["server"]["accuracy"] for line in lines]
+
+
+def virtual_times(directory: Path) -> list[float | None]:
+    lines = (directory / "rounds.jsonl").read_text().splitlines()
+    return [json.loads(line)["virtual-time"] for line in lines]
 
 
 def home_of(log: Path) -> Path:
@@ -67,6 +80,7 @@ def test_two_runs_at_once_a_good_one_and_a_failing_one(tmp_path: Path) -> None:
 
     inline = run_experiment(EXPERIMENT, tmp_path / "inline", engine="inline").path
     assert len(curve(good)) == 3
+    assert virtual_times(good) == virtual_times(inline)
     assert curve(good) == pytest.approx(curve(inline), abs=1e-3)
     assert (good / "report.html").is_file()
     assert (good / LOG_FILE).read_text().splitlines() == lines
