@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from hqde_fl.clients.training import Training
+from hqde_fl.monitor.exporters.prometheus import host_and_port
 from hqde_fl.monitor.performance_monitor import MAX_INTERVAL, MIN_INTERVAL
 from hqde_fl.selection import Ensemble
 from hqde_fl.selection.ensemble import Assignment, Mode
@@ -255,7 +256,23 @@ class MonitorSection(Section):
         Keep one. Cells of a sweep do only if the file has a ``[monitor]`` table.
     interval : float
         Seconds between two samples of CPU, memory, GPUs, disk and network.
+    prometheus : str
+        ``HOST:PORT`` at which Prometheus may fetch the run's metrics while it goes on; port 0 is a
+        free one. Empty: nowhere.
+    opentelemetry : bool
+        Send traces and metrics to an OpenTelemetry collector, as the ``OTEL_...`` environment
+        variables say.
     """
 
     enabled: bool = True
     interval: float = Field(1.0, ge=MIN_INTERVAL, le=MAX_INTERVAL)
+    prometheus: str = ""
+    opentelemetry: bool = False
+
+    @field_validator("prometheus")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        """Raise ``ConfigError`` unless it is empty or an address."""
+        if value:
+            host_and_port(value)
+        return value
