@@ -55,6 +55,7 @@ def arrow_schema() -> Any:
 
 
 def arrow_columns(record: type) -> dict[str, Any]:
+    """Return the columns of a kind of records, its keys in the file, with their types."""
     hints, keys = typing.get_type_hints(record), file_keys(record)
     return {keys[field.name]: _type(hints[field.name], field.name) for field in fields(record)}
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import psutil
 from flwr.serverapp import Grid
 
+from hqde_fl.monitor.exporters import Exporters, make_exporters
 from hqde_fl.monitor.performance_monitor import PerformanceMonitor
 from hqde_fl.simulations.console.interruption import uninterrupted
 from hqde_fl.simulations.experiment.sections import MonitorSection
+from hqde_fl.simulations.recording.exporting import exported
 
 ROOT_VARIABLE = "HQDE_FL_MONITOR_ROOT"
 """Environment variable with the id of the process that started a run's processes."""
@@ -28,9 +30,8 @@ class SamplesHosts(Protocol):
         ...
 
 
-@contextmanager
-def monitored(out: Path, settings: MonitorSection, grid: Grid) -> Iterator[None]:
-    """Record the block in ``monitor.jsonl`` and ``monitor.parquet``, if ``[monitor]`` is enabled.
+def monitored(out: Path, settings: MonitorSection, grid: Grid) -> AbstractContextManager[None]:
+    """Record a block in ``monitor.jsonl`` and ``monitor.parquet``, if ``[monitor]`` is enabled.
 
     Parameters
     ----------
@@ -40,12 +41,27 @@ def monitored(out: Path, settings: MonitorSection, grid: Grid) -> Iterator[None]
         The table ``[monitor]``.
     grid : Grid
         The Grid of the run's engine.
+
+    Raises
+    ------
+    ConfigError
+        If a library that an exporter needs is not installed; nothing has been recorded then.
     """
     if not settings.enabled:
-        yield
-        return
+        return nullcontext()
+    return _recorded(
+        out, settings, grid, make_exporters(settings.prometheus, settings.opentelemetry)
+    )
+
+
+@contextmanager
+def _recorded(
+    out: Path, settings: MonitorSection, grid: Grid, exporters: Exporters
+) -> Iterator[None]:
     monitor = PerformanceMonitor(out, interval=settings.interval, root=_root())
     with ExitStack() as stack:
+        if exporters:
+            stack.enter_context(exported(exporters, monitor, out))
         if isinstance(grid, SamplesHosts):
             stack.callback(grid.sample_hosts(monitor))
         monitor.start()

@@ -108,6 +108,11 @@ class Exporters:
             with self._guarded(exporter):
                 exporter.record(record)
 
+    def records(self, records: Sequence[Record]) -> None:
+        """Publish several records; a ``PerformanceMonitor`` takes this as a listener."""
+        for record in records:
+            self.record(record)
+
     def round(self, line: Mapping[str, Any]) -> None:
         """Publish a line of ``rounds.jsonl``."""
         for exporter in tuple(self._active):
