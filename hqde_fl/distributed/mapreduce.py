@@ -33,11 +33,18 @@ from hqde_fl.distributed.ray_tasks import (
     task,
 )
 from hqde_fl.distributed.shards import ShardColumns
-from hqde_fl.distributed.stored_updates import SHARD_BYTES, StoredUpdates, store_columns
+from hqde_fl.distributed.stored_updates import (
+    SHARD_BYTES,
+    StoredRow,
+    StoredUpdates,
+    UpdateCollector,
+    store_columns,
+)
 from hqde_fl.distributed.tree import run_tree
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules.cohort import Cohort
-from hqde_fl.rules.executor import Executor
+from hqde_fl.rules.executor import Executor, Store
+from hqde_fl.rules.gram import sampled_spans
 from hqde_fl.rules.results import Aggregate, State
 from hqde_fl.rules.tiling import Combined, S, combine_tiles, reduce_tiles
 from hqde_fl.rules.tree import Tree
@@ -89,12 +96,20 @@ class MapReduce(Executor):
         """
         stored = self.stored(updates, cohort.ids)
         if isinstance(rule, Tree):
+            if not isinstance(stored, StoredUpdates):
+                stored = self.computed(stored, cohort.ids)
             options = {"tile_bytes": self.tile_bytes, "at_once": self.at_once}
             return run_tree(rule, stored, cohort, state, **options)[0]
         return super().run(rule, stored, cohort, state, run_steps)
 
-    def stored(self, updates: Columns, clients: Sequence[int]) -> StoredUpdates:
-        """Return updates as columns in the object store.
+    def storage(self, n: int, d: int, dtype: torch.dtype) -> Store:
+        """Return a function that puts one client's update into the object store."""
+        require_ray("MapReduce")
+        sizes = {"shard_bytes": self.shard_bytes, "tile_bytes": self.tile_bytes}
+        return UpdateCollector(n, d, dtype, **sizes).store
+
+    def stored(self, updates: Columns, clients: Sequence[int]) -> Columns:
+        """Return updates as columns that are computed from the object store.
 
         Parameters
         ----------
@@ -105,6 +120,22 @@ class MapReduce(Executor):
         """
         require_ray("MapReduce")
         return store_columns(updates, clients, self.shard_bytes, self.tile_bytes)
+
+    def computed(self, columns: Columns, clients: Sequence[int]) -> StoredUpdates:
+        """Return columns that are computed from stored updates as stored updates of their own."""
+        source = _stored_source(columns)
+        assert source is not None
+        m = columns.shape[0]
+        calls = self._calls(_rows_of_shard, None, columns, num_returns=m)
+        shards = [[part] if m == 1 else part for part in submit(calls, self._tasks)]
+        tiles = [columns.tile(*span) for span in sampled_spans(columns.shape[1])]
+        samples = torch.cat(tiles, dim=1).numpy()
+        return StoredUpdates(
+            [
+                StoredRow(client, tuple(shard[row] for shard in shards), source.edges, samples[row])
+                for row, client in enumerate(clients)
+            ]
+        )
 
     def reduce(self, function: Callable[[Tensor], S], columns: Columns) -> S:
         """Return the sum of ``function(tile)`` over all tiles.
@@ -143,17 +174,19 @@ class MapReduce(Executor):
         return self.at_once or cpus()
 
     def _calls(
-        self, remote: Any, function: Callable[[Tensor], Any], columns: Columns
+        self, remote: Any, function: Any, columns: Columns, **options: Any
     ) -> Iterator[Callable[[], Any]]:
         """Yield a call for each shard, which submits the task that applies the function to it."""
         source = _stored_source(columns)
         assert source is not None
         shared = ray.put((function, self.tile_bytes))  # a function may hold an (m, n) matrix
-        spread = remote.options(scheduling_strategy="SPREAD") if _nodes() > 1 else remote
+        if _nodes() > 1:
+            options["scheduling_strategy"] = "SPREAD"
+        remote = remote.options(**options)
         for index, span in enumerate(pairwise(source.edges)):
             layers = _layers(columns, span)
             parts = [row.parts[index] for row in source.rows]
-            yield partial(spread.remote, shared, layers, *parts)
+            yield partial(remote.remote, shared, layers, *parts)
 
 
 def _stored_source(columns: Columns) -> StoredUpdates | None:
@@ -213,6 +246,13 @@ def combine_shard(
     return part.numpy(), counts
 
 
+def rows_of_shard(shared: tuple[Any, int], layers: Sequence[Layer], *rows: Any) -> Any:
+    """Return each row of one shard's columns, one alone if there is only one."""
+    columns = _shard(layers, rows)
+    computed = list(columns.tile(0, columns.shape[1]).numpy())
+    return computed if len(computed) > 1 else computed[0]
+
+
 def add_sums(*sums: Any) -> Any:
     """Return the sum of sums, from left to right."""
     return reduce(add, sums)
@@ -220,4 +260,5 @@ def add_sums(*sums: Any) -> Any:
 
 _reduce_shard = task(reduce_shard)
 _combine_shard = task(combine_shard)
+_rows_of_shard = task(rows_of_shard)
 _add = task(add_sums)

@@ -67,7 +67,7 @@ def submit(calls: Iterable[Callable[[], Any]], at_once: int) -> Iterator[Any]:
     Parameters
     ----------
     calls : Iterable[Callable[[], ObjectRef]]
-        Each submits a task.
+        Each submits a task, and returns a reference or a list of them.
     at_once : int
         Tasks that are unfinished at one time, at most: what they read is in memory meanwhile.
     """
@@ -76,7 +76,7 @@ def submit(calls: Iterable[Callable[[], Any]], at_once: int) -> Iterator[Any]:
         if len(unfinished) >= at_once:
             _, unfinished = ray.wait(unfinished, num_returns=1, fetch_local=False)
         reference = call()
-        unfinished.append(reference)
+        unfinished.append(reference[0] if isinstance(reference, list) else reference)
         yield reference
 
 

@@ -13,7 +13,7 @@ names the client.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -28,14 +28,15 @@ from hqde_fl.distributed.ray_tasks import cpus, fetch, require_ray, task
 from hqde_fl.distributed.shards import ShardColumns, shard_edges
 from hqde_fl.errors import UpdateError
 from hqde_fl.rules.gram import sampled_spans
-from hqde_fl.updates import Columns
+from hqde_fl.updates import Columns, MappedColumns, StackedColumns, Updates
+from hqde_fl.updates.received_updates import StoredUpdate
 
 SHARD_BYTES = 1 << 27
 """Bytes of one shard of all updates, about: as much as a task reads."""
 
 
 @dataclass(frozen=True, eq=False)
-class StoredRow:
+class StoredRow(StoredUpdate):
     """The update of one client in the object store.
 
     Parameters
@@ -44,32 +45,48 @@ class StoredRow:
         The client's id.
     parts : tuple[ObjectRef, ...]
         References to its shards, float32 or float64 arrays.
+    edges : tuple[int, ...]
+        The first column of each shard, and the number of columns.
     sample : NDArray
         The columns in ``sampled_spans``, one after the other.
     """
 
     client: int
     parts: tuple[Any, ...]
+    edges: tuple[int, ...]
     sample: npt.NDArray[Any]
+
+    def delta(self) -> Tensor:
+        """Return the update (d,), read back into this process."""
+        return torch.from_numpy(np.concatenate(fetch(list(self.parts))))
+
+    def columns(self, rows: Sequence[StoredUpdate]) -> Columns:
+        """Return updates as columns; they are read back if they are cut in different places."""
+        stored = [row for row in rows if isinstance(row, StoredRow) and row.edges == self.edges]
+        if len(stored) == len(rows):
+            return StoredUpdates(stored)
+        return Updates([row.delta() for row in rows])
 
 
 @dataclass(frozen=True, eq=False)
 class StoredUpdates:
     """``Columns`` of updates in the object store; ``MapReduce`` reads them shard by shard.
 
-    Any other reader gets a tile by a task that cuts it, which is right but slow, except for the
-    columns from which a pivot is chosen: these are at hand.
+    Any other reader fetches the shards that a tile lies in, except for the columns from which a
+    pivot is chosen: these are at hand.
 
     Parameters
     ----------
     rows : Sequence[StoredRow]
-        The updates.
-    edges : tuple[int, ...]
-        The first column of each shard, and the number of columns.
+        The updates, which are cut in the same places.
     """
 
     rows: Sequence[StoredRow]
-    edges: tuple[int, ...]
+
+    @property
+    def edges(self) -> tuple[int, ...]:
+        """The first column of each shard, and the number of columns."""
+        return self.rows[0].edges
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -97,13 +114,14 @@ class StoredUpdates:
         pieces = []
         for index, (left, right) in enumerate(pairwise(self.edges)):
             if left < stop and start < right:
-                span = max(start, left) - left, min(stop, right) - left
-                pieces.append(_cut.remote(*span, *(row.parts[index] for row in self.rows)))
-        return torch.from_numpy(np.concatenate(fetch(pieces), axis=1))
+                parts = fetch([row.parts[index] for row in self.rows])
+                low, high = max(start, left) - left, min(stop, right) - left
+                pieces.append(ShardColumns.of([[part] for part in parts]).tile(low, high))
+        return torch.cat(pieces, dim=1)
 
     def select(self, rows: Sequence[int]) -> StoredUpdates:
         """Return the given rows; nothing is copied."""
-        return StoredUpdates([self.rows[i] for i in rows], self.edges)
+        return StoredUpdates([self.rows[i] for i in rows])
 
 
 class UpdateCollector:
@@ -136,12 +154,30 @@ class UpdateCollector:
         tile = {} if tile_bytes is None else {"tile_bytes": tile_bytes}
         self._edges = shard_edges(n, d, shard_bytes, **tile)
         self._dtype = dtype
-        self._rows: list[tuple[int, tuple[Any, ...], Any]] = []
+        self._rows: list[StoredRow] = []
         self._cutting: list[Any] = []
         self._at_once = cpus()
 
+    def store(self, client: int, update: Any) -> StoredRow:
+        """Store one client's update and return it.
+
+        Parameters
+        ----------
+        client : int
+            The client's id, which errors name.
+        update : Tensor or NDArray
+            (d,) numbers.
+
+        Raises
+        ------
+        UpdateError
+            If it has another shape or dtype.
+        """
+        sample, *parts = split_update(client, update, self._edges, self._dtype)
+        return StoredRow(client, tuple(ray.put(part) for part in parts), self._edges, sample)
+
     def add(self, client: int, update: Any) -> None:
-        """Store one client's update.
+        """Store one client's update for ``columns``.
 
         Parameters
         ----------
@@ -156,15 +192,14 @@ class UpdateCollector:
             If it has another shape or dtype. For a reference, ``columns`` raises it.
         """
         if not isinstance(update, ray.ObjectRef):
-            sample, *parts = split_update(client, update, self._edges, self._dtype)
-            self._rows.append((client, tuple(ray.put(part) for part in parts), sample))
+            self._rows.append(self.store(client, update))
             return
         if len(self._cutting) >= self._at_once:
             _, self._cutting = ray.wait(self._cutting, num_returns=1, fetch_local=False)
         split = _split.options(num_returns=len(self._edges))
         sample, *parts = split.remote(client, update, self._edges, self._dtype)
         self._cutting.append(sample)
-        self._rows.append((client, tuple(parts), sample))
+        self._rows.append(StoredRow(client, tuple(parts), self._edges, sample))
 
     def columns(self) -> StoredUpdates:
         """Return the updates in the order in which they were added.
@@ -175,30 +210,18 @@ class UpdateCollector:
             If an update that was given by reference has another shape or dtype, could not be made,
             or is lost.
         """
-        return StoredUpdates([self._row(*row) for row in self._rows], self._edges)
-
-    def _row(self, client: int, parts: tuple[Any, ...], sample: Any) -> StoredRow:
-        if isinstance(sample, ray.ObjectRef):
-            try:
-                sample = ray.get(sample)
-            except RayTaskError as error:
-                if isinstance(error.cause, UpdateError):
-                    raise error.cause from None
-                raise UpdateError(client, f"its task raised {error.cause!r}") from error
-            except RayError as error:
-                raise UpdateError(client, f"is lost ({type(error).__name__})") from error
-        return StoredRow(client, parts, sample)
+        return StoredUpdates([_complete(row) for row in self._rows])
 
 
 def store_columns(
     columns: Columns, clients: Sequence[int], shard_bytes: int, tile_bytes: int
-) -> StoredUpdates:
-    """Return columns as stored updates; one row at a time is copied.
+) -> Columns:
+    """Return columns that are computed from stored updates; one row at a time is copied.
 
     Parameters
     ----------
     columns : Columns
-        (n, d); they are returned as they are if they are stored already.
+        (n, d); what is stored already is not stored again.
     clients : Sequence[int]
         The rows' clients.
     shard_bytes, tile_bytes : int
@@ -206,11 +229,31 @@ def store_columns(
     """
     if isinstance(columns, StoredUpdates):
         return columns
+    if isinstance(columns, MappedColumns | StackedColumns):
+        rows = clients if len(clients) == columns.source.shape[0] else ()
+        clients = rows or range(columns.source.shape[0])
+        return replace(
+            columns, source=store_columns(columns.source, clients, shard_bytes, tile_bytes)
+        )
     n, d = columns.shape
     collector = UpdateCollector(n, d, columns.dtype, shard_bytes=shard_bytes, tile_bytes=tile_bytes)
     for row, client in enumerate(clients):
         collector.add(client, columns.select([row]).tile(0, d)[0])
     return collector.columns()
+
+
+def _complete(row: StoredRow) -> StoredRow:
+    """Return a row whose sample is here; raise ``UpdateError`` if it was not cut."""
+    if not isinstance(row.sample, ray.ObjectRef):
+        return row
+    try:
+        return replace(row, sample=ray.get(row.sample))
+    except RayTaskError as error:
+        if isinstance(error.cause, UpdateError):
+            raise error.cause from None
+        raise UpdateError(row.client, f"its task raised {error.cause!r}") from error
+    except RayError as error:
+        raise UpdateError(row.client, f"is lost ({type(error).__name__})") from error
 
 
 def split_update(
@@ -237,10 +280,4 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def cut(start: int, stop: int, *rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return columns ``start:stop`` of one shard of some rows."""
-    return ShardColumns.of([[row] for row in rows]).tile(start, stop).numpy()
-
-
 _split = task(split_update)
-_cut = task(cut)

@@ -28,7 +28,7 @@ from hqde_fl.protocol.omitted_entries import Omitted, omitted_entries, same_bits
 from hqde_fl.protocol.packed_updates import DELTA, is_packed, unpack
 from hqde_fl.terminal_text import printable
 from hqde_fl.updates.layout import Entry, Layout, to_numbers
-from hqde_fl.updates.received_updates import ReceivedModel
+from hqde_fl.updates.received_updates import ReceivedModel, StoredUpdate
 
 NUM_EXAMPLES = "num-examples"
 """The metric with the number of examples that a client claims to have trained on."""
@@ -88,8 +88,9 @@ class Accepted:
 
     Parameters
     ----------
-    update : Tensor or ReceivedModel
-        (d,) the client's weights minus those that it was sent, or the weights as it sent them.
+    update : Tensor or ReceivedModel or StoredUpdate
+        (d,) the client's weights minus those that it was sent, or the weights as it sent them, or
+        an update that has been moved out of this process.
     others : Mapping[str, Tensor]
         The client's statistics and counters by name.
     changed : Mapping[str, Tensor]
@@ -103,7 +104,7 @@ class Accepted:
         Names of the entries that the reply left out because they are as they were sent.
     """
 
-    update: Tensor | ReceivedModel
+    update: Tensor | ReceivedModel | StoredUpdate
     others: Mapping[str, Tensor]
     changed: Mapping[str, Tensor]
     num_examples: float
@@ -113,7 +114,7 @@ class Accepted:
     @property
     def delta(self) -> Tensor:
         """The update (d,): the client's model minus the global one."""
-        return self.update.delta() if isinstance(self.update, ReceivedModel) else self.update
+        return self.update if isinstance(self.update, Tensor) else self.update.delta()
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,10 @@ from hqde_fl.rules.library_threads import one_library_thread
 from hqde_fl.rules.results import Aggregate, State
 from hqde_fl.rules.tiling import Combined, S, combine_tiles, reduce_tiles
 from hqde_fl.updates import TILE_BYTES, Columns
+from hqde_fl.updates.received_updates import StoredUpdate
+
+Store = Callable[[int, Tensor], StoredUpdate]
+"""(client's id, its update) -> the update as it is stored."""
 
 MIN_THREADED_NUMBERS = 1 << 21
 """With fewer numbers in all updates, starting threads costs more than it saves."""
@@ -63,6 +67,22 @@ class Executor(ABC):
         """
         outcome: Aggregate = rule.run(updates, cohort, state, partial(run_steps, executor=self))
         return outcome
+
+    def storage(self, n: int, d: int, dtype: torch.dtype) -> Store | None:
+        """Return a function that stores one client's update where this executor will read it.
+
+        None, unless overridden: updates stay in this process.
+
+        Parameters
+        ----------
+        n : int
+            Number of updates that are expected.
+        d : int
+            Numbers in an update.
+        dtype : torch.dtype
+            Their dtype.
+        """
+        return None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ read updates tile by tile, so the difference is taken in the tile: n models are 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -113,12 +114,33 @@ class ReceivedUpdates:
         return ReceivedUpdates([self.rows[i] for i in rows], self.base)
 
 
-def received_columns(rows: Sequence[Tensor | ReceivedModel]) -> Columns:
-    """Return the updates of a round as columns; each row given is an update or a received model.
+class StoredUpdate(ABC):
+    """One client's update that is kept outside this process's memory."""
 
-    Nothing is copied if the received models have one base.
+    @abstractmethod
+    def delta(self) -> Tensor:
+        """Return the update (d,), read back into this process."""
+
+    @abstractmethod
+    def columns(self, rows: Sequence[StoredUpdate]) -> Columns:
+        """Return updates that are all kept in the same way as columns, without reading them."""
+
+
+def received_columns(rows: Sequence[Tensor | ReceivedModel | StoredUpdate]) -> Columns:
+    """Return the updates of a round as columns.
+
+    Nothing is copied if the received models have one base, or if all updates are stored ones.
+
+    Parameters
+    ----------
+    rows : Sequence[Tensor or ReceivedModel or StoredUpdate]
+        Each client's update, or the model that it sent.
     """
-    bases = {id(row.base): row.base for row in rows if isinstance(row, ReceivedModel)}
+    stored = [row for row in rows if isinstance(row, StoredUpdate)]
+    if stored and len(stored) == len(rows):
+        return stored[0].columns(stored)
+    here = [row.delta() if isinstance(row, StoredUpdate) else row for row in rows]
+    bases = {id(row.base): row.base for row in here if isinstance(row, ReceivedModel)}
     if len(bases) == 1:
-        return ReceivedUpdates(rows, *bases.values())
-    return Updates([row.delta() if isinstance(row, ReceivedModel) else row for row in rows])
+        return ReceivedUpdates(here, *bases.values())
+    return Updates([row.delta() if isinstance(row, ReceivedModel) else row for row in here])

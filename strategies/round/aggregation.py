@@ -12,7 +12,7 @@ from hqde_fl.errors import BoundError
 from hqde_fl.own_modules import own_code
 from hqde_fl.protocol.members import add_member_prefix, member_name
 from hqde_fl.protocol.screening import Accepted
-from hqde_fl.rules import Aggregate, Cohort, aggregate
+from hqde_fl.rules import Aggregate, Cohort, Executor, aggregate
 from hqde_fl.rules.density_matrix import diagnostics
 from hqde_fl.rules.gram import measure_geometry
 from hqde_fl.rules.library_threads import one_library_thread
@@ -107,14 +107,14 @@ def merge_model(
         cohort = replace(cohort, confidence=confidence)
         columns = scaled_to_mean_work(columns, work, rule, cohort)
         with own_code(f"rule {rule}"):
-            outcome = aggregate(rule, columns, cohort, model.rule)
+            outcome = aggregate(rule, columns, cohort, model.rule, settings.executor)
     except BoundError as error:
         # The user declared the quorum sufficient, and no round can ever have more updates.
         if 0 < quorum <= cohort.n and cohort.requested + resting < rule.minimum():
             raise
         rest = f"; clients that rest because they have no data: {resting}" if resting else ""
         return MergedModel(model, note=f"{error}{rest}")
-    model, outcome = _with_density(density, model, columns, cohort, outcome)
+    model, outcome = _with_density(density, model, columns, cohort, outcome, settings.executor)
     with own_code(f"server optimizer {settings.server_optimizer}"):
         step, moments = settings.server_optimizer.step(outcome.delta, model.moments)
     flat = model.flat + step
@@ -131,7 +131,12 @@ def merge_model(
 
 
 def _with_density(
-    policy: DensityPolicy, model: ModelState, updates: Columns, cohort: Cohort, outcome: Aggregate
+    policy: DensityPolicy,
+    model: ModelState,
+    updates: Columns,
+    cohort: Cohort,
+    outcome: Aggregate,
+    executor: Executor,
 ) -> tuple[ModelState, Aggregate]:
     """Add the updates' density matrix to the outcome's diagnostics and to the model's state.
 
@@ -140,7 +145,7 @@ def _with_density(
     """
     geometry = outcome.geometry
     if policy == "always" and geometry is None:
-        geometry = measure_geometry(updates)
+        geometry = measure_geometry(updates, executor)
     few = cohort.n <= MAX_FREE_CLIENTS or policy == "always"
     if geometry is None or not few or policy == "never":
         return replace(model, density={}), outcome

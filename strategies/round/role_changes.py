@@ -186,7 +186,7 @@ def _numbers(reply: Accepted, sent: SentModel, index: int) -> npt.NDArray[Any]:
     update = reply.update
     if isinstance(update, ReceivedModel):
         return update.parts[index]
-    return update[sent.layout.weights[index].span].numpy()
+    return reply.delta[sent.layout.weights[index].span].numpy()
 
 
 def _unchanged(sent: SentModel, replies: Sequence[Accepted]) -> list[str]:

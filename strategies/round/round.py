@@ -35,6 +35,7 @@ from hqde_fl.strategies.round.reply_screening import ScreenedReplies
 from hqde_fl.strategies.round.reply_times import ReplyTimes
 from hqde_fl.strategies.round.role_changes import apply_role_changes
 from hqde_fl.strategies.round.round_log import RoundLog
+from hqde_fl.strategies.round.update_storage import UpdateStorage
 from hqde_fl.strategies.settings import StrategySettings
 from hqde_fl.strategies.state import ModelState, ServerState
 
@@ -204,10 +205,14 @@ class Round:
             self._keys[0],
         )
         notes = ReplyNotes(self.number, self._roster, round_log)
+        storage = UpdateStorage(self._settings, self.state.models, len(self._messages))
         for reply in notes.waiting_for(replies):
             node = screened.add(reply)
             if node is not None:
                 self.times.record_reply(node)
+            if node in screened.accepted:
+                client = self._roster.identity(node)
+                screened.accepted[node] = storage.stored(client, screened.accepted[node])
             notes.add(node)
         self.times.record_end()
         notes.add_late(self._messages)

@@ -1,0 +1,105 @@
+"""Choose where updates are aggregated: in this process where they fit, else on Ray."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import psutil
+import torch
+from torch import Tensor
+
+from hqde_fl.errors import ConfigError
+from hqde_fl.rules.cohort import Cohort
+from hqde_fl.rules.executor import Executor, Store, default_executor
+from hqde_fl.rules.results import Aggregate, State
+from hqde_fl.rules.tiling import Combined, S
+from hqde_fl.updates import Columns, MappedColumns, StackedColumns
+
+_GROUP = Path("/sys/fs/cgroup")
+"""Files of a container's memory limit."""
+
+
+@final
+@dataclass(frozen=True)
+class Auto(Executor):
+    """Aggregates in this process where a round's updates fit into memory, else on Ray.
+
+    Before the replies of a round arrive, the size of all updates that are expected is compared with
+    the free memory. If they do not fit, and this process is connected to a Ray, each update goes
+    into Ray's object store as it arrives, and ``MapReduce`` reads them there.
+
+    Parameters
+    ----------
+    memory : float, default=0.5
+        Part of the free memory, in [0, 1], that the updates of a round may take in this process.
+    """
+
+    memory: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.memory <= 1:
+            raise ConfigError(f"Auto needs memory in [0, 1], found {self.memory}")
+
+    def storage(self, n: int, d: int, dtype: torch.dtype) -> Store | None:
+        """Return a function that puts one update into Ray's object store; None if all fit here."""
+        if n * d * dtype.itemsize <= self.memory * free_memory() or not _has_ray():
+            return None
+        return _on_ray().storage(n, d, dtype)
+
+    def run(
+        self,
+        rule: Any,
+        updates: Columns,
+        cohort: Cohort,
+        state: State,
+        run_steps: Callable[..., Aggregate],
+    ) -> Aggregate:
+        """Return the aggregate of one round's updates, which are read where they are."""
+        return _executor(updates).run(rule, updates, cohort, state, run_steps)
+
+    def reduce(self, function: Callable[[Tensor], S], columns: Columns) -> S:
+        """Return the sum of ``function(tile)`` over all tiles."""
+        return _executor(columns).reduce(function, columns)
+
+    def combine(self, function: Callable[[Tensor], Combined], columns: Columns) -> Combined:
+        """Return the (d,) result joined from ``function(tile)``, and its counts' sum or None."""
+        return _executor(columns).combine(function, columns)
+
+
+def free_memory() -> float:
+    """Return the bytes of memory that this process may still take, within a container's limit."""
+    free = float(psutil.virtual_memory().available)
+    with suppress(OSError, ValueError):  # no such file, or no limit ("max")
+        limit = float((_GROUP / "memory.max").read_text())
+        lines = (_GROUP / "memory.stat").read_text().splitlines()
+        cached = sum(float(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+        used = float((_GROUP / "memory.current").read_text()) - cached
+        free = min(free, limit - used)
+    return max(0.0, free)
+
+
+def _executor(columns: Columns) -> Executor:
+    """Return the executor that reads some columns where they are."""
+    while isinstance(columns, MappedColumns | StackedColumns):
+        columns = columns.source
+    module = sys.modules.get("hqde_fl.distributed.stored_updates")
+    if module is not None and isinstance(columns, module.StoredUpdates):
+        return _on_ray()
+    return default_executor(columns)
+
+
+def _on_ray() -> Executor:
+    from hqde_fl.distributed.mapreduce import MapReduce
+
+    return MapReduce()
+
+
+def _has_ray() -> bool:
+    """Return True if this process is connected to a Ray, which is not imported for that."""
+    ray: Any = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())

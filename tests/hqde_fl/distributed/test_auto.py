@@ -1,0 +1,70 @@
+"""The choice between this process and Ray, without a Ray."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from hqde_fl.distributed import auto
+from hqde_fl.distributed.auto import Auto
+from hqde_fl.distributed.shards import ShardColumns, shard_edges
+from hqde_fl.errors import ConfigError
+from hqde_fl.rules import Krum, SerialExecutor, aggregate
+from hqde_fl.updates import Updates, spans
+
+
+def test_updates_in_this_process_are_aggregated_here() -> None:
+    updates = Updates(torch.randn(9, 100, generator=torch.Generator().manual_seed(1)))
+    here = aggregate(Krum(2), updates, executor=Auto())
+    assert torch.equal(here.delta, aggregate(Krum(2), updates, executor=SerialExecutor()).delta)
+
+
+def test_without_a_ray_updates_stay_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "_has_ray", lambda: False)
+    assert Auto(memory=0.0).storage(10, 1000, torch.float32) is None
+
+
+def test_free_memory_is_bounded_by_the_limit_of_a_container(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(auto, "_GROUP", tmp_path)
+    unlimited = auto.free_memory()
+    assert unlimited > 1 << 20
+    for name, text in {
+        "max": "5000",
+        "current": "3000",
+        "stat": "anon 1\ninactive_file 1000",
+    }.items():
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert auto.free_memory() == 3000
+    (tmp_path / "memory.max").write_text("max")
+    assert auto.free_memory() > 1 << 20
+
+
+def test_an_impossible_part_of_memory_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"memory in \[0, 1\], found 2"):
+        Auto(memory=2)
+
+
+@pytest.mark.parametrize(("n", "d"), [(1, 5), (16, 3_000_000), (256, 10_000_000), (1000, 999_999)])
+def test_shards_hold_whole_tiles_and_what_they_may(n: int, d: int) -> None:
+    edges = shard_edges(n, d, 1 << 27)
+    assert edges[0] == 0
+    assert edges[-1] == d
+    assert list(edges) == sorted(set(edges))
+    tiles = {start for start, _ in spans(Updates(torch.empty(1, 1).expand(n, d)))}
+    assert set(edges[:-1]) <= tiles
+    widest = max(b - a for a, b in pairwise(edges))
+    assert 4 * n * widest <= 1 << 27
+
+
+def test_a_tile_may_cross_the_parts_of_a_row() -> None:
+    matrix = torch.arange(24.0).view(2, 12)
+    parts = [[row[:5].numpy(), row[5:6].numpy(), row[6:].numpy()] for row in matrix]
+    columns = ShardColumns.of(parts)
+    assert columns.shape == (2, 12)
+    for start in range(12):
+        for stop in range(start + 1, 13):
+            assert torch.equal(columns.tile(start, stop), matrix[:, start:stop])
+    assert torch.equal(columns.select([1]).tile(3, 7), matrix[1:, 3:7])

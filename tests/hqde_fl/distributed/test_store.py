@@ -1,0 +1,252 @@
+"""The weight store, while its actors are killed."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+from torch import Tensor
+
+from hqde_fl.distributed.store import (
+    DistributedWeightStore,
+    NoSuchVersionError,
+    VersionConflictError,
+)
+from hqde_fl.distributed.weight_files import read_checkpoint
+from hqde_fl.distributed.weight_index import NAMESPACE, coordinator_name, replica_name
+from hqde_fl.errors import CheckpointError, ConfigError, RunError
+
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("one_ray")]
+
+
+def weights(number: float) -> dict[str, Tensor]:
+    return {"weight": torch.full((50,), float(number))}
+
+
+def kill(store: DistributedWeightStore, *which: int) -> None:
+    """Kill replicas by number, the coordinator by -1."""
+    for number in which:
+        name = coordinator_name(store.name) if number < 0 else replica_name(store.name, number)
+        ray.kill(ray.get_actor(name, namespace=NAMESPACE))
+
+
+def number_of(store: DistributedWeightStore, key: str, version: int | None = None) -> float:
+    return float(store.get(key, version).weights["weight"][0])
+
+
+@pytest.fixture(scope="module")
+def store(one_ray: None) -> Iterator[DistributedWeightStore]:
+    store = DistributedWeightStore("shared")
+    yield store
+    store.close()
+
+
+def test_versions_of_a_key(store: DistributedWeightStore) -> None:
+    assert [store.put("a", weights(k), facts={"round": k}) for k in range(3)] == [1, 2, 3]
+    assert store.put("b", weights(7)) == 1
+    assert store.versions("a") == [1, 2, 3]
+    assert {"a", "b"} <= set(store.keys())
+    assert number_of(store, "a", 2) == 1
+    latest = store.latest("a")
+    assert (latest.version, latest.facts) == (3, {"round": 2})
+    with pytest.raises(NoSuchVersionError, match=r"'a' have no version 4, found \[1, 2, 3\]"):
+        store.get("a", 4)
+    with pytest.raises(NoSuchVersionError, match=r"'nothing' have no version, found \[\]"):
+        store.latest("nothing")
+
+
+def test_every_dtype_comes_back_as_it_was(store: DistributedWeightStore) -> None:
+    state = {
+        "half": torch.randn(3).bfloat16(),
+        "count": torch.tensor(5),
+        "complex": torch.randn(2, 2, dtype=torch.complex128),
+        "empty": torch.empty(0, 4),
+        "bits": torch.tensor([True, False]),
+    }
+    store.put("dtypes", state)
+    stored = store.latest("dtypes").weights
+    assert stored.keys() == state.keys()
+    for name, value in state.items():
+        assert stored[name].dtype == value.dtype
+        assert torch.equal(stored[name], value)
+
+
+def test_compare_and_set(store: DistributedWeightStore) -> None:
+    assert store.compare_and_set("cas", weights(1), expected=0) == 1
+    with pytest.raises(VersionConflictError, match="'cas': expected version 0, found 1"):
+        store.compare_and_set("cas", weights(2), expected=0)
+    assert store.compare_and_set("cas", weights(2), expected=1) == 2
+    assert store.versions("cas") == [1, 2]
+
+
+def test_one_of_many_writers_wins_each_version(store: DistributedWeightStore) -> None:
+    won: list[int] = []
+
+    def write(number: int) -> None:
+        own, written = DistributedWeightStore.open("shared"), 0
+        while written < 5:
+            latest = (own.versions("race") or [0])[-1]
+            try:
+                version = own.compare_and_set("race", weights(number), expected=latest)
+            except VersionConflictError:
+                continue
+            won.append(version)
+            written += 1
+
+    writers = [threading.Thread(target=write, args=(n,)) for n in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert sorted(won) == list(range(1, 16))
+    assert store.versions("race") == list(range(1, 16))
+
+
+def test_another_process_reads_the_latest_and_outlives_its_writer(
+    store: DistributedWeightStore,
+) -> None:
+    @ray.remote(num_cpus=0)
+    def write_and_die() -> int:
+        return DistributedWeightStore.open("shared").put("global", {"w": torch.ones(200_000)})
+
+    @ray.remote(num_cpus=0)
+    def read() -> tuple[int, float]:
+        latest = DistributedWeightStore.open("shared").latest("global")
+        return latest.version, float(latest.weights["w"].sum())
+
+    writer_class: Any = ray.remote(num_cpus=0)(_Writer)
+    writer = writer_class.remote()
+    assert ray.get(writer.put.remote()) == 1
+    ray.kill(writer)
+    assert ray.get(write_and_die.remote()) == 2
+    assert ray.get(read.remote()) == (2, 200_000)
+    assert float(store.get("global", 1).weights["w"].sum()) == 400_000
+
+
+class _Writer:
+    def put(self) -> int:
+        return DistributedWeightStore.open("shared").put("global", {"w": torch.full((200_000,), 2)})
+
+
+def test_reads_are_counted(store: DistributedWeightStore) -> None:
+    store.put("counted", weights(1))
+    store.put("counted", weights(2))
+    for _ in range(3):
+        store.get("counted", 1)
+    kill(store, 1)
+    store.repair()
+    kill(store, 0, 2)
+    store.repair()
+    first, second = (access for access in store.statistics() if access.key == "counted")
+    assert (first.version, first.reads, second.reads) == (1, 3, 0)
+    assert first.last_read is not None
+    assert second.last_read is None
+    assert first.bytes > 200
+
+
+def test_kills_lose_nothing_and_no_read_is_stale(store: DistributedWeightStore) -> None:
+    rng, written = random.Random(3), {"x": 0, "y": 0}
+    for turn in range(60):
+        if turn % 10 == 5:  # several at once, but never all replicas
+            kill(store, *rng.sample([-1, rng.choice([0, 1]), 2], rng.choice([1, 2])))
+        key = rng.choice("xy")
+        if rng.random() < 0.5:
+            written[key] += 1
+            assert store.put(key, weights(written[key])) == written[key]
+        elif written[key]:
+            latest = store.latest(key)
+            assert latest.version == written[key] == float(latest.weights["weight"][0])
+    for key, last in written.items():
+        assert store.versions(key) == list(range(1, last + 1))
+        assert number_of(store, key, 1) == 1
+
+
+def test_only_one_replica_is_left(store: DistributedWeightStore) -> None:
+    store.put("left", weights(4))
+    kill(store, 0, 1)
+    assert number_of(store, "left") == 4
+    store.repair()
+    kill(store, 2)
+    assert number_of(store, "left") == 4
+
+
+def test_old_versions_are_evicted_by_age_and_size(one_ray: None) -> None:
+    store = DistributedWeightStore("young", replicas=1, max_age=0.0)
+    for number in range(3):
+        store.put("a", weights(number))
+    store.put("b", weights(9))
+    assert (store.versions("a"), store.versions("b")) == ([3], [1])
+    store.close()
+    store = DistributedWeightStore("small", replicas=1, max_bytes=1000)
+    for number in range(4):
+        store.put("a", weights(number))
+    kept = store.versions("a")
+    assert kept[-1] == 4
+    assert 1 < len(kept) < 4
+    store.put("b", {"large": torch.zeros(10_000)})
+    assert (store.versions("a"), store.versions("b")) == ([4], [1])
+    with pytest.raises(NoSuchVersionError, match=r"no version 3, found \[4\]"):
+        store.get("a", 3)
+    store.close()
+
+
+def test_all_gone_and_restored_from_disk(one_ray: None, tmp_path: Path) -> None:
+    store = DistributedWeightStore("durable", replicas=2, directory=str(tmp_path))
+    store.put("a", weights(1))
+    store.put("a", weights(2), facts={"round": 2})
+    kill(store, 0, 1, -1)
+    latest = store.latest("a")
+    assert (latest.version, latest.facts) == (2, {"round": 2})
+    assert store.put("a", weights(3)) == 3
+    kill(store, 0, 1)
+    assert store.versions("a") == [1, 2, 3]
+    store.close()
+    again = DistributedWeightStore("durable", replicas=1, directory=str(tmp_path))
+    assert number_of(again, "a", 1) == 1
+    again.close()
+    with pytest.raises(RunError, match="is closed"):
+        again.latest("a")
+    assert [version.version for version, _ in read_checkpoint(tmp_path)] == [1, 2, 3]
+    next(tmp_path.glob("00000002-*")).write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_checkpoint(tmp_path)
+
+
+def test_all_gone_without_a_checkpoint_is_an_error(one_ray: None) -> None:
+    store = DistributedWeightStore("lost", replicas=1)
+    store.put("a", weights(1))
+    kill(store, 0)
+    with pytest.raises(RunError, match="'lost' is lost: all its replicas died"):
+        store.latest("a")
+    kill(store, -1)
+    with pytest.raises(RunError, match="'lost' is lost"):
+        store.put("a", weights(2))
+    with pytest.raises(ConfigError, match="no directory"):
+        DistributedWeightStore("other", replicas=1).checkpoint()
+    store.close()
+    DistributedWeightStore.open("other").close()
+
+
+def test_a_store_that_does_not_exist_is_an_error(one_ray: None) -> None:
+    with pytest.raises(RunError, match="no weight store 'nobody'"):
+        DistributedWeightStore.open("nobody")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"replicas": 0}, "replicas >= 1, found 0"),
+        ({"max_age": -1}, "max_age >= 0, found -1"),
+        ({"max_bytes": float("nan")}, "max_bytes >= 0, found nan"),
+        ({"checkpoint_every": -1}, "checkpoint_every >= 0, found -1"),
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        DistributedWeightStore("impossible", **settings)
