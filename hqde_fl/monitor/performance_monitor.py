@@ -32,6 +32,8 @@ Source = Callable[[], Iterable[Record]]
 MIN_INTERVAL, MAX_INTERVAL = 0.05, 3600.0
 MAX_KEPT = 200_000
 """Records that a monitor without a directory keeps; earlier ones are dropped."""
+START_SECONDS = 0.02
+"""Time that the thread leaves the processor to the program which has just started it."""
 STOP_SECONDS = 5.0
 """Time that ``stop`` waits for the monitor's thread."""
 
@@ -201,6 +203,7 @@ class PerformanceMonitor:
     def _run(self) -> None:
         over = self._over
         sampler: Sampler | None = None
+        over.wait(START_SECONDS)
         try:
             if self.directory is not None:
                 self.directory.mkdir(parents=True, exist_ok=True)
