@@ -21,7 +21,7 @@ NAMES = """
     DataError DnC DownlinkMod
     EnsembleClient Ensemble EnsemblePredictor Entanglement EntropyCoded ErrorFeedback Experiment
     GeometricMedian HQDEError HQDEStrategy HQDESystem Identity InlineGrid Krum MDA Meamed Mean
-    Median MoNNA MonitorCallback MultiKrum NNM Participation PerformanceMonitor Quantized
+    Median MoNNA MonitorCallback MultiKrum NNM Participation PerformanceMonitor QUBO Quantized
     RayGrid Reporting Resources Robust Roles
     Rotated RoundRecord Rule RunError RunResult SGD Screening Seeds Selection Selector SignGuard
     Superposition SweepResult Task TopK Training Tree TrimmedMean Uniform UnknownNameError
