@@ -49,6 +49,8 @@ def describe(line: Mapping[str, Any], rounds: int) -> str:
                 parts.append(f"{name} {line[name]}")
         if line["f-used"] is not None and line["f-used"] < line["f"]:
             parts.append(f"f {line['f-used']} of {line['f']}")
+    if (virtual := line.get("virtual-time")) is not None:
+        parts.append(f"virtual {virtual:.1f} s")
     parts.append(f"{line['seconds']:.1f} s")
     if line["note"]:
         parts.append(f"model kept: {line['note']}")

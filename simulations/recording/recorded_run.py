@@ -94,6 +94,35 @@ class Run:
         """Total wall time of the recorded rounds, in seconds."""
         return float(sum(line["seconds"] or 0.0 for line in self.rounds))
 
+    @property
+    def virtual_time(self) -> float | None:
+        """Virtual seconds of the recorded rounds; None without a virtual clock."""
+        return self.rounds[-1].get("virtual-time") if self.rounds else None
+
+    @property
+    def target(self) -> float | None:
+        """The value of the primary metric that is to be reached; None if none is named."""
+        return self.manifest["experiment"].get("metrics", {}).get("target") or None
+
+    @property
+    def time_to_target(self) -> float | None:
+        """Virtual seconds until the target was reached; None if it was not, or without a clock."""
+        if self.virtual_time is None or self.target_line is None:
+            return None
+        return self.target_line["virtual-time"] or 0.0
+
+    @cached_property
+    def target_line(self) -> Mapping[str, Any] | None:
+        """The line of the first round after which the target was reached; None if it never was."""
+        if (target := self.target) is None:
+            return None
+        name, sign = self.objective.primary, 1 if self.objective.higher_is_better() else -1
+        for line in self.rounds:
+            value = line["server"].get(name)
+            if value is not None and sign * value >= sign * target:
+                return line
+        return None
+
     @cached_property
     def faulty(self) -> dict[int, str]:
         """Partition id -> name of its earliest fault, for clients faulty in any round."""

@@ -102,7 +102,11 @@ def line_chart(
 
 
 def time_chart(
-    series: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], name: str, xlabel: str
+    series: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]],
+    name: str,
+    xlabel: str,
+    *,
+    limits: tuple[float, float] | None = None,
 ) -> str:
     """Return a chart of lines over time, from 0 on, as an SVG element.
 
@@ -114,6 +118,8 @@ def time_chart(
         The chart's accessible name.
     xlabel : str
         The name of the times.
+    limits : tuple[float, float], optional
+        Ends of the vertical axis; by default 0 and the greatest value.
     """
 
     def draw(axes: Axes) -> None:
@@ -123,7 +129,7 @@ def time_chart(
             axes.plot(times, values, color=colour, linestyle=style, linewidth=1.2)
         ends = [times[-1] for times, _ in series.values() if len(times)]
         axes.set_xlim(0, max([*ends, 1e-9]))
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(*(limits or (0, None)))
         axes.set_xlabel(xlabel)
 
     return _figure(draw, name, rounds=False)

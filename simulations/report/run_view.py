@@ -6,9 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from hqde_fl.protocol.message_size import ROLES_AND_OTHER
 from hqde_fl.simulations.recording.recorded_run import Run
-from hqde_fl.simulations.report.charts import Series, bar_chart, line_chart, shared_limits
+from hqde_fl.simulations.report.charts import (
+    Series,
+    bar_chart,
+    line_chart,
+    shared_limits,
+    time_chart,
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,8 @@ def run_panels(run: Run) -> list[Panel]:
             {name: points}, f"{name} on the server's test set", limits=shared_limits(known)
         )
         panels.append(Panel(f"{name.capitalize()} on the test set", svg))
+    if run.virtual_time:
+        panels.append(_virtual_time_panel(run))
     for name, values in _client_metrics(trained).items():
         panels.append(Panel(f"Mean {name} of the clients", line_chart({name: values}, name)))
     traffic: Series = {
@@ -86,6 +96,20 @@ def run_panels(run: Run) -> list[Panel]:
         seconds: Series = {"seconds": [(line["round"], line["seconds"]) for line in trained]}
         panels.append(Panel("Seconds a round", bar_chart(seconds, "seconds a round")))
     return panels
+
+
+def _virtual_time_panel(run: Run) -> Panel:
+    """Return a chart of the primary metric against virtual time, which the run must have."""
+    name = run.objective.primary
+    times = np.array([line["virtual-time"] or 0.0 for line in run.rounds])
+    points = [value for _, value in _points(run, name)]
+    values = np.array([np.nan if value is None else value for value in points])
+    known = [value for value in points if value is not None]
+    title = f"{name.capitalize()} against virtual time"
+    limits = shared_limits(known)
+    return Panel(
+        title, time_chart({name: (times, values)}, title, "virtual seconds", limits=limits)
+    )
 
 
 def _client_metrics(

@@ -49,6 +49,10 @@ class LineScore:
         Mean traffic of a run from and to the clients; None if no run began.
     seconds : float or None
         Mean wall time of a run; None if no run began.
+    virtual_time : float or None
+        Mean virtual seconds of a run; None if no run has a virtual clock.
+    time_to_target : float or None
+        Mean virtual seconds until a run reached its target; None unless all runs did.
     memory : float or None
         The most memory that the process of a run had in use, in MiB; None if not recorded.
     """
@@ -64,6 +68,8 @@ class LineScore:
     megabytes_up: float | None
     megabytes_down: float | None
     seconds: float | None
+    virtual_time: float | None
+    time_to_target: float | None
     memory: float | None
 
     @property
@@ -127,6 +133,8 @@ def _score(comparison: Comparison, line: str) -> LineScore:
     up = [sum(record["bytes-up"] for record in run.rounds) / MEGABYTE for run in runs]
     down = [sum(record["bytes-down"] for record in run.rounds) / MEGABYTE for run in runs]
     memory = [run.manifest.get("memory-mib") for run in runs]
+    targets = [run.time_to_target for run in runs]
+    reached = [seconds for seconds in targets if seconds is not None]
     statuses = [group.status for group in groups]
     return LineScore(
         line=line,
@@ -140,6 +148,8 @@ def _score(comparison: Comparison, line: str) -> LineScore:
         megabytes_up=_mean(up),
         megabytes_down=_mean(down),
         seconds=_mean([run.manifest.get("wall-seconds") or run.seconds for run in runs]),
+        virtual_time=_mean([run.virtual_time for run in runs if run.virtual_time is not None]),
+        time_to_target=_mean(reached) if len(reached) == len(targets) else None,
         memory=max((value for value in memory if value is not None), default=None),
     )
 

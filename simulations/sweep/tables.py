@@ -66,6 +66,7 @@ def _result(comparison: Comparison, row: ComparisonRow) -> dict[str, Any]:
     of the server and of the clients in the last round; those of times are left out.
     """
     run = row.run if row.status == "finished" else None
+    reached = None if run is None else run.target_line
     detection = Detection() if run is None else run.detection
     counts: dict[str, Any] = dict(detection.counts())
     if run is None:
@@ -79,6 +80,9 @@ def _result(comparison: Comparison, row: ComparisonRow) -> dict[str, Any]:
         "megabytes-up": None if run is None else _megabytes(run.rounds, "bytes-up"),
         "megabytes-down": None if run is None else _megabytes(run.rounds, "bytes-down"),
         "rounds": None if run is None else len(run.rounds) - 1,
+        "virtual-time": None if run is None else run.virtual_time,
+        "rounds-to-target": None if reached is None else reached["round"],
+        "time-to-target": None if run is None else run.time_to_target,
         "cell": row.directory.rpartition("/")[2],
         "error": row.error,
     }
