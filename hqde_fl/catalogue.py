@@ -1,6 +1,7 @@
-"""The names of rules, codecs, votes and selectors in a TOML file; nothing is imported for them.
+"""The names of rules, codecs, votes, executors and selectors in a TOML file.
 
-The modules ``catalogue`` of strategies, clients and simulations have the names of their parts.
+Nothing is imported for them. The modules ``catalogue`` of strategies, clients and simulations have
+the names of their parts.
 """
 
 from __future__ import annotations
@@ -69,6 +70,19 @@ VOTES: Registry[Any] = Registry(
         "voting": "hqde_fl.prediction.voting:CircularVote",
     },
     group="hqde_fl.votes",
+)
+
+EXECUTORS: Registry[Any] = Registry(
+    "executor",
+    "hqde_fl.rules.executor:Executor",
+    {
+        "auto": "hqde_fl.distributed.auto_executor:AutoExecutor",
+        "map-reduce": "hqde_fl.distributed.mapreduce:MapReduce",
+        "serial": "hqde_fl.rules.executor:SerialExecutor",
+        "threads": "hqde_fl.rules.executor:ThreadedExecutor",
+        "torch-device": "hqde_fl.rules.executor:TorchDevice",
+    },
+    group="hqde_fl.executors",
 )
 
 SELECTORS: Registry[Any] = Registry(

@@ -9,7 +9,7 @@ from typing import Any, Literal, final, get_args
 
 from hqde_fl.codec import Codec, Identity
 from hqde_fl.codec.formats import register
-from hqde_fl.distributed.auto import Auto
+from hqde_fl.distributed.auto_executor import AutoExecutor
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.protocol.screening import Screening
 from hqde_fl.rules import Aggregator, Executor, Mean
@@ -57,8 +57,8 @@ class Aggregation:
         ``ensemble_app`` keeps its own (FedBN, Li et al., 2021, arXiv:2102.07623), and the server's
         model those that it began with, so that only the clients' own evaluation is meaningful.
     executor : Executor
-        Where the rule works: ``Auto``, the default: in this process if the updates fit into its
-        memory, else on the Ray that it is connected to.
+        Where the rule works. ``AutoExecutor``, the default: in this process if the updates fit into
+        its memory, else on the Ray that it is connected to.
     """
 
     rule: Aggregator = field(default_factory=lambda: Mean(weighted=True))
@@ -67,7 +67,7 @@ class Aggregation:
     held_out: HeldOut | None = None
     confidence_metric: str = ""
     buffers: Buffers = "merge"
-    executor: Executor = field(default_factory=Auto)
+    executor: Executor = field(default_factory=AutoExecutor)
 
     def __post_init__(self) -> None:
         if self.buffers not in (known := get_args(Buffers)):

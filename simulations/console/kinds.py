@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from hqde_fl.catalogue import CODECS, RULES, SELECTORS, VOTES
+from hqde_fl.catalogue import CODECS, EXECUTORS, RULES, SELECTORS, VOTES
 from hqde_fl.clients.catalogue import FAULTS, METRICS, OPTIMIZERS
 from hqde_fl.errors import ConfigError
 from hqde_fl.registry import Registry
@@ -130,6 +130,9 @@ KINDS = {
         ),
         Kind(
             "selectors", "selector", ("strategy.selector",), "[strategy]\nselector = {}", SELECTORS
+        ),
+        Kind(
+            "executors", "executor", ("strategy.executor",), "[strategy]\nexecutor = {}", EXECUTORS
         ),
         Kind(
             "server-optimizers",

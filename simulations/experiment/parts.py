@@ -10,6 +10,7 @@ from typing import Any, NoReturn, final
 from flwr.clientapp.typing import Mod
 from torch import Tensor
 
+from hqde_fl.catalogue import EXECUTORS
 from hqde_fl.clients.mods.entanglement_noise import EntanglementNoiseMod
 from hqde_fl.clients.training import Training
 from hqde_fl.codec import CODECS
@@ -155,6 +156,11 @@ def build_parts(
     """
     rule = build_component(RULES, strategy.rule, "strategy.rule")
     _check_rule(rule, strategy)
+    executor = build_component(EXECUTORS, strategy.executor, "strategy.executor")
+    if strategy.executor["name"] == "map-reduce" and engine.name != "ray":
+        raise ConfigError(
+            f"strategy.executor 'map-reduce' needs engine.name = 'ray', found {engine.name!r}"
+        )
     codec = build_component(CODECS, strategy.codec, "strategy.codec")
     downlink = build_component(CODECS, strategy.downlink, "strategy.downlink")
     optimizer: ServerOptimizer = build_component(
@@ -175,6 +181,7 @@ def build_parts(
             _not_measured if strategy.held_out else None,
             strategy.confidence_metric,
             strategy.buffers,
+            executor,
         )
         communication = Communication(codec, downlink, screening, strategy.deadline)
         participation = Participation(

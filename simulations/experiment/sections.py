@@ -164,6 +164,8 @@ class StrategySection(Section):
     buffers : str
         ``"merge"``: statistics such as those of batch normalisation are merged; ``"local"``: each
         client keeps its own (FedBN).
+    executor : Component
+        Where the rule works: in the server's process, or in tasks on Ray.
     """
 
     selector: Component = Field({"name": "uniform"})
@@ -182,6 +184,7 @@ class StrategySection(Section):
     held_out_measure: str = ""
     confidence_metric: str = ""
     buffers: Buffers = "merge"
+    executor: Component = Field({"name": "auto"})
 
 
 class EngineSection(Section):

@@ -10,8 +10,8 @@ import ray
 import torch
 from torch import Tensor
 
-from hqde_fl.distributed import auto
-from hqde_fl.distributed.auto import Auto
+from hqde_fl.distributed import auto_executor as auto
+from hqde_fl.distributed.auto_executor import AutoExecutor
 from hqde_fl.distributed.mapreduce import MapReduce
 from hqde_fl.distributed.stored_updates import StoredUpdates, UpdateCollector
 from hqde_fl.distributed.tree import run_tree
@@ -227,13 +227,13 @@ def test_the_root_reads_its_children_only() -> None:
 
 def test_auto_stores_what_does_not_fit_and_reads_it_there() -> None:
     rows = draw()
-    assert Auto(memory=1.0).storage(12, 5000, torch.float32) is None
-    store = Auto(memory=0.0).storage(12, 5000, torch.float32)
+    assert AutoExecutor(memory=1.0).storage(12, 5000, torch.float32) is None
+    store = AutoExecutor(memory=0.0).storage(12, 5000, torch.float32)
     assert store is not None
     columns = received_columns([store(client, row) for client, row in enumerate(rows)])
     assert isinstance(columns, StoredUpdates)
     for rule in (Krum(2), Tree(Median(), Median())):
-        there = aggregate(rule, columns, executor=Auto())
+        there = aggregate(rule, columns, executor=AutoExecutor())
         assert torch.equal(there.delta, aggregate(rule, Updates(rows)).delta)
     assert auto._has_ray()
 

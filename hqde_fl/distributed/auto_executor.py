@@ -26,7 +26,7 @@ _GROUP = Path("/sys/fs/cgroup")
 
 @final
 @dataclass(frozen=True)
-class Auto(Executor):
+class AutoExecutor(Executor):
     """Aggregates in this process where a round's updates fit into memory, else on Ray.
 
     Before the replies of a round arrive, the size of all updates that are expected is compared with
@@ -43,7 +43,7 @@ class Auto(Executor):
 
     def __post_init__(self) -> None:
         if not 0 <= self.memory <= 1:
-            raise ConfigError(f"Auto needs memory in [0, 1], found {self.memory}")
+            raise ConfigError(f"AutoExecutor needs memory in [0, 1], found {self.memory}")
 
     def storage(self, n: int, d: int, dtype: torch.dtype) -> Store | None:
         """Return a function that puts one update into Ray's object store; None if all fit here."""

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hqde_fl.distributed import auto
-from hqde_fl.distributed.auto import Auto
+from hqde_fl.distributed import auto_executor as auto
+from hqde_fl.distributed.auto_executor import AutoExecutor
 from hqde_fl.distributed.shards import ShardColumns, shard_edges
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules import Krum, SerialExecutor, aggregate
@@ -16,13 +16,13 @@ from hqde_fl.updates import Updates, spans
 
 def test_updates_in_this_process_are_aggregated_here() -> None:
     updates = Updates(torch.randn(9, 100, generator=torch.Generator().manual_seed(1)))
-    here = aggregate(Krum(2), updates, executor=Auto())
+    here = aggregate(Krum(2), updates, executor=AutoExecutor())
     assert torch.equal(here.delta, aggregate(Krum(2), updates, executor=SerialExecutor()).delta)
 
 
 def test_without_a_ray_updates_stay_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto, "_has_ray", lambda: False)
-    assert Auto(memory=0.0).storage(10, 1000, torch.float32) is None
+    assert AutoExecutor(memory=0.0).storage(10, 1000, torch.float32) is None
 
 
 def test_free_memory_is_bounded_by_the_limit_of_a_container(
@@ -44,7 +44,7 @@ def test_free_memory_is_bounded_by_the_limit_of_a_container(
 
 def test_an_impossible_part_of_memory_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"memory in \[0, 1\], found 2"):
-        Auto(memory=2)
+        AutoExecutor(memory=2)
 
 
 @pytest.mark.parametrize(("n", "d"), [(1, 5), (16, 3_000_000), (256, 10_000_000), (1000, 999_999)])
