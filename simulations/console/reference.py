@@ -50,8 +50,11 @@ Beside these, some settings say how the results are compared.
 
 EXAMPLES = {
     "callbacks": 'callbacks = ["mine.py:Notes"]',
+    "clients.bandwidth": 'bandwidth = { name = "log-uniform", up = 10, down = 50 }',
+    "clients.drop-out": "drop-out = 0.1",
     "clients.entanglement-noise": "entanglement-noise = { scale = 0.01 }",
     "clients.regularization-noise": "regularization-noise = { scale = 0.01 }",
+    "clients.speed": 'speed = { name = "log-uniform", ratio = 10 }',
     "engine.address": 'address = "10.0.0.5:6379"',
     "engine.files": 'files = ["data/*.csv"]',
     "engine.resources": 'resources = [{ partitions = "0-4", num-cpus = 2 }]',
@@ -67,6 +70,7 @@ EXAMPLES = {
     "metrics.functions": 'functions = ["mine.py:recall"]',
     "metrics.higher-is-better": "higher-is-better = { recall = true }",
     "metrics.primary": 'primary = "recall"',
+    "metrics.target": "target = 0.9",
     "sweep.baseline": 'baseline = "mean"',
     "sweep.compare": 'compare = "rule"',
     "sweep.interval": 'interval = "bootstrap"',
