@@ -117,6 +117,8 @@ class _Section:
 
     def lines(self, most: int, room: Room) -> list[RenderableType]:
         """Return the heading and at most ``most`` rows, with the columns that fit."""
+        if not self.heading:
+            return []
         parts: list[RenderableType] = [Text(), self.heading]
         if not self.rows or most <= 0:
             return parts

@@ -41,6 +41,8 @@ def byte_text(count: float) -> str:
 
 def second_text(seconds: float) -> str:
     """Return a time of any length with a unit, in three digits: ``41.2 ms``, ``3.21 h``."""
+    if seconds < 5e-6:
+        return "0 s"
     units = (("h", 3600.0, 1e4), ("min", 60.0, 180.0), ("s", 1.0, 1.0), ("ms", 1e-3, 0.0))
     unit, size = next((unit, size) for unit, size, least in units if seconds >= least)
     amount = seconds / size

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 UNITS = {"s": "_seconds", "By": "_bytes", "1": "_ratio", "": ""}
 
+POLL_SECONDS = 0.1
+"""Interval at which the server looks whether it is to end."""
+
 REQUEST_SECONDS = 10.0
 """Time that a client of the endpoint may take to send its request."""
 
@@ -131,7 +134,9 @@ class _Server(ThreadingTCPServer):
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         self.address_family = family
         super().__init__(address[:2], handler)  # type: ignore[arg-type]
-        self._thread = threading.Thread(target=self.serve_forever, name="prometheus", daemon=True)
+        self._thread = threading.Thread(
+            target=self.serve_forever, args=(POLL_SECONDS,), name="prometheus", daemon=True
+        )
 
     @property
     def url(self) -> str:
