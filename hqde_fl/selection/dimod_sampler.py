@@ -128,11 +128,12 @@ def sample_subset(
         raise RunError(f"solver {name} failed: {failure_text(error)}") from error
     if not len(rows):
         raise RunError(f"solver {name} returned no sample")
-    subsets = [np.flatnonzero(row) for row in rows]
-    exact = [[int(item) for item in subset] for subset in subsets if len(subset) == problem.size]
+    subsets: list[list[int]] = [np.flatnonzero(row).tolist() for row in rows]
+    exact = [subset for subset in subsets if len(subset) == problem.size]
     if exact:
-        return max(exact, key=problem.value), False
-    return max((resized(problem, subset) for subset in subsets), key=problem.value), True
+        return max(exact, key=lambda subset: problem.value(subset)), False
+    repaired = [resized(problem, subset) for subset in subsets]
+    return max(repaired, key=lambda subset: problem.value(subset)), True
 
 
 def _rows(samples: Any, items: int) -> NDArray[np.bool_]:

@@ -64,7 +64,7 @@ class SwapAnnealing:
         for temperature in self._temperatures(problem, chains.gains):
             chains.exchange(float(temperature), rng)
         subsets = [chains.improved(number) for number in range(self.chains)]
-        return sorted(max(subsets, key=problem.value))
+        return sorted(max(subsets, key=lambda subset: problem.value(subset)))
 
     def _temperatures(self, problem: SubsetProblem, gains: Floats) -> Floats:
         """Return the temperature of each step."""

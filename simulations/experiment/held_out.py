@@ -61,9 +61,7 @@ def certainty(model: nn.Module, data: Dataset[Any], task: Task) -> float:
     return math.exp(-max(0.0, loss)) if math.isfinite(loss) else 0.0
 
 
-def hold_out(
-    task: Task, count: int, seeds: Seeds, measure: Measure = certainty
-) -> tuple[Task, HeldOut]:
+def set_aside(task: Task, count: int, seeds: Seeds) -> tuple[Task, Dataset[Any]]:
     """Set some of a task's test examples aside.
 
     Parameters
@@ -74,15 +72,13 @@ def hold_out(
         Number of examples to set aside.
     seeds : Seeds
         The run's seeds.
-    measure : Callable
-        Judges a model by the examples set aside.
 
     Returns
     -------
     Task
         The task with the examples that are left as its test set.
-    HeldOut
-        Function (a model's state dict) -> its quality on the examples set aside.
+    Dataset
+        The examples set aside.
 
     Raises
     ------
@@ -95,11 +91,25 @@ def hold_out(
         raise ConfigError(f"strategy.held-out must be < {size} (the test set), found {count}")
     order = seeds.numpy("held-out").permutation(size).tolist()
     aside, rest = (data_subset(data, sorted(part)) for part in (order[:count], order[count:]))
+    return dataclasses.replace(task, test=lambda: rest), aside
 
+
+def judge(
+    task: Task, examples: Dataset[Any], seeds: Seeds, measure: Measure = certainty
+) -> HeldOut:
+    """Return the function (a model's state dict) -> its quality on examples, by ``measure``."""
     model = FreshModel(partial(build_member, task, seeds, 0))
 
     def confidence(state: Mapping[str, Tensor]) -> float:
         with reproducible(0, 1):
-            return measure(model.load(state), aside, task)
+            return measure(model.load(state), examples, task)
 
-    return dataclasses.replace(task, test=lambda: rest), confidence
+    return confidence
+
+
+def hold_out(
+    task: Task, count: int, seeds: Seeds, measure: Measure = certainty
+) -> tuple[Task, HeldOut]:
+    """Set test examples aside as ``set_aside`` does, and return the task with ``judge`` of them."""
+    task, examples = set_aside(task, count, seeds)
+    return task, judge(task, examples, seeds, measure)
