@@ -28,7 +28,7 @@ Interval = Annotated[
 ]
 
 
-def top(directory: Directory, once: Once = False, interval: Interval = 1.0) -> None:
+def top(directory: Directory, once: Once = False, interval: Interval = 2.0) -> None:
     """Watch a run: its rounds, clients in flight, stragglers, failures, and each node's load."""
     console = Console()
     if once or not console.is_terminal:
