@@ -17,6 +17,7 @@ from hqde_fl.clients.evaluation import class_probabilities, evaluation_mode
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.scoring import NoTargetsError, Scoring
 from hqde_fl.clients.task import Task
+from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
 from hqde_fl.selection.member_choice import ClassVotes, NumberVotes, bounded_errors
 from hqde_fl.selection.qubo_problem import SubsetProblem
@@ -56,6 +57,8 @@ def choose_voters(
 
     Raises
     ------
+    ConfigError
+        If there is no example.
     NoTargetsError
         If no target counts.
     """
@@ -66,11 +69,13 @@ def _problem(
     models: Sequence[nn.Module], batches: Iterable[Batch], task: Task, count: int
 ) -> SubsetProblem:
     scoring, classes, numbers = Scoring(task), ClassVotes(), NumberVotes()
-    by_class, by_number, seen = task.classifier, not task.classifier, 0
+    by_class, by_number = task.classifier, not task.classifier
+    seen = examples = 0
     losses = np.zeros(len(models))
     with evaluation_mode(models):
         for batch in batches:
             targets, weight = batch.targets, scoring.weight(batch.targets, batch.size)
+            examples += batch.size
             if weight == 0:
                 continue
             seen += weight
@@ -78,6 +83,8 @@ def _problem(
             by_class = by_class and _add_classes(classes, scoring, answers, targets)
             by_number = by_number and _add_numbers(numbers, answers, targets)
             losses += [weight * float(scoring.loss(answer, targets)) for answer in answers]
+    if not examples:
+        raise ConfigError("the choice of voters needs at least 1 example, found 0")
     if not seen:
         raise NoTargetsError(task)
     if by_class:

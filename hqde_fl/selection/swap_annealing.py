@@ -64,7 +64,8 @@ class SwapAnnealing:
         for temperature in self._temperatures(problem, chains.gains):
             chains.exchange(float(temperature), rng)
         subsets = [chains.improved(number) for number in range(self.chains)]
-        return sorted(max(subsets, key=lambda subset: problem.value(subset)))
+        best: list[int] = max(subsets, key=lambda subset: problem.value(subset))
+        return sorted(best)
 
     def _temperatures(self, problem: SubsetProblem, gains: Floats) -> Floats:
         """Return the temperature of each step."""

@@ -123,6 +123,22 @@ class RunResult:
             raise ConfigError(f"member must be in [0, {members}), found {member}")
         return self.models()[member or 0]
 
+    @property
+    def voters(self) -> tuple[int, ...]:
+        """The members that vote after the last round: all, unless ``clients.voters`` is set.
+
+        Raises
+        ------
+        ConfigError
+            If members are to be chosen, but the run has not finished.
+        """
+        clients = self.experiment.clients
+        if not clients.voters:
+            return tuple(range(clients.members))
+        if (chosen := self.recorded.manifest.get("voters")) is None:
+            raise ConfigError(f"{self.path} has no voters: the run did not finish")
+        return tuple(chosen["members"])
+
     def report(self) -> Path:
         """Return the path of ``report.html``, which is drawn if it is missing."""
         if not (self.path / REPORT).exists():

@@ -285,6 +285,37 @@ class HQDESystem:
             raise ConfigError("predict_proba needs classifiers: loss_fn is not torch's")
         return self._models.predict(loader, self._arrays)
 
+    def choose_voters(self, loader: Iterable[Any], count: int) -> tuple[int, ...]:
+        """Choose the members that vote from now on, by labelled batches that nobody trained on.
+
+        Members of classifiers are chosen by accuracy and disagreement, others by the error of their
+        mean (``hqde_fl.selection.member_choice``). ``predict``, ``predict_proba`` and ``evaluate``
+        then use these members alone. All are trained further, and the choice stays until it is made
+        again; ``save`` keeps it.
+
+        Parameters
+        ----------
+        loader : Iterable
+            Batches of the form of training batches.
+        count : int
+            The number of members to choose, in [1, members].
+
+        Returns
+        -------
+        tuple[int, ...]
+            Their numbers, from 0, in ascending order.
+        """
+        count = whole("count", count, 1)
+        if count > self.settings.members:
+            raise ConfigError(f"count must be <= {self.settings.members} members, found {count}")
+        self._models.voters = self._models.choose_voters(loader, self._arrays, count)
+        return self.voters
+
+    @property
+    def voters(self) -> tuple[int, ...]:
+        """The numbers of the members that vote: all, unless ``choose_voters`` chose some."""
+        return self._models.voters
+
     def state_dicts(self) -> list[dict[str, Tensor]]:
         """Return each member's weights as a dict that ``model.load_state_dict`` takes."""
         return split_members(from_record(self._arrays), self.settings.members)
@@ -292,17 +323,17 @@ class HQDESystem:
     # --- files and processes ----------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Save the members' weights and the number of epochs as a safetensors file.
+        """Save the members' weights, who votes, and the number of epochs as a safetensors file.
 
         Raises
         ------
         DataError
             If the file cannot be written.
         """
-        save_weights(path, self._arrays, self.epochs, self.settings.members)
+        save_weights(path, self._arrays, self.epochs, self.settings.members, self.voters)
 
     def load(self, path: str | Path) -> None:
-        """Load weights and number of epochs that a system of the same models has saved.
+        """Load weights, voters and number of epochs that a system of the same models has saved.
 
         Training goes on from there. The file does not contain the state of the rule and of the
         server optimiser, which begin again.
@@ -312,7 +343,8 @@ class HQDESystem:
         DataError
             If the file cannot be read, or holds the weights of other models.
         """
-        self._arrays, self.epochs = load_weights(path, self._arrays)
+        loaded = load_weights(path, self._arrays, self.settings.members)
+        self._arrays, self.epochs, self._models.voters = loaded
         initial = ServerState.of(self._arrays, self.settings.members, self._roles)
         self._state = replace(initial, round=self.epochs)
 

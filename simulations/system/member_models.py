@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, partial
@@ -36,6 +36,7 @@ from hqde_fl.protocol.records import from_record
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.system.loader_data import LoaderData
 from hqde_fl.simulations.system.settings import Settings
+from hqde_fl.simulations.voters import choose_voters
 
 T = TypeVar("T")
 
@@ -43,6 +44,8 @@ T = TypeVar("T")
 @final
 class MemberModels:
     """The members' models, built on first use, which take the weights of any call.
+
+    Those that vote (``voters``, at first all) evaluate and predict.
 
     Parameters
     ----------
@@ -58,6 +61,7 @@ class MemberModels:
         self._task, self._settings, self._seeds = task, settings, seeds
         self._device = torch.device(settings.training.placement)
         self._training_data: LoaderData | None = None
+        self.voters = tuple(range(settings.members))
 
     def trained_on(self, data: LoaderData) -> None:
         """Remember the training data, which show where the outputs have their class scores."""
@@ -103,6 +107,16 @@ class MemberModels:
             return evaluate_batches(
                 models, batches, self._task, self._settings.predictor, calibrated=True
             )
+
+    def choose_voters(
+        self, loader: Iterable[Any], arrays: ArrayRecord, count: int
+    ) -> tuple[int, ...]:
+        """Return the members whose vote promises to be the best, by labelled batches."""
+        models = self._with_weights(arrays, range(self._settings.members))
+        with reproducible(0, self._settings.training.threads):
+            batches = read_loader(loader, models[0])
+            rng = self._seeds.numpy("voters")
+            return choose_voters(models, batches, self._task, count, rng).chosen
 
     def predict(self, loader: Iterable[Any], arrays: ArrayRecord) -> Prediction:
         """Return the prediction of classifiers, its tensors joined along their first axis.
@@ -216,9 +230,13 @@ class MemberModels:
             return TaskFacts(task, lambda: data.dataset, self._build(0)).class_axis
         return None
 
-    def _with_weights(self, arrays: ArrayRecord) -> list[nn.Module]:
+    def _with_weights(
+        self, arrays: ArrayRecord, members: Sequence[int] | None = None
+    ) -> list[nn.Module]:
+        """Return the models of some members, by default of those that vote."""
         states = split_members(from_record(arrays), self._settings.members)
-        return [model.load(state) for model, state in zip(self._models, states, strict=True)]
+        chosen = self.voters if members is None else members
+        return [self._models[member].load(states[member]) for member in chosen]
 
     def _build(self, member: int) -> nn.Module:
         return build_member(self._task, self._seeds, member).to(self._device)

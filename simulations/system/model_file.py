@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +15,33 @@ from hqde_fl.simulations.recording.atomic_files import replace_file
 from hqde_fl.simulations.recording.weights_file import read_weights, weights_to_bytes
 
 
-def save_weights(path: str | Path, arrays: ArrayRecord, epochs: int, members: int) -> None:
-    """Save the members' weights, with the numbers of epochs and members, as a safetensors file.
+def save_weights(
+    path: str | Path, arrays: ArrayRecord, epochs: int, members: int, voters: Sequence[int]
+) -> None:
+    """Save the members' weights, the numbers of epochs and members, and who of them votes.
+
+    The file is a safetensors file.
 
     Raises
     ------
     DataError
         If the file cannot be written.
     """
-    facts = {"epochs": epochs, "members": members}
+    facts: dict[str, Any] = {"epochs": epochs, "members": members}
+    if len(voters) < members:
+        facts["voters"] = list(voters)
     try:
         replace_file(Path(path), weights_to_bytes(from_record(arrays), facts))
     except RunError as error:
         raise DataError(str(error)) from None
 
 
-def load_weights(path: str | Path, current: ArrayRecord) -> tuple[ArrayRecord, int]:
-    """Return the weights and the number of epochs in a file of ``save_weights``.
+def load_weights(
+    path: str | Path, current: ArrayRecord, members: int
+) -> tuple[ArrayRecord, int, tuple[int, ...]]:
+    """Return the weights, the number of epochs and the voters in a file of ``save_weights``.
 
-    The number is 0 if the file does not state it.
+    The number is 0, and the voters are all members, if the file does not state them.
 
     Parameters
     ----------
@@ -41,6 +49,8 @@ def load_weights(path: str | Path, current: ArrayRecord) -> tuple[ArrayRecord, i
         The file.
     current : ArrayRecord
         The system's weights, whose names, shapes and dtypes the file must have.
+    members : int
+        The number of members.
 
     Raises
     ------
@@ -51,7 +61,7 @@ def load_weights(path: str | Path, current: ArrayRecord) -> tuple[ArrayRecord, i
     expected = from_record(current)
     _check_same_models(path, expected, state)
     arrays = to_record({name: state[name] for name in expected})
-    return arrays, _epochs(path, facts)
+    return arrays, _epochs(path, facts), _voters(path, facts, members)
 
 
 def _epochs(path: str | Path, facts: Mapping[str, Any]) -> int:
@@ -64,6 +74,18 @@ def _epochs(path: str | Path, facts: Mapping[str, Any]) -> int:
             f"{path} cannot be loaded: epochs needs a number >= 0, found {stated!r:.40}"
         )
     return stated
+
+
+def _voters(path: str | Path, facts: Mapping[str, Any], members: int) -> tuple[int, ...]:
+    """Return the members that a file says vote, or all."""
+    stated = facts.get("voters", list(range(members)))
+    known = isinstance(stated, list) and all(type(member) is int for member in stated)
+    if not known or not stated or sorted(set(stated) & set(range(members))) != stated:
+        raise DataError(
+            f"{path} cannot be loaded: voters needs ascending numbers in [0, {members}), "
+            f"found {stated!r:.40}"
+        )
+    return tuple(stated)
 
 
 def _check_same_models(
