@@ -169,6 +169,8 @@ class Round:
         f = settings.aggregation.rule.expected_faulty
         record = round_log.close(mean_metrics(reports), **facts, f=f, void=not moved_members)
         virtual, counted = self.times.virtual_round, self.state.aggregated
+        if virtual is not None and not self._messages:
+            virtual = 0.0  # the Grid's last round is an earlier one
         virtual_time = self.state.virtual_time + (virtual or 0.0)
         self.record = replace(record, virtual_time=None if virtual is None else virtual_time)
         self.state = ServerState(

@@ -14,6 +14,7 @@ from flwr.clientapp import ClientApp
 from hqde_fl.errors import RunError
 from hqde_fl.protocol.example_counts import examples_answer
 from hqde_fl.protocol.grid_protocols import KeepsContexts, KeepsVirtualTime, KnowsPartitions
+from hqde_fl.protocol.no_data import no_data
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.attacks import IPM
 from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid
@@ -32,6 +33,9 @@ from hqde_fl.simulations.heterogeneity.drop_out_grid import DROPPED_OUT, DropOut
 from hqde_fl.simulations.heterogeneity.message_bytes import array_bytes
 from hqde_fl.simulations.heterogeneity.speed import LogUniformSpeed, Speed
 from hqde_fl.simulations.heterogeneity.virtual_time_grid import VirtualTimeGrid
+from hqde_fl.strategies.callbacks import Callback, RoundRecord
+from hqde_fl.strategies.hqde import HQDEStrategy
+from hqde_fl.strategies.settings import Participation, Reporting
 
 CLIENTS, EXAMPLES = 6, 50
 
@@ -273,6 +277,31 @@ def test_a_node_that_tells_no_partition_is_named() -> None:
     )
     with pytest.raises(RunError, match=rf"partition id of node {next(iter(grid.get_node_ids()))}"):
         list(grid.send_and_receive(messages(grid)))
+
+
+def test_a_round_without_messages_takes_no_time() -> None:
+    app, records = ClientApp(), list[RoundRecord]()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return no_data(message)
+
+    class Recorder(Callback):
+        def on_round(self, record: RoundRecord, arrays: ArrayRecord) -> None:
+            records.append(record)
+
+    grid = VirtualTimeGrid(
+        InlineGrid(app, CLIENTS, {}), ClientTimes(None, ConstantBandwidth(latency=2))
+    )
+    strategy = HQDEStrategy(
+        participation=Participation(fraction_evaluate=0.0),
+        reporting=Reporting(callbacks=[Recorder()]),
+    )
+    with pytest.raises(RunError):
+        strategy.start(grid, ArrayRecord([np.zeros(3, dtype=np.float32)]), 2)
+    assert [record.asked for record in records] == [0, CLIENTS, 0]
+    assert records[1].virtual_time == pytest.approx(2, rel=0.01)
+    assert records[2].virtual_time == records[1].virtual_time
 
 
 # --- speeds and connections ---------------------------------------------------------------------
