@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -26,27 +26,31 @@ from hqde_fl.errors import RunError
 from hqde_fl.prediction import EnsemblePredictor
 from hqde_fl.protocol.members import split_members
 from hqde_fl.protocol.records import from_record, to_record
-from hqde_fl.protocol.screening import SentModel
-from hqde_fl.rules import Aggregator
-from hqde_fl.rules.results import State
 from hqde_fl.seeding import Seeds
+from hqde_fl.selection import Ensemble
 from hqde_fl.simulations.checkpoint.callback import Checkpoints
 from hqde_fl.simulations.checkpoint.resume import ResumePoint, exclusive, reopen
+from hqde_fl.simulations.edges.recording import EdgeRecording
+from hqde_fl.simulations.edges.surroundings import edge_grid, sent_bytes
+from hqde_fl.simulations.engines.cache_folder import CacheFolder
 from hqde_fl.simulations.engines.deployment.guarded_grid import GuardedGrid, guard
 from hqde_fl.simulations.experiment.experiment import Experiment, experiment_file
 from hqde_fl.simulations.experiment.held_out import hold_out
 from hqde_fl.simulations.experiment.own_modules import add_folder_of
+from hqde_fl.simulations.experiment.parts import Parts
+from hqde_fl.simulations.heterogeneity.message_bytes import SentBytes
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.file_names import MANIFEST
 from hqde_fl.simulations.recording.honest_mean import HonestMean
 from hqde_fl.simulations.recording.monitoring import monitored
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.recording.run_callbacks import informed
-from hqde_fl.simulations.recording.run_directory import RunDirectory
+from hqde_fl.simulations.recording.run_directory import Measure, RunDirectory, own_clients
 from hqde_fl.strategies.callbacks import Callback
 from hqde_fl.strategies.confidence import HeldOut
+from hqde_fl.strategies.edges.edge_grid import EdgeGrid
 from hqde_fl.strategies.hqde import HQDEStrategy
-from hqde_fl.strategies.settings import Reporting
+from hqde_fl.strategies.settings import Communication, Participation, Reporting
 from hqde_fl.strategies.state import ModelState
 from hqde_fl.terminal_text import describe_error
 
@@ -146,41 +150,56 @@ def _run_rounds(
 ) -> None:
     """Run and record the rounds, from ``point`` if that is given, else from the first one."""
     task, held_out = data
-    parts = experiment.parts
-    faults, screening = parts.faults, parts.communication.screening
-
-    def defence(member: int) -> tuple[Aggregator, State]:
-        return parts.rule, model(member).rule
+    parts, roles = experiment.parts, initial_roles(task)
+    faults, edges = parts.faults, parts.edges
 
     def model(member: int = 0) -> ModelState:
         assert strategy.state is not None
         return strategy.state.models[member]
 
-    def sent_model(member: int) -> SentModel:
-        return model(member).sent
+    def edge_nodes() -> EdgeGrid:
+        assert edge_layer is not None
+        return edge_layer
 
-    honest_mean = HonestMean(faults.in_round, model, screening)
-    measured = experiment.metrics.honest_mean
-    measures = {"honest-mean": honest_mean} if measured else None
-    resumed = None if point is None else {"round": point.round, "refused": point.refused}
-    directory = RunDirectory(out, experiment, measures, resumed, task.objective)
     monitor = monitored(out, experiment.monitor, grid)
-    grid = parts.heterogeneity.simulate(grid, model, faults.delays)
+    sizes = SentBytes(model) if edges is None else sent_bytes(edge_nodes)
+    grid = parts.heterogeneity.simulate(grid, sizes, faults.delays)
     grid = faults.stop_on_fault_error(grid)
-    attacked = faults.add_attackers(grid, defence, sent_model, screening)
-    checkpoints = Checkpoints(out, experiment, attacked, point)
+    cache = None if edges is None else CacheFolder()
+    edge_layer = None if cache is None else edge_grid(grid, parts, model, cache.path, roles)
+    settings = _server_settings(parts)
+    nodes, hostile = grid, faults
+    if edges is not None and edge_layer is not None:
+        nodes, hostile = edges.faults.stop_on_fault_error(edge_layer), edges.faults
+    attacked = hostile.add_attackers(
+        nodes,
+        lambda member: (parts.rule, model(member).rule),
+        lambda member: model(member).sent,
+        settings.communication.screening,
+    )
+    honest_mean = HonestMean(hostile.in_round, model, settings.communication.screening)
+    measured = experiment.metrics.honest_mean
+    measures: dict[str, Measure] = {"honest-mean": honest_mean} if measured else {}
+    resumed = None if point is None else {"round": point.round, "refused": point.refused}
+    clients_of = own_clients
+    if edges is not None and edge_layer is not None:
+        recording = EdgeRecording(out, edge_layer, edges)
+        clients_of, measures["edges"] = recording.clients_of, recording.measure
+    directory = RunDirectory(out, experiment, measures, resumed, task.objective, clients_of)
+    checkpoints = Checkpoints(out, experiment, attacked, point, edge_layer)
     others = (*experiment.new_callbacks(), *callbacks)
     strategy = HQDEStrategy(
         replace(parts.aggregation, held_out=held_out),
-        communication=parts.communication,
-        participation=parts.participation,
-        ensemble=parts.ensemble,
+        communication=settings.communication,
+        participation=settings.participation,
+        ensemble=settings.ensemble,
         reporting=Reporting((directory, checkpoints, *others), experiment.strategy.density),
         seed=experiment.seed,
-        roles=initial_roles(task),
+        roles=roles,
     )
     members = parts.ensemble.members
     with (
+        ExitStack() as stack,
         informed(others, out, experiment),
         directory.recording(),
         monitor,
@@ -188,6 +207,8 @@ def _run_rounds(
         directory.interruption_first(),
         deterministic(),
     ):
+        if cache is not None:
+            stack.callback(cache.close)
         strategy.start(
             honest_mean.grid(attacked) if measured else attacked,
             to_record(initial_state(task, members, parts.seeds)),
@@ -195,6 +216,22 @@ def _run_rounds(
             evaluate_fn=evaluation(task, members, faults.backdoor, parts.predictor, parts.seeds),
             resume=None if point is None else point.state,
         )
+
+
+@dataclass(frozen=True)
+class _ServerSettings:
+    """What differs between a server of clients and one of edges."""
+
+    communication: Communication
+    participation: Participation
+    ensemble: Ensemble
+
+
+def _server_settings(parts: Parts) -> _ServerSettings:
+    if (edges := parts.edges) is None:
+        return _ServerSettings(parts.communication, parts.participation, parts.ensemble)
+    own = edges.settings
+    return _ServerSettings(edges.communication, own.root_participation, own.root_ensemble)
 
 
 def default_directory(name: str) -> Path:

@@ -18,10 +18,12 @@ from hqde_fl.protocol.grid_protocols import KeepsContexts
 from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid
 from hqde_fl.simulations.checkpoint.resume import ResumePoint
 from hqde_fl.simulations.checkpoint.store import Snapshot, Store
+from hqde_fl.simulations.edges.edge_states import edge_states, restore_edges
 from hqde_fl.simulations.experiment.experiment import Experiment
-from hqde_fl.simulations.recording.file_names import CLIENTS, ROUNDS
+from hqde_fl.simulations.recording.file_names import CLIENTS, EDGES, ROUNDS
 from hqde_fl.simulations.recording.manifest import add_to_manifest
 from hqde_fl.strategies.callbacks import Callback, RoundRecord
+from hqde_fl.strategies.edges.edge_grid import EdgeGrid
 from hqde_fl.strategies.state import ServerState
 
 
@@ -41,24 +43,34 @@ class Checkpoints(Callback):
         The Grid of the run. If it is a ``KeepsContexts``, the clients' states are written too.
     point : ResumePoint, optional
         The state from which the run resumes; the clients' states in it are given to the grid.
+    edges : EdgeGrid, optional
+        The edges, if there are any; their states are written and resumed, too.
     """
 
     phase = "checkpoint"
 
     def __init__(
-        self, run: Path, experiment: Experiment, grid: Grid, point: ResumePoint | None = None
+        self,
+        run: Path,
+        experiment: Experiment,
+        grid: Grid,
+        point: ResumePoint | None = None,
+        edges: EdgeGrid | None = None,
     ) -> None:
         self._run, self._experiment, self._grid = run, experiment, grid
         self._every = experiment.checkpoint.every
         self._store = Store(run, experiment.checkpoint.keep) if point is None else point.store
         self._keeper = grid if isinstance(grid, KeepsContexts) else None
         self._rounds, self._seconds = 0, 0.0
+        self._edges = edges
         if self._keeper is None:
             self._store.forget_clients()
         elif point is not None:
             self._keeper.set_contexts(point.contexts)
         if point is not None and isinstance(grid, AdversaryGrid):
             grid.memory = point.attack
+        if point is not None and point.edges and edges is not None:
+            restore_edges(edges, point.edges)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -91,8 +103,10 @@ class Checkpoints(Callback):
         memory: Mapping[str, Any] = {}
         if isinstance(self._grid, AdversaryGrid):
             memory = self._grid.memory
-        history = {name: (self._run / name).stat().st_size for name in (ROUNDS, CLIENTS)}
-        snapshot = Snapshot(self._experiment.to_json(), state, memory, history)
+        files = [ROUNDS, CLIENTS, *([] if self._edges is None else [EDGES])]
+        history = {name: (self._run / name).stat().st_size for name in files}
+        edges = () if self._edges is None else edge_states(self._edges)
+        snapshot = Snapshot(self._experiment.to_json(), state, memory, history, edges=edges)
         changed = () if self._keeper is None else self._keeper.changed_contexts()
         self._store.save(snapshot, changed, self._contexts)
         self._seconds += time.monotonic() - started

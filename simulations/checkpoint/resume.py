@@ -20,7 +20,7 @@ from hqde_fl.protocol.flower_internals import log
 from hqde_fl.simulations.checkpoint.store import Snapshot, Store
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.directory_lock import directory_lock
-from hqde_fl.simulations.recording.file_names import CLIENTS, MANIFEST, ROUNDS
+from hqde_fl.simulations.recording.file_names import CLIENTS, EDGES, MANIFEST, ROUNDS
 from hqde_fl.simulations.recording.manifest import read_manifest
 from hqde_fl.strategies.state import ServerState
 
@@ -42,6 +42,8 @@ class ResumePoint:
         The memory of colluding attackers.
     contexts : Mapping[int, RecordDict]
         Partition id -> state of its client.
+    edges : tuple[Mapping[str, Any], ...]
+        The state of each edge, where there are edges.
     refused : Mapping[str, str]
         Names of checkpoint files that cannot be used, and the reasons.
     """
@@ -50,6 +52,7 @@ class ResumePoint:
     state: ServerState | None = None
     attack: Mapping[str, Any] = field(default_factory=dict)
     contexts: Mapping[int, RecordDict] = field(default_factory=dict)
+    edges: tuple[Mapping[str, Any], ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -84,12 +87,14 @@ def reopen(run: Path, experiment: Experiment) -> ResumePoint:
     if checkpoint is None:
         require_same(run, stored_experiment(run), experiment)
         log(WARNING, "%s has no checkpoint yet: the run begins again", run)
-        _cut(run, {ROUNDS: 0, CLIENTS: 0})
+        _cut(run, {ROUNDS: 0, CLIENTS: 0, EDGES: 0})
         return ResumePoint(store)
     snapshot = checkpoint.snapshot
     require_same(run, json.loads(snapshot.experiment), experiment)
     _cut(run, snapshot.history)
-    return ResumePoint(store, snapshot.state, snapshot.attack, checkpoint.contexts, refused)
+    return ResumePoint(
+        store, snapshot.state, snapshot.attack, checkpoint.contexts, snapshot.edges, refused
+    )
 
 
 def stored_experiment(run: Path) -> Mapping[str, Any]:
@@ -190,7 +195,7 @@ def _check_history(run: Path, snapshot: Snapshot) -> None:
 
     Each must have at least the length that the snapshot says, with the end of a line there.
     """
-    if set(snapshot.history) != {ROUNDS, CLIENTS}:
+    if set(snapshot.history) - {EDGES} != {ROUNDS, CLIENTS}:
         raise CheckpointError(f"goes with {sorted(snapshot.history)}, needs {[ROUNDS, CLIENTS]}")
     for name, size in snapshot.history.items():
         data = (run / name).read_bytes() if (run / name).exists() else b""

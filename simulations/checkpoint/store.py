@@ -51,6 +51,8 @@ class Snapshot:
         bytes.
     shelf : Shelf
         The files that hold the clients' states.
+    edges : tuple[Mapping[str, Any], ...]
+        The state of each edge, where there are edges.
     """
 
     experiment: str
@@ -58,6 +60,7 @@ class Snapshot:
     attack: Mapping[str, Any] = field(default_factory=dict)
     history: Mapping[str, int] = field(default_factory=dict)
     shelf: Shelf = field(default_factory=Shelf)
+    edges: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,10 +14,11 @@ def check_attacks(parts: Parts) -> None:
     """Raise ``ConfigError`` if an attack that is adapted to the rule meets one with confidence."""
     for planned in parts.faults.faults:
         adapted = isinstance(planned.fault, Attack) and planned.fault.needs_rule
-        if adapted and parts.rule.confidence_from:
+        rule = parts.rule if parts.edges is None else parts.edges.rule
+        if adapted and rule.confidence_from:
             raise ConfigError(
                 f"attack {planned.name!r} is made for a rule that judges by the updates, "
-                f"found {parts.rule}"
+                f"found {rule}"
             )
 
 
@@ -36,6 +37,13 @@ def check_cohort(parts: Parts, clients: ClientsSection, strategy: StrategySectio
     if parts.members_differ:
         of_each = " of each member"
         cohort = (
+    if parts.edges is not None:
+        if parts.noises.entanglement is not None:
+            raise ConfigError(
+                "clients.entanglement-noise cancels over all clients, found it with edges"
+            )
+        _check_edges(parts, parts.edges.count, strategy)
+        return
             f"{parts.cohort} ({cohort}, clients.members-per-client = {ensemble.trained_members} "
             f"of clients.members = {ensemble.members})"
         )
@@ -46,3 +54,11 @@ def check_cohort(parts: Parts, clients: ClientsSection, strategy: StrategySectio
     minimum = parts.rule.minimum()
     if parts.cohort < minimum:
         raise ConfigError(f"{parts.rule} needs at least {minimum} updates{of_each}, found {cohort}")
+
+
+def _check_edges(parts: Parts, edges: int, strategy: StrategySection) -> None:
+    """Raise ``ConfigError`` if there are too few edges for the quorum or the server's rule."""
+    if strategy.quorum > edges:
+        raise ConfigError(f"strategy.quorum = {strategy.quorum} needs as many edges, found {edges}")
+    if edges < (minimum := parts.rule.minimum()):
+        raise ConfigError(f"{parts.rule} needs at least {minimum} edges, found {edges}")

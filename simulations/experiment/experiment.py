@@ -40,6 +40,7 @@ from hqde_fl.simulations.experiment.python_settings import names_in, with_settin
 from hqde_fl.simulations.experiment.sections import (
     CheckpointSection,
     ClientsSection,
+    EdgesSection,
     EngineSection,
     MetricsSection,
     MonitorSection,
@@ -84,6 +85,8 @@ class Experiment(Section):
         Their number, their data, and how they train.
     strategy : StrategySection
         The clients of a round, and how their updates become the next model.
+    edges : EdgesSection
+        Groups of clients that merge among themselves first.
     faults : tuple[Component, ...]
         The faulty clients: one ``[[faults]]`` table for each fault or attack.
     engine : EngineSection
@@ -109,6 +112,7 @@ class Experiment(Section):
     task: Component = Field({"name": "digits"})
     clients: ClientsSection = ClientsSection()
     strategy: StrategySection = StrategySection()
+    edges: EdgesSection = EdgesSection()
     faults: tuple[Component, ...] = Field((), strict=False)
     engine: EngineSection = EngineSection()
     checkpoint: CheckpointSection = CheckpointSection()
@@ -229,7 +233,9 @@ class Experiment(Section):
         A copy shares them if it differs in nothing that they depend on.
         """
         with self._names():
-            return build_parts(self.clients, self.strategy, self.faults, self.engine, self.seed)
+            return build_parts(
+                self.clients, self.strategy, self.faults, self.engine, self.seed, self.edges
+            )
 
     @property
     def objects(self) -> Mapping[str, Any]:
@@ -249,13 +255,18 @@ class Experiment(Section):
     def _sources(self) -> tuple[Any, ...]:
         """Return all that the parts depend on; the name of the engine is not among it."""
         engine = self.engine.model_copy(update={"name": ""})
-        return self.clients, self.strategy, self.faults, engine, self.seed
+        return self.clients, self.strategy, self.edges, self.faults, engine, self.seed
+
+    @property
+    def client_rounds(self) -> int:
+        """Return the number of rounds in which clients may train: with edges, those of an edge."""
+        return self.rounds * self.edges.rounds
 
     @property
     def faulty(self) -> dict[int, str]:
         """Return partition id -> name of its earliest fault, for clients faulty in any round."""
         faulty: dict[int, str] = {}
-        for number in range(1, self.rounds + 1):
+        for number in range(1, self.client_rounds + 1):
             faulty = self.parts.faults.in_round(number) | faulty
         return faulty
 
@@ -347,7 +358,9 @@ class Experiment(Section):
         """
         with self._names():
             self.parts.heterogeneity.check(self.clients.count)
-        try_own_parts(self.parts, self.strategy, self.faults)
+            if self.parts.edges is not None:
+                self.parts.edges.check_bandwidth()
+        try_own_parts(self.parts, self.strategy, self.faults, self.edges)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

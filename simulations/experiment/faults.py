@@ -40,6 +40,9 @@ from hqde_fl.terminal_text import describe_error
 SCHEDULE_KEYS = ("start", "stop", "resample")
 """Keys of a fault that say in which rounds it acts."""
 
+LEVEL, CLIENT, EDGE = "level", "client", "edge"
+"""The key of a fault that says who has it, and its values: clients, the default, or edges."""
+
 
 @final
 @dataclass(frozen=True)
@@ -81,10 +84,11 @@ class PlannedFault:
         ConfigError
             If the table does not describe a fault of some clients.
         """
-        own = {k: v for k, v in table.items() if k not in (*CLIENT_KEYS, *SCHEDULE_KEYS)}
+        keys = (*CLIENT_KEYS, *SCHEDULE_KEYS, LEVEL)
+        own = {k: v for k, v in table.items() if k not in keys}
         name = own.get("name")
         registry = fault_registry(name)
-        fault = build_component(registry, own, key, known=(*CLIENT_KEYS, *SCHEDULE_KEYS))
+        fault = build_component(registry, own, key, known=keys)
         if len(given := [which for which in CLIENT_KEYS if which in table]) != 1:
             raise ConfigError(
                 f"{key} needs one of {', '.join(CLIENT_KEYS)}, "
@@ -135,8 +139,12 @@ class Faults:
     seed: int
 
     @classmethod
-    def build(cls, tables: Sequence[Mapping[str, Any]], clients: int, seed: int) -> Faults:
-        """Build the faults that the tables of a file describe.
+    def build(
+        cls, tables: Sequence[Mapping[str, Any]], clients: int, seed: int, level: str = CLIENT
+    ) -> Faults:
+        """Build the faults of one level that the tables of a file describe.
+
+        At level "edge" the clients are the edges.
 
         Raises
         ------
@@ -147,11 +155,11 @@ class Faults:
         planned = tuple(
             PlannedFault.build(table, f"faults.{index}", clients)
             for index, table in enumerate(tables)
+            if level_of(table, f"faults.{index}") == level
         )
         if (needed := sum(fault.count for fault in planned)) > clients:
-            raise ConfigError(
-                f"faults need {needed} clients in all, found clients.count = {clients}"
-            )
+            found = f"{clients} edges" if level == EDGE else f"clients.count = {clients}"
+            raise ConfigError(f"faults need {needed} {level}s in all, found {found}")
         attacks = [fault for fault in planned if isinstance(fault.fault, Attack)]
         if len(attacks) > 1:
             names = " and ".join(attack.name for attack in attacks)
@@ -275,6 +283,17 @@ class Faults:
             if fault.count and isinstance(fault.fault, Backdoor):
                 return fault.fault
         return None
+
+
+def level_of(table: Mapping[str, Any], key: str = "faults") -> str:
+    """Return who has the fault of a table: "client", or "edge"; raise ``ConfigError`` for others.
+
+    ``key`` is the dotted key of the table in the file.
+    """
+    level = table.get(LEVEL, CLIENT)
+    if level not in (CLIENT, EDGE):
+        raise UnknownNameError(f"{key}.{LEVEL}", str(level), (CLIENT, EDGE))
+    return str(level)
 
 
 def fault_registry(name: Any) -> Registry[Any]:

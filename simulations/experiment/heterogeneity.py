@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar, final
 
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from hqde_fl.errors import ConfigError, TaskError
@@ -18,10 +19,8 @@ from hqde_fl.simulations.heterogeneity.bandwidth import Bandwidth
 from hqde_fl.simulations.heterogeneity.client_times import ClientTimes
 from hqde_fl.simulations.heterogeneity.drop_out import DropOut
 from hqde_fl.simulations.heterogeneity.drop_out_grid import DropOutGrid
-from hqde_fl.simulations.heterogeneity.message_bytes import SentBytes
 from hqde_fl.simulations.heterogeneity.speed import Speed
 from hqde_fl.simulations.heterogeneity.virtual_time_grid import Delays, VirtualTimeGrid
-from hqde_fl.strategies.state import ModelState
 
 T = TypeVar("T")
 
@@ -110,15 +109,17 @@ class Heterogeneity:
                 "connections and drop-outs, and rounds with them take real time"
             )
 
-    def simulate(self, grid: Grid, model: Callable[[int], ModelState], delays: Delays) -> Grid:
+    def simulate(
+        self, grid: Grid, download_bytes: Callable[[Message], int], delays: Delays
+    ) -> Grid:
         """Return a grid with this heterogeneity; the given one if there is none.
 
         Parameters
         ----------
         grid : Grid
             Runs the clients.
-        model : Callable[[int], ModelState]
-            (member) -> the server's model, with what it sends in the present round.
+        download_bytes : Callable[[Message], int]
+            Bytes of a training message that take time.
         delays : Delays
             (round) -> partition id -> virtual seconds that faults add.
         """
@@ -131,7 +132,7 @@ class Heterogeneity:
             self.times,
             drop_out=self.drop_out,
             delays=delays,
-            download_bytes=SentBytes(model),
+            download_bytes=download_bytes,
         )
 
 

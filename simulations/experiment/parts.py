@@ -25,11 +25,17 @@ from hqde_fl.selection import SELECTORS, Ensemble, Selector
 from hqde_fl.simulations.engines.ray.resources import Resources
 from hqde_fl.simulations.experiment.components import build_component
 from hqde_fl.simulations.experiment.display_names import component_label
+from hqde_fl.simulations.experiment.edges import Edges
 from hqde_fl.simulations.experiment.errors import parameters_of
-from hqde_fl.simulations.experiment.faults import Faults
+from hqde_fl.simulations.experiment.faults import EDGE, Faults, level_of
 from hqde_fl.simulations.experiment.heterogeneity import Heterogeneity
 from hqde_fl.simulations.experiment.noise import Noises
-from hqde_fl.simulations.experiment.sections import ClientsSection, EngineSection, StrategySection
+from hqde_fl.simulations.experiment.sections import (
+    ClientsSection,
+    EdgesSection,
+    EngineSection,
+    StrategySection,
+)
 from hqde_fl.strategies.exploration import ExploringOptimizer
 from hqde_fl.strategies.optimizers import SERVER_OPTIMIZERS, ServerOptimizer
 from hqde_fl.strategies.settings import Aggregation, Communication, Participation
@@ -64,6 +70,8 @@ class Parts:
         The noises.
     heterogeneity : Heterogeneity
         The simulated speeds, connections and drop-outs.
+    edges : Edges, optional
+        The edges between clients and server.
     resources : tuple[Resources, ...]
         The groups of clients with what each client of a group is given of a machine.
     seeds : Seeds
@@ -79,6 +87,7 @@ class Parts:
     faults: Faults
     noises: Noises
     heterogeneity: Heterogeneity
+    edges: Edges | None
     resources: tuple[Resources, ...]
     seeds: Seeds
 
@@ -102,6 +111,8 @@ class Parts:
             If the selector, one of the user's own, does not say how many.
         """
         selector = self.participation.selector
+        if self.edges is not None:
+            return sum(self.edges.sampled)
         size = selector.size(self.clients)
         if not isinstance(size, int) or not 0 <= size <= self.clients:
             wanted = f"an integer in [0, {self.clients}], the number of clients"
@@ -110,23 +121,33 @@ class Parts:
 
     @property
     def cohort(self) -> int:
-        """Return the least number of clients that train the same member in a round."""
-        return self.ensemble.min_cohort(self.sampled)
+        """Return the least number of clients that train the same member in a round.
+
+        With edges: among the clients of one of them.
+        """
+        sampled = self.sampled if self.edges is None else min(self.edges.sampled)
+        return self.ensemble.min_cohort(sampled)
+
+    @property
+    def merged(self) -> int:
+        """Return the least number of updates that the server merges: of clients, or of edges."""
+        return self.cohort if self.edges is None else self.edges.count
 
     @property
     def filters(self) -> bool:
-        """Return True if the rule can filter clients when it gets as many updates as ``cohort``."""
-        return self.rule.filters(self.cohort)
+        """Return True if clients can be filtered: by the rule, or that of their edge."""
+        rule = self.rule if self.edges is None else self.edges.rule
+        return rule.filters(self.cohort)
 
     @property
     def warning(self) -> str | None:
         """Return a one-line warning if f silent clients, or fewer, void a round; else None."""
-        return silence_warning(self.rule, self.cohort, " of each member" * self.members_differ)
+        return silence_warning(self.rule, self.merged, " of each member" * self.members_differ)
 
     @property
     def members_differ(self) -> bool:
         """Return True if a member may get fewer clients than train in a round."""
-        return self.cohort < self.sampled
+        return self.ensemble.min_cohort(self.sampled) < self.sampled
 
     def client_mods(self) -> list[Mod]:
         """Return the ClientApp's Flower mods: one for each fault of single clients, then noise.
@@ -145,6 +166,7 @@ def build_parts(
     faults: Sequence[Mapping[str, Any]],
     engine: EngineSection,
     seed: int,
+    edges: EdgesSection | None = None,
 ) -> Parts:
     """Build the parts of an experiment from its tables.
 
@@ -195,6 +217,14 @@ def build_parts(
         training = Training(
             **_shared_with(clients, Training) | {"regularization_noise": noises.regularization}
         )
+    heterogeneity = Heterogeneity.build(clients, Seeds(seed))
+    built_edges = Edges.build(
+        edges or EdgesSection(), strategy, communication, participation, ensemble, faults, seed
+    )
+    if built_edges is not None:
+        built_edges.check_time(keeps_time=heterogeneity.keeps_time)
+    elif any(level_of(table) == EDGE for table in faults):
+        raise ConfigError("a fault with level = 'edge' needs edges.groups, found none")
     return Parts(
         aggregation=aggregation,
         communication=communication,
@@ -204,7 +234,8 @@ def build_parts(
         predictor=EnsemblePredictor(vote),
         faults=Faults.build(faults, clients.count, seed),
         noises=noises,
-        heterogeneity=Heterogeneity.build(clients, Seeds(seed)),
+        heterogeneity=heterogeneity,
+        edges=built_edges,
         resources=_resources(engine),
         seeds=Seeds(seed),
     )

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from hqde_fl.clients.training import Training
+from hqde_fl.errors import ConfigError
 from hqde_fl.monitor.exporters.prometheus import host_and_port
 from hqde_fl.monitor.performance_monitor import MAX_INTERVAL, MIN_INTERVAL
 from hqde_fl.selection import Ensemble
@@ -191,6 +192,52 @@ class EngineSection(Section):
     """``[engine]``: where the experiment runs.
 
     Parameters
+class EdgesSection(Section):
+    """``[edges]``: groups of clients that merge among themselves before the server merges them.
+
+    ``strategy.rule`` is then the rule of the server, whose clients are the edges; so are
+    ``strategy.quorum`` and ``strategy.server-optimizer``. All else in ``[strategy]`` is about the
+    edges and their clients.
+
+    Parameters
+    ----------
+    groups : int or list of lists of int
+        The number of edges, among which the clients are dealt by their partition ids, or the
+        partition ids of each edge's clients. 0: no edges.
+    rounds : int
+        Rounds that an edge runs among its clients before it replies to the server, >= 1.
+    rule : Component
+        The edges' aggregation rule.
+    codec : Component
+        How edges pack their updates.
+    downlink : Component
+        How changes of the model are packed for edges.
+    bandwidth : Component
+        The connection of each edge to the server, in virtual time; if empty, its messages take
+        none.
+    """
+
+    groups: Any = 0
+    rounds: int = 1
+    rule: Component = Field({"name": "mean", "weighted": True})
+    codec: Component = Field({"name": "identity"})
+    downlink: Component = Field({"name": "identity"})
+    bandwidth: Component = Field({})
+
+    @field_validator("groups")
+    @classmethod
+    def _number_or_lists(cls, value: Any) -> Any:
+        """Raise ``ConfigError`` unless the groups are a number or a list of lists of numbers."""
+        lists = isinstance(value, list) and all(isinstance(group, list) for group in value)
+        numbers = [client for group in value for client in group] if lists else [value]
+        if any(type(number) is not int for number in numbers):
+            raise ConfigError(
+                "edges.groups needs to be an integer or a list of lists of integers, "
+                f"found {value!r}"
+            )
+        return value
+
+
     ----------
     name : str
         The engine: ``hqde-fl list engines``.
@@ -228,6 +275,8 @@ class MetricsSection(Section):
         Metric -> true if higher values are better, false if lower ones are; metrics that are not in
         it go by their name.
     """
+    target : float
+        A value of the primary metric: how long it took to reach it is recorded; 0 for none.
 
     honest_mean: bool = False
     functions: tuple[str, ...] = Field((), strict=False)
@@ -236,6 +285,7 @@ class MetricsSection(Section):
 
 
 class CheckpointSection(Section):
+    target: float = 0.0
     """``[checkpoint]``: the number of rounds between two checkpoints, and of checkpoints kept.
 
     Parameters

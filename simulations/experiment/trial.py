@@ -22,8 +22,9 @@ from hqde_fl.own_modules import error_in, is_own
 from hqde_fl.rules import Aggregator, aggregate
 from hqde_fl.selection import Candidates
 from hqde_fl.simulations.attacks import Attack
+from hqde_fl.simulations.experiment.faults import CLIENT, level_of
 from hqde_fl.simulations.experiment.parts import Parts
-from hqde_fl.simulations.experiment.sections import StrategySection
+from hqde_fl.simulations.experiment.sections import EdgesSection, StrategySection
 from hqde_fl.strategies.choice import choose_nodes
 from hqde_fl.updates import Updates
 
@@ -32,7 +33,10 @@ SIZE = 4096
 
 
 def try_own_parts(
-    parts: Parts, strategy: StrategySection, faults: Sequence[Mapping[str, Any]]
+    parts: Parts,
+    strategy: StrategySection,
+    faults: Sequence[Mapping[str, Any]],
+    edges: EdgesSection,
 ) -> None:
     """Raise ``ConfigError`` if a part of the user's own fails: the part, and what it did.
 
@@ -44,11 +48,20 @@ def try_own_parts(
         The table that they were built from, which names those of the user's own.
     faults : Sequence[Mapping[str, Any]]
         The tables of the faults.
+    edges : EdgesSection
+        The table of the edges.
     """
     with reproducible(0):
-        updates = 0.01 * torch.randn(parts.cohort, SIZE)
+        updates = 0.01 * torch.randn(max(parts.cohort, parts.merged), SIZE)
         if _own(strategy.rule) and not parts.rule.confidence_from:
-            _try_rule(parts.rule, updates)
+            _try_rule(parts.rule, updates[: parts.merged])
+        if parts.edges is not None:
+            if _own(edges.rule) and not parts.edges.rule.confidence_from:
+                _try_rule(parts.edges.rule, updates[: parts.cohort])
+            if _own(edges.codec):
+                _try_codec("codec", parts.edges.communication.codec, updates[0])
+            if _own(edges.downlink):
+                _try_codec("downlink", parts.edges.communication.downlink, updates[0])
         if _own(strategy.server_optimizer):
             with _trial("server optimizer", parts.aggregation.server_optimizer):
                 step, _ = parts.aggregation.server_optimizer.step(updates[0], {})
@@ -69,7 +82,8 @@ def try_own_parts(
                     {},
                     np.random.default_rng(0),
                 )
-        for fault, table in zip(parts.faults.faults, faults, strict=True):
+        of_clients = [table for table in faults if level_of(table) == CLIENT]
+        for fault, table in zip(parts.faults.faults, of_clients, strict=True):
             attackers = min(fault.count, parts.cohort - 1)
             if _own(table) and isinstance(fault.fault, Attack) and attackers > 0:
                 _try_attack(fault.fault, updates[attackers:], attackers)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 MANIFEST, ROUNDS, CLIENTS = "manifest.json", "rounds.jsonl", "clients.jsonl"
+EDGES = "edges.jsonl"
+"""The file with a line for every round and edge; it is there only if there are edges."""
 MODEL, REPORT = "model.safetensors", "report.html"
 
 INDEX = "sweep.json"

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,15 @@ CLIENT_METRICS = ("train-", "eval-")
 Measure = Callable[[RoundRecord, ArrayRecord], Mapping[str, Any]]
 """Takes a round and the model after it, returns an entry for the round's line."""
 
+ClientsOf = Callable[[RoundRecord], Iterable[tuple[ClientRecord, Mapping[str, Any]]]]
+"""Takes a round, returns its clients' records, each with further entries for the client's line."""
+
+
+def own_clients(record: RoundRecord) -> Iterator[tuple[ClientRecord, Mapping[str, Any]]]:
+    """Yield the clients' records of a round, without further entries."""
+    for client in record.clients:
+        yield client, {}
+
 
 class RunDirectory(Callback):
     """A callback that records a run in a directory.
@@ -59,6 +69,8 @@ class RunDirectory(Callback):
         Facts about the resumption, for the manifest, if the directory holds a run to be resumed.
     objective : Objective, optional
         The task's primary metric and the direction of its metrics, for the manifest.
+    clients_of : ClientsOf, optional
+        Returns the clients of a round where they are not those of its record: those of edges.
 
     Raises
     ------
@@ -73,6 +85,7 @@ class RunDirectory(Callback):
         measures: Mapping[str, Measure] | None = None,
         resumed: Mapping[str, Any] | None = None,
         objective: Objective | None = None,
+        clients_of: ClientsOf = own_clients,
     ) -> None:
         if resumed is None and (path / MANIFEST).exists():
             raise ConfigError(f"{path} holds another run: choose a directory that does not")
@@ -80,7 +93,7 @@ class RunDirectory(Callback):
         self._experiment, self._measures = experiment, dict(measures or {})
         self._filters = experiment.parts.filters
         self._attackers = _lasting_attackers(experiment)
-        self._resumed, self._objective = resumed, objective
+        self._resumed, self._objective, self._clients_of = resumed, objective, clients_of
         self._final: Mapping[str, float | None] = {}
 
     @contextmanager
@@ -110,8 +123,9 @@ class RunDirectory(Callback):
             "seed": experiment.seed,
             "engine": experiment.engine.name,
             "final": {},
-            "breakdown": experiment.parts.rule.breakdown(experiment.parts.sampled),
+            "breakdown": experiment.parts.rule.breakdown(_merged(experiment)),
             "filters": self._filters,
+            **_edges(experiment),
             **({} if self._objective is None else {"objective": _objective(self._objective)}),
             "faulty": {str(client): name for client, name in experiment.faulty.items()},
             "experiment": experiment.to_table(),
@@ -161,18 +175,17 @@ class RunDirectory(Callback):
         if self._objective is not None and record.server:
             _check_objective(self._objective, record.server)
         self._final = record.server
-        faulty = self._experiment.parts.faults.in_round(record.round)
+        faulty = cache(self._experiment.parts.faults.in_round)
         lines = []
-        for client in record.clients:
-            fault = faulty.get(partition := _partition(client))
+        for client, further in self._clients_of(record):
+            fault = faulty(client.round).get(partition := _partition(client))
             sleeping = fault is None and partition in self._attackers
-            lines.append(
-                to_kebab_case({**dataclasses.asdict(client), "fault": fault, "sleeping": sleeping})
-            )
-        _append(self.path / CLIENTS, lines)
+            line = {**dataclasses.asdict(client), "fault": fault, "sleeping": sleeping, **further}
+            lines.append(to_kebab_case(line))
+        append_lines(self.path / CLIENTS, lines)
         measured = {name: measure(record, arrays) for name, measure in self._measures.items()}
         entries = {"exclusion": Detection.of(lines, self._filters).to_line(), **measured}
-        _append(self.path / ROUNDS, [round_line(record) | to_json_value(entries)])
+        append_lines(self.path / ROUNDS, [round_line(record) | to_json_value(entries)])
 
     def on_end(self, arrays: ArrayRecord) -> None:
         """Save the final model as ``model.safetensors``."""
@@ -187,13 +200,39 @@ def round_line(record: RoundRecord) -> dict[str, Any]:
     )
 
 
+def _merged(experiment: Experiment) -> int:
+    """Return the number of updates that the server merges in a round."""
+    parts = experiment.parts
+    return parts.sampled if parts.edges is None else parts.edges.count
+
+
+def _edges(experiment: Experiment) -> dict[str, Any]:
+    """Return the manifest's entry about the edges, if there are any.
+
+    The breakdown is that of the edges' rule in the smallest group.
+    """
+    parts = experiment.parts
+    if (edges := parts.edges) is None:
+        return {}
+    hostile: dict[int, str] = {}
+    for number in range(1, experiment.rounds + 1):
+        hostile = edges.faults.in_round(number) | hostile
+    facts = {
+        "count": edges.count,
+        "rounds": edges.settings.rounds,
+        "breakdown": edges.rule.breakdown(parts.cohort),
+        "faulty": {str(edge): name for edge, name in hostile.items()},
+    }
+    return {"edges": facts}
+
+
 def _lasting_attackers(experiment: Experiment) -> frozenset[int]:
     """Return the partition ids of faults that keep their clients and act in some round."""
     plan = experiment.parts.faults.plan
     lasting = [not schedule.resample for schedule in plan.schedules]
     return frozenset(
         client
-        for number in range(1, experiment.rounds + 1)
+        for number in range(1, experiment.client_rounds + 1)
         for clients, keeps in zip(plan.faulty(number), lasting, strict=True)
         for client in clients
         if keeps
@@ -223,7 +262,8 @@ def _partition(client: ClientRecord) -> int:
     return -1 if client.partition is None else client.partition
 
 
-def _append(path: Path, lines: list[dict[str, Any]]) -> None:
+def append_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Append records to a ``.jsonl`` file; raise ``RunError`` if it cannot be written."""
     text = "".join(json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in lines)
     try:
         with path.open("a", encoding="utf-8") as file:

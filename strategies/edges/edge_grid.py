@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 
 from hqde_fl.errors import BoundError
 from hqde_fl.protocol.flower_internals import log, set_message_id
-from hqde_fl.protocol.grid_protocols import KeepsVirtualTime
+from hqde_fl.protocol.grid_protocols import KeepsContexts, KeepsVirtualTime
 from hqde_fl.strategies.callbacks import RoundRecord
 from hqde_fl.strategies.edges.edge import Edge, Exchange, failed
 from hqde_fl.strategies.edges.edge_mods import EdgeCall
@@ -87,8 +87,9 @@ class EdgeGrid(Grid):
     wrapped Grid has all clients of a round to spread over its workers. The last error of an edge is
     its reply; it does not end the run.
 
-    It is a ``KnowsPartitions``: the partition id of an edge is its number. With a wrapped Grid that
-    keeps virtual time it does, too: an edge takes the sum of its rounds, and the time of its link.
+    It is a ``KnowsPartitions``: the partition id of an edge is its number. It keeps the clients'
+    contexts if the wrapped Grid does, and virtual time: an edge takes the sum of its rounds, and
+    the time of its link.
 
     Parameters
     ----------
@@ -128,6 +129,9 @@ class EdgeGrid(Grid):
         self._sent = 0
         self._seconds: dict[int, float] = {}
         self._deadline = float("inf")
+        if isinstance(grid, KeepsContexts):  # of the clients
+            self.contexts, self.set_contexts = grid.contexts, grid.set_contexts
+            self.changed_contexts = grid.changed_contexts
         self._keeps_time = isinstance(grid, KeepsVirtualTime)
         if self._keeps_time:
             self.reply_times, self.round_time = self._reply_times, self._round_time
@@ -151,10 +155,14 @@ class EdgeGrid(Grid):
         each round of an edge has the deadline of the edges' ``communication``.
         """
         sent = list(messages)
+        training = bool(sent) and sent[0].metadata.message_type == MessageType.TRAIN
+        if training:
+            for edge in self.edges:
+                edge.records = []
         calls = [self._called(message) for message in sent]
         self._run([call for call in calls if call.reply is None])
         replies = {call.edge: call.finish() for call in calls}
-        if not sent or sent[0].metadata.message_type != MessageType.TRAIN or not self._keeps_time:
+        if not training or not self._keeps_time:
             return [*replies.values()]
         self._deadline = float("inf") if timeout is None else timeout
         self._seconds = {}

@@ -51,6 +51,21 @@ PARTS: dict[str, dict[str, Any]] = {
         },
         "strategy": {"rule": "mean", "downlink": "quantized", "deadline": 3.0, **FEEDBACK},
     },
+    "edges": {
+        "clients": {"count": 4, "lr": 0.1},
+        "strategy": {"rule": "centered-clipping", **FEEDBACK},
+        "edges": {
+            "groups": 2,
+            "rounds": 2,
+            "rule": "centered-clipping",
+            "codec": FEEDBACK["codec"],
+            "downlink": "quantized",
+        },
+        "faults": [
+            {"name": "mimic", "clients": [0]},
+            {"name": "stale", "rounds": 2, "clients": [1], "level": "edge"},
+        ],
+    },
     "stale": {"strategy": {"rule": "median"}, "faults": [{"name": "stale", "count": 1}]},
 }
 
@@ -64,8 +79,9 @@ def model(run: Path) -> bytes:
 
 
 def same(one: Path, other: Path) -> bool:
-    names = ("rounds.jsonl", "clients.jsonl")
-    alike = all(comparable(one / name) == comparable(other / name) for name in names)
+    names = ("rounds.jsonl", "clients.jsonl", "edges.jsonl")
+    files = [name for name in names if (one / name).exists()]
+    alike = all(comparable(one / name) == comparable(other / name) for name in files)
     return alike and model(one) == model(other)
 
 

@@ -1,0 +1,99 @@
+"""What a run records of its edges: their clients, their rounds, and the bytes of each link."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, final
+
+from flwr.app import ArrayRecord
+
+from hqde_fl.simulations.experiment.edges import Edges
+from hqde_fl.simulations.recording.file_names import EDGES
+from hqde_fl.simulations.recording.run_directory import append_lines, round_line
+from hqde_fl.simulations.recording.strict_json import to_json_value, to_kebab_case
+from hqde_fl.strategies.callbacks import ClientRecord, RoundRecord
+from hqde_fl.strategies.edges.edge_grid import EdgeGrid
+
+ROUND_KEYS = (
+    "round",
+    "asked",
+    "kept",
+    "filtered",
+    "rejected",
+    "failed",
+    "late",
+    "missing",
+    "skipped",
+    "void",
+    "bytes-down",
+    "bytes-up",
+    "note",
+)
+"""The keys of ``rounds.jsonl`` that a line of ``edges.jsonl`` has of each of an edge's rounds."""
+
+OF_CLIENTS = ("filtered-from", "members", "partition", "seconds", "work")
+"""The keys of ``clients.jsonl`` that mean nothing for an edge."""
+
+
+@final
+class EdgeRecording:
+    """Writes ``edges.jsonl``, and tells the run directory of the edges' clients.
+
+    Parameters
+    ----------
+    path : Path
+        The run directory.
+    grid : EdgeGrid
+        The edges.
+    edges : Edges
+        Their settings.
+    """
+
+    def __init__(self, path: Path, grid: EdgeGrid, edges: Edges) -> None:
+        self._path, self._grid, self._edges = path / EDGES, grid, edges
+
+    def clients_of(self, record: RoundRecord) -> Iterator[tuple[ClientRecord, Mapping[str, Any]]]:
+        """Yield the clients of all edges' rounds that answered a round of the server.
+
+        Their influence is that on the server's model, if the other rounds of their edge had none;
+        a client is kept if its edge is as well. Their round is that of the edge.
+        """
+        shares = {client.partition: client.influence for client in record.clients if client.kept}
+        rounds = [(part, edge) for edge, own in enumerate(self._grid.records) for part in own]
+        for part, edge in sorted(rounds, key=lambda pair: pair[0].round):
+            for client in part.clients:
+                kept = client.kept and edge in shares
+                influence = client.influence * shares.get(edge, 0.0)
+                counted = dataclasses.replace(client, kept=kept, influence=influence)
+                yield counted, {"edge": edge, "server_round": record.round}
+
+    def measure(self, record: RoundRecord, arrays: ArrayRecord) -> dict[str, Any]:
+        """Append the edges' lines of a round; return the bytes of each level of its links."""
+        faulty = self._edges.faults.in_round(record.round)
+        lines = []
+        levels = {
+            "client-edge": {"bytes-down": 0, "bytes-up": 0},
+            "edge-cloud": {"bytes-down": record.bytes_down, "bytes-up": record.bytes_up},
+        }
+        for client in record.clients:
+            edge = self._grid.partition_of(client.node)
+            rounds = self._grid.records[edge]
+            line = to_kebab_case(
+                {
+                    **dataclasses.asdict(client),
+                    "edge": edge,
+                    "fault": faulty.get(edge),
+                    "client_bytes_down": sum(part.bytes_down for part in rounds),
+                    "client_bytes_up": sum(part.bytes_up for part in rounds),
+                }
+            )
+            levels["client-edge"]["bytes-down"] += line["client-bytes-down"]
+            levels["client-edge"]["bytes-up"] += line["client-bytes-up"]
+            line["rounds"] = [
+                to_json_value({key: round_line(part)[key] for key in ROUND_KEYS}) for part in rounds
+            ]
+            lines.append({key: line[key] for key in line if key not in OF_CLIENTS})
+        append_lines(self._path, lines)
+        return {**levels, "rounds": sum(map(len, self._grid.records))}

@@ -1,0 +1,121 @@
+"""What stands around the edges of an experiment: mods, hostile edges, attackers, links."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import final
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from hqde_fl.clients.cache_location import CACHE_DIR
+from hqde_fl.clients.message_fields import server_round
+from hqde_fl.clients.mods.codec import CodecMod
+from hqde_fl.clients.mods.downlink import DownlinkMod
+from hqde_fl.clients.mods.entries import HeldEntriesMod, UnchangedEntriesMod
+from hqde_fl.protocol.screening import SentModel
+from hqde_fl.rules import Aggregator
+from hqde_fl.rules.results import State
+from hqde_fl.simulations.edges.idle_edge import IdleEdgeMod
+from hqde_fl.simulations.experiment.edges import Edges
+from hqde_fl.simulations.experiment.parts import Parts
+from hqde_fl.simulations.heterogeneity.message_bytes import SentBytes, array_bytes
+from hqde_fl.strategies.edges.edge import Edge
+from hqde_fl.strategies.edges.edge_grid import EdgeGrid, EdgeSurroundings
+from hqde_fl.strategies.state import ModelState
+from hqde_fl.updates.roles import Roles
+
+ModelOf = Callable[[int], ModelState]
+"""(member) -> the server's model, with what it sends in the present round."""
+
+
+def edge_grid(grid: Grid, parts: Parts, model: ModelOf, cache: str, roles: Roles) -> EdgeGrid:
+    """Return the edges of an experiment over a grid of its clients.
+
+    Parameters
+    ----------
+    grid : Grid
+        Reaches the clients.
+    parts : Parts
+        The parts of the experiment, which has edges.
+    model : ModelOf
+        (member) -> the server's model.
+    cache : str
+        Folder in which the edges keep entries that they need not be sent again; empty for none.
+    roles : Roles
+        The roles of the model's entries.
+    """
+    edges = parts.edges
+    assert edges is not None
+    clients = [len(group) for group in edges.settings.groups.clients(edges.clients)]
+    seed = parts.seeds.root
+    surroundings = EdgeSurroundings(
+        mods=(
+            HeldEntriesMod(),
+            DownlinkMod(),
+            UnchangedEntriesMod(),
+            CodecMod(seed=edges.seeds.root),
+            *edges.faults.mods(virtual_time=True),
+            IdleEdgeMod(clients),
+        ),
+        group_grid=lambda view, edge: _with_attackers(view, edge, parts),
+        link_seconds=_Links(edges, SentBytes(model)),
+        node_config={CACHE_DIR: cache},
+    )
+    return EdgeGrid(grid, edges.settings, seed=seed, roles=roles, surroundings=surroundings)
+
+
+def _with_attackers(grid: Grid, edge: Edge, parts: Parts) -> Grid:
+    """Return the grid of an edge's group, on which the attackers among its clients collude."""
+
+    def model(member: int) -> ModelState:
+        assert edge.strategy.state is not None
+        return edge.strategy.state.models[member]
+
+    def defence(member: int) -> tuple[Aggregator, State]:
+        return edge.settings.aggregation.rule, model(member).rule
+
+    def sent_model(member: int) -> SentModel:
+        return model(member).sent
+
+    screening = edge.settings.communication.screening
+    return parts.faults.add_attackers(grid, defence, sent_model, screening)
+
+
+@final
+class _Links:
+    """Computes how long messages are on the way between server and edges."""
+
+    def __init__(self, edges: Edges, download_bytes: Callable[[Message], int]) -> None:
+        self._times, self._faults = edges.link_times, edges.faults
+        self._download_bytes = download_bytes
+
+    def __call__(self, edge: int, message: Message, reply: Message) -> float:
+        number = server_round(message)
+        connection = self._times.connection(edge, number)
+        return (
+            connection.download_seconds(self._download_bytes(message))
+            + connection.upload_seconds(array_bytes(reply))
+            + self._faults.delays(number).get(edge, 0.0)
+        )
+
+
+def sent_bytes(grid: Callable[[], EdgeGrid]) -> Callable[[Message], int]:
+    """Return what computes the bytes of training messages from edges to their clients.
+
+    ``grid`` returns the edges; it is called with the first message.
+    """
+    of_edge: dict[int, SentBytes] = {}
+
+    def size(message: Message) -> int:
+        edge = grid().edge_of(message.metadata.dst_node_id)
+        if edge.number not in of_edge:
+
+            def model(member: int) -> ModelState:
+                assert edge.strategy.state is not None
+                return edge.strategy.state.models[member]
+
+            of_edge[edge.number] = SentBytes(model)
+        return of_edge[edge.number](message)
+
+    return size
