@@ -271,6 +271,8 @@ class MetricsSection(Section):
         ``module:function`` or ``file.py:function``.
     primary : str
         The metric that ranks runs and names the worst case; empty: the task's.
+    target : float
+        A value of the primary metric: how long it took to reach it is recorded; 0 for none.
     higher_is_better : Table
         Metric -> true if higher values are better, false if lower ones are; metrics that are not in
         it go by their name.
@@ -281,6 +283,7 @@ class MetricsSection(Section):
     honest_mean: bool = False
     functions: tuple[str, ...] = Field((), strict=False)
     primary: str = ""
+    target: float = 0.0
     higher_is_better: dict[str, bool] = Field({})
 
 
