@@ -188,10 +188,6 @@ class StrategySection(Section):
     executor: Component = Field({"name": "auto"})
 
 
-class EngineSection(Section):
-    """``[engine]``: where the experiment runs.
-
-    Parameters
 class EdgesSection(Section):
     """``[edges]``: groups of clients that merge among themselves before the server merges them.
 
@@ -238,6 +234,10 @@ class EdgesSection(Section):
         return value
 
 
+class EngineSection(Section):
+    """``[engine]``: where the experiment runs.
+
+    Parameters
     ----------
     name : str
         The engine: ``hqde-fl list engines``.
@@ -277,8 +277,6 @@ class MetricsSection(Section):
         Metric -> true if higher values are better, false if lower ones are; metrics that are not in
         it go by their name.
     """
-    target : float
-        A value of the primary metric: how long it took to reach it is recorded; 0 for none.
 
     honest_mean: bool = False
     functions: tuple[str, ...] = Field((), strict=False)
@@ -288,7 +286,6 @@ class MetricsSection(Section):
 
 
 class CheckpointSection(Section):
-    target: float = 0.0
     """``[checkpoint]``: the number of rounds between two checkpoints, and of checkpoints kept.
 
     Parameters
