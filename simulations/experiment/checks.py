@@ -31,12 +31,6 @@ def check_cohort(parts: Parts, clients: ClientsSection, strategy: StrategySectio
     ensemble, sampled = parts.ensemble, parts.sampled
     parts.predictor.predict(torch.full((ensemble.members, 1, 2), 0.5))  # raises for another number
     parts.noises.check(sampled, clients.count, ensemble)
-    cohort, of_each = f"{clients.count} clients", ""
-    if sampled < clients.count:
-        cohort = f"{sampled} ({cohort}, strategy.fraction-train = {strategy.fraction_train:g})"
-    if parts.members_differ:
-        of_each = " of each member"
-        cohort = (
     if parts.edges is not None:
         if parts.noises.entanglement is not None:
             raise ConfigError(
@@ -44,6 +38,12 @@ def check_cohort(parts: Parts, clients: ClientsSection, strategy: StrategySectio
             )
         _check_edges(parts, parts.edges.count, strategy)
         return
+    cohort, of_each = f"{clients.count} clients", ""
+    if sampled < clients.count:
+        cohort = f"{sampled} ({cohort}, strategy.fraction-train = {strategy.fraction_train:g})"
+    if parts.members_differ:
+        of_each = " of each member"
+        cohort = (
             f"{parts.cohort} ({cohort}, clients.members-per-client = {ensemble.trained_members} "
             f"of clients.members = {ensemble.members})"
         )
