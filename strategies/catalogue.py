@@ -22,6 +22,7 @@ CALLBACKS: Registry[Any] = Registry(
     "hqde_fl.strategies.callbacks:Callback",
     {
         "mlflow": "hqde_fl.strategies.sinks.mlflow:MLflow",
+        "publish-model": "hqde_fl.strategies.publish_model:PublishModel",
         "tensorboard": "hqde_fl.strategies.sinks.tensorboard:TensorBoard",
         "wandb": "hqde_fl.strategies.sinks.wandb:WandB",
     },

@@ -149,6 +149,8 @@ class DistributedWeightStore:
         Seconds after which a version is evicted, unless it is the latest of its key.
     max_bytes : float
         Bytes of all versions, at most: the oldest are evicted, but never the latest of a key.
+    max_versions : int
+        Versions of a key that are kept, at most: the latest; 0, the default, for all.
     directory : str
         Folder of the checkpoints, on the node of the cluster where the coordinator runs, or shared
         by all; empty for none.

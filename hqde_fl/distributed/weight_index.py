@@ -46,6 +46,8 @@ class StoreSettings:
         Seconds after which a version is evicted, unless it is the latest of its key.
     max_bytes : float
         Bytes of all versions, at most: the oldest are evicted, but never the latest of a key.
+    max_versions : int
+        Versions of a key that are kept, at most: the latest; 0 for all.
     directory : str
         Folder of the checkpoints; empty for none.
     checkpoint_every : int
@@ -55,17 +57,14 @@ class StoreSettings:
     replicas: int = 3
     max_age: float = math.inf
     max_bytes: float = math.inf
+    max_versions: int = 0
     directory: str = ""
     checkpoint_every: int = 1
 
     def __post_init__(self) -> None:
         if self.replicas < 1:
             raise ConfigError(f"a weight store needs replicas >= 1, found {self.replicas}")
-        if self.checkpoint_every < 0:
-            raise ConfigError(
-                f"a weight store needs checkpoint_every >= 0, found {self.checkpoint_every}"
-            )
-        for name in ("max_age", "max_bytes"):
+        for name in ("checkpoint_every", "max_versions", "max_age", "max_bytes"):
             if not (value := getattr(self, name)) >= 0:
                 raise ConfigError(f"a weight store needs {name} >= 0, found {value}")
 
@@ -388,7 +387,9 @@ class Coordinator:
 
     def _evict(self) -> None:
         """Remove the versions that are too old, and the oldest while there are too many bytes."""
-        if math.isinf(self.settings.max_age) and math.isinf(self.settings.max_bytes):
+        settings = self.settings
+        bounds = settings.max_age, settings.max_bytes, settings.max_versions or math.inf
+        if all(map(math.isinf, bounds)):
             return
         versions = self._versions()
         latest = {(key, max(numbers)) for key, numbers in self._index.items() if numbers}
@@ -397,8 +398,10 @@ class Coordinator:
         total = sum(version.bytes for version in versions)
         now, evicted = time.time(), []
         for version in old:
-            too_old = now - version.created >= self.settings.max_age
-            if too_old or total > self.settings.max_bytes:
+            too_old = now - version.created >= settings.max_age
+            kept = len(self._index[version.key])
+            too_many = 0 < settings.max_versions < kept
+            if too_old or too_many or total > settings.max_bytes:
                 evicted.append(version)
                 total -= version.bytes
                 del self._index[version.key][version.version]

@@ -176,7 +176,7 @@ def test_only_one_replica_is_left(store: DistributedWeightStore) -> None:
     assert number_of(store, "left") == 4
 
 
-def test_old_versions_are_evicted_by_age_and_size(one_ray: None) -> None:
+def test_old_versions_are_evicted_by_age_size_and_number(one_ray: None) -> None:
     store = DistributedWeightStore("young", replicas=1, max_age=0.0)
     for number in range(3):
         store.put("a", weights(number))
@@ -193,6 +193,11 @@ def test_old_versions_are_evicted_by_age_and_size(one_ray: None) -> None:
     assert (store.versions("a"), store.versions("b")) == ([4], [1])
     with pytest.raises(NoSuchVersionError, match=r"no version 3, found \[4\]"):
         store.get("a", 3)
+    store.close()
+    store = DistributedWeightStore("few", replicas=1, max_versions=2)
+    for number in range(4):
+        store.put("a", weights(number))
+    assert store.versions("a") == [3, 4]
     store.close()
 
 
