@@ -69,21 +69,22 @@ def test_new_children_are_found_and_ended_ones_forgotten():
 
 @linux
 def test_a_process_stays_when_its_parent_has_ended():
+    read, write = os.pipe()  # ends the grandchild
     script = (
         "import subprocess, sys; "
-        f"p = subprocess.Popen({SLEEP!r}, stdin=0, stdout=subprocess.PIPE); p.stdout.readline(); "
-        "print(p.pid, flush=True); sys.stdin.readline()"
+        f"p = subprocess.Popen({SLEEP!r}, stdin={read}, stdout=subprocess.PIPE); "
+        "p.stdout.readline(); print(p.pid, flush=True); sys.stdin.read()"
     )
-    read, write = os.pipe()
+    command = [sys.executable, "-S", "-c", script]
     parent = subprocess.Popen(
-        [sys.executable, "-S", "-c", script], stdin=read, stdout=subprocess.PIPE
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[read]
     )
     try:
         grandchild = int(parent.stdout.readline())
         tree = process_tree()
         tree.use()
         assert grandchild in tree.pids
-        os.write(write, b"\n")  # the parent ends; its child reads on
+        parent.stdin.close()
         parent.wait()
         tree.use()
         assert grandchild in tree.pids
