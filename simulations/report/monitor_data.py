@@ -91,8 +91,10 @@ def read_monitor(path: Path) -> MonitorData | None:
         return None
     rounds = _of_last_attempt(sums, sums.rounds, ["round", "start", "seconds"])
     phases = _of_last_attempt(sums, sums.phases, ["round", "name", "seconds"])
-    clients = _of_last_attempt(sums, sums.clients, ["client", "name", "seconds", "rounds"])
-    per_client = clients.groupby(["client", "name"])[["seconds", "rounds"]].sum()
+    clients = _of_last_attempt(sums, sums.clients, ["round", "client", "name", "seconds"])
+    # a piece may end within a round
+    in_round = clients.groupby(["round", "client", "name"])["seconds"].sum()
+    per_client = in_round.groupby(["client", "name"]).agg(seconds="sum", rounds="count")
     trained = per_client["rounds"].unstack(fill_value=0)
     return MonitorData(
         rounds=rounds.groupby("round")[["start", "seconds"]].last(),
@@ -111,7 +113,8 @@ def read_monitor(path: Path) -> MonitorData | None:
 def spans_of_rounds(path: Path, rounds: Collection[int]) -> dict[int, pd.DataFrame]:
     """Return all spans of some rounds, each time those of the last attempt at the round.
 
-    The columns are ``SPAN_COLUMNS``; ``client`` is -1 for a span of the driver.
+    The columns are ``SPAN_COLUMNS``; ``client`` is -1 for a span of the server, and signed: ids of
+    64 bits are those modulo 2^64.
     """
     found = []
     for piece in _pieces(path):
@@ -201,10 +204,10 @@ def _add(sums: _Sums, piece: _Piece) -> None:
     for number in spans["round"].unique():
         sums.last[int(number)] = max(sums.last.get(int(number), 0), piece.attempt)
     own, others = spans[spans["client"] == -1], spans[spans["client"] != -1]
+    others = others.assign(client=others["client"].to_numpy().astype("int64").view("uint64"))
     sums.rounds.append(own.loc[own["name"] == "round", ["round", "start", "seconds", "attempt"]])
     sums.phases.append(_summed(own[own["parent"] == "round"], ["round", "attempt", "name"]))
-    clients = _summed(others, ["round", "attempt", "name", "client"])
-    sums.clients.append(clients.assign(rounds=1))
+    sums.clients.append(_summed(others, ["round", "attempt", "name", "client"]))
     train = others[others["name"] == "train"]
     one = np.ones(len(train), np.int32)
     sums.training.append((train["start"].to_numpy(), one))

@@ -172,7 +172,7 @@ def timeline(number: int, title: str, spans: pd.DataFrame) -> Timeline:
     labels = [(TOP + 13, "server")]
     for place, client in enumerate(clients):
         y = TOP + SERVER_ROW + place * ROW
-        labels.append((y + 10, str(client)))
+        labels.append((y + 10, str(client % 2**64)))
         blocks += [
             _block(span, begin, scale, y, ROW - 4)
             for span in others[others["client"] == client].sort_values("start").itertuples()
@@ -198,7 +198,7 @@ def _block(span: Any, begin: float, scale: float, y: float, height: float) -> Bl
     """Return a span's rectangle; one that was interrupted by another is as long as both."""
     x = LEFT + (span.start - begin) * scale
     low = span.name == "screen" and not np.isnan(span.until)  # between the replies, while it waits
-    who = "server" if span.client == -1 else f"client {span.client}"
+    who = "server" if span.client == -1 else f"client {span.client % 2**64}"
     return Block(
         x=x,
         y=y + (height * 0.6 if low else 0.0),

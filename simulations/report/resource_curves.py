@@ -29,7 +29,10 @@ class RunClock:
     """Converts times to the time since the start of the run, without its pauses."""
 
     def __init__(self, data: MonitorData) -> None:
-        times = np.unique(np.concatenate([data.samples["time"], [data.begun, data.ended]]))
+        starts, seconds = data.rounds["start"], data.rounds["seconds"]
+        ends = [data.begun, data.ended]
+        times = np.concatenate([data.samples["time"], starts, starts + seconds, ends])
+        times = np.unique(times.astype(float))
         steps = np.diff(times, prepend=times[0])
         usual = float(np.median(steps[1:])) if len(steps) > 1 else 0.0
         pauses = steps > max(PAUSE_SECONDS, 20 * usual)
