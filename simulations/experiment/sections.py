@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from hqde_fl.clients.training import Training
 from hqde_fl.errors import ConfigError
 from hqde_fl.monitor.exporters.prometheus import host_and_port
-from hqde_fl.monitor.performance_monitor import MAX_INTERVAL, MIN_INTERVAL
 from hqde_fl.selection import Ensemble
 from hqde_fl.selection.ensemble import Assignment, Mode
 from hqde_fl.simulations.experiment.components import Component, Table
@@ -318,7 +317,7 @@ class MonitorSection(Section):
     """
 
     enabled: bool = True
-    interval: float = Field(1.0, ge=MIN_INTERVAL, le=MAX_INTERVAL)
+    interval: float = Field(1.0, ge=0.05, le=3600.0)  # as PerformanceMonitor
     prometheus: str = ""
     opentelemetry: bool = False
 
