@@ -24,8 +24,7 @@ class Adaptive(Selector):
 
     * success: the moving mean of its successes;
     * free capacity: 1 - its load, or its machine's load where that is measured and is greater;
-    * speed: the median seconds of a reply over its own, at most 1. A round lasts as long as its
-      slowest client: if one is due that is slower than the median, its seconds count instead;
+    * speed: the median seconds of a reply over its own, at most 1;
     * capability: its examples per second over the median, at most 1. Clients say themselves how
       many examples they have, and are believed within bounds
       (``hqde_fl.selection.bounded_claims``).
@@ -42,8 +41,9 @@ class Adaptive(Selector):
         Weights of the four, >= 0; by default HQDE's.
     round_seconds : float
         Seconds that a round should last, on the clock by which the server measures: a slower client
-        does the part of its local training that fits (``inf``: into the deadline). 0, the default:
-        every client does all of it.
+        does the part of its local training that fits, and a new one half of it. 0, the default: as
+        long as the median client needs. ``inf``: clients do all of it, or what fits into the
+        deadline.
     ceiling : float
         How many times its fair share a client gets at most, >= 1; ``inf`` for no bound.
     """
@@ -73,9 +73,10 @@ class Adaptive(Selector):
         """Return the clients with the highest scores, in their own order."""
         columns = HistoryColumns.of(candidates)
         shares = FairShares.of(candidates, columns, self.ceiling, state)
-        scores = self.scores(columns, columns.pace(shares.due))
+        pace = columns.pace()
+        scores = self.scores(columns, pace)
         chosen = shares.choose(scores, rng)
-        work = fitted_work(candidates, columns.seconds, chosen, self.round_seconds)
+        work = fitted_work(candidates, columns, chosen, self.round_seconds, pace)
         return Selection([candidates.ids[i] for i in chosen], work, shares.after(chosen))
 
     def scores(self, columns: HistoryColumns, pace: float) -> Floats:

@@ -71,25 +71,14 @@ class HistoryColumns:
             loss=loss,
         )
 
-    def pace(self, due: Mask, quantile: float = 0.5) -> float:
-        """Return the seconds for which the round lasts anyway: clients that need less cost nothing.
+    def pace(self, quantile: float = 0.5) -> float:
+        """Return a quantile of the known seconds; infinity if none is known.
 
-        They are a quantile of the known seconds, or the seconds of the slowest client that is due,
-        if that is more. 1 if nothing is known.
-
-        Parameters
-        ----------
-        due : array of bools
-            The clients that have to be chosen.
-        quantile : float, default=0.5
-            The quantile. Clients that reply at once cannot make the others slow with it while they
-            are a smaller part than it.
+        Clients that reply at once cannot move it to their own seconds while they are a smaller part
+        than the quantile.
         """
         known = self.seconds[~np.isnan(self.seconds)]
-        if not len(known):
-            return 1.0
-        slowest = self.seconds[due & ~np.isnan(self.seconds)]
-        return float(max(np.quantile(known, quantile), slowest.max(initial=0.0)))
+        return float(np.quantile(known, quantile)) if len(known) else float("inf")
 
 
 def filled(values: Floats, default: float) -> Floats:

@@ -31,8 +31,9 @@ class LeastLoaded(Selector):
         Fraction of the available clients that take part, in (0, 1]; at least one client does.
     round_seconds : float
         Seconds that a round should last, on the clock by which the server measures: a slower client
-        does the part of its local training that fits (``inf``: into the deadline). 0, the default:
-        every client does all of it.
+        does the part of its local training that fits, and a new one half of it. 0, the default: as
+        long as the median client needs. ``inf``: clients do all of it, or what fits into the
+        deadline.
     ceiling : float
         How many times its fair share a client gets at most, >= 1; ``inf`` for no bound.
     """
@@ -55,5 +56,6 @@ class LeastLoaded(Selector):
         columns = HistoryColumns.of(candidates)
         shares = FairShares.of(candidates, columns, self.ceiling, state)
         chosen = shares.choose((1 - columns.load) * columns.success, rng)
-        work = fitted_work(candidates, columns.seconds, chosen, self.round_seconds)
+        pace = columns.pace()
+        work = fitted_work(candidates, columns, chosen, self.round_seconds, pace)
         return Selection([candidates.ids[i] for i in chosen], work, shares.after(chosen))

@@ -32,8 +32,7 @@ class Oort(Selector):
     pacer allows slower clients when the chosen ones' utility falls.
 
     Other than in the paper, the loss is the mean over a client's examples, from its last success;
-    the utility is multiplied by its success rate; the pace is a quantile of the measured seconds,
-    or the seconds of the slowest client that is due; a client's claims count within bounds that the
+    the utility is multiplied by its success rate; a client's claims count within bounds that the
     others' claims set (``hqde_fl.selection.bounded_claims``); and no client is chosen much more
     often than is fair, or much less (``hqde_fl.selection.fair_shares``).
 
@@ -44,14 +43,15 @@ class Oort(Selector):
     penalty : float
         Exponent of the penalty for slow clients, >= 0.
     pace : float
-        The quantile of seconds, in [0, 1], beyond which clients are slow at first.
+        The quantile of the measured seconds, in [0, 1], that is the pace at first.
     window : int
         Rounds over which the pacer compares the utility, >= 1; it then raises the quantile by
         ``PACE_STEP``.
     round_seconds : float
         Seconds that a round should last, on the clock by which the server measures: a slower client
-        does the part of its local training that fits (``inf``: into the deadline). 0, the default:
-        every client does all of it.
+        does the part of its local training that fits, and a new one half of it. 0, the default: as
+        long as the pace. ``inf``: clients do all of it, or what fits into the
+        deadline.
     ceiling : float
         How many times its fair share a client gets at most, >= 1; ``inf`` for no bound.
     """
@@ -90,7 +90,7 @@ class Oort(Selector):
         shares = FairShares.of(candidates, columns, self.ceiling, state)
         statistical = statistical_utility(columns)
         memory = self._paced(candidates, statistical, state)
-        pace = columns.pace(shares.due, memory[_PACE])
+        pace = columns.pace(memory[_PACE])
         utility = self._utility(candidates, columns, statistical, pace)
         exploration = self.EXPLORATION * self.EXPLORATION_DECAY ** memory[_ROUNDS]
         exploration = max(exploration, self.LEAST_EXPLORATION)
@@ -98,7 +98,7 @@ class Oort(Selector):
         chosen = shares.choose(self._scores(utility, shares, places, rng), rng)
         clients = [candidates.ids[i] for i in chosen]
         memory |= {_ROUNDS: memory[_ROUNDS] + 1, _CHOSEN: clients, **shares.after(chosen)}
-        work = fitted_work(candidates, columns.seconds, chosen, self.round_seconds)
+        work = fitted_work(candidates, columns, chosen, self.round_seconds, pace)
         return Selection(clients, work, memory)
 
     def _paced(self, candidates: Candidates, statistical: Floats, state: State) -> dict[str, Any]:
