@@ -146,7 +146,7 @@ KINDS = {
         Kind(
             "bandwidths",
             "bandwidth",
-            ("clients.bandwidth",),
+            ("clients.bandwidth", "edges.bandwidth"),
             "[clients]\nbandwidth = {}",
             BANDWIDTHS,
         ),
