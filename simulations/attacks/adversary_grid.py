@@ -7,7 +7,7 @@ have arrived it replaces the arrays in the attackers' replies by those of the at
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import final
 
@@ -20,6 +20,7 @@ from hqde_fl.clients.message_fields import is_training, server_round
 from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.protocol.members import member_name, requested_members
 from hqde_fl.protocol.no_data import has_no_data
+from hqde_fl.protocol.partial_work import confirmed_work, requested_work
 from hqde_fl.protocol.screening import Accepted, Screening
 from hqde_fl.rules import Aggregator, Mean
 from hqde_fl.rules.results import State
@@ -27,6 +28,7 @@ from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.attacks import Attack, AttackerKnowledge, Memory, attack_name
 from hqde_fl.simulations.attacks.round_updates import RoundUpdates, SentModelOf, sent_model_of
 from hqde_fl.simulations.engines.wrapped_grid import PartitionAwareGrid, with_nodes
+from hqde_fl.strategies.round.partial_work import scaled
 from hqde_fl.terminal_text import describe_error
 from hqde_fl.updates.received_updates import received_columns
 
@@ -134,20 +136,24 @@ class AdversaryGrid(PartitionAwareGrid):
         honest: dict[int | None, dict[int, Accepted]] = {member: {} for member in updates}
         excluded = dict.fromkeys(updates, 0)
         waiting: list[tuple[int, tuple[int | None, ...], Message]] = []
+        requested: dict[int, float] = {}
         for node, reply in with_nodes(sent, replies):
             if node is None:  # it answers none of the messages: the server will reject it
                 yield reply
                 continue
             members = _members(training[node]) if node in training else ()
+            partition = self._partition(node)
+            client = node if partition is None else partition
+            if node in training:
+                requested[client] = requested_work(training[node])
             if node in attackers and not reply.has_error():
                 waiting.append((attackers[node], members, reply))
                 continue
             outcomes = {} if reply.has_error() else {m: updates[m].read(reply) for m in members}
             accepted = {m: read for m, read in outcomes.items() if isinstance(read, Accepted)}
-            partition = self._partition(node)
             for member in members:
                 if len(accepted) == len(members):
-                    honest[member][node if partition is None else partition] = accepted[member]
+                    honest[member][client] = accepted[member]
                 elif not has_no_data(reply):
                     excluded[member] += 1
             yield reply
@@ -159,6 +165,7 @@ class AdversaryGrid(PartitionAwareGrid):
                 honest[member],
                 [(waiting[index][0], waiting[index][2]) for index in holders],
                 excluded[member],
+                requested,
             )
             for index, reply in zip(holders, forged, strict=True):
                 waiting[index] = (*waiting[index][:2], reply)
@@ -186,18 +193,22 @@ class AdversaryGrid(PartitionAwareGrid):
         honest: dict[int, Accepted],
         waiting: Sequence[tuple[int, Message]],
         excluded: int,
+        requested: Mapping[int, float],
     ) -> Sequence[Message]:
         """Return the attackers' replies with the attack's updates of one model.
 
         ``waiting`` holds the attackers' partition ids and honest replies, which are returned as
         they are if no honest update is known; ``excluded`` counts the clients whose replies the
-        server drops. The attack's new state is kept in ``memory``.
+        server drops; ``requested`` holds the part of its training that each client was asked for.
+        The attack sees updates for all of the training, as the rule does but for a common factor.
+        Its new state is kept in ``memory``.
         """
         if not honest or not waiting:
             return [reply for _, reply in waiting]
         claims = {client: updates.read(reply) for client, reply in waiting}
         counted = honest | {k: read for k, read in claims.items() if isinstance(read, Accepted)}
         clients = sorted(honest)
+        work = {k: confirmed_work(read.metrics, requested[k]) for k, read in counted.items()}
         rule, state = self._defence(updates.member or 0)
         name = None if updates.member is None else member_name(updates.member)
         knowledge = AttackerKnowledge(
@@ -211,6 +222,9 @@ class AdversaryGrid(PartitionAwareGrid):
             memory=self.memory if name is None else self.memory.get(name, {}),
         )
         rows = received_columns([honest[client].update for client in clients])
+        if any(work[client] < 1 for client in clients):
+            parts = torch.tensor([work[client] for client in clients], dtype=torch.float64)
+            rows = scaled(rows, 1 / parts)
         try:
             learnt = self._attack.learn(rows, knowledge)
             crafted = self._attack.craft(rows, len(waiting), replace(knowledge, memory=learnt))
@@ -220,7 +234,9 @@ class AdversaryGrid(PartitionAwareGrid):
             raise RunError(f"attack {attack!r} failed in round {updates.round}: {what}") from error
         self.memory = learnt if name is None else {**self.memory, name: learnt}
         return [
-            updates.write(reply, client, delta)
+            updates.write(
+                reply, client, delta if work.get(client, 1.0) == 1 else delta * work[client]
+            )
             for (client, reply), delta in zip(waiting, deltas, strict=True)
         ]
 

@@ -38,7 +38,12 @@ def scaled_to_mean_work(
     parts = torch.tensor(work, dtype=torch.float64)
     weights = rule.mean_weights(cohort)
     mean = (weights * parts).sum() / weights.sum()
-    return MappedColumns(updates, partial(_scaled, mean / parts), len(parts))
+    return scaled(updates, mean / parts)
+
+
+def scaled(updates: Columns, factors: Tensor) -> Columns:
+    """Return updates (n, d), each times its factor of ``factors`` (n,)."""
+    return MappedColumns(updates, partial(_scaled, factors), len(factors))
 
 
 def _scaled(factors: Tensor, tile: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,6 +36,8 @@ from hqde_fl.rules import (
 )
 from hqde_fl.selection import Candidates, Ensemble, Selection, Selector
 from hqde_fl.selection.base import State
+from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid
+from hqde_fl.simulations.attacks.ipm import IPM
 from hqde_fl.simulations.engines.inline import InlineGrid
 from hqde_fl.strategies.round.partial_work import scaled_to_mean_work
 from hqde_fl.updates import Updates
@@ -105,7 +108,7 @@ class Clients(InlineGrid):
 
 
 def moved(
-    rule: Aggregator, parts: Mapping[int, float], clients: Clients, rounds: int = 1
+    rule: Aggregator, parts: Mapping[int, float], clients: Grid, rounds: int = 1
 ) -> tuple[torch.Tensor, Recorder]:
     """Return how far a run moves the weights, and its records."""
     recorder = Recorder()
@@ -291,3 +294,15 @@ def test_flowers_wrappers_pass_parts_on() -> None:
     assert torch.allclose(from_record(result.arrays)["w"] - START["w"], alone, atol=1e-5)
     assert inner.state is not None
     assert inner.state.selector == {"rounds": 2}
+
+
+@pytest.mark.parametrize("parts", [{}, {0: 0.5, 3: 0.25}, {HOSTILE: 0.125, 1: 0.5}])
+def test_colluding_attackers_know_what_the_rule_will_compare(parts: dict[int, float]) -> None:
+    """The negative mean of the honest updates stays that, whatever parts of work there are."""
+    attackers = [HOSTILE, 6]
+    delta, recorder = moved(Mean(), parts, AdversaryGrid(Clients(), IPM(1.0), attackers, seed=1))
+    work = {c.partition: c.work for c in recorder.rounds[-1].clients}
+    assert work == {client: parts.get(client, 1.0) for client in range(8)}
+    full = torch.stack([STEPS * step(client) for client in range(8) if client not in attackers])
+    mean_work = sum(work.values()) / 8
+    assert torch.allclose(delta, full.mean(0) * mean_work * (8 - 4) / 8, rtol=1e-4)
