@@ -55,6 +55,11 @@ def is_recording() -> bool:
     return bool(_recorders)
 
 
+def active_recorders() -> tuple[Recorder, ...]:
+    """Return the recorders that are active in this process."""
+    return _recorders
+
+
 def activate(recorder: Recorder) -> None:
     """Give all further records of this process to a recorder, beside those that are active."""
     global _recorders

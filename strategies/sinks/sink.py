@@ -13,9 +13,11 @@ from typing import Any, ClassVar
 from flwr.app import ArrayRecord
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.monitor.spans import activate, deactivate, is_recording
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.strategies.callbacks import Callback, RoundRecord
 from hqde_fl.strategies.outcomes import NOT_KEPT
+from hqde_fl.strategies.sinks.monitor_numbers import MonitorNumbers
 from hqde_fl.terminal_text import describe_error
 
 
@@ -39,6 +41,7 @@ class Sink(Callback):
     """The tool's own object, once the tool's run has begun."""
 
     _failed = False
+    _monitor: MonitorNumbers | None = None
 
     @abstractmethod
     def open(self) -> None:
@@ -67,18 +70,26 @@ class Sink(Callback):
         """Begin the tool's run; raise ``ConfigError`` if the tool is not installed."""
         self._require_installed()
         self._failed = False
+        if is_recording():
+            self._monitor = MonitorNumbers()
+            activate(self._monitor)
         self._try("at the start", self.open)
 
     def on_round(self, record: RoundRecord, arrays: ArrayRecord) -> None:
-        """Send the round's numbers."""
-        self._try(f"in round {record.round}", lambda: self.write(record.round, numbers_of(record)))
+        """Send the round's numbers, and what a monitor has recorded since the last round."""
+        numbers = numbers_of(record)
+        if self._monitor is not None:
+            numbers |= self._monitor.take()
+        self._try(f"in round {record.round}", lambda: self.write(record.round, numbers))
 
     def on_end(self, arrays: ArrayRecord) -> None:
         """End the tool's run as finished."""
+        self._end_monitoring()
         self._try("at the end", lambda: self.close("finished"))
 
     def on_stop(self, error: BaseException) -> None:
         """End the tool's run as failed or interrupted."""
+        self._end_monitoring()
         status = "failed" if isinstance(error, Exception) else "interrupted"
         self._try("at the end", lambda: self.close(status))
 
@@ -97,6 +108,11 @@ class Sink(Callback):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(make(), encoding="utf-8")
         return file.read_text(encoding="utf-8")
+
+    def _end_monitoring(self) -> None:
+        if self._monitor is not None:
+            deactivate(self._monitor)
+            self._monitor = None
 
     def _try(self, when: str, call: Callable[[], None]) -> None:
         if self._failed:
