@@ -64,7 +64,7 @@ def find_sampler(solver: Any) -> Any:
         except ModuleNotFoundError as error:
             raise _extra_missing(f"solver {solver!r}", error) from error
     found = import_attribute("solver", solver)
-    if not callable(getattr(found, "sample", None)) or isinstance(found, type):
+    if isinstance(found, type) or (callable(found) and not hasattr(found, "sample")):
         try:
             found = found()
         except Exception as error:
@@ -114,12 +114,18 @@ def sample_subset(
 
     Raises
     ------
+    ConfigError
+        If the sampler says that it knows no such option.
     RunError
         If the sampler fails, or returns no subset.
     """
     sampler = find_sampler(solver)
     arguments = {key.replace("-", "_"): value for key, value in options.items()}
-    if "seed" in (getattr(sampler, "parameters", None) or ()):
+    known = getattr(sampler, "parameters", None) or ()
+    for key in arguments:
+        if known and key not in known:  # dimod's samplers only warn
+            raise UnknownNameError(f"option of solver {type(sampler).__name__}", key, known)
+    if "seed" in known:
         arguments.setdefault("seed", int(rng.integers(2**31)))
     model, name = penalty_model(problem), type(sampler).__name__
     try:

@@ -99,7 +99,7 @@ class QUBO(Selector):
         scores, solver, repaired = np.zeros(len(columns.success)), "none", False
         due, pool = np.flatnonzero(shares.due), np.flatnonzero(shares.allowed & ~shares.due)
         places = min(candidates.size - len(due), len(pool))
-        if places > 0:
+        if 0 < places < len(pool):
             if len(pool) > (most := max(MAX_CANDIDATES, places)):
                 pool = np.sort(rng.choice(pool, most, replace=False))
             problem = self._problem(candidates, columns, [*due, *pool], len(due) + places)
@@ -145,7 +145,9 @@ def typical_diversity(sketches: Sequence[torch.Tensor | None]) -> Floats:
     known = np.array([sketch is not None for sketch in sketches], dtype=bool)
     if known.sum() < 2:
         return np.zeros((n, n))
-    rows = np.stack([np.asarray(s, dtype=np.float64).ravel() for s in sketches if s is not None])
+    rows = np.nan_to_num(
+        np.stack([np.asarray(s, dtype=np.float64).ravel() for s in sketches if s is not None])
+    )
     lengths = np.linalg.norm(rows, axis=1)
     still = lengths == 0
     rows = rows / np.where(still, 1.0, lengths)[:, None]

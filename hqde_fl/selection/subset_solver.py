@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hqde_fl.selection.dimod_sampler import sample_subset
+from hqde_fl.selection.dimod_sampler import check_solver, sample_subset
 from hqde_fl.selection.greedy_subset import greedy_subset
 from hqde_fl.selection.qubo_problem import SubsetProblem
 from hqde_fl.selection.swap_annealing import SwapAnnealing
@@ -62,6 +62,7 @@ def solve_subset(
     options : Mapping[str, Any], optional
         Arguments for a sampler's method ``sample``.
     """
+    check_solver("solver", solver, BUILT_IN)
     if problem.size in (0, problem.items):
         chosen = tuple(range(problem.size))
         return Subset(chosen, problem.value(chosen), GREEDY)
