@@ -37,7 +37,7 @@ class Mean(Rule):
         count: its weight is multiplied by (its efficiency / the median efficiency)^s, within
         [1/2, 2]. So whatever clients do to these measurements, one counts at most twice as much as
         an average one for them, and at most 4 times as much as any other. By default 0: they do not
-        count; 1 or ``True``: fully.
+        count; 1: fully.
     """
 
     weighted: bool = False
