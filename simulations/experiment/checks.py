@@ -29,7 +29,13 @@ def check_cohort(parts: Parts, clients: ClientsSection, strategy: StrategySectio
     cancel.
     """
     ensemble, sampled = parts.ensemble, parts.sampled
-    parts.predictor.predict(torch.full((ensemble.members, 1, 2), 0.5))  # raises for another number
+    voters = clients.voters or ensemble.members
+    if voters > ensemble.members or (clients.voters and ensemble.mode == "fedavg"):
+        raise ConfigError(
+            f"clients.voters needs as many members of mode 'independent', found {clients.voters} "
+            f"voters of {ensemble.members} members of mode {ensemble.mode!r}"
+        )
+    parts.predictor.predict(torch.full((voters, 1, 2), 0.5))  # raises for another number
     parts.noises.check(sampled, clients.count, ensemble)
     if parts.edges is not None:
         if parts.noises.entanglement is not None:
@@ -40,7 +46,10 @@ def check_cohort(parts: Parts, clients: ClientsSection, strategy: StrategySectio
         return
     cohort, of_each = f"{clients.count} clients", ""
     if sampled < clients.count:
-        cohort = f"{sampled} ({cohort}, strategy.fraction-train = {strategy.fraction_train:g})"
+        chosen_by = f"strategy.selector {strategy.selector['name']!r}"
+        if strategy.fraction_train < 1:
+            chosen_by = f"strategy.fraction-train = {strategy.fraction_train:g}"
+        cohort = f"{sampled} ({cohort}, {chosen_by})"
     if parts.members_differ:
         of_each = " of each member"
         cohort = (

@@ -177,7 +177,7 @@ def build_parts(
         the message names the key, the bound and the value.
     """
     rule = build_component(RULES, strategy.rule, "strategy.rule")
-    _check_rule(rule, strategy)
+    _check_rule(rule, strategy, clients.voters)
     executor = build_component(EXECUTORS, strategy.executor, "strategy.executor")
     if strategy.executor["name"] == "map-reduce" and engine.name != "ray":
         raise ConfigError(
@@ -200,7 +200,7 @@ def build_parts(
             rule,
             optimizer,
             strategy.quorum,
-            _not_measured if strategy.held_out else None,
+            _not_measured if rule.confidence_from == "held-out" else None,
             strategy.confidence_metric,
             strategy.buffers,
             executor,
@@ -276,11 +276,11 @@ def _not_measured(state: Mapping[str, Tensor]) -> NoReturn:
     raise RuntimeError("the examples have not been held out yet")
 
 
-def _check_rule(rule: Aggregator, strategy: StrategySection) -> None:
+def _check_rule(rule: Aggregator, strategy: StrategySection, voters: int) -> None:
     """Raise ``ConfigError`` for a pre-aggregation, or confidence options that do not fit the rule.
 
-    ``held-out > 0`` goes together with a rule whose confidence is 'held-out', and
-    ``confidence-metric`` is for a rule whose confidence is 'reported' only.
+    ``held-out > 0`` goes together with a rule whose confidence is 'held-out', or with ``voters``,
+    and ``confidence-metric`` is for a rule whose confidence is 'reported' only.
     """
     if rule.is_preaggregation:
         raise ConfigError(
@@ -288,10 +288,15 @@ def _check_rule(rule: Aggregator, strategy: StrategySection) -> None:
             "put both into a chain"
         )
     source = rule.confidence_from
-    if (source == "held-out") != (strategy.held_out > 0):
+    if (source == "held-out" or voters > 0) != (strategy.held_out > 0):
         raise ConfigError(
-            "strategy.held-out > 0 goes together with a rule whose confidence is 'held-out', "
-            f"found {strategy.held_out} and {rule}"
+            "strategy.held-out > 0 goes together with a rule whose confidence is 'held-out', or "
+            f"with clients.voters, found {strategy.held_out}, {rule} and voters = {voters}"
+        )
+    if strategy.held_out_measure and strategy.held_out and source != "held-out":
+        raise ConfigError(
+            "strategy.held-out-measure acts with a rule whose confidence is 'held-out', "
+            f"found {rule}"
         )
     if strategy.confidence_metric and source != "reported":
         raise ConfigError(
