@@ -35,17 +35,19 @@ from hqde_fl.simulations.edges.surroundings import edge_grid, sent_bytes
 from hqde_fl.simulations.engines.cache_folder import CacheFolder
 from hqde_fl.simulations.engines.deployment.guarded_grid import GuardedGrid, guard
 from hqde_fl.simulations.experiment.experiment import Experiment, experiment_file
-from hqde_fl.simulations.experiment.held_out import hold_out
+from hqde_fl.simulations.experiment.held_out import judge, set_aside
 from hqde_fl.simulations.experiment.own_modules import add_folder_of
 from hqde_fl.simulations.experiment.parts import Parts
 from hqde_fl.simulations.heterogeneity.message_bytes import SentBytes
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.file_names import MANIFEST
 from hqde_fl.simulations.recording.honest_mean import HonestMean
+from hqde_fl.simulations.recording.manifest import add_to_manifest
 from hqde_fl.simulations.recording.monitoring import monitored
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.recording.run_callbacks import informed
 from hqde_fl.simulations.recording.run_directory import Measure, RunDirectory, own_clients
+from hqde_fl.simulations.voters import Voters
 from hqde_fl.strategies.callbacks import Callback
 from hqde_fl.strategies.confidence import HeldOut
 from hqde_fl.strategies.edges.edge_grid import EdgeGrid
@@ -127,29 +129,33 @@ def serve(
         If a fault cannot act on the examples that are left of the test set where some are held out,
         or real nodes are to be slow in virtual time; nothing has been written then.
     """
-    held_out = None
+    held_out = voters = None
     if count := experiment.strategy.held_out:
-        measure = experiment.held_out_measure()
-        task, held_out = hold_out(task, count, experiment.parts.seeds, measure)
+        seeds = experiment.parts.seeds
+        task, examples = set_aside(task, count, seeds)
+        if experiment.parts.aggregation.held_out is not None:
+            held_out = judge(task, examples, seeds, experiment.held_out_measure())
+        if experiment.clients.voters:
+            voters = Voters(task, examples, experiment.clients.voters, seeds)
         experiment.parts.faults.check_task(task)
     guarded = guard(grid)
     real = isinstance(guarded, GuardedGrid)
     experiment.parts.heterogeneity.check_simulated(real_nodes=real)
     with exclusive(out):
         point = reopen(out, experiment) if resume and (out / MANIFEST).exists() else None
-        _run_rounds(guarded, experiment, (task, held_out), out, point, callbacks)
+        _run_rounds(guarded, experiment, (task, held_out, voters), out, point, callbacks)
 
 
 def _run_rounds(
     grid: Grid,
     experiment: Experiment,
-    data: tuple[Task, HeldOut | None],
+    data: tuple[Task, HeldOut | None, Voters | None],
     out: Path,
     point: ResumePoint | None,
     callbacks: Sequence[Callback],
 ) -> None:
     """Run and record the rounds, from ``point`` if that is given, else from the first one."""
-    task, held_out = data
+    task, held_out, voters = data
     parts, roles = experiment.parts, initial_roles(task)
     faults, edges = parts.faults, parts.edges
 
@@ -180,6 +186,8 @@ def _run_rounds(
     honest_mean = HonestMean(hostile.in_round, model, settings.communication.screening)
     measured = experiment.metrics.honest_mean
     measures: dict[str, Measure] = {"honest-mean": honest_mean} if measured else {}
+    if voters is not None:
+        measures["voters"] = voters.measure
     resumed = None if point is None else {"round": point.round, "refused": point.refused}
     clients_of = own_clients
     if edges is not None and edge_layer is not None:
@@ -213,9 +221,13 @@ def _run_rounds(
             honest_mean.grid(attacked) if measured else attacked,
             to_record(initial_state(task, members, parts.seeds)),
             experiment.rounds,
-            evaluate_fn=evaluation(task, members, faults.backdoor, parts.predictor, parts.seeds),
+            evaluate_fn=evaluation(
+                task, members, faults.backdoor, parts.predictor, parts.seeds, voters
+            ),
             resume=None if point is None else point.state,
         )
+        if voters is not None and voters.last:
+            add_to_manifest(out, {"voters": voters.last})
 
 
 @dataclass(frozen=True)
@@ -245,11 +257,13 @@ def evaluation(
     backdoor: Backdoor | None = None,
     predictor: EnsemblePredictor | None = None,
     seeds: Seeds | None = None,
+    voters: Voters | None = None,
 ) -> Callable[[int, ArrayRecord], MetricRecord]:
     """Return the function that measures the global model on the test set.
 
     It measures the ensemble's common prediction, each member, and the success of a backdoor if one
-    is given. The seeds are the run's, those of seed 0 if not given.
+    is given; of the members that ``voters`` chooses, if these are given. The seeds are the run's,
+    those of seed 0 if not given.
     """
     threads = min(EVALUATION_THREADS, os.cpu_count() or 1)
     data = load_test_set(task)
@@ -261,7 +275,11 @@ def evaluation(
         states = split_members(from_record(arrays), members)
 
         def models() -> list[nn.Module]:
-            return [model.load(state) for model, state in zip(fresh, states, strict=True)]
+            return [fresh[member].load(states[member]) for member in voting]
+
+        voting: Sequence[int] = range(members)
+        if voters is not None:
+            voting = voters.choose(server_round, models())
 
         with reproducible(0, threads):
             metrics = dict(evaluate(models(), data, task, predictor=predictor))

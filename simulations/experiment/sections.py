@@ -78,6 +78,9 @@ class ClientsSection(Section):
         Noise in the clients' updates that cancels over all clients; none if empty.
     vote : Component
         The combination of the members' predictions.
+    voters : int
+        The number of members whose predictions the server combines, chosen anew after each round
+        by their accuracy and disagreement on ``strategy.held-out`` examples; 0: all.
     speed : Component
         The speed of each client, in virtual time; if empty, training takes none.
     bandwidth : Component
@@ -106,6 +109,7 @@ class ClientsSection(Section):
     regularization_noise: Table = Field({})
     entanglement_noise: Table = Field({})
     vote: Component = Field({"name": "soft-vote"})
+    voters: int = Field(0, ge=0)
     speed: Component = Field({})
     bandwidth: Component = Field({})
     drop_out: Component = Field({})
@@ -153,8 +157,8 @@ class StrategySection(Section):
         When a round's diagnostics describe the density matrix of the updates: ``"free"``: where the
         rule measures inner products anyway; ``"always"``; ``"never"``.
     held_out : int
-        The number of test examples that the server sets aside to judge the clients' models, for
-        rules with ``confidence = "held-out"``.
+        The number of test examples that the server sets aside to judge models: those of clients,
+        for rules with ``confidence = "held-out"``, and the members, for ``clients.voters``.
     held_out_measure : str
         A function (model, data, task) -> quality in [0, 1] that judges them, as ``module:function``
         or ``file.py:function``; empty: e^(-mean loss).
