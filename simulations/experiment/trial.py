@@ -70,7 +70,7 @@ def try_own_parts(
             _try_codec("codec", parts.communication.codec, updates[0])
         if _own(strategy.downlink):
             _try_codec("downlink", parts.communication.downlink, updates[0])
-        if _own(strategy.selector):
+        if _own(strategy.selector) or "solver" in strategy.selector:  # its package may be missing
             with _trial("selector", parts.participation.selector):
                 nodes = [*range(parts.clients)]
                 choose_nodes(

@@ -43,8 +43,8 @@ def test_a_run_with_confidence_that_is_measured_or_reported(tiny, tmp_path, over
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (HELD_OUT[:1], r"held-out > 0 goes together with .* found 0 and Superposition"),
-        (HELD_OUT[1:], r"held-out > 0 goes together with .* found 60 and Median"),
+        (HELD_OUT[:1], r"held-out > 0 goes together with .* found 0, Superposition"),
+        (HELD_OUT[1:], r"held-out > 0 goes together with .* found 60, Median"),
         (["strategy.confidence-metric=loss"], r"confidence-metric acts with .* found Median"),
         ([*REPORTED, 'faults=[{name="optimal-alie", count=1}]'], "judges by the updates, found"),
         (["strategy.density=often"], "strategy.density"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -180,3 +181,11 @@ def test_a_part_that_fails_is_named(place: str, part: Any, message: str) -> None
 def test_a_size_that_is_none_is_refused_at_once(mistake: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         with_part("selector", OwnSelector(mistake))
+
+
+def test_a_solver_whose_package_is_missing_is_refused_before_the_run(tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dwave.samplers", None)
+    selector = 'strategy.selector={name="qubo", k=2, solver="tabu"}'
+    experiment = Experiment.parse(tiny.to_table(), [selector])  # a client does not need it
+    with pytest.raises(ConfigError, match=r"solver 'tabu' needs .*'hqde-fl\[quantum\]'"):
+        experiment.checked_task()
