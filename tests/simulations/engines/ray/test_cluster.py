@@ -5,9 +5,10 @@ This module comes before those that share one Ray: no process has two.
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from ray.cluster_utils import Cluster
 
+from hqde_fl.monitor.performance_monitor import PerformanceMonitor
+from hqde_fl.monitor.schema import Host, Record, Sample
 from hqde_fl.simulations.engines.ray.grid import RayGrid
 from hqde_fl.simulations.engines.ray.pool import POOL
 from hqde_fl.simulations.engines.ray.private_ray import private_ray
@@ -23,7 +26,7 @@ from hqde_fl.simulations.engines.ray.private_ray import private_ray
 pytestmark = pytest.mark.xdist_group("ray")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Three nodes on this machine, of one CPU each."""
     with private_ray():
@@ -55,6 +58,33 @@ def app_of(folder: Path) -> ClientApp:
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
     return app
+
+
+def test_each_node_is_sampled(cluster: Cluster) -> None:
+    grid = RayGrid(ClientApp(), 1, {}, seed=1)
+    monitor = PerformanceMonitor(interval=0.1)
+    nodes = {f"{socket.gethostname()}/{node.node_id[:8]}" for node in cluster.worker_nodes}
+    heard: list[Record] = []
+    complete = threading.Event()
+
+    def hear(records: Sequence[Record]) -> None:
+        heard.extend(records)
+        if nodes <= {record.host for record in heard if isinstance(record, Sample)}:
+            complete.set()
+
+    monitor.add_listener(hear)
+    end = grid.sample_hosts(monitor)
+    with monitor:
+        assert complete.wait(120)
+    end()
+    assert {record.host for record in heard if isinstance(record, Host)} == {
+        socket.gethostname(),
+        *nodes,
+    }
+    sampled = [r for r in heard if isinstance(r, Sample) and r.host in nodes]
+    assert min(sample.processes for sample in sampled) > 0
+    assert {sample.driver_memory for sample in sampled} == {None}
+    assert monitor.failure is None
 
 
 def test_a_node_that_goes_away_costs_only_what_it_was_running(

@@ -10,6 +10,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.monitor.schema import Metric, Span
+from hqde_fl.monitor.spans import CollectedRecords, recorded_by
 from hqde_fl.simulations.engines.inline import InlineGrid
 from hqde_fl.simulations.engines.node_ids import node_ids
 from hqde_fl.simulations.engines.ray.grid import RayGrid
@@ -26,6 +28,8 @@ def app_of() -> ClientApp:
 
     import numpy as np
     from flwr.app import Array, MetricRecord
+
+    from hqde_fl.monitor.spans import record_training_metric
 
     app = ClientApp()
 
@@ -44,6 +48,7 @@ def app_of() -> ClientApp:
                 raise ValueError("out of luck")
             elif what == "hang":
                 time.sleep(3600)
+        record_training_metric("client", partition, epoch=1)
         seen = context.state.metric_records.get("seen", MetricRecord({"rounds": 0}))
         context.state["seen"] = MetricRecord({"rounds": int(seen["rounds"]) + 1})
         arrays = ArrayRecord(
@@ -118,6 +123,20 @@ def test_replies_are_bit_equal_to_those_of_the_inline_engine() -> None:
         right = other[node].content.array_records["arrays"]
         assert all(bytes(left[name].data) == right[name].data for name in right)
         assert metric(one[node], "partition") == metric(other[node], "partition")
+
+
+def test_a_monitor_gets_the_phases_and_metrics_of_clients_in_workers() -> None:
+    grid, collected = grid_of(3), CollectedRecords()
+    ask(grid)
+    with recorded_by(collected):
+        ask(grid, what="raise", who=1)
+    metrics = {r.client: r.value for r in collected.records if isinstance(r, Metric)}
+    assert metrics == {0: 0.0, 2: 2.0}
+    spans = [r for r in collected.records if isinstance(r, Span)]
+    for client in range(3):
+        own = [span for span in spans if span.client == client]
+        assert [span.name for span in own] == ["wait", "train", "transfer"]
+        assert [span.time for span in own] == sorted(span.time for span in own)
 
 
 def test_every_client_keeps_its_own_state_between_rounds() -> None:
