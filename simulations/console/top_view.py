@@ -173,6 +173,9 @@ def _title(run: LiveRun, now: float) -> Text:
         text.append(f", resumed {resumed} x", style=DIM)
     if status == "lost":
         text.append("  its process is gone; go on with hqde-fl run --resume DIR", style="red")
+    if run.status == "running":
+        for name, place in (run.manifest.get("published-at") or {}).items():
+            text.append(f", {_safe(name)} at {_safe(str(place))}", style=DIM)
     if error := run.manifest.get("error"):
         text.append(f"  {_safe(str(error))}", style="red")
     return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,14 +13,15 @@ from hqde_fl.monitor.performance_monitor import PerformanceMonitor
 from hqde_fl.monitor.schema import Record
 from hqde_fl.simulations.recording.file_names import ROUNDS
 from hqde_fl.simulations.recording.live_run import GrowingFile
-from hqde_fl.simulations.recording.manifest import read_manifest
+from hqde_fl.simulations.recording.manifest import add_to_manifest, read_manifest
 
 
 @contextmanager
 def exported(exporters: Exporters, monitor: PerformanceMonitor, out: Path) -> Iterator[None]:
     """Publish what a monitor records, and the rounds of its run, until the block ends.
 
-    It happens in the monitor's thread, once in an interval.
+    It happens in the monitor's thread, once in an interval. Where an endpoint is goes to stderr and
+    into the manifest.
 
     Parameters
     ----------
@@ -40,6 +42,10 @@ def exported(exporters: Exporters, monitor: PerformanceMonitor, out: Path) -> It
     manifest = read_manifest(out)
     facts = {key: str(manifest.get(key)) for key in ("name", "engine", "seed", "started")}
     with exporters:
-        exporters.open(facts, manifest["experiment"]["rounds"])
+        places = exporters.open(facts, manifest["experiment"]["rounds"])
+        for name, place in places.items():
+            print(f"{name}: {place}", file=sys.stderr, flush=True)
+        if places:  # the run may be in a process whose output nobody sees
+            add_to_manifest(out, {"published-at": places})
         monitor.add_listener(publish)
         yield

@@ -7,11 +7,10 @@ An exporter gets what the run directory gets: every record of ``monitor.jsonl`` 
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -69,16 +68,10 @@ class Exporters:
     ----------
     exporters : Sequence[Exporter]
         The exporters.
-    tell : Callable, optional
-        Called with a line for the user for each exporter that says where its data is; by default
-        the line goes to stderr.
     """
 
-    def __init__(
-        self, exporters: Sequence[Exporter] = (), tell: Callable[[str], None] | None = None
-    ) -> None:
+    def __init__(self, exporters: Sequence[Exporter] = ()) -> None:
         self._active = list(exporters)
-        self._tell = tell or _to_stderr
         self._lock = threading.Lock()
 
     def __bool__(self) -> bool:
@@ -95,12 +88,20 @@ class Exporters:
     ) -> None:
         self.close()
 
-    def open(self, run: Mapping[str, str], rounds: int) -> None:
-        """Begin to publish a run; ``run`` and ``rounds`` are those of ``Exporter.open``."""
+    def open(self, run: Mapping[str, str], rounds: int) -> dict[str, str]:
+        """Begin to publish a run; ``run`` and ``rounds`` are those of ``Exporter.open``.
+
+        Returns
+        -------
+        dict[str, str]
+            The name of an exporter -> where to find what it publishes, if it says so.
+        """
+        places = {}
         for exporter in tuple(self._active):
             with self._guarded(exporter):
                 if text := exporter.open(run, rounds):
-                    self._tell(f"{exporter.name}: {text}")
+                    places[exporter.name] = text
+        return places
 
     def record(self, record: Record) -> None:
         """Publish a record of ``monitor.jsonl``."""
@@ -127,8 +128,13 @@ class Exporters:
             with self._guarded(exporter):
                 exporter.close()
 
-    def _guarded(self, exporter: Exporter) -> _Guard:
-        return _Guard(lambda error: self._drop(exporter, error))
+    @contextmanager
+    def _guarded(self, exporter: Exporter) -> Iterator[None]:
+        """End an exception of the block here, and leave the exporter out from then on."""
+        try:
+            yield
+        except Exception as error:
+            self._drop(exporter, error)
 
     def _drop(self, exporter: Exporter, error: Exception) -> None:
         with self._lock:
@@ -141,28 +147,3 @@ class Exporters:
         )
         with suppress(Exception):
             exporter.close()
-
-
-class _Guard:
-    """Passes an exception of its block to a function, and ends it there."""
-
-    def __init__(self, on_error: Callable[[Exception], None]) -> None:
-        self._on_error = on_error
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        if not isinstance(error, Exception):
-            return False
-        self._on_error(error)
-        return True
-
-
-def _to_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ from hqde_fl.monitor.performance_monitor import PerformanceMonitor
 from hqde_fl.monitor.schema import Span
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.exporting import exported
+from hqde_fl.simulations.recording.manifest import read_manifest
 from hqde_fl.simulations.run import run_experiment
 from tests.simulations.conftest import TINY
 
@@ -63,6 +64,7 @@ def test_the_endpoint_is_there_while_a_run_goes_on_and_no_longer(tmp_path, capfd
     ((url, page),) = pages.items()
     assert 'hqde_fl_run_info{engine="inline",name="tiny",seed="7"' in page
     assert "hqde_fl_rounds 2.0" in page
+    assert read_manifest(tmp_path / "run")["published-at"] == {"prometheus": url}
     with pytest.raises(URLError):
         urllib.request.urlopen(url, timeout=10)
 
