@@ -112,11 +112,12 @@ class PartitionAwareGrid(WrappedGrid):
     def __init__(self, grid: Grid) -> None:
         super().__init__(grid)
         self._partitions: dict[int, int] = {}
+        self._partition_of = grid.partition_of if isinstance(grid, KnowsPartitions) else None
 
     def _partition(self, node: int) -> int | None:
         """Return the node's partition id, or None if it is not known."""
-        if isinstance(self._grid, KnowsPartitions):
-            return self._grid.partition_of(node)
+        if self._partition_of is not None:
+            return self._partition_of(node)
         return self._partitions.get(node)
 
     def _note_identities(
