@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -18,10 +18,11 @@ ROLES_AND_OTHER = (*get_args(Role), OTHER)
 """The keys of ``bytes_by_role``."""
 
 
-def message_bytes(content: RecordDict) -> int:
+def message_bytes(content: Mapping[str, ArrayRecord | MetricRecord | ConfigRecord]) -> int:
     """Return the size in bytes of a message's content as Flower serialises it, without doing so.
 
-    Never raises: values that no message can hold, like half a character in a name, are counted too.
+    The content is a ``RecordDict``, or some of its records. Never raises: values that no message
+    can hold, like half a character in a name, are counted too.
     """
     return sum(_field(_text(name) + _record(record)) for name, record in content.items())
 

@@ -7,7 +7,18 @@ from typing import Any
 
 from hqde_fl.own_modules import display_name
 
-PARTS = ("rule", "codec", "downlink", "task", "partition", "server-optimizer", "selector", "vote")
+PARTS = (
+    "rule",
+    "codec",
+    "downlink",
+    "task",
+    "partition",
+    "server-optimizer",
+    "selector",
+    "vote",
+    "speed",
+    "bandwidth",
+)
 """Keys of components, whose name needs no key in a label."""
 
 CLIENT_KEYS = ("clients", "count", "fraction")

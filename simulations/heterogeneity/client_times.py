@@ -42,28 +42,15 @@ class ClientTimes:
     members: int = 1
     seeds: Seeds = field(default_factory=lambda: Seeds(0))
 
-    def training_seconds(
-        self, client: int, server_round: int, examples: float, message: Message, *, partial: bool
-    ) -> float:
-        """Return the virtual seconds that a client trains in a round.
+    def passes(self, message: Message) -> tuple[float, float]:
+        """Return the passes over its data that a training message asks a client for.
 
-        Parameters
-        ----------
-        client, server_round : int
-            Its partition id, and the round.
-        examples : float
-            The number of its examples.
-        message : Message
-            The training message, which may list the members to train and ask for partial work.
-        partial : bool
-            True if the client does partial work when it is asked for it.
+        The message may list the members to train and ask for partial work: the first number is that
+        of a client which does partial work when it is asked for it, the second that of another.
         """
-        if not examples:
-            return 0.0
         listed = requested_members(message)
         passes = self.epochs * (self.members if listed is None else len(listed))
-        work = requested_work(message) if partial else 1.0
-        return work * passes * examples * self.example_seconds(client, server_round)
+        return requested_work(message) * passes, float(passes)
 
     def example_seconds(self, client: int, server_round: int) -> float:
         """Return the virtual seconds that a client needs for one example in one epoch of a round.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import final
 
 from hqde_fl.errors import ConfigError
@@ -43,8 +44,15 @@ class DropOut(ABC):
         with own_code(f"drop-out {self}"):
             chance = self.chance(client, server_round, seeds)
             require_probability(f"{type(self).__name__}.chance", chance)
-        drawn, part = seeds.numpy("drop-out", client, server_round).random(2).tolist()
-        return float(part) if drawn < chance else None
+        drawn, part = _drawn(client, server_round, seeds)
+        return part if drawn < chance else None
+
+
+@lru_cache(maxsize=1 << 14)
+def _drawn(client: int, server_round: int, seeds: Seeds) -> tuple[float, float]:
+    """Return two uniform numbers of a client and a round, which two Grids ask for."""
+    drawn, part = seeds.numpy("drop-out", client, server_round).random(2).tolist()
+    return drawn, part
 
 
 @final

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import final
 
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 
 from hqde_fl.clients.message_fields import server_round
 from hqde_fl.protocol.members import requested_members
@@ -21,7 +21,8 @@ def array_bytes(message: Message) -> int:
     """Return the size in bytes of all arrays in a message; 0 in an error reply."""
     if not message.has_content():
         return 0
-    return message_bytes(RecordDict(dict(message.content.array_records)))
+    records = message.content.items()
+    return message_bytes({k: record for k, record in records if isinstance(record, ArrayRecord)})
 
 
 @final

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import final
 
 from hqde_fl.errors import ConfigError
@@ -72,6 +73,7 @@ class LogUniformSpeed(Speed):
         return seconds
 
 
+@lru_cache(maxsize=1 << 16)
 def log_uniform(ratio: float, seeds: Seeds, *name: str | int) -> float:
     """Return a factor in [ratio^-1/2, ratio^1/2) with a uniform logarithm, and so a median of 1.
 

@@ -75,8 +75,11 @@ class VirtualTimeGrid(PartitionAwareGrid):
         self._download_bytes = download_bytes
         self._examples: dict[int, int | None] = {}
         self._training: dict[int, Message] = {}
+        self._passes: dict[int, tuple[float, float]] = {}
         self._sizes: dict[int, int] = {}
+        self._round = 0
         self._replied: dict[int, float] = {}
+        self._late_by: Mapping[int, float] = {}
         self._deadline = math.inf
 
     def reply_times(self) -> Mapping[int, float]:
@@ -102,9 +105,13 @@ class VirtualTimeGrid(PartitionAwareGrid):
         if not training:
             return self._note_identities(sent, self._grid.send_and_receive(sent, timeout=real))
         self._ask_for_examples([message.metadata.dst_node_id for message in training])
+        self._round = server_round(training[0])
         self._training = {message.metadata.dst_node_id: message for message in training}
+        shared = {id(message.content): message for message in training}
+        self._passes = {key: self._times.passes(message) for key, message in shared.items()}
         # now: what nodes hold may be known to be other when they have answered
         self._sizes = {node: self._download_bytes(m) for node, m in self._training.items()}
+        self._late_by = self._delays(self._round)
         self._replied, self._deadline = {}, math.inf if timeout is None else timeout
         return self._in_time(sent, self._grid.send_and_receive(sent, timeout=real))
 
@@ -136,19 +143,17 @@ class VirtualTimeGrid(PartitionAwareGrid):
 
     def _seconds(self, node: int, reply: Message) -> float:
         """Return the virtual seconds from the message to a node until its reply."""
-        message, client = self._training[node], self._partition(node)
+        client, number = self._partition(node), self._round
         if client is None:
             raise RunError(f"virtual time needs the partition id of node {node}: it told none")
-        number = server_round(message)
         connection = self._times.connection(client, number)
         counted = self._examples[node]
-        examples = _claimed_examples(reply) if counted is None else counted
+        partial, full = self._passes[id(self._training[node].content)]
+        examples = full * _claimed_examples(reply) if counted is None else partial * counted
         seconds = (
             connection.download_seconds(self._sizes[node])
-            + self._times.training_seconds(
-                client, number, examples, message, partial=counted is not None
-            )
-            + self._delays(number).get(client, 0.0)
+            + examples * self._times.example_seconds(client, number)
+            + self._late_by.get(client, 0.0)
         )
         if self._drop_out is not None:
             part = self._drop_out.part(client, number, self._times.seeds)
