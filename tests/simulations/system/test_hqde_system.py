@@ -96,6 +96,7 @@ def test_further_training_continues_from_the_last_epoch():
     loader = DataLoader(blobs(), 8)
     whole, parts = system_of(), system_of()
     history = whole.train(loader, 3)
+    parts.monitor = None
     first = parts.train(loader, 1)
     rest = parts.train(loader, 2)
     losses = [epoch["train-loss"] for epoch in history]
@@ -103,6 +104,9 @@ def test_further_training_continues_from_the_last_epoch():
     assert [epoch["train-loss"] for epoch in first + rest] == losses
     assert same(whole, parts)
     assert not same(whole, system_of(seed=1))
+    trained = [(r.round, r.client) for r in whole.monitor.records() if r.kind == "reply"]
+    assert sorted(trained) == [(epoch, worker) for epoch in (1, 2, 3) for worker in range(2)]
+    assert {"round", "aggregate"} <= whole.monitor.summary()["spans"].keys()
 
 
 class Tokens(Dataset):
