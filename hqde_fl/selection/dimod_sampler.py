@@ -37,8 +37,13 @@ def check_solver(name: str, solver: Any, built_in: tuple[str, ...]) -> None:
     if isinstance(solver, str):
         if not is_own(solver) and solver not in (*built_in, *SAMPLERS):
             raise UnknownNameError(name, solver, (*built_in, *SAMPLERS))
-    elif not callable(getattr(solver, "sample", None)):
+    elif not callable(solver) and not _is_sampler(solver):
         raise ConfigError(f"{name} must be a name or a dimod sampler, found {solver!r:.80}")
+
+
+def solver_name(solver: Any) -> str:
+    """Return the name of a solver that is no string: its own, or that of its class."""
+    return str(getattr(solver, "__name__", type(solver).__name__))
 
 
 def find_sampler(solver: Any) -> Any:
@@ -46,32 +51,36 @@ def find_sampler(solver: Any) -> Any:
 
     Parameters
     ----------
-    solver : str or dimod.Sampler
-        A name in ``SAMPLERS``, or ``module:attribute`` or ``file.py:attribute`` of a sampler, or of
-        a class or function that returns one when it is called without arguments.
+    solver : str, dimod.Sampler or callable
+        A name in ``SAMPLERS``, or ``module:attribute`` or ``file.py:attribute``; or what such a
+        name stands for: a sampler, or a class or function that returns one without arguments.
 
     Raises
     ------
     ConfigError
         If there is no such sampler, or the extra ``quantum`` is not installed.
     """
-    if not isinstance(solver, str):
-        return solver
-    if solver in SAMPLERS:
+    found, name = solver, repr(solver) if isinstance(solver, str) else solver_name(solver)
+    if isinstance(solver, str) and solver in SAMPLERS:
         module, _, attribute = SAMPLERS[solver].partition(":")
         try:
-            return getattr(import_module(module), attribute)()
+            found = getattr(import_module(module), attribute)
         except ModuleNotFoundError as error:
-            raise _extra_missing(f"solver {solver!r}", error) from error
-    found = import_attribute("solver", solver)
-    if isinstance(found, type) or (callable(found) and not hasattr(found, "sample")):
+            raise _extra_missing(f"solver {name}", error) from error
+    elif isinstance(solver, str):
+        found = import_attribute("solver", solver)
+    if isinstance(found, type) or (callable(found) and not _is_sampler(found)):
         try:
             found = found()
         except Exception as error:
-            raise ConfigError(f"solver {solver!r} raised {failure_text(error)}") from error
-    if not callable(getattr(found, "sample", None)):
-        raise ConfigError(f"solver {solver!r} must be a dimod sampler, found {found!r:.80}")
+            raise ConfigError(f"solver {name} raised {failure_text(error)}") from error
+    if not _is_sampler(found):
+        raise ConfigError(f"solver {name} must be a dimod sampler, found {found!r:.80}")
     return found
+
+
+def _is_sampler(value: Any) -> bool:
+    return callable(getattr(value, "sample", None))
 
 
 def penalty_model(problem: SubsetProblem) -> Any:

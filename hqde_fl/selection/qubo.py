@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.own_modules import import_attribute, is_own
 from hqde_fl.selection.base import Candidates, Selection, Selector, State
 from hqde_fl.selection.dimod_sampler import check_solver
 from hqde_fl.selection.fair_shares import CEILING, FairShares, check_ceiling
 from hqde_fl.selection.history_columns import Floats, HistoryColumns
 from hqde_fl.selection.qubo_problem import Pairs, SubsetProblem, Weights
-from hqde_fl.selection.subset_solver import ANNEALING, BUILT_IN, solve_subset
+from hqde_fl.selection.subset_solver import BUILT_IN, solve_subset
 
 MAX_CANDIDATES = 2000
 """Most clients that the problem is made of; of more, random ones are considered."""
@@ -67,8 +68,9 @@ class QUBO(Selector):
     diversity: float = Weights.diversity
     ceiling: float = CEILING
     pairs: Pairs = Weights.pairs
-    solver: Any = ANNEALING
+    solver: Any = "annealing"
     solver_options: Mapping[str, Any] = field(default_factory=dict)
+    _own_solver: Any = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
@@ -76,6 +78,8 @@ class QUBO(Selector):
         _ = self.weights
         check_ceiling("QUBO", self.ceiling)
         check_solver("QUBO.solver", self.solver, BUILT_IN)
+        if is_own(self.solver):  # now, because files are searched beside the experiment's
+            object.__setattr__(self, "_own_solver", import_attribute("solver", self.solver))
         if self.solver_options and self.solver in BUILT_IN:
             raise ConfigError(f"QUBO.solver-options are for samplers, found solver {self.solver!r}")
 
@@ -96,7 +100,7 @@ class QUBO(Selector):
         """
         columns = HistoryColumns.of(candidates)
         shares = FairShares.of(candidates, columns, self.ceiling, state)
-        scores, solver, repaired = np.zeros(len(columns.success)), "none", False
+        scores, found_by, repaired = np.zeros(len(columns.success)), "none", False
         due, pool = np.flatnonzero(shares.due), np.flatnonzero(shares.allowed & ~shares.due)
         places = min(candidates.size - len(due), len(pool))
         if 0 < places < len(pool):
@@ -104,11 +108,12 @@ class QUBO(Selector):
                 pool = np.sort(rng.choice(pool, most, replace=False))
             problem = self._problem(candidates, columns, [*due, *pool], len(due) + places)
             rest = problem.after(range(len(due)), range(len(due), problem.items))
-            found = solve_subset(rest, rng, self.solver, self.solver_options)
+            solver = self.solver if self._own_solver is None else self._own_solver
+            found = solve_subset(rest, rng, solver, self.solver_options)
             scores[pool[list(found.chosen)]] = 1.0
-            solver, repaired = found.solver, found.repaired
+            found_by, repaired = found.solver, found.repaired
         chosen = shares.choose(scores, rng)  # those that are due, and others if too few are allowed
-        memory = {**shares.after(chosen), "solver": solver, "repaired": repaired}
+        memory = {**shares.after(chosen), "solver": found_by, "repaired": repaired}
         return Selection([candidates.ids[place] for place in chosen], state=memory)
 
     def _problem(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hqde_fl.selection.dimod_sampler import check_solver, sample_subset
+from hqde_fl.selection.dimod_sampler import check_solver, sample_subset, solver_name
 from hqde_fl.selection.greedy_subset import greedy_subset
 from hqde_fl.selection.qubo_problem import SubsetProblem
 from hqde_fl.selection.swap_annealing import SwapAnnealing
@@ -73,7 +73,7 @@ def solve_subset(
         found.insert(0, (ANNEALING, SwapAnnealing().solve(shuffled, rng), False))
     elif solver != GREEDY:
         items, repaired = sample_subset(shuffled, solver, options or {}, rng)
-        name = solver if isinstance(solver, str) else type(solver).__name__
+        name = solver if isinstance(solver, str) else solver_name(solver)
         found.insert(0, (name, items, repaired))
     subsets = [
         Subset(chosen := tuple(sorted(order[items].tolist())), problem.value(chosen), by, changed)

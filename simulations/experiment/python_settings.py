@@ -148,6 +148,8 @@ def to_toml(value: Any, objects: MutableMapping[str, Any], key: str = "") -> Any
     for registry in _REGISTRIES:
         if isinstance(value, registry.base):
             return _part_table(registry, value, objects, key)
+    if callable(getattr(value, "sample", None)):  # a sampler of dimod, for a selector
+        return name_object(value, objects)
     if callable(value):  # a class or a function that makes the part
         return _class_name(value, objects)
     raise ConfigError(f"{key} needs to be a value that a file can have or a part, found {value!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dimod
 import numpy as np
 import pytest
 import torch
@@ -143,6 +144,29 @@ def test_qubo_in_a_file():
     assert experiment.parts.participation.selector == QUBO(4, pairs="sum")
     assert experiment.parts.sampled == 4
     assert Participation(QUBO(2)).selector.uses_sketches
+
+
+def test_a_sampler_from_a_program_or_a_file_beside_the_experiment(tmp_path):
+    class Recorder(dimod.ExactSolver):
+        calls = 0
+
+        def sample(self, model, **options):
+            Recorder.calls += 1
+            return super().sample(model, **options)
+
+    experiment = Experiment(strategy={"selector": QUBO(3, solver=Recorder())})
+    selector = experiment.parts.participation.selector
+    assert select(selector, {}, 6).state["solver"] in ("Recorder", "greedy")
+    assert Recorder.calls == 1
+    (tmp_path / "mine.py").write_text(
+        "def hardware():\n    import dimod\n\n    return dimod.ExactSolver()\n"
+    )
+    (tmp_path / "study.toml").write_text(
+        '[strategy]\nselector = { name = "qubo", k = 3, solver = "mine.py:hardware" }\n'
+    )
+    selector = Experiment.load(tmp_path / "study.toml").parts.participation.selector
+    assert selector.solver == "mine.py:hardware"
+    assert select(selector, {}, 6).state["solver"] in ("hardware", "greedy")
 
 
 @pytest.mark.parametrize(
