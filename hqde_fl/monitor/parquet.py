@@ -11,6 +11,9 @@ from typing import Any
 
 from hqde_fl.monitor.schema import FILE, KINDS, PARQUET, Gpu, file_keys, from_line
 
+BLOCK_BYTES = 1 << 26
+"""Bytes that are parsed at a time, at least one line: one that names a million clients has 8 MB."""
+
 
 def write_parquet(directory: Path) -> Path | None:
     """Write ``monitor.parquet`` beside ``monitor.jsonl``, and return its path.
@@ -40,8 +43,9 @@ def write_parquet(directory: Path) -> Path | None:
 def _read(source: Path | io.BytesIO) -> Any:
     import pyarrow.json as pj
 
-    options = pj.ParseOptions(explicit_schema=arrow_schema(), unexpected_field_behavior="ignore")
-    return pj.read_json(source, parse_options=options)
+    read = pj.ReadOptions(block_size=BLOCK_BYTES)
+    parse = pj.ParseOptions(explicit_schema=arrow_schema(), unexpected_field_behavior="ignore")
+    return pj.read_json(source, read_options=read, parse_options=parse)
 
 
 def arrow_schema() -> Any:

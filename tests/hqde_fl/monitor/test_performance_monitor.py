@@ -15,6 +15,7 @@ from hqde_fl.monitor.schema import (
     Host,
     Metric,
     Sample,
+    Sent,
     Span,
     Start,
     Stop,
@@ -221,6 +222,12 @@ def test_a_table_of_a_damaged_file(tmp_path):
     assert write_parquet(tmp_path) is None
     append_records(path, [Span(1.0, "work", 2.0)])
     assert pq.read_table(write_parquet(tmp_path)).to_pylist()[0]["name"] == "work"
+
+
+def test_a_table_with_a_message_to_very_many_clients(tmp_path):
+    append_records(tmp_path / "monitor.jsonl", [Sent(1.0, "train", 1, tuple(range(300_000)))])
+    table = pq.read_table(write_parquet(tmp_path))
+    assert len(table["clients"][0]) == 300_000
 
 
 def test_sums_over_hosts_and_clients():
