@@ -39,7 +39,7 @@ MAX_PROBLEMS = 200
 RECENT_ROUNDS = 10
 """Latest rounds that estimates of time are made from."""
 
-MEMORY = 0.7
+MEMORY = 0.5
 """Weight of the past in the moving mean of a client's times."""
 
 ACCEPTED = "accepted"
@@ -243,8 +243,8 @@ class LiveRun:
 
     @property
     def round_seconds(self) -> float | None:
-        """Mean time of the latest rounds; None before the first."""
-        return sum(self._seconds) / len(self._seconds) if self._seconds else None
+        """Median time of the latest rounds; None before the first."""
+        return median(self._seconds) if self._seconds else None
 
     @property
     def problems(self) -> list[Problem]:
