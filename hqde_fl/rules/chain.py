@@ -13,6 +13,7 @@ from torch import Tensor
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules.base import Aggregator, Rule, StepRunner
 from hqde_fl.rules.cohort import Cohort
+from hqde_fl.rules.mean import Mean
 from hqde_fl.rules.results import Aggregate, State
 from hqde_fl.updates import Columns
 
@@ -47,9 +48,12 @@ class Chain(Aggregator):
                 )
 
         *before, last = self.steps
-        if last.confidence_from is not None and any(step.output_rows(9) != 9 for step in before):
+        needed = "confidence" if last.confidence_from is not None else None
+        if needed is None and isinstance(last, Mean) and last.weighted:
+            needed = "number of examples"
+        if needed is not None and any(step.output_rows(9) != 9 for step in before):
             raise ConfigError(
-                f"{last} needs every client's confidence: chain it after steps that keep the "
+                f"{last} needs every client's {needed}: chain it after steps that keep the "
                 f"clients apart, found {self!r}"
             )
 

@@ -42,9 +42,9 @@ def _seconds_per_example(histories: Sequence[ClientHistory]) -> list[float | Non
     typical = median(claims) if claims else 1.0
 
     def examples(claim: float | None) -> float:
-        if claim is None:
-            return typical
-        return min(max(claim, typical / MAX_CLAIM), typical * MAX_CLAIM)
+        """Return a claim relative to the typical one, which may be any number > 0."""
+        relative = 1.0 if claim is None else claim / typical
+        return min(max(relative, 1 / MAX_CLAIM), MAX_CLAIM)
 
     return [
         None if history.seconds is None else history.seconds / examples(history.examples)

@@ -52,8 +52,7 @@ def oracle(histories: list[ClientHistory]) -> list[float]:
             times.append(None)
             continue
         claim = typical_claim if history.examples is None else history.examples
-        claim = max(typical_claim / MAX_CLAIM, min(MAX_CLAIM * typical_claim, claim))
-        times.append(history.seconds / claim)
+        times.append(history.seconds / max(1 / MAX_CLAIM, min(MAX_CLAIM, claim / typical_claim)))
     known = [t for t in times if t is not None]
     typical = middle(known) if known else 0.0
     scores: list[float | None] = []
@@ -130,6 +129,14 @@ def test_who_has_more_examples_may_take_longer() -> None:
     assert efficiencies([small, large, small]) == (0.5, 0.5, 0.5)
 
 
+def test_the_tiniest_claims_leave_all_weights_finite() -> None:
+    cohort = [
+        ClientHistory(selected=1, seconds=seconds, examples=examples)
+        for seconds, examples in ((4.0, 5e-324), (0.0, None), (1e300, 1e9))
+    ]
+    assert all(0 <= score <= 1 for score in efficiencies(cohort))
+
+
 def test_new_and_unmeasured_clients_are_average() -> None:
     fast = ClientHistory(selected=2, seconds=1.0, examples=10.0)
     slow = ClientHistory(selected=2, seconds=4.0, examples=10.0)
@@ -190,6 +197,8 @@ def test_rules_that_contain_one_need_efficiencies_or_say_why_they_cannot() -> No
     assert Mean().confidence_from is Mean(weighted=True).confidence_from is None
     with pytest.raises(ConfigError, match="keep the clients apart"):
         Chain(Bucketing(2), mean)
+    with pytest.raises(ConfigError, match="number of examples: chain it after"):
+        Chain(Bucketing(2), Mean(weighted=True))
     with pytest.raises(ConfigError, match="a root that asks for no confidence"):
         Tree(root=mean)
     for rule in (mean, chain):
