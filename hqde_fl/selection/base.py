@@ -78,6 +78,10 @@ class Selector(ABC):
     uses_history: ClassVar[bool] = True
     """True if ``select`` reads ``Candidates.history``; without it none is kept."""
 
+    uses_times: ClassVar[bool] = True
+    """True if ``select`` reads measured seconds or loads: without a virtual clock two runs with one
+    seed may then choose other clients. Only asked of a selector with ``uses_history``."""
+
     uses_sketches: ClassVar[bool] = False
     """True if ``select`` reads ``ClientHistory.sketch``, which costs one pass over the updates."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 
@@ -36,6 +36,8 @@ class PowerOfChoice(Selector):
     ceiling : float
         How many times its fair share a client gets at most, >= 1; ``inf`` for no bound.
     """
+
+    uses_times: ClassVar[bool] = False
 
     fraction: float = 1.0
     factor: float = 2.0

@@ -11,10 +11,11 @@ from hqde_fl.simulations.experiment.experiment import Experiment
 def warnings_of(experiment: Experiment) -> list[str]:
     """Return a line for each choice in an experiment that may be a mistake.
 
-    Those are a rule that few silent clients stop, and at least as many faulty clients in a round as
-    no rule tolerates: half of all.
+    Those are a rule that few silent clients stop, at least as many faulty clients in a round as no
+    rule tolerates (half of all), and a selector or rule that decides by real time.
     """
-    return [text for text in (experiment.parts.warning, _faulty_half(experiment)) if text]
+    warnings = (experiment.parts.warning, _faulty_half(experiment), _real_time(experiment))
+    return [text for text in warnings if text]
 
 
 def require_none(warnings: Iterable[str]) -> None:
@@ -39,3 +40,18 @@ def _faulty_half(experiment: Experiment) -> str | None:
     if most == clients:
         return f"all {clients} clients are faulty {when}: no update is honest"
     return f"{most} of {clients} clients are faulty {when}: no rule tolerates half of them or more"
+
+
+def _real_time(experiment: Experiment) -> str | None:
+    parts = experiment.parts
+    if parts.heterogeneity.keeps_time:
+        return None
+    selector, rule = parts.participation.selector, parts.rule
+    timed: list[object] = [selector] if selector.uses_history and selector.uses_times else []
+    timed += [rule] if rule.confidence_from == "efficiency" else []
+    if not timed:
+        return None
+    return (
+        f"{timed[0]} decides by measured times: two runs with one seed may differ, unless the "
+        "clients' speeds are simulated (clients.speed)"
+    )

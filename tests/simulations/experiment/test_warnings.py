@@ -50,3 +50,27 @@ def test_as_many_faulty_clients_as_no_rule_tolerates_are_said(
     assert [line[: len(warning)] for line in found] == [warning]
     with pytest.raises(ConfigError, match=r"faulty .* \(an error because of --strict\)$"):
         require_none(found)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "speed", "warns"),
+    [
+        ({"selector": {"name": "adaptive", "fraction": 0.5}}, False, True),
+        ({"selector": {"name": "oort", "fraction": 0.5}}, True, False),
+        ({"selector": {"name": "power-of-choice", "fraction": 0.5}}, False, False),
+        ({"selector": {"name": "round-robin", "fraction": 0.5}}, False, False),
+        ({"rule": {"name": "mean", "efficiency": 1.0}}, False, True),
+        ({"rule": {"name": "mean", "efficiency": 1.0}}, True, False),
+        ({"rule": {"name": "mean"}}, False, False),
+    ],
+)
+def test_decisions_by_real_time_are_said(
+    strategy: dict[str, Any], speed: bool, warns: bool
+) -> None:
+    clients: dict[str, Any] = {"count": 10}
+    if speed:
+        clients["speed"] = {"name": "log-uniform", "ratio": 10.0}
+    experiment = Experiment.parse({"clients": clients, "strategy": strategy})
+    assert ["decides by measured times" in line for line in warnings_of(experiment)] == [
+        True
+    ] * warns
