@@ -21,6 +21,9 @@ from hqde_fl.selection.qubo_problem import Floats, SubsetProblem
 MIN_SWEEPS = 20
 """Passes over each subset at least, however large the problem is."""
 
+SMALLEST = np.float32(1e-30)
+"""Least random number whose logarithm is taken."""
+
 
 @final
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ class _Chains:
         removed = self._inside[rows, places]
         self.gains -= pairs[removed]
         self._closed[rows, removed] = 0.0
-        noise = np.log(rng.standard_exponential(self.gains.shape))
+        noise = rng.standard_exponential(self.gains.shape, dtype=np.float32)
+        np.log(np.maximum(noise, SMALLEST), out=noise)
         added = (self.gains + self._closed - temperature * noise).argmax(axis=1)
         self.gains += pairs[added]
         self._closed[rows, added] = -np.inf
