@@ -42,6 +42,7 @@ from hqde_fl.distributed.stored_updates import (
 )
 from hqde_fl.distributed.tree import run_tree
 from hqde_fl.errors import ConfigError
+from hqde_fl.monitor.spans import span
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.executor import Executor, Store
 from hqde_fl.rules.gram import sampled_spans
@@ -94,7 +95,8 @@ class MapReduce(Executor):
 
         Updates that are in it already are not put there again. The nodes of a tree are tasks.
         """
-        stored = self.stored(updates, cohort.ids)
+        with span("store updates", round=cohort.round):
+            stored = self.stored(updates, cohort.ids)
         if isinstance(rule, Tree):
             if not isinstance(stored, StoredUpdates):
                 stored = self.computed(stored, cohort.ids)
@@ -183,8 +185,8 @@ class MapReduce(Executor):
         if _nodes() > 1:
             options["scheduling_strategy"] = "SPREAD"
         remote = remote.options(**options)
-        for index, span in enumerate(pairwise(source.edges)):
-            layers = _layers(columns, span)
+        for index, shard in enumerate(pairwise(source.edges)):
+            layers = _layers(columns, shard)
             parts = [row.parts[index] for row in source.rows]
             yield partial(remote.remote, shared, layers, *parts)
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from hqde_fl.distributed.ray_tasks import cpus, fetch, submit, task
 from hqde_fl.distributed.shards import ShardColumns
 from hqde_fl.distributed.stored_updates import StoredUpdates
+from hqde_fl.monitor.spans import add_span
 from hqde_fl.rules.aggregation import run_steps
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.executor import SerialExecutor
@@ -119,6 +120,9 @@ def run_tree(
         return node.merged(own, below, cohort.n)
 
     outcome = merged(top)
+    for report in reports:
+        name = f"tree node {report.path}"
+        add_span(name, report.started, report.seconds, round=cohort.round)
     delta = torch.from_numpy(np.array(fetch(results[top.path])))
     return tree.finished(replace(outcome, delta=delta), cohort.n, new_states), reports
 
