@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import final
+from typing import Any, final
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -12,6 +13,7 @@ from hqde_fl.clients.app import ensemble_app
 from hqde_fl.clients.task import Task
 from hqde_fl.given_objects import given_objects
 from hqde_fl.own_modules import searched_first
+from hqde_fl.simulations.edges.edge_home import EDGE_HOME
 from hqde_fl.simulations.engines.torch_settings import TorchSettings
 from hqde_fl.simulations.experiment.experiment import RUN_CONFIG_KEYS, Experiment, experiment_file
 from hqde_fl.simulations.experiment.object_transfer import require_picklable
@@ -103,6 +105,10 @@ class AppWithObjects(ClientApp):
 def _app_of(context: Context) -> ClientApp:
     """Return the ClientApp of the experiment in the context's run config."""
     config = context.run_config
+    if EDGE_HOME in context.node_config:
+        from hqde_fl.simulations.edges.edge_app import edge_app  # workers need nothing of it
+
+        return edge_app(_experiment(config))
     values = (str(config.get(key, "")) for key in RUN_CONFIG_KEYS)
     return _cached_app(TorchSettings.current(), *values)
 
@@ -113,8 +119,12 @@ def _cached_app(settings: TorchSettings, *values: str) -> ClientApp:
 
     The last one is kept, so that its data stays loaded in a worker process between messages.
     """
-    run_config = dict(zip(RUN_CONFIG_KEYS, values, strict=True))
+    experiment = _experiment(dict(zip(RUN_CONFIG_KEYS, values, strict=True)))
+    return build_app(experiment, experiment.load_task())
+
+
+def _experiment(run_config: Mapping[str, Any]) -> Experiment:
+    """Return the experiment of a run's config."""
     if file := experiment_file(run_config):
         add_folder_of(file)
-    experiment = Experiment.from_run_config(run_config)
-    return build_app(experiment, experiment.load_task())
+    return Experiment.from_run_config(run_config)

@@ -308,7 +308,9 @@ def _run_deployed(attempt: _Attempt, superlink: str) -> None:
     from hqde_fl.simulations.deploy.named_superlink import find
     from hqde_fl.simulations.engines.flower.engine import run_deployed
 
-    target = find(superlink, attempt.experiment.clients.count)
+    experiment = attempt.experiment
+    edges = experiment.parts.edges if experiment.edges.nodes else None
+    target = find(superlink, experiment.clients.count, 0 if edges is None else edges.count)
     out = attempt.out
     if attempt.resume and target.connection:
         raise ConfigError(

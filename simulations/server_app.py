@@ -30,6 +30,7 @@ from hqde_fl.seeding import Seeds
 from hqde_fl.selection import Ensemble
 from hqde_fl.simulations.checkpoint.callback import Checkpoints
 from hqde_fl.simulations.checkpoint.resume import ResumePoint, exclusive, reopen
+from hqde_fl.simulations.edges.edge_job import JOB, serve_job
 from hqde_fl.simulations.edges.recording import EdgeRecording
 from hqde_fl.simulations.edges.surroundings import edge_grid, sent_bytes
 from hqde_fl.simulations.engines.cache_folder import CacheFolder
@@ -67,8 +68,19 @@ def main(grid: Grid, context: Context) -> None:
     """Run the experiment of the run's config, record it, and draw its report."""
     from hqde_fl.simulations.report import write_report
 
+    if job := context.run_config.get(JOB):
+        serve_edge(grid, context.run_config, Path(str(job)))
+        return
     out = serve_run_config(grid, context.run_config)
     write_report(Comparison.of(Run.load(out)), out)
+
+
+def serve_edge(grid: Grid, run_config: UserConfig, job: Path) -> None:
+    """Let the nodes of an edge's own SuperLink do the job in a file."""
+    if file := experiment_file(run_config):
+        add_folder_of(file)
+    with deterministic():
+        serve_job(grid, Experiment.from_run_config(run_config), job)
 
 
 def serve_run_config(grid: Grid, run_config: UserConfig) -> Path:
@@ -167,16 +179,19 @@ def _run_rounds(
         assert edge_layer is not None
         return edge_layer
 
+    real = edges is not None and experiment.edges.nodes and isinstance(grid, GuardedGrid)
     monitor = monitored(out, experiment.monitor, grid)
     sizes = SentBytes(model) if edges is None else sent_bytes(edge_nodes)
     grid = parts.heterogeneity.simulate(grid, sizes, faults.delays)
-    grid = faults.stop_on_fault_error(grid)
-    cache = None if edges is None else CacheFolder()
+    if not real:  # the clients are those of the edges' own runs
+        grid = faults.stop_on_fault_error(grid)
+    cache = None if edges is None or real else CacheFolder()
     edge_layer = None if cache is None else edge_grid(grid, parts, model, cache.path, roles)
     settings = _server_settings(parts)
     nodes, hostile = grid, faults
-    if edges is not None and edge_layer is not None:
-        nodes, hostile = edges.faults.stop_on_fault_error(edge_layer), edges.faults
+    if edges is not None:
+        hostile = edges.faults
+        nodes = hostile.stop_on_fault_error(grid if edge_layer is None else edge_layer)
     attacked = hostile.add_attackers(
         nodes,
         lambda member: (parts.rule, model(member).rule),
@@ -190,7 +205,7 @@ def _run_rounds(
         measures["voters"] = voters.measure
     resumed = None if point is None else {"round": point.round, "refused": point.refused}
     clients_of = own_clients
-    if edges is not None and edge_layer is not None:
+    if edges is not None:
         recording = EdgeRecording(out, edge_layer, edges)
         clients_of, measures["edges"] = recording.clients_of, recording.measure
     directory = RunDirectory(out, experiment, measures, resumed, task.objective, clients_of)

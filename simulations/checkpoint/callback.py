@@ -103,7 +103,7 @@ class Checkpoints(Callback):
         memory: Mapping[str, Any] = {}
         if isinstance(self._grid, AdversaryGrid):
             memory = self._grid.memory
-        files = [ROUNDS, CLIENTS, *([] if self._edges is None else [EDGES])]
+        files = [ROUNDS, CLIENTS, *([EDGES] if (self._run / EDGES).exists() else [])]
         history = {name: (self._run / name).stat().st_size for name in files}
         edges = () if self._edges is None else edge_states(self._edges)
         snapshot = Snapshot(self._experiment.to_json(), state, memory, history, edges=edges)

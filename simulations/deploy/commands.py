@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,6 +12,9 @@ from rich.table import Table
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.console.interruption import interruptible
+
+if TYPE_CHECKING:
+    from hqde_fl.simulations.deploy.nodes import Status
 
 app = typer.Typer(
     name="nodes",
@@ -26,6 +30,10 @@ Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The federation's
 def init(
     directory: Directory,
     count: Annotated[int, typer.Option(help="How many nodes get a key.")] = 4,
+    edges: Annotated[
+        int, typer.Option(help="Make the nodes edges: so many, each with nodes of its own.")
+    ] = 0,
+    per_edge: Annotated[int, typer.Option(help="How many nodes each edge has.")] = 2,
     host: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Name or address of the SuperLink; may be repeated."),
@@ -36,10 +44,16 @@ def init(
     from hqde_fl.simulations.deploy.federation import FederationDirectory
 
     with interruptible():
-        federation = FederationDirectory.create(directory, count, host or (), port)
+        if edges:
+            create = FederationDirectory.create_with_edges
+            federation = create(directory, edges, per_edge, host or (), port)
+            what = f"{edges} keys of edges, with {per_edge} node keys each"
+        else:
+            federation = FederationDirectory.create(directory, count, host or (), port)
+            what = f"{count} node keys"
     typer.echo(
         f"{federation.path}: an authority, a certificate for {', '.join(federation.hosts)} "
-        f"and {count} node keys"
+        f"and {what}"
     )
 
 
@@ -82,11 +96,25 @@ def status(directory: Directory) -> None:
     from hqde_fl.simulations.deploy.nodes import status as read
 
     federation = FederationDirectory.load(directory)
-    current = read(federation)
-    if current is None or not current.running:
-        typer.echo("not up")
+    edges = [FederationDirectory.load(path) for path in federation.edge_paths]
+    well = True
+    for each in (federation, *edges):
+        if edges:
+            typer.echo(f"== {each.path}")
+        current = read(each)
+        if current is None or not current.running:
+            typer.echo("not up")
+            well = False
+            continue
+        listed = online(connected(each))
+        typer.echo(f"SuperLink at {current.address}")
+        well = _print_processes(current, listed) and well
+    if not well:
         raise typer.Exit(1)
-    listed = online(connected(federation))
+
+
+def _print_processes(current: Status, listed: Mapping[int, str]) -> bool:
+    """Print the processes of a federation; return True if all are up."""
     table = Table(box=None)
     for title in ("process", "pid", "restarts", "last exit", "node id", "SuperLink says"):
         table.add_column(title, no_wrap=True)
@@ -103,10 +131,8 @@ def status(directory: Directory) -> None:
             "" if node is None else str(node),
             state,
         )
-    typer.echo(f"SuperLink at {current.address}")
     Console().print(table)
-    if not well:
-        raise typer.Exit(1)
+    return well
 
 
 @app.command()

@@ -6,6 +6,7 @@
     DIR/ca.crt, ca.key      the authority; its key is needed only to renew certificates
     DIR/superlink/          for the SuperLink's host: certificate, key, the nodes' public keys
     DIR/node-0/ ...         for a node's host: its key, the authority's certificate
+    DIR/edge-0/ ...         the federation of an edge, if nodes are edges; a directory like this one
     DIR/state/              written by ``nodes up`` on this host: database, logs, FLWR_HOME, ports,
                             the nodes' caches of model entries
 """
@@ -19,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
@@ -30,7 +32,7 @@ from hqde_fl.simulations.deploy.authority import (
     make_authority,
     make_node_key,
 )
-from hqde_fl.simulations.deploy.units import ENTRIES, node_unit, superlink_unit
+from hqde_fl.simulations.deploy.units import ENTRIES, NodeSettings, node_unit, superlink_unit
 from hqde_fl.simulations.engines.flower.superlink import SuperLink, environment_for
 from hqde_fl.simulations.recording.atomic_files import replace_file
 
@@ -56,18 +58,29 @@ class FederationDirectory:
         Names and addresses in the SuperLink's certificate.
     port : int
         Port of the SuperLink when it is deployed on another host; ``nodes up`` uses others.
+    edges : bool
+        True if each node is an edge, with a federation of its own in ``edge-N``.
+    partitions : tuple[int, ...]
+        The partition ids of the nodes; empty for 0, 1 and so on.
+    total : int
+        Number of all partitions, where the nodes do not have them all; else 0.
     """
 
     path: Path
     count: int
     hosts: tuple[str, ...]
     port: int = PORT
+    edges: bool = False
+    partitions: tuple[int, ...] = ()
+    total: int = 0
 
     @classmethod
     def create(
-        cls, path: Path, count: int, hosts: Sequence[str] = (), port: int = PORT
+        cls, path: Path, count: int, hosts: Sequence[str] = (), port: int = PORT, **more: Any
     ) -> FederationDirectory:
         """Create an authority, a server certificate and the nodes' keys in a new directory.
+
+        ``more`` are further fields.
 
         Raises
         ------
@@ -79,7 +92,7 @@ class FederationDirectory:
         names = tuple(dict.fromkeys([*hosts, *LOOPBACK]))
         for name in names:
             check_host(name)
-        federation = cls(path.resolve(), count, names, port)
+        federation = cls(path.resolve(), count, names, port, **more)
         federation._check()
         path = federation.path
         try:
@@ -96,6 +109,33 @@ class FederationDirectory:
         return federation
 
     @classmethod
+    def create_with_edges(
+        cls, path: Path, edges: int, per_edge: int, hosts: Sequence[str] = (), port: int = PORT
+    ) -> FederationDirectory:
+        """Create a federation whose nodes are edges, and the federation of each edge.
+
+        Edge e has the clients e, e + ``edges``, e + 2 ``edges`` and so on, as ``edges.groups`` =
+        ``edges`` deals them.
+
+        Raises
+        ------
+        ConfigError, RunError
+            As ``create``.
+        """
+        if per_edge < 1:
+            raise ConfigError(f"per-edge must be >= 1, found {per_edge}")
+        root = cls.create(path, edges, hosts, port, edges=True)
+        try:
+            for edge, folder in enumerate(root.edge_paths):
+                clients = tuple(range(edge, edges * per_edge, edges))
+                parts = {"partitions": clients, "total": edges * per_edge}
+                cls.create(folder, per_edge, (), port, **parts)
+        except BaseException:
+            _remove(list(root.path.iterdir()))
+            raise
+        return root
+
+    @classmethod
     def load(cls, path: Path) -> FederationDirectory:
         """Read the settings of a federation's directory.
 
@@ -108,7 +148,13 @@ class FederationDirectory:
         try:
             table = tomllib.loads((path / _DESCRIPTION).read_text(encoding="utf-8"))
             federation = cls(
-                path, int(table["count"]), tuple(map(str, table["hosts"])), int(table["port"])
+                path,
+                int(table["count"]),
+                tuple(map(str, table["hosts"])),
+                int(table["port"]),
+                bool(table.get("edges", False)),
+                tuple(map(int, table.get("partitions", ()))),
+                int(table.get("total", 0)),
             )
             federation._check()
         except OSError:
@@ -124,6 +170,10 @@ class FederationDirectory:
             raise ConfigError(f"count must be >= 1, found {self.count}")
         if not 1 <= self.port <= 65535:
             raise ConfigError(f"port must be in [1, 65535], found {self.port}")
+        if self.partitions and len(self.partitions) != self.count:
+            raise ConfigError(
+                f"partitions must be those of {self.count} nodes, found {len(self.partitions)}"
+            )
 
     @property
     def authority(self) -> tuple[Path, Path]:
@@ -153,6 +203,20 @@ class FederationDirectory:
     def nodes(self) -> list[str]:
         """The names of the nodes' folders: ``node-0``, ``node-1`` and so on."""
         return [f"node-{number}" for number in range(self.count)]
+
+    @property
+    def edge_paths(self) -> list[Path]:
+        """The directories of the edges' federations; none if the nodes are no edges."""
+        return [self.path / f"edge-{number}" for number in range(self.count * self.edges)]
+
+    def settings(self, number: int, count: int) -> NodeSettings:
+        """Return the settings of a node on this machine, one of ``count`` that are started."""
+        return NodeSettings(
+            self.partitions[number] if self.partitions else number,
+            self.total or count,
+            self.cache(self.nodes[number]),
+            FederationDirectory.load(self.edge_paths[number]).home if self.edges else None,
+        )
 
     def renew(self) -> None:
         """Replace the SuperLink's private key and certificate, which it reads when it starts."""
@@ -203,9 +267,16 @@ class FederationDirectory:
             make_node_key(folder / "node.key", folder / "node.pub")
             shutil.copyfile(folder / "node.pub", self.superlink / f"{name}.pub")
             shutil.copyfile(self.authority[0], folder / "ca.crt")
-            unit = node_unit(f"{host}:{self.port}", number, self.count)
+            partition = self.partitions[number] if self.partitions else number
+            unit = node_unit(
+                f"{host}:{self.port}", partition, self.total or self.count, edge=self.edges
+            )
             (folder / "hqde-fl-supernode.service").write_text(unit, encoding="utf-8")
-        table = {"count": self.count, "hosts": self.hosts, "port": self.port}
+        table: dict[str, Any] = {"count": self.count, "hosts": self.hosts, "port": self.port}
+        if self.edges:
+            table["edges"] = True
+        if self.partitions:
+            table |= {"partitions": self.partitions, "total": self.total}
         (self.path / _DESCRIPTION).write_text(tomli_w.dumps(table), encoding="utf-8")
 
 

@@ -30,7 +30,7 @@ class Target:
     connection: str = ""
 
 
-def find(name: str, clients: int) -> Target:
+def find(name: str, clients: int, edges: int = 0) -> Target:
     """Return the SuperLink of a federation's directory, or one of Flower's own configuration.
 
     Parameters
@@ -39,6 +39,8 @@ def find(name: str, clients: int) -> Target:
         The path of the directory, or the SuperLink's name in the configuration.
     clients : int
         The experiment's number of clients.
+    edges : int, optional
+        The number of its edges, if these are nodes; else 0.
 
     Raises
     ------
@@ -51,7 +53,18 @@ def find(name: str, clients: int) -> Target:
         superlink = connected(federation)
         current = status(federation)
         nodes = 0 if current is None else len(current.ids)
-        if nodes != clients:
+        if federation.edges != (edges > 0):
+            what = "edges" if federation.edges else "no edges"
+            raise ConfigError(
+                f"{federation.path} has nodes that are {what}, found an experiment with "
+                f"edges.nodes = {str(edges > 0).lower()}"
+            )
+        if edges and nodes != edges:
+            raise ConfigError(
+                f"edges.groups = {edges}: {federation.path} has {nodes} edges, one for each "
+                f"group is needed (--set edges.groups={nodes})"
+            )
+        if not edges and nodes != clients:
             raise ConfigError(
                 f"clients.count = {clients}: {federation.path} has {nodes} nodes, one for each "
                 f"client is needed (--set clients.count={nodes})"

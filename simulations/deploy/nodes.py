@@ -99,6 +99,8 @@ def up(
 ) -> Status:
     """Start a SuperLink and SuperNodes on this machine; return their status once all are connected.
 
+    If the nodes are edges, the federation of each is started first.
+
     Parameters
     ----------
     federation : FederationDirectory
@@ -121,6 +123,43 @@ def up(
         locked by another process or cannot be written.
     """
     count = federation.count if count is None else count
+    if federation.edges and 1 <= count <= federation.count:
+        return _up_with_edges(federation, count, port=port, seconds=seconds, on_step=on_step)
+    return _up(federation, count, port=port, seconds=seconds, on_step=on_step)
+
+
+def _up_with_edges(
+    federation: FederationDirectory,
+    count: int,
+    *,
+    on_step: Callable[[str], None],
+    **options: Any,
+) -> Status:
+    """Start the federations of ``count`` edges, and then the edges and their SuperLink."""
+    edges = [FederationDirectory.load(path) for path in federation.edge_paths[:count]]
+    started = []
+    try:
+        for edge in edges:
+            on_step(f"{edge.path.name}: its own nodes")
+            _up(edge, edge.count, on_step=on_step, seconds=options["seconds"])
+            started.append(edge)
+        return _up(federation, count, on_step=on_step, **options)
+    except BaseException:
+        with uninterrupted():
+            for edge in started:
+                down(edge)
+        raise
+
+
+def _up(
+    federation: FederationDirectory,
+    count: int,
+    *,
+    port: int = 0,
+    seconds: float = UP_SECONDS,
+    on_step: Callable[[str], None],
+) -> Status:
+    """Do the work of ``up`` for one federation."""
     if not 1 <= count <= federation.count:
         raise ConfigError(f"count must be in [1, {federation.count}] (the keys), found {count}")
     if not 0 <= port <= 65535:
@@ -163,6 +202,8 @@ def down(federation: FederationDirectory, *, keep: bool = True) -> bool:
         running = _end(federation)
         if not keep:
             supervisor.forget(federation)
+    for path in federation.edge_paths:
+        down(FederationDirectory.load(path), keep=keep)
     return running
 
 

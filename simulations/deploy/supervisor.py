@@ -92,9 +92,7 @@ class Supervisor:
                     federation.path / name,
                     self._address,
                     port,
-                    number,
-                    count,
-                    federation.cache(name),
+                    federation.settings(number, count),
                 ),
             )
             for number, (name, port) in enumerate(

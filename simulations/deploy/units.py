@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from hqde_fl.clients.cache_location import CACHE_DIR
+from hqde_fl.simulations.edges.edge_home import EDGE_HOME
 
 INSTALLED = "/opt/hqde-fl"
 """Directory of a host in which the units expect the virtual environment ``venv``."""
 SETTINGS = "/etc/hqde-fl"
 """Directory of a host in which the units expect the contents of the host's folder."""
+EDGE_SETTINGS = "/etc/hqde-fl-edge"
+"""The same for an edge, whose host also has the SuperLink of its own nodes in ``SETTINGS``."""
 STATE = "/var/lib/hqde-fl"
 ENTRIES = "entries"
 """Name of the folder with a node's cache of model entries, in its folder of state."""
@@ -47,6 +51,35 @@ WantedBy=multi-user.target
 """
 
 
+@dataclass(frozen=True)
+class NodeSettings:
+    """The settings of a node.
+
+    Parameters
+    ----------
+    partition : int
+        The id of its partition; the number of the edge, if it is one.
+    partitions : int
+        Number of all partitions, or of all edges.
+    cache : Path
+        The folder of its cache of model entries.
+    edge_home : Path, optional
+        The ``FLWR_HOME`` whose default SuperLink is the node's own, if it is an edge.
+    """
+
+    partition: int
+    partitions: int
+    cache: Path
+    edge_home: Path | None = None
+
+    @property
+    def config(self) -> str:
+        """The node's config, as ``flower-supernode`` reads it."""
+        text = f"partition-id={self.partition} num-partitions={self.partitions}"
+        text += _setting(CACHE_DIR, self.cache)
+        return text if self.edge_home is None else text + _setting(EDGE_HOME, self.edge_home)
+
+
 def superlink_command(folder: Path, database: Path, host: str, port: int) -> list[str]:
     """Return the command line of a SuperLink with TLS, authentication of nodes and a database."""
     return [
@@ -62,14 +95,11 @@ def superlink_command(folder: Path, database: Path, host: str, port: int) -> lis
     ]
 
 
-def node_command(
-    folder: Path, superlink: str, port: int, partition: int, partitions: int, cache: Path
-) -> list[str]:
+def node_command(folder: Path, superlink: str, port: int, settings: NodeSettings) -> list[str]:
     """Return the command line of a SuperNode, which uses ``port`` on loopback for its processes.
 
-    ``folder`` holds its key, and ``cache`` becomes the folder of its cache of model entries.
+    ``folder`` holds its key.
     """
-    config = f"partition-id={partition} num-partitions={partitions}{_cache_setting(cache)}"
     return [
         "flower-supernode",
         *("--superlink", superlink),
@@ -77,18 +107,18 @@ def node_command(
         *("--auth-supernode-private-key", str(folder / "node.key")),
         *("--host", "127.0.0.1"),
         *("--port", str(port)),
-        *("--node-config", config),
+        *("--node-config", settings.config),
     ]
 
 
-def _cache_setting(cache: Path) -> str:
-    """Return the setting of a node's cache; empty if Flower could not read the folder's name."""
-    text = str(cache)
+def _setting(key: str, folder: Path) -> str:
+    """Return the setting of a folder; empty if Flower could not read the folder's name."""
+    text = str(folder)
     if "\\" in text or not text.isprintable():
         return ""
     for quote in ("'", '"'):
         if quote not in text:
-            return f" {CACHE_DIR}={quote}{text}{quote}"
+            return f" {key}={quote}{text}{quote}"
     return ""
 
 
@@ -98,13 +128,16 @@ def superlink_unit(port: int, host: str = "127.0.0.1") -> str:
     return _unit("SuperLink of hqde-fl", superlink_command(folder, database, host, port))
 
 
-def node_unit(superlink: str, partition: int, partitions: int) -> str:
+def node_unit(superlink: str, partition: int, partitions: int, *, edge: bool = False) -> str:
     """Return the text of the systemd unit of a partition's SuperNode.
 
-    ``superlink`` is the address of the SuperLink, ``partitions`` the number of nodes.
+    ``superlink`` is the address of the SuperLink, ``partitions`` the number of nodes. An ``edge``
+    runs beside the SuperLink of its own nodes.
     """
-    cache = Path(STATE) / ENTRIES
-    command = node_command(Path(SETTINGS), superlink, 9095, partition, partitions, cache)
+    home = Path(STATE) / "edge" if edge else None
+    settings = NodeSettings(partition, partitions, Path(STATE) / ENTRIES, home)
+    folder = Path(EDGE_SETTINGS if edge else SETTINGS)
+    command = node_command(folder, superlink, 9095, settings)
     return _unit(f"SuperNode {partition} of hqde-fl", command)
 
 

@@ -33,6 +33,9 @@ ROUND_KEYS = (
 )
 """The keys of ``rounds.jsonl`` that a line of ``edges.jsonl`` has of each of an edge's rounds."""
 
+CLIENT_BYTES = ("client-bytes-down", "client-bytes-up")
+"""Metrics of a real edge's reply: the bytes to and from its clients."""
+
 OF_CLIENTS = ("filtered-from", "members", "partition", "seconds", "work")
 """The keys of ``clients.jsonl`` that mean nothing for an edge."""
 
@@ -45,14 +48,18 @@ class EdgeRecording:
     ----------
     path : Path
         The run directory.
-    grid : EdgeGrid
-        The edges.
+    grid : EdgeGrid or None
+        The edges; None if they are real nodes, whose clients are recorded nowhere.
     edges : Edges
         Their settings.
     """
 
-    def __init__(self, path: Path, grid: EdgeGrid, edges: Edges) -> None:
+    def __init__(self, path: Path, grid: EdgeGrid | None, edges: Edges) -> None:
         self._path, self._grid, self._edges = path / EDGES, grid, edges
+
+    @property
+    def _records(self) -> list[list[RoundRecord]]:
+        return [[] for _ in range(self._edges.count)] if self._grid is None else self._grid.records
 
     def clients_of(self, record: RoundRecord) -> Iterator[tuple[ClientRecord, Mapping[str, Any]]]:
         """Yield the clients of all edges' rounds that answered a round of the server.
@@ -61,7 +68,7 @@ class EdgeRecording:
         a client is kept if its edge is as well. Their round is that of the edge.
         """
         shares = {client.partition: client.influence for client in record.clients if client.kept}
-        rounds = [(part, edge) for edge, own in enumerate(self._grid.records) for part in own]
+        rounds = [(part, edge) for edge, own in enumerate(self._records) for part in own]
         for part, edge in sorted(rounds, key=lambda pair: pair[0].round):
             for client in part.clients:
                 kept = client.kept and edge in shares
@@ -78,22 +85,26 @@ class EdgeRecording:
             "edge-cloud": {"bytes-down": record.bytes_down, "bytes-up": record.bytes_up},
         }
         for client in record.clients:
-            edge = self._grid.partition_of(client.node)
-            rounds = self._grid.records[edge]
+            edge = client.partition
+            rounds = [] if edge is None else self._records[edge]
             line = to_kebab_case(
                 {
                     **dataclasses.asdict(client),
                     "edge": edge,
-                    "fault": faulty.get(edge),
-                    "client_bytes_down": sum(part.bytes_down for part in rounds),
-                    "client_bytes_up": sum(part.bytes_up for part in rounds),
+                    "fault": None if edge is None else faulty.get(edge),
                 }
             )
-            levels["client-edge"]["bytes-down"] += line["client-bytes-down"]
-            levels["client-edge"]["bytes-up"] += line["client-bytes-up"]
+            for key in ("bytes-down", "bytes-up"):
+                size = sum(round_line(part)[key] for part in rounds)
+                levels["client-edge"][key] += size
+                line[f"client-{key}"] = None if self._grid is None else size
             line["rounds"] = [
                 to_json_value({key: round_line(part)[key] for key in ROUND_KEYS}) for part in rounds
             ]
             lines.append({key: line[key] for key in line if key not in OF_CLIENTS})
         append_lines(self._path, lines)
-        return {**levels, "rounds": sum(map(len, self._grid.records))}
+        if self._grid is None:  # the mean of what the edges report
+            for key, name in zip(("bytes-down", "bytes-up"), CLIENT_BYTES, strict=True):
+                mean = record.clients_train.get(name, 0.0)
+                levels["client-edge"][key] = round(mean * (record.kept + record.filtered))
+        return {**levels, "rounds": sum(map(len, self._records))}

@@ -58,14 +58,14 @@ def edge_grid(grid: Grid, parts: Parts, model: ModelOf, cache: str, roles: Roles
             *edges.faults.mods(virtual_time=True),
             IdleEdgeMod(clients),
         ),
-        group_grid=lambda view, edge: _with_attackers(view, edge, parts),
+        group_grid=lambda view, edge: with_attackers(view, edge, parts),
         link_seconds=_Links(edges, SentBytes(model)),
         node_config={CACHE_DIR: cache},
     )
     return EdgeGrid(grid, edges.settings, seed=seed, roles=roles, surroundings=surroundings)
 
 
-def _with_attackers(grid: Grid, edge: Edge, parts: Parts) -> Grid:
+def with_attackers(grid: Grid, edge: Edge, parts: Parts) -> Grid:
     """Return the grid of an edge's group, on which the attackers among its clients collude."""
 
     def model(member: int) -> ModelState:

@@ -214,6 +214,9 @@ class EdgesSection(Section):
     bandwidth : Component
         The connection of each edge to the server, in virtual time; if empty, its messages take
         none.
+    nodes : bool
+        On real nodes: each edge is a node with a SuperLink and nodes of its own, which are its
+        clients. Else all edges are in the server, and the clients are its nodes.
     """
 
     groups: Any = 0
@@ -222,6 +225,7 @@ class EdgesSection(Section):
     codec: Component = Field({"name": "identity"})
     downlink: Component = Field({"name": "identity"})
     bandwidth: Component = Field({})
+    nodes: bool = False
 
     @field_validator("groups")
     @classmethod

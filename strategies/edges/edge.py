@@ -37,6 +37,7 @@ from hqde_fl.strategies.edges.relayed_config import relayed_config
 from hqde_fl.strategies.edges.settings import EdgeSettings
 from hqde_fl.strategies.metrics import scalar_metrics
 from hqde_fl.strategies.round.reply_matching import ReplyMatcher
+from hqde_fl.strategies.state import ServerState
 from hqde_fl.updates.roles import Roles
 
 Exchange = Generator[list[Message], Sequence[Message], Message]
@@ -119,8 +120,9 @@ class Edge:
         """Let the edge's clients evaluate the model in a message; reply with their mean metrics."""
         _, arrays = _model_of(message)
         number = _round_of(message) * self.settings.rounds
-        if self.strategy.state is None:
-            return no_data(message)
+        if self.strategy.state is None:  # the edge has missed all rounds so far
+            own = self.strategy.settings
+            self.strategy.state = ServerState.of(arrays, own.ensemble.members, own.roles)
         config = relayed_config(message)
         messages = self.strategy.configure_evaluate(number, arrays, config, grid)
         replies = yield messages

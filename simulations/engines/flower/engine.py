@@ -6,7 +6,7 @@ A run goes to a private SuperLink that simulates the nodes, or to a running one 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hqde_fl.errors import ConfigError
@@ -99,6 +99,33 @@ def run_deployed(
             with uninterrupted():
                 run.stop()
             raise
+
+
+def run_on_superlink(
+    experiment_json: str, out: Path, superlink: SuperLink, config: Mapping[str, str]
+) -> None:
+    """Start a run on the default SuperLink of ``superlink`` and wait for its end.
+
+    Parameters
+    ----------
+    experiment_json : str
+        The complete experiment.
+    out : Path
+        The directory of Flower's log.
+    superlink : SuperLink
+        The SuperLink that runs it.
+    config : Mapping of str to str
+        Further entries of the run's config, which tell its ServerApp what to do.
+
+    Raises
+    ------
+    RunError
+        If the run did not end ``finished:completed``; the message has the reason.
+    """
+    with tempfile.TemporaryDirectory(prefix="hqde-fl-") as directory:
+        app = Path(directory) / "app"
+        run = DeployedRun(superlink, app, out, lambda line: None, config=config)
+        run.execute(experiment_json, "")
 
 
 def _federation_config(partitions: int, cpus: float, gpus: float) -> str:

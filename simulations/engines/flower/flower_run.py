@@ -12,7 +12,7 @@ import re
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -50,6 +50,8 @@ class FlowerRun:
         The SuperLink's name in Flower's configuration; empty for the default one.
     resume : bool, optional
         True to resume the run in ``out``.
+    config : Mapping of str to str, optional
+        Further entries of the run's config.
     """
 
     anywhere = False
@@ -63,10 +65,12 @@ class FlowerRun:
         on_line: Callable[[str], None],
         connection: str = "",
         resume: bool = False,
+        config: Mapping[str, str] | None = None,
     ) -> None:
         self._superlink, self._app, self._on_line = superlink, app, on_line
         self._out, self._resume = out.resolve(), resume
         self._names = [connection] if connection else []
+        self._config = dict(config or {})
         # unique, so that the run can be found by it; Flower accepts at most 32 characters
         self._name = f"{APP_NAME}-{time.time_ns():x}{os.getpid() & 0xFFF:03x}"
         self._tail: deque[str] = deque(maxlen=_TAIL)
@@ -80,7 +84,7 @@ class FlowerRun:
         ``arguments`` are added to the command line.
         """
         config = {"experiment": "", "set": "", "config": experiment_json, "out": out}
-        config |= {"resume": out if self._resume else ""}
+        config |= {"resume": out if self._resume else "", **self._config}
         table = json.loads(experiment_json)
         carried = CarriedFiles.of(table) if self.anywhere else None
         write_app(self._app, config, self._name, carried)

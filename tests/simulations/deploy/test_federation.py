@@ -18,7 +18,7 @@ from hqde_fl.simulations.deploy import federation as module
 from hqde_fl.simulations.deploy import nodes
 from hqde_fl.simulations.deploy.federation import FederationDirectory
 from hqde_fl.simulations.deploy.named_superlink import find
-from hqde_fl.simulations.deploy.units import node_command
+from hqde_fl.simulations.deploy.units import NodeSettings, node_command
 
 
 @pytest.fixture
@@ -285,12 +285,12 @@ def test_the_commands_say_what_they_did(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["plain", "with a space", "it's", 'a "b"', "ünï"])
 def test_flower_reads_the_folder_of_a_nodes_cache(name: str) -> None:
     folder = Path("/srv") / name
-    command = node_command(Path("keys"), "host:1", 2, 3, 4, folder)
+    command = node_command(Path("keys"), "host:1", 2, NodeSettings(3, 4, folder))
     config = parse_config_args([command[-1]])
     assert config == {"partition-id": 3, "num-partitions": 4, "cache-dir": str(folder)}
 
 
 @pytest.mark.parametrize("name", ["both ' and \"", "back\\slash", "line\nbreak"])
 def test_a_folder_that_flower_cannot_read_is_no_cache(name: str) -> None:
-    command = node_command(Path("keys"), "host:1", 2, 3, 4, Path("/srv") / name)
+    command = node_command(Path("keys"), "host:1", 2, NodeSettings(3, 4, Path("/srv") / name))
     assert parse_config_args([command[-1]]) == {"partition-id": 3, "num-partitions": 4}

@@ -1,0 +1,136 @@
+"""Measure what edges between clients and server save, and what hostile edges cost.
+
+``python benchmarks/edges.py --json FILE [--quick]``: digits, on the inline engine. First the bytes
+between edges and server until the model reaches an accuracy of .9, for k = 1, 2, 5 and 10 rounds of
+an edge for each of the server's; all of them train the same number of rounds among the clients, and
+flat FedAvg too. Then two of eight edges lie, against a mean and against a trimmed mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from benchmarks.reporting import check, conclude, machine
+from hqde_fl.simulations.experiment.experiment import Experiment
+from hqde_fl.simulations.recording.recorded_run import Run
+from hqde_fl.simulations.run import run_experiment
+
+ACCURACY = 0.9
+"""The accuracy that is to be reached."""
+CLIENT_ROUNDS = 60
+"""Rounds among the clients of every run."""
+BASE: dict[str, Any] = {
+    "name": "edges",
+    "task": {"name": "digits"},
+    "clients": {
+        "count": 16,
+        "lr": 0.2,
+        "batch-size": 32,
+        "partition": {"name": "dirichlet", "alpha": 0.5},
+    },
+    "engine": {"name": "inline"},
+    "checkpoint": {"every": 0},
+    "monitor": {"enabled": False},
+}
+HOSTILE = [{"name": "sign-flip", "scale": 4.0, "count": 2, "level": "edge"}]
+TRIMMED = {"name": "trimmed-mean", "f": 2}
+
+
+def run(seed: int, rounds: int, **tables: Any) -> Run:
+    """Run an experiment in a temporary directory and return what it recorded."""
+    experiment = Experiment.parse({**BASE, "seed": seed, "rounds": rounds, **tables})
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        run_experiment(experiment, out, report=False)
+        return Run.load(out)
+
+
+def accuracy(recorded: Run) -> float:
+    """Return the accuracy of a run's last model."""
+    return float(recorded.final["accuracy"] or 0.0)
+
+
+def bytes_to(recorded: Run, target: float) -> float:
+    """Return the bytes to and from the server until the model reaches an accuracy; inf if never."""
+    total = 0.0
+    for line in recorded.rounds:
+        total += line["bytes-up"] + line["bytes-down"]
+        if line["server"]["accuracy"] >= target:
+            return total
+    return float("inf")
+
+
+def saved_bytes(seeds: range, rounds: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Return a row for flat FedAvg and for each number of rounds of an edge."""
+    rows = []
+    for k in (0, *rounds):
+        edges = {"edges": {"groups": 4, "rounds": k}} if k else {}
+        runs = [run(seed, CLIENT_ROUNDS // max(k, 1), **edges) for seed in seeds]
+        rows.append(
+            {
+                "case": f"k = {k}" if k else "flat",
+                "edge-rounds": k,
+                "accuracy": fmean(map(accuracy, runs)),
+                f"MB-to-{ACCURACY}": fmean(bytes_to(each, ACCURACY) for each in runs) / 1e6,
+            }
+        )
+        print(f"{rows[-1]['case']:>8}  {rows[-1]['accuracy']:.4f}", end="  ")
+        print(f"{rows[-1][f'MB-to-{ACCURACY}']:.3f} MB to {ACCURACY}")
+    return rows
+
+
+def hostile_edges(seeds: range) -> list[dict[str, Any]]:
+    """Return a row for each rule of the server, with honest edges and with two hostile of eight."""
+    tables = {
+        "edges": {"groups": 8, "rounds": 5},
+        "clients": {**BASE["clients"], "count": 24},
+    }
+    rows = []
+    for name, rule in (("mean", {"name": "mean", "weighted": True}), ("trimmed mean", TRIMMED)):
+        for faults in ([], HOSTILE):
+            strategy = {"rule": rule}
+            runs = [run(s, 12, **tables, strategy=strategy, faults=faults) for s in seeds]
+            case = f"{name}, {2 if faults else 0} of 8 edges hostile"
+            rows.append({"case": case, "accuracy": fmean(map(accuracy, runs))})
+            print(f"{case}: {rows[-1]['accuracy']:.4f}")
+    return rows
+
+
+def main() -> int:
+    """Run the benchmark and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="write the results to this file")
+    parser.add_argument("--quick", action="store_true", help="one seed, k = 1 and 5")
+    options = parser.parse_args()
+    seeds, rounds = (range(1), (1, 5)) if options.quick else (range(3), (1, 2, 5, 10))
+    saved, hostile = saved_bytes(seeds, rounds), hostile_edges(seeds)
+    of_case = {row["case"]: row for row in [*saved, *hostile]}
+    key = f"MB-to-{ACCURACY}"
+    flat, one, five = (of_case[case] for case in ("flat", "k = 1", "k = 5"))
+    mean, fallen, _, robust = (row["accuracy"] for row in hostile)
+    checks = [
+        check(
+            "k = 5: accuracy below flat FedAvg",
+            flat["accuracy"] - five["accuracy"],
+            0.01,
+            upper=True,
+        ),
+        check("k = 5: times fewer bytes to .9 than k = 1", one[key] / five[key], 3.0),
+        check(
+            "two of eight edges hostile: accuracy that a trimmed mean loses",
+            mean - robust,
+            0.03,
+            upper=True,
+        ),
+        check("two of eight edges hostile: accuracy that the mean loses", mean - fallen, 0.1),
+    ]
+    return conclude([*saved, *hostile], checks, options.json, machine())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
