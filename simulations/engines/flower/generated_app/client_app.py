@@ -28,3 +28,9 @@ def evaluate(message: Message, context: Context) -> Message:
 def identity(message: Message, context: Context) -> Message:
     """Return hqde-fl's reply to the question for the partition id."""
     return client_app.app(message, context)
+
+
+@app.query("examples")
+def examples(message: Message, context: Context) -> Message:
+    """Return hqde-fl's reply to the question for the number of examples."""
+    return client_app.app(message, context)
