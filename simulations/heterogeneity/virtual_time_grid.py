@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from logging import WARNING
 from typing import final
 
 from flwr.app import Message
@@ -17,6 +18,7 @@ from flwr.serverapp import Grid
 from hqde_fl.clients.message_fields import is_training, server_round
 from hqde_fl.errors import RunError
 from hqde_fl.protocol.example_counts import counted_examples, examples_question
+from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.screening import NUM_EXAMPLES
 from hqde_fl.simulations.engines.wrapped_grid import PartitionAwareGrid, with_nodes
 from hqde_fl.simulations.heterogeneity.client_times import ClientTimes
@@ -125,6 +127,9 @@ class VirtualTimeGrid(PartitionAwareGrid):
         for node, reply in with_nodes(questions, replies):
             if node is not None:
                 self._examples[node] = counted_examples(reply)
+        if silent := [node for node in new if self._examples[node] is None]:
+            text = "%d clients do not tell how many examples they have (the first: node %d): "
+            log(WARNING, text + "their virtual times go by what they claim", len(silent), silent[0])
 
     def _in_time(self, sent: Sequence[Message], replies: Iterable[Message]) -> Iterator[Message]:
         waiting = iter(replies)

@@ -134,10 +134,13 @@ def test_what_a_client_claims_changes_no_time(claim: float) -> None:
 @pytest.mark.parametrize(
     ("claim", "counted"), [(EXAMPLES, EXAMPLES), (-1, 0), (float("nan"), 0), (float("inf"), 0)]
 )
-def test_a_stock_client_is_taken_at_its_word(claim: float, counted: float) -> None:
+def test_a_stock_client_is_taken_at_its_word(
+    caplog: pytest.LogCaptureFixture, claim: float, counted: float
+) -> None:
     grid = simulated(Clients(claim, tells_examples=False), ClientTimes(Slower()))
     list(grid.send_and_receive(messages(grid, work=0.5)))  # which it does not know of
     assert times_of(grid) == pytest.approx([counted * (i + 1) for i in range(CLIENTS)])
+    assert f"{CLIENTS} clients do not tell how many examples they have" in caplog.text
 
 
 def test_a_client_is_asked_for_its_examples_once() -> None:
