@@ -72,6 +72,8 @@ _HOMES = {
     "Superposition": "hqde_fl.rules",
     "Tree": "hqde_fl.rules",
     "Voting": "hqde_fl.rules",
+    "DistributedWeightStore": "hqde_fl.distributed.store",
+    "MapReduce": "hqde_fl.distributed.mapreduce",
     "Ensemble": "hqde_fl.selection",
     "Candidates": "hqde_fl.selection",
     "ClientHistory": "hqde_fl.selection",

@@ -14,6 +14,8 @@ from hqde_fl.codec import Identity as Identity
 from hqde_fl.codec import Quantized as Quantized
 from hqde_fl.codec import Rotated as Rotated
 from hqde_fl.codec import TopK as TopK
+from hqde_fl.distributed.mapreduce import MapReduce as MapReduce
+from hqde_fl.distributed.store import DistributedWeightStore as DistributedWeightStore
 from hqde_fl.errors import BoundError as BoundError
 from hqde_fl.errors import CodecError as CodecError
 from hqde_fl.errors import CohortError as CohortError

@@ -18,9 +18,10 @@ NAMES = """
     ARC Adam Adaptive AdaptiveQuantizer Aggregate Aggregation Aggregator BoundError Bucketing
     Bulyan ByzantineFilter CAF Callback Candidates CenteredClipping Chain ClientHistory
     ClientRecord Clipping Codec CodecError CodecMod Cohort CohortError Communication ConfigError
-    DataError DnC DownlinkMod
+    DataError DistributedWeightStore DnC DownlinkMod
     EnsembleClient Ensemble EnsemblePredictor Entanglement EntropyCoded ErrorFeedback Experiment
-    GeometricMedian HQDEError HQDEStrategy HQDESystem Identity InlineGrid Krum MDA Meamed Mean
+    GeometricMedian HQDEError HQDEStrategy HQDESystem Identity InlineGrid Krum MDA MapReduce Meamed
+    Mean
     Median MoNNA MonitorCallback MultiKrum NNM Participation PerformanceMonitor QUBO Quantized
     RayGrid Reporting Resources Robust Roles
     Rotated RoundRecord Rule RunError RunResult SGD Screening Seeds Selection Selector SignGuard

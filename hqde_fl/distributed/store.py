@@ -188,6 +188,7 @@ class DistributedWeightStore:
         self._new, self._closed = new, False
         self._coordinator: Any = None
         self._replicas: dict[int, Any] = {}
+        self.settings = self._first_settings()
         self._call("repair")
         self._new = False
         self.settings = self._first_settings()

@@ -501,6 +501,7 @@ class Coordinator:
                 slot.actor = self._replica(number)
             except RayTaskError as error:
                 if not isinstance(error.cause, RayError):
+                    self._epoch = 0  # read the replicas again
                     raise
                 # a replica died that it was filled from
         raise RunError(f"weight store {self.name!r}: replica {number} died {REPLACEMENTS} times")
@@ -547,6 +548,9 @@ class Coordinator:
                 slot.filled = slot.filled and ray.get(reference) is not False
             except RayActorError:
                 slot.filled = False
+            except SupersededError:
+                self._epoch = 0  # read the replicas again
+                raise
         if not any(slot.filled for slot in self._slots):
             self._epoch, self._index, self.new = 0, {}, False
             self._recover()  # from the last checkpoint
