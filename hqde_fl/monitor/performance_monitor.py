@@ -18,7 +18,15 @@ from typing import Any, ParamSpec, Self, TypeVar, final
 from hqde_fl.errors import ConfigError
 from hqde_fl.monitor.parquet import write_parquet
 from hqde_fl.monitor.sampler import Sampler
-from hqde_fl.monitor.schema import FILE, Record, Sample, Start, Stop, append_records, read_records
+from hqde_fl.monitor.schema import (
+    FILE,
+    Record,
+    ResourceSample,
+    Start,
+    Stop,
+    append_records,
+    read_records,
+)
 from hqde_fl.monitor.spans import activate, deactivate, record_training_metric
 from hqde_fl.monitor.summary import summarize
 
@@ -85,7 +93,7 @@ class PerformanceMonitor:
         self._queue: deque[Record] = deque()
         self._listeners: list[Listener] = []
         self._sources: list[Source] = []
-        self._latest: Sample | None = None
+        self._latest: ResourceSample | None = None
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
         self._writing = threading.Lock()
@@ -180,7 +188,7 @@ class PerformanceMonitor:
         record_training_metric(name, value, epoch, batch)
 
     @property
-    def latest(self) -> Sample | None:
+    def latest(self) -> ResourceSample | None:
         """The latest sample of this host; None before the first."""
         return self._latest
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from hqde_fl.monitor.gpus import Gpus
 from hqde_fl.monitor.process_tree import TreeUse, process_tree
-from hqde_fl.monitor.schema import Host, Sample
+from hqde_fl.monitor.schema import Host, ResourceSample
 
 BUSY = ("user", "nice", "system", "irq", "softirq", "steal")
 """The parts of a host's CPU time in which it works."""
@@ -69,7 +69,7 @@ class Sampler:
         memory = int(self._psutil.virtual_memory().total)
         return Host(time.time(), self.host, os.cpu_count() or 1, memory, self._gpus.names)
 
-    def sample(self) -> Sample:
+    def sample(self) -> ResourceSample:
         """Return what was used since the last call, or since this was made."""
         began = time.thread_time()
         before, now = self._last, self._count()
@@ -101,7 +101,9 @@ class Sampler:
             "gpus": self._gpus.use(self._tree.pids),
         }
         self._spent += time.thread_time() - began
-        return Sample(time.time(), self.host, seconds, monitor_seconds=self._spent, **values)
+        return ResourceSample(
+            time.time(), self.host, seconds, monitor_seconds=self._spent, **values
+        )
 
     def close(self) -> None:
         """Let go of the GPUs."""

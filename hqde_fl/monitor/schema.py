@@ -19,7 +19,7 @@ attempt at the rounds that follow.
 ``host`` (`Host`): a host whose resources are sampled, once for each attempt.
     time, host, cores, memory: bytes of its main memory; gpu-names: list
 
-``sample`` (`Sample`): resources of a host, and of the run's process tree on it, since the last
+``sample`` (`ResourceSample`): resources of a host, and of the run's process tree on it, since the last
 sample of that host (from its start in the first one).
     time, host, seconds: the length of that time
     of the process tree (the driver and its children; on a further Ray node, all Ray workers of the
@@ -121,7 +121,7 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample(Record):
+class ResourceSample(Record):
     """Resources of a host and of the run's process tree on it."""
 
     kind: ClassVar[str] = "sample"
@@ -210,7 +210,7 @@ class Stop(Record):
 
 
 KINDS: dict[str, type[Record]] = {
-    record.kind: record for record in (Start, Host, Sample, Span, Metric, Sent, Reply, Stop)
+    record.kind: record for record in (Start, Host, ResourceSample, Span, Metric, Sent, Reply, Stop)
 }
 
 
@@ -255,7 +255,7 @@ def from_mapping(entries: Mapping[str, Any]) -> Record | None:
     if record is None:
         return None
     values = _values(record, entries)
-    if record is Sample:
+    if record is ResourceSample:
         gpus = [
             _values(Gpu, {"utilisation": None, "memory": None, **g}) for g in values.get("gpus", ())
         ]

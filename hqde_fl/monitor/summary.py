@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from hqde_fl.monitor.schema import Metric, Record, Sample, Span
+from hqde_fl.monitor.schema import Metric, Record, ResourceSample, Span
 
 
 def summarize(records: Iterable[Record]) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def summarize(records: Iterable[Record]) -> dict[str, Any]:
     metrics: dict[str, float | None] = {}
     peak, gpu_memory, utilisation = 0, [], []
     for record in records:
-        if isinstance(record, Sample):
+        if isinstance(record, ResourceSample):
             seconds[record.host] = seconds.get(record.host, 0.0) + record.seconds
             cpu[record.host] = cpu.get(record.host, 0.0) + record.cpu * record.seconds
             peak = max(peak, record.memory)

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hqde_fl.monitor.schema import Gpu, Host, Sample
+from hqde_fl.monitor.schema import Gpu, Host, ResourceSample
 from hqde_fl.simulations.console.durations import duration_text
 from hqde_fl.simulations.recording.live_run import InFlight, LiveRun
 from hqde_fl.strategies.outcomes import KEPT, NOT_KEPT
@@ -331,13 +331,13 @@ def _styled(text: str, one: InFlight) -> Text:
     return Text(text, style="yellow" if one.slowness >= SLOW else "")
 
 
-def _host_cpu(sample: Sample, host: Host | None) -> str:
+def _host_cpu(sample: ResourceSample, host: Host | None) -> str:
     if sample.host_cpu is None:
         return "?"
     return f"{sample.host_cpu:.1f}" + (f" of {host.cores}" if host else "")
 
 
-def _host_memory(sample: Sample, host: Host | None) -> str:
+def _host_memory(sample: ResourceSample, host: Host | None) -> str:
     if sample.host_memory is None:
         return "?"
     used = filesize.decimal(sample.host_memory)

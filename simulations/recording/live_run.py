@@ -18,7 +18,7 @@ from hqde_fl.monitor.schema import (
     Host,
     Record,
     Reply,
-    Sample,
+    ResourceSample,
     Sent,
     Span,
     Start,
@@ -161,7 +161,7 @@ class LiveRun:
         Clients in all rounds by outcome, and those ``asked``.
     hosts : dict[str, Host]
         What the hosts have.
-    samples : dict[str, Sample]
+    samples : dict[str, ResourceSample]
         The last sample of each host.
     start, stop : Start or None, Stop or None
         Where recording of the present attempt began and, if it did, ended.
@@ -177,7 +177,7 @@ class LiveRun:
         self._clients = GrowingFile(path / CLIENTS, TAIL_BYTES)
         self._monitor = GrowingFile(path / schema.FILE, TAIL_BYTES)
         self.hosts: dict[str, Host] = {}
-        self.samples: dict[str, Sample] = {}
+        self.samples: dict[str, ResourceSample] = {}
         self.start: Start | None = None
         self.stop: Stop | None = None
         self.seen = 0.0
@@ -318,7 +318,11 @@ class LiveRun:
 
     def _add_record(self, record: Record) -> None:
         self.seen = max(self.seen, record.time)
-        if self.stop is not None and record.time > self.stop.time and isinstance(record, Sample):
+        if (
+            self.stop is not None
+            and record.time > self.stop.time
+            and isinstance(record, ResourceSample)
+        ):
             self.stop = None  # the beginning of this attempt was not read
         match record:
             case Start():
@@ -332,7 +336,7 @@ class LiveRun:
                     self.stop = record
             case Host():
                 self.hosts[record.host] = record
-            case Sample():
+            case ResourceSample():
                 self.samples[record.host] = record
             case Sent():
                 self._add_sent(record)

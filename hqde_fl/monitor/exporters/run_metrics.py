@@ -12,7 +12,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hqde_fl.monitor.schema import Gpu, Host, Metric, Record, Reply, Sample, Sent, Span, Start
+from hqde_fl.monitor.schema import (
+    Gpu,
+    Host,
+    Metric,
+    Record,
+    Reply,
+    ResourceSample,
+    Sent,
+    Span,
+    Start,
+)
 
 OUTCOMES = ("kept", "filtered", "rejected", "failed", "late", "missing", "skipped")
 
@@ -142,7 +152,7 @@ class RunMetrics:
                 case Host():
                     self._set("cpu.cores", record.cores, record.host)
                     self._set("memory.size", record.memory, record.host)
-                case Sample():
+                case ResourceSample():
                     self._sample(record)
                 case Span(parent="round"):
                     self._add("phases.duration", record.seconds, record.name)
@@ -163,7 +173,7 @@ class RunMetrics:
         if (record.name,) in known or len(known) < MAX_NAMES:
             self._set("training.metric", record.value, record.name)
 
-    def _sample(self, sample: Sample) -> None:
+    def _sample(self, sample: ResourceSample) -> None:
         host = sample.host
         self._set("cpu.in_use", sample.cpu, host, "run")
         self._set("cpu.in_use", sample.host_cpu, host, "host")

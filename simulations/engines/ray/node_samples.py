@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hqde_fl.monitor.performance_monitor import PerformanceMonitor
-from hqde_fl.monitor.schema import Host, Record, Sample
+from hqde_fl.monitor.schema import Host, Record, ResourceSample
 from hqde_fl.simulations.console.interruption import ends_process
 from hqde_fl.simulations.engines.ray.node_sampler import NodeSampler
 from hqde_fl.simulations.experiment import import_path
@@ -104,7 +104,7 @@ class NodeSamples:
             node.pending = [node.actor.sample.remote()]
         return records
 
-    def _named(self, record: Host | Sample, key: str) -> Record:
+    def _named(self, record: Host | ResourceSample, key: str) -> Record:
         """Return a record of a node; on this host, where a test may have several, with its id."""
         if record.host == socket.gethostname():
             return replace(record, host=f"{record.host}/{key}")

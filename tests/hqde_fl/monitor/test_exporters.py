@@ -3,7 +3,7 @@ import pytest
 from hqde_fl.errors import ConfigError
 from hqde_fl.monitor.exporters import Exporter, Exporters, make_exporters
 from hqde_fl.monitor.exporters.run_metrics import MAX_NAMES, RunMetrics
-from hqde_fl.monitor.schema import Metric, Reply, Sample, Sent, Start
+from hqde_fl.monitor.schema import Metric, Reply, ResourceSample, Sent, Start
 
 
 class Recorder(Exporter):
@@ -86,7 +86,7 @@ def test_clients_in_flight_are_those_that_have_not_replied():
 def test_rates_become_totals_and_unknown_values_are_left_out():
     metrics = RunMetrics(5)
     for time in (1.0, 3.0):
-        metrics.record(Sample(time, "a", 2.0, cpu=1.5, written=10.0, received=None))
+        metrics.record(ResourceSample(time, "a", 2.0, cpu=1.5, written=10.0, received=None))
     assert metrics.values("disk") == {("a", "written"): 40.0}
     assert metrics.values("network") == {}
     assert metrics.values("cpu.in_use") == {("a", "run"): 1.5}

@@ -14,7 +14,7 @@ from hqde_fl.monitor.sampler import Sampler
 from hqde_fl.monitor.schema import (
     Host,
     Metric,
-    Sample,
+    ResourceSample,
     Sent,
     Span,
     Start,
@@ -98,7 +98,7 @@ def test_without_a_directory_records_stay_in_memory():
     assert (work.__doc__, work()) == ("Work.", 7)
     assert kinds(monitor.records()).count("metric") == 1
     assert monitor.summary()["metrics"] == {"accuracy": 0.5}
-    assert isinstance(monitor.latest, Sample)
+    assert isinstance(monitor.latest, ResourceSample)
 
 
 def test_it_can_be_started_again(tmp_path):
@@ -232,9 +232,9 @@ def test_a_table_with_a_message_to_very_many_clients(tmp_path):
 
 def test_sums_over_hosts_and_clients():
     records = [
-        Sample(1.0, "a", 2.0, cpu=1.5, memory=10),
-        Sample(3.0, "a", 2.0, cpu=0.5, memory=30),
-        Sample(1.0, "b", 1.0, cpu=3.0, memory=20),
+        ResourceSample(1.0, "a", 2.0, cpu=1.5, memory=10),
+        ResourceSample(3.0, "a", 2.0, cpu=0.5, memory=30),
+        ResourceSample(1.0, "b", 1.0, cpu=3.0, memory=20),
         Span(1.0, "wait", 2.0, round=1, parent="round"),
         Span(1.0, "wait", 3.0, round=2, parent="round"),
         Span(1.0, "wait", 4.0, round=1, client=2),

@@ -7,7 +7,7 @@ import pytest
 from hqde_fl.errors import ConfigError
 from hqde_fl.monitor.exporters import Exporters
 from hqde_fl.monitor.exporters.prometheus import Prometheus, host_and_port
-from hqde_fl.monitor.schema import Gpu, Host, Reply, Sample, Sent, Span
+from hqde_fl.monitor.schema import Gpu, Host, Reply, ResourceSample, Sent, Span
 
 parser = pytest.importorskip("prometheus_client.parser")
 
@@ -36,7 +36,9 @@ RECORDS = [
     Span(1.0, "wait", 1.5, 1, parent="round"),
     Span(1.0, "train", 0.75, 1, client=0),
     Span(1.0, "round", 2.0, 1),
-    Sample(2.0, "a", 1.0, 3, 1.5, 9.0, 1000, host_cpu=2.5, gpus=(Gpu(0.5, 77), Gpu(None, None))),
+    ResourceSample(
+        2.0, "a", 1.0, 3, 1.5, 9.0, 1000, host_cpu=2.5, gpus=(Gpu(0.5, 77), Gpu(None, None))
+    ),
 ]
 
 

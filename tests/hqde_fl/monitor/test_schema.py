@@ -8,7 +8,7 @@ from hqde_fl.monitor.schema import (
     Host,
     Metric,
     Reply,
-    Sample,
+    ResourceSample,
     Sent,
     Span,
     Start,
@@ -25,7 +25,9 @@ from hqde_fl.monitor.schema import (
 RECORDS = [
     Start(1.5, "host", 3, 1.0),
     Host(1.5, "host", 2, 2**34, ("H100",)),
-    Sample(2.0, "host", 0.5, cpu=1.25, memory=7, received=3.0, gpus=(Gpu(0.5, 3), Gpu(None, 4, 1))),
+    ResourceSample(
+        2.0, "host", 0.5, cpu=1.25, memory=7, received=3.0, gpus=(Gpu(0.5, 3), Gpu(None, 4, 1))
+    ),
     Span(2.0, "wait", 0.1, round=1, parent="round", until=3.0),
     Metric(1.0, "loss", 0.25, round=1, client=2**63 + 5, epoch=4, batch=3),
     Metric(1.0, "loss", None),
@@ -104,7 +106,7 @@ def test_a_live_view_reads_what_is_new(tmp_path):
 
 def test_rounds_that_were_run_again_count_once():
     first = [Start(0.0, "h", 1, 1.0), Span(1.0, "round", 1.0, 1), Span(2.0, "round", 1.0, 2)]
-    sample = Sample(2.5, "h", 1.0)
+    sample = ResourceSample(2.5, "h", 1.0)
     second = [Start(3.0, "h", 2, 1.0), Span(3.0, "round", 1.0, 2), Sent(3.0, "train", 3, (1,))]
     kept = without_repeated_rounds([*first, sample, *second])
     assert kept == [first[0], first[1], sample, *second]

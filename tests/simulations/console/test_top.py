@@ -11,7 +11,16 @@ import pytest
 from rich.console import Console
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.monitor.schema import FILE, Gpu, Host, Sample, Sent, Span, Start, append_records
+from hqde_fl.monitor.schema import (
+    FILE,
+    Gpu,
+    Host,
+    ResourceSample,
+    Sent,
+    Span,
+    Start,
+    append_records,
+)
 from hqde_fl.simulations.console import top_view
 from hqde_fl.simulations.console.top import follow, show_once
 from hqde_fl.simulations.console.top_view import Room, sparkline, view
@@ -61,7 +70,10 @@ def monitored(path, *, pid=None, age=0.0, clients=range(3), hosts=(HERE,)):
         [
             Start(now, HERE, pid or os.getpid(), 1.0),
             *(Host(now, host, 8, 16 << 30) for host in hosts),
-            *(Sample(now, h, 1.0, 3, 1.5, 9.0, 10**9, gpus=(Gpu(0.5, 10**9),)) for h in hosts),
+            *(
+                ResourceSample(now, h, 1.0, 3, 1.5, 9.0, 10**9, gpus=(Gpu(0.5, 10**9),))
+                for h in hosts
+            ),
             Span(now, "wait", 1.5, 2, parent="round"),
             Span(now, "evaluate", 0.5, 2, parent="round"),
             Sent(now, "train", 3, tuple(clients)),

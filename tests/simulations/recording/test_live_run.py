@@ -6,7 +6,7 @@ from hqde_fl.monitor.schema import (
     FILE,
     Host,
     Reply,
-    Sample,
+    ResourceSample,
     Sent,
     Span,
     Start,
@@ -150,7 +150,7 @@ def test_damaged_lines_are_passed_over(run):
     for name in ("rounds.jsonl", "clients.jsonl", FILE):
         with (run.path / name).open("ab") as file:
             file.write(b'\xff\xfe\n[]\nnull\n{"round": "x"}\n{"kind": "sample", "time": "x"}\n')
-    monitor(run, *BEGIN, Sample(101.0, "a", 1.0))
+    monitor(run, *BEGIN, ResourceSample(101.0, "a", 1.0))
     assert run.round == 2
     assert run.samples["a"].time == 101.0
 

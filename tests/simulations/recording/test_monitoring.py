@@ -14,7 +14,7 @@ from hqde_fl.monitor.schema import (
     PHASES,
     Metric,
     Reply,
-    Sample,
+    ResourceSample,
     Sent,
     Span,
     Start,
@@ -60,7 +60,7 @@ def test_the_files_of_a_run(recorded):
     assert isinstance(records[0], Start)
     assert isinstance(records[-1], Stop)
     assert records[-1].reason == "finished"
-    assert any(isinstance(record, Sample) for record in records)
+    assert any(isinstance(record, ResourceSample) for record in records)
     assert len(pq.read_table(path / "monitor.parquet")) == len(records)
 
 

@@ -11,7 +11,7 @@ from hqde_fl.monitor.schema import (
     Gpu,
     Host,
     Reply,
-    Sample,
+    ResourceSample,
     Sent,
     Span,
     Start,
@@ -46,7 +46,7 @@ def round_spans(number, begin, clients=3, wait=5.0):
 
 
 def sample(time, host=HOST, **more):
-    return Sample(
+    return ResourceSample(
         time, host, 1.0, 3, cpu=2.0, cpu_seconds=time, memory=10**9, read=1e6, written=2e6,
         received=3e6, sent=4e6, monitor_seconds=0.001 * time, **more,
     )  # fmt: skip

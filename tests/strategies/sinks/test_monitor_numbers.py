@@ -5,7 +5,7 @@ import pytest
 from flwr.app import ArrayRecord
 
 from hqde_fl.monitor.performance_monitor import PerformanceMonitor
-from hqde_fl.monitor.schema import Gpu, Metric, Sample, Span
+from hqde_fl.monitor.schema import Gpu, Metric, ResourceSample, Span
 from hqde_fl.monitor.spans import active_recorders, record_training_metric, span
 from hqde_fl.strategies.callbacks import RoundRecord
 from hqde_fl.strategies.sinks.monitor_numbers import MonitorNumbers
@@ -46,7 +46,7 @@ def test_numbers_are_those_since_the_last_round():
 
 @pytest.mark.parametrize("error", [None, ValueError()])
 def test_sinks_get_the_numbers_of_a_monitor_while_a_run_goes_on(monkeypatch, error):
-    sample = Sample(1.0, "a", 1.0, cpu=1.5, memory=100, gpus=(Gpu(0.5, 7), Gpu(None, None)))
+    sample = ResourceSample(1.0, "a", 1.0, cpu=1.5, memory=100, gpus=(Gpu(0.5, 7), Gpu(None, None)))
     monkeypatch.setattr(PerformanceMonitor, "latest", sample)
     sink, model = Kept(), ArrayRecord()
     with PerformanceMonitor(interval=60.0) as monitor:

@@ -18,7 +18,7 @@ from flwr.clientapp import ClientApp
 from ray.cluster_utils import Cluster
 
 from hqde_fl.monitor.performance_monitor import PerformanceMonitor
-from hqde_fl.monitor.schema import Host, Record, Sample
+from hqde_fl.monitor.schema import Host, Record, ResourceSample
 from hqde_fl.simulations.engines.ray.grid import RayGrid
 from hqde_fl.simulations.engines.ray.pool import POOL
 from hqde_fl.simulations.engines.ray.private_ray import private_ray
@@ -69,7 +69,7 @@ def test_each_node_is_sampled(cluster: Cluster) -> None:
 
     def hear(records: Sequence[Record]) -> None:
         heard.extend(records)
-        if nodes <= {record.host for record in heard if isinstance(record, Sample)}:
+        if nodes <= {record.host for record in heard if isinstance(record, ResourceSample)}:
             complete.set()
 
     monitor.add_listener(hear)
@@ -81,7 +81,7 @@ def test_each_node_is_sampled(cluster: Cluster) -> None:
         socket.gethostname(),
         *nodes,
     }
-    sampled = [r for r in heard if isinstance(r, Sample) and r.host in nodes]
+    sampled = [r for r in heard if isinstance(r, ResourceSample) and r.host in nodes]
     assert min(sample.processes for sample in sampled) > 0
     assert {sample.driver_memory for sample in sampled} == {None}
     assert monitor.failure is None
