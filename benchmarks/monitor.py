@@ -148,7 +148,7 @@ def measured(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], list[
     ]
     for engine in ENGINES[:2] if quick else ENGINES:
         pairs = 2 if quick else 10 if engine != "flower" else 3
-        rounds = 5 if quick else 40
+        rounds = 5 if quick else 20
         off, on, parts = [], [], []
         with tempfile.TemporaryDirectory() as folder:
             for number in range(pairs):

@@ -19,8 +19,8 @@ attempt at the rounds that follow.
 ``host`` (`Host`): a host whose resources are sampled, once for each attempt.
     time, host, cores, memory: bytes of its main memory; gpu-names: list
 
-``sample`` (`ResourceSample`): resources of a host, and of the run's process tree on it, since the last
-sample of that host (from its start in the first one).
+``sample`` (`ResourceSample`): resources of a host, and of the run's process tree on it, since the
+last sample of that host (since the start of recording in the first one).
     time, host, seconds: the length of that time
     of the process tree (the driver and its children; on a further Ray node, all Ray workers of the
     run's user there):
@@ -40,8 +40,8 @@ sample of that host (from its start in the first one).
     until: the time at which it ended, for one that was interrupted (``wait`` and ``screen`` of a
       round alternate), where ``seconds`` is less than until - start; else null
     A span with ``name = "round"`` is a round's wall time; the spans with ``parent = "round"`` are
-    its phases in the driver: select, address, wait, screen, aggregate, evaluate, record,
-    checkpoint. Phases do not overlap and add up to the round. Spans with a ``client`` lie within
+    its phases in the driver: select (which waits for nodes), address, wait (for replies), screen, aggregate, evaluate,
+    record, checkpoint. Phases do not overlap and add up to the round. Spans with a ``client`` lie within
     the phases: wait (its message was sent, it has not begun), decode, train, encode (on the
     client), transfer (its reply travels), screen (on the server), and evaluate.
 

@@ -22,7 +22,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 TRAIN, EVALUATE = "train", "evaluate"
-"""What clients are asked for."""
+"""Tasks of clients."""
 ROUND = "round"
 """Name of the span that a round takes."""
 
