@@ -19,6 +19,7 @@ from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.file_names import REPORT
 from hqde_fl.simulations.recording.seed_groups import ComparisonRow
 from hqde_fl.simulations.report.charts import PAGE_COLOURS
+from hqde_fl.simulations.report.edges_view import edge_panels, link_levels
 from hqde_fl.simulations.report.heat_colours import cell_colours
 from hqde_fl.simulations.report.monitor_view import monitor_view
 from hqde_fl.simulations.report.number_text import (
@@ -100,7 +101,8 @@ def render(comparison: Comparison) -> str:
             shared,
             run=first,
             tiles=tile_metrics(first),
-            panels=run_panels(first),
+            panels=[*run_panels(first), *edge_panels(first)],
+            levels=link_levels(first),
             carried=carried_bytes(first),
             grids=grids,
             monitor=monitor_view(first.path),

@@ -87,9 +87,10 @@ def run_panels(run: Run) -> list[Panel]:
         panels.append(_virtual_time_panel(run))
     for name, values in _client_metrics(trained).items():
         panels.append(Panel(f"Mean {name} of the clients", line_chart({name: values}, name)))
+    others = "edges" if any("edges" in line for line in trained) else "clients"
     traffic: Series = {
-        "to the clients": [(line["round"], line["bytes-down"] / 1e6) for line in trained],
-        "from the clients": [(line["round"], line["bytes-up"] / 1e6) for line in trained],
+        f"to the {others}": [(line["round"], line["bytes-down"] / 1e6) for line in trained],
+        f"from the {others}": [(line["round"], line["bytes-up"] / 1e6) for line in trained],
     }
     if trained:
         panels.append(Panel("Traffic, MB a round", bar_chart(traffic, "traffic"), tuple(traffic)))
