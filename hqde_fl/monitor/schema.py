@@ -40,10 +40,11 @@ last sample of that host (since the start of recording in the first one).
     until: the time at which it ended, for one that was interrupted (``wait`` and ``screen`` of a
       round alternate), where ``seconds`` is less than until - start; else null
     A span with ``name = "round"`` is a round's wall time; the spans with ``parent = "round"`` are
-    its phases in the driver: select (which waits for nodes), address, wait (for replies), screen, aggregate, evaluate,
-    record, checkpoint. Phases do not overlap and add up to the round. Spans with a ``client`` lie within
-    the phases: wait (its message was sent, it has not begun), decode, train, encode (on the
-    client), transfer (its reply travels), screen (on the server), and evaluate.
+    its phases in the driver: select (which waits for nodes), address, wait (for replies), screen,
+    aggregate, evaluate, record, checkpoint. Phases do not overlap and add up to the round. Spans
+    with a ``client`` lie within the phases: wait (its message was sent, it has not begun), decode,
+    train, encode (on the client), transfer (its reply travels), screen (on the server), and
+    evaluate.
 
 ``metric`` (`Metric`): a value of a training metric.
     time, name, value: null if it is not finite; host, round, client, epoch, batch
