@@ -135,6 +135,10 @@ def run_experiment(
     elif _is_complete(out, experiment, report):
         run = Run.load(out)
         return RunResult(out, run.manifest.get("final") or {}, run.void_rounds, experiment)
+    if experiment.strategy.executor["name"] == "map-reduce" and experiment.engine.name != "ray":
+        raise ConfigError(
+            f"strategy.executor 'map-reduce' needs the engine ray, found {experiment.engine.name}"
+        )
     if superlink and experiment.engine.name != "flower":
         raise ConfigError(f"a SuperLink needs engine flower, found {experiment.engine.name}")
     experiment.parts.heterogeneity.check_simulated(real_nodes=bool(superlink))

@@ -179,10 +179,6 @@ def build_parts(
     rule = build_component(RULES, strategy.rule, "strategy.rule")
     _check_rule(rule, strategy, clients.voters)
     executor = build_component(EXECUTORS, strategy.executor, "strategy.executor")
-    if strategy.executor["name"] == "map-reduce" and engine.name != "ray":
-        raise ConfigError(
-            f"strategy.executor 'map-reduce' needs engine.name = 'ray', found {engine.name!r}"
-        )
     codec = build_component(CODECS, strategy.codec, "strategy.codec")
     downlink = build_component(CODECS, strategy.downlink, "strategy.downlink")
     optimizer: ServerOptimizer = build_component(

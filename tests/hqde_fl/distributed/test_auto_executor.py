@@ -8,9 +8,12 @@ import torch
 
 from hqde_fl.distributed import auto_executor as auto
 from hqde_fl.distributed.auto_executor import AutoExecutor
+from hqde_fl.distributed.mapreduce import MapReduce
 from hqde_fl.distributed.shards import ShardColumns, shard_edges
-from hqde_fl.errors import ConfigError
+from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.rules import Krum, SerialExecutor, aggregate
+from hqde_fl.simulations.experiment.experiment import Experiment
+from hqde_fl.simulations.run import run_experiment
 from hqde_fl.updates import Updates, spans
 
 
@@ -68,3 +71,16 @@ def test_a_tile_may_cross_the_parts_of_a_row() -> None:
         for stop in range(start + 1, 13):
             assert torch.equal(columns.tile(start, stop), matrix[:, start:stop])
     assert torch.equal(columns.select([1]).tile(3, 7), matrix[1:, 3:7])
+
+
+def test_map_reduce_needs_the_engine_that_has_a_ray(tmp_path: Path) -> None:
+    experiment = Experiment.parse({"strategy": {"executor": {"name": "map-reduce"}}})
+    for engine in ("inline", "flower"):
+        with pytest.raises(ConfigError, match=f"needs the engine ray, found {engine}"):
+            run_experiment(experiment, tmp_path, engine=engine)
+
+
+def test_without_a_ray_there_is_no_map_reduce(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with pytest.raises(RunError, match="MapReduce needs a Ray: run with the engine 'ray'"):
+        MapReduce().storage(3, 10, torch.float32)
