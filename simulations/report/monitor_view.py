@@ -21,8 +21,12 @@ from hqde_fl.simulations.report.phase_drawings import (
     round_bars,
     timeline,
 )
-from hqde_fl.simulations.report.resource_curves import RunClock, over_gpus, resource_curves
-from hqde_fl.simulations.report.run_view import Panel
+from hqde_fl.simulations.report.resource_curves import (
+    CurveChart,
+    RunClock,
+    over_gpus,
+    resource_curves,
+)
 
 MAX_SLOW, MAX_NODES = 8, 24
 """Rows at most of the tables of the slowest clients and of the nodes."""
@@ -96,7 +100,7 @@ class MonitorView:
     client_phases: tuple[PhaseRow, ...]
     slow: tuple[SlowClient, ...]
     timelines: tuple[Timeline, ...]
-    curves: tuple[Panel, ...]
+    curves: tuple[CurveChart, ...]
     nodes: tuple[NodeRow, ...]
     more_nodes: int
     paused: bool

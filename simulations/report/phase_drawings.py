@@ -112,7 +112,7 @@ def round_bars(rounds: pd.DataFrame) -> tuple[Drawing | None, int]:
     means = rounds.groupby(groups).mean()
     numbers = pd.Series(rounds.index)
     first, last = numbers.groupby(groups).first(), numbers.groupby(groups).last()
-    ticks = _ticks(float(means.sum(axis=1).max()))
+    ticks = axis_ticks(float(means.sum(axis=1).max()))
     scale = HEIGHT / (ticks[-1] or 1.0)
     step = min(64.0, (WIDTH - LEFT) / len(means))
     blocks = []
@@ -161,7 +161,7 @@ def timeline(number: int, title: str, spans: pd.DataFrame) -> Timeline:
     own, others = spans[spans["client"] == -1], spans[spans["client"] != -1]
     begin = float(spans["start"].min())
     length = max(1e-9, float(spans["end"].max()) - begin)
-    ticks = [tick for tick in _ticks(length) if tick <= length]
+    ticks = [tick for tick in axis_ticks(length) if tick <= length]
     scale = (WIDTH - LEFT) / length
     blocks = [
         _block(span, begin, scale, TOP, SERVER_ROW - 6)
@@ -209,7 +209,8 @@ def _block(span: Any, begin: float, scale: float, y: float, height: float) -> Bl
     )
 
 
-def _ticks(most: float) -> list[float]:
+def axis_ticks(most: float) -> list[float]:
+    """Return the labelled places of an axis from 0 to at least ``most``."""
     from matplotlib.ticker import MaxNLocator
 
     return [float(tick) for tick in MaxNLocator(nbins=6).tick_values(0.0, max(most, 1e-9))]

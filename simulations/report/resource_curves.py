@@ -1,17 +1,20 @@
-"""Draw the curves over time of a run's clients and resources."""
+"""Compute the curves over time of a run's clients and resources.
+
+The template ``templates/monitor.html.md`` draws them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hqde_fl.simulations.report.charts import time_chart
 from hqde_fl.simulations.report.monitor_data import MonitorData
-from hqde_fl.simulations.report.run_view import Panel
+from hqde_fl.simulations.report.phase_drawings import axis_ticks
 
 MAX_POINTS = 240
 """Points of a curve at most."""
@@ -21,6 +24,19 @@ MAX_LINES = 6
 
 PAUSE_SECONDS = 60.0
 """Times without samples that are longer are left out: the run was not going on."""
+
+CHARTS = (
+    ("CPU cores in use by the run", {"": "cpu"}, "mean"),
+    ("Memory of the run, {unit}", {"": "memory"}, "max"),
+    ("GPU utilisation", {"": "gpu"}, "mean"),
+    ("GPU memory, {unit}", {"": "gpu-memory"}, "max"),
+    ("Disk, {unit} a second", {"read": "read", "written": "written"}, "mean"),
+    ("Network, {unit} a second", {"in": "received", "out": "sent"}, "mean"),
+)
+"""Titles, columns of samples by the names of their lines, and how values are put together."""
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 340.0, 190.0, 34.0, 8.0, 8.0, 34.0
+"""Size of a chart and of its margins, in the units of its view box."""
 
 Line = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -51,54 +67,102 @@ class RunClock:
         return np.asarray(elapsed / self.unit)
 
 
-def resource_curves(data: MonitorData, clock: RunClock) -> list[Panel]:
+@dataclass(frozen=True)
+class Curve:
+    """A line of a chart.
+
+    Parameters
+    ----------
+    label : str
+        Its name.
+    path : str
+        The data of an SVG path.
+    """
+
+    label: str
+    path: str
+
+
+@dataclass(frozen=True)
+class CurveChart:
+    """A chart of lines over time.
+
+    Parameters
+    ----------
+    title : str
+        The heading.
+    curves : tuple[Curve, ...]
+        The lines.
+    xticks, yticks : tuple[tuple[float, str], ...]
+        Places and labels.
+    xlabel : str
+        The name of the time.
+    """
+
+    title: str
+    curves: tuple[Curve, ...]
+    xticks: tuple[tuple[float, str], ...]
+    yticks: tuple[tuple[float, str], ...]
+    xlabel: str
+
+
+def resource_curves(data: MonitorData, clock: RunClock) -> list[CurveChart]:
     """Return the charts over time: clients, CPU, memory, GPUs, disk and network."""
-    panels = []
+    charts = []
     flying = {
         "sent, no reply yet": _running(data.flying, clock),
         "training": _running(data.training, clock),
     }
     if any(len(times) for times, _ in flying.values()):
-        panels.append(_panel("Clients in flight", flying, clock))
+        charts.append(_chart("Clients in flight", flying, clock))
     samples = data.samples
     if not len(samples):
-        return panels
+        return charts
     frame = samples.assign(at=clock(samples["time"]))
     if "gpus" in frame:
-        frame = frame.assign(**{"gpu": over_gpus(frame, "utilisation", np.mean)})
-        frame = frame.assign(**{"gpu-memory": over_gpus(frame, "memory", np.sum)})
-    for title, parts, how in (
-        ("CPU cores in use by the run", {"": "cpu"}, "mean"),
-        ("Memory of the run", {"": "memory"}, "max"),
-        ("GPU utilisation", {"": "gpu"}, "mean"),
-        ("GPU memory", {"": "gpu-memory"}, "max"),
-        ("Disk, a second", {"read": "read", "written": "written"}, "mean"),
-        ("Network, a second", {"in": "received", "out": "sent"}, "mean"),
-    ):
-        lines = _lines(frame, parts, how)
-        if lines:
-            panels.append(_panel(title, lines, clock, scaled=title not in _UNSCALED))
-    return panels
+        frame = frame.assign(
+            **{
+                "gpu": over_gpus(frame, "utilisation", np.mean),
+                "gpu-memory": over_gpus(frame, "memory", np.sum),
+            }
+        )
+    for title, parts, how in CHARTS:
+        if lines := _lines(frame, parts, how):
+            charts.append(_chart(title, lines, clock))
+    return charts
 
 
-_UNSCALED = ("CPU cores in use by the run", "GPU utilisation")
-
-
-def _panel(title: str, lines: dict[str, Line], clock: RunClock, *, scaled: bool = False) -> Panel:
+def _chart(title: str, lines: dict[str, Line], clock: RunClock) -> CurveChart:
+    """Return a chart; a ``{unit}`` in its title stands for the unit of bytes that fits."""
+    most = max((float(np.max(values)) for _, values in lines.values() if len(values)), default=0.0)
     unit, divisor = "", 1.0
-    if scaled:
-        most = max((float(np.nanmax(values)) for _, values in lines.values()), default=0.0)
+    if "{unit}" in title:
         units = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
         unit, divisor = next(((u, d) for u, d in units if most >= d), ("B", 1.0))
-        unit = f", {unit}"
-    svg = time_chart(
-        {label: (times, values / divisor) for label, (times, values) in lines.items()},
-        f"{title}{unit}, over time",
-        clock.label,
+    xticks = [tick for tick in axis_ticks(clock.total) if tick <= clock.total]
+    yticks = axis_ticks(most / divisor)
+    across = (WIDTH - LEFT - RIGHT) / max(clock.total, 1e-9)
+    up = (HEIGHT - TOP - BOTTOM) / yticks[-1]
+    floor = HEIGHT - BOTTOM
+    curves = [
+        Curve(
+            label,
+            "M"
+            + "L".join(
+                f"{LEFT + across * x:.1f},{floor - up * y:.1f}"
+                for x, y in zip(times, values / divisor, strict=True)
+            ),
+        )
+        for label, (times, values) in lines.items()
+        if len(times)
+    ]
+    return CurveChart(
+        title=title.format(unit=unit),
+        curves=tuple(curves),
+        xticks=tuple((LEFT + across * tick, f"{tick:g}") for tick in xticks),
+        yticks=tuple((floor - up * tick, f"{tick:g}") for tick in yticks),
+        xlabel=clock.label,
     )
-    heading = title.replace(", a second", f"{unit} a second") if unit else title
-    heading = heading if ", a second" in title else f"{title}{unit}"
-    return Panel(heading, svg, tuple(lines) if len(lines) > 1 else ())
 
 
 def _lines(frame: pd.DataFrame, parts: Mapping[str, str], how: str) -> dict[str, Line]:

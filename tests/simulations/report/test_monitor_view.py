@@ -175,8 +175,8 @@ def test_the_size_of_the_page_has_a_bound(tmp_path):
     assert longest.left_out == 200 - MAX_TIMELINE_CLIENTS
     assert len(view.nodes) + view.more_nodes == 40
     for curve in view.curves:
-        assert len(curve.svg) < 60 * MAX_POINTS, curve.title
-        assert len(curve.legend) <= 2
+        assert len(curve.curves) <= 2, curve.title
+        assert sum(len(line.path) for line in curve.curves) < 2 * 14 * MAX_POINTS
 
 
 def test_the_style_sheet_has_a_colour_for_every_phase():
