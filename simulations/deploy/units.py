@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hqde_fl.clients.cache_location import CACHE_DIR
+from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.edges.edge_home import EDGE_HOME
 
 INSTALLED = "/opt/hqde-fl"
@@ -74,10 +75,20 @@ class NodeSettings:
 
     @property
     def config(self) -> str:
-        """The node's config, as ``flower-supernode`` reads it."""
+        """The node's config, as ``flower-supernode`` reads it.
+
+        ``ConfigError`` is raised if Flower could not read the name of ``edge_home``.
+        """
         text = f"partition-id={self.partition} num-partitions={self.partitions}"
         text += _setting(CACHE_DIR, self.cache)
-        return text if self.edge_home is None else text + _setting(EDGE_HOME, self.edge_home)
+        if self.edge_home is None:
+            return text
+        if not (setting := _setting(EDGE_HOME, self.edge_home)):
+            raise ConfigError(
+                "Flower cannot read a folder's name with a backslash, both kinds of quotes or "
+                f"unprintable characters, found {str(self.edge_home)!r}"
+            )
+        return text + setting
 
 
 def superlink_command(folder: Path, database: Path, host: str, port: int) -> list[str]:

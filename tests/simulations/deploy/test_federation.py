@@ -294,3 +294,46 @@ def test_flower_reads_the_folder_of_a_nodes_cache(name: str) -> None:
 def test_a_folder_that_flower_cannot_read_is_no_cache(name: str) -> None:
     command = node_command(Path("keys"), "host:1", 2, NodeSettings(3, 4, Path("/srv") / name))
     assert parse_config_args([command[-1]]) == {"partition-id": 3, "num-partitions": 4}
+
+
+def test_an_edge_has_a_federation_of_its_own(tmp_path: Path) -> None:
+    made = CliRunner().invoke(
+        app, ["nodes", "init", str(tmp_path / "fed"), "--edges", "2", "--per-edge", "3"]
+    )
+    assert "and 2 keys of edges, with 3 node keys each" in made.stdout
+    root = FederationDirectory.load(tmp_path / "fed")
+    assert (root.count, root.edges) == (2, True)
+    edges = [FederationDirectory.load(path) for path in root.edge_paths]
+    assert [edge.partitions for edge in edges] == [(0, 2, 4), (1, 3, 5)]
+    told = parse_config_args([root.settings(1, 2).config])
+    assert told["edge-home"] == str(edges[1].home)
+    assert (told["partition-id"], told["num-partitions"]) == (1, 2)
+    told = parse_config_args([edges[1].settings(2, 3).config])
+    assert (told["partition-id"], told["num-partitions"]) == (5, 6)
+    assert "edge-home" not in told
+    unit = (root.path / "node-0" / "hqde-fl-supernode.service").read_text()
+    assert "edge-home='/var/lib/hqde-fl/edge'" in unit
+    assert "/etc/hqde-fl-edge/node.key" in unit
+
+
+def test_an_edge_without_nodes_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="per-edge must be >= 1, found 0"):
+        FederationDirectory.create_with_edges(tmp_path / "fed", 2, 0)
+    assert not (tmp_path / "fed").exists()
+
+
+def test_an_edges_home_that_flower_cannot_read_is_refused() -> None:
+    with pytest.raises(ConfigError, match="Flower cannot read"):
+        _ = NodeSettings(0, 1, Path("/srv"), Path("/srv/back\\slash")).config
+
+
+@pytest.mark.parametrize(("edges", "message"), [(0, "that are edges"), (3, "edges.groups = 3")])
+def test_an_experiment_and_its_federation_agree_on_edges(
+    tmp_path: Path, edges: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = FederationDirectory.create_with_edges(tmp_path / "fed", 2, 1)
+    report = nodes.Status(True, 1, "", (), {"node-0": 1, "node-1": 2})
+    monkeypatch.setattr("hqde_fl.simulations.deploy.named_superlink.status", lambda _: report)
+    monkeypatch.setattr("hqde_fl.simulations.deploy.named_superlink.connected", lambda _: None)
+    with pytest.raises(ConfigError, match=message):
+        find(str(root.path), 2, edges)
