@@ -44,6 +44,15 @@ class MeasuresCalls(Protocol):
 
 
 @runtime_checkable
+class MeasuresHosts(Protocol):
+    """A Grid that knows how busy the machines are on which its clients ran."""
+
+    def host_loads(self) -> Mapping[int, float]:
+        """Return node -> load, in [0, 1], of the machine on which its client ran last."""
+        ...
+
+
+@runtime_checkable
 class KeepsVirtualTime(Protocol):
     """A Grid that simulates how long clients take, on a clock of its own.
 

@@ -28,7 +28,8 @@ RECOVERED = 0.75
 FIRST_ALLOWANCE, MOST_ALLOWANCE = 0.9, 2.0
 """Allowance of a client at its first turn, and the most that it can save."""
 WORKING = 0.5
-"""Least success rate of a client that works: for these a fair share is k / their number."""
+"""Least success rate of a client that works: for these a fair share is k / their number. The others
+are chosen when they are due, or if too few work."""
 
 _CLIENTS, _ALLOWANCES, _LAST, _SUCCESS = "clients", "allowances", "last-chosen", "success"
 _EMPTY: State = {_CLIENTS: [], **dict.fromkeys((_ALLOWANCES, _LAST, _SUCCESS), np.zeros(0))}
@@ -122,15 +123,16 @@ class FairShares:
 
     @property
     def allowed(self) -> Mask:
-        """The clients that have not had their ceiling; the others are the last choice."""
-        allowed: Mask = self.new | (self.allowances >= 1 - 1e-9)
-        return allowed
+        """The clients that work and have not had their ceiling; the others are the last choice."""
+        working: Mask = self.success >= WORKING
+        return working & (self.new | (self.allowances >= 1 - 1e-9))
 
     def choose(self, scores: Floats, rng: np.random.Generator) -> list[int]:
         """Return the positions of the chosen candidates, in ascending order.
 
         Clients that are due come first, those that have waited longest before the others; then the
-        allowed ones by score; then the others by allowance. Equals are in random order.
+        allowed ones by score; then others that work, by allowance; then those that fail. Equals are
+        in random order.
 
         Parameters
         ----------
@@ -141,8 +143,8 @@ class FairShares:
         """
         waited = np.where(self.due, self.candidates.round - self.last, 0.0)
         missing = np.where(self.allowed, 0.0, 1 - self.allowances)
-        ties = rng.random(len(scores))
-        order = np.lexsort((ties, -np.nan_to_num(scores), missing, -waited))
+        fails, ties = self.success < WORKING, rng.random(len(scores))
+        order = np.lexsort((ties, -np.nan_to_num(scores), missing, fails, -waited))
         chosen: list[int] = np.sort(order[: self.candidates.size]).tolist()
         return chosen
 

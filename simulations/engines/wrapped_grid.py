@@ -13,6 +13,7 @@ from hqde_fl.protocol.grid_protocols import (
     KeepsVirtualTime,
     KnowsPartitions,
     MeasuresCalls,
+    MeasuresHosts,
 )
 from hqde_fl.protocol.partition_claims import IDENTITY, claimed_partition
 from hqde_fl.simulations.engines.flower_internals import NodeInfo, Run
@@ -56,6 +57,8 @@ class WrappedGrid(Grid):
             self.changed_contexts = grid.changed_contexts
         if isinstance(grid, MeasuresCalls):
             self.call_seconds = grid.call_seconds
+        if isinstance(grid, MeasuresHosts):
+            self.host_loads = grid.host_loads
         if isinstance(grid, KeepsVirtualTime):
             self.reply_times, self.round_time = grid.reply_times, grid.round_time
 

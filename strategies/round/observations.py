@@ -60,6 +60,7 @@ def observe(
         late=outcome == LATE,
         work=client.work,
         busy=busy,
+        host_load=times.host_load(client.node),
         examples=first.num_examples if success and first is not None else None,
         loss=first.metrics.get(LOSS) if success and first is not None else None,
         sketch=sketch,

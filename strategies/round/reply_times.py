@@ -8,7 +8,7 @@ from typing import final
 
 from flwr.serverapp import Grid
 
-from hqde_fl.protocol.grid_protocols import KeepsVirtualTime, MeasuresCalls
+from hqde_fl.protocol.grid_protocols import KeepsVirtualTime, MeasuresCalls, MeasuresHosts
 
 
 @final
@@ -75,3 +75,12 @@ class ReplyTimes:
         if isinstance(self._grid, MeasuresCalls):
             return self._grid.call_seconds().get(node, self.arrival(node))
         return self.arrival(node)
+
+    def host_load(self, node: int) -> float:
+        """Return the load of the machine on which a client ran, in [0, 1].
+
+        0 if the Grid does not measure it, and in virtual time, where all clients share a machine.
+        """
+        if self.virtual is None and isinstance(self._grid, MeasuresHosts):
+            return self._grid.host_loads().get(node, 0.0)
+        return 0.0

@@ -96,6 +96,7 @@ class RayGrid(LocalGrid):
             changed=self._changed,
         )
         self._pending: dict[str, Message] = {}
+        self._host_loads: dict[int, float] = {}
 
     @property
     def counters(self) -> Counters:
@@ -112,6 +113,10 @@ class RayGrid(LocalGrid):
         nodes = NodeSamples(monitor)
         monitor.add_source(nodes)
         return nodes.close
+
+    def host_loads(self) -> Mapping[int, float]:
+        """Return node id -> load of the machine on which its client ran last, in [0, 1]."""
+        return self._host_loads
 
     def contexts(self, partitions: Iterable[int]) -> dict[int, RecordDict]:
         """Return the states of the clients of ``partitions``, by partition id.
@@ -188,6 +193,7 @@ class RayGrid(LocalGrid):
             self._replies[call.key] = _reply(self._pending.pop(call.key), outcome)
             _record(call, outcome)
             self._call_seconds[call.job.node] = outcome.seconds
+            self._host_loads[call.job.node] = outcome.host_load
         if not outcomes and timeout != 0 and not self._dispatcher.waiting:
             time.sleep(POLL_SECONDS)  # no worker fits at present: a node of the cluster may be gone
 

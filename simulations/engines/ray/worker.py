@@ -21,6 +21,7 @@ from hqde_fl.monitor.schema import Record
 from hqde_fl.monitor.spans import CollectedRecords, recorded_by
 from hqde_fl.protocol.flower_internals import TaskIdentity, make_message
 from hqde_fl.simulations.engines.monitored_call import monitored_call
+from hqde_fl.simulations.engines.ray.host_load import host_load
 from hqde_fl.simulations.engines.ray.packing import Packed, pack, unpack
 from hqde_fl.simulations.engines.torch_settings import TorchSettings
 from hqde_fl.simulations.experiment.import_path import adopt_path
@@ -99,6 +100,8 @@ class Outcome:
         Unix time at which the worker began with it; 0 if it never did.
     records : tuple[Record, ...]
         What is to be monitored of it.
+    host_load : float
+        Load of the worker's machine when the job began, in [0, 1].
     """
 
     reply: Packed | None
@@ -108,6 +111,7 @@ class Outcome:
     seconds: float
     began: float = 0.0
     records: tuple[Record, ...] = ()
+    host_load: float = 0.0
 
 
 class ClientWorker:
@@ -176,7 +180,7 @@ class ClientWorker:
         return self._apps[key]
 
     def _run_job(self, app: App, content: Packed, job: Job) -> tuple[Outcome, Any]:
-        started, began = time.perf_counter(), time.time()
+        load, started, began = host_load(), time.perf_counter(), time.time()
         job.torch_settings.adopt()  # another client may have changed them
         state, lost = _state(job.context)
         context = Context(
@@ -210,7 +214,7 @@ class ClientWorker:
             _free_gpu()
         stateful = len(context.state) > 0
         seconds, records = time.perf_counter() - started, tuple(collected.records)
-        outcome = Outcome(reply, error, stateful, lost, seconds, began, records)
+        outcome = Outcome(reply, error, stateful, lost, seconds, began, records, load)
         return outcome, pack(context.state) if stateful else None
 
 
