@@ -33,7 +33,7 @@ EXPERIMENT = Experiment.parse(
             "assignment": "round-robin",
             "speed": "log-uniform",
             "bandwidth": "log-uniform",
-            "drop-out": 0.2,
+            "drop-out": 0.5,
         },
     }
 )
@@ -44,9 +44,10 @@ def curve(directory: Path) -> list[float]:
     return [json.loads(line)["server"]["accuracy"] for line in lines]
 
 
-def virtual_times(directory: Path) -> list[float | None]:
-    lines = (directory / "rounds.jsonl").read_text().splitlines()
-    return [json.loads(line)["virtual-time"] for line in lines]
+def virtual_times(directory: Path) -> list[tuple[int, float]]:
+    """The partition ids and virtual times of all replies, by round."""
+    lines = map(json.loads, (directory / "clients.jsonl").read_text().splitlines())
+    return [(line["partition"], line["virtual-turnaround"]) for line in lines]
 
 
 def home_of(log: Path) -> Path:
@@ -81,6 +82,7 @@ def test_two_runs_at_once_a_good_one_and_a_failing_one(tmp_path: Path) -> None:
     inline = run_experiment(EXPERIMENT, tmp_path / "inline", engine="inline").path
     assert len(curve(good)) == 3
     assert virtual_times(good) == virtual_times(inline)
+    assert "dropped out" in (good / "clients.jsonl").read_text()
     assert curve(good) == pytest.approx(curve(inline), abs=1e-3)
     assert (good / "report.html").is_file()
     assert (good / LOG_FILE).read_text().splitlines() == lines
