@@ -94,7 +94,8 @@ def view(run: LiveRun, now: float, room: Room) -> RenderableType:
     """
     if run.manifest is None:
         return Text(f"waiting for a run in {_safe(str(run.path))}", style=DIM)
-    head = [_title(run, now), *_progress(run, room), *_metrics(run, room), *_rounds(run)]
+    head = [_title(run, now), *_notices(run, now), *_progress(run, now, room)]
+    head += [*_metrics(run, room), *_rounds(run)]
     tables = [_flying(run, now), _problems(run, room), _hosts(run, now, room)]
     rows = _fair_rows([len(table.rows) for table in tables], room, used=len(head))
     parts: list[RenderableType] = list(head)
@@ -171,24 +172,31 @@ def _title(run: LiveRun, now: float) -> Text:
     text.append(f", seed {run.manifest.get('seed', '?')}", style=DIM)
     if resumed := len(run.manifest.get("resumed") or ()):
         text.append(f", resumed {resumed} x", style=DIM)
-    if status == "lost":
-        text.append("  its process is gone; go on with hqde-fl run --resume DIR", style="red")
     if run.status == "running":
         for name, place in (run.manifest.get("published-at") or {}).items():
             text.append(f", {_safe(name)} at {_safe(str(place))}", style=DIM)
-    if error := run.manifest.get("error"):
-        text.append(f"  {_safe(str(error))}", style="red")
     return text
 
 
-def _progress(run: LiveRun, room: Room) -> list[RenderableType]:
+def _notices(run: LiveRun, now: float) -> list[RenderableType]:
+    """Return lines about how the run ended, if it did not end well."""
+    lines: list[RenderableType] = []
+    if is_lost(run, now):
+        text = "its process is gone: go on with hqde-fl run --resume DIR"
+        lines.append(_one_line(Text(text, style="red")))
+    if run.manifest and (error := run.manifest.get("error")):
+        lines.append(_one_line(Text(_safe(str(error)), style="red")))
+    return lines
+
+
+def _progress(run: LiveRun, now: float, room: Room) -> list[RenderableType]:
     total = max(run.rounds, run.round)
     label = f"round {run.round} of {total}"
     each = run.round_seconds
     left = ""
     if each is not None:
         left = f"{_seconds(each)} a round"
-        if run.status == "running":
+        if run.status == "running" and not is_lost(run, now):
             left += f", about {duration_text(each * (total - run.round))} left"
     width = min(40, room.width - len(label) - len(left) - 4)
     if width < 8 or room.ascii_only:

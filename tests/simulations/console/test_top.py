@@ -118,6 +118,16 @@ def test_one_view_as_plain_text(begun):
     assert not [line for line in text.splitlines() if line != line.rstrip()]
 
 
+def test_where_metrics_are_published_and_why_a_run_failed_is_shown(begun):
+    manifest = read_manifest(begun)
+    write_manifest(begun, manifest | {"published-at": {"prometheus": "http://127.0.0.1:1/"}})
+    assert "prometheus at http://127.0.0.1:1/" in once(begun)
+    write_manifest(begun, manifest | {"status": "failed", "error": "RunError: the\nreason"})
+    lines = once(begun).splitlines()
+    assert lines[0].startswith("tiny  failed")
+    assert lines[1] == r"RunError: the\nreason"
+
+
 def test_a_run_without_a_monitor_has_its_rounds_shown(begun):
     text = once(begun)
     assert "accuracy 0.5000" in text
