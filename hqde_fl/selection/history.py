@@ -1,4 +1,4 @@
-"""What the server has measured of a client over the rounds."""
+"""Measurements that the server takes of a client over the rounds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOAD_DECAY = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """What the server saw of a client in one round in which it was asked to train.
+    """Measurements of a client in one round in which it was asked to train.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Observation:
 
 @dataclass(frozen=True, eq=False)
 class ClientHistory:
-    """What the server has measured of a client, and what the client claims of itself.
+    """Measurements of a client over the rounds, and the claims of its replies.
 
     A client can make its own reply late, wrong or fast, but it cannot write these measurements.
     ``examples`` and ``loss`` are its own word: selectors must bound what they take from them.

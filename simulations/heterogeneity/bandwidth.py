@@ -1,4 +1,4 @@
-"""How fast the network of simulated clients is."""
+"""Bandwidths of simulated clients' connections."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ _WORDS = {"true": 1.0, "false": 0.0}
 @final
 @dataclass(frozen=True, eq=False)
 class DeviceTrace:
-    """What a file tells of devices.
+    """Speeds, bandwidths and availability of devices, read from a file.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Which simulated clients drop out of a round."""
+"""Drop-outs of simulated clients."""
 
 from __future__ import annotations
 

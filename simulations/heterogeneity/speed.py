@@ -1,4 +1,4 @@
-"""How fast simulated clients train."""
+"""Speeds of simulated clients' training."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class TraceSpeed(Speed):
 
     @cached_property
     def trace(self) -> DeviceTrace:
-        """What the file tells; it is read once."""
+        """The content of the file, which is read once."""
         return DeviceTrace.read("speed", self.file)
 
     def check(self, clients: int) -> None:
@@ -62,7 +62,7 @@ class TraceBandwidth(Bandwidth):
 
     @cached_property
     def trace(self) -> DeviceTrace:
-        """What the file tells; it is read once."""
+        """The content of the file, which is read once."""
         return DeviceTrace.read("bandwidth", self.file)
 
     def check(self, clients: int) -> None:
@@ -93,7 +93,7 @@ class TraceDropOut(DropOut):
 
     @cached_property
     def trace(self) -> DeviceTrace:
-        """What the file tells; it is read once."""
+        """The content of the file, which is read once."""
         return DeviceTrace.read("drop-out", self.file)
 
     def check(self, clients: int) -> None:

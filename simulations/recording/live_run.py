@@ -142,7 +142,7 @@ class InFlight:
 
 
 class LiveRun:
-    """What is known of a run, as of the last ``refresh``.
+    """The state of a run, as of the last ``refresh``.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ _NO_CLIENT = 2**64 - 1
 
 @dataclass
 class MonitorData:
-    """What a monitor recorded of a run, without the rounds that a resumed run ran again.
+    """Records of a monitor, without the rounds that a resumed run ran again.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class MonitorData:
 
 @dataclass
 class _Sums:
-    """What is kept of the pieces that were read so far."""
+    """Sums over the pieces of the records that were read so far."""
 
     rounds: list[pd.DataFrame] = field(default_factory=list)
     phases: list[pd.DataFrame] = field(default_factory=list)

@@ -74,7 +74,7 @@ class SlowClient:
 
 @dataclass(frozen=True)
 class NodeRow:
-    """What a run used of a node."""
+    """Resources that a run used on a node."""
 
     host: str
     cores: int | None

@@ -29,7 +29,7 @@ KNOWN_PHASES = tuple(dict.fromkeys((*PHASES, *CLIENT_PHASES)))
 
 
 @dataclass(frozen=True)
-class Block:
+class Rectangle:
     """A rectangle in a drawing, in pixels."""
 
     x: float
@@ -50,7 +50,7 @@ class Drawing:
         Accessible name.
     width, height : float
         In pixels.
-    blocks : tuple[Block, ...]
+    blocks : tuple[Rectangle, ...]
         The rectangles.
     xticks, yticks : tuple[tuple[float, str], ...]
         Places and labels.
@@ -65,7 +65,7 @@ class Drawing:
     name: str
     width: float
     height: float
-    blocks: tuple[Block, ...]
+    blocks: tuple[Rectangle, ...]
     xticks: tuple[tuple[float, str], ...]
     yticks: tuple[tuple[float, str], ...]
     xlabel: str
@@ -126,7 +126,7 @@ def round_bars(rounds: pd.DataFrame) -> tuple[Drawing | None, int]:
             y -= height
             x, width = LEFT + bar * step + 0.08 * step, 0.84 * step
             title = f"round {which}: {name} {_seconds(seconds)}"
-            blocks.append(Block(x, y, width, height, phase_colour(str(name)), title))
+            blocks.append(Rectangle(x, y, width, height, phase_colour(str(name)), title))
     every = max(1, -(-len(means) // 16))
     xticks = tuple(
         (LEFT + (bar + 0.5) * step, str(first[bar])) for bar in range(0, len(means), every)
@@ -194,12 +194,12 @@ def timeline(number: int, title: str, spans: pd.DataFrame) -> Timeline:
     return Timeline(title, drawing, max(0, len(ends) - len(clients)))
 
 
-def _block(span: Any, begin: float, scale: float, y: float, height: float) -> Block:
+def _block(span: Any, begin: float, scale: float, y: float, height: float) -> Rectangle:
     """Return a span's rectangle; one that was interrupted by another is as long as both."""
     x = LEFT + (span.start - begin) * scale
     low = span.name == "screen" and not np.isnan(span.until)  # between the replies, while it waits
     who = "server" if span.client == -1 else f"client {span.client % 2**64}"
-    return Block(
+    return Rectangle(
         x=x,
         y=y + (height * 0.6 if low else 0.0),
         width=max(0.4, (span.end - span.start) * scale),

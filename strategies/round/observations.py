@@ -1,4 +1,4 @@
-"""What a round shows of its clients, for the history that selectors read."""
+"""Observations of a round's clients, for the histories that selectors read."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ LOGGERS = ("opentelemetry.exporter.otlp", "opentelemetry.sdk")
 
 
 class Reachability:
-    """Whether the collector took what was last sent to it.
+    """State of the connection: True if the collector took the last data sent to it.
 
     Parameters
     ----------
