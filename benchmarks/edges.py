@@ -9,16 +9,20 @@ flat FedAvg too. Then two of eight edges lie, against a mean and against a trimm
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import tempfile
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.reporting import check, conclude, machine
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.run import run_experiment
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.reporting import check, conclude, machine
 
 ACCURACY = 0.9
 """The accuracy that is to be reached."""
@@ -107,6 +111,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the results to this file")
     parser.add_argument("--quick", action="store_true", help="one seed, k = 1 and 5")
     options = parser.parse_args()
+    logging.getLogger("flwr").setLevel(logging.WARNING)
     seeds, rounds = (range(1), (1, 5)) if options.quick else (range(3), (1, 2, 5, 10))
     saved, hostile = saved_bytes(seeds, rounds), hostile_edges(seeds)
     of_case = {row["case"]: row for row in [*saved, *hostile]}

@@ -75,7 +75,7 @@ class EdgeJob:
 @final
 @dataclass(frozen=True, eq=False)
 class EdgeResult:
-    """What has become of a job.
+    """The result of a job.
 
     Parameters
     ----------

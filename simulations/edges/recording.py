@@ -1,4 +1,4 @@
-"""What a run records of its edges: their clients, their rounds, and the bytes of each link."""
+"""Record the edges of a run: their clients, their rounds, and the bytes of each link level."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands around the edges of an experiment: mods, hostile edges, attackers, links."""
+"""The surroundings of the edges of an experiment: mods, hostile edges, attackers, links."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ class Edges:
 
     @property
     def link_times(self) -> ClientTimes:
-        """What computes how long messages are on the way between server and edges."""
+        """The times that messages are on the way between server and edges."""
         return ClientTimes(bandwidth=self.bandwidth, seeds=self.seeds)
 
     def check_time(self, *, keeps_time: bool) -> None:

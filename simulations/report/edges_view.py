@@ -1,4 +1,4 @@
-"""What the page of a run with edges shows of them: the bytes of each link level, and their use."""
+"""Show on the page of a run with edges the bytes of each link level, and their use."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def _unchanged(grid: Grid, edge: Edge) -> Grid:
 @final
 @dataclass(frozen=True, eq=False)
 class EdgeSurroundings:
-    """What stands around each edge.
+    """The surroundings of each edge: its mods, its link, and the Grid of its group.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the page of a run with edges shows of them."""
+"""The page of a run with edges shows the bytes of each link level."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which edge a client belongs to."""
+"""The edge that a client belongs to."""
 
 from __future__ import annotations
 
