@@ -326,7 +326,7 @@ class DistributedWeightStore:
         agree = len(answers) >= self.settings.quorum and all(a[0] == first for a in answers)
         if agree:
             return first, [reference for _, references in answers for reference in references]
-        found, references = self._call("look_up", key, version)
+        found, references = self._call("look_up", key, version, not answers)
         return found, references
 
     def _require_open(self) -> None:

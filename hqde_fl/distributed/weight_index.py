@@ -308,7 +308,9 @@ class Coordinator:
             self.checkpoint()
         return True, version.version
 
-    def look_up(self, key: str, version: int | None) -> tuple[Version | None, list[Any]]:
+    def look_up(
+        self, key: str, version: int | None, count: bool = True
+    ) -> tuple[Version | None, list[Any]]:
         """Return a version as every replica has it, and a reference to its bytes.
 
         See ``Replica.look_up``. Unlike a read of some replicas, this comes after all writes that
@@ -318,7 +320,7 @@ class Coordinator:
         self._on_all(lambda actor: actor.check.remote(self._epoch))
         for slot in self._slots:
             try:
-                _, found, references = ray.get(slot.actor.look_up.remote(key, version, count=False))
+                _, found, references = ray.get(slot.actor.look_up.remote(key, version, count=count))
                 return found, references
             except RayActorError:
                 slot.filled = False
