@@ -39,6 +39,7 @@ from hqde_fl.simulations.experiment.experiment import Experiment, experiment_fil
 from hqde_fl.simulations.experiment.held_out import judge, set_aside
 from hqde_fl.simulations.experiment.own_modules import add_folder_of
 from hqde_fl.simulations.experiment.parts import Parts
+from hqde_fl.simulations.experiment.voters import Voters
 from hqde_fl.simulations.heterogeneity.message_bytes import SentBytes
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.file_names import MANIFEST
@@ -48,7 +49,6 @@ from hqde_fl.simulations.recording.monitoring import monitored
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.recording.run_callbacks import informed
 from hqde_fl.simulations.recording.run_directory import Measure, RunDirectory, own_clients
-from hqde_fl.simulations.voters import Voters
 from hqde_fl.strategies.callbacks import Callback
 from hqde_fl.strategies.confidence import HeldOut
 from hqde_fl.strategies.edges.edge_grid import EdgeGrid

@@ -19,7 +19,7 @@ Pairs = Literal["mean", "sum"]
 
 @dataclass(frozen=True)
 class Weights:
-    """What the parts of the objective count; the defaults are HQDE's coefficients.
+    """Weights of the parts of the objective; the defaults are HQDE's coefficients.
 
     HQDE built its objective as a reward and minimised it. Here it is maximised: quality and
     diversity count for an item, cost against it.

@@ -34,9 +34,9 @@ from hqde_fl.prediction import Prediction
 from hqde_fl.protocol.members import split_members
 from hqde_fl.protocol.records import from_record
 from hqde_fl.seeding import Seeds
+from hqde_fl.simulations.experiment.voters import choose_voters
 from hqde_fl.simulations.system.loader_data import LoaderData
 from hqde_fl.simulations.system.settings import Settings
-from hqde_fl.simulations.voters import choose_voters
 
 T = TypeVar("T")
 

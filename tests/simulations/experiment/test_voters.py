@@ -18,8 +18,8 @@ from hqde_fl.errors import ConfigError, DataError
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.experiment.held_out import set_aside
+from hqde_fl.simulations.experiment.voters import choose_voters
 from hqde_fl.simulations.run import run_experiment
-from hqde_fl.simulations.voters import choose_voters
 
 VOTING = ["clients.members=4", "clients.voters=2", "strategy.held-out=60", "faults=[]"]
 
