@@ -32,6 +32,9 @@ from hqde_fl.strategies.round.partial_work import scaled
 from hqde_fl.terminal_text import describe_error
 from hqde_fl.updates.received_updates import received_columns
 
+KnownElsewhere = Callable[[int], dict[int, Accepted]]
+"""(member) -> honest updates by their clients."""
+
 Defence = Callable[[int], tuple[Aggregator, State]]
 """(member) -> the rule in use and its current state for this member."""
 
@@ -67,6 +70,9 @@ class AdversaryGrid(PartitionAwareGrid):
         The server's screening: attackers ignore honest clients that it rejects.
     seed : int, default=0
         The run's seed, for codecs that round at random.
+    elsewhere : KnownElsewhere, optional
+        Returns honest updates of clients behind other Grids, which the attackers use in a round in
+        which none of this Grid's clients is honest.
 
     Raises
     ------
@@ -86,6 +92,7 @@ class AdversaryGrid(PartitionAwareGrid):
         sent_model: SentModelOf | None = None,
         screening: Screening | None = None,
         seed: int = 0,
+        elsewhere: KnownElsewhere | None = None,
     ) -> None:
         if attack.needs_rule and defence is None:
             raise ConfigError(f"{attack} needs a defence that tells the rule in use, found none")
@@ -95,6 +102,7 @@ class AdversaryGrid(PartitionAwareGrid):
         self._chosen = chosen if callable(chosen) else frozenset(chosen)
         self._defence: Defence = defence if defence is not None else lambda member: (Mean(), {})
         self._sent_model = sent_model
+        self._elsewhere: KnownElsewhere = elsewhere or (lambda member: {})
         self.memory: Memory = {}
         """The attackers' state, which checkpoints contain and resumed runs restore."""
 
@@ -162,7 +170,7 @@ class AdversaryGrid(PartitionAwareGrid):
             holders = [index for index, (_, members, _) in enumerate(waiting) if member in members]
             forged = self._forge(
                 member_updates,
-                honest[member],
+                honest[member] or self._elsewhere(member or 0),
                 [(waiting[index][0], waiting[index][2]) for index in holders],
                 excluded[member],
                 requested,
@@ -208,7 +216,9 @@ class AdversaryGrid(PartitionAwareGrid):
         claims = {client: updates.read(reply) for client, reply in waiting}
         counted = honest | {k: read for k, read in claims.items() if isinstance(read, Accepted)}
         clients = sorted(honest)
-        work = {k: confirmed_work(read.metrics, requested[k]) for k, read in counted.items()}
+        work = {
+            k: confirmed_work(read.metrics, requested.get(k, 1.0)) for k, read in counted.items()
+        }
         rule, state = self._defence(updates.member or 0)
         name = None if updates.member is None else member_name(updates.member)
         knowledge = AttackerKnowledge(

@@ -22,7 +22,7 @@ from hqde_fl.protocol.flower_internals import set_message_id
 from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid
 from hqde_fl.simulations.checkpoint import container
 from hqde_fl.simulations.checkpoint.store import TREE
-from hqde_fl.simulations.edges.surroundings import with_attackers
+from hqde_fl.simulations.edges.surroundings import AttackedGroups
 from hqde_fl.simulations.engines.deployment.guarded_grid import guard
 from hqde_fl.simulations.engines.ray.packing import pack, unpack
 from hqde_fl.simulations.experiment.experiment import Experiment
@@ -128,7 +128,7 @@ def serve_job(grid: Grid, experiment: Experiment, path: Path) -> None:
     roles = initial_roles(experiment.load_task())
     edge = Edge(job.edge, parts.edges.settings, experiment.seed, roles)
     edge.strategy.state = None if job.state is None else job.state.without_holdings()
-    nodes = with_attackers(parts.faults.stop_on_fault_error(guard(grid)), edge, parts)
+    nodes = AttackedGroups(parts)(parts.faults.stop_on_fault_error(guard(grid)), edge)
     if isinstance(nodes, AdversaryGrid):
         nodes.memory = job.attack
     message = Message(job.content, 1, job.kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import final
 
 from flwr.app import Message
@@ -13,15 +14,16 @@ from hqde_fl.clients.message_fields import server_round
 from hqde_fl.clients.mods.codec import CodecMod
 from hqde_fl.clients.mods.downlink import DownlinkMod
 from hqde_fl.clients.mods.entries import HeldEntriesMod, UnchangedEntriesMod
-from hqde_fl.protocol.screening import SentModel
-from hqde_fl.rules import Aggregator
-from hqde_fl.rules.results import State
+from hqde_fl.protocol.screening import Accepted
+from hqde_fl.simulations.attacks.round_updates import RoundUpdates
 from hqde_fl.simulations.edges.idle_edge import IdleEdgeMod
+from hqde_fl.simulations.engines.wrapped_grid import with_nodes
 from hqde_fl.simulations.experiment.edges import Edges
 from hqde_fl.simulations.experiment.parts import Parts
 from hqde_fl.simulations.heterogeneity.message_bytes import SentBytes, array_bytes
 from hqde_fl.strategies.edges.edge import Edge
 from hqde_fl.strategies.edges.edge_grid import EdgeGrid, EdgeSurroundings
+from hqde_fl.strategies.edges.group_grid import GroupGrid
 from hqde_fl.strategies.state import ModelState
 from hqde_fl.updates.roles import Roles
 
@@ -58,28 +60,78 @@ def edge_grid(grid: Grid, parts: Parts, model: ModelOf, cache: str, roles: Roles
             *edges.faults.mods(virtual_time=True),
             IdleEdgeMod(clients),
         ),
-        group_grid=lambda view, edge: with_attackers(view, edge, parts),
+        group_grid=AttackedGroups(parts),
         link_seconds=_Links(edges, SentBytes(model)),
         node_config={CACHE_DIR: cache},
     )
     return EdgeGrid(grid, edges.settings, seed=seed, roles=roles, surroundings=surroundings)
 
 
-def with_attackers(grid: Grid, edge: Edge, parts: Parts) -> Grid:
-    """Return the grid of an edge's group, on which the attackers among its clients collude."""
+@final
+class AttackedGroups:
+    """Puts the attackers among each edge's clients between the edge and its group.
+
+    Attackers know the honest updates of their own group; in a group without any, those of the other
+    groups in the same round.
+
+    Parameters
+    ----------
+    parts : Parts
+        The parts of the experiment.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._groups: list[tuple[GroupGrid, Edge]] = []
+
+    def __call__(self, grid: Grid, edge: Edge) -> Grid:
+        """Return the grid of an edge's group, on which the attackers among its clients collude."""
+        if isinstance(grid, GroupGrid):
+            self._groups.append((grid, edge))
+        model = _model_of(edge)
+        return self._parts.faults.add_attackers(
+            grid,
+            lambda member: (edge.settings.aggregation.rule, model(member).rule),
+            lambda member: model(member).sent,
+            edge.settings.communication.screening,
+            lambda member: self._honest(member, edge),
+        )
+
+    def _honest(self, member: int, known: Edge) -> dict[int, Accepted]:
+        """Return the honest updates of a member in all groups but that of one edge."""
+        honest: dict[int, Accepted] = {}
+        for grid, edge in self._groups:
+            if edge is not known:
+                honest |= self._honest_in(grid, edge, member)
+        return honest
+
+    def _honest_in(self, grid: GroupGrid, edge: Edge, member: int) -> dict[int, Accepted]:
+        sent, replies = grid.exchanged
+        if not sent:
+            return {}
+        listed = None if edge.settings.ensemble.members == 1 else member
+        screening = edge.settings.communication.screening
+        model = _model_of(edge)(member).sent
+        reader = RoundUpdates.of(sent[0], model, self._parts.seeds, screening, listed)
+        faulty = self._parts.faults.in_round(server_round(sent[0]))
+        honest: dict[int, Accepted] = {}
+        for node, reply in with_nodes(sent, replies):
+            if node is None or reply.has_error() or grid.partition_of(node) in faulty:
+                continue
+            read = reader.read(reply)
+            if isinstance(read, Accepted):  # relative to the model of its own group
+                honest[grid.partition_of(node)] = replace(read, update=read.delta)
+        return honest
+
+
+def _model_of(edge: Edge) -> ModelOf:
+    """Return (member) -> the model of an edge, with what it sends in the present round."""
 
     def model(member: int) -> ModelState:
         assert edge.strategy.state is not None
         return edge.strategy.state.models[member]
 
-    def defence(member: int) -> tuple[Aggregator, State]:
-        return edge.settings.aggregation.rule, model(member).rule
-
-    def sent_model(member: int) -> SentModel:
-        return model(member).sent
-
-    screening = edge.settings.communication.screening
-    return parts.faults.add_attackers(grid, defence, sent_model, screening)
+    return model
 
 
 @final
@@ -110,12 +162,7 @@ def sent_bytes(grid: Callable[[], EdgeGrid]) -> Callable[[Message], int]:
     def size(message: Message) -> int:
         edge = grid().edge_of(message.metadata.dst_node_id)
         if edge.number not in of_edge:
-
-            def model(member: int) -> ModelState:
-                assert edge.strategy.state is not None
-                return edge.strategy.state.models[member]
-
-            of_edge[edge.number] = SentBytes(model)
+            of_edge[edge.number] = SentBytes(_model_of(edge))
         return of_edge[edge.number](message)
 
     return size

@@ -30,7 +30,7 @@ from hqde_fl.protocol.screening import Screening
 from hqde_fl.registry import Registry
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.attacks import ATTACKS, Attack
-from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid, Defence
+from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid, Defence, KnownElsewhere
 from hqde_fl.simulations.attacks.round_updates import SentModelOf
 from hqde_fl.simulations.engines.fault_error_grid import FaultErrorGrid
 from hqde_fl.simulations.experiment.components import build_component
@@ -248,7 +248,12 @@ class Faults:
         return None
 
     def add_attackers(
-        self, grid: Grid, defence: Defence, sent_model: SentModelOf, screening: Screening
+        self,
+        grid: Grid,
+        defence: Defence,
+        sent_model: SentModelOf,
+        screening: Screening,
+        elsewhere: KnownElsewhere | None = None,
     ) -> Grid:
         """Return a grid on which the attackers collude; the given one if there are none.
 
@@ -262,6 +267,8 @@ class Faults:
             Function (member) -> the model that clients were sent in the round.
         screening : Screening
             Limits on the content of a reply, which attackers know.
+        elsewhere : KnownElsewhere, optional
+            Honest updates behind other grids, for rounds in which no client of this one is honest.
         """
         if self.attack is None:
             return grid
@@ -274,6 +281,7 @@ class Faults:
             sent_model=sent_model,
             screening=screening,
             seed=self.seed,
+            elsewhere=elsewhere,
         )
 
     @property

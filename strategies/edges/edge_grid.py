@@ -223,9 +223,9 @@ class EdgeGrid(Grid):
             sent = [message for edge in running for message in outgoing[edge]]
             received = list(self._grid.send_and_receive(sent, timeout=limit)) if sent else []
             by_edge = self._by_edge(sent, received)
+            for edge in running:
+                self._views[edge].hand_over(outgoing[edge], by_edge.get(edge, []), limit)
             for edge in list(running):
-                replies = by_edge.get(edge, [])
-                self._views[edge].hand_over(outgoing[edge], replies, limit)
                 if self._keeps_time:
                     running[edge][0].seconds += self._views[edge].round_time()
                 passed = self.group_grids[edge].send_and_receive(outgoing[edge], timeout=limit)

@@ -27,6 +27,8 @@ class GroupGrid(Grid):
         self._grid = grid
         self._clients: dict[int, int] = {}
         self._replies: Sequence[Message] = ()
+        self.exchanged: tuple[Sequence[Message], Sequence[Message]] = ((), ())
+        """The messages and replies that were handed over last."""
         self._replied: dict[int, float] = {}
         self._seconds = 0.0
         if isinstance(grid, KeepsVirtualTime):
@@ -41,7 +43,7 @@ class GroupGrid(Grid):
 
         ``limit`` is the number of seconds after which replies were late.
         """
-        self._replies = replies
+        self._replies, self.exchanged = replies, (sent, replies)
         if isinstance(self._grid, KeepsVirtualTime):
             times = self._grid.reply_times()
             nodes = [message.metadata.dst_node_id for message in sent]

@@ -126,6 +126,19 @@ def test_attackers_collude_among_the_clients_of_an_edge_or_among_edges(
     assert rmse(attacked) > 2 * rmse(clean)
 
 
+def test_attackers_without_an_honest_client_in_their_group_know_the_other_groups(
+    tmp_path: Path,
+) -> None:
+    """Their groups' model is far off; that of the others is not touched."""
+    attack = {"name": "ipm", "epsilon": 50.0, "clients": [0, 1]}
+    edges: dict[str, Any] = {"groups": [[0, 1], [2, 3], [4, 5], [6, 7]], "rounds": 2}
+    clean = run(tmp_path / "clean", edges=edges)
+    mean = run(tmp_path / "mean", edges=edges, faults=[attack])
+    median = run(tmp_path / "median", edges=edges, faults=[attack], strategy={"rule": "median"})
+    assert rmse(mean) > 2 * rmse(clean)
+    assert rmse(median) < 1.25 * rmse(clean)
+
+
 def test_an_adapted_attack_knows_the_rule_of_its_edge(tmp_path: Path) -> None:
     attack = {"name": "fang", "clients": [0, 1]}
     edges = {"groups": 2, "rule": {"name": "trimmed-mean", "f": 1}}

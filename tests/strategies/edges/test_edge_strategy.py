@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -265,3 +267,76 @@ def test_a_users_config_reaches_the_clients() -> None:
 def test_a_packed_uplink_and_downlink_at_the_clients() -> None:
     packed = Communication(codec=ErrorFeedback(Quantized(8)), downlink=Quantized(8))
     assert_close(run(edges(communication=packed)), run(edges()))
+
+
+class _Deployed(Grid):
+    """A Grid that does not know partitions, as that of real nodes."""
+
+    def __init__(self, grid: InlineGrid, absent: Sequence[int] = ()) -> None:
+        self._grid, self.absent = grid, absent
+
+    def get_node_ids(self) -> list[int]:
+        return [n for p, n in enumerate(self._grid.get_node_ids()) if p not in self.absent]
+
+    def get_nodes(self) -> Any:
+        return [SimpleNamespace(node_id=n, last_activated_at="") for n in self.get_node_ids()]
+
+    def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Any:
+        return self._grid.send_and_receive(messages, timeout=timeout)
+
+    def set_run(self, run: Any) -> None:
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Any:
+        return self._grid.run
+
+    def create_message(self, *arguments: Any, **options: Any) -> Message:
+        return self._grid.create_message(*arguments, **options)
+
+    def push_messages(self, messages: Any) -> Any:
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Any) -> Any:
+        return self._grid.pull_messages(message_ids)
+
+
+def _telling_partitions() -> InlineGrid:
+    grid = federation(None)
+
+    @grid._client_app.query("identity")
+    def identity(message: Message, context: Context) -> Message:
+        claim = ConfigRecord({"partition-id": int(context.node_config["partition-id"])})
+        return Message(RecordDict({"identity": claim}), reply_to=message)
+
+    return grid
+
+
+def test_nodes_that_tell_their_partitions_are_grouped_by_them() -> None:
+    groups = [[0, 5], [1, 2, 3], [4, 6, 7, 8, 9]]
+    strategy = edges(groups=groups)
+    model = run(strategy, _Deployed(_telling_partitions()))
+    assert strategy.grid is not None
+    clients = [[c.partition for c in own[-1].clients] for own in strategy.grid.records]
+    assert clients == groups
+    assert_equal_models(model, run(edges(groups=groups)))
+
+
+def test_stock_nodes_are_dealt_and_stay_in_their_groups() -> None:
+    grid = _Deployed(federation(None), absent=[9])
+    strategy = edges(groups=3)
+    run(strategy, grid, rounds=1)
+    assert strategy.grid is not None
+    before = [{c.node for c in own[-1].clients} for own in strategy.grid.records]
+    assert sorted(map(len, before)) == [3, 3, 3]
+    grid.absent = []
+    for edge, nodes in enumerate(before):
+        strategy.grid._find_clients()
+        assert nodes <= set(strategy.grid._views[edge].get_node_ids())
+
+
+def test_an_edge_whose_clients_are_not_connected_fails_and_does_not_wait() -> None:
+    grid = _Deployed(_telling_partitions(), absent=[0, 3, 6, 9])
+    run(edges(recorder := Recorder(), groups=3), grid)
+    assert recorder.client(0).reason == "failed: edge 0: none of its clients is connected"
+    assert recorder.rounds[-1].kept == 2
