@@ -259,7 +259,7 @@ def measure_store() -> dict[str, Any]:
     import ray
 
     from hqde_fl.distributed.store import DistributedWeightStore
-    from hqde_fl.distributed.weight_index import NAMESPACE, coordinator_name, replica_name
+    from hqde_fl.distributed.weight_coordinator import NAMESPACE, coordinator_name, replica_name
 
     rng, seconds = random.Random(0), {"put": [0.0], "get": [0.0]}
     acknowledged: dict[str, list[float]] = {"a": [], "b": [], "c": []}

@@ -7,7 +7,7 @@
     ...
     DistributedWeightStore.open("my-run").latest("global").weights    # in any process of that Ray
 
-``weight_index`` describes the actors behind it.
+``weight_coordinator`` describes the actors behind it.
 """
 
 from __future__ import annotations
@@ -30,16 +30,18 @@ from ray.exceptions import (
 from torch import Tensor
 
 from hqde_fl.distributed.ray_tasks import fetch, require_ray
-from hqde_fl.distributed.weight_index import (
+from hqde_fl.distributed.weight_coordinator import (
     NAMESPACE,
     Coordinator,
+    coordinator_name,
+    get_or_start,
+    replica_name,
+)
+from hqde_fl.distributed.weight_versions import (
     ReplicasLostError,
     StoreSettings,
     SupersededError,
     Version,
-    coordinator_name,
-    get_or_start,
-    replica_name,
 )
 from hqde_fl.errors import HQDEError, RunError
 from hqde_fl.updates.weights_bytes import weights_from_bytes, weights_to_bytes

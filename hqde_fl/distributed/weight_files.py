@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from hqde_fl.distributed.weight_index import Version
+from hqde_fl.distributed.weight_versions import Version
 from hqde_fl.errors import CheckpointError
 
 _INDEX = "index.json"

@@ -21,15 +21,14 @@ from hqde_fl.distributed.store import (
     NoSuchVersionError,
     VersionConflictError,
 )
-from hqde_fl.distributed.weight_files import read_checkpoint
-from hqde_fl.distributed.weight_index import (
+from hqde_fl.distributed.weight_coordinator import (
     NAMESPACE,
     Coordinator,
-    StoreSettings,
-    SupersededError,
     coordinator_name,
     replica_name,
 )
+from hqde_fl.distributed.weight_files import read_checkpoint
+from hqde_fl.distributed.weight_versions import StoreSettings, SupersededError
 from hqde_fl.errors import CheckpointError, ConfigError, RunError
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("one_ray")]
