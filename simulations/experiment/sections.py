@@ -219,7 +219,7 @@ class EdgesSection(Section):
         clients. Else all edges are in the server, and the clients are its nodes.
     """
 
-    groups: Any = 0
+    groups: int | list[list[int]] = 0
     rounds: int = 1
     rule: Component = Field({"name": "mean", "weighted": True})
     codec: Component = Field({"name": "identity"})
@@ -227,7 +227,7 @@ class EdgesSection(Section):
     bandwidth: Component = Field({})
     nodes: bool = False
 
-    @field_validator("groups")
+    @field_validator("groups", mode="before")
     @classmethod
     def _number_or_lists(cls, value: Any) -> Any:
         """Raise ``ConfigError`` unless the groups are a number or a list of lists of numbers."""
