@@ -287,7 +287,9 @@ def page(about: dict[str, Any], rows: list[dict[str, Any]], verdicts: list[dict[
         *(part.replace("\n", " ") for part in (__doc__ or "").split("\n\n")[1:2]),
         "",
         "[rules.md](rules.md#speed) explains the figures that miss their bound; the engines' "
-        "figures are in [engines.md](engines.md), the codecs' in [codecs.md](codecs.md).",
+        "figures are in [engines.md](engines.md), the codecs' in [codecs.md](codecs.md), the "
+        "selectors' in [selection.md](selection.md), the monitor's in "
+        "[monitoring.md](monitoring.md), those of QUBO in [quantum.md](quantum.md).",
         "",
         "## Claims",
         "",

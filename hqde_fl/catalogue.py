@@ -89,7 +89,7 @@ SELECTORS: Registry[Any] = Registry(
     "selector",
     "hqde_fl.selection.base:Selector",
     {
-        "adaptive": "hqde_fl.selection.adaptive:Adaptive",
+        "adaptive": "hqde_fl.selection.adaptive:AdaptiveSelector",
         "least-loaded": "hqde_fl.selection.least_loaded:LeastLoaded",
         "oort": "hqde_fl.selection.oort:Oort",
         "power-of-choice": "hqde_fl.selection.power_of_choice:PowerOfChoice",

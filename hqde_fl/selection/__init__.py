@@ -2,7 +2,8 @@
 
 from hqde_fl import catalogue
 from hqde_fl.registry import Registry
-from hqde_fl.selection.adaptive import Adaptive
+from hqde_fl.selection.adaptive import AdaptiveSelector
+from hqde_fl.selection.adaptive import AdaptiveSelector as Adaptive
 from hqde_fl.selection.base import Candidates, Selection, Selector
 from hqde_fl.selection.ensemble import Ensemble
 from hqde_fl.selection.history import ClientHistory
@@ -17,6 +18,7 @@ SELECTORS: Registry[Selector] = catalogue.SELECTORS
 __all__ = [
     "SELECTORS",
     "Adaptive",
+    "AdaptiveSelector",
     "Candidates",
     "ClientHistory",
     "Ensemble",

@@ -19,7 +19,7 @@ from hqde_fl.selection.history_columns import Floats, HistoryColumns, filled
 
 @final
 @dataclass(frozen=True)
-class Adaptive(Selector):
+class AdaptiveSelector(Selector):
     """Chooses the clients with the highest weighted sum of four measurements, each in [0, 1].
 
     * success: the moving mean of its successes;
@@ -57,13 +57,15 @@ class Adaptive(Selector):
     ceiling: float = CEILING
 
     def __post_init__(self) -> None:
-        check_fraction("Adaptive", self.fraction)
+        check_fraction("AdaptiveSelector", self.fraction)
         for name in ("success", "capacity", "speed", "capability"):
             weight = getattr(self, name)
             if not (math.isfinite(weight) and weight >= 0):
-                raise ConfigError(f"Adaptive.{name} must be finite and >= 0, found {weight}")
-        check_round_seconds("Adaptive", self.round_seconds)
-        check_ceiling("Adaptive", self.ceiling)
+                raise ConfigError(
+                    f"AdaptiveSelector.{name} must be finite and >= 0, found {weight}"
+                )
+        check_round_seconds("AdaptiveSelector", self.round_seconds)
+        check_ceiling("AdaptiveSelector", self.ceiling)
 
     def size(self, available: int) -> int:
         """Return ``fraction`` of ``available``, rounded, at least 1; 0 if none is available."""

@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 from hqde_fl.protocol.grid_protocols import MeasuresHosts
 from hqde_fl.protocol.records import to_record
 from hqde_fl.selection import ClientHistory
-from hqde_fl.selection.adaptive import Adaptive
+from hqde_fl.selection.adaptive import AdaptiveSelector
 from hqde_fl.simulations.engines.ray.grid import RayGrid
 from tests.strategies.federation import MODEL, Recorder, honest, strategy_with
 
@@ -38,7 +38,7 @@ def app() -> ClientApp:
 def test_adaptive_avoids_a_client_whose_worker_is_killed_until_it_is_back() -> None:
     recorder = Recorder()
     grid = RayGrid(app(), 6, {})
-    strategy = strategy_with(recorder, selector=Adaptive(0.5))
+    strategy = strategy_with(recorder, selector=AdaptiveSelector(0.5))
     rates = {}
 
     def rounds(first: int, last: int) -> float:
@@ -66,7 +66,7 @@ def success(strategy) -> float:  # type: ignore[no-untyped-def]
 def test_the_load_of_a_clients_machine_is_measured() -> None:
     grid = RayGrid(app(), 3, {})
     assert isinstance(grid, MeasuresHosts)
-    strategy = strategy_with(Recorder(), selector=Adaptive())
+    strategy = strategy_with(Recorder(), selector=AdaptiveSelector())
     strategy.start(grid, to_record(MODEL), 1)
     assert strategy.state is not None
     loads = {grid.partition_of(node): load for node, load in grid.host_loads().items()}
