@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import final
 
 import numpy as np
@@ -91,7 +92,8 @@ def _check(selector: Selector, selection: object, awake: Collection[int], size: 
         raise TaskError(f"{method} return a Selection, found {type(selection).__name__}")
     chosen = selection.clients
     if not isinstance(chosen, list) or not set(chosen) <= set(awake):
-        raise TaskError(f"{method} return a list of the clients it is given")
+        found = chosen if isinstance(chosen, list) else type(chosen).__name__
+        raise TaskError(f"{method} return a list of the clients it is given, found {found}")
     if len(set(chosen)) < len(chosen):
         raise TaskError(f"{method} return each client once, found one twice")
     if len(chosen) > size:
@@ -100,8 +102,8 @@ def _check(selector: Selector, selection: object, awake: Collection[int], size: 
         found = type(selection.state).__name__
         raise TaskError(f"{method} return a mapping as its state, found {found}")
     for client, part in selection.work.items():
-        if client not in chosen or not 0 < part <= 1:
+        if client not in chosen or not (isinstance(part, Real) and 0 < part <= 1):
             raise TaskError(
                 f"{method} give parts of work in (0, 1] to chosen clients, "
-                f"found {part} for client {client}"
+                f"found {part!r} for client {client}"
             )

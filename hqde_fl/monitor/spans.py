@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from logging import getLogger
 from types import TracebackType
-from typing import ParamSpec, Protocol, Self, TypeVar
+from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
 from hqde_fl.monitor.schema import Metric, Record, Reply, Sent, Span
 
@@ -348,21 +348,31 @@ def record_training_metric(
     name : str
         The metric's name.
     value : float
-        Its value, a number or something that ``float`` makes one of.
+        Its value, a number or something that ``float`` makes one of, such as a tensor.
     epoch, batch : int, optional
-        Where in the training it was measured.
+        Where in the training it was measured; left out of the record if it is no number.
     """
     if not _recorders:
         return
+    name = str(name).encode(errors="replace").decode()
     try:
-        number = float(value)
-    except (TypeError, ValueError):
+        number = float(value.detach() if hasattr(value, "detach") else value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         if name not in _refused:  # a run must not fail because it is being measured
             _refused.add(name)
-            getLogger(__name__).warning("metric %r is not a number, but %r", name, value)
+            getLogger(__name__).warning("metric %r is not a number, but %.200r", name, value)
         return
     _, server_round, client = _local.scope
-    add_record(Metric(time.time(), name, number, server_round, client, epoch, batch))
+    where = (_whole_number(epoch), _whole_number(batch))
+    add_record(Metric(time.time(), name, number, server_round, client, *where))
+
+
+def _whole_number(value: Any) -> int | None:
+    """Return a NumPy integer, a tensor of one number and the like as an int; else None."""
+    try:
+        return None if value is None else int(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
 
 
 _refused: set[str] = set()

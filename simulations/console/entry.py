@@ -7,6 +7,7 @@ library may be imported here at the top.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -17,6 +18,7 @@ from hqde_fl.simulations.console import interruption
 def main() -> None:
     """Run the command ``hqde-fl`` with this process's arguments, then raise ``SystemExit``."""
     interruption.leave_at_once()
+    _replace_foreign_characters()
     try:
         _own_modules_last()
         from hqde_fl.simulations.console.command_line import app
@@ -42,6 +44,12 @@ def _end_ray(end: SystemExit) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(end.code if isinstance(end.code, int) else 1)
+
+
+def _replace_foreign_characters() -> None:
+    """Let stdout write ``?`` for what its encoding does not have, where that would be an error."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _own_modules_last() -> None:

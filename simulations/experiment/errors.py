@@ -63,7 +63,7 @@ def to_config_error(error: ValidationError, model: type[BaseModel]) -> ConfigErr
 
 
 @contextmanager
-def parameters_of(table: str, **keys: str) -> Iterator[None]:
+def parameters_of(table: str, /, **keys: str) -> Iterator[None]:
     """Replace a parameter's name by its key in the file in a ``ConfigError`` of the block.
 
     ``Training.batch_size must be >= 1, found 0`` becomes

@@ -250,7 +250,9 @@ def _selector(strategy: StrategySection) -> Selector:
         )
     if takes:
         table.setdefault("fraction", fraction)
-    return build_component(SELECTORS, table, "strategy.selector")
+    keys = {key.replace("-", "_"): f"selector.{key}" for key in strategy.selector}
+    with parameters_of("strategy", **({"fraction": "fraction-train"} | keys)):
+        return build_component(SELECTORS, table, "strategy.selector")
 
 
 def _shared_with(section: ClientsSection, part: type) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import final
 
 from flwr.app import Message
@@ -64,8 +65,10 @@ class ClientTimes:
             return 0.0
         with own_code(f"speed {self.speed}"):
             seconds = self.speed.seconds(client, server_round, self.seeds)
-        if not (isinstance(seconds, int | float) and math.isfinite(seconds) and seconds >= 0):
-            raise ConfigError(f"{self.speed}.seconds must be finite and >= 0, found {seconds!r}")
+        if not (isinstance(seconds, Real) and math.isfinite(seconds) and seconds >= 0):
+            raise ConfigError(
+                f"{self.speed}.seconds must be a finite number >= 0, found {seconds!r}"
+            )
         return float(seconds)
 
     def connection(self, client: int, server_round: int) -> Connection:

@@ -78,7 +78,7 @@ class DeviceTrace:
         try:
             text = path.read_text(encoding="utf-8-sig")
             rows = json.loads(text) if path.suffix == ".json" else _csv_rows(text)
-        except (OSError, ValueError, csv.Error) as error:
+        except (OSError, ValueError, RecursionError, csv.Error) as error:
             raise ConfigError(f"{kind} 'trace': {name} cannot be read: {error}") from None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise ConfigError(f"{kind} 'trace': {name} needs to be a list of objects")
@@ -107,6 +107,9 @@ class DeviceTrace:
 
 def _csv_rows(text: str) -> list[dict[str, Any]]:
     rows = list(csv.DictReader(text.splitlines(), skipinitialspace=True, strict=True))
+    for number, row in enumerate(rows, start=1):
+        if None in row:  # so csv calls what is beyond the last column
+            raise ValueError(f"row {number} has more values than there are columns")
     return [{k: v for k, v in row.items() if v not in (None, "")} for row in rows]
 
 

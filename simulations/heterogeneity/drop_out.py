@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Real
 from typing import final
 
 from hqde_fl.errors import ConfigError
@@ -78,5 +79,5 @@ class RandomDropOut(DropOut):
 
 def require_probability(name: str, value: float) -> None:
     """Raise ``ConfigError`` unless a value is in [0, 1]."""
-    if not 0 <= value <= 1:
-        raise ConfigError(f"{name} must be in [0, 1], found {value}")
+    if not (isinstance(value, Real) and 0 <= value <= 1):
+        raise ConfigError(f"{name} must be in [0, 1], found {value!r}")

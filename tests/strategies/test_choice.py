@@ -92,7 +92,7 @@ def test_fewer_than_asked_for_or_none_may_be_chosen() -> None:
     [
         (None, "return a Selection, found NoneType"),
         ([1, 2], "return a Selection, found list"),
-        (Selection((1, 2)), "return a list of the clients it is given"),  # type: ignore[arg-type]
+        (Selection((1, 2)), "a list of the clients it is given, found tuple"),  # type: ignore[arg-type]
         (Selection([1, 9]), "return a list of the clients it is given"),
         (Selection([101]), "return a list of the clients it is given"),
         (Selection([0]), "return a list of the clients it is given"),  # it rests
@@ -102,6 +102,7 @@ def test_fewer_than_asked_for_or_none_may_be_chosen() -> None:
         (Selection([1], {1: 1.5}), "found 1.5 for client 1"),
         (Selection([1], {1: float("nan")}), "found nan for client 1"),
         (Selection([1], {1: -1}), "found -1 for client 1"),
+        (Selection([1], {1: "half"}), "found 'half' for client 1"),  # type: ignore[dict-item]
         (Selection([1], {2: 0.5}), "found 0.5 for client 2"),
         (Selection([1], {}, [1]), "return a mapping as its state, found list"),  # type: ignore[arg-type]
     ],

@@ -67,7 +67,10 @@ class Prometheus(Exporter):
         handler = type(
             "Handler", (MetricsHandler,), {"registry": registry, "timeout": REQUEST_SECONDS}
         )
-        self._server = _Server(*host_and_port(self.address), handler)
+        try:
+            self._server = _Server(*host_and_port(self.address), handler)
+        except OSError as error:
+            raise OSError(f"{self.address}: {error}") from error
         self._server.begin()
         return self._server.url
 

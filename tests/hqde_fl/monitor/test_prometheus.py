@@ -117,6 +117,7 @@ def test_a_port_in_use_is_a_warning_and_no_error(caplog):
             exporters.round(ROUND)
             assert not exporters
     assert "prometheus failed" in caplog.text
+    assert f"{port}: " in caplog.text
     assert "in use" in caplog.text
 
 

@@ -1,6 +1,8 @@
 import threading
 
+import numpy as np
 import pytest
+import torch
 
 from hqde_fl.monitor import spans
 from hqde_fl.monitor.schema import Metric, Reply, Sent, Span
@@ -214,6 +216,16 @@ def test_a_metric_that_is_no_number_is_left_out_with_one_warning(collected, capl
     assert [record.getMessage() for record in caplog.records] == [
         "metric 'accuracy' is not a number, but 'high'"
     ]
+
+
+def test_a_metric_of_other_types_is_recorded_as_its_columns_are(collected):
+    loss = torch.tensor(0.5, requires_grad=True)
+    record_training_metric(7, loss, epoch=np.int64(3), batch="first")
+    record_training_metric("\ud800", np.float32(2.0), epoch=torch.tensor(4), batch=float("inf"))
+    record_training_metric("beyond", 10**400)
+    seen = [(one.name, one.value, one.epoch, one.batch) for one in collected]
+    assert seen == [("7", 0.5, 3, None), ("?", 2.0, 4, None)]
+    assert all(type(epoch) is int for *_, epoch, _ in seen)
 
 
 def test_a_worker_keeps_a_limited_number_of_records():

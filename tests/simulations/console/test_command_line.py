@@ -1,4 +1,5 @@
 import errno
+import io
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from hqde_fl.simulations.console import command_line
+from hqde_fl.simulations.console import command_line, entry
 from hqde_fl.simulations.recording.recorded_run import Run
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -280,3 +281,11 @@ def test_a_task_of_the_users_own_is_not_said_to_be_divided_by_the_default(invoke
     whole = invoke("run", tiny_file, "--dry-run").stdout
     assert "4 clients, iid, 2 rounds" in whole
     assert "iid" not in invoke("run", tiny_file, "--dry-run", *own).stdout
+
+
+def test_what_stdout_cannot_write_becomes_a_question_mark(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="latin-1"))
+    entry._replace_foreign_characters()
+    print("ü ☃", flush=True)
+    assert written.getvalue() == "ü ?\n".encode("latin-1")

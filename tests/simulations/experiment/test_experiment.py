@@ -81,6 +81,14 @@ def test_unknown_names_are_refused_with_the_nearest_right_one(document, message)
             "strategy.fraction-train needs to be in (0, 1], found 0",
         ),
         (
+            {"strategy": {"selector": {"name": "oort", "fraction": 2.0}}},
+            "strategy.selector.fraction needs to be in (0, 1], found 2",
+        ),
+        (
+            {"strategy": {"selector": {"name": "adaptive", "round-seconds": -1.0}}},
+            "strategy.selector.round-seconds needs to be >= 0, found -1",
+        ),
+        (
             {"strategy": {"fraction-evaluate": 2}},
             "strategy.fraction-evaluate needs to be in [0, 1], ",
         ),

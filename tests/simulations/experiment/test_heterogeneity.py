@@ -164,6 +164,9 @@ def test_a_trace_has_speeds_bandwidths_and_drop_outs_by_round(
 
 OWN = """
 from dataclasses import dataclass
+
+import numpy as np
+
 from hqde_fl.simulations.heterogeneity import Bandwidth, Connection, DropOut, Speed
 
 
@@ -172,7 +175,7 @@ class Halves(Speed):
     slow: float = 2.0
 
     def seconds(self, client, server_round, seeds):
-        return self.slow if client % 2 else 1.0
+        return np.float32(self.slow) if client % 2 else 1.0
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,12 @@ class Line(Bandwidth):
 class Always(DropOut):
     def chance(self, client, server_round, seeds):
         return 2
+
+
+@dataclass(frozen=True)
+class Words(DropOut):
+    def chance(self, client, server_round, seeds):
+        return "often"
 """
 
 
@@ -269,13 +278,18 @@ MISTAKES = {
         'clients.drop-out={name="trace",file="twice.csv"}',
         "row 2: a second available of client 0 from round 1",
     ),
+    "more values than columns": (
+        'clients.speed={name="trace",file="more.csv"}',
+        "more.csv cannot be read: row 2 has more values than there are columns",
+    ),
     "an error of one's own": (
         "clients.speed=own_speed.py:Raises",
-        "speed Raises() raised KeyError: 3 (own_speed.py, line 17, in seconds)",
+        "speed Raises() raised KeyError: 3 (own_speed.py, line 20, in seconds)",
     ),
-    "a negative speed": ("clients.speed=own_speed.py:Negative", "must be finite and >= 0, found"),
+    "a negative speed": ("clients.speed=own_speed.py:Negative", "a finite number >= 0, found -1.0"),
     "no connection": ("clients.bandwidth=own_speed.py:Line", "must return a Connection, found 5"),
     "an own chance above 1": ("clients.drop-out=own_speed.py:Always", "must be in [0, 1], found 2"),
+    "a chance in words": ("clients.drop-out=own_speed.py:Words", "in [0, 1], found 'often'"),
 }
 
 
@@ -290,6 +304,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "no.json": "{",
         "a.json": '{"client": 0}',
         "twice.csv": "client,available\n0,1\n0,0\n",
+        "more.csv": "client,seconds-per-example\n0,1\n1,0,5\n",
         "run.toml": "[clients]\ncount = 4\n[engine]\nname = 'inline'\n",
     }
     for name, content in files.items():
