@@ -247,7 +247,7 @@ def _run_rounds(
 
 @dataclass(frozen=True)
 class _ServerSettings:
-    """What differs between a server of clients and one of edges."""
+    """Settings in which a server of clients differs from one of edges."""
 
     communication: Communication
     participation: Participation

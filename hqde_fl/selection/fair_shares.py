@@ -37,7 +37,7 @@ _EMPTY: State = {_CLIENTS: [], **dict.fromkeys((_ALLOWANCES, _LAST, _SUCCESS), n
 
 @dataclass(frozen=True, eq=False)
 class FairShares:
-    """Which clients must be chosen in a round, and which should not.
+    """The clients that must be chosen in a round, and those that should not.
 
     Parameters
     ----------
