@@ -126,7 +126,7 @@ def test_confidence_reaches_the_leaves_of_a_tree_and_chained_rules() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Superposition(confidence="mine"), "confidence among agreement, efficiency, held-out"),
+        (lambda: Superposition(confidence="mine"), "among agreement, efficiency, held-out"),
         (lambda: Chain(Bucketing(2), REPORTED), "needs every client's confidence"),
         (lambda: Tree(root=REPORTED), "a root that asks for no confidence"),
         (lambda: HQDEStrategy(HELD_OUT), "needs held_out to measure the cl"),
