@@ -55,8 +55,9 @@ class PerformanceMonitor:
     of all threads of this process. An error of the monitor ends the monitor, with a warning, and
     never the program.
 
-    It is a context manager and a decorator: ``with PerformanceMonitor("DIR"):``. It may be started
-    again after it has been stopped, and adds to the records then.
+    It is a context manager and a decorator: ``with PerformanceMonitor("DIR"):``. Blocks and calls
+    within others are one record, which ends with the outermost. It may be started again after it
+    has been stopped, and adds to the records then.
 
     Parameters
     ----------
@@ -95,6 +96,7 @@ class PerformanceMonitor:
         self._sources: list[Source] = []
         self._latest: ResourceSample | None = None
         self._thread: threading.Thread | None = None
+        self._blocks = 0
         self._over = threading.Event()
         self._writing = threading.Lock()
 
@@ -136,6 +138,7 @@ class PerformanceMonitor:
                 self._fail(error)
 
     def __enter__(self) -> Self:
+        self._blocks += 1
         return self.start()
 
     def __exit__(
@@ -144,7 +147,9 @@ class PerformanceMonitor:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.stop("finished" if error is None else f"{type(error).__name__}: {error}")
+        self._blocks -= 1
+        if not self._blocks:
+            self.stop("finished" if error is None else f"{type(error).__name__}: {error}")
 
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
         """Return the function with each of its calls monitored."""

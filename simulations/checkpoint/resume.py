@@ -162,7 +162,7 @@ def require_same(run: Path, stored: Mapping[str, Any], experiment: Experiment) -
             continue
         raise ConfigError(
             f"{run} was run with {key} = {_shown(before, key)}, found {_shown(now, key)}: "
-            "to go on, only rounds may grow, and [engine] and [checkpoint] change"
+            "to go on, only rounds may grow, and [engine], [checkpoint] and [monitor] change"
         )
 
 

@@ -11,6 +11,8 @@ from typing import final
 from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
 
+MAX_JITTER = 10.0
+
 
 class Speed(ABC):
     """The virtual seconds that clients train. Concrete ones are frozen dataclasses."""
@@ -49,7 +51,7 @@ class LogUniformSpeed(Speed):
         The greatest possible speed over the least, >= 1.
     jitter : float, default=0.0
         Standard deviation of the logarithm of a further factor, which is drawn for every client and
-        round, >= 0.
+        round, in [0, 10].
     """
 
     seconds_per_example: float = 0.001
@@ -59,9 +61,9 @@ class LogUniformSpeed(Speed):
     def __post_init__(self) -> None:
         require_positive("LogUniformSpeed.seconds_per_example", self.seconds_per_example)
         require_ratio("LogUniformSpeed.ratio", self.ratio)
-        if not (math.isfinite(self.jitter) and self.jitter >= 0):
+        if not 0 <= self.jitter <= MAX_JITTER:
             raise ConfigError(
-                f"LogUniformSpeed.jitter must be finite and >= 0, found {self.jitter}"
+                f"LogUniformSpeed.jitter must be in [0, {MAX_JITTER:g}], found {self.jitter}"
             )
 
     def seconds(self, client: int, server_round: int, seeds: Seeds) -> float:

@@ -101,6 +101,27 @@ def test_without_a_directory_records_stay_in_memory():
     assert isinstance(monitor.latest, ResourceSample)
 
 
+def test_blocks_and_calls_within_others_are_one_record():
+    monitor = PerformanceMonitor()
+
+    @monitor
+    def evaluate():
+        with span("inner"):
+            pass
+
+    with monitor:
+        evaluate()
+        with span("outer"):
+            pass
+    with span("after"):
+        pass
+    assert [record.name for record in monitor.records() if isinstance(record, Span)] == [
+        "inner",
+        "outer",
+    ]
+    assert kinds(monitor.records()).count("stop") == 1
+
+
 def test_it_can_be_started_again(tmp_path):
     monitor = PerformanceMonitor(tmp_path)
     with monitor, monitor:

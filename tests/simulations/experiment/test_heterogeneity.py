@@ -244,7 +244,10 @@ MISTAKES = {
         'clients.speed={name="log-uniform",seconds-per-example=0}',
         "LogUniformSpeed.seconds_per_example must be finite and > 0, found 0.0",
     ),
-    "a negative jitter": ('clients.speed={name="log-uniform",jitter=-1}', "jitter must be finite"),
+    "a negative jitter": (
+        'clients.speed={name="log-uniform",jitter=-1}',
+        "jitter must be in [0, 10]",
+    ),
     "no line": ('clients.bandwidth={name="constant",up=0}', "ConstantBandwidth.up must be"),
     "a negative latency": (
         'clients.bandwidth={name="log-uniform",latency=-1}',
