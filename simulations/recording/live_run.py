@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -43,6 +44,9 @@ MEMORY = 0.5
 """Weight of the past in the moving mean of a client's times."""
 
 ACCEPTED = "accepted"
+
+_DAMAGED = (TypeError, ValueError, AttributeError)
+"""What a line raises whose values are not what its keys hold."""
 
 
 class GrowingFile:
@@ -204,12 +208,14 @@ class LiveRun:
         if self._monitor.was_cut:
             self._monitor.restart()
         for line in self._rounds.new_lines():
-            self._add_round(_parsed(line))
+            with suppress(*_DAMAGED):
+                self._add_round(_parsed(line))
         for line in self._clients.new_lines():
-            self._add_client(_parsed(line))
+            with suppress(*_DAMAGED):
+                self._add_client(_parsed(line))
         for line in self._monitor.new_lines():
             if (record := from_line(line)) is not None:
-                with suppress(TypeError, ValueError):  # a damaged line
+                with suppress(*_DAMAGED):
                     self._add_record(record)
 
     @property
@@ -300,14 +306,14 @@ class LiveRun:
     def _add_round(self, line: Mapping[str, Any]) -> None:
         if not isinstance(line.get("round"), int):
             return
-        self.last = line
         for name, value in (line.get("server") or {}).items():
-            if isinstance(value, int | float):
+            if isinstance(value, int | float) and isfinite(value):
                 self.metrics.setdefault(name, []).append(float(value))
         if line["round"]:
             self._seconds.append(float(line.get("seconds") or 0.0))
             for name in ("asked", KEPT, *NOT_KEPT):
                 self.counts[name] += int(line.get(name) or 0)
+        self.last = line
 
     def _add_client(self, line: Mapping[str, Any]) -> None:
         reason = line.get("reason")

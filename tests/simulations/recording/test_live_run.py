@@ -146,12 +146,25 @@ def test_phases_are_summed_over_the_latest_rounds(run):
     assert run.phases == {"wait": float(live_run.RECENT_ROUNDS)}
 
 
+DAMAGED = b"""\xff\xfe
+[]
+null
+{"round": "x"}
+{"kind": "sample", "time": "x"}
+{"round": 3, "server": 5}
+{"round": 3, "seconds": "x"}
+{"round": null, "partition": 1, "reason": "late"}
+{"partition": "x", "reason": "late"}
+"""
+
+
 def test_damaged_lines_are_passed_over(run):
     for name in ("rounds.jsonl", "clients.jsonl", FILE):
         with (run.path / name).open("ab") as file:
-            file.write(b'\xff\xfe\n[]\nnull\n{"round": "x"}\n{"kind": "sample", "time": "x"}\n')
+            file.write(DAMAGED)
     monitor(run, *BEGIN, ResourceSample(101.0, "a", 1.0))
     assert run.round == 2
+    assert all(problem.round > 0 for problem in run.problems)
     assert run.samples["a"].time == 101.0
 
 
