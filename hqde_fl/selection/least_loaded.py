@@ -32,10 +32,10 @@ class LeastLoaded(Selector):
     round_seconds : float
         Seconds that a round should last, on the clock by which the server measures: a slower client
         does the part of its local training that fits, and a new one half of it. 0, the default: as
-        long as the median client needs. ``inf``: clients do all of it, or what fits into the
+        long as the median client needs. ``1e9``: clients do all of it, or what fits into the
         deadline.
     ceiling : float
-        How many times its fair share a client gets at most, >= 1; ``inf`` for no bound.
+        How many times its fair share a client gets at most, >= 1; ``1e9`` for none.
     """
 
     fraction: float = 1.0

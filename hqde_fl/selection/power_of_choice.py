@@ -34,7 +34,7 @@ class PowerOfChoice(Selector):
     factor : float
         How many times as many clients are drawn as take part (the paper's d / m), >= 1.
     ceiling : float
-        How many times its fair share a client gets at most, >= 1; ``inf`` for no bound.
+        How many times its fair share a client gets at most, >= 1; ``1e9`` for none.
     """
 
     uses_times: ClassVar[bool] = False

@@ -22,6 +22,7 @@ from hqde_fl.own_modules import error_in, is_own
 from hqde_fl.rules import Aggregator, aggregate
 from hqde_fl.selection import Candidates
 from hqde_fl.simulations.attacks import Attack
+from hqde_fl.simulations.checkpoint.store import TREE
 from hqde_fl.simulations.experiment.faults import CLIENT, level_of
 from hqde_fl.simulations.experiment.parts import Parts
 from hqde_fl.simulations.experiment.sections import EdgesSection, StrategySection
@@ -73,7 +74,7 @@ def try_own_parts(
         if _own(strategy.selector) or "solver" in strategy.selector:  # its package may be missing
             with _trial("selector", parts.participation.selector):
                 nodes = [*range(parts.clients)]
-                choose_nodes(
+                choice = choose_nodes(
                     parts.participation.selector,
                     nodes,
                     lambda node: node,
@@ -82,6 +83,7 @@ def try_own_parts(
                     {},
                     np.random.default_rng(0),
                 )
+                TREE.dump(dict(choice.state))  # what a checkpoint cannot keep, too
         of_clients = [table for table in faults if level_of(table) == CLIENT]
         for fault, table in zip(parts.faults.faults, of_clients, strict=True):
             attackers = min(fault.count, parts.cohort - 1)

@@ -82,7 +82,8 @@ class OwnSelector(Selector):
         if self.mistake == "list":
             return chosen
         work = {chosen[0]: 2.0} if self.mistake == "work" else {}
-        return Selection(mistakes.get(self.mistake, chosen), work)
+        memory = {"seen": {1, 2}} if self.mistake == "state" else {}
+        return Selection(mistakes.get(self.mistake, chosen), work, memory)
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,7 @@ def test_parts_that_work_pass(place: str, part: Any) -> None:
         ("selector", OwnSelector("array"), "must return a list of the clients it is given"),
         ("selector", OwnSelector("twice"), "each client once"),
         ("selector", OwnSelector("more"), "must return at most 4 clients, found 10"),
+        ("selector", OwnSelector("state"), "set"),
         ("selector", OwnSelector("list"), "must return a Selection, found list"),
         ("selector", OwnSelector("work"), "to chosen clients, found 2.0 for client 0"),
         ("attack", OwnAttack("short"), r"must return a tensor \(4096,\), found"),
