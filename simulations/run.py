@@ -18,6 +18,7 @@ from flwr.serverapp import Grid
 from hqde_fl.clients.task import Task
 from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.own_modules import search_in
+from hqde_fl.rules import TorchDevice
 from hqde_fl.simulations.checkpoint.resume import exclusive, require_same, stored_experiment
 from hqde_fl.simulations.console.interruption import (
     ends_process,
@@ -139,6 +140,8 @@ def run_experiment(
         raise ConfigError(
             f"strategy.executor 'map-reduce' needs the engine ray, found {experiment.engine.name}"
         )
+    if isinstance(executor := experiment.parts.aggregation.executor, TorchDevice) and not superlink:
+        executor.check()
     if superlink and experiment.engine.name != "flower":
         raise ConfigError(f"a SuperLink needs engine flower, found {experiment.engine.name}")
     experiment.parts.heterogeneity.check_simulated(real_nodes=bool(superlink))

@@ -157,6 +157,12 @@ def hierarchical(
         ``communication`` and ``participation`` are about their clients.
     """
     mean = Mean(weighted=True)
+    of_edges = {"edge_rounds": edge_rounds != 1, "edge_rule": edge_rule, "root_rule": root_rule}
+    of_trees = {"fanout": fanout != 4, "leaf": leaf, "root": root}
+    others, wanted = (of_edges, "needs") if groups is None else (of_trees, "is without")
+    if excess := [name for name, value in others.items() if value]:
+        found = "none" if groups is None else groups
+        raise ConfigError(f"hierarchical.{excess[0]} {wanted} groups, found {found}")
     if groups is None:
         return _compose(Tree(leaf or mean, root or mean, fanout), **options)
     edges = EdgeSettings(
@@ -167,6 +173,12 @@ def hierarchical(
         options.get("participation", Participation()),
         options.get("ensemble", Ensemble()),
     )
+    least = max((root_rule or mean).minimum(), options.get("quorum", 0))
+    if edges.groups.edges < least:
+        raise ConfigError(
+            f"hierarchical.root_rule and quorum need groups >= {least}, "
+            f"found {edges.groups.edges} edges"
+        )
     options["communication"] = edges.root_communication(Identity(), Identity())
     options["participation"], options["ensemble"] = edges.root_participation, edges.root_ensemble
     strategy = _compose(root_rule or mean, **options)

@@ -153,6 +153,17 @@ class TorchDevice(Executor):
     device: str = "cuda"
     tile_bytes: int = 1 << 26
 
+    def check(self) -> None:
+        """Raise ``ConfigError`` unless this machine has the device, and it knows float64."""
+        try:
+            torch.zeros(1, dtype=torch.float64, device=self.device)
+        except Exception as error:  # torch has no type of its own for it
+            reason = str(error).partition("\n")[0]
+            raise ConfigError(
+                f"TorchDevice.device must be one of this machine with float64, "
+                f"found {self.device!r}: {reason}"
+            ) from error
+
     def reduce(self, function: Callable[[Tensor], S], columns: Columns) -> S:
         """Return the sum of ``function(tile)`` over all tiles."""
         return reduce_tiles(function, columns, self.tile_bytes, device=torch.device(self.device))

@@ -66,6 +66,12 @@ class PlannedNode:
         """The sum of the client weights below it."""
         return sum(self.cohort.group_weights or ())
 
+    @property
+    def confidence(self) -> float:
+        """The mean confidence in what it merges; 0 if there is none."""
+        known = self.cohort.confidence or (0.0,)
+        return sum(known) / len(known)
+
     def level(self) -> int:
         """Return the number of levels of nodes below it."""
         return 1 + self.children[0].level() if self.children else 0
@@ -124,7 +130,7 @@ class Planner:
     def plan(self, node: Node, path: str, rule: Aggregator) -> PlannedNode:
         """Return a planned node with all nodes below it."""
         assert not isinstance(node, int)
-        confidence = None
+        confidence: tuple[float, ...] | None = None
         if isinstance(node[0], int):
             rows = tuple(self._order[position] for position in node if isinstance(position, int))
             ids = tuple(self.cohort.ids[row] for row in rows)
@@ -138,6 +144,8 @@ class Planner:
             )
             rows, ids = (), tuple(range(len(node)))
             weights = tuple(child.weight for child in children)
+            if self.cohort.confidence is not None:
+                confidence = tuple(child.confidence for child in children)
         group = replace(
             self.cohort, ids=ids, num_examples=None, confidence=confidence, group_weights=weights
         )

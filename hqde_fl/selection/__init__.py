@@ -10,12 +10,14 @@ from hqde_fl.selection.history import ClientHistory
 from hqde_fl.selection.least_loaded import LeastLoaded
 from hqde_fl.selection.oort import Oort
 from hqde_fl.selection.power_of_choice import PowerOfChoice
+from hqde_fl.selection.qubo import QUBO
 from hqde_fl.selection.round_robin import RoundRobin
 from hqde_fl.selection.uniform import Uniform
 
 SELECTORS: Registry[Selector] = catalogue.SELECTORS
 
 __all__ = [
+    "QUBO",
     "SELECTORS",
     "Adaptive",
     "AdaptiveSelector",

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hqde_fl.code_origin import failure_text
-from hqde_fl.errors import ConfigError, RunError, UnknownNameError
+from hqde_fl.errors import ConfigError, HQDEError, RunError, UnknownNameError
 from hqde_fl.own_modules import import_attribute, is_own
 from hqde_fl.selection.greedy_subset import resized
 from hqde_fl.selection.qubo_problem import SubsetProblem
@@ -30,6 +30,10 @@ SAMPLERS: Mapping[str, str] = {
 
 MAX_ROWS = 1000
 """Most of a sampler's rows that are looked at, the best first."""
+
+MAX_EXACT = 20
+"""Most items of which dimod's ``ExactSolver`` tries all subsets; 20 more take a million times the
+memory."""
 
 
 def check_solver(name: str, solver: Any, built_in: tuple[str, ...]) -> None:
@@ -124,7 +128,7 @@ def sample_subset(
     Raises
     ------
     ConfigError
-        If the sampler says that it knows no such option.
+        If the sampler says that it knows no such option, or would try too many subsets.
     RunError
         If the sampler fails, or returns no subset.
     """
@@ -137,8 +141,14 @@ def sample_subset(
     if "seed" in known:
         arguments.setdefault("seed", int(rng.integers(2**31)))
     model, name = penalty_model(problem), type(sampler).__name__
+    if name == "ExactSolver" and problem.items > MAX_EXACT:
+        raise ConfigError(
+            f"solver {name} tries all subsets of at most {MAX_EXACT} items, found {problem.items}"
+        )
     try:
         rows = _rows(sampler.sample(model, **arguments), problem.items)
+    except HQDEError as error:
+        raise RunError(f"solver {name} {error}") from error
     except Exception as error:
         raise RunError(f"solver {name} failed: {failure_text(error)}") from error
     if not len(rows):
@@ -153,8 +163,17 @@ def sample_subset(
 
 def _rows(samples: Any, items: int) -> NDArray[np.bool_]:
     """Return a sample set's best rows as booleans, with the items in their order."""
+    if not (hasattr(samples, "change_vartype") and hasattr(samples, "truncate")):
+        raise RunError(f"must return a dimod.SampleSet, found {samples!r:.80}")
     best = samples.change_vartype("BINARY", inplace=False).truncate(MAX_ROWS)
-    columns = [list(best.variables).index(item) for item in range(items)]
+    variables = list(best.variables)
+    if not len(best):
+        return np.zeros((0, items), dtype=bool)
+    if missing := sorted(set(range(items)).difference(variables)):
+        raise RunError(
+            f"must return a value for each of {items} variables, found none for {missing[0]}"
+        )
+    columns = [variables.index(item) for item in range(items)]
     return np.asarray(best.record.sample)[:, columns] > 0
 
 

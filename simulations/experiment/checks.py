@@ -30,10 +30,13 @@ def check_cohort(parts: Parts, clients: ClientsSection, strategy: StrategySectio
     """
     ensemble, sampled = parts.ensemble, parts.sampled
     voters = clients.voters or ensemble.members
-    if voters > ensemble.members or (clients.voters and ensemble.mode == "fedavg"):
+    if voters > ensemble.members:
         raise ConfigError(
-            f"clients.voters needs as many members of mode 'independent', found {clients.voters} "
-            f"voters of {ensemble.members} members of mode {ensemble.mode!r}"
+            f"clients.voters must be <= {ensemble.members} (clients.members), found {voters}"
+        )
+    if clients.voters and ensemble.mode == "fedavg":
+        raise ConfigError(
+            f"clients.voters needs clients.mode = 'independent', found {ensemble.mode!r}"
         )
     parts.predictor.predict(torch.full((voters, 1, 2), 0.5))  # raises for another number
     parts.noises.check(sampled, clients.count, ensemble)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Self, final
+from numbers import Integral
+from typing import Self, TypeGuard, final
 
 from hqde_fl.errors import ConfigError
 
@@ -50,8 +51,13 @@ class Groups:
     @classmethod
     def of(cls, value: int | Sequence[Collection[int]]) -> Self:
         """Return the groups that a number of edges, or a list of partition ids for each, means."""
-        if isinstance(value, int):
-            return cls(value)
+        if _is_whole(value):
+            return cls(int(value))
+        if not isinstance(value, Sequence) or not all(map(_are_whole, value)):
+            raise ConfigError(
+                f"edges.groups must be a whole number or a list of partition ids for each edge, "
+                f"found {value!r:.80}"
+            )
         return cls(len(value), tuple(frozenset(group) for group in value))
 
     def edge_of(self, client: int) -> int | None:
@@ -85,3 +91,11 @@ class Groups:
                 f"each of {self.edges} edges needs at least 1 of {count} clients, "
                 f"found none for edge {empty[0]}"
             )
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _are_whole(group: object) -> bool:
+    return isinstance(group, Collection) and all(map(_is_whole, group))

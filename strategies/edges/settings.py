@@ -47,8 +47,8 @@ class EdgeSettings:
     ensemble: Ensemble = field(default_factory=Ensemble)
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise ConfigError(f"edges.rounds must be >= 1, found {self.rounds}")
+        if not isinstance(self.rounds, int) or isinstance(self.rounds, bool) or self.rounds < 1:
+            raise ConfigError(f"edges.rounds must be a whole number >= 1, found {self.rounds!r}")
         if self.ensemble.members > 1 and self.ensemble.trained_members < self.ensemble.members:
             raise ConfigError(
                 "edges need clients that train all members of an ensemble: an edge's update counts "

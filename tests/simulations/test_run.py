@@ -52,6 +52,17 @@ def test_several_members_vote(tmp_path, tiny):
     assert {name.partition("/")[0] for name in model} == {"member-0", "member-1"}
 
 
+@pytest.mark.parametrize("device", ["xpu:77", "nonsense"])
+def test_a_device_that_is_not_there_is_refused(tmp_path, tiny, device):
+    other = Experiment.parse(
+        tiny.to_table(),
+        ["strategy.executor.name=torch-device", f"strategy.executor.device={device}"],
+    )
+    with pytest.raises(ConfigError, match=f"^TorchDevice.device must be .* found '{device}': "):
+        run_experiment(other, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_directory_in_use_is_refused(tmp_path, tiny):
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(ConfigError, match="is not an empty directory"):

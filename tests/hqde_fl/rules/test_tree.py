@@ -1,5 +1,7 @@
 """Trees of rules."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,6 +19,7 @@ from hqde_fl.rules import (
     GeometricMedian,
     Mean,
     Median,
+    Superposition,
     Tree,
     TrimmedMean,
     aggregate,
@@ -149,3 +152,20 @@ def test_invalid_trees_are_refused() -> None:
         Tree(fanout=1)
     with pytest.raises(ConfigError, match="needs a rule as leaf, found a pre-aggregation"):
         Tree(NNM(1), Mean())
+
+
+def test_inner_nodes_have_the_mean_confidence_below_them() -> None:
+    tree = Tree(Superposition(confidence="efficiency", longest=0.0), fanout=2)
+    confidence = (0.1, 0.9, 0.5, 0.3, 0.7, 0.2, 0.8, 0.4)
+    given = replace(Cohort.of(8), confidence=confidence)
+    top = tree.planned(given)
+    for node in top.nodes():
+        assert node.cohort.confidence is not None
+        if node.children:
+            assert node.cohort.confidence == tuple(child.confidence for child in node.children)
+        else:
+            assert node.cohort.confidence == tuple(confidence[row] for row in node.rows)
+    assert top.confidence == pytest.approx(sum(confidence) / 8)
+    outcome = aggregate(tree, Updates(torch.eye(8)), given)
+    assert outcome.delta.min() > 0
+    torch.testing.assert_close(outcome.influence, outcome.delta.double(), rtol=0, atol=1e-6)

@@ -232,3 +232,30 @@ def test_impossible_settings_are_refused():
         SwapAnnealing(chains=0)
     with pytest.raises(UnknownNameError, match="did you mean 'tabu'"):
         solved(problem_of("clients", 8, 3, 0), "tabuu")
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (None, "solver Odd must return a dimod.SampleSet, found None"),
+        (dimod.SampleSet.from_samples([], "BINARY", []), "solver Odd returned no sample"),
+        (
+            dimod.SampleSet.from_samples([{0: 1, 1: 1}], "BINARY", [0.0]),
+            "solver Odd must return a value for each of 8 variables, found none for 2",
+        ),
+    ],
+)
+def test_a_sampler_that_returns_no_subset_is_named(returned, message):
+    class Odd(Sloppy):
+        def sample(self, model, **options):
+            return returned
+
+    with pytest.raises(RunError, match=f"^{message}$"):
+        solved(problem_of("clients", 8, 3, 0), Odd())
+
+
+@pytest.mark.parametrize("solver", ["exact", dimod.ExactSolver()], ids=str)
+def test_the_exact_solver_has_a_largest_problem(solver):
+    assert len(solved(problem_of("clients", 12, 3, 0), solver).chosen) == 3
+    with pytest.raises(ConfigError, match=r"all subsets of at most 20 items, found 21$"):
+        solved(problem_of("clients", 21, 3, 0), solver)

@@ -245,7 +245,7 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
     ({"edges": {"groups": [[0, "1"]]}}, "edges.groups needs to be an integer or a list of lists"),
     ({"edges": {"groups": [[0], [1, 2]]}}, "each client needs an edge, found none for client 3"),
     ({"edges": {"rounds": 3}}, "edges.rounds needs edges.groups, found none"),
-    ({"edges": {"groups": 2, "rounds": 0}}, "edges.rounds must be >= 1, found 0"),
+    ({"edges": {"groups": 2, "rounds": 0}}, "edges.rounds must be a whole number >= 1, found 0"),
     ({"faults": [{**FLIP, "count": 1, "level": "edge"}]}, "level = 'edge' needs edges.groups"),
     (
         {"edges": {"groups": 4}, "faults": [{"name": "kill", "count": 1, "level": "edge"}]},

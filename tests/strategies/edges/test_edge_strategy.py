@@ -17,7 +17,7 @@ from hqde_fl.codec import ErrorFeedback, Quantized
 from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.protocol.members import TAG, TAGS, add_member_prefix, message_config
 from hqde_fl.protocol.records import from_record, to_record
-from hqde_fl.rules import CenteredClipping, Mean, Median, TrimmedMean
+from hqde_fl.rules import CenteredClipping, Krum, Mean, Median, TrimmedMean
 from hqde_fl.selection import Ensemble, Uniform
 from hqde_fl.simulations.engines.inline import InlineGrid
 from hqde_fl.strategies.edges.edge import merged_examples
@@ -235,7 +235,14 @@ def _members() -> InlineGrid:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"edge_rounds": 0}, "edges.rounds must be >= 1, found 0"),
+        ({"edge_rounds": 0}, "edges.rounds must be a whole number >= 1, found 0"),
+        ({"edge_rounds": 1.5}, "edges.rounds must be a whole number >= 1, found 1.5"),
+        ({"groups": None, "edge_rounds": 2}, "hierarchical.edge_rounds needs groups, found none"),
+        ({"groups": None, "root_rule": Median()}, "hierarchical.root_rule needs groups"),
+        ({"leaf": Median()}, "hierarchical.leaf is without groups, found 3"),
+        ({"fanout": 2}, "hierarchical.fanout is without groups, found 3"),
+        ({"quorum": 4}, "quorum need groups >= 4, found 3 edges"),
+        ({"root_rule": Krum(f=1)}, "root_rule and quorum need groups >= 5, found 3 edges"),
         ({"ensemble": Ensemble(2, "round-robin")}, "edges need clients that train all members"),
     ],
 )

@@ -30,6 +30,11 @@ def test_lists_say_the_clients_of_each_edge() -> None:
         ([], "edges.groups must be >= 1, found 0"),
         ([[0], []], "edges.groups.1 needs at least 1 client, found none"),
         ([[0, 1], [1]], "a client belongs to one edge, found client 1 in two"),
+        (2.0, "edges.groups must be a whole number or a list .* found 2.0"),
+        (True, "edges.groups must be a whole number or a list .* found True"),
+        ("ab", "edges.groups must be a whole number or a list .* found 'ab'"),
+        ([0, 1], "edges.groups must be a whole number or a list"),
+        ([[0, 1.5]], "edges.groups must be a whole number or a list"),
         ([[-1]], "edges.groups.0 must have partition ids >= 0, found -1"),
     ],
 )
