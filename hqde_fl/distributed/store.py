@@ -43,7 +43,7 @@ from hqde_fl.distributed.weight_versions import (
     SupersededError,
     Version,
 )
-from hqde_fl.errors import HQDEError, RunError
+from hqde_fl.errors import ConfigError, HQDEError, RunError
 from hqde_fl.updates.weights_bytes import weights_from_bytes, weights_to_bytes
 
 RETRY_SECONDS = 60.0
@@ -210,7 +210,7 @@ class DistributedWeightStore:
         key : str
             The key.
         weights : Mapping[str, Tensor]
-            The entries by name, of any dtype; they share no memory.
+            The entries by name, of any dtype.
         expected : int, optional
             The version that must be the latest one, 0 for none: compare-and-set.
         facts : Mapping[str, str or int], optional
@@ -218,9 +218,22 @@ class DistributedWeightStore:
 
         Raises
         ------
+        ConfigError
+            If there is anything else among the weights or the facts.
         VersionConflictError
             If the latest version is not the expected one; nothing is stored then.
         """
+        for name, entry in weights.items():
+            if not isinstance(entry, Tensor):
+                raise ConfigError(
+                    f"weights {key!r} must be tensors by name, found {entry!r:.40} for {name!r}"
+                )
+        for name, fact in (facts or {}).items():
+            if not isinstance(fact, str | int):
+                raise ConfigError(
+                    f"facts of weights {key!r} must be strings or ints, "
+                    f"found {fact!r:.40} for {name!r}"
+                )
         content = np.frombuffer(weights_to_bytes(weights, facts), np.uint8)
         reference = ray.put(content)
         written, version = self._call("write", key, uuid4().hex, reference, expected)

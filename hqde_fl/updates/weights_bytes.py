@@ -29,7 +29,7 @@ def weights_to_bytes(
     Parameters
     ----------
     state : Mapping[str, Tensor]
-        The entries by name, which share no memory.
+        The entries by name; those that share memory, as tied weights do, are stored apart.
     facts : Mapping[str, str or int], optional
         What the metadata say besides.
     """
@@ -37,10 +37,13 @@ def weights_to_bytes(
     about: dict[str, Any] = dict(facts or {})
     if complex_names:
         about[_COMPLEX] = complex_names
-    stored = {
-        name: (torch.view_as_real(t.resolve_conj()) if t.is_complex() else t).contiguous()
-        for name, t in state.items()
-    }
+    stored: dict[str, Tensor] = {}
+    memories: set[int] = set()
+    for name, t in state.items():
+        real = (torch.view_as_real(t.resolve_conj()) if t.is_complex() else t).contiguous()
+        memory = real.untyped_storage().data_ptr()
+        stored[name] = real.clone() if memory in memories else real
+        memories.add(memory)
     return save(stored, metadata={_KEY: json.dumps(about)} if about else None)
 
 

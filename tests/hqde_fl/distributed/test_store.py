@@ -86,6 +86,20 @@ def test_every_dtype_comes_back_as_it_was(store: DistributedWeightStore) -> None
         assert torch.equal(stored[name], value)
 
 
+@pytest.mark.parametrize(
+    ("entries", "facts", "message"),
+    [
+        ({"w": 3}, None, "weights 'odd' must be tensors by name, found 3 for 'w'"),
+        ({}, {"when": None}, "facts of weights 'odd' must be .* found None for 'when'"),
+    ],
+)
+def test_what_is_no_tensor_is_refused(
+    store: DistributedWeightStore, entries: Any, facts: Any, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        store.put("odd", entries, facts=facts)
+
+
 def test_compare_and_set(store: DistributedWeightStore) -> None:
     assert store.compare_and_set("cas", weights(1), expected=0) == 1
     with pytest.raises(VersionConflictError, match="'cas': expected version 0, found 1"):

@@ -43,6 +43,13 @@ def test_every_dtype_comes_back_with_the_same_bits(tmp_path: Path) -> None:
         assert same_bits(state[name], tensor), name
 
 
+def test_entries_that_share_memory_are_stored_apart() -> None:
+    tied, column = torch.arange(4.0), torch.randn(3, 2)
+    state = {"a": tied, "b": tied, "part": tied[1:], "all": column, "first": column[0]}
+    opened = load(weights_to_bytes(state))
+    assert all(torch.equal(opened[name], tensor) for name, tensor in state.items())
+
+
 def test_other_readers_see_pairs_of_reals_and_the_rest_as_it_is() -> None:
     opened = load(weights_to_bytes(STATE))
     assert (opened["wide"].dtype, opened["wide"].shape) == (torch.float64, (2, 2))
@@ -59,9 +66,9 @@ def test_the_same_values_give_the_same_bytes() -> None:
 
 def test_a_system_saves_and_loads_every_dtype(tmp_path: Path) -> None:
     arrays = to_record(STATE)
-    save_weights(tmp_path / "file", arrays, 4, 1)
-    loaded, epochs = load_weights(tmp_path / "file", arrays)
-    assert epochs == 4
+    save_weights(tmp_path / "file", arrays, 4, 1, (0,))
+    loaded, epochs, voters = load_weights(tmp_path / "file", arrays, 1)
+    assert (epochs, voters) == (4, (0,))
     for name, tensor in from_record(loaded).items():
         assert same_bits(tensor, STATE[name])
 
@@ -79,7 +86,7 @@ def test_files_of_other_origin_and_older_ones_load(
     tmp_path: Path, metadata: dict[str, str] | None, epochs: int
 ) -> None:
     save_file({"w": torch.ones(2)}, tmp_path / "file", metadata=metadata)
-    assert load_weights(tmp_path / "file", to_record({"w": torch.zeros(2)}))[1] == epochs
+    assert load_weights(tmp_path / "file", to_record({"w": torch.zeros(2)}), 1)[1] == epochs
 
 
 @pytest.mark.parametrize(
@@ -104,7 +111,7 @@ def test_malformed_metadata_are_one_line(tmp_path: Path, text: str, message: str
     state = {"w": torch.ones(3), "n": torch.ones(2)}
     save_file(state, tmp_path / "file", metadata={"hqde-fl": text})
     with pytest.raises(DataError, match=r"^.* cannot be loaded: ") as caught:
-        load_weights(tmp_path / "file", to_record(state))
+        load_weights(tmp_path / "file", to_record(state), 1)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value).removeprefix(str(tmp_path))) < 200
@@ -116,7 +123,7 @@ def test_a_file_that_is_none_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="cannot be loaded"):
             read_weights(tmp_path / name)
     with pytest.raises(DataError, match="cannot be written"):
-        save_weights("/dev/null/model", to_record({"w": torch.ones(1)}), 0, 1)
+        save_weights("/dev/null/model", to_record({"w": torch.ones(1)}), 0, 1, (0,))
 
 
 class Tied(nn.Module):
