@@ -16,7 +16,7 @@ from hqde_fl.selection.base import Candidates, Selection, Selector, State
 from hqde_fl.selection.dimod_sampler import check_solver
 from hqde_fl.selection.fair_shares import CEILING, FairShares, check_ceiling
 from hqde_fl.selection.history_columns import Floats, HistoryColumns
-from hqde_fl.selection.qubo_problem import Pairs, SubsetProblem, Weights
+from hqde_fl.selection.qubo_problem import Pairs, SubsetProblem, Weights, check_weights
 from hqde_fl.selection.subset_solver import BUILT_IN, solve_subset
 
 MAX_CANDIDATES = 2000
@@ -53,9 +53,9 @@ class QUBO(Selector):
         ``"sum"``: that of every pair counts in full, as in HQDE.
     solver : str or dimod.Sampler
         ``"annealing"``: by swaps; ``"greedy"``; with the extra ``quantum`` also ``"tabu"``,
-        ``"simulated-annealing"``, ``"steepest-descent"``, ``"exact"``; or a ``dimod.Sampler``, as
-        ``module:attribute`` or ``file.py:attribute`` in a file. If the greedy choice is better than
-        the solver's, it is taken.
+        ``"simulated-annealing"``, ``"steepest-descent"``, ``"exact"`` (of 20 clients at most); or a
+        ``dimod.Sampler``, as ``module:attribute`` or ``file.py:attribute`` in a file. If the greedy
+        choice is better than the solver's, it is taken.
     solver_options : Mapping[str, Any]
         Arguments for the sampler's method ``sample``, for instance ``{"num-reads": 100}``.
     """
@@ -75,7 +75,7 @@ class QUBO(Selector):
     def __post_init__(self) -> None:
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
             raise ConfigError(f"QUBO.k must be a whole number >= 1, found {self.k!r}")
-        _ = self.weights
+        check_weights("QUBO", self)
         check_ceiling("QUBO", self.ceiling)
         check_solver("QUBO.solver", self.solver, BUILT_IN)
         if is_own(self.solver):  # now, because files are searched beside the experiment's

@@ -43,12 +43,17 @@ class Weights:
     pairs: Pairs = "mean"
 
     def __post_init__(self) -> None:
-        for name in ("quality", "cost", "diversity"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f"{name} must be a finite weight >= 0, found {value!r}")
-        if self.pairs not in get_args(Pairs):
-            raise ConfigError(f"pairs must be 'mean' or 'sum', found {self.pairs!r}")
+        check_weights("Weights", self)
+
+
+def check_weights(owner: str, part: Any) -> None:
+    """Raise ``ConfigError`` unless a part's ``quality`` and so on are weights of the objective."""
+    for name in ("quality", "cost", "diversity"):
+        value = getattr(part, name)
+        if not (math.isfinite(value) and value >= 0):
+            raise ConfigError(f"{owner}.{name} must be a finite weight >= 0, found {value!r}")
+    if part.pairs not in get_args(Pairs):
+        raise ConfigError(f"{owner}.pairs must be 'mean' or 'sum', found {part.pairs!r}")
 
 
 HQDE = Weights(pairs="sum")

@@ -74,6 +74,9 @@ def try_own_parts(
         if _own(strategy.selector) or "solver" in strategy.selector:  # its package may be missing
             with _trial("selector", parts.participation.selector):
                 nodes = [*range(parts.clients)]
+                if parts.edges is not None:
+                    groups = parts.edges.settings.groups.clients(parts.clients)
+                    nodes = max(groups, key=len)
                 choice = choose_nodes(
                     parts.participation.selector,
                     nodes,

@@ -175,7 +175,7 @@ def test_a_sampler_from_a_program_or_a_file_beside_the_experiment(tmp_path):
     ("parameters", "message"),
     [
         ({"k": 0}, r"QUBO\.k must be a whole number >= 1, found 0"),
-        ({"k": 2, "cost": -1.0}, "cost must be a finite weight >= 0, found -1"),
+        ({"k": 2, "cost": -1.0}, "QUBO.cost must be a finite weight >= 0, found -1"),
         ({"k": 2, "pairs": "all"}, "pairs must be 'mean' or 'sum', found 'all'"),
         ({"k": 2, "ceiling": 0.5}, r"QUBO\.ceiling must be >= 1, found 0.5"),
         ({"k": 2, "solver": "annealling"}, r"QUBO\.solver 'annealling': did you mean 'annealing'"),

@@ -191,3 +191,19 @@ def test_a_solver_whose_package_is_missing_is_refused_before_the_run(tiny, monke
     experiment = Experiment.parse(tiny.to_table(), [selector])  # a client does not need it
     with pytest.raises(ConfigError, match=r"solver 'tabu' needs .*'hqde-fl\[quantum\]'"):
         experiment.checked_task()
+
+
+def test_a_solver_is_tried_on_as_many_clients_as_it_gets(tiny):
+    selector = 'strategy.selector={name="qubo", k=2, solver="exact"}'
+    many = Experiment.parse(tiny.to_table(), [selector, "clients.count=24"])
+    with pytest.raises(ConfigError, match="tries all subsets of at most 20 items, found 24"):
+        many.checked_task()
+    Experiment.parse(many.to_table(), ["edges.groups=2"]).checked_task()
+
+
+@pytest.mark.parametrize("key", ["quality", "cost", "diversity"])
+def test_a_weight_of_qubo_is_named_by_its_key(tiny, key):
+    selector = f'strategy.selector={{name="qubo", k=2, {key}=-1}}'
+    message = f"^strategy.selector.{key} needs to be a finite weight >= 0, found -1"
+    with pytest.raises(ConfigError, match=message):
+        Experiment.parse(tiny.to_table(), [selector])
