@@ -65,6 +65,13 @@ class Tree(Aggregator):
                 raise ConfigError(f"Tree needs a rule as {name}, found a pre-aggregation: {rule}")
         if self.root.confidence_from is not None:
             raise ConfigError(f"Tree needs a root that asks for no confidence, found {self.root}")
+        most = self.fanout  # children of the root, unless the tree grows by its leaf nodes alone
+        grows = self.inner == "pass-through" and self.leaf.minimum() <= most
+        if not grows and self.root.minimum() > most:
+            raise ConfigError(
+                f"Tree needs fanout >= {self.root.minimum()}, the fewest updates of its root "
+                f"{self.root}, found {self.fanout}"
+            )
 
     def minimum(self, faulty: int = 0) -> int:
         """Return the smallest n for which every node has enough children, whatever ``faulty`` is.

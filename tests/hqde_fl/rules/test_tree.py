@@ -17,6 +17,7 @@ from hqde_fl.rules import (
     Clipping,
     Cohort,
     GeometricMedian,
+    Krum,
     Mean,
     Median,
     Superposition,
@@ -169,3 +170,13 @@ def test_inner_nodes_have_the_mean_confidence_below_them() -> None:
     outcome = aggregate(tree, Updates(torch.eye(8)), given)
     assert outcome.delta.min() > 0
     torch.testing.assert_close(outcome.influence, outcome.delta.double(), rtol=0, atol=1e-6)
+
+
+def test_a_root_that_can_never_have_enough_children_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"Tree needs fanout >= 9, .* Krum\(f=3\), found 4"):
+        Tree(Mean(), Krum(f=3))
+    with pytest.raises(ConfigError, match="Tree needs fanout >= 9"):
+        Tree(Krum(f=1), Krum(f=3), inner="pass-through")  # no leaf node has the 5 that it needs
+    assert Tree(Mean(), Krum(f=3), inner="pass-through").minimum() == 33
+    assert Tree(Krum(f=1), Median()).minimum() == 1
+    assert Tree(Mean(), Krum(f=3), fanout=9).minimum() == 9
