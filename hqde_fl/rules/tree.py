@@ -80,9 +80,13 @@ class Tree(Aggregator):
         The group of an excluded client is unknown, so it lowers no node's f.
         """
         n = 1
-        while not self._suffices(self._grown(n), self.root):
+        while not self.fits(n):
             n += 1
         return n
+
+    def fits(self, n: int) -> bool:
+        """Return whether every node above n clients has enough children for its rule."""
+        return self._suffices(self._grown(n), self.root)
 
     def breakdown(self, n: int) -> int:
         """Return one less than the smallest number of faulty clients that can break the root."""

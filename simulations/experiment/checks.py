@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.rules import Tree
 from hqde_fl.simulations.attacks import Attack
 from hqde_fl.simulations.experiment.parts import Parts
 from hqde_fl.simulations.experiment.sections import ClientsSection, StrategySection
@@ -66,6 +67,11 @@ def check_cohort(parts: Parts, clients: ClientsSection, strategy: StrategySectio
     minimum = parts.rule.minimum()
     if parts.cohort < minimum:
         raise ConfigError(f"{parts.rule} needs at least {minimum} updates{of_each}, found {cohort}")
+    if isinstance(parts.rule, Tree) and not parts.rule.fits(parts.cohort):
+        raise ConfigError(
+            f"{parts.rule} needs groups large enough for its rules{of_each}, found {cohort}: "
+            "choose another fanout or another number of clients"
+        )
 
 
 def _check_edges(parts: Parts, edges: int, strategy: StrategySection) -> None:

@@ -306,3 +306,14 @@ def test_a_choice_is_named_with_its_alternatives():
 def test_an_experiment_is_named_after_any_file(tmp_path, file, name):
     (tmp_path / file).write_text("rounds = 1")
     assert Experiment.load(tmp_path / file).name == name
+
+
+def test_a_tree_that_does_not_fit_its_clients_is_refused(tiny):
+    rule = {"name": "trimmed-mean", "f": 1}
+    table = tiny.to_table() | {
+        "strategy": {"rule": {"name": "tree", "leaf": rule, "root": rule, "fanout": 4}}
+    }
+    for clients in (4, 12):
+        Experiment.parse(table, [f"clients.count={clients}", "faults=[]"])
+    with pytest.raises(ConfigError, match=r"needs groups large enough .* found 5 clients"):
+        Experiment.parse(table, ["clients.count=5", "faults=[]"])
