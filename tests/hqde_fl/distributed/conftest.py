@@ -1,4 +1,4 @@
-"""One local Ray for all tests of this folder but those of a cluster, which come first."""
+"""A local Ray for each module of this folder but that of a cluster: no process has two at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def one_ray() -> Iterator[None]:
     """A local Ray of two CPUs, the workers of which find the tests' modules."""
     import ray
