@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import ArrayRecord
@@ -48,7 +48,7 @@ class PublishModel(Callback):
     directory: str = ""
     keep: bool = False
 
-    _store: DistributedWeightStore | None = None
+    _store: DistributedWeightStore | None = field(default=None, init=False)
 
     def on_start(self, arrays: ArrayRecord, rounds: int) -> None:
         """Make the store; raise ``RunError`` if this process is not connected to a Ray."""

@@ -121,7 +121,7 @@ def test_one_view_as_plain_text(begun):
 def test_where_metrics_are_published_and_why_a_run_failed_is_shown(begun):
     manifest = read_manifest(begun)
     write_manifest(begun, manifest | {"published-at": {"prometheus": "http://127.0.0.1:1/"}})
-    assert "prometheus at http://127.0.0.1:1/" in once(begun)
+    assert "prometheus at http://127.0.0.1:1/" in once(begun, width=120)
     write_manifest(begun, manifest | {"status": "failed", "error": "RunError: the\nreason"})
     lines = once(begun).splitlines()
     assert lines[0].startswith("tiny  failed")
