@@ -1,4 +1,4 @@
-"""A local Ray for each module of this folder but that of a cluster: no process has two at a time."""
+"""A local Ray for each module of this folder but that of a cluster; no process has two."""
 
 from __future__ import annotations
 

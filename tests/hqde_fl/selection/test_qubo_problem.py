@@ -254,7 +254,7 @@ def test_a_sampler_that_returns_no_subset_is_named(returned, message):
         solved(problem_of("clients", 8, 3, 0), Odd())
 
 
-@pytest.mark.parametrize("solver", ["exact", dimod.ExactSolver()], ids=str, ids=["name", "object"])
+@pytest.mark.parametrize("solver", ["exact", dimod.ExactSolver()], ids=["name", "object"])
 def test_the_exact_solver_has_a_largest_problem(solver):
     assert len(solved(problem_of("clients", 12, 3, 0), solver).chosen) == 3
     with pytest.raises(ConfigError, match=r"all subsets of at most 20 items, found 21$"):
