@@ -100,7 +100,7 @@ class Course(Callback):
 
     @property
     def fair_shares(self) -> NDArray[np.float64]:
-        """How many times its fair share each client was chosen."""
+        """Fair shares of each client: its turns over those that are fair."""
         counts = np.bincount(self.chosen, minlength=self.clients)
         return np.asarray(counts / counts.mean(), dtype=np.float64)
 

@@ -146,8 +146,8 @@ def run_node(
         The parts of the first row, of the second, and so on.
     """
     started, clock = time.time(), time.perf_counter()
-    each = len(parts) // cohort.n
-    columns = ShardColumns.of([parts[k * each : (k + 1) * each] for k in range(cohort.n)])
+    row_parts = len(parts) // cohort.n
+    columns = ShardColumns.of([parts[k * row_parts : (k + 1) * row_parts] for k in range(cohort.n)])
     with one_library_thread():
         executor = SerialExecutor(tile_bytes)
         own = rule.run(columns, cohort, state, partial(run_steps, executor=executor))

@@ -23,7 +23,7 @@ from hqde_fl.selection.qubo_problem import Floats, SubsetProblem, Weights
 from hqde_fl.selection.subset_solver import ANNEALING, Subset, solve_subset
 
 MEMBER_WEIGHTS = Weights(cost=0.0)
-"""What accuracy and disagreement count: members cost the same."""
+"""Weights of accuracy and disagreement; members cost the same."""
 
 FAILED = 1e6
 """Error of a member without finite predictions, relative to the greatest error of the others."""

@@ -14,7 +14,7 @@ from hqde_fl.errors import ConfigError
 
 Floats = NDArray[np.float64]
 Pairs = Literal["mean", "sum"]
-"""How diversity counts: each item's mean diversity to the others chosen, or the sum over pairs."""
+"""Measures of diversity: each item's mean diversity to the others chosen, or the sum over pairs."""
 
 
 @dataclass(frozen=True)

@@ -68,15 +68,15 @@ def solve_subset(
         return Subset(chosen, problem.value(chosen), GREEDY)
     order = rng.permutation(problem.items)
     shuffled, repaired, name = problem.reordered(order), False, str(solver)
-    found = [(GREEDY, greedy_subset(shuffled), False)]
+    solutions = [(GREEDY, greedy_subset(shuffled), False)]
     if solver == ANNEALING:
-        found.insert(0, (ANNEALING, SwapAnnealing().solve(shuffled, rng), False))
+        solutions.insert(0, (ANNEALING, SwapAnnealing().solve(shuffled, rng), False))
     elif solver != GREEDY:
         items, repaired = sample_subset(shuffled, solver, options or {}, rng)
         name = solver if isinstance(solver, str) else solver_name(solver)
-        found.insert(0, (name, items, repaired))
+        solutions.insert(0, (name, items, repaired))
     subsets = [
         Subset(chosen := tuple(sorted(order[items].tolist())), problem.value(chosen), by, changed)
-        for by, items, changed in found
+        for by, items, changed in solutions
     ]
     return max(subsets, key=lambda subset: subset.value)

@@ -46,7 +46,7 @@ MEMORY = 0.5
 ACCEPTED = "accepted"
 
 _DAMAGED = (TypeError, ValueError, AttributeError)
-"""What a line raises whose values are not what its keys hold."""
+"""Exceptions of a line whose values are not what its keys hold."""
 
 
 class GrowingFile:

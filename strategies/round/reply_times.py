@@ -24,7 +24,11 @@ class ReplyTimes:
     """
 
     def __init__(self, grid: Grid, deadline: float) -> None:
-        self._grid, self.deadline = grid, deadline
+        self.deadline = deadline
+        # looked at once: asking an object for a protocol is slow, and is needed for every client
+        self._clock = grid if isinstance(grid, KeepsVirtualTime) else None
+        self._calls = grid if isinstance(grid, MeasuresCalls) else None
+        self._hosts = grid if isinstance(grid, MeasuresHosts) else None
         self._sent = self._last = time.monotonic()
         self._arrived: dict[int, float] = {}
 
@@ -51,12 +55,12 @@ class ReplyTimes:
 
         None if the Grid keeps no virtual clock.
         """
-        return self._grid.reply_times() if isinstance(self._grid, KeepsVirtualTime) else None
+        return None if self._clock is None else self._clock.reply_times()
 
     @property
     def virtual_round(self) -> float | None:
         """Virtual seconds of the round; None if the Grid keeps no virtual clock."""
-        return self._grid.round_time() if isinstance(self._grid, KeepsVirtualTime) else None
+        return None if self._clock is None else self._clock.round_time()
 
     def round_seconds(self) -> float:
         """Return the seconds of the round, virtual ones where there is a virtual clock."""
@@ -72,8 +76,8 @@ class ReplyTimes:
         """
         if (virtual := self.virtual) is not None:
             return virtual.get(node)
-        if isinstance(self._grid, MeasuresCalls):
-            return self._grid.call_seconds().get(node, self.arrival(node))
+        if self._calls is not None:
+            return self._calls.call_seconds().get(node, self.arrival(node))
         return self.arrival(node)
 
     def host_load(self, node: int) -> float:
@@ -81,6 +85,6 @@ class ReplyTimes:
 
         0 if the Grid does not measure it, and in virtual time, where all clients share a machine.
         """
-        if self.virtual is None and isinstance(self._grid, MeasuresHosts):
-            return self._grid.host_loads().get(node, 0.0)
+        if self._clock is None and self._hosts is not None:
+            return self._hosts.host_loads().get(node, 0.0)
         return 0.0
