@@ -15,8 +15,7 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 from torch import Tensor
 
 from hqde_fl import rules as ours
-from hqde_fl.protocol.flower_internals import TaskIdentity
-from hqde_fl.simulations.engines.flower_internals import set_message_id
+from hqde_fl.protocol.flower_internals import TaskIdentity, set_message_id
 from hqde_fl.strategies.hqde import HQDEStrategy
 
 Run = Callable[[], object]

@@ -37,8 +37,6 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.run import Run, RunNotRunningException
 
-from hqde_fl.protocol.flower_internals import set_message_id
-
 if TYPE_CHECKING:
     from flwr.cli.flower_config import read_flower_config
     from flwr.proto.control_pb2 import ListNodesRequest
@@ -98,7 +96,6 @@ __all__ = [
     "read_flower_config",
     "recorddict_from_proto",
     "recorddict_to_proto",
-    "set_message_id",
 ]
 
 

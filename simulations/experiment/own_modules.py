@@ -107,7 +107,7 @@ def module_folders(table: Mapping[str, Any]) -> list[str]:
         The experiment's complete table.
     """
     names = own_names(table)
-    places = []
+    places: list[str | None] = [str(file) for file in named_files(table).values()]  # searched first
     for module in _named_modules(names):
         places += [*getattr(module, "__path__", ())] or [getattr(module, "__file__", None)]
     own = own_folders(os.path.dirname(os.path.abspath(place)) for place in places if place)

@@ -9,9 +9,8 @@ from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
 from hqde_fl.clients.message_fields import is_training, server_round
-from hqde_fl.protocol.flower_internals import ErrorCode
+from hqde_fl.protocol.flower_internals import ErrorCode, set_message_id
 from hqde_fl.seeding import Seeds
-from hqde_fl.simulations.engines.flower_internals import set_message_id
 from hqde_fl.simulations.engines.wrapped_grid import PartitionAwareGrid
 from hqde_fl.simulations.heterogeneity.drop_out import DropOut
 

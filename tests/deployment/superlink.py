@@ -41,8 +41,8 @@ from flwr.superlink.main import create_app
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from hqde_fl.protocol.flower_internals import set_message_id
 from hqde_fl.simulations.audit.upload_changes import protobuf_field
-from hqde_fl.simulations.engines.flower_internals import set_message_id
 
 HEARTBEAT = 30.0
 

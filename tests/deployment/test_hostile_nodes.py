@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 from flwr.app import Context, RecordDict
 
+from hqde_fl.protocol.flower_internals import set_message_id
 from hqde_fl.simulations.audit import AnswerContext, UploadedReply
 from hqde_fl.simulations.audit.honest_clients import honest_content, initial_model
 from hqde_fl.simulations.audit.message_objects import to_objects
 from hqde_fl.simulations.engines.deployment.guarded_grid import GuardedGrid
-from hqde_fl.simulations.engines.flower_internals import ObjectTree, set_message_id
+from hqde_fl.simulations.engines.flower_internals import ObjectTree
 from tests.deployment.superlink import Node, Site, Upload
 from tests.hostile.batch import HONEST, Rounds, check, rejected, strategy
 

@@ -24,6 +24,7 @@ from flwr.proto.message_pb2 import PullObjectResponse
 
 from benchmarks.structure import files, private_flower
 from hqde_fl.protocol import flower_internals as for_both_ends
+from hqde_fl.protocol.flower_internals import set_message_id
 from hqde_fl.simulations.engines import flower_internals as for_engines
 from hqde_fl.simulations.engines.deployment.announcements import Announcements
 from hqde_fl.simulations.engines.deployment.guarded_grid import GuardedGrid, guard
@@ -33,7 +34,6 @@ from hqde_fl.simulations.engines.flower_internals import (
     HttpGrid,
     PullAppMessagesRequest,
     PullAppMessagesResponse,
-    set_message_id,
 )
 from hqde_fl.simulations.engines.inline import InlineGrid
 

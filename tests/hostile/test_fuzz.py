@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hqde_fl.codec import Codec, Identity, Quantized
+from hqde_fl.protocol.flower_internals import set_message_id
 from hqde_fl.rules import TrimmedMean
 from hqde_fl.simulations.audit import pickle_canary as canary
 from hqde_fl.simulations.audit.grid import AuditGrid
@@ -20,7 +21,6 @@ from hqde_fl.simulations.audit.honest_clients import (
     initial_model,
 )
 from hqde_fl.simulations.audit.trial import TOLERANCE
-from hqde_fl.simulations.engines.flower_internals import set_message_id
 from hqde_fl.strategies.hqde import HQDEStrategy
 from hqde_fl.strategies.settings import Communication, Participation, Reporting
 from tests.hostile.batch import Rounds

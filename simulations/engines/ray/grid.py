@@ -184,8 +184,9 @@ class RayGrid(LocalGrid):
         finally:  # the deadline, an interrupt, or a Strategy that stops reading
             if keys and not ends_process():  # if the process ends, Ray does too, or has already
                 self._dispatcher.cancel()
-                for key in keys:
-                    del self._pending[key]
+                for key in keys:  # some may have replied meanwhile
+                    self._pending.pop(key, None)
+                    self._replies.pop(key, None)
 
     def _advance(self, timeout: float | None) -> None:
         outcomes = self._dispatcher.step(timeout)

@@ -198,6 +198,20 @@ def test_the_deadline_cancels_who_is_not_done_and_the_next_round_goes_on() -> No
     assert len(ask(grid)) == 6
 
 
+def test_a_strategy_may_stop_reading_while_replies_are_there() -> None:
+    grid = grid_of(6)
+    content = RecordDict({"arrays": model(), "config": ConfigRecord()})
+    messages = [Message(content, node, "train") for node in grid.get_node_ids()]
+    replies = iter(grid.send_and_receive(messages))
+    next(replies)
+    while not grid._replies:  # another reply waits to be read
+        grid._advance(None)
+    replies.close()  # type: ignore[attr-defined]
+    assert not grid._replies
+    assert not grid._pending
+    assert len(ask(grid)) == 6
+
+
 def test_messages_can_be_pushed_and_pulled_by_hand() -> None:
     grid = grid_of(3)
     content = RecordDict({"arrays": model(), "config": ConfigRecord()})
