@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from hqde_fl.errors import CohortError
 from hqde_fl.protocol.grid_protocols import KnowsPartitions
 from hqde_fl.protocol.partition_claims import IDENTITY, claimed_partition
-from hqde_fl.strategies.round.reply_matching import ReplyMatcher
+from hqde_fl.protocol.reply_matching import ReplyMatcher
 
 POLL_SECONDS = 0.2
 """Seconds between two looks at the connected nodes while others are waited for."""

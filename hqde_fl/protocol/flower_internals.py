@@ -10,9 +10,19 @@ from flwr.app import Message
 from flwr.app.message.message import make_message
 from flwr.common import log
 from flwr.common.constant import ErrorCode
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-__all__ = ["ErrorCode", "TaskIdentity", "log", "make_message", "set_message_id"]
+__all__ = [
+    "ErrorCode",
+    "NodeInfo",
+    "Run",
+    "TaskIdentity",
+    "log",
+    "make_message",
+    "set_message_id",
+]
 
 
 def set_message_id(message: Message, key: str) -> None:

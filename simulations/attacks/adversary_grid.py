@@ -21,13 +21,14 @@ from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.protocol.members import member_name, requested_members
 from hqde_fl.protocol.no_data import has_no_data
 from hqde_fl.protocol.partial_work import confirmed_work, requested_work
+from hqde_fl.protocol.reply_matching import with_nodes
 from hqde_fl.protocol.screening import Accepted, Screening
+from hqde_fl.protocol.wrapped_grid import PartitionAwareGrid
 from hqde_fl.rules import Aggregator, Mean
 from hqde_fl.rules.results import State
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.attacks import Attack, AttackerKnowledge, Memory, attack_name
 from hqde_fl.simulations.attacks.round_updates import RoundUpdates, SentModelOf, sent_model_of
-from hqde_fl.simulations.engines.wrapped_grid import PartitionAwareGrid, with_nodes
 from hqde_fl.strategies.round.partial_work import scaled
 from hqde_fl.terminal_text import describe_error
 from hqde_fl.updates.received_updates import received_columns

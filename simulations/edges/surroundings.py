@@ -14,10 +14,10 @@ from hqde_fl.clients.message_fields import server_round
 from hqde_fl.clients.mods.codec import CodecMod
 from hqde_fl.clients.mods.downlink import DownlinkMod
 from hqde_fl.clients.mods.entries import HeldEntriesMod, UnchangedEntriesMod
+from hqde_fl.protocol.reply_matching import with_nodes
 from hqde_fl.protocol.screening import Accepted
 from hqde_fl.simulations.attacks.round_updates import RoundUpdates
 from hqde_fl.simulations.edges.idle_edge import IdleEdgeMod
-from hqde_fl.simulations.engines.wrapped_grid import with_nodes
 from hqde_fl.simulations.experiment.edges import Edges
 from hqde_fl.simulations.experiment.parts import Parts
 from hqde_fl.simulations.heterogeneity.message_bytes import SentBytes, array_bytes

@@ -8,10 +8,9 @@ from collections.abc import Iterable, Mapping
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from hqde_fl.protocol.flower_internals import TaskIdentity, set_message_id
+from hqde_fl.protocol.flower_internals import Run, TaskIdentity, set_message_id
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.engines.cache_folder import CacheFolder
-from hqde_fl.simulations.engines.flower_internals import Run
 from hqde_fl.simulations.engines.node_ids import node_ids
 
 SERVER_NODE = 1

@@ -7,7 +7,7 @@ replies of clients that the experiment makes faulty, and only for the fault each
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import final
 
 from flwr.app import Message
@@ -16,7 +16,11 @@ from flwr.serverapp import Grid
 from hqde_fl.clients.faults.fault_errors import find_failure
 from hqde_fl.clients.message_fields import is_training, server_round
 from hqde_fl.errors import RunError
-from hqde_fl.simulations.engines.wrapped_grid import FaultsOf, PartitionAwareGrid, with_nodes
+from hqde_fl.protocol.reply_matching import with_nodes
+from hqde_fl.protocol.wrapped_grid import PartitionAwareGrid
+
+FaultsOf = Callable[[int], Mapping[int, str]]
+"""(round) -> partition id -> name of the fault."""
 
 
 @final

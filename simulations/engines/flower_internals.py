@@ -23,7 +23,6 @@ from flwr.common.serde_utils import error_from_proto
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PullObjectRequest
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import Metadata as ProtoMetadata
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.proto.recorddict_pb2 import ConfigRecord as ProtoConfigRecord
 from flwr.proto.recorddict_pb2 import MetricRecord as ProtoMetricRecord
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
@@ -35,7 +34,7 @@ from flwr.supercore.inflatable.inflatable_object import (
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-from flwr.supercore.run import Run, RunNotRunningException
+from flwr.supercore.run import RunNotRunningException
 
 if TYPE_CHECKING:
     from flwr.cli.flower_config import read_flower_config
@@ -75,7 +74,6 @@ __all__ = [
     "InflatableObject",
     "ListNodesRequest",
     "NodeAuthHttpInterceptor",
-    "NodeInfo",
     "ObjectTree",
     "ProtoConfigRecord",
     "ProtoMessage",
@@ -84,7 +82,6 @@ __all__ = [
     "PullAppMessagesRequest",
     "PullAppMessagesResponse",
     "PullObjectRequest",
-    "Run",
     "RunNotRunningException",
     "RuntimeVersionHttpInterceptor",
     "error_from_proto",

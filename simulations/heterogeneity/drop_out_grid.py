@@ -10,8 +10,8 @@ from flwr.serverapp import Grid
 
 from hqde_fl.clients.message_fields import is_training, server_round
 from hqde_fl.protocol.flower_internals import ErrorCode, set_message_id
+from hqde_fl.protocol.wrapped_grid import PartitionAwareGrid
 from hqde_fl.seeding import Seeds
-from hqde_fl.simulations.engines.wrapped_grid import PartitionAwareGrid
 from hqde_fl.simulations.heterogeneity.drop_out import DropOut
 
 DROPPED_OUT = "dropped out (simulated)"

@@ -19,8 +19,9 @@ from hqde_fl.clients.message_fields import is_training, server_round
 from hqde_fl.errors import RunError
 from hqde_fl.protocol.example_counts import counted_examples, examples_question
 from hqde_fl.protocol.flower_internals import log
+from hqde_fl.protocol.reply_matching import with_nodes
 from hqde_fl.protocol.screening import NUM_EXAMPLES
-from hqde_fl.simulations.engines.wrapped_grid import PartitionAwareGrid, with_nodes
+from hqde_fl.protocol.wrapped_grid import PartitionAwareGrid
 from hqde_fl.simulations.heterogeneity.client_times import ClientTimes
 from hqde_fl.simulations.heterogeneity.drop_out import DropOut
 from hqde_fl.simulations.heterogeneity.message_bytes import array_bytes

@@ -17,10 +17,12 @@ from torch import Tensor
 
 from hqde_fl.clients.message_fields import is_training
 from hqde_fl.protocol.records import from_record
+from hqde_fl.protocol.reply_matching import with_nodes
 from hqde_fl.protocol.screening import Accepted, Screening
+from hqde_fl.protocol.wrapped_grid import WrappedGrid
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.attacks.round_updates import RoundUpdates
-from hqde_fl.simulations.engines.wrapped_grid import FaultsOf, WrappedGrid, with_nodes
+from hqde_fl.simulations.engines.fault_error_grid import FaultsOf
 from hqde_fl.strategies.callbacks import RoundRecord
 from hqde_fl.strategies.state import ModelState
 

@@ -29,6 +29,7 @@ from hqde_fl.protocol.members import (
 )
 from hqde_fl.protocol.no_data import no_data
 from hqde_fl.protocol.omitted_entries import LEAVE_OUT
+from hqde_fl.protocol.reply_matching import ReplyMatcher
 from hqde_fl.protocol.screening import NUM_EXAMPLES
 from hqde_fl.rules import Aggregator
 from hqde_fl.seeding import Seeds
@@ -36,7 +37,6 @@ from hqde_fl.strategies.callbacks import RoundRecord
 from hqde_fl.strategies.edges.relayed_config import relayed_config
 from hqde_fl.strategies.edges.settings import EdgeSettings
 from hqde_fl.strategies.metrics import scalar_metrics
-from hqde_fl.strategies.round.reply_matching import ReplyMatcher
 from hqde_fl.strategies.state import ServerState
 from hqde_fl.updates.roles import Roles
 

@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from logging import WARNING
-from typing import Any, final
+from typing import final
 
 from flwr.app import Context, Message, MessageType, RecordDict, UserConfigValue
 from flwr.clientapp.typing import Mod
 from flwr.serverapp import Grid
 
 from hqde_fl.errors import BoundError
-from hqde_fl.protocol.flower_internals import log, set_message_id
-from hqde_fl.protocol.grid_protocols import KeepsContexts, KeepsVirtualTime
+from hqde_fl.protocol.flower_internals import NodeInfo, log, set_message_id
+from hqde_fl.protocol.grid_protocols import KeepsVirtualTime
+from hqde_fl.protocol.reply_matching import ReplyMatcher
+from hqde_fl.protocol.wrapped_grid import WrappedGrid
 from hqde_fl.strategies.callbacks import RoundRecord
 from hqde_fl.strategies.edges.edge import Edge, Exchange, failed
 from hqde_fl.strategies.edges.edge_mods import EdgeCall
 from hqde_fl.strategies.edges.group_grid import GroupGrid
 from hqde_fl.strategies.edges.settings import EdgeSettings
 from hqde_fl.strategies.roster import Roster
-from hqde_fl.strategies.round.reply_matching import ReplyMatcher
 from hqde_fl.strategies.state import ServerState
 from hqde_fl.updates.roles import Roles
 
@@ -80,7 +81,7 @@ class EdgeState:
 
 
 @final
-class EdgeGrid(Grid):
+class EdgeGrid(WrappedGrid):
     """A Grid on which the root's strategy runs, as it would over clients.
 
     All edges run their rounds in lockstep: the messages of all groups go out at once, so that the
@@ -114,7 +115,9 @@ class EdgeGrid(Grid):
         roles: Roles | None = None,
         surroundings: EdgeSurroundings | None = None,
     ) -> None:
-        self._grid, self._settings = grid, settings
+        super().__init__(grid, same_nodes=False)
+        self.partition_of = self._number
+        self._settings = settings
         self._around = surroundings or EdgeSurroundings()
         count = settings.groups.edges
         self.edges = [Edge(number, settings, seed, roles) for number in range(count)]
@@ -129,9 +132,6 @@ class EdgeGrid(Grid):
         self._sent = 0
         self._seconds: dict[int, float] = {}
         self._deadline = float("inf")
-        if isinstance(grid, KeepsContexts):  # of the clients
-            self.contexts, self.set_contexts = grid.contexts, grid.set_contexts
-            self.changed_contexts = grid.changed_contexts
         self._keeps_time = isinstance(grid, KeepsVirtualTime)
         if self._keeps_time:
             self.reply_times, self.round_time = self._reply_times, self._round_time
@@ -141,10 +141,6 @@ class EdgeGrid(Grid):
     def get_node_ids(self) -> list[int]:
         """Return the edges' node ids."""
         return [FIRST_NODE + edge.number for edge in self.edges]
-
-    def partition_of(self, node: int) -> int:
-        """Return the number of the edge with a node id."""
-        return node - FIRST_NODE
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -206,7 +202,7 @@ class EdgeGrid(Grid):
         """Return the call of a message's edge, which has passed the mods on its way in."""
         self._sent += 1
         set_message_id(message, f"edge-{self._sent}")
-        number = self.partition_of(message.metadata.dst_node_id)
+        number = self._number(message.metadata.dst_node_id)
         return EdgeCall.begin(number, message, self._contexts[number], self._around.mods)
 
     def _run(self, calls: Sequence[EdgeCall]) -> None:
@@ -315,29 +311,9 @@ class EdgeGrid(Grid):
 
     # --- the rest of a Grid -----------------------------------------------------------------------
 
-    def get_nodes(self) -> Iterable[Any]:
+    def get_nodes(self) -> Iterable[NodeInfo]:
         """Return nothing: edges are no nodes of Flower."""
         return []
-
-    def set_run(self, run: Any) -> None:
-        """Set the run of the wrapped Grid."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Any:
-        """The run of the wrapped Grid."""
-        return self._grid.run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Return a new message to the edge with node id ``dst_node_id``; it is not sent."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Let edges answer messages; return the messages' ids, for ``pull_messages``."""
@@ -349,6 +325,10 @@ class EdgeGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Return the replies to the messages with these ids, each of them only once."""
         return [self._replies.pop(key) for key in message_ids if key in self._replies]
+
+    def _number(self, node: int) -> int:
+        """Return the number of the edge with a node id."""
+        return node - FIRST_NODE
 
     def _reply_times(self) -> Mapping[int, float]:
         return self._seconds

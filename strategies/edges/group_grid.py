@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, final
+from typing import final
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 
+from hqde_fl.protocol.flower_internals import NodeInfo
 from hqde_fl.protocol.grid_protocols import KeepsVirtualTime
+from hqde_fl.protocol.wrapped_grid import WrappedGrid
 
 
 @final
-class GroupGrid(Grid):
+class GroupGrid(WrappedGrid):
     """A Grid of one group's nodes, whose messages another object sends.
 
     It keeps a virtual clock if the wrapped Grid does: that of its own nodes.
@@ -24,7 +26,8 @@ class GroupGrid(Grid):
     """
 
     def __init__(self, grid: Grid) -> None:
-        self._grid = grid
+        super().__init__(grid)
+        self.partition_of = self._identity
         self._clients: dict[int, int] = {}
         self._replies: Sequence[Message] = ()
         self.exchanged: tuple[Sequence[Message], Sequence[Message]] = ((), ())
@@ -59,45 +62,17 @@ class GroupGrid(Grid):
         replies, self._replies = self._replies, ()
         return replies
 
-    def partition_of(self, node: int) -> int:
-        """Return the id that rules know a node by: its partition id where that is known."""
-        return self._clients[node]
-
     def get_node_ids(self) -> list[int]:
         """Return the ids of the group's connected nodes."""
         return list(self._clients)
 
-    def get_nodes(self) -> Iterable[Any]:
+    def get_nodes(self) -> Iterable[NodeInfo]:
         """Return Flower's description of each of the group's connected nodes."""
         return [node for node in self._grid.get_nodes() if node.node_id in self._clients]
 
-    def set_run(self, run: Any) -> None:
-        """Set the run of the wrapped Grid."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Any:
-        """The run of the wrapped Grid."""
-        return self._grid.run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Return a new message to the node ``dst_node_id``; it is not sent."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Send messages through the wrapped Grid and return their ids."""
-        return self._grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the wrapped Grid's replies to the messages with these ids."""
-        return self._grid.pull_messages(message_ids)
+    def _identity(self, node: int) -> int:
+        """Return the id that rules know a node by: its partition id where that is known."""
+        return self._clients[node]
 
     def _reply_times(self) -> Mapping[int, float]:
         return self._replied

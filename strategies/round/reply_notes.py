@@ -16,9 +16,9 @@ from hqde_fl.monitor.spans import (
     is_recording,
     note_reply,
 )
+from hqde_fl.protocol.reply_matching import ReplyMatcher
 from hqde_fl.strategies.outcomes import LATE
 from hqde_fl.strategies.roster import Roster
-from hqde_fl.strategies.round.reply_matching import ReplyMatcher
 from hqde_fl.strategies.round.round_log import RoundLog
 
 

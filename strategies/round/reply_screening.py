@@ -14,12 +14,12 @@ from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.held_entries import claimed_digest, lacks_entries
 from hqde_fl.protocol.no_data import NO_DATA, has_no_data
 from hqde_fl.protocol.packed_updates import FEEDBACK, NO_RESIDUAL
+from hqde_fl.protocol.reply_matching import ReplyMatcher
 from hqde_fl.protocol.screening import Accepted, Rejected, Screening, screen, screen_evaluation
 from hqde_fl.strategies.clients_model import version_held
 from hqde_fl.strategies.outcomes import MISSING
 from hqde_fl.strategies.round.member_screening import screen_members
 from hqde_fl.strategies.round.outgoing import Tags
-from hqde_fl.strategies.round.reply_matching import ReplyMatcher
 from hqde_fl.strategies.round.round_log import RoundLog
 from hqde_fl.strategies.state import ModelState
 from hqde_fl.terminal_text import MAX_REASON_LENGTH, printable

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from flwr.app import Context, Message, RecordDict
 
-from hqde_fl.protocol.flower_internals import TaskIdentity, set_message_id
+from hqde_fl.protocol.flower_internals import Run, TaskIdentity, set_message_id
 from hqde_fl.protocol.message_size import message_bytes
 from hqde_fl.protocol.records import from_record, layout_of
 from hqde_fl.protocol.screening import (
@@ -34,7 +34,7 @@ from hqde_fl.simulations.audit.sandbox import Sandbox
 from hqde_fl.simulations.engines.deployment import guarded_grid
 from hqde_fl.simulations.engines.deployment.guarded_grid import GuardedGrid
 from hqde_fl.simulations.engines.deployment.superlink_requests import Link
-from hqde_fl.simulations.engines.flower_internals import HttpGrid, ObjectTree, Run
+from hqde_fl.simulations.engines.flower_internals import HttpGrid, ObjectTree
 from tests.deployment.superlink import Node, Site, Upload
 
 pytestmark = pytest.mark.deployment

@@ -64,6 +64,11 @@ PINS = {
         "error replies of all engines, and the reply of a client without data",
         has="CLIENT_APP_CRASHED CLIENT_APP_RAISED_EXCEPTION MESSAGE_UNAVAILABLE NODE_UNAVAILABLE",
     ),
+    "NodeInfo": Pin(
+        "noticing nodes that restarted",
+        has="node_id public_key status last_activated_at",
+    ),
+    "Run": Pin("the run id on the inline and Ray engines", has="create_empty"),
     "TaskIdentity": Pin("sender and run id of messages on the inline and Ray engines"),
     "log": Pin("every line that the project logs", "level msg args kwargs"),
     "make_message": Pin(
@@ -97,10 +102,6 @@ PINS = {
     "InflatableObject": Pin("reading the objects of a reply (inflate)", has="inflate"),
     "ListNodesRequest": Pin("`hqde-fl nodes up`: the keys that are registered"),
     "NodeAuthHttpInterceptor": Pin("restarting a node that died", "private_key public_key"),
-    "NodeInfo": Pin(
-        "noticing nodes that restarted",
-        has="node_id public_key status last_activated_at",
-    ),
     "ObjectTree": Pin("object ids of a reply (announcements)", has="object_id children"),
     "ProtoConfigRecord": Pin("weighing the configs of a reply", has="items"),
     "ProtoMessage": Pin("announced messages; errors of clients", has="metadata content error"),
@@ -109,7 +110,6 @@ PINS = {
     "PullAppMessagesRequest": Pin("asking for a reply", has="message_ids"),
     "PullAppMessagesResponse": Pin("asking for a reply", has="messages_list message_object_trees"),
     "PullObjectRequest": Pin("pulling an object of a reply", has="node run_id object_id"),
-    "Run": Pin("the run id on the inline and Ray engines", has="create_empty"),
     "RunNotRunningException": Pin("ending a round when the run is stopped", has="with_traceback"),
     "RuntimeVersionHttpInterceptor": Pin("`hqde-fl nodes up`", "component_name"),
     "error_from_proto": Pin("errors of clients on real nodes", "error_proto"),
@@ -188,7 +188,7 @@ def test_messages_come_from_the_node_that_the_task_identity_names(
     identity.run_id, identity.task_id, identity.node_id = 5, 6, 7
     metadata = Message(RecordDict(), 8, "train").metadata
     assert (metadata.run_id, metadata.src_task_id, metadata.src_node_id) == (5, 6, 7)
-    assert for_engines.Run.create_empty(run_id=9).run_id == 9
+    assert for_both_ends.Run.create_empty(run_id=9).run_id == 9
 
 
 def test_a_message_keeps_the_id_that_it_is_given() -> None:

@@ -8,9 +8,9 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from hqde_fl.protocol.flower_internals import NodeInfo
 from hqde_fl.protocol.records import to_record
 from hqde_fl.rules import Mean
-from hqde_fl.simulations.engines.flower_internals import NodeInfo
 from hqde_fl.simulations.engines.inline import InlineGrid
 from hqde_fl.strategies.hqde import HQDEStrategy
 from hqde_fl.strategies.roster import Roster

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from hqde_fl.simulations.engines.wrapped_grid import WrappedGrid
+from hqde_fl.protocol.wrapped_grid import WrappedGrid
 
 
 class Timed(WrappedGrid):

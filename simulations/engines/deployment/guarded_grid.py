@@ -22,8 +22,9 @@ from flwr.app import ArrayRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from hqde_fl.errors import CohortError, ConfigError
-from hqde_fl.protocol.flower_internals import ErrorCode, log
+from hqde_fl.protocol.flower_internals import ErrorCode, NodeInfo, log
 from hqde_fl.protocol.message_size import message_bytes
+from hqde_fl.protocol.wrapped_grid import WrappedGrid
 from hqde_fl.simulations.engines.deployment.inflate import inflate
 from hqde_fl.simulations.engines.deployment.limits import (
     CHUNK_BYTES,
@@ -34,10 +35,8 @@ from hqde_fl.simulations.engines.deployment.limits import (
 from hqde_fl.simulations.engines.deployment.superlink_requests import Link
 from hqde_fl.simulations.engines.flower_internals import (
     HttpGrid,
-    NodeInfo,
     RunNotRunningException,
 )
-from hqde_fl.simulations.engines.wrapped_grid import WrappedGrid
 
 POLL_SECONDS = 0.5
 """Minimum time between two requests for the reply of one node."""

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from hqde_fl.clients.initial_state import initial_roles, initial_state
 from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.protocol.records import from_record, to_record
+from hqde_fl.protocol.wrapped_grid import WrappedGrid
 from hqde_fl.simulations.client_app import build_app
 from hqde_fl.simulations.edges.edge_app import edge_app
 from hqde_fl.simulations.edges.edge_home import EDGE_HOME
 from hqde_fl.simulations.edges.edge_job import JOB, EdgeJob, serve_job
 from hqde_fl.simulations.engines.inline import InlineGrid
-from hqde_fl.simulations.engines.wrapped_grid import WrappedGrid
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.run import run_experiment
 from hqde_fl.strategies.callbacks import Callback, RoundRecord

@@ -10,13 +10,14 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from hqde_fl.protocol.grid_protocols import KeepsContexts, KnowsPartitions
+from hqde_fl.protocol.reply_matching import with_nodes
+from hqde_fl.protocol.wrapped_grid import WrappedGrid
 from hqde_fl.simulations.attacks import IPM
 from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid
 from hqde_fl.simulations.engines.deployment.guarded_grid import GuardedGrid
 from hqde_fl.simulations.engines.fault_error_grid import FaultErrorGrid
 from hqde_fl.simulations.engines.flower_internals import HttpGrid
 from hqde_fl.simulations.engines.inline import InlineGrid
-from hqde_fl.simulations.engines.wrapped_grid import WrappedGrid, with_nodes
 
 
 class Passing(WrappedGrid):

@@ -15,12 +15,12 @@ from hqde_fl.errors import RunError
 from hqde_fl.protocol.example_counts import examples_answer
 from hqde_fl.protocol.grid_protocols import KeepsContexts, KeepsVirtualTime, KnowsPartitions
 from hqde_fl.protocol.no_data import no_data
+from hqde_fl.protocol.wrapped_grid import WrappedGrid
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.attacks import IPM
 from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid
 from hqde_fl.simulations.engines.fault_error_grid import FaultErrorGrid
 from hqde_fl.simulations.engines.inline import InlineGrid
-from hqde_fl.simulations.engines.wrapped_grid import WrappedGrid
 from hqde_fl.simulations.heterogeneity.bandwidth import (
     Bandwidth,
     Connection,

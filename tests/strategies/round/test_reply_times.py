@@ -9,7 +9,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from hqde_fl.protocol.records import to_record
-from hqde_fl.simulations.engines.wrapped_grid import WrappedGrid
+from hqde_fl.protocol.wrapped_grid import WrappedGrid
 from hqde_fl.strategies.round import reply_times
 from hqde_fl.strategies.round.reply_times import ReplyTimes
 from tests.strategies.federation import MODEL, Recorder, federation, run, strategy_with

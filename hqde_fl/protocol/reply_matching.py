@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from flwr.app import Message
 
@@ -48,3 +48,15 @@ class ReplyMatcher:
         if signed.message_type != message.message_type:
             return f"answers {signed.message_type[:40]!r}"
         return None
+
+
+def with_nodes(
+    sent: Sequence[Message], replies: Iterable[Message]
+) -> Iterator[tuple[int | None, Message]]:
+    """Yield (node id, reply) for each reply: the node to which the answered message was sent.
+
+    The node id is None if a reply answers none of the messages in ``sent``.
+    """
+    matcher = ReplyMatcher(sent)
+    for reply in replies:
+        yield matcher.source(reply), reply

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from hqde_fl.protocol.flower_internals import NodeInfo, Run
 from hqde_fl.protocol.grid_protocols import (
     KeepsContexts,
     KeepsVirtualTime,
@@ -16,23 +17,7 @@ from hqde_fl.protocol.grid_protocols import (
     MeasuresHosts,
 )
 from hqde_fl.protocol.partition_claims import IDENTITY, claimed_partition
-from hqde_fl.simulations.engines.flower_internals import NodeInfo, Run
-from hqde_fl.strategies.round.reply_matching import ReplyMatcher
-
-FaultsOf = Callable[[int], Mapping[int, str]]
-"""(round) -> partition id -> name of the fault."""
-
-
-def with_nodes(
-    sent: Sequence[Message], replies: Iterable[Message]
-) -> Iterator[tuple[int | None, Message]]:
-    """Yield (node id, reply) for each reply: the node to which the answered message was sent.
-
-    The node id is None if a reply answers none of the messages in ``sent``.
-    """
-    matcher = ReplyMatcher(sent)
-    for reply in replies:
-        yield matcher.source(reply), reply
+from hqde_fl.protocol.reply_matching import with_nodes
 
 
 class WrappedGrid(Grid):
@@ -45,16 +30,25 @@ class WrappedGrid(Grid):
     ----------
     grid : Grid
         The Grid that reaches the clients.
+    same_nodes : bool
+        False if this Grid has nodes of its own: it passes on nothing then that the wrapped Grid
+        knows of single nodes. Contexts, which are the clients', it still passes on. By default
+        True.
     """
 
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self, grid: Grid, *, same_nodes: bool = True) -> None:
         self._grid = grid
         # Attributes of the object, not methods: the protocols are looked up on the object.
-        if isinstance(grid, KnowsPartitions):
-            self.partition_of = grid.partition_of
         if isinstance(grid, KeepsContexts):
             self.contexts, self.set_contexts = grid.contexts, grid.set_contexts
             self.changed_contexts = grid.changed_contexts
+        if same_nodes:
+            self._pass_on(grid)
+
+    def _pass_on(self, grid: Grid) -> None:
+        """Offer what the wrapped Grid knows of its nodes."""
+        if isinstance(grid, KnowsPartitions):
+            self.partition_of = grid.partition_of
         if isinstance(grid, MeasuresCalls):
             self.call_seconds = grid.call_seconds
         if isinstance(grid, MeasuresHosts):
