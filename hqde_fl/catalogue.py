@@ -99,3 +99,12 @@ SELECTORS: Registry[Any] = Registry(
     },
     group="hqde_fl.selectors",
 )
+
+NOISE_SOURCES: Registry[Any] = Registry(
+    "noise source",
+    "hqde_fl.privacy.noise_source:NoiseSource",
+    {
+        "seeded-gaussian": "hqde_fl.privacy.noise_source:SeededGaussian",
+    },
+    group="hqde_fl.noise_sources",
+)

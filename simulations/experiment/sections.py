@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from hqde_fl.clients.training import Training
 from hqde_fl.errors import ConfigError
 from hqde_fl.monitor.exporters.prometheus import host_and_port
+from hqde_fl.privacy.central import AccountantName
 from hqde_fl.selection import Ensemble
 from hqde_fl.selection.ensemble import Assignment, Mode
 from hqde_fl.simulations.experiment.components import Component, Table
@@ -336,3 +337,41 @@ class MonitorSection(Section):
         if value:
             host_and_port(value)
         return value
+
+
+class PrivacySection(Section):
+    """``[privacy]``: differential privacy; without keys there is none.
+
+    Central differential privacy, in which the server clips each client's update and adds noise to
+    their sum, is on if ``noise-multiplier`` or ``target-epsilon`` is above 0.
+
+    Parameters
+    ----------
+    noise_multiplier : float
+        The standard deviation of the noise on the sum of the updates, in clipping norms.
+    target_epsilon : float
+        The epsilon that the run may reach in ``rounds`` rounds: the noise multiplier is calibrated
+        for it.
+    max_epsilon : float
+        With ``noise-multiplier``: the run stops before the round that would exceed this epsilon; 0:
+        never.
+    delta : float
+        The delta of (epsilon, delta)-differential privacy, well below 1 / clients.
+    clipping_norm : float
+        The norm to which each client's update is clipped; with ``adaptive-clipping`` the first one.
+    adaptive_clipping : Table
+        Let the clipping norm follow a quantile of the updates' norms; a fixed norm if empty.
+    accountant : str
+        What computes epsilon: ``"pld"`` or ``"rdp"``.
+    noise : Component
+        The source of the noise: ``hqde-fl list noise-sources``.
+    """
+
+    noise_multiplier: float = 0.0
+    target_epsilon: float = 0.0
+    max_epsilon: float = 0.0
+    delta: float = 1e-5
+    clipping_norm: float = 1.0
+    adaptive_clipping: Table = Field({})
+    accountant: AccountantName = "pld"
+    noise: Component = Field({"name": "seeded-gaussian"})
