@@ -104,7 +104,9 @@ NOISE_SOURCES: Registry[Any] = Registry(
     "noise source",
     "hqde_fl.privacy.noise_source:NoiseSource",
     {
+        "secure-gaussian": "hqde_fl.privacy.secure_gaussian:SecureGaussian",
         "seeded-gaussian": "hqde_fl.privacy.noise_source:SeededGaussian",
+        "quantum-gaussian": "hqde_fl.privacy.quantum_gaussian:QuantumGaussian",
     },
     group="hqde_fl.noise_sources",
 )
