@@ -1,4 +1,4 @@
-"""Read the bytes of Flower's arrays without ``numpy.load``, which would trust them.
+"""Write the bytes of Flower's arrays, and read them without ``numpy.load``, which would trust them.
 
 Every length is checked before anything is allocated.
 """
@@ -6,6 +6,7 @@ Every length is checked before anything is allocated.
 from __future__ import annotations
 
 import ast
+import io
 import math
 from functools import lru_cache
 from typing import Any
@@ -52,6 +53,23 @@ def _native_dtype(name: str) -> str:
     except Exception:  # NumPy raises several kinds
         return name
     return dtype.name if dtype.kind in _NUMBERS else name
+
+
+def npy_bytes(values: npt.NDArray[Any]) -> bytes:
+    """Return the bytes of the .npy file of an array of numbers in C order, as ``numpy.save`` does.
+
+    They are copied once, ``numpy.save`` and Flower copy them three times.
+    """
+    header = _npy_header(values.dtype.str, values.shape)
+    return b"".join((header, values.reshape(-1).view(np.uint8).data))
+
+
+@lru_cache(maxsize=1024)
+def _npy_header(descr: str, shape: tuple[int, ...]) -> bytes:
+    buffer = io.BytesIO()
+    fields = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, fields)
+    return buffer.getvalue()
 
 
 def decode_array(array: Array) -> Tensor:

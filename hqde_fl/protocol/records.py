@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.protocol.npy import BFLOAT16, decode_array, native_dtype
+from hqde_fl.protocol.npy import BFLOAT16, NUMPY, decode_array, native_dtype, npy_bytes
 from hqde_fl.updates.layout import Layout
 from hqde_fl.updates.roles import SUPPORTED_DTYPES, Roles
 
@@ -29,8 +29,15 @@ def to_array(tensor: Tensor, name: str | None = None) -> Array:
     tensor = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     if tensor.dtype == torch.bfloat16:
         data = tensor.view(torch.int16).numpy().tobytes()
-        return Array("bfloat16", tuple(tensor.shape), BFLOAT16, data)
-    return Array(tensor.numpy())
+        return plain_array("bfloat16", tuple(tensor.shape), BFLOAT16, data)
+    return plain_array(dtype, tuple(tensor.shape), NUMPY, npy_bytes(tensor.numpy()))
+
+
+def plain_array(dtype: str, shape: tuple[int, ...], stype: str, data: bytes) -> Array:
+    """Return an ``Array`` of fields of the right types, which Flower's constructor would check."""
+    array = Array.__new__(Array)
+    array.__dict__.update(dtype=dtype, shape=shape, stype=stype, data=data)
+    return array
 
 
 def to_record(state: Mapping[str, Tensor]) -> ArrayRecord:

@@ -1,7 +1,7 @@
 """A Flower Grid whose clients run in this process: for tests, tiny models and debuggers.
 
-Every message is serialised and parsed by Flower's own code, so that client and server share no
-memory, as on a network. Clients run one after the other; if one raises an exception, its reply is
+Every message is copied as Flower would deliver it, so that client and server share no memory, as
+on a network. Clients run one after the other; if one raises an exception, its reply is
 an error, as in Flower.
 """
 
@@ -20,7 +20,7 @@ from hqde_fl.clients.cache_location import CACHE_DIR
 from hqde_fl.monitor.spans import add_span
 from hqde_fl.protocol.flower_internals import ErrorCode, TaskIdentity
 from hqde_fl.simulations.engines.base import SERVER_NODE, LocalGrid
-from hqde_fl.simulations.engines.flower_internals import recorddict_from_proto, recorddict_to_proto
+from hqde_fl.simulations.engines.content_copy import copied_content
 from hqde_fl.simulations.engines.monitored_call import monitored_call, monitored_round
 from hqde_fl.simulations.engines.ray.packing import pack, unpack
 from hqde_fl.simulations.engines.torch_settings import kept_torch_settings, without_autocast
@@ -121,7 +121,7 @@ class InlineGrid(LocalGrid):
         context = self._contexts[node]
         self._changed.add(node)
         received = copy.copy(message)
-        received.content = _serialised_copy(message.content)
+        received.content = copied_content(message.content)
         TaskIdentity.node_id = node
         started = time.perf_counter()
         try:
@@ -130,7 +130,7 @@ class InlineGrid(LocalGrid):
                 reply = self._client_app(received, context)
             if reply.has_error():
                 return Message(reply.error, reply_to=message)
-            return Message(_serialised_copy(reply.content), reply_to=message)
+            return Message(copied_content(reply.content), reply_to=message)
         except Exception as error:
             reason = f"{traceback.format_exc()}\n{type(error).__name__}: {error}"
             code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
@@ -138,7 +138,3 @@ class InlineGrid(LocalGrid):
         finally:
             TaskIdentity.node_id = SERVER_NODE
             self._call_seconds[node] = time.perf_counter() - started
-
-
-def _serialised_copy(content: RecordDict) -> RecordDict:
-    return recorddict_from_proto(recorddict_to_proto(content))
