@@ -26,6 +26,7 @@ from hqde_fl.clients.fresh_model import FreshModel
 from hqde_fl.clients.initial_state import build_member
 from hqde_fl.clients.message_fields import array_record, partition_of, server_round
 from hqde_fl.clients.reproducibility import reproducible
+from hqde_fl.clients.sampled_steps import SampledSteps, SpentSteps
 from hqde_fl.clients.scoring import NoTargetsError
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.task_calls import load_partition
@@ -46,7 +47,9 @@ from hqde_fl.protocol.members import (
 )
 from hqde_fl.protocol.no_data import no_data
 from hqde_fl.protocol.partial_work import WORK, requested_work
+from hqde_fl.protocol.partition_claims import EDGE_ID
 from hqde_fl.protocol.records import from_record, to_record
+from hqde_fl.protocol.spent_epsilon import EPSILON
 from hqde_fl.seeding import Seeds
 
 MAX_CACHED_PARTITIONS = 256
@@ -113,6 +116,8 @@ class EnsembleClient:
     ) -> None:
         if members < 1:
             raise ConfigError(f"members must be >= 1, found {members}")
+        if bagging and training is not None and training.dp_sgd is not None:
+            raise ConfigError("bagging repeats examples, which DP-SGD does not allow for")
         self.task, self.members = task, members
         self.training, self.bagging = training or Training(), bagging
         self.seeds, self.predictor = Seeds(seed), predictor
@@ -140,9 +145,11 @@ class EnsembleClient:
             return no_data(message)
         name, record = array_record(message)
         number, work = server_round(message), requested_work(message)
+        assigned_members = self._assigned_members(message, from_record(record))
+        epsilon = self._spend(context, len(data), work, len(assigned_members))  # type: ignore[arg-type]
         with reproducible(self.seeds.integer("client", partition, number)):
             losses, returned, tags = [], ArrayRecord(), ConfigRecord()
-            for assigned in self._assigned_members(message, from_record(record)):
+            for assigned in assigned_members:
                 model, optimizer = self._fresh(assigned.member).load_to_train(assigned.state)
                 generator = self.seeds.torch("client", partition, number, assigned.member)
                 bag = self._bag(data, partition, assigned.member)
@@ -158,6 +165,9 @@ class EnsembleClient:
             "train-loss": sum(losses) / len(losses),
             "train-seconds": time.perf_counter() - start,
         }
+        if epsilon is not None:
+            del metrics["train-loss"]  # no noise protects it
+            metrics[EPSILON] = epsilon
         if work < 1:
             metrics[WORK] = work
         content = RecordDict({name: returned, "metrics": MetricRecord(metrics)})
@@ -179,6 +189,8 @@ class EnsembleClient:
 
     @span(EVALUATE)
     def _evaluate(self, message: Message, context: Context) -> Message:
+        if self.training.dp_sgd is not None:
+            raise TaskError("DP-SGD protects the training data: they are not evaluated on")
         partition, _ = partition_of(context)
         data = self._partition(context)
         if len(data) == 0:  # type: ignore[arg-type]
@@ -195,15 +207,39 @@ class EnsembleClient:
         return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=message)
 
     def identity(self, message: Message, context: Context) -> Message:
-        """Reply with the id of the node's partition, as ``partition-id`` in a ``ConfigRecord``."""
+        """Reply with the id of the node's partition, as ``partition-id`` in a ``ConfigRecord``.
+
+        If the node's config says to which edge it belongs, ``edge-id`` is beside it.
+        """
         partition, _ = partition_of(context)
         identity = ConfigRecord({"partition-id": partition})
+        if (edge := context.node_config.get(EDGE_ID)) is not None:
+            identity[EDGE_ID] = edge
         return Message(RecordDict({"identity": identity}), reply_to=message)
 
     def examples(self, message: Message, context: Context) -> Message:
         """Reply with the number of examples of the node's partition, in a ``ConfigRecord``."""
         with _client_named(context):
             return examples_answer(message, len(self._partition(context)))  # type: ignore[arg-type]
+
+    def _spend(self, context: Context, examples: int, work: float, members: int) -> float | None:
+        """Add a training by DP-SGD to the client's state, and return the epsilon of all so far.
+
+        Return None if the training is not private. Raise ``TaskError``, before the training, if the
+        epsilon would exceed its target.
+        """
+        training, settings = self.training, self.training.dp_sgd
+        if settings is None:
+            return None
+        plan = SampledSteps.planned(settings, examples, training.batch_size, training.epochs, work)
+        spent = SpentSteps.of(context).plus(plan, members)
+        epsilon, target = spent.epsilon(settings.delta), settings.target_epsilon
+        if target and epsilon > target:
+            raise TaskError(
+                f"another training by DP-SGD needs epsilon {epsilon:.4g}, the target is {target:g}"
+            )
+        spent.store(context)
+        return epsilon
 
     def _assigned_members(
         self, message: Message, state: dict[str, Tensor]

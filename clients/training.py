@@ -15,6 +15,7 @@ from hqde_fl.clients.batch_iteration import iterate_batches, shuffled_batches
 from hqde_fl.clients.batches import call_model, device_of
 from hqde_fl.clients.data_forms import example_total
 from hqde_fl.clients.reproducibility import reproducible
+from hqde_fl.clients.sampled_steps import require_opacus
 from hqde_fl.clients.scoring import NoTargetsError, Scoring
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.task_calls import backward
@@ -22,6 +23,7 @@ from hqde_fl.clients.training_hooks import Poison, idle, poison
 from hqde_fl.clients.user_code import user_code
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.noise import RegularizationNoise
+from hqde_fl.privacy.example_level import DPSGD
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 
@@ -53,6 +55,9 @@ class Training:
         A torch device, or ``auto`` for a GPU if the process has one, else the CPU.
     regularization_noise : RegularizationNoise, optional
         Noise on the gradients that decays from step to step of a round.
+    dp_sgd : DPSGD, optional
+        Example-level differential privacy. Then each of epochs x ceil(examples / batch_size) steps
+        takes every example with probability batch_size / examples.
     """
 
     epochs: int = 1
@@ -65,6 +70,7 @@ class Training:
     threads: int = 1
     device: str = "auto"
     regularization_noise: RegularizationNoise | None = None
+    dp_sgd: DPSGD | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -157,6 +163,11 @@ def train(
     with reproducible(seed, training.threads):
         if idle.get():
             return _first_loss(model, data, task, training)
+        if training.dp_sgd is not None:
+            require_opacus()
+            from hqde_fl.clients.dp_sgd import descend_privately
+
+            return descend_privately(model, data, task, training, generator, optimizer, work)
         batches = math.inf
         if work < 1:
             of_epoch = shuffled_batches(example_total(data), training.batch_size)
