@@ -145,6 +145,7 @@ def run_experiment(
     if superlink and experiment.engine.name != "flower":
         raise ConfigError(f"a SuperLink needs engine flower, found {experiment.engine.name}")
     experiment.parts.heterogeneity.check_simulated(real_nodes=bool(superlink))
+    experiment.edges.check_nodes(real_nodes=bool(superlink))
     if experiment.folder is not None:
         search_in([experiment.folder])  # in the processes of the run as well
     flower = partial(_run_deployed, superlink=superlink) if superlink else _run_on_flower

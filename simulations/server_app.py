@@ -153,6 +153,7 @@ def serve(
     guarded = guard(grid)
     real = isinstance(guarded, GuardedGrid)
     experiment.parts.heterogeneity.check_simulated(real_nodes=real)
+    experiment.edges.check_nodes(real_nodes=real)
     with exclusive(out):
         point = reopen(out, experiment) if resume and (out / MANIFEST).exists() else None
         _run_rounds(guarded, experiment, (task, held_out, voters), out, point, callbacks)
@@ -179,14 +180,17 @@ def _run_rounds(
         assert edge_layer is not None
         return edge_layer
 
-    real = edges is not None and experiment.edges.nodes and isinstance(grid, GuardedGrid)
+    real_nodes = isinstance(grid, GuardedGrid)
+    real_edges = edges is not None and experiment.edges.nodes
     monitor = monitored(out, experiment.monitor, grid)
     sizes = SentBytes(model) if edges is None else sent_bytes(edge_nodes)
     grid = parts.heterogeneity.simulate(grid, sizes, faults.delays)
-    if not real:  # the clients are those of the edges' own runs
+    if not real_edges:  # the clients are those of the edges' own runs
         grid = faults.stop_on_fault_error(grid)
-    cache = None if edges is None or real else CacheFolder()
-    edge_layer = None if cache is None else edge_grid(grid, parts, model, cache.path, roles)
+    cache = None if edges is None or real_edges else CacheFolder()
+    edge_layer = None
+    if cache is not None:
+        edge_layer = edge_grid(grid, parts, model, cache.path, roles, real_nodes=real_nodes)
     settings = _server_settings(parts)
     nodes, hostile = grid, faults
     if edges is not None:

@@ -108,7 +108,8 @@ def hierarchical(
 @overload
 def hierarchical(
     *,
-    groups: int | Sequence[Collection[int]],
+    groups: int | str | Sequence[Collection[int]],
+    edge_count: int = 0,
     edge_rounds: int = 1,
     edge_rule: Aggregator | None = None,
     root_rule: Aggregator | None = None,
@@ -121,7 +122,8 @@ def hierarchical(
     leaf: Aggregator | None = None,
     root: Aggregator | None = None,
     *,
-    groups: int | Sequence[Collection[int]] | None = None,
+    groups: int | str | Sequence[Collection[int]] | None = None,
+    edge_count: int = 0,
     edge_rounds: int = 1,
     edge_rule: Aggregator | None = None,
     root_rule: Aggregator | None = None,
@@ -144,9 +146,12 @@ def hierarchical(
     leaf, root : Aggregator, optional
         The rule of the lower nodes of the tree and of the topmost one; by default weighted means,
         which together are FedAvg.
-    groups : int or Sequence of Collection of int, optional
-        The number of edges, among which clients are dealt by their partition ids, or the partition
-        ids of each edge's clients.
+    groups : int, str or Sequence of Collection of int, optional
+        The number of edges, among which clients are dealt by their partition ids, the partition
+        ids of each edge's clients, or ``"node"``: each client's node config names its edge, as
+        ``edge-id``, which the client sends when it is asked for its identity (``query.identity``).
+    edge_count : int
+        The number of edges, if ``groups`` is ``"node"``.
     edge_rounds : int
         Rounds of an edge among its clients, >= 1, by default 1.
     edge_rule, root_rule : Aggregator, optional
@@ -157,7 +162,12 @@ def hierarchical(
         ``communication`` and ``participation`` are about their clients.
     """
     mean = Mean(weighted=True)
-    of_edges = {"edge_rounds": edge_rounds != 1, "edge_rule": edge_rule, "root_rule": root_rule}
+    of_edges = {
+        "edge_count": edge_count != 0,
+        "edge_rounds": edge_rounds != 1,
+        "edge_rule": edge_rule,
+        "root_rule": root_rule,
+    }
     of_trees = {"fanout": fanout != 4, "leaf": leaf, "root": root}
     others, wanted = (of_edges, "needs") if groups is None else (of_trees, "is without")
     if excess := [name for name, value in others.items() if value]:
@@ -166,7 +176,7 @@ def hierarchical(
     if groups is None:
         return _compose(Tree(leaf or mean, root or mean, fanout), **options)
     edges = EdgeSettings(
-        Groups.of(groups),
+        Groups.of(groups, edge_count),
         edge_rounds,
         Aggregation(edge_rule or mean),
         options.get("communication", Communication()),

@@ -31,7 +31,9 @@ ModelOf = Callable[[int], ModelState]
 """(member) -> the server's model, with what it sends in the present round."""
 
 
-def edge_grid(grid: Grid, parts: Parts, model: ModelOf, cache: str, roles: Roles) -> EdgeGrid:
+def edge_grid(
+    grid: Grid, parts: Parts, model: ModelOf, cache: str, roles: Roles, *, real_nodes: bool = False
+) -> EdgeGrid:
     """Return the edges of an experiment over a grid of its clients.
 
     Parameters
@@ -46,6 +48,9 @@ def edge_grid(grid: Grid, parts: Parts, model: ModelOf, cache: str, roles: Roles
         Folder in which the edges keep entries that they need not be sent again; empty for none.
     roles : Roles
         The roles of the model's entries.
+    real_nodes : bool
+        True if the clients are real nodes, whose own configs may name their edges; simulated ones
+        are dealt instead. By default False.
     """
     edges = parts.edges
     assert edges is not None
@@ -64,7 +69,10 @@ def edge_grid(grid: Grid, parts: Parts, model: ModelOf, cache: str, roles: Roles
         link_seconds=_Links(edges, SentBytes(model)),
         node_config={CACHE_DIR: cache},
     )
-    return EdgeGrid(grid, edges.settings, seed=seed, roles=roles, surroundings=surroundings)
+    settings = edges.settings
+    if not real_nodes:
+        settings = replace(settings, groups=replace(settings.groups, by_node=False))
+    return EdgeGrid(grid, settings, seed=seed, roles=roles, surroundings=surroundings)
 
 
 @final

@@ -77,7 +77,13 @@ class Edges:
         if section.groups == 0:
             _require_default(section)
             return None
-        groups, clients = Groups.of(section.groups), participation.min_available_nodes
+        groups = Groups.of(section.groups, section.count)
+        clients = participation.min_available_nodes
+        if groups.by_node and section.nodes:
+            raise ConfigError(
+                "edges.groups = 'node' needs edges.nodes = false, found true: the clients of an "
+                "edge that is a node are those of its own SuperLink"
+            )
         groups.check(clients)
         rule = build_component(RULES, section.rule, "edges.rule")
         settings = EdgeSettings(

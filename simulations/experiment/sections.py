@@ -5,7 +5,7 @@ A bound of a parameter is stated here only if no part states it: parts refuse th
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -16,6 +16,7 @@ from hqde_fl.privacy.central import AccountantName
 from hqde_fl.selection import Ensemble
 from hqde_fl.selection.ensemble import Assignment, Mode
 from hqde_fl.simulations.experiment.components import Component, Table
+from hqde_fl.strategies.edges.groups import BY_NODE
 from hqde_fl.strategies.settings import Buffers, DensityPolicy
 
 
@@ -77,6 +78,11 @@ class ClientsSection(Section):
         Noise on the clients' gradients; none if empty.
     entanglement_noise : Table
         Noise in the clients' updates that cancels over all clients; none if empty.
+    local_dp : Table
+        Local differential privacy: each client clips its update and adds noise of its own; none if
+        empty.
+    dp_sgd : Table
+        Example-level differential privacy: each client trains by DP-SGD; none if empty.
     vote : Component
         The combination of the members' predictions.
     voters : int
@@ -109,6 +115,8 @@ class ClientsSection(Section):
     device: str = Training.device
     regularization_noise: Table = Field({})
     entanglement_noise: Table = Field({})
+    local_dp: Table = Field({})
+    dp_sgd: Table = Field({})
     vote: Component = Field({"name": "soft-vote"})
     voters: int = Field(0, ge=0)
     speed: Component = Field({})
@@ -201,9 +209,12 @@ class EdgesSection(Section):
 
     Parameters
     ----------
-    groups : int or list of lists of int
+    groups : int, list of lists of int, or "node"
         The number of edges, among which the clients are dealt by their partition ids, or the
-        partition ids of each edge's clients. 0: no edges.
+        partition ids of each edge's clients. 0: no edges. ``"node"``: on real nodes, ``edge-id`` in
+        a node's own config names its edge; simulated clients are dealt among ``count`` edges.
+    count : int
+        The number of edges, for ``groups = "node"``.
     rounds : int
         Rounds that an edge runs among its clients before it replies to the server, >= 1.
     rule : Component
@@ -220,7 +231,8 @@ class EdgesSection(Section):
         clients. Else all edges are in the server, and the clients are its nodes.
     """
 
-    groups: int | list[list[int]] = 0
+    groups: int | list[list[int]] | Literal["node"] = 0
+    count: int = 0
     rounds: int = 1
     rule: Component = Field({"name": "mean", "weighted": True})
     codec: Component = Field({"name": "identity"})
@@ -231,15 +243,25 @@ class EdgesSection(Section):
     @field_validator("groups", mode="before")
     @classmethod
     def _number_or_lists(cls, value: Any) -> Any:
-        """Raise ``ConfigError`` unless the groups are a number or a list of lists of numbers."""
+        """Raise ``ConfigError`` unless they are a number, a list of lists of numbers or "node"."""
+        if value == BY_NODE:
+            return value
         lists = isinstance(value, list) and all(isinstance(group, list) for group in value)
         numbers = [client for group in value for client in group] if lists else [value]
         if any(type(number) is not int for number in numbers):
             raise ConfigError(
-                "edges.groups needs to be an integer or a list of lists of integers, "
+                "edges.groups needs to be an integer or a list of lists of integers, or 'node', "
                 f"found {value!r}"
             )
         return value
+
+    def check_nodes(self, *, real_nodes: bool) -> None:
+        """Raise ``ConfigError`` if edges are to be nodes, and the nodes are simulated."""
+        if self.nodes and not real_nodes:
+            raise ConfigError(
+                "edges.nodes needs real nodes (--engine flower --superlink DIR), found simulated "
+                "ones: without it, their edges are in the server"
+            )
 
 
 class EngineSection(Section):
@@ -374,4 +396,4 @@ class PrivacySection(Section):
     clipping_norm: float = 1.0
     adaptive_clipping: Table = Field({})
     accountant: AccountantName = "pld"
-    noise: Component = Field({"name": "seeded-gaussian"})
+    noise: Component = Field({"name": "secure-gaussian"})

@@ -127,7 +127,10 @@ class EdgeGrid(WrappedGrid):
             for view, edge in zip(self._views, self.edges, strict=True)
         ]
         self._contexts = [self._context(number) for number in range(count)]
-        self._roster, self._edge_of_node = Roster(), dict[int, int]()
+        by_node = settings.groups.by_node
+        self._roster, self._edge_of_node = Roster(count if by_node else 0), dict[int, int]()
+        self.without_edge: dict[int, str] = {}
+        """Connected nodes that belong to no edge, and why."""
         self._replies: dict[str, Message] = {}
         self._sent = 0
         self._seconds: dict[int, float] = {}
@@ -270,10 +273,9 @@ class EdgeGrid(WrappedGrid):
     def _find_clients(self) -> None:
         """Tell each edge which of its nodes are connected.
 
-        A node whose partition is not known joins the smallest group, and stays there; with groups
-        by lists it takes no part.
+        A node keeps its edge for the run. One that belongs to none takes no part.
         """
-        participation, groups = self._settings.participation, self._settings.groups
+        participation = self._settings.participation
         nodes = self._roster.wait(
             self._grid,
             participation.min_available_nodes,
@@ -281,20 +283,32 @@ class EdgeGrid(WrappedGrid):
             identify=self._settings.communication.deadline,
         )
         connected: list[dict[int, int]] = [{} for _ in self.edges]
+        warned, self.without_edge = self.without_edge, {}
         for node in nodes:
             if node not in self._edge_of_node:
-                partition = self._roster.partition(node)
-                if partition is not None:
-                    edge = groups.edge_of(partition)
-                else:
-                    sizes = [*map(len, connected)]
-                    edge = None if groups.lists else sizes.index(min(sizes))
-                if edge is None:
+                edge = self._new_edge(node, [*map(len, connected)])
+                if isinstance(edge, str):
+                    self.without_edge[node] = edge
+                    if warned.get(node) != edge:
+                        log(WARNING, "node %d belongs to no edge: %s", node, edge)
                     continue
                 self._edge_of_node[node] = edge
             connected[self._edge_of_node[node]][node] = self._roster.identity(node)
         for view, clients in zip(self._views, connected, strict=True):
             view.set_clients(clients)
+
+    def _new_edge(self, node: int, sizes: list[int]) -> int | str:
+        """Return the edge of a new node, given the groups' sizes, or why it belongs to none.
+
+        A node whose partition is not known joins the smallest group, if clients are dealt.
+        """
+        groups, partition = self._settings.groups, self._roster.partition(node)
+        if groups.by_node:
+            return self._roster.edge(node)
+        if partition is not None:
+            edge = groups.edge_of(partition)
+            return f"no list of edges.groups has client {partition}" if edge is None else edge
+        return "its partition id is not known" if groups.lists else sizes.index(min(sizes))
 
     def _context(self, number: int) -> Context:
         return Context(

@@ -9,6 +9,9 @@ from typing import Self, TypeGuard, final
 
 from hqde_fl.errors import ConfigError
 
+BY_NODE = "node"
+"""The groups whose clients' own configs name their edges."""
+
 
 @final
 @dataclass(frozen=True)
@@ -22,10 +25,14 @@ class Groups:
     lists : tuple[frozenset[int], ...]
         The partition ids of each edge's clients. Empty, the default: client p belongs to edge
         p mod ``edges``.
+    by_node : bool
+        Each node belongs to the edge that its own config names (``edge-id``), False by default.
+        Which that is shows when it connects; before, clients count as if they were dealt.
     """
 
     edges: int
     lists: tuple[frozenset[int], ...] = ()
+    by_node: bool = False
 
     def __post_init__(self) -> None:
         if self.edges < 1:
@@ -49,14 +56,31 @@ class Groups:
             named |= group
 
     @classmethod
-    def of(cls, value: int | Sequence[Collection[int]]) -> Self:
-        """Return the groups that a number of edges, or a list of partition ids for each, means."""
+    def of(cls, value: int | str | Sequence[Collection[int]], count: int = 0) -> Self:
+        """Return the groups that a value of ``edges.groups`` means.
+
+        Parameters
+        ----------
+        value : int, str or Sequence of Collection of int
+            The number of edges, the partition ids of each edge's clients, or ``"node"``: each
+            node's own config names its edge.
+        count : int
+            The number of edges, for ``"node"`` alone.
+        """
+        if value == BY_NODE:
+            if not _is_whole(count) or count < 1:
+                raise ConfigError(
+                    f"edges.count must be >= 1 where edges.groups = 'node', found {count!r}"
+                )
+            return cls(int(count), by_node=True)
+        if count != 0:
+            raise ConfigError(f"edges.count needs edges.groups = 'node', found {value!r:.80}")
         if _is_whole(value):
             return cls(int(value))
         if not isinstance(value, Sequence) or not all(map(_are_whole, value)):
             raise ConfigError(
                 f"edges.groups must be a whole number or a list of partition ids for each edge, "
-                f"found {value!r:.80}"
+                f"or 'node', found {value!r:.80}"
             )
         return cls(len(value), tuple(frozenset(group) for group in value))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -280,13 +281,13 @@ class _Deployed(Grid):
     """A Grid that does not know partitions, as that of real nodes."""
 
     def __init__(self, grid: InlineGrid, absent: Sequence[int] = ()) -> None:
-        self._grid, self.absent = grid, absent
+        self._grid, self.absent, self.at = grid, absent, ""
 
     def get_node_ids(self) -> list[int]:
         return [n for p, n in enumerate(self._grid.get_node_ids()) if p not in self.absent]
 
     def get_nodes(self) -> Any:
-        return [SimpleNamespace(node_id=n, last_activated_at="") for n in self.get_node_ids()]
+        return [SimpleNamespace(node_id=n, last_activated_at=self.at) for n in self.get_node_ids()]
 
     def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Any:
         return self._grid.send_and_receive(messages, timeout=timeout)
@@ -347,3 +348,90 @@ def test_an_edge_whose_clients_are_not_connected_fails_and_does_not_wait() -> No
     run(edges(recorder := Recorder(), groups=3), grid)
     assert recorder.client(0).reason == "failed: edge 0: none of its clients is connected"
     assert recorder.rounds[-1].kept == 2
+
+
+def _naming_edges(named: Any, count: int = 10) -> InlineGrid:
+    """A federation whose client p says that it belongs to edge ``named(p)``."""
+    grid = federation(None, count)
+
+    @grid._client_app.query("identity")
+    def identity(message: Message, context: Context) -> Message:
+        partition = int(context.node_config["partition-id"])
+        edge = named(partition)
+        if isinstance(edge, Error):
+            return Message(edge, reply_to=message)
+        claim = ConfigRecord(
+            {"partition-id": partition} | ({} if edge is None else {"edge-id": edge})
+        )
+        return Message(RecordDict({"identity": claim}), reply_to=message)
+
+    return grid
+
+
+@pytest.mark.parametrize("deployed", [False, True])
+def test_nodes_whose_configs_name_their_edges_are_grouped_by_them(deployed: bool) -> None:
+    def named(partition: int) -> int:
+        return int(partition in (2, 7)) + 2 * int(partition == 9)
+
+    grid: Any = _naming_edges(named)
+    strategy = edges(groups="node", edge_count=3)
+    model = run(strategy, _Deployed(grid) if deployed else grid)
+    assert strategy.grid is not None
+    groups = [[0, 1, 3, 4, 5, 6, 8], [2, 7], [9]]
+    assert [[c.partition for c in own[-1].clients] for own in strategy.grid.records] == groups
+    assert_equal_models(model, run(edges(groups=groups)))
+
+
+@pytest.mark.parametrize(
+    ("named", "reason"),
+    [
+        (None, "its node config needs edge-id, found none"),
+        (3, r"its edge-id must be an integer in \[0, 2\], found 3"),
+        (-1, r"in \[0, 2\], found -1"),
+        (True, "found True"),
+        (1.0, r"found 1\.0"),
+        ("1", "found '1'"),
+        (b"\xff" * 99, "must be an integer"),
+        ([0, 1], "must be an integer"),
+        (1 << 60, "must be an integer"),
+        (Error(1, "no"), "it replied with an error"),
+    ],
+    ids=["none", "large", "negative", "true", "float", "text", "bytes", "list", "huge", "error"],
+)
+def test_a_node_that_names_no_edge_takes_no_part(named: Any, reason: str) -> None:
+    grid = _naming_edges(lambda partition: named if partition == HOSTILE else partition % 3)
+    strategy = edges(groups="node", edge_count=3)
+    run(strategy, grid)
+    assert strategy.grid is not None
+    (node,) = strategy.grid.without_edge
+    assert grid.partition_of(node) == HOSTILE
+    assert re.search(reason, strategy.grid.without_edge[node])
+    taking_part = [c.partition for own in strategy.grid.records for c in own[-1].clients]
+    assert sorted(taking_part) == [p for p in range(10) if p != HOSTILE]
+
+
+def test_a_node_keeps_its_edge_whatever_it_says_later() -> None:
+    named = {partition: partition % 3 for partition in range(10)}
+    grid = _Deployed(_naming_edges(named.__getitem__))
+    strategy = edges(groups="node", edge_count=3)
+    run(strategy, grid, rounds=1)
+    assert strategy.grid is not None
+    named[0] = 2
+    grid.at = "later"  # all nodes have reconnected
+    strategy.grid._find_clients()
+    assert strategy.grid.edge_of(grid.get_node_ids()[0]).number == 0
+
+
+def test_a_node_without_an_edge_is_asked_again_when_it_has_reconnected() -> None:
+    named: dict[int, Any] = {partition: partition % 3 for partition in range(10)} | {5: "two"}
+    grid = _Deployed(_naming_edges(named.__getitem__))
+    strategy = edges(groups="node", edge_count=3)
+    run(strategy, grid, rounds=1)
+    assert strategy.grid is not None
+    assert len(strategy.grid.without_edge) == 1
+    named[5] = 2
+    strategy.grid._find_clients()
+    assert len(strategy.grid.without_edge) == 1
+    grid.at = "later"
+    strategy.grid._find_clients()
+    assert strategy.grid.without_edge == {}

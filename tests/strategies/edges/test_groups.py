@@ -54,3 +54,22 @@ def test_impossible_groups_are_refused(groups: object, message: str) -> None:
 def test_groups_that_do_not_fit_the_clients_are_refused(groups: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Groups.of(groups).check(4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", [0, -1, True, 2.0, "3"])
+def test_groups_by_node_need_the_number_of_edges(count: object) -> None:
+    with pytest.raises(ConfigError, match=r"edges\.count must be >= 1 where .*, found"):
+        Groups.of("node", count)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("groups", [3, [[0], [1]]])
+def test_a_number_of_edges_is_for_groups_by_node_alone(groups: object) -> None:
+    with pytest.raises(ConfigError, match=r"edges\.count needs edges\.groups = 'node', found"):
+        Groups.of(groups, 2)  # type: ignore[arg-type]
+
+
+def test_before_nodes_connect_clients_count_as_if_they_were_dealt() -> None:
+    groups = Groups.of("node", 2)
+    groups.check(3)
+    assert groups.by_node
+    assert groups.clients(5) == [[0, 2, 4], [1, 3]]
