@@ -48,6 +48,8 @@ FAULT_KEYS = (
 
 TABLES = {
     "clients.entanglement-noise": "hqde_fl.noise:EntanglementNoise",
+    "clients.dp-sgd": "hqde_fl.privacy.example_level:DPSGD",
+    "clients.local-dp": "hqde_fl.privacy.local:LocalDP",
     "clients.regularization-noise": "hqde_fl.noise:RegularizationNoise",
     "engine.resources": "hqde_fl.simulations.engines.ray.resources:Resources",
     "strategy.exploration-noise": "hqde_fl.noise:ExplorationNoise",

@@ -53,6 +53,8 @@ EXAMPLES = {
     "clients.bandwidth": 'bandwidth = { name = "log-uniform", up = 10, down = 50 }',
     "clients.drop-out": "drop-out = 0.1",
     "clients.entanglement-noise": "entanglement-noise = { scale = 0.01 }",
+    "clients.dp-sgd": "dp-sgd = { noise-multiplier = 1.0 }",
+    "clients.local-dp": "local-dp = { epsilon = 8.0 }",
     "clients.regularization-noise": "regularization-noise = { scale = 0.01 }",
     "clients.speed": 'speed = { name = "log-uniform", ratio = 10 }',
     "clients.voters": "voters = 3",

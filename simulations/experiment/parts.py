@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hqde_fl.catalogue import EXECUTORS
 from hqde_fl.clients.mods.entanglement_noise import EntanglementNoiseMod
+from hqde_fl.clients.mods.local_dp import LocalDPMod
 from hqde_fl.clients.training import Training
 from hqde_fl.codec import CODECS
 from hqde_fl.errors import ConfigError
@@ -23,6 +24,7 @@ from hqde_fl.rules.tolerance import silence_warning
 from hqde_fl.seeding import Seeds
 from hqde_fl.selection import SELECTORS, Ensemble, Selector
 from hqde_fl.simulations.engines.ray.resources import Resources
+from hqde_fl.simulations.experiment.client_privacy import ClientPrivacy
 from hqde_fl.simulations.experiment.components import build_component
 from hqde_fl.simulations.experiment.display_names import component_label
 from hqde_fl.simulations.experiment.edges import Edges
@@ -68,6 +70,8 @@ class Parts:
         The faulty clients and their faults.
     noises : Noises
         The noises.
+    client_privacy : ClientPrivacy
+        The differential privacy that clients provide for themselves.
     heterogeneity : Heterogeneity
         The simulated speeds, connections and drop-outs.
     edges : Edges, optional
@@ -86,6 +90,7 @@ class Parts:
     predictor: EnsemblePredictor
     faults: Faults
     noises: Noises
+    client_privacy: ClientPrivacy
     heterogeneity: Heterogeneity
     edges: Edges | None
     resources: tuple[Resources, ...]
@@ -152,11 +157,14 @@ class Parts:
     def client_mods(self) -> list[Mod]:
         """Return the ClientApp's Flower mods: one for each fault of single clients, then noise.
 
-        The last and innermost mod is the entanglement noise, if it is configured.
+        The innermost ones are the entanglement noise and, inside of it, local differential privacy:
+        an honest client's update has its noise before anything else is done to it.
         """
         mods = self.faults.mods(virtual_time=self.heterogeneity.keeps_time)
         if self.noises.entanglement is not None:
             mods.append(EntanglementNoiseMod(self.noises.entanglement, self.seeds.root))
+        if self.client_privacy.local is not None:
+            mods.append(LocalDPMod(self.client_privacy.local, self.seeds.root))
         return mods
 
 
@@ -189,6 +197,8 @@ def build_parts(
     )
     vote = build_component(VOTES, clients.vote, "clients.vote")
     noises = Noises.build(clients, strategy)
+    client_privacy = ClientPrivacy.build(clients)
+    client_privacy.check(clients, strategy, rule.confidence_from or "")
     if noises.exploration is not None:
         optimizer = ExploringOptimizer(noises.exploration, optimizer, seed)
     with parameters_of("strategy", fraction="fraction-train"):
@@ -211,7 +221,8 @@ def build_parts(
     with parameters_of("clients"):
         ensemble = Ensemble(**_shared_with(clients, Ensemble))
         training = Training(
-            **_shared_with(clients, Training) | {"regularization_noise": noises.regularization}
+            **_shared_with(clients, Training)
+            | {"regularization_noise": noises.regularization, "dp_sgd": client_privacy.examples}
         )
     heterogeneity = Heterogeneity.build(clients, Seeds(seed))
     built_edges = Edges.build(
@@ -230,6 +241,7 @@ def build_parts(
         predictor=EnsemblePredictor(vote),
         faults=Faults.build(faults, clients.count, seed),
         noises=noises,
+        client_privacy=client_privacy,
         heterogeneity=heterogeneity,
         edges=built_edges,
         resources=_resources(engine),

@@ -1,0 +1,100 @@
+"""The differential privacy that clients of an experiment provide for themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self, TypeVar
+
+from hqde_fl.catalogue import NOISE_SOURCES
+from hqde_fl.errors import ConfigError
+from hqde_fl.privacy.example_level import DPSGD
+from hqde_fl.privacy.local import LocalDP
+from hqde_fl.registry import Registry
+from hqde_fl.simulations.experiment.components import as_table, build_component, errors_named
+from hqde_fl.simulations.experiment.sections import ClientsSection, StrategySection
+
+LOCAL = Registry("privacy", LocalDP, {"local-dp": LocalDP})
+EXAMPLE = Registry("privacy", DPSGD, {"dp-sgd": DPSGD})
+
+T = TypeVar("T", LocalDP, DPSGD)
+
+
+@dataclass(frozen=True)
+class ClientPrivacy:
+    """What clients do for the privacy of their data.
+
+    Parameters
+    ----------
+    local : LocalDP, optional
+        Each client clips its update and adds noise to it.
+    examples : DPSGD, optional
+        Each client trains by DP-SGD.
+    """
+
+    local: LocalDP | None
+    examples: DPSGD | None
+
+    @classmethod
+    def build(cls, clients: ClientsSection) -> Self:
+        """Return what ``clients.local-dp`` and ``clients.dp-sgd`` configure.
+
+        Raises
+        ------
+        ConfigError
+            If a table does not describe it.
+        """
+        return cls(
+            _build(LOCAL, clients.local_dp, "clients.local-dp"),
+            _build(EXAMPLE, clients.dp_sgd, "clients.dp-sgd"),
+        )
+
+    def check(
+        self, clients: ClientsSection, strategy: StrategySection, confidence_from: str
+    ) -> None:
+        """Raise ``ConfigError`` if the server would be told of the data what no noise protects.
+
+        Parameters
+        ----------
+        clients, strategy : ClientsSection, StrategySection
+            The tables of the experiment.
+        confidence_from : str
+            Where the rule takes its confidence in a client from.
+        """
+        for key, on in (("local-dp", self.local), ("dp-sgd", self.examples)):
+            if on is None:
+                continue
+            if strategy.fraction_evaluate > 0:
+                raise ConfigError(
+                    f"clients.{key} needs strategy.fraction-evaluate = 0, as metrics on clients' "
+                    f"data have no noise, found {strategy.fraction_evaluate:g}"
+                )
+            if confidence_from == "reported":
+                raise ConfigError(
+                    f"clients.{key} needs a rule without confidence = 'reported': clients report "
+                    "no loss, which would have no noise"
+                )
+        if self.local is not None and (clients.speed or clients.bandwidth):
+            raise ConfigError(
+                "clients.local-dp keeps the number of examples from the server: it needs no "
+                "virtual time (clients.speed, clients.bandwidth)"
+            )
+        if self.examples is not None and clients.bagging:
+            raise ConfigError(
+                "clients.dp-sgd needs clients.bagging = false: a bootstrap sample repeats examples"
+            )
+
+
+def _build(registry: Registry[T], table: Mapping[str, Any], key: str) -> T | None:
+    """Return what a table configures, or None for an empty one."""
+    if not table:
+        return None
+    own = {name: value for name, value in table.items() if name != "noise"}
+    settings = build_component(registry, {"name": next(iter(registry)), **own}, key)
+    if "noise" not in table:
+        return settings
+    source = as_table(table["noise"])
+    if not isinstance(source, Mapping):
+        raise ConfigError(f"{key}.noise needs a name or a table, found {source!r}")
+    with errors_named(f"{key}.noise"):
+        return replace(settings, noise=build_component(NOISE_SOURCES, source, f"{key}.noise"))
