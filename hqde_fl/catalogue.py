@@ -92,6 +92,7 @@ SELECTORS: Registry[Any] = Registry(
         "adaptive": "hqde_fl.selection.adaptive:AdaptiveSelector",
         "least-loaded": "hqde_fl.selection.least_loaded:LeastLoaded",
         "oort": "hqde_fl.selection.oort:Oort",
+        "poisson": "hqde_fl.selection.poisson:Poisson",
         "power-of-choice": "hqde_fl.selection.power_of_choice:PowerOfChoice",
         "qubo": "hqde_fl.selection.qubo:QUBO",
         "round-robin": "hqde_fl.selection.round_robin:RoundRobin",

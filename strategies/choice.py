@@ -76,7 +76,7 @@ def choose_nodes(
     size = min(selector.size(len(nodes)), len(awake))
     candidates = replace(candidates, ids=list(awake), size=size)
     selection = selector.select(candidates, state, rng)
-    _check(selector, selection, awake, size)
+    _check(selector, selection, awake, len(awake) if selector.varies else size)
     parts = {client: work_level(part) for client, part in selection.work.items()}
     return Choice(
         [awake[client] for client in selection.clients],

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Literal, final, get_args
 
 from hqde_fl.errors import ConfigError, UnknownNameError
-from hqde_fl.privacy.noise_source import NoiseSource, SeededGaussian
+from hqde_fl.privacy.noise_source import NoiseSource
+from hqde_fl.privacy.secure_gaussian import SecureGaussian
 
 AccountantName = Literal["pld", "rdp"]
 """``"pld"``: privacy loss distributions, nearly exact. ``"rdp"``: Rényi differential privacy, an
@@ -81,7 +82,9 @@ class CentralDP:
     accountant : "pld" or "rdp"
         Computes epsilon. Fixed-size samples of the clients need ``"rdp"``.
     noise : NoiseSource
-        Draws the noise.
+        Draws the noise; by default from a secure generator, so that no run can be repeated bit for
+        bit. With it the clients are drawn from the system's entropy, too: who takes part in a round
+        has to stay secret.
     """
 
     noise_multiplier: float = 0.0
@@ -91,7 +94,7 @@ class CentralDP:
     clipping_norm: float = 1.0
     adaptive: AdaptiveClipping | None = None
     accountant: AccountantName = "pld"
-    noise: NoiseSource = field(default_factory=SeededGaussian)
+    noise: NoiseSource = field(default_factory=SecureGaussian)
 
     def __post_init__(self) -> None:
         for name in ("noise_multiplier", "target_epsilon", "max_epsilon"):

@@ -76,6 +76,15 @@ class Aggregator(ABC):
         """
         return None
 
+    def sensitivity(self, n: int, norm: float) -> float | None:
+        """Return how far the result moves, in L2 norm, if one of n updates is replaced by another.
+
+        A bound for all updates no longer than ``norm``, which differential privacy needs: it adds
+        noise in proportion. The rule must have no memory. None, the default: no bound is proven
+        that is small enough to be of use.
+        """
+        return None
+
     def filters(self, n: int) -> bool:
         """Return whether this rule can filter clients among n updates; False unless overridden.
 
@@ -125,6 +134,26 @@ class Rule(Aggregator):
         """Return the (f, kappa)-robustness constant of this step with a rule of ``kappa`` after it.
 
         None unless one is proven for n updates, f of them faulty.
+        """
+        return None
+
+    def moved_rows(self, moved: float, n: int, norm: float) -> tuple[float, float] | None:
+        """Return how far one row of this pre-aggregation's output moves, and the rows' norm.
+
+        Parameters
+        ----------
+        moved : float
+            How far, at most, one of the n rows that it is given moves; all others stay.
+        n : int
+            Number of these rows.
+        norm : float
+            Their norm, at most.
+
+        Returns
+        -------
+        tuple[float, float] or None
+            Bounds of how far one of its output rows moves, and of the norm of all; None, the
+            default, if other output rows can move as well.
         """
         return None
 

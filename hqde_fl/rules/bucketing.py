@@ -49,6 +49,14 @@ class Bucketing(Rule):
         """Return n: a bucket without faulty clients stays honest; the next rule sets the bound."""
         return n
 
+    def moved_rows(self, moved: float, n: int, norm: float) -> tuple[float, float]:
+        """Return that one bucket's mean moves, by a part of what an update in it does.
+
+        The order of the updates depends on their clients' ids alone.
+        """
+        smallest = n - self.s * (self.output_rows(n) - 1)
+        return moved / smallest, norm
+
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
         """Return a mixing matrix with a row for each bucket: the mean of up to s random updates."""
         order = cohort.shuffled("bucketing")

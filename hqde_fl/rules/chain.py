@@ -113,6 +113,21 @@ class Chain(Aggregator):
             kappa = step.composed_kappa(kappa, n, f)
         return kappa
 
+    def sensitivity(self, n: int, norm: float) -> float | None:
+        """Return the last rule's, for how far the steps before it let one of its rows move."""
+        *before, last = self.steps
+        moved = 2 * norm
+        for step in before:
+            bounds = step.moved_rows(moved, n, norm)
+            if bounds is None:
+                return None
+            (moved, norm), n = bounds, step.output_rows(n)
+        # the last rule's bound is for rows that move by 2 norm; it is linear in how far they do
+        bound = last.sensitivity(n, norm)
+        if bound is None or not isinstance(last, Mean):
+            return bound
+        return bound * min(1.0, moved / (2 * norm))
+
     def filters(self, n: int) -> bool:
         """Return whether a step can filter while each of n clients still has a row of its own."""
         for step in self.steps:

@@ -63,6 +63,10 @@ class Clipping(Rule):
         """Return n: no row stays longer than c; the next rule sets the bound."""
         return n
 
+    def moved_rows(self, moved: float, n: int, norm: float) -> tuple[float, float]:
+        """Return that a row moves no further than before, and than two updates of length c."""
+        return min(moved, 2 * self.c), min(norm, self.c)
+
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
         """Return a diagonal mixing matrix that shortens the long updates."""
         assert measured.geometry is not None

@@ -63,6 +63,12 @@ class Mean(Rule):
         """Return 0: a single faulty client can move the mean anywhere."""
         return 0
 
+    def sensitivity(self, n: int, norm: float) -> float | None:
+        """Return 2 norm / n; None if clients count unequally, by what they or their times say."""
+        if self.weighted or self.efficiency:
+            return None
+        return 2 * norm / n
+
     def mean_weights(self, cohort: Cohort) -> Tensor:
         """Return the clients' weights (n,): capped numbers of examples times bounded efficiencies.
 

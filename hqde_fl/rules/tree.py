@@ -92,6 +92,12 @@ class Tree(Aggregator):
         """Return one less than the smallest number of faulty clients that can break the root."""
         return self._breaking_clients(self._grown(n), self.root) - 1
 
+    def sensitivity(self, n: int, norm: float) -> float | None:
+        """Return 2 norm / n for a tree of plain means, which is their mean; None for all others."""
+        plain = all(type(rule) is Mean for rule in (self.leaf, self.root))
+        bounds = {rule.sensitivity(n, norm) for rule in (self.leaf, self.root)}
+        return bounds.pop() if plain and len(bounds) == 1 else None
+
     def levels(self, n: int) -> int:
         """Return the number of levels of nodes above n clients."""
         node, count = self._grown(n), 0

@@ -9,6 +9,7 @@ from hqde_fl.selection.ensemble import Ensemble
 from hqde_fl.selection.history import ClientHistory
 from hqde_fl.selection.least_loaded import LeastLoaded
 from hqde_fl.selection.oort import Oort
+from hqde_fl.selection.poisson import Poisson
 from hqde_fl.selection.power_of_choice import PowerOfChoice
 from hqde_fl.selection.qubo import QUBO
 from hqde_fl.selection.round_robin import RoundRobin
@@ -26,6 +27,7 @@ __all__ = [
     "Ensemble",
     "LeastLoaded",
     "Oort",
+    "Poisson",
     "PowerOfChoice",
     "RoundRobin",
     "Selection",

@@ -57,7 +57,8 @@ class Selection:
     Parameters
     ----------
     clients : list[int]
-        The chosen candidates, each once, at most ``Candidates.size``.
+        The chosen candidates, each once, at most ``Candidates.size`` unless the selector
+        ``varies``.
     work : Mapping[int, float]
         Client -> part of its configured local training that it does, in (0, 1], as a number of
         steps; by default all of it. Rounded down to a multiple of 1 / ``WORK_LEVELS``, at least one
@@ -84,6 +85,10 @@ class Selector(ABC):
 
     uses_sketches: ClassVar[bool] = False
     """True if ``select`` reads ``ClientHistory.sketch``, which costs one pass over the updates."""
+
+    varies: ClassVar[bool] = False
+    """True if ``select`` may return more clients than ``size`` says, which is the number expected
+    then."""
 
     @abstractmethod
     def size(self, available: int) -> int:
