@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from logging import WARNING
+from types import MethodType
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -64,9 +65,22 @@ class BatchReader:
         model = getattr(model, "_orig_mod", model)
         if callable(base_model := getattr(model, "get_base_model", None)):
             model = base_model()
-        name = f"{type(model).__name__}.forward"
+        forward, name = model.forward, type(model).__name__
+        if getattr(forward, "__self__", None) is model and hasattr(forward, "__func__"):
+            return cls._of_method(name, forward.__func__)
+        return cls._of_call(name, forward)
+
+    @classmethod
+    @lru_cache(maxsize=64)
+    def _of_method(cls, name: str, forward: Callable[..., Any]) -> Self:
+        """Return the reader for models of a class with this name and method ``forward``."""
+        return cls._of_call(name, MethodType(forward, cls))
+
+    @classmethod
+    def _of_call(cls, name: str, forward: Callable[..., Any]) -> Self:
+        name = f"{name}.forward"
         try:
-            parameters = inspect.signature(model.forward).parameters.values()
+            parameters = inspect.signature(forward).parameters.values()
         except (TypeError, ValueError):  # not written in Python
             return cls(name, (), frozenset(), frozenset(), True, True)
         kinds = {parameter.kind for parameter in parameters}

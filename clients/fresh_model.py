@@ -10,6 +10,7 @@ from types import FunctionType, ModuleType
 from typing import Any, final
 from weakref import ProxyTypes, ref
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -50,6 +51,7 @@ class FreshModel:
         self._parameters = [(p, p.requires_grad, dict(vars(p))) for p in model.parameters()]
         shared = [*model.state_dict(keep_vars=True).values(), *model.parameters()]
         self._shared = [value for value in shared if isinstance(value, Tensor)]
+        self._entries = _plain_entries(model)
         self._is_copyable = _is_copyable(model, self._shared)
         self.__dict__.pop("_optimizer", None)
         self.__dict__.pop("_copier", None)
@@ -94,7 +96,13 @@ class FreshModel:
             if parameter.__dict__ or attributes:
                 parameter.__dict__.clear()
                 parameter.__dict__.update(attributes)
-        model.load_state_dict(state)
+        if self._entries is None or not _fit(state, self._entries):
+            model.load_state_dict(state)
+        else:
+            with torch.no_grad():
+                torch._foreach_copy_(
+                    list(self._entries.values()), [state[name] for name in self._entries]
+                )
         return model, True
 
     @cached_property
@@ -122,6 +130,46 @@ def _is_copyable(model: nn.Module, shared: Iterable[Tensor]) -> bool:
         weights = (dict(m.named_parameters()) for m in (model, copied))
         return all(_are_same(*pair) for pair in (tuple(values), tuple(weights)))
     return False
+
+
+def _plain_entries(model: nn.Module) -> dict[str, Tensor] | None:
+    """Return the entries of a model's state dict, if loading one only copies values into them.
+
+    None if a module loads, or makes, a state dict in a way of its own.
+    """
+    for module in model.modules():
+        kind = type(module)
+        if any(getattr(kind, name) is not getattr(nn.Module, name) for name in _STATE_METHODS):
+            return None
+        if kind._load_from_state_dict not in _PLAIN_LOADS or _STATE_METHODS & vars(module).keys():
+            return None
+        if any(getattr(module, hooks) for hooks in _STATE_HOOKS):
+            return None
+    return dict(model.state_dict(keep_vars=True)) or None
+
+
+_STATE_METHODS = frozenset(
+    ("state_dict", "load_state_dict", "_save_to_state_dict", "get_extra_state", "set_extra_state")
+)
+"""Methods by which modules make and load state dicts, all but the one that loads a module's own."""
+
+_PLAIN_LOADS = (
+    nn.Module._load_from_state_dict,
+    nn.modules.batchnorm._NormBase._load_from_state_dict,
+)
+"""Methods that copy the entries of a module; that of batch normalisation adds what is missing."""
+
+_STATE_HOOKS = (
+    *("_state_dict_hooks", "_state_dict_pre_hooks"),
+    *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
+)
+
+
+def _fit(state: Mapping[str, Tensor], entries: Mapping[str, Tensor]) -> bool:
+    """Return True if a state dict has the names and shapes of a model's entries."""
+    return state.keys() == entries.keys() and all(
+        state[name].shape == entry.shape for name, entry in entries.items()
+    )
 
 
 def _are_same(some: Mapping[str, Any], others: Mapping[str, Any]) -> bool:

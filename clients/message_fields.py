@@ -5,7 +5,7 @@ from __future__ import annotations
 from flwr.app import ArrayRecord, Context, Message, MessageType
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.protocol.members import config_value
+from hqde_fl.protocol.members import config_value, records_of
 
 
 def is_training(message: Message) -> bool:
@@ -26,7 +26,7 @@ def array_record(message: Message) -> tuple[str, ArrayRecord]:
     ConfigError
         If the message has none, or several.
     """
-    records = list(message.content.array_records.items())
+    records = list(records_of(message.content, ArrayRecord).items())
     if len(records) != 1:
         raise ConfigError(f"a message needs exactly 1 ArrayRecord, found {len(records)}")
     return records[0]

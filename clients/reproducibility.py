@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,8 +14,11 @@ import torch
 _global_state_lock = threading.RLock()
 
 
+_depth = 0  # of blocks in which the thread is that holds the lock
+
+
 @contextmanager
-def reproducible(seed: int, threads: int = 0) -> Iterator[None]:
+def reproducible(seed: int, threads: int = 0, *, restores: bool = True) -> Iterator[None]:
     """Seed the process's global random generators for a block of code and restore them afterwards.
 
     The generators are torch's, NumPy's and Python's: data sets may draw their augmentation from any
@@ -28,12 +31,15 @@ def reproducible(seed: int, threads: int = 0) -> Iterator[None]:
         Seed of the global generators inside the block.
     threads : int, default=0
         Number of torch threads inside the block; 0 leaves it unchanged.
+    restores : bool, default=True
+        False to leave the generators as the block leaves them, if it is within another such block,
+        which restores them: NumPy's takes as long as a step of a small model.
     """
+    global _depth
     # Asking for CUDA's state would create a context on the GPU in a process that never uses it.
     gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with _global_state_lock, torch.random.fork_rng(devices=gpus):
+    with _global_state_lock, _restored_generators(gpus if restores or not _depth else None):
         threads_before = torch.get_num_threads()
-        states = random.getstate(), np.random.get_state()
         torch.default_generator.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
@@ -41,11 +47,29 @@ def reproducible(seed: int, threads: int = 0) -> Iterator[None]:
             torch.cuda.manual_seed_all(seed)
         if threads:
             torch.set_num_threads(threads)
+        _depth += 1
         try:
             with torch.inference_mode(False), torch.enable_grad():
                 yield
         finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
+            _depth -= 1
             if threads:
                 torch.set_num_threads(threads_before)
+
+
+@contextmanager
+def _restored_generators(gpus: Sequence[int] | None) -> Iterator[None]:
+    """Restore the generators after the block, those of GPUs too; do nothing if ``gpus`` is None."""
+    if gpus is None:
+        yield
+        return
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    gpu_states = [torch.cuda.get_rng_state(gpu) for gpu in gpus]
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])
+        for gpu, state in zip(gpus, gpu_states, strict=True):
+            torch.cuda.set_rng_state(state, gpu)

@@ -160,7 +160,7 @@ def train(
         optimizer = training.new_optimizer(model)
     optimizer.state.clear()
     seed = int(torch.randint(2**63 - 1, (), generator=generator))
-    with reproducible(seed, training.threads):
+    with reproducible(seed, training.threads, restores=False):
         if idle.get():
             return _first_loss(model, data, task, training)
         if training.dp_sgd is not None:
@@ -208,8 +208,8 @@ def _descend(
             optimizer.zero_grad()
             loss = scoring.loss(call_model(model, x), y, trains=True)
             backward(loss, task)
-            for parameter in model.parameters():
-                if mu and parameter.grad is not None:  # the gradient of the proximal term
+            for parameter in model.parameters() if mu else ():
+                if parameter.grad is not None:  # the gradient of the proximal term
                     if parameter not in anchors:  # thawed in this step, and so still as received
                         anchors[parameter] = parameter.detach().clone()
                     parameter.grad.add_(parameter.detach() - anchors[parameter], alpha=mu)

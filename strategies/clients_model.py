@@ -21,7 +21,7 @@ from hqde_fl.protocol.delta_broadcast import (
     encode_difference,
     to_differences,
 )
-from hqde_fl.protocol.members import member_name
+from hqde_fl.protocol.members import member_name, records_of
 from hqde_fl.protocol.records import model_record
 from hqde_fl.seeding import Seeds
 from hqde_fl.updates.layout import Layout
@@ -156,7 +156,7 @@ def version_held(reply: Message, member: int | None = None) -> int | None:
     member : int, optional
         The member of the ensemble; None where there is one model.
     """
-    record = reply.content.config_records.get(HELD)
+    record = records_of(reply.content, ConfigRecord).get(HELD)
     key = "version" if member is None else f"{member_name(member)}/version"
     version = None if record is None else record.get(key)
     if isinstance(version, bool) or not isinstance(version, int):

@@ -27,6 +27,7 @@ from hqde_fl.protocol.members import (
     config_value,
     member_name,
     message_config,
+    records_of,
     requested_members,
     select_member,
     uncopied_record,
@@ -58,7 +59,7 @@ class HeldEntriesMod:
         """Fill in the entries of a message's models; pass on a message that lacks none."""
         config = message_config(message)
         held = [key for key in config if _names_held(key, config)]
-        if not held or len(message.content.array_records) != 1:
+        if not held or len(records_of(message.content, ArrayRecord)) != 1:
             return call_next(message, context)
         name, record = array_record(message)
         members = None if HELD_ENTRIES in held else _members([*record, *held])
@@ -91,12 +92,12 @@ class UnchangedEntriesMod:
         if not models:
             return call_next(message, context)
         reply = call_next(message, context)
-        if reply.has_error() or len(reply.content.array_records) != 1:
+        if reply.has_error() or len(records_of(reply.content, ArrayRecord)) != 1:
             return reply
         name, trained = array_record(reply)
         cache = EntryCache.of(context)
         out: set[str] = set()
-        told = ConfigRecord({**reply.content.config_records.get(ENTRIES, ConfigRecord())})
+        told = ConfigRecord({**records_of(reply.content, ConfigRecord).get(ENTRIES, {})})
         for member, model in models.items():
             prefix = "" if member is None else f"{member_name(member)}/"
             try:  # a codec inside may have left out some of them
@@ -168,7 +169,7 @@ def _sent_models(message: Message) -> dict[int | None, _SentModel]:
     """
     if not is_training(message) or config_value(message, LEAVE_OUT, bool) is not True:
         return {}
-    if len(message.content.array_records) != 1:
+    if len(records_of(message.content, ArrayRecord)) != 1:
         return {}
     config, (_, record) = message_config(message), array_record(message)
     members = requested_members(message)

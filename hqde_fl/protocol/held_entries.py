@@ -20,7 +20,7 @@ from typing import Any, Self, final
 
 from flwr.app import Array, ConfigRecord, RecordDict
 
-from hqde_fl.protocol.members import select_member
+from hqde_fl.protocol.members import records_of, select_member
 from hqde_fl.protocol.omitted_entries import ENTRIES, mask_of, names_in
 
 HELD_ENTRIES, HELD_MASK = "held", "held-mask"
@@ -224,7 +224,7 @@ def with_held(
 
 def lacks_entries(content: RecordDict) -> bool:
     """Return True if a reply, which is not trusted, says that its node lacks an entry."""
-    record = content.config_records.get(ENTRIES, ConfigRecord())
+    record = records_of(content, ConfigRecord).get(ENTRIES, ConfigRecord())
     return record.get(MISSING) == 1
 
 
@@ -243,7 +243,7 @@ def claimed_digest(content: RecordDict, member: int | None = None) -> str | None
     str or None
         None if the reply says nothing, or no digest.
     """
-    record: Mapping[str, object] = content.config_records.get(ENTRIES, ConfigRecord())
+    record: Mapping[str, object] = records_of(content, ConfigRecord).get(ENTRIES, {})
     if member is not None:
         record = select_member(member, record)
     digest = record.get(HELD_ENTRIES)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.protocol.flower_internals import make_message
@@ -23,6 +23,7 @@ TAGS = "hqde.members"
 """Name of the reply's ConfigRecord with the members' tags."""
 
 V = TypeVar("V")
+R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 
 
 def member_name(member: int) -> str:
@@ -94,6 +95,14 @@ def uncopied_record(arrays: Mapping[str, Array]) -> ArrayRecord:
     return record
 
 
+def records_of(content: RecordDict, kind: type[R]) -> dict[str, R]:
+    """Return the records of one kind in a content by name; changes of the result change nothing.
+
+    Flower's properties, such as ``config_records``, build a dict that checks every entry.
+    """
+    return {name: record for name, record in content.items() if isinstance(record, kind)}
+
+
 def model_arrays(record: ArrayRecord, member: int | None) -> Mapping[str, Array]:
     """Return one model's arrays in a record: a member's, or all if ``member`` is None."""
     return record if member is None else select_member(member, record)
@@ -112,12 +121,12 @@ def replace_model(
 
 def message_config(message: Message) -> ConfigRecord:
     """Return a message's first ConfigRecord; an empty one if it has none."""
-    return next(iter(message.content.config_records.values()), ConfigRecord())
+    return next(iter(records_of(message.content, ConfigRecord).values()), ConfigRecord())
 
 
 def config_value(message: Message, key: str, kind: type[V]) -> V | None:
     """Return the value of a key in the first ConfigRecord where it has the type; None if none."""
-    for config in message.content.config_records.values():
+    for config in records_of(message.content, ConfigRecord).values():
         if isinstance(value := config.get(key), kind):
             return value
     return None

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from hqde_fl.protocol.members import member_name
+from hqde_fl.protocol.members import member_name, records_of
 from hqde_fl.protocol.packed_updates import DELTA
 from hqde_fl.updates.layout import Layout
 from hqde_fl.updates.roles import Role
@@ -41,7 +41,7 @@ def bytes_by_role(content: RecordDict, layouts: Sequence[Layout]) -> dict[str, i
         Layout of each member; a single model's entries carry no member's name.
     """
     sizes = dict.fromkeys(ROLES_AND_OTHER, 0)
-    for record in content.array_records.values():
+    for record in records_of(content, ArrayRecord).values():
         for name, array in record.items():
             sizes[_role(name, layouts)] += _field(_text(name) + _array(array))
     sizes[OTHER] += message_bytes(content) - sum(sizes.values())

@@ -14,7 +14,7 @@ import torch
 from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor
 
-from hqde_fl.protocol.members import select_member
+from hqde_fl.protocol.members import records_of, select_member
 from hqde_fl.protocol.npy import MalformedError
 
 LEAVE_OUT = "leave-out-unchanged"
@@ -81,7 +81,7 @@ def omitted_entries(content: RecordDict, names: Sequence[str], member: int | Non
     MalformedError
         If what it says makes no sense.
     """
-    record: Mapping[str, object] = content.config_records.get(ENTRIES, ConfigRecord())
+    record: Mapping[str, object] = records_of(content, ConfigRecord).get(ENTRIES, {})
     if member is not None:
         record = select_member(member, record)
     mask, pairs = record.get(UNCHANGED, b""), record.get(SAME, [])

@@ -48,7 +48,10 @@ def to_record(state: Mapping[str, Tensor]) -> ArrayRecord:
     ConfigError
         If the dtype of an entry cannot be carried; the message has its name.
     """
-    return ArrayRecord({name: to_array(tensor, name) for name, tensor in state.items()})
+    record = ArrayRecord()  # its constructor would make every array once more
+    for name, tensor in state.items():
+        record[name] = to_array(tensor, name)
+    return record
 
 
 def model_record(state: Mapping[str, Tensor], layout: Layout) -> ArrayRecord:

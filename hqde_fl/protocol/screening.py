@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
 from hqde_fl.errors import CodecError
+from hqde_fl.protocol.members import records_of
 from hqde_fl.protocol.npy import (
     MAX_SHOWN_DIMENSIONS,
     NUMPY,
@@ -149,7 +150,7 @@ def screen(
     """
     try:
         num_examples, metrics = screen_metrics(reply.content, limits)
-        records = reply.content.array_records
+        records = records_of(reply.content, ArrayRecord)
         if list(records) != [arrays_key]:
             raise MalformedError(
                 f"expected one ArrayRecord {arrays_key!r}, found {_shown_names(records)}"
@@ -183,7 +184,7 @@ def screen_metrics(content: RecordDict, limits: Screening) -> tuple[float, dict[
     MalformedError
         If ``num-examples`` is missing or out of range, or another limit is exceeded.
     """
-    records = content.metric_records
+    records = records_of(content, MetricRecord)
     if len(records) != 1:
         raise MalformedError(f"expected one MetricRecord, found {_shown_names(records)}")
     record = next(iter(records.values()))

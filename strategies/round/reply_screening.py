@@ -12,10 +12,12 @@ from flwr.app import ConfigRecord, Message
 from hqde_fl.protocol.delta_broadcast import NO_VERSION
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.held_entries import claimed_digest, lacks_entries
+from hqde_fl.protocol.members import records_of
 from hqde_fl.protocol.no_data import NO_DATA, has_no_data
 from hqde_fl.protocol.packed_updates import FEEDBACK, NO_RESIDUAL
 from hqde_fl.protocol.reply_matching import ReplyMatcher
 from hqde_fl.protocol.screening import Accepted, Rejected, Screening, screen, screen_evaluation
+from hqde_fl.protocol.spent_epsilon import reported_epsilon
 from hqde_fl.strategies.clients_model import version_held
 from hqde_fl.strategies.outcomes import MISSING
 from hqde_fl.strategies.round.member_screening import screen_members
@@ -121,7 +123,8 @@ class ScreenedReplies:
         if reason := self._matcher.envelope_error(reply, node):
             return f"rejected: {reason}"
         members = self._log.assigned_members(node)
-        listed = reply.content.config_records.get(FEEDBACK, ConfigRecord()).get(NO_RESIDUAL)
+        feedback = records_of(reply.content, ConfigRecord).get(FEEDBACK, ConfigRecord())
+        listed = feedback.get(NO_RESIDUAL)
         if isinstance(listed, list):
             self.without_residual.update((node, member) for member in members if member in listed)
         held = self._versions_held(reply, members)
@@ -133,7 +136,9 @@ class ScreenedReplies:
         if isinstance(screened, Rejected):
             return f"rejected: {screened.reason}"
         self.accepted[node] = screened
-        self._log.update(node, seconds=self.metrics(node).get("train-seconds"))
+        metrics = self.metrics(node)
+        epsilon = reported_epsilon(metrics)
+        self._log.update(node, seconds=metrics.get("train-seconds"), epsilon=epsilon)
         self._note_held(node, held)
         for member in members:
             digest = claimed_digest(reply.content, member if self._tags else None)

@@ -306,3 +306,36 @@ def test_tied_weights_stay_tied() -> None:
     model = FreshModel(Tied, sgd).load(Tied().state_dict())
     assert isinstance(model, Tied)
     assert model.out.weight is model.embed.weight
+
+
+def test_values_are_loaded_as_torch_loads_them() -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1).double())
+
+    model, state = FreshModel(build), build().state_dict()
+    loaded = model.load({name: value.float() for name, value in state.items()}).state_dict()
+    expected = build()
+    expected.load_state_dict({name: value.float() for name, value in state.items()})
+    for name, value in expected.state_dict().items():
+        assert loaded[name].dtype == value.dtype
+        assert torch.equal(loaded[name], value)
+    del state["0.bias"]
+    with pytest.raises(RuntimeError, match=r"0\.bias"):
+        model.load(state)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        model.load({**state, "0.bias": torch.zeros(4)})
+
+
+def test_a_hook_on_loading_is_called() -> None:
+    class Noted(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(2, 2)
+            self.register_load_state_dict_pre_hook(Noted.double_it)  # type: ignore[no-untyped-call]
+
+        @staticmethod
+        def double_it(_: nn.Module, state: dict[str, torch.Tensor], *rest: object) -> None:
+            state["weight"] = state["weight"] * 2
+
+    model = FreshModel(Noted)
+    state = {"weight": torch.ones(2, 2), "bias": torch.zeros(2)}
+    assert model.load(state).state_dict()["weight"].tolist() == [[2.0, 2.0], [2.0, 2.0]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from hqde_fl.seeding import Seeds
@@ -24,6 +25,15 @@ def test_neighbouring_names_and_roots_share_nothing() -> None:
 def test_golden_values_pin_the_derivation() -> None:
     """A changed derivation changes every published number: it must not happen unnoticed."""
     assert Seeds(7).integer("client", 3, 1) == 8615903473260099000
+
+
+@pytest.mark.parametrize("root", [0, 7, 2**32 - 1, 2**32, 2**63 + 5, 2**127, 2**128 + 1, 2**200])
+def test_integers_are_the_first_numbers_of_the_sequences(root: int) -> None:
+    seeds = Seeds(root)
+    names: list[tuple[str | int, ...]] = [("client", 3, 1), ("round",), (), (-1, 2**70)]
+    for name in names:
+        first = seeds.sequence(*name).generate_state(1, np.uint64)[0]
+        assert seeds.integer(*name) == int(first) >> 1
 
 
 def test_torch_generators_are_seeded_and_leave_the_global_one_alone() -> None:
