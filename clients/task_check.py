@@ -161,10 +161,11 @@ class _NoSteps:
 
     def __init__(self, model: nn.Module) -> None:
         self.state: dict[Any, Any] = {}
+        self.param_groups = [{"params": [*model.parameters()]}]  # of which DP-SGD has the weights
         self._model = model
 
-    def zero_grad(self) -> None:
-        self._model.zero_grad()
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self._model.zero_grad(set_to_none)
 
     def step(self) -> None:
         pass

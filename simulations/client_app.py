@@ -15,6 +15,7 @@ from hqde_fl.given_objects import given_objects
 from hqde_fl.own_modules import searched_first
 from hqde_fl.simulations.edges.edge_home import EDGE_HOME
 from hqde_fl.simulations.engines.torch_settings import TorchSettings
+from hqde_fl.simulations.experiment.client_privacy import with_trainings
 from hqde_fl.simulations.experiment.experiment import RUN_CONFIG_KEYS, Experiment, experiment_file
 from hqde_fl.simulations.experiment.object_transfer import require_picklable
 from hqde_fl.simulations.experiment.own_modules import add_folder_of
@@ -49,10 +50,11 @@ def examples(message: Message, context: Context) -> Message:
 def build_app(experiment: Experiment, task: Task) -> ClientApp:
     """Return the ClientApp of an experiment whose task has been loaded."""
     parts = experiment.parts
+    trainings = experiment.client_rounds * parts.ensemble.trained_members
     return ensemble_app(
         task,
         members=parts.ensemble.members,
-        training=parts.training,
+        training=with_trainings(parts.training, trainings),
         seed=experiment.seed,
         bagging=experiment.clients.bagging,
         predictor=parts.predictor,

@@ -52,6 +52,9 @@ class ClientRecord:
         are all.
     feedback_lost : bool
         True if it lost its error-feedback residual.
+    epsilon : float or None
+        The epsilon of all that it has sent so far, as it says itself, with local differential
+        privacy or DP-SGD.
     """
 
     round: int
@@ -69,6 +72,7 @@ class ClientRecord:
     members: tuple[int, ...] = ()
     filtered_from: tuple[int, ...] = ()
     feedback_lost: bool = False
+    epsilon: float | None = None
 
 
 @dataclass(frozen=True)

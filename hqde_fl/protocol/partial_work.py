@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from flwr.app import Message
 
 from hqde_fl.protocol.members import config_value
+from hqde_fl.protocol.spent_epsilon import EPSILON
 
 WORK = "work"
 """Key of a training message's config, and metric of its reply: the part of the configured local
@@ -42,7 +43,9 @@ def confirmed_work(metrics: Mapping[str, float], requested: float) -> float:
 
 
 def reported_metrics(metrics: Mapping[str, float], requested: float) -> Mapping[str, float]:
-    """Return a reply's metrics without the part of work that the server itself asked for."""
-    if requested == 1:
-        return metrics
-    return {name: value for name, value in metrics.items() if name != WORK}
+    """Return a reply's metrics without the part of work that the server itself asked for.
+
+    Nor do they have the epsilon of a private client, which is recorded for each, and has no mean.
+    """
+    without = {EPSILON} if requested == 1 else {EPSILON, WORK}
+    return {name: value for name, value in metrics.items() if name not in without}

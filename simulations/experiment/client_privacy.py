@@ -7,6 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
 
 from hqde_fl.catalogue import NOISE_SOURCES
+from hqde_fl.clients.fresh_model import FreshModel
+from hqde_fl.clients.private_model import check_private_model
+from hqde_fl.clients.task import Task
+from hqde_fl.clients.task_check import MAX_EXAMPLES, before_the_run, check_training, sample
+from hqde_fl.clients.training import Training
 from hqde_fl.errors import ConfigError
 from hqde_fl.privacy.example_level import DPSGD
 from hqde_fl.privacy.local import LocalDP
@@ -83,6 +88,30 @@ class ClientPrivacy:
             raise ConfigError(
                 "clients.dp-sgd needs clients.bagging = false: a bootstrap sample repeats examples"
             )
+
+
+def check_private_training(task: Task, model: FreshModel, training: Training) -> None:
+    """Raise ``ConfigError`` if DP-SGD is configured and cannot train a task's model.
+
+    The model is trained on a few examples of the test set, and not changed but for its buffers.
+    """
+    if training.dp_sgd is None:
+        return
+    with before_the_run("clients.dp-sgd, tried on the test set"):
+        examples = sample(task.test(), MAX_EXAMPLES)
+        check_private_model(task, model, examples)
+        check_training(task, model, training, examples)
+
+
+def with_trainings(training: Training, trainings: int) -> Training:
+    """Return settings of training in which a target epsilon is for so many trainings.
+
+    Unchanged without such a target, and if the settings themselves say how many.
+    """
+    settings = training.dp_sgd
+    if settings is None or settings.trainings:
+        return training
+    return replace(training, dp_sgd=replace(settings, trainings=trainings))
 
 
 def _build(registry: Registry[T], table: Mapping[str, Any], key: str) -> T | None:

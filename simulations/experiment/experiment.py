@@ -30,6 +30,7 @@ from hqde_fl.given_objects import current_objects, given_objects
 from hqde_fl.own_modules import first_folder, is_own, own_code, searched_first
 from hqde_fl.simulations.catalogue import ENGINES
 from hqde_fl.simulations.experiment.checks import check_attacks, check_cohort
+from hqde_fl.simulations.experiment.client_privacy import check_private_training
 from hqde_fl.simulations.experiment.components import Component, build_component
 from hqde_fl.simulations.experiment.errors import to_config_error
 from hqde_fl.simulations.experiment.held_out import Measure, certainty, measure_named
@@ -343,6 +344,7 @@ class Experiment(Section):
         losses = []
         if test:
             losses += [check_test_set(task, model, parts.ensemble.members, parts.predictor)]
+            check_private_training(task, model, parts.training)
         own = is_own(self.task["name"]) or is_own(self.clients.partition["name"])
         if clients and own and not self.engine.address:
             losses += [check_clients(task, model, parts.training, self.clients.count)]
