@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, get_args
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from hqde_fl.protocol.members import member_name, records_of
+from hqde_fl.protocol.members import member_name
 from hqde_fl.protocol.packed_updates import DELTA
 from hqde_fl.updates.layout import Layout
 from hqde_fl.updates.roles import Role
@@ -16,6 +17,9 @@ OTHER = "other"
 """Key of all bytes that belong to no entry: configs, metrics, names, unknown arrays."""
 ROLES_AND_OTHER = (*get_args(Role), OTHER)
 """The keys of ``bytes_by_role``."""
+
+MAX_CACHED_LENGTH = 512
+"""Longer names and shapes are not cached, so that clients cannot fill the memory with them."""
 
 
 def message_bytes(content: Mapping[str, ArrayRecord | MetricRecord | ConfigRecord]) -> int:
@@ -41,10 +45,16 @@ def bytes_by_role(content: RecordDict, layouts: Sequence[Layout]) -> dict[str, i
         Layout of each member; a single model's entries carry no member's name.
     """
     sizes = dict.fromkeys(ROLES_AND_OTHER, 0)
-    for record in records_of(content, ArrayRecord).values():
+    for key, record in content.items():
+        if not isinstance(record, ArrayRecord):
+            sizes[OTHER] += _field(_text(key) + _record(record))
+            continue
+        arrays = 0
         for name, array in record.items():
-            sizes[_role(name, layouts)] += _field(_text(name) + _array(array))
-    sizes[OTHER] += message_bytes(content) - sum(sizes.values())
+            size = _entry(name, array)
+            sizes[_role(name, layouts)] += size
+            arrays += size
+        sizes[OTHER] += _field(_text(key) + _field(arrays)) - arrays
     return sizes
 
 
@@ -67,7 +77,7 @@ def _role(name: str, layouts: Sequence[Layout]) -> str:
 def _record(record: ArrayRecord | MetricRecord | ConfigRecord) -> int:
     """Return the bytes of the protobuf field that holds a record."""
     if isinstance(record, ArrayRecord):
-        return _field(sum(_field(_text(key) + _array(array)) for key, array in record.items()))
+        return _field(sum(_entry(name, array) for name, array in record.items()))
     return _field(sum(_field(_text(key) + _field(_value(value))) for key, value in record.items()))
 
 
@@ -96,12 +106,19 @@ def _text(text: str) -> int:
     return _field(len(text.encode("utf-8", "surrogatepass"))) if text else 0
 
 
-def _array(array: Array) -> int:
-    """Return the bytes of the protobuf field that holds an ``Array``, its data included."""
-    shape = sum(_varint(size) for size in array.shape)
-    names = _text(array.dtype) + _text(array.stype)
-    data = _field(len(array.data)) if array.data else 0
-    return _field(names + (_field(shape) if array.shape else 0) + data)
+def _entry(name: str, array: Array) -> int:
+    """Return the bytes of the protobuf field that holds an ``Array`` and its name."""
+    dtype, shape, stype = array.dtype, tuple(array.shape), array.stype
+    short = len(name) + len(dtype) + len(stype) + 8 * len(shape) <= MAX_CACHED_LENGTH
+    size = _entry_size if short else _entry_size.__wrapped__
+    return size(name, dtype, shape, stype, len(array.data))
+
+
+@lru_cache(maxsize=4096)
+def _entry_size(name: str, dtype: str, shape: tuple[int, ...], stype: str, data: int) -> int:
+    names = _text(dtype) + _text(stype)
+    sizes = _field(sum(map(_varint, shape))) if shape else 0
+    return _field(_text(name) + _field(names + sizes + (_field(data) if data else 0)))
 
 
 def _varint(number: int) -> int:
