@@ -45,11 +45,11 @@ class AutoExecutor(Executor):
         if not 0 <= self.memory <= 1:
             raise ConfigError(f"AutoExecutor needs memory in [0, 1], found {self.memory}")
 
-    def storage(self, n: int, d: int, dtype: torch.dtype) -> Store | None:
+    def storage(self, n: int, d: int, dtype: torch.dtype, whole: bool = False) -> Store | None:
         """Return a function that puts one update into Ray's object store; None if all fit here."""
         if n * d * dtype.itemsize <= self.memory * free_memory() or not _has_ray():
             return None
-        return _on_ray().storage(n, d, dtype)
+        return _on_ray().storage(n, d, dtype, whole)
 
     def run(
         self,

@@ -12,7 +12,7 @@ when tasks or nodes die and are run again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from itertools import pairwise
 from operator import add
@@ -32,12 +32,13 @@ from hqde_fl.distributed.ray_tasks import (
     submit,
     task,
 )
-from hqde_fl.distributed.shards import ShardColumns
+from hqde_fl.distributed.shards import ShardColumns, shard_edges
 from hqde_fl.distributed.stored_updates import (
     SHARD_BYTES,
     StoredRow,
     StoredUpdates,
     UpdateCollector,
+    recut,
     store_columns,
 )
 from hqde_fl.distributed.tree import run_tree
@@ -99,16 +100,19 @@ class MapReduce(Executor):
             stored = self.stored(updates, cohort.ids)
         if isinstance(rule, Tree):
             if not isinstance(stored, StoredUpdates):
-                stored = self.computed(stored, cohort.ids)
+                stored = self.computed(self._in_shards(stored), cohort.ids)
             options = {"tile_bytes": self.tile_bytes, "at_once": self.at_once}
             return run_tree(rule, stored, cohort, state, **options)[0]
         return super().run(rule, stored, cohort, state, run_steps)
 
-    def storage(self, n: int, d: int, dtype: torch.dtype) -> Store:
-        """Return a function that puts one client's update into the object store."""
+    def storage(self, n: int, d: int, dtype: torch.dtype, whole: bool = False) -> Store:
+        """Return a function that puts one client's update into the object store.
+
+        An update that one task reads as a ``whole`` is one object if it fits into a shard.
+        """
         require_ray("MapReduce")
         sizes = {"shard_bytes": self.shard_bytes, "tile_bytes": self.tile_bytes}
-        return UpdateCollector(n, d, dtype, **sizes).store
+        return UpdateCollector(n, d, dtype, whole=whole, **sizes).store
 
     def stored(self, updates: Columns, clients: Sequence[int]) -> Columns:
         """Return updates as columns that are computed from the object store.
@@ -146,6 +150,7 @@ class MapReduce(Executor):
         """
         if _stored_source(columns) is None:
             return reduce_tiles(function, columns, self.tile_bytes)
+        columns = self._in_shards(columns)
         calls = self._calls(_reduce_shard, function, columns)
         sums = list(submit(calls, self._tasks))
         while len(sums) > 1:
@@ -160,6 +165,7 @@ class MapReduce(Executor):
         """
         if _stored_source(columns) is None:
             return combine_tiles(function, columns, self.tile_bytes)
+        columns = self._in_shards(columns)
         result = torch.empty(columns.shape[1], dtype=columns.dtype)
         counted: list[Tensor] = []
         start = 0
@@ -170,6 +176,16 @@ class MapReduce(Executor):
             if counts is not None:
                 counted.append(counts)
         return result, reduce(add, counted) if counted else None
+
+    def _in_shards(self, columns: Columns) -> Columns:
+        """Return columns whose stored source is cut into shards that a task can read."""
+        if isinstance(columns, MappedColumns | StackedColumns):
+            return replace(columns, source=self._in_shards(columns.source))
+        assert isinstance(columns, StoredUpdates)
+        edges = shard_edges(*columns.shape, self.shard_bytes, self.tile_bytes)
+        if columns.edges[1] <= 2 * edges[1]:  # cut for about as many updates
+            return columns
+        return recut(columns, edges, self._tasks)
 
     @property
     def _tasks(self) -> int:

@@ -51,6 +51,19 @@ def shard_edges(n: int, d: int, shard_bytes: int, tile_bytes: int = TILE_BYTES) 
     return (*range(0, d, step), d)
 
 
+def piece_edges(d: int, piece_bytes: int) -> tuple[int, ...]:
+    """Return the first column of each piece of an update of d numbers, and d: one piece if it fits.
+
+    Parameters
+    ----------
+    d : int
+        Numbers in the update.
+    piece_bytes : int
+        Bytes of a piece in float32, at most.
+    """
+    return (*range(0, d, max(1, piece_bytes // 4)), d)
+
+
 @dataclass(frozen=True, eq=False)
 class ShardColumns:
     """``Columns`` over arrays that hold parts of the rows.

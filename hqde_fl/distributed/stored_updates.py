@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -24,8 +25,8 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 from torch import Tensor
 
-from hqde_fl.distributed.ray_tasks import cpus, fetch, require_ray, task
-from hqde_fl.distributed.shards import ShardColumns, shard_edges
+from hqde_fl.distributed.ray_tasks import cpus, fetch, require_ray, submit, task
+from hqde_fl.distributed.shards import ShardColumns, piece_edges, shard_edges
 from hqde_fl.errors import UpdateError
 from hqde_fl.rules.gram import sampled_spans
 from hqde_fl.updates import Columns, MappedColumns, StackedColumns, Updates
@@ -139,6 +140,9 @@ class UpdateCollector:
         Bytes of one shard of all updates, about.
     tile_bytes : int, optional
         Bytes of one float64 tile of the executor that will read them.
+    whole : bool, default=False
+        True if a task reads a few updates, whole: then an update is one object if it fits into a
+        shard. False if each task reads a shard of all updates.
     """
 
     def __init__(
@@ -149,10 +153,14 @@ class UpdateCollector:
         *,
         shard_bytes: int = SHARD_BYTES,
         tile_bytes: int | None = None,
+        whole: bool = False,
     ) -> None:
         require_ray("collecting updates in an object store")
         tile = {} if tile_bytes is None else {"tile_bytes": tile_bytes}
-        self._edges = shard_edges(n, d, shard_bytes, **tile)
+        if whole:
+            self._edges = piece_edges(d, shard_bytes)
+        else:
+            self._edges = shard_edges(n, d, shard_bytes, **tile)
         self._dtype = dtype
         self._rows: list[StoredRow] = []
         self._cutting: list[Any] = []
@@ -242,6 +250,25 @@ def store_columns(
     return collector.columns()
 
 
+def recut(updates: StoredUpdates, edges: tuple[int, ...], at_once: int) -> StoredUpdates:
+    """Return stored updates cut at other columns, by a task for each update.
+
+    Parameters
+    ----------
+    updates : StoredUpdates
+        (n, d).
+    edges : tuple[int, ...]
+        The first column of each new shard, and d.
+    at_once : int
+        Tasks that run at one time, at most.
+    """
+    cut = _recut.options(num_returns=len(edges) - 1)
+    calls = (partial(cut.remote, edges, *row.parts) for row in updates.rows)
+    parts = [p if isinstance(p, list) else [p] for p in submit(calls, at_once)]
+    rows = zip(updates.rows, parts, strict=True)
+    return StoredUpdates([replace(row, parts=tuple(p), edges=edges) for row, p in rows])
+
+
 def _complete(row: StoredRow) -> StoredRow:
     """Return a row whose sample is here; raise ``UpdateError`` if it was not cut."""
     if not isinstance(row.sample, ray.ObjectRef):
@@ -276,8 +303,16 @@ def split_update(
     return [sample, *(row[left:right] for left, right in pairwise(edges))]
 
 
+def recut_update(edges: Sequence[int], *parts: npt.NDArray[Any]) -> Any:
+    """Return the shards between ``edges`` of an update in parts; one alone if there is only one."""
+    row = np.concatenate(parts)
+    shards = [row[left:right] for left, right in pairwise(edges)]
+    return shards if len(shards) > 1 else shards[0]
+
+
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
 _split = task(split_update)
+_recut = task(recut_update)

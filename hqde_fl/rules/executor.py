@@ -68,7 +68,7 @@ class Executor(ABC):
         outcome: Aggregate = rule.run(updates, cohort, state, partial(run_steps, executor=self))
         return outcome
 
-    def storage(self, n: int, d: int, dtype: torch.dtype) -> Store | None:
+    def storage(self, n: int, d: int, dtype: torch.dtype, whole: bool = False) -> Store | None:
         """Return a function that stores one client's update where this executor will read it.
 
         None, unless overridden: updates stay in this process.
@@ -81,6 +81,9 @@ class Executor(ABC):
             Numbers in an update.
         dtype : torch.dtype
             Their dtype.
+        whole : bool, default=False
+            True if the rule reads a few updates at a time, whole, as a tree's nodes do; False if it
+            reads all of them, a tile of columns at a time.
         """
         return None
 

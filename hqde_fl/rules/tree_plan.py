@@ -95,14 +95,15 @@ class PlannedNode:
             The number of clients of the round.
         """
         if self.children:
-            influence = torch.stack([outcome.influence for outcome in below])
+            influence = own.influence @ torch.stack([outcome.influence for outcome in below])
             filtered = torch.stack([outcome.filtered for outcome in below]).any(dim=0)
         else:
             rows = list(self.rows)
-            influence = torch.eye(n, dtype=torch.float64)[rows]
+            influence = torch.zeros(n, dtype=torch.float64)
+            influence[rows] = own.influence
             filtered = torch.zeros(n, dtype=torch.bool)
             filtered[rows] = own.filtered
-        return replace(own, influence=own.influence @ influence, filtered=filtered)
+        return replace(own, influence=influence, filtered=filtered)
 
 
 @dataclass(frozen=True)

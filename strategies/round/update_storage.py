@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from hqde_fl.protocol.screening import Accepted
+from hqde_fl.rules import Tree
 from hqde_fl.rules.executor import Store
 from hqde_fl.strategies.settings import StrategySettings
 from hqde_fl.strategies.state import ModelState
@@ -31,10 +32,12 @@ class UpdateStorage:
         self, settings: StrategySettings, models: Sequence[ModelState], replies: int
     ) -> None:
         self._stores: list[Store | None] = []
+        executor, whole = settings.aggregation.executor, _read_whole(settings)
         for model in models:
-            fixed = model.settled or not model.layout.inferred
-            layout, executor = model.layout, settings.aggregation.executor
-            store = executor.storage(replies, layout.size, layout.dtype) if fixed else None
+            fixed, size = model.settled or not model.layout.inferred, model.layout.size
+            store = None
+            if fixed:
+                store = executor.storage(replies, size, model.layout.dtype, whole)
             self._stores.append(store)
 
     def stored(self, client: int, members: Mapping[int, Accepted]) -> Mapping[int, Accepted]:
@@ -44,3 +47,10 @@ class UpdateStorage:
             if (store := self._stores[member]) is not None:
                 moved[member] = replace(accepted, update=store(client, accepted.delta))
         return moved
+
+
+def _read_whole(settings: StrategySettings) -> bool:
+    """Return whether a task reads a few updates whole, and nothing else reads columns of all."""
+    columns = settings.reporting.density == "always"
+    columns |= settings.participation.selector.uses_sketches
+    return isinstance(settings.aggregation.rule, Tree) and not columns

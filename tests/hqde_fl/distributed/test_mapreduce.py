@@ -225,6 +225,23 @@ def test_the_root_reads_its_children_only() -> None:
     assert outcome.diagnostics["tree-breakdown"] == 7
 
 
+@pytest.mark.parametrize("piece", [1 << 27, 4 * 1999])
+def test_updates_that_are_stored_whole_are_cut_again_where_shards_are_read(piece: int) -> None:
+    rows = draw()
+    collector = UpdateCollector(12, 5000, shard_bytes=piece, whole=True)
+    for client, row in enumerate(rows):
+        collector.add(client, row if client % 2 else ray.put(row))
+    stored = collector.columns()
+    assert len(stored.rows[0].parts) == -(-4 * 5000 // piece)
+    assert torch.equal(stored.tile(0, 5000), rows)
+    for columns in (stored, MappedColumns(stored, scale, 12)):
+        source = Updates(rows) if columns is stored else MappedColumns(Updates(rows), scale, 12)
+        for rule in (Tree(Median(), Median(), fanout=3), Krum(2), Median()):
+            here = aggregate(rule, source, executor=SERIAL)
+            there = aggregate(rule, columns, executor=SMALL)
+            assert torch.equal(there.delta, here.delta)
+
+
 def test_auto_stores_what_does_not_fit_and_reads_it_there() -> None:
     rows = draw()
     assert AutoExecutor(memory=1.0).storage(12, 5000, torch.float32) is None

@@ -57,6 +57,30 @@ def test_a_run_on_ray_is_the_run_in_this_process(rule: Any, stored: list[int]) -
         assert torch.equal(there[name], value)
 
 
+@pytest.mark.parametrize(
+    ("rule", "density", "objects"),
+    [(Tree(fanout=4), "free", 1), (Tree(fanout=4), "always", 3), (MultiKrum(2), "free", 3)],
+)
+def test_only_a_tree_stores_an_update_in_one_piece(
+    rule: Any, density: Any, objects: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces: list[int] = []
+    store = stored_updates.UpdateCollector.store
+
+    def noted(self: Any, client: int, update: Any) -> Any:
+        row = store(self, client, update)
+        pieces.append(len(row.parts))
+        return row
+
+    monkeypatch.setattr(stored_updates.UpdateCollector, "store", noted)
+    monkeypatch.setattr(stored_updates, "shard_edges", lambda n, d, *_, **__: (0, 1, 2, d))
+    roles = Roles({"layer.weight": "trainable", "layer.bias": "trainable", "steps": "counters"})
+    executor = AutoExecutor(memory=0.0)
+    strategy = strategy_with(Recorder(), rule=rule, density=density, roles=roles, executor=executor)
+    run(strategy, rounds=1)
+    assert pieces == [objects] * 10
+
+
 def test_roles_that_are_known_and_members(stored: list[int]) -> None:
     roles = Roles({"layer.weight": "trainable", "layer.bias": "trainable", "steps": "counters"})
     strategy = strategy_with(Recorder(), roles=roles, executor=AutoExecutor(memory=0.0))
