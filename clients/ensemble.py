@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, final
@@ -25,6 +25,7 @@ from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.fresh_model import FreshModel
 from hqde_fl.clients.initial_state import build_member
 from hqde_fl.clients.message_fields import array_record, partition_of, server_round
+from hqde_fl.clients.partition_cache import PartitionCache
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.sampled_steps import SampledSteps, SpentSteps
 from hqde_fl.clients.scoring import NoTargetsError
@@ -52,8 +53,6 @@ from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.protocol.spent_epsilon import EPSILON
 from hqde_fl.seeding import Seeds
 
-MAX_CACHED_PARTITIONS = 256
-
 V = TypeVar("V")
 
 
@@ -78,7 +77,7 @@ class EnsembleClient:
     """A Flower client with k >= 1 ensemble members.
 
     One object serves all clients that its process simulates: models and optimisers are built once,
-    partitions are loaded once (the last 256 stay cached). No client affects the next one: weights
+    partitions are loaded once (see ``PartitionCache``). No client affects the next one: weights
     and buffers come from the message, whatever else a module keeps is as when it was built (see
     ``FreshModel``), the optimisers' state is cleared, and random numbers are seeded by ``("client",
     partition, round, member)``. A reply therefore depends on the message and the partition alone,
@@ -122,7 +121,7 @@ class EnsembleClient:
         self.training, self.bagging = training or Training(), bagging
         self.seeds, self.predictor = Seeds(seed), predictor
         self._models: dict[int, FreshModel] = {}
-        self._partitions: dict[Hashable, Dataset[Any]] = {}
+        self._partitions = PartitionCache()
 
     def train(self, message: Message, context: Context) -> Message:
         """Train the message's members on the node's partition and reply with their full weights.
@@ -282,11 +281,9 @@ class EnsembleClient:
         partition, count = partition_of(context)
         config = context.node_config
         key = (partition, count, frozenset(config.items()))
-        if key not in self._partitions:
-            if len(self._partitions) >= MAX_CACHED_PARTITIONS:
-                self._partitions.pop(next(iter(self._partitions)))
-            self._partitions[key] = load_partition(self.task, partition, count, config)
-        return self._partitions[key]
+        return self._partitions.get(
+            key, lambda: load_partition(self.task, partition, count, config)
+        )
 
 
 @contextmanager

@@ -9,13 +9,15 @@ from dataclasses import replace
 import cloudpickle
 import pytest
 import torch
+from psutil import virtual_memory
 
-from hqde_fl.clients import ensemble
+from hqde_fl.clients import partition_cache
 from hqde_fl.clients.app import ensemble_app
 from hqde_fl.clients.ensemble import EnsembleClient
 from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.initial_state import initial_state
 from hqde_fl.clients.training import Training
+from hqde_fl.distributed import auto_executor
 from hqde_fl.errors import ConfigError
 from hqde_fl.protocol.members import split_members
 from hqde_fl.protocol.records import from_record
@@ -164,11 +166,19 @@ def test_models_are_built_once_and_partitions_are_loaded_once(task, ask, node, m
     assert len(built) == 2
     assert loaded == [0, 1, 2]
 
-    monkeypatch.setattr(ensemble, "MAX_CACHED_PARTITIONS", 2)
+    loaded.clear()
+    monkeypatch.setattr(partition_cache, "MIN_KEPT_PARTITIONS", 2)
+    free = 0.2
+    monkeypatch.setattr(auto_executor, "free_memory", lambda: free * virtual_memory().total)
     client = EnsembleClient(counting, members=2)
-    for number in (0, 1, 2, 0):
+    for number in (0, 1, 2, 0, 1, 0):  # each of the others takes the other's place
         client.train(message, node(number))
+    assert loaded == [0, 1, 2, 1]
     assert len(client._partitions) == 2
+    free = 0.5
+    for number in (2, 0, 1):
+        client.train(message, node(number))
+    assert loaded == [0, 1, 2, 1, 2]
 
 
 def test_weights_of_another_model_are_an_error(task, ask, node):
