@@ -111,6 +111,9 @@ class RoundRecord:
         without a virtual clock.
     diagnostics : Mapping[str, Any]
         Diagnostics of the rule by name; in an ensemble with the members' names before theirs.
+    epsilon : float or None
+        With central differential privacy: the epsilon that the run has spent after the round. The
+        means of the clients' metrics are empty then, and the noise is among the diagnostics.
     note : str or None
         Why the round kept the old model, or members of an ensemble; None if all moved.
     clients : tuple[ClientRecord, ...]
@@ -140,6 +143,7 @@ class RoundRecord:
     seconds: float = 0.0
     virtual_time: float | None = None
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    epsilon: float | None = None
     note: str | None = None
     clients: tuple[ClientRecord, ...] = ()
 
@@ -169,6 +173,9 @@ class Callback:
 
     def on_state(self, state: ServerState, record: RoundRecord) -> None:
         """Receive the state after a round, once ``on_round`` of all callbacks has been called."""
+
+    def on_early_end(self, reason: str) -> None:
+        """Receive why the run ends before its last round: its privacy budget is spent."""
 
     def on_end(self, arrays: ArrayRecord) -> None:
         """Receive the final model after the last round."""

@@ -42,6 +42,7 @@ def choose_nodes(
     candidates: Candidates,
     state: State,
     rng: np.random.Generator,
+    clients: int | None = None,
 ) -> Choice:
     """Choose from the nodes that do not rest, as many as would be chosen from all nodes.
 
@@ -63,6 +64,9 @@ def choose_nodes(
         The selector's state.
     rng : np.random.Generator
         Source of the selector's random numbers.
+    clients : int, optional
+        The number of clients that as many are chosen of as the selector says; all connected nodes
+        if not given.
 
     Raises
     ------
@@ -73,7 +77,7 @@ def choose_nodes(
     awake = {client: node for node in nodes if (client := client_of(node)) not in resting}
     if not awake:
         return Choice([], {}, state)
-    size = min(selector.size(len(nodes)), len(awake))
+    size = min(selector.size(len(nodes) if clients is None else clients), len(awake))
     candidates = replace(candidates, ids=list(awake), size=size)
     selection = selector.select(candidates, state, rng)
     _check(selector, selection, awake, len(awake) if selector.varies else size)

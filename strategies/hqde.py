@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
 from hqde_fl.codec.formats import register
+from hqde_fl.errors import RunError
 from hqde_fl.monitor.spans import EVALUATE, ROUND, note_sent, span
 from hqde_fl.own_modules import own_code
 from hqde_fl.protocol.flower_internals import log
@@ -105,6 +106,7 @@ class HQDEStrategy(FedAvg):
             Seeds(seed),
             roles,
         )
+        _ = self.settings.plan  # raises if differential privacy does not go with the rest
         register(self.settings.communication.codec)
         register(self.settings.communication.downlink)
         self.state: ServerState | None = None
@@ -132,8 +134,13 @@ class HQDEStrategy(FedAvg):
         ------
         CohortError
             If fewer than ``min_available_nodes`` are connected after ``wait_for_nodes`` seconds.
+        RunError
+            If the round would exceed the privacy budget.
         """
         # a strategy around this one may read the replies, and needs all entries
+        self.state = self._starting_state(server_round, arrays)
+        if stop := self._exhausted(server_round):
+            raise RunError(stop)
         return self._open_round(server_round, arrays, config, grid, leave_out=False)
 
     def _open_round(
@@ -148,8 +155,12 @@ class HQDEStrategy(FedAvg):
         """Do the work of ``configure_train``; clients may leave entries out if ``leave_out``."""
         with span("address", round=server_round):
             self.state = self._starting_state(server_round, arrays)
+            self._begin_privacy(None)
         with span("select", round=server_round):
             rng = self.settings.seeds.numpy("select", "train", server_round)
+            plan = self.settings.plan
+            if plan is not None and not plan.privacy.noise.seeded:
+                rng = np.random.default_rng()  # who takes part must not follow from a seed
             selector, memory = self.settings.participation.selector, self.state.selector
             choice = self._select(selector, grid, server_round, memory, rng)
         self.state = replace(self.state, selector=choice.state)
@@ -295,11 +306,16 @@ class HQDEStrategy(FedAvg):
         self.summary()
         if self.settings.aggregation.buffers == "local" and evaluate_fn is not None:
             log(WARNING, "buffers = 'local': the server evaluates with its initial statistics")
+        self._begin_privacy(num_rounds)
         report.begin(num_rounds)
         if resume is None:
             with span(ROUND, round=0):
                 report.finish_round(RoundRecord(round=0), self.state, time.monotonic())
         for server_round in range(self.state.round + 1, num_rounds + 1):
+            if stop := self._exhausted(server_round):
+                log(WARNING, "the run ends before round %d: %s", server_round, stop)
+                report.stop(stop)
+                break
             with span(ROUND, round=server_round):
                 started = time.monotonic()
                 config = train_config if train_config is not None else ConfigRecord()
@@ -330,6 +346,44 @@ class HQDEStrategy(FedAvg):
                 break
         report.end(self.state)
         return result
+
+    # --- differential privacy ---------------------------------------------------------------------
+
+    def _begin_privacy(self, rounds: int | None) -> None:
+        """Complete the state by what differential privacy needs, unless it has it.
+
+        Parameters
+        ----------
+        rounds : int or None
+            The number of the run's rounds, if known, for which noise may have to be calibrated.
+        """
+        plan = self.settings.plan
+        assert self.state is not None
+        if plan is None or (rounds is None and self.state.privacy is not None):
+            return
+        plan.check_models(
+            self.state.models, merges_statistics=self.settings.aggregation.buffers == "merge"
+        )
+        if plan.warning:
+            log(WARNING, plan.warning)
+        state = plan.state(self.state.privacy, self.settings.reporting.ledger, rounds)
+        self.state = replace(self.state, privacy=state)
+        log(
+            INFO,
+            "differential privacy: %s, noise multiplier %.4g, %s, accountant %s",
+            plan.sampling,
+            state.multiplier,
+            plan.sampling.adjacency,
+            plan.accountant.name,
+        )
+
+    def _exhausted(self, server_round: int) -> str | None:
+        """Return why a round would exceed the privacy budget; None if it may begin."""
+        plan = self.settings.plan
+        assert self.state is not None
+        if plan is None or self.state.privacy is None:
+            return None
+        return plan.exhausted(self.state.privacy, server_round)
 
     # --- parts of both ----------------------------------------------------------------------------
 
@@ -390,7 +444,19 @@ class HQDEStrategy(FedAvg):
         identity = self._roster.identity
         reconnected = set(map(identity, self._roster.reconnected))
         resting = resting_clients(self.state.resting, server_round, reconnected)
+        plan = self.settings.plan
+        if plan is not None:  # who has data is private
+            resting = {}
         self.state = replace(self.state, resting=resting)
         candidates = Candidates((), 0, server_round, self._deadline, self.state.histories)
         with own_code(f"selector {selector}"):
-            return choose_nodes(selector, nodes, identity, resting, candidates, memory, rng)
+            return choose_nodes(
+                selector,
+                nodes,
+                identity,
+                resting,
+                candidates,
+                memory,
+                rng,
+                None if plan is None else plan.sampling.clients,
+            )

@@ -48,6 +48,7 @@ class RunReport:
         self.result = Result(arrays=state.arrays())
         self._callbacks, self._evaluate_fn = callbacks, evaluate_fn
         self._void = VoidRounds(deadline, state.round + 1)
+        self._stop = ""
 
     def begin(self, num_rounds: int) -> None:
         """Call ``on_start`` of the callbacks.
@@ -102,6 +103,12 @@ class RunReport:
         if failure is not None:
             raise failure
 
+    def stop(self, reason: str) -> None:
+        """Tell the callbacks why the run ends before its last round."""
+        self._stop = reason
+        for callback in self._callbacks:
+            callback.on_early_end(reason)
+
     def end(self, state: ServerState) -> None:
         """Call ``on_end`` of the callbacks, then log how many rounds were void, if any.
 
@@ -117,8 +124,8 @@ class RunReport:
         """
         for callback in self._callbacks:
             callback.on_end(self.result.arrays)
-        if state.round and state.aggregated == 0:
-            raise RunError(self._void.failure())
+        if state.aggregated == 0 and (state.round or self._stop):
+            raise RunError(self._stop or self._void.failure())
         if summary := self._void.summary():
             log(INFO, summary)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from threading import TIMEOUT_MAX
 from typing import Any, Literal, final, get_args
 
@@ -11,6 +12,8 @@ from hqde_fl.codec import Codec, Identity
 from hqde_fl.codec.formats import register
 from hqde_fl.distributed.auto_executor import AutoExecutor
 from hqde_fl.errors import ConfigError, UnknownNameError
+from hqde_fl.privacy.central import CentralDP
+from hqde_fl.privacy.ledger import Ledger
 from hqde_fl.protocol.screening import Screening
 from hqde_fl.rules import Aggregator, Executor, Mean
 from hqde_fl.rules.tolerance import silence_warning
@@ -19,6 +22,7 @@ from hqde_fl.selection import Ensemble, Selector, Uniform
 from hqde_fl.strategies.callbacks import Callback
 from hqde_fl.strategies.confidence import Confidence, HeldOut
 from hqde_fl.strategies.optimizers import SGD, ServerOptimizer
+from hqde_fl.strategies.private_plan import PrivatePlan
 from hqde_fl.updates.roles import Roles
 
 Buffers = Literal["merge", "local"]
@@ -59,6 +63,11 @@ class Aggregation:
     executor : Executor
         Where the rule works. ``AutoExecutor``, the default: in this process if the updates fit into
         its memory, else on the Ray that it is connected to.
+    privacy : CentralDP, optional
+        Central differential privacy: updates are clipped, and noise is added to their sum. It
+        takes a rule with a bounded sensitivity, such as ``Mean()``, clients drawn by ``Poisson`` or
+        ``Uniform`` among ``Participation.min_available_nodes``, and no evaluation on clients.
+        Statistics and counters stay those of the initial model. By default None.
     """
 
     rule: Aggregator = field(default_factory=lambda: Mean(weighted=True))
@@ -68,6 +77,7 @@ class Aggregation:
     confidence_metric: str = ""
     buffers: Buffers = "merge"
     executor: Executor = field(default_factory=AutoExecutor)
+    privacy: CentralDP | None = None
 
     def __post_init__(self) -> None:
         if self.buffers not in (known := get_args(Buffers)):
@@ -177,10 +187,13 @@ class Reporting:
         round of the updates' density matrix. ``"free"``, the default: where the rule measures the
         updates' inner products anyway, for up to 256 clients. ``"always"``: where it does not, by
         one more pass over the updates, O(n^2 d).
+    ledger : Ledger
+        With differential privacy: keeps what was released; by default in memory only.
     """
 
     callbacks: Sequence[Callback] = ()
     density: DensityPolicy = "free"
+    ledger: Ledger = field(default_factory=Ledger, compare=False)
 
     def __post_init__(self) -> None:
         if self.density not in (known := get_args(DensityPolicy)):
@@ -233,6 +246,39 @@ class StrategySettings:
         selector, rule = self.participation.selector, self.aggregation.rule
         of_selector = selector.uses_history or selector.uses_sketches
         return of_selector or rule.confidence_from == "efficiency"
+
+    @cached_property
+    def plan(self) -> PrivatePlan | None:
+        """The differential privacy of the run; None if there is none.
+
+        Raises ``ConfigError`` if it does not go together with another setting, because private
+        numbers would be released without noise.
+        """
+        if (privacy := self.aggregation.privacy) is None:
+            return None
+        if self.aggregation.quorum:
+            raise ConfigError(
+                "Aggregation.quorum must be 0 with differential privacy, as the number of replies "
+                "is private (a round without any releases the noise alone), "
+                f"found {self.aggregation.quorum}"
+            )
+        if fraction := self.participation.fraction_evaluate:
+            raise ConfigError(
+                "Participation.fraction_evaluate must be 0 with differential privacy, as metrics "
+                f"on clients' data have no noise, found {fraction:g}"
+            )
+        if self.reporting.density == "always":
+            raise ConfigError(
+                "Reporting.density must be 'free' or 'never' with differential privacy, as it "
+                "describes the updates without noise, found 'always'"
+            )
+        return PrivatePlan.of(
+            privacy,
+            self.participation.selector,
+            self.participation.min_available_nodes,
+            self.aggregation.rule,
+            self.ensemble.members,
+        )
 
     def silence_warning(self, clients: int) -> str | None:
         """Return a warning if f silent clients, or fewer, void a round; f is the rule's.

@@ -12,6 +12,7 @@ from flwr.app import ArrayRecord
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.privacy.ledger import PrivacyState
 from hqde_fl.protocol.members import join_members, split_members, uncopied_record
 from hqde_fl.protocol.records import from_record, layout_of, model_record, triples
 from hqde_fl.protocol.screening import SentModel
@@ -198,6 +199,8 @@ class ServerState:
         The selector's own memory.
     virtual_time : float
         Virtual seconds of all rounds done; 0 without a virtual clock.
+    privacy : PrivacyState or None
+        What differential privacy has spent; None without it.
     """
 
     round: int
@@ -208,6 +211,7 @@ class ServerState:
     histories: Mapping[int, ClientHistory] = field(default_factory=dict)
     selector: State = field(default_factory=dict)
     virtual_time: float = 0.0
+    privacy: PrivacyState | None = None
 
     @classmethod
     def of(cls, arrays: ArrayRecord, members: int = 1, roles: Roles | None = None) -> ServerState:

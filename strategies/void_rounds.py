@@ -40,9 +40,10 @@ class VoidRounds:
     def add(self, record: RoundRecord) -> None:
         """Count a round, and the outcomes of its clients if it was void."""
         self._rounds += 1
-        if not record.void:
+        if not record.void and (record.kept or record.epsilon is None):
             return
-        self._void.append(record.round)
+        if record.void:
+            self._void.append(record.round)
         self._note = record.note or ""
         for client in record.clients:
             outcome, _, detail = (client.reason or "").partition(": ")

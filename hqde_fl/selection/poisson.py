@@ -40,4 +40,4 @@ class Poisson(Selector):
     def select(self, candidates: Candidates, state: State, rng: np.random.Generator) -> Selection:
         """Return the clients drawn, in their own order."""
         drawn = rng.random(len(candidates.ids)) < self.fraction
-        return Selection([candidates.ids[i] for i in np.flatnonzero(drawn)])
+        return Selection([candidates.ids[i] for i in np.flatnonzero(drawn).tolist()])

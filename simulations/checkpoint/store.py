@@ -12,6 +12,7 @@ from typing import Any, final
 from flwr.app import RecordDict
 
 from hqde_fl.errors import CheckpointError
+from hqde_fl.privacy.ledger import PrivacyState
 from hqde_fl.protocol.held_entries import Manifest
 from hqde_fl.selection import ClientHistory
 from hqde_fl.simulations.checkpoint import container
@@ -90,6 +91,7 @@ TREE = ValueTree(
     Manifest,
     Shelf,
     ClientHistory,
+    PrivacyState,
 )
 """The reader and writer of checkpoint files, with the classes that they may hold."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hqde_fl.errors import BoundError
 from hqde_fl.own_modules import own_code
@@ -115,19 +116,45 @@ def merge_model(
         rest = f"; clients that rest because they have no data: {resting}" if resting else ""
         return MergedModel(model, note=f"{error}{rest}")
     model, outcome = _with_density(density, model, columns, cohort, outcome, settings.executor)
+    others = merge_others(rule, outcome, [reply.others for reply in updates])
+    return moved_model(settings, model, tuple(replies), outcome, others)
+
+
+def moved_model(
+    settings: Aggregation,
+    model: ModelState,
+    nodes: Sequence[int],
+    outcome: Aggregate,
+    others: Mapping[str, Tensor],
+) -> MergedModel:
+    """Return a model that the server optimiser has moved by an aggregate.
+
+    Parameters
+    ----------
+    settings : Aggregation
+        The server optimiser.
+    model : ModelState
+        The model as the round began.
+    nodes : Sequence[int]
+        The nodes of the outcome's rows.
+    outcome : Aggregate
+        The aggregate.
+    others : Mapping[str, Tensor]
+        Merged statistics and counters, by name; those that are missing stay.
+    """
     with own_code(f"server optimizer {settings.server_optimizer}"):
         step, moments = settings.server_optimizer.step(outcome.delta, model.moments)
     flat = model.flat + step
     if not bool(torch.isfinite(flat).all()):
-        return MergedModel(model, tuple(replies), outcome, "the aggregated update is not finite")
+        return MergedModel(model, nodes, outcome, "the aggregated update is not finite")
     merged = replace(
         model,
         flat=flat,
-        others={**model.others, **merge_others(rule, outcome, [reply.others for reply in updates])},
+        others={**model.others, **others},
         moments=moments,
         rule=outcome.state,
     )
-    return MergedModel(merged, tuple(replies), outcome)
+    return MergedModel(merged, nodes, outcome)
 
 
 def _with_density(

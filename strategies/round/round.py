@@ -24,12 +24,14 @@ from hqde_fl.strategies.callbacks import RoundRecord
 from hqde_fl.strategies.clients_model import Broadcast
 from hqde_fl.strategies.metrics import mean_metrics
 from hqde_fl.strategies.outcomes import FAILED, LATE, MISSING, REJECTED, SKIPPED
+from hqde_fl.strategies.private_plan import PrivatePlan
 from hqde_fl.strategies.resting import add_resting
 from hqde_fl.strategies.roster import Roster
 from hqde_fl.strategies.round import aggregation
 from hqde_fl.strategies.round.aggregation import MergedModel
 from hqde_fl.strategies.round.observations import Histories, histories_after, observe, sketches
 from hqde_fl.strategies.round.outgoing import address, contents
+from hqde_fl.strategies.round.private_aggregation import PrivateOutcome, merge_privately
 from hqde_fl.strategies.round.reply_notes import ReplyNotes
 from hqde_fl.strategies.round.reply_screening import ScreenedReplies
 from hqde_fl.strategies.round.reply_times import ReplyTimes
@@ -149,14 +151,19 @@ class Round:
     def _aggregate(self, screened: ScreenedReplies, round_log: RoundLog) -> None:
         """Merge the accepted replies and complete state, arrays and record."""
         settings = self._settings
-        changes = self._role_changes(screened, round_log)
-        merged = [self._merge(member, *pair, round_log) for member, pair in enumerate(changes)]
+        plan, private = settings.plan, None
+        if plan is None:
+            changes = self._role_changes(screened, round_log)
+            merged = [self._merge(member, *pair, round_log) for member, pair in enumerate(changes)]
+        else:
+            private = self._merge_privately(plan, screened, round_log)
+            merged = private.merged
         moved_members = [member for member, outcome in enumerate(merged) if outcome.is_moved]
         passed = round_log.record_influence(merged)
         reports = [
             reported_metrics(screened.metrics(node), self._work.get(node, 1.0))
             for node in screened.accepted
-            if node in passed
+            if node in passed and private is None
         ]
         models = tuple(outcome.model for outcome in merged)
         if settings.ensemble.mode == "fedavg":
@@ -166,9 +173,14 @@ class Round:
         facts = aggregation.summarize(merged)
         if facts["note"] is not None:
             log(WARNING, "round %d keeps the model: %s", self.number, facts["note"])
+        elif private is not None:
+            facts |= {"note": private.note, "diagnostics": private.diagnostics}
+        if plan is not None and private is not None:
+            facts["epsilon"] = plan.epsilon(private.state)
         f = settings.aggregation.rule.expected_faulty
         record = round_log.close(mean_metrics(reports), **facts, f=f, void=not moved_members)
         virtual, counted = self.times.virtual_round, self.state.aggregated
+        is_aggregate = bool(moved_members) and (plan is None or record.kept > 0)
         if virtual is not None and not self._messages:
             virtual = 0.0  # the Grid's last round is an earlier one
         virtual_time = self.state.virtual_time + (virtual or 0.0)
@@ -178,10 +190,11 @@ class Round:
             models,
             residuals,
             add_resting(self.state.resting, self.number, skipped),
-            None if counted is None else counted + bool(moved_members),
+            None if counted is None else counted + is_aggregate,
             self._histories(screened),
             self.state.selector,
             virtual_time,
+            None if private is None else private.state,
         )
         if moved_members:
             self.arrays = self.state.arrays()
@@ -314,6 +327,28 @@ class Round:
         histories = [known.get(client, NEW_CLIENT) for client in cohort.ids]
         return aggregation.merge_model(
             settings, density, model, replies, cohort, resting, work, histories
+        )
+
+    def _merge_privately(
+        self, plan: PrivatePlan, screened: ScreenedReplies, round_log: RoundLog
+    ) -> PrivateOutcome:
+        """Return the members merged with differential privacy.
+
+        Roles do not change. A client that changes an entry that is not trained is rejected.
+        """
+        privacy = self.state.privacy
+        assert privacy is not None
+        models = [screened.with_held(*pair) for pair in enumerate(self.state.models)]
+        for node, parts in list(screened.accepted.items()):
+            changed = [name for reply in parts.values() for name in reply.changed]
+            if changed:
+                screened.accepted.pop(node)
+                reason = f"rejected: changed {changed[0]!r}, which is not trained"
+                round_log.update(node, reason=reason)
+        identity = self._roster.identity
+        clients = {m.metadata.dst_node_id: identity(m.metadata.dst_node_id) for m in self._messages}
+        return merge_privately(
+            plan, self._settings, models, screened.accepted, clients, (self.number, privacy)
         )
 
     def _residuals(
