@@ -56,6 +56,17 @@ Component = Annotated[Table, BeforeValidator(as_table)]
 """A table whose ``name`` says what the other keys configure, or just that name."""
 
 
+@contextmanager
+def errors_named(key: str) -> Iterator[None]:
+    """Put a key before the message of a ``ConfigError`` of the block that does not name it."""
+    try:
+        yield
+    except ConfigError as error:
+        if key not in str(error):
+            error.args = (f"{key}: {error}",)
+        raise
+
+
 def build_component(
     registry: Registry[T], table: Mapping[str, Any], key: str, known: Iterable[str] = ()
 ) -> T:
@@ -75,24 +86,8 @@ def build_component(
     Raises
     ------
     ConfigError
-        If the name, a parameter or a value is not right; the message names the key.
+        If the name, a parameter or a value is not right.
     """
-    with errors_named(key):
-        return _build(registry, table, key, known)
-
-
-@contextmanager
-def errors_named(key: str) -> Iterator[None]:
-    """Put a key before the message of a ``ConfigError`` of the block that does not name it."""
-    try:
-        yield
-    except ConfigError as error:
-        if key not in str(error):
-            error.args = (f"{key}: {error}",)
-        raise
-
-
-def _build(registry: Registry[T], table: Mapping[str, Any], key: str, known: Iterable[str]) -> T:
     if "name" not in table:
         if near := difflib.get_close_matches("name", table, n=1):
             raise UnknownNameError(f"[{key}] key", near[0], ["name"])

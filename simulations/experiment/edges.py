@@ -12,10 +12,11 @@ from hqde_fl.clients.faults.label_flip import LabelFlip
 from hqde_fl.clients.faults.straggle import Straggle
 from hqde_fl.codec import CODECS
 from hqde_fl.errors import ConfigError
+from hqde_fl.registry import Registry
 from hqde_fl.rules import RULES, Aggregator
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.catalogue import BANDWIDTHS
-from hqde_fl.simulations.experiment.components import build_component
+from hqde_fl.simulations.experiment.components import build_component, errors_named
 from hqde_fl.simulations.experiment.faults import EDGE, Faults
 from hqde_fl.simulations.experiment.sections import EdgesSection, StrategySection
 from hqde_fl.simulations.heterogeneity.bandwidth import Bandwidth
@@ -85,7 +86,7 @@ class Edges:
                 "edge that is a node are those of its own SuperLink"
             )
         groups.check(clients)
-        rule = build_component(RULES, section.rule, "edges.rule")
+        rule = _build(RULES, section.rule, "edges.rule")
         settings = EdgeSettings(
             groups,
             section.rounds,
@@ -98,15 +99,13 @@ class Edges:
             participation,
             ensemble,
         )
-        codec = build_component(CODECS, section.codec, "edges.codec")
-        downlink = build_component(CODECS, section.downlink, "edges.downlink")
+        codec = _build(CODECS, section.codec, "edges.codec")
+        downlink = _build(CODECS, section.downlink, "edges.downlink")
         own = Seeds(seed).integer("edges")
         edges = cls(
             settings,
             settings.root_communication(codec, downlink),
-            build_component(BANDWIDTHS, section.bandwidth, "edges.bandwidth")
-            if section.bandwidth
-            else None,
+            _build(BANDWIDTHS, section.bandwidth, "edges.bandwidth") if section.bandwidth else None,
             Faults.build(faults, groups.edges, own, level=EDGE),
             clients,
             Seeds(own),
@@ -168,6 +167,15 @@ class Edges:
         if self.bandwidth is not None:
             self.bandwidth.check(self.count)
             self.link_times.connection(self.count - 1, 1)
+
+
+def _build(registry: Registry[Any], table: Mapping[str, Any], key: str) -> Any:
+    """Return the part that a table describes; its errors name the key.
+
+    Rules, codecs and bandwidths stand in other tables, too.
+    """
+    with errors_named(key):
+        return build_component(registry, table, key)
 
 
 def _metric(rule: Aggregator, strategy: StrategySection) -> str:

@@ -280,6 +280,22 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
         {"edges": {"groups": 4, "rule": {"name": "nnm", "f": 0}}},
         "edges.rule .* is a pre-aggregation",
     ),
+    (
+        {"edges": {"groups": "node"}},
+        "edges.count must be >= 1 where .*, found 0",
+    ),
+    ({"edges": {"count": 2}}, "edges.count needs edges.groups, found none"),
+    ({"edges": {"groups": "node", "count": 9}}, "each of 9 edges needs at least 1 of 8 clients"),
+    (
+        {"edges": {"groups": "node", "count": 2, "nodes": True}},
+        "edges.groups = 'node' needs edges.nodes = false",
+    ),
+    ({"edges": {"groups": 2, "rule": "nope"}}, "^edges.rule: unknown rule 'nope'"),
+    ({"edges": {"groups": 2, "rule": {"name": "tree", "fanout": 1}}}, "^edges.rule: Tree needs"),
+    ({"edges": {"groups": 2, "rule": {"name": "median", "f": 1}}}, "^edges.rule: parameter 'f'"),
+    ({"edges": {"groups": 2, "codec": {"name": "quantized", "bits": 99}}}, "^edges.codec: Quanti"),
+    ({"edges": {"groups": 2, "downlink": "nope"}}, "^edges.downlink: unknown codec 'nope'"),
+    ({"edges": {"groups": 2, "bandwidth": "nope"}}, "^edges.bandwidth: unknown bandwidth"),
 ]
 
 
@@ -287,3 +303,17 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
 def test_tables_that_do_not_go_together_are_refused(tables: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         line(**tables)
+
+
+def test_simulated_clients_are_dealt_where_nodes_would_name_their_edges(tmp_path: Path) -> None:
+    named = run(tmp_path / "named", edges={"groups": "node", "count": 3, "rounds": 2})
+    dealt = run(tmp_path / "dealt", edges={"groups": 3, "rounds": 2})
+    assert_same_model(named, dealt, 0.0)
+    assert {c["partition"]: c["edge"] for c in named.clients} == {p: p % 3 for p in range(8)}
+
+
+def test_edges_that_are_nodes_need_real_nodes(tmp_path: Path) -> None:
+    experiment = line(edges={"groups": 2, "nodes": True})
+    with pytest.raises(ConfigError, match=r"edges\.nodes needs real nodes .* found simulated"):
+        run_experiment(experiment, tmp_path / "run", report=False)
+    assert not (tmp_path / "run").exists()
