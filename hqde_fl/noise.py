@@ -1,7 +1,7 @@
 """Noise for exploration, entanglement and regularisation; none of it protects privacy.
 
-HQDE's fourth kind, noise for differential privacy, needs a calibrated mechanism and an accountant
-and is not here.
+HQDE's fourth kind, noise for differential privacy, is in ``hqde_fl.privacy``, with a calibrated
+mechanism and an accountant.
 """
 
 from __future__ import annotations

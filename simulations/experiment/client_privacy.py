@@ -18,6 +18,8 @@ from hqde_fl.privacy.local import LocalDP
 from hqde_fl.registry import Registry
 from hqde_fl.simulations.experiment.components import as_table, build_component, errors_named
 from hqde_fl.simulations.experiment.sections import ClientsSection, StrategySection
+from hqde_fl.strategies.settings import Buffers
+from hqde_fl.updates.roles import roles_of
 
 LOCAL = Registry("privacy", LocalDP, {"local-dp": LocalDP})
 EXAMPLE = Registry("privacy", DPSGD, {"dp-sgd": DPSGD})
@@ -90,11 +92,21 @@ class ClientPrivacy:
             )
 
 
-def check_private_training(task: Task, model: FreshModel, training: Training) -> None:
-    """Raise ``ConfigError`` if DP-SGD is configured and cannot train a task's model.
+def check_private_training(
+    task: Task, model: FreshModel, training: Training, *, local: bool, buffers: Buffers
+) -> None:
+    """Raise ``ConfigError`` if a task's model does not go with the clients' privacy.
 
-    The model is trained on a few examples of the test set, and not changed but for its buffers.
+    Local differential privacy lets no statistics out; with DP-SGD the model is trained on a few
+    examples of the test set, and not changed but for its buffers.
     """
+    roles = roles_of(model.built).roles
+    statistics = [name for name, role in roles.items() if role == "statistics"]
+    if local and statistics and buffers == "merge":
+        raise ConfigError(
+            "clients.local-dp needs strategy.buffers = 'local', as statistics of the data would "
+            f"have no noise, found {statistics[0]!r} and 'merge'"
+        )
     if training.dp_sgd is None:
         return
     with before_the_run("clients.dp-sgd, tried on the test set"):
@@ -119,7 +131,8 @@ def _build(registry: Registry[T], table: Mapping[str, Any], key: str) -> T | Non
     if not table:
         return None
     own = {name: value for name, value in table.items() if name != "noise"}
-    settings = build_component(registry, {"name": next(iter(registry)), **own}, key)
+    with errors_named(key):
+        settings = build_component(registry, {"name": next(iter(registry)), **own}, key)
     if "noise" not in table:
         return settings
     source = as_table(table["noise"])

@@ -344,7 +344,13 @@ class Experiment(Section):
         losses = []
         if test:
             losses += [check_test_set(task, model, parts.ensemble.members, parts.predictor)]
-            check_private_training(task, model, parts.training)
+            check_private_training(
+                task,
+                model,
+                parts.training,
+                local=parts.client_privacy.local is not None,
+                buffers=self.strategy.buffers,
+            )
         own = is_own(self.task["name"]) or is_own(self.clients.partition["name"])
         if clients and own and not self.engine.address:
             losses += [check_clients(task, model, parts.training, self.clients.count)]
