@@ -46,6 +46,7 @@ from hqde_fl.simulations.recording.file_names import MANIFEST
 from hqde_fl.simulations.recording.honest_mean import HonestMean
 from hqde_fl.simulations.recording.manifest import add_to_manifest
 from hqde_fl.simulations.recording.monitoring import monitored
+from hqde_fl.simulations.recording.privacy_ledger import FileLedger
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.recording.run_callbacks import informed
 from hqde_fl.simulations.recording.run_directory import Measure, RunDirectory, own_clients
@@ -139,7 +140,8 @@ def serve(
     ------
     ConfigError
         If a fault cannot act on the examples that are left of the test set where some are held out,
-        or real nodes are to be slow in virtual time; nothing has been written then.
+        real nodes are to be slow in virtual time, or their data is to be protected by noise from a
+        seed; nothing has been written then.
     """
     held_out = voters = None
     if count := experiment.strategy.held_out:
@@ -220,7 +222,9 @@ def _run_rounds(
         communication=settings.communication,
         participation=settings.participation,
         ensemble=settings.ensemble,
-        reporting=Reporting((directory, checkpoints, *others), experiment.strategy.density),
+        reporting=Reporting(
+            (directory, checkpoints, *others), experiment.strategy.density, FileLedger(out)
+        ),
         seed=experiment.seed,
         roles=roles,
     )

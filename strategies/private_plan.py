@@ -72,7 +72,7 @@ class PrivatePlan:
         composition = Composition.of(rule, sampling)
         if composition.refusal is not None:
             raise ConfigError(
-                "Aggregation.rule must have a bounded sensitivity with differential privacy, "
+                "Aggregation.rule must be one of bounded sensitivity with differential privacy, "
                 f"found {rule}: {composition.refusal}"
             )
         if composition.clipping is None and members > 1:
@@ -154,7 +154,7 @@ class PrivatePlan:
             known = PrivacyState(multiplier, self.privacy.clipping_norm)
         recorded = {(release.round, release.digest) for release in releases}
         spent = {(number, d) for number, digests in known.releases.items() for d in digests}
-        if (releases and spent - recorded) or multipliers - {known.multiplier}:
+        if ((releases or ledger.durable) and spent - recorded) or multipliers - {known.multiplier}:
             raise CheckpointError(
                 "the record of privacy spent is not that of this run: "
                 f"{len(spent - recorded)} of {len(spent)} releases are missing in it, "

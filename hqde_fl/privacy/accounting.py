@@ -51,16 +51,19 @@ class Accountant:
     Raises
     ------
     ConfigError
-        If the accountant does not know the sampling, or ``dp-accounting`` is not installed.
+        If the accountant does not know the sampling.
     """
 
     def __init__(self, name: AccountantName, sampling: Sampling, delta: float) -> None:
         self.name, self.sampling, self.delta = name, sampling, delta
         if name == "pld" and not sampling.poisson and sampling.probability < 1:
             raise ConfigError(
-                "accountant 'pld' needs selector 'poisson' or all clients in each round, found "
-                f"{sampling}: accountant 'rdp' knows it"
+                "accountant 'pld' needs selector 'poisson' or all clients in each round: set "
+                f"accountant = 'rdp', found {sampling}"
             )
+
+    def require(self) -> None:
+        """Raise ``ConfigError`` if ``dp-accounting`` is not installed."""
         dp_accounting()
 
     def epsilon(self, multiplier: float, releases: Mapping[int, int] | int) -> float:
@@ -187,7 +190,7 @@ def _multiplier(
     found = _least(excess_rdp, low, high)
     if name == "rdp":
         return found
-    low = max(low, 0.8 * found)  # "pld" needs a little less noise, and much more time
+    low = max(0.05, 0.8 * found)  # "pld" needs a little less noise, and much more time
     if excess(low, name) <= 0:
         return low
     return _least(lambda value: excess(value, name), low, found)

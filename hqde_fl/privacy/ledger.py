@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self, final
+from typing import ClassVar, Self, final
 
 
 @final
@@ -29,6 +29,9 @@ class Release:
 
 class Ledger:
     """Keeps releases in memory; one that survives the process overrides both methods."""
+
+    durable: ClassVar[bool] = False
+    """True if it survives the process, so that it has every release that a checkpoint knows."""
 
     def __init__(self) -> None:
         self._releases: list[Release] = []

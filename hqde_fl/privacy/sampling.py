@@ -46,8 +46,8 @@ class Sampling:
         if type(selector) is Uniform:
             return cls(False, float(selector.size(clients)), clients)
         raise ConfigError(
-            "differential privacy needs clients that are drawn at random, whatever they did "
-            f"before: selector 'poisson' or 'uniform', found {selector}"
+            "Participation.selector must be 'poisson' or 'uniform' with differential privacy, as "
+            f"they draw clients at random whatever those did before, found {selector}"
         )
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from hqde_fl.catalogue import CODECS, EXECUTORS, RULES, SELECTORS, VOTES
+from hqde_fl.catalogue import CODECS, EXECUTORS, NOISE_SOURCES, RULES, SELECTORS, VOTES
 from hqde_fl.clients.catalogue import FAULTS, METRICS, OPTIMIZERS
 from hqde_fl.errors import ConfigError
 from hqde_fl.registry import Registry
@@ -52,6 +52,7 @@ TABLES = {
     "clients.local-dp": "hqde_fl.privacy.local:LocalDP",
     "clients.regularization-noise": "hqde_fl.noise:RegularizationNoise",
     "engine.resources": "hqde_fl.simulations.engines.ray.resources:Resources",
+    "privacy.adaptive-clipping": "hqde_fl.privacy.central:AdaptiveClipping",
     "strategy.exploration-noise": "hqde_fl.noise:ExplorationNoise",
     "strategy.screening": "hqde_fl.protocol.screening:Screening",
 }
@@ -142,6 +143,13 @@ KINDS = {
             ("strategy.server-optimizer",),
             "[strategy]\nserver-optimizer = {}",
             SERVER_OPTIMIZERS,
+        ),
+        Kind(
+            "noise-sources",
+            "noise source",
+            ("privacy.noise", "clients.local-dp.noise", "clients.dp-sgd.noise"),
+            "[privacy]\nnoise = {}",
+            NOISE_SOURCES,
         ),
         Kind("votes", "vote", ("clients.vote",), "[clients]\nvote = {}", VOTES),
         Kind("speeds", "speed", ("clients.speed",), "[clients]\nspeed = {}", SPEEDS),

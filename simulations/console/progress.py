@@ -51,9 +51,12 @@ def describe(line: Mapping[str, Any], rounds: int) -> str:
             parts.append(f"f {line['f-used']} of {line['f']}")
     if (virtual := line.get("virtual-time")) is not None:
         parts.append(f"virtual {virtual:.1f} s")
+    if (epsilon := line.get("epsilon")) is not None:
+        parts.append(f"epsilon {epsilon:.3f}")
     parts.append(f"{line['seconds']:.1f} s")
     if line["note"]:
-        parts.append(f"model kept: {line['note']}")
+        kept = line["void"] or epsilon is None
+        parts.append(f"model kept: {line['note']}" if kept else line["note"])
     return "  ".join(parts)
 
 

@@ -7,8 +7,13 @@ import torch
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules import Tree
 from hqde_fl.simulations.attacks import Attack
+from hqde_fl.simulations.experiment.errors import parameters_of
 from hqde_fl.simulations.experiment.parts import Parts
-from hqde_fl.simulations.experiment.sections import ClientsSection, StrategySection
+from hqde_fl.simulations.experiment.sections import (
+    ClientsSection,
+    MetricsSection,
+    StrategySection,
+)
 
 
 def check_attacks(parts: Parts) -> None:
@@ -21,6 +26,41 @@ def check_attacks(parts: Parts) -> None:
                 f"attack {planned.name!r} is made for a rule that judges by the updates, "
                 f"found {rule}"
             )
+
+
+def check_privacy(parts: Parts, strategy: StrategySection, metrics: MetricsSection) -> None:
+    """Raise ``ConfigError`` if an experiment with differential privacy lets private numbers out.
+
+    Those are numbers without noise, results of a rule without a bounded sensitivity, and edges'.
+    """
+    if parts.aggregation.privacy is None:
+        return
+    for key, wanted, found, reason in (
+        ("edges.groups", "0", parts.edges is not None, "an edge merges updates without noise"),
+        ("metrics.honest-mean", "false", metrics.honest_mean, "it measures updates without noise"),
+        ("strategy.density", "'free'", strategy.density == "always", "it describes the updates"),
+    ):
+        if found:
+            raise ConfigError(f"[privacy] needs {key} = {wanted}, as {reason}, found another value")
+    selector, count = parts.participation.selector, parts.clients
+    fraction = getattr(selector, "fraction", 1.0)
+    if fraction * count < 1:
+        raise ConfigError(
+            "[privacy] needs at least 1 client in an expected round, found clients.count x "
+            f"strategy.fraction-train = {count} x {fraction:g}"
+        )
+    with parameters_of("strategy"):
+        _ = parts.plan
+
+
+def check_secure_noise(parts: Parts) -> None:
+    """Raise ``ConfigError`` if the noise that protects the data of real nodes comes from a seed."""
+    privacy = parts.aggregation.privacy
+    if privacy is not None and privacy.noise.seeded:
+        raise ConfigError(
+            "privacy.noise needs to be 'secure-gaussian' on real nodes: whoever knows the seed "
+            f"subtracts the noise of {privacy.noise}"
+        )
 
 
 def check_cohort(parts: Parts, clients: ClientsSection, strategy: StrategySection) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
+from hqde_fl.clients.initial_state import initial_roles, initial_state
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.task_check import (
     before_the_run,
@@ -28,11 +29,12 @@ from hqde_fl.clients.task_check import (
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.given_objects import current_objects, given_objects
 from hqde_fl.own_modules import first_folder, is_own, own_code, searched_first
+from hqde_fl.protocol.records import to_record
 from hqde_fl.simulations.catalogue import ENGINES
-from hqde_fl.simulations.experiment.checks import check_attacks, check_cohort
+from hqde_fl.simulations.experiment.checks import check_attacks, check_cohort, check_privacy
 from hqde_fl.simulations.experiment.client_privacy import check_private_training
 from hqde_fl.simulations.experiment.components import Component, build_component
-from hqde_fl.simulations.experiment.errors import to_config_error
+from hqde_fl.simulations.experiment.errors import parameters_of, to_config_error
 from hqde_fl.simulations.experiment.held_out import Measure, certainty, measure_named
 from hqde_fl.simulations.experiment.metrics import metric_functions, with_metrics
 from hqde_fl.simulations.experiment.overrides import name_of, read_toml, with_overrides
@@ -45,6 +47,7 @@ from hqde_fl.simulations.experiment.sections import (
     EngineSection,
     MetricsSection,
     MonitorSection,
+    PrivacySection,
     Section,
     StrategySection,
 )
@@ -53,6 +56,7 @@ from hqde_fl.simulations.tasks import TASKS, load_task
 from hqde_fl.simulations.tasks.partition import PARTITIONERS
 from hqde_fl.strategies.callbacks import Callback
 from hqde_fl.strategies.catalogue import CALLBACKS
+from hqde_fl.strategies.state import ModelState
 
 RUN_CONFIG_KEYS = ("config", "experiment", "set", "own-files")
 """Keys of a Flower run's config that tell the experiment, and the content of the user's files."""
@@ -86,6 +90,8 @@ class Experiment(Section):
         Their number, their data, and how they train.
     strategy : StrategySection
         The clients of a round, and how their updates become the next model.
+    privacy : PrivacySection
+        Differential privacy.
     edges : EdgesSection
         Groups of clients that merge among themselves first.
     faults : tuple[Component, ...]
@@ -113,6 +119,7 @@ class Experiment(Section):
     task: Component = Field({"name": "digits"})
     clients: ClientsSection = ClientsSection()
     strategy: StrategySection = StrategySection()
+    privacy: PrivacySection = PrivacySection()
     edges: EdgesSection = EdgesSection()
     faults: tuple[Component, ...] = Field((), strict=False)
     engine: EngineSection = EngineSection()
@@ -235,7 +242,13 @@ class Experiment(Section):
         """
         with self._names():
             return build_parts(
-                self.clients, self.strategy, self.faults, self.engine, self.seed, self.edges
+                self.clients,
+                self.strategy,
+                self.faults,
+                self.engine,
+                self.seed,
+                self.edges,
+                self.privacy,
             )
 
     @property
@@ -256,7 +269,15 @@ class Experiment(Section):
     def _sources(self) -> tuple[Any, ...]:
         """Return all that the parts depend on; the name of the engine is not among it."""
         engine = self.engine.model_copy(update={"name": ""})
-        return self.clients, self.strategy, self.edges, self.faults, engine, self.seed
+        return (
+            self.clients,
+            self.strategy,
+            self.privacy,
+            self.edges,
+            self.faults,
+            engine,
+            self.seed,
+        )
 
     @property
     def client_rounds(self) -> int:
@@ -341,6 +362,12 @@ class Experiment(Section):
         parts = self.parts
         self.try_parts()
         model = check_model(task, parts.seeds)
+        if (plan := parts.plan) is not None:
+            plan.accountant.require()
+            with parameters_of("strategy"):
+                arrays = to_record(initial_state(task, 1, parts.seeds))
+                states = [ModelState.of(arrays, initial_roles(task))]
+                plan.check_models(states, merges_statistics=parts.aggregation.buffers == "merge")
         losses = []
         if test:
             losses += [check_test_set(task, model, parts.ensemble.members, parts.predictor)]
@@ -390,6 +417,7 @@ class Experiment(Section):
         metric_functions(self.metrics.functions)
         self._check_engine(self.engine.name)
         check_attacks(parts)
+        check_privacy(parts, self.strategy, self.metrics)
         check_cohort(parts, self.clients, self.strategy)
 
     def _check_engine(self, name: str) -> None:

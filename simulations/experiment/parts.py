@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NoReturn, final
 
 from flwr.clientapp.typing import Mod
@@ -32,15 +33,24 @@ from hqde_fl.simulations.experiment.errors import parameters_of
 from hqde_fl.simulations.experiment.faults import EDGE, Faults, level_of
 from hqde_fl.simulations.experiment.heterogeneity import Heterogeneity
 from hqde_fl.simulations.experiment.noise import Noises
+from hqde_fl.simulations.experiment.privacy import central_privacy
 from hqde_fl.simulations.experiment.sections import (
     ClientsSection,
     EdgesSection,
     EngineSection,
+    PrivacySection,
     StrategySection,
 )
 from hqde_fl.strategies.exploration import ExploringOptimizer
 from hqde_fl.strategies.optimizers import SERVER_OPTIMIZERS, ServerOptimizer
-from hqde_fl.strategies.settings import Aggregation, Communication, Participation
+from hqde_fl.strategies.private_plan import PrivatePlan
+from hqde_fl.strategies.settings import (
+    Aggregation,
+    Communication,
+    Participation,
+    Reporting,
+    StrategySettings,
+)
 
 SCREENING = Registry("screening", Screening, {"standard": Screening})
 RESOURCES = Registry("resources", Resources, {"group": Resources})
@@ -105,6 +115,25 @@ class Parts:
     def clients(self) -> int:
         """Return the number of all clients."""
         return self.participation.min_available_nodes
+
+    @cached_property
+    def plan(self) -> PrivatePlan | None:
+        """Return the differential privacy of the server; None if there is none.
+
+        Raises
+        ------
+        ConfigError
+            If it does not go together with the other parts.
+        """
+        settings = StrategySettings(
+            self.aggregation,
+            self.communication,
+            self.participation,
+            self.ensemble,
+            Reporting(),
+            self.seeds,
+        )
+        return settings.plan
 
     @property
     def sampled(self) -> int:
@@ -175,6 +204,7 @@ def build_parts(
     engine: EngineSection,
     seed: int,
     edges: EdgesSection | None = None,
+    privacy: PrivacySection | None = None,
 ) -> Parts:
     """Build the parts of an experiment from its tables.
 
@@ -210,6 +240,7 @@ def build_parts(
             strategy.confidence_metric,
             strategy.buffers,
             executor,
+            central_privacy(privacy or PrivacySection()),
         )
         communication = Communication(codec, downlink, screening, strategy.deadline)
         participation = Participation(

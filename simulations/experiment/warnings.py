@@ -12,9 +12,16 @@ def warnings_of(experiment: Experiment) -> list[str]:
     """Return a line for each choice in an experiment that may be a mistake.
 
     Those are a rule that few silent clients stop, at least as many faulty clients in a round as no
-    rule tolerates (half of all), and a selector or rule that decides by real time.
+    rule tolerates (half of all), a selector or rule that decides by real time, and a delta of
+    differential privacy that is too large.
     """
-    warnings = (experiment.parts.warning, _faulty_half(experiment), _real_time(experiment))
+    parts = experiment.parts
+    warnings = (
+        parts.warning,
+        _faulty_half(experiment),
+        _real_time(experiment),
+        None if parts.plan is None else parts.plan.warning,
+    )
     return [text for text in warnings if text]
 
 

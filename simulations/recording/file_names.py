@@ -5,6 +5,14 @@ from __future__ import annotations
 MANIFEST, ROUNDS, CLIENTS = "manifest.json", "rounds.jsonl", "clients.jsonl"
 EDGES = "edges.jsonl"
 """The file with a line for every round and edge; it is there only if there are edges."""
+PRIVACY = "privacy.jsonl"
+"""The file with a line for every noised sum that may have left the server; see ``FileLedger``."""
+TREE = "tree.jsonl"
+"""The file with a line for every round and node of a rule that is a tree."""
+POOL = "pool.jsonl"
+"""The file with a line for every round, node and kind of the tasks that ran in Ray's workers."""
+FURTHER_LINES = (EDGES, TREE, POOL)
+"""Files with lines of rounds that not every run has."""
 MODEL, REPORT = "model.safetensors", "report.html"
 
 INDEX = "sweep.json"

@@ -20,14 +20,17 @@ from flwr.app import ArrayRecord
 from hqde_fl.clients.objective import ATTACK_SUCCESS, Objective
 from hqde_fl.errors import ConfigError, RunError, UnknownNameError
 from hqde_fl.protocol.records import from_record
+from hqde_fl.rules.tree_report import NodeReport
 from hqde_fl.simulations.console.interruption import interrupted, uninterrupted
 from hqde_fl.simulations.experiment.experiment import Experiment
+from hqde_fl.simulations.experiment.hierarchy import HierarchyBound
 from hqde_fl.simulations.experiment.own_modules import module_folders
 from hqde_fl.simulations.recording.atomic_files import replace_file
 from hqde_fl.simulations.recording.detection import Detection
 from hqde_fl.simulations.recording.environment import hardware, versions
-from hqde_fl.simulations.recording.file_names import CLIENTS, MANIFEST, MODEL, ROUNDS
+from hqde_fl.simulations.recording.file_names import CLIENTS, MANIFEST, MODEL, ROUNDS, TREE
 from hqde_fl.simulations.recording.manifest import (
+    add_to_manifest,
     read_manifest,
     record_end,
     timestamp,
@@ -124,8 +127,10 @@ class RunDirectory(Callback):
             "engine": experiment.engine.name,
             "final": {},
             "breakdown": experiment.parts.rule.breakdown(_merged(experiment)),
+            **_hierarchy(experiment),
             "filters": self._filters,
             **_edges(experiment),
+            **_privacy(experiment),
             **({} if self._objective is None else {"objective": _objective(self._objective)}),
             "faulty": {str(client): name for client, name in experiment.faulty.items()},
             "experiment": experiment.to_table(),
@@ -185,7 +190,13 @@ class RunDirectory(Callback):
         append_lines(self.path / CLIENTS, lines)
         measured = {name: measure(record, arrays) for name, measure in self._measures.items()}
         entries = {"exclusion": Detection.of(lines, self._filters).to_line(), **measured}
+        if record.tree:
+            append_lines(self.path / TREE, [_node_line(record, *node) for node in record.tree])
         append_lines(self.path / ROUNDS, [round_line(record) | to_json_value(entries)])
+
+    def on_early_end(self, reason: str) -> None:
+        """Note in the manifest why the run ends before its last round."""
+        add_to_manifest(self.path, {"ended-early": reason})
 
     def on_end(self, arrays: ArrayRecord) -> None:
         """Save the final model as ``model.safetensors``."""
@@ -193,17 +204,36 @@ class RunDirectory(Callback):
 
 
 def round_line(record: RoundRecord) -> dict[str, Any]:
-    """Return a round as a line of ``rounds.jsonl``: all its fields but the clients' records."""
-    fields = dataclasses.fields(record)
+    """Return a round as a line of ``rounds.jsonl``: all its fields but clients and tree."""
+    fields = [field.name for field in dataclasses.fields(record)]
     return to_kebab_case(
-        {field.name: getattr(record, field.name) for field in fields if field.name != "clients"}
+        {name: getattr(record, name) for name in fields if name not in ("clients", "tree")}
     )
+
+
+def _node_line(record: RoundRecord, member: int, node: NodeReport) -> dict[str, Any]:
+    """Return what a node of the rule's tree did in a round as a line of ``tree.jsonl``."""
+    return {
+        "round": record.round,
+        "member": member,
+        "node": node.path,
+        "level": node.level,
+        "children": node.children,
+        "bytes": node.bytes,
+        "seconds": node.seconds,
+    }
 
 
 def _merged(experiment: Experiment) -> int:
     """Return the number of updates that the server merges in a round."""
     parts = experiment.parts
     return parts.sampled if parts.edges is None else parts.edges.count
+
+
+def _hierarchy(experiment: Experiment) -> dict[str, Any]:
+    """Return the manifest's entry about what a tree or edges bear, if there are any."""
+    bound = HierarchyBound.of(experiment.parts)
+    return {} if bound is None else {"hierarchy": bound.to_table()}
 
 
 def _edges(experiment: Experiment) -> dict[str, Any]:
@@ -224,6 +254,20 @@ def _edges(experiment: Experiment) -> dict[str, Any]:
         "faulty": {str(edge): name for edge, name in hostile.items()},
     }
     return {"edges": facts}
+
+
+def _privacy(experiment: Experiment) -> dict[str, Any]:
+    """Return the manifest's entry about differential privacy by the server, if there is any."""
+    if (plan := experiment.parts.plan) is None:
+        return {}
+    facts = {
+        "adjacency": plan.sampling.adjacency,
+        "sampling": str(plan.sampling),
+        "accountant": plan.accountant.name,
+        "delta": plan.privacy.delta,
+        "noise": "seeded" if plan.privacy.noise.seeded else "from a secure generator",
+    }
+    return {"privacy": facts}
 
 
 def _lasting_attackers(experiment: Experiment) -> frozenset[int]:
