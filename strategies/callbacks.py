@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from flwr.app import ArrayRecord
 
 if TYPE_CHECKING:
+    from hqde_fl.rules.tree_report import NodeReport
     from hqde_fl.strategies.state import ServerState
 
 
@@ -116,6 +117,9 @@ class RoundRecord:
         means of the clients' metrics are empty then, and the noise is among the diagnostics.
     note : str or None
         Why the round kept the old model, or members of an ensemble; None if all moved.
+    tree : tuple[tuple[int, NodeReport], ...]
+        What each node of a rule that is a tree did, with the member that it merged; empty for other
+        rules.
     clients : tuple[ClientRecord, ...]
         One record for each client that was asked to train.
     """
@@ -145,6 +149,7 @@ class RoundRecord:
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     epsilon: float | None = None
     note: str | None = None
+    tree: tuple[tuple[int, NodeReport], ...] = ()
     clients: tuple[ClientRecord, ...] = ()
 
 

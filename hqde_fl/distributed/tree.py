@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -34,34 +34,7 @@ from hqde_fl.rules.library_threads import one_library_thread
 from hqde_fl.rules.results import Aggregate, State
 from hqde_fl.rules.tree import Tree
 from hqde_fl.rules.tree_plan import PlannedNode
-
-
-@dataclass(frozen=True)
-class NodeReport:
-    """Facts about one node of a tree that ran as a task.
-
-    Parameters
-    ----------
-    path : str
-        The node's place, for instance ``"0/2"`` for the root's third child.
-    level : int
-        Levels of nodes below it: 0 for a leaf node.
-    started : float
-        When its task started, in Unix seconds.
-    seconds : float
-        How long it ran.
-    bytes : int
-        Bytes of the updates or results that it read.
-    host : str
-        Id of the cluster's node on which it ran.
-    """
-
-    path: str
-    level: int
-    started: float
-    seconds: float
-    bytes: int
-    host: str
+from hqde_fl.rules.tree_report import NodeReport
 
 
 def run_tree(
@@ -124,7 +97,8 @@ def run_tree(
         name = f"tree node {report.path}"
         add_span(name, report.started, report.seconds, round=cohort.round)
     delta = torch.from_numpy(np.array(fetch(results[top.path])))
-    return tree.finished(replace(outcome, delta=delta), cohort.n, new_states), reports
+    outcome = replace(outcome, delta=delta)
+    return tree.finished(outcome, cohort.n, new_states, reports), reports
 
 
 def run_node(
@@ -151,14 +125,9 @@ def run_node(
     with one_library_thread():
         executor = SerialExecutor(tile_bytes)
         own = rule.run(columns, cohort, state, partial(run_steps, executor=executor))
-    report = NodeReport(
-        "",
-        0,
-        started,
-        time.perf_counter() - clock,
-        sum(part.nbytes for part in parts),
-        ray.get_runtime_context().get_node_id(),
-    )
+    seconds = time.perf_counter() - clock
+    size, host = sum(part.nbytes for part in parts), ray.get_runtime_context().get_node_id()
+    report = NodeReport("", 0, cohort.n, seconds, size, started, host)
     return own.delta.numpy(), (replace(own, delta=_EMPTY, geometry=None), report)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from hqde_fl.rules.geometry import Geometry
+from hqde_fl.rules.tree_report import NodeReport
 
 State = Mapping[str, Any]
 """A rule's memory between rounds: tensors, numbers, strings, lists and mappings of them."""
@@ -100,6 +101,8 @@ class Aggregate:
         measured them: to a few digits where it needed no more.
     f_used : int or None
         The number of faulty clients that the rule worked with; None for a rule without f.
+    nodes : tuple[NodeReport, ...]
+        What each node of a tree did; empty for other rules.
     """
 
     delta: Tensor
@@ -109,3 +112,4 @@ class Aggregate:
     state: State
     geometry: Geometry | None = None
     f_used: int | None = None
+    nodes: tuple[NodeReport, ...] = ()

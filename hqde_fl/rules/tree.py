@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -14,6 +16,7 @@ from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.mean import Mean
 from hqde_fl.rules.results import Aggregate, State
 from hqde_fl.rules.tree_plan import Node, PlannedNode, Planner, grow
+from hqde_fl.rules.tree_report import NodeReport
 from hqde_fl.updates import Columns, Updates
 
 Inner = Literal["merge", "pass-through"]
@@ -124,6 +127,7 @@ class Tree(Aggregator):
         """Return the aggregate of one round's updates, group by group, depth first."""
         top = self.planned(cohort)
         new_states: dict[str, Any] = {}
+        reports: list[NodeReport] = []
 
         def visit(node: PlannedNode) -> Aggregate:
             below = [visit(child) for child in node.children]
@@ -132,12 +136,17 @@ class Tree(Aggregator):
                 if node.children
                 else updates.select(node.rows)
             )
+            started, clock = time.time(), time.perf_counter()
             own = node.rule.run(columns, node.cohort, state.get(node.path, {}), run_steps)
+            seconds = time.perf_counter() - clock
+            rows, d = columns.shape
+            size = rows * d * columns.dtype.itemsize
+            reports.append(NodeReport(node.path, node.level(), rows, seconds, size, started))
             if own.state:
                 new_states[node.path] = own.state
             return node.merged(own, below, cohort.n)
 
-        return self.finished(visit(top), cohort.n, new_states)
+        return self.finished(visit(top), cohort.n, new_states, reports)
 
     def planned(self, cohort: Cohort) -> PlannedNode:
         """Return the root of the tree over one round's clients, before any node has run.
@@ -151,14 +160,17 @@ class Tree(Aggregator):
         planner = Planner(present, weights.tolist(), self.leaf)
         return planner.plan(self._grown(cohort.n), "0", self.root)
 
-    def finished(self, top: Aggregate, n: int, new_states: State) -> Aggregate:
-        """Return the root's outcome as the tree's, with the states of all nodes by path."""
+    def finished(
+        self, top: Aggregate, n: int, new_states: State, reports: Sequence[NodeReport]
+    ) -> Aggregate:
+        """Return the root's outcome as the tree's, with states and reports of all nodes."""
         diagnostics = {
             **top.diagnostics,
             "tree-levels": self.levels(n),
             "tree-breakdown": self.breakdown(n),
         }
-        return replace(top, diagnostics=diagnostics, state=new_states, geometry=None)
+        own = {"diagnostics": diagnostics, "state": new_states, "nodes": tuple(reports)}
+        return replace(top, **own, geometry=None)
 
     def _grown(self, n: int) -> Node:
         return grow(n, self.fanout, pass_through=self.inner == "pass-through")

@@ -20,7 +20,7 @@ from hqde_fl.simulations.checkpoint.resume import ResumePoint
 from hqde_fl.simulations.checkpoint.store import Snapshot, Store
 from hqde_fl.simulations.edges.edge_states import edge_states, restore_edges
 from hqde_fl.simulations.experiment.experiment import Experiment
-from hqde_fl.simulations.recording.file_names import CLIENTS, EDGES, ROUNDS
+from hqde_fl.simulations.recording.file_names import CLIENTS, FURTHER_LINES, ROUNDS
 from hqde_fl.simulations.recording.manifest import add_to_manifest
 from hqde_fl.strategies.callbacks import Callback, RoundRecord
 from hqde_fl.strategies.edges.edge_grid import EdgeGrid
@@ -103,7 +103,8 @@ class Checkpoints(Callback):
         memory: Mapping[str, Any] = {}
         if isinstance(self._grid, AdversaryGrid):
             memory = self._grid.memory
-        files = [ROUNDS, CLIENTS, *([EDGES] if (self._run / EDGES).exists() else [])]
+        files = [ROUNDS, CLIENTS]
+        files += [name for name in FURTHER_LINES if (self._run / name).exists()]
         history = {name: (self._run / name).stat().st_size for name in files}
         edges = () if self._edges is None else edge_states(self._edges)
         snapshot = Snapshot(self._experiment.to_json(), state, memory, history, edges=edges)

@@ -20,7 +20,7 @@ from hqde_fl.protocol.flower_internals import log
 from hqde_fl.simulations.checkpoint.store import Snapshot, Store
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.directory_lock import directory_lock
-from hqde_fl.simulations.recording.file_names import CLIENTS, EDGES, MANIFEST, ROUNDS
+from hqde_fl.simulations.recording.file_names import CLIENTS, FURTHER_LINES, MANIFEST, ROUNDS
 from hqde_fl.simulations.recording.manifest import read_manifest
 from hqde_fl.strategies.state import ServerState
 
@@ -87,11 +87,11 @@ def reopen(run: Path, experiment: Experiment) -> ResumePoint:
     if checkpoint is None:
         require_same(run, stored_experiment(run), experiment)
         log(WARNING, "%s has no checkpoint yet: the run begins again", run)
-        _cut(run, {ROUNDS: 0, CLIENTS: 0, EDGES: 0})
+        _cut(run, dict.fromkeys((ROUNDS, CLIENTS, *FURTHER_LINES), 0))
         return ResumePoint(store)
     snapshot = checkpoint.snapshot
     require_same(run, json.loads(snapshot.experiment), experiment)
-    _cut(run, snapshot.history)
+    _cut(run, {**dict.fromkeys(FURTHER_LINES, 0), **snapshot.history})
     return ResumePoint(
         store, snapshot.state, snapshot.attack, checkpoint.contexts, snapshot.edges, refused
     )
@@ -195,7 +195,7 @@ def _check_history(run: Path, snapshot: Snapshot) -> None:
 
     Each must have at least the length that the snapshot says, with the end of a line there.
     """
-    if set(snapshot.history) - {EDGES} != {ROUNDS, CLIENTS}:
+    if set(snapshot.history).difference(FURTHER_LINES) != {ROUNDS, CLIENTS}:
         raise CheckpointError(f"goes with {sorted(snapshot.history)}, needs {[ROUNDS, CLIENTS]}")
     for name, size in snapshot.history.items():
         data = (run / name).read_bytes() if (run / name).exists() else b""

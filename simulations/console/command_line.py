@@ -135,6 +135,7 @@ def run(
     """Run one experiment."""
     from hqde_fl.simulations.checkpoint.resume import given_or_stored, stored_folders
     from hqde_fl.simulations.console.progress import progress
+    from hqde_fl.simulations.experiment.hierarchy import HierarchyBound, bound_text
     from hqde_fl.simulations.experiment.own_modules import add_folder_of
     from hqde_fl.simulations.experiment.warnings import require_none, warnings_of
     from hqde_fl.simulations.recording.file_names import REPORT
@@ -145,6 +146,8 @@ def run(
     experiment = given_or_stored(file, out, resume, overrides)
     console = Console()
     _say(console, _summary(experiment))
+    if (bound := HierarchyBound.of(experiment.parts)) is not None:
+        _say(console, f"hierarchy: {bound_text(bound.to_table())}")
     warnings = warnings_of(experiment)
     if strict:
         require_none(warnings)
@@ -155,6 +158,7 @@ def run(
             _complain(f"warning: {warning}")
     if dry_run:
         experiment.parts.heterogeneity.check_simulated(real_nodes=bool(superlink))
+        experiment.edges.check_nodes(real_nodes=bool(superlink))
         task = experiment.checked_task(test=not superlink, clients=not superlink)
         from hqde_fl.simulations.console.cost import cost_text
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -101,10 +101,21 @@ class EdgeRecording:
             line["rounds"] = [
                 to_json_value({key: round_line(part)[key] for key in ROUND_KEYS}) for part in rounds
             ]
-            lines.append({key: line[key] for key in line if key not in OF_CLIENTS})
+            line = {key: line[key] for key in line if key not in OF_CLIENTS}
+            lines.append(line | self._seconds(edge, rounds))
         append_lines(self._path, lines)
         if self._grid is None:  # the mean of what the edges report
             for key, name in zip(("bytes-down", "bytes-up"), CLIENT_BYTES, strict=True):
                 mean = record.clients_train.get(name, 0.0)
                 levels["client-edge"][key] = round(mean * (record.kept + record.filtered))
-        return {**levels, "rounds": sum(map(len, self._records))}
+        without_edge = 0 if self._grid is None else len(self._grid.without_edge)
+        return {**levels, "rounds": sum(map(len, self._records)), "without-edge": without_edge}
+
+    def _seconds(self, edge: int | None, rounds: Sequence[RoundRecord]) -> dict[str, Any]:
+        """Return the seconds of an edge itself, and those that its slowest clients report."""
+        if self._grid is None or edge is None:
+            return {"seconds": None, "client-seconds": None}
+        slowest = [max((c.seconds or 0.0 for c in part.clients), default=0.0) for part in rounds]
+        own = self._grid.own_seconds.get(edge, 0.0)
+        times: dict[str, Any] = to_json_value({"seconds": own, "client-seconds": sum(slowest)})
+        return times

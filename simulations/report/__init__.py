@@ -35,6 +35,7 @@ from hqde_fl.simulations.report.outcome_grid import OutcomeGrid, outcome_grid
 from hqde_fl.simulations.report.phase_drawings import phase_colour
 from hqde_fl.simulations.report.run_view import carried_bytes, run_panels, tile_metrics
 from hqde_fl.simulations.report.sweep_view import sweep_view
+from hqde_fl.simulations.report.tree_view import tree_view
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -103,6 +104,7 @@ def render(comparison: Comparison) -> str:
             tiles=tile_metrics(first),
             panels=[*run_panels(first), *edge_panels(first)],
             levels=link_levels(first),
+            tree=tree_view(first),
             carried=carried_bytes(first),
             grids=grids,
             monitor=monitor_view(first.path),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from logging import WARNING
@@ -133,6 +134,8 @@ class EdgeGrid(WrappedGrid):
         """Connected nodes that belong to no edge, and why."""
         self._replies: dict[str, Message] = {}
         self._sent = 0
+        self.own_seconds: dict[int, float] = {}
+        """Seconds that each edge itself took for the last training messages, to merge above all."""
         self._seconds: dict[int, float] = {}
         self._deadline = float("inf")
         self._keeps_time = isinstance(grid, KeepsVirtualTime)
@@ -156,6 +159,7 @@ class EdgeGrid(WrappedGrid):
         sent = list(messages)
         training = bool(sent) and sent[0].metadata.message_type == MessageType.TRAIN
         if training:
+            self.own_seconds = {}
             for edge in self.edges:
                 edge.records = []
         calls = [self._called(message) for message in sent]
@@ -248,6 +252,7 @@ class EdgeGrid(WrappedGrid):
     ) -> None:
         """Let an edge go on until its next messages, which go to ``outgoing``, or its reply."""
         call, exchange = running[edge]
+        started = time.perf_counter()
         try:
             outgoing[edge] = next(exchange) if replies is None else exchange.send(replies)
         except StopIteration as stop:
@@ -256,6 +261,8 @@ class EdgeGrid(WrappedGrid):
         except BoundError as error:  # its group is too small for its rule
             call.reply = failed(call.inner, f"edge {edge}: {error}")
             del running[edge]
+        spent = time.perf_counter() - started
+        self.own_seconds[edge] = self.own_seconds.get(edge, 0.0) + spent
 
     def _by_edge(
         self, sent: Sequence[Message], replies: Iterable[Message]

@@ -209,7 +209,7 @@ def average_members(models: Sequence[ModelState], sources: Sequence[int]) -> tup
 
 
 def summarize(merged: Sequence[MergedModel]) -> dict[str, Any]:
-    """Return a round's note, diagnostics and f used, by the names of ``RoundRecord``'s fields.
+    """Return a round's note, diagnostics, f used and tree, by ``RoundRecord``'s names for them.
 
     The note is None if all members moved; ``f_used`` is the least of the members', or None.
 
@@ -228,4 +228,9 @@ def summarize(merged: Sequence[MergedModel]) -> dict[str, Any]:
     if len(merged) > 1:
         notes = [f"{member_name(m)}: {model.note}" for m, model in enumerate(merged) if model.note]
         note = "; ".join(notes) or None
-    return {"note": note, "diagnostics": described, "f_used": min(used, default=None)}
+    return {
+        "note": note,
+        "diagnostics": described,
+        "f_used": min(used, default=None),
+        "tree": tuple((m, node) for m, outcome in outcomes.items() for node in outcome.nodes),
+    }
