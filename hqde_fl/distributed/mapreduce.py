@@ -11,7 +11,7 @@ when tasks or nodes die and are run again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from itertools import pairwise
@@ -30,6 +30,7 @@ from hqde_fl.distributed.ray_tasks import (
     groups,
     require_ray,
     submit,
+    submit_measured,
     task,
 )
 from hqde_fl.distributed.shards import ShardColumns, shard_edges
@@ -44,6 +45,7 @@ from hqde_fl.distributed.stored_updates import (
 from hqde_fl.distributed.tree import run_tree
 from hqde_fl.errors import ConfigError
 from hqde_fl.monitor.spans import span
+from hqde_fl.monitor.task_counters import TASKS, TaskCount
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.executor import Executor, Store
 from hqde_fl.rules.gram import sampled_spans
@@ -132,10 +134,12 @@ class MapReduce(Executor):
         source = _stored_source(columns)
         assert source is not None
         m = columns.shape[0]
-        calls = self._calls(_rows_of_shard, None, columns, num_returns=m)
-        shards = [[part] if m == 1 else part for part in submit(calls, self._tasks)]
+        calls = self._calls("rows", rows_of_shard, None, columns, returns=m)
+        submitted = list(submit(calls, self._tasks))
+        shards = [parts[:-1] for parts in submitted]
         tiles = [columns.tile(*span) for span in sampled_spans(columns.shape[1])]
         samples = torch.cat(tiles, dim=1).numpy()
+        _count(fetch([parts[-1] for parts in submitted]))
         return StoredUpdates(
             [
                 StoredRow(client, tuple(shard[row] for shard in shards), source.edges, samples[row])
@@ -151,11 +155,13 @@ class MapReduce(Executor):
         if _stored_source(columns) is None:
             return reduce_tiles(function, columns, self.tile_bytes)
         columns = self._in_shards(columns)
-        calls = self._calls(_reduce_shard, function, columns)
-        sums = list(submit(calls, self._tasks))
+        calls = self._calls("reduce", reduce_shard, function, columns)
+        submitted = list(submit(calls, self._tasks))
+        sums = [parts[0] for parts in submitted]
         while len(sums) > 1:
             sums = [_add.remote(*group) for group in groups(sums, self.fanout)]
         total: S = fetch(sums[0])
+        _count(fetch([parts[-1] for parts in submitted]))
         return total
 
     def combine(self, function: Callable[[Tensor], Combined], columns: Columns) -> Combined:
@@ -169,8 +175,9 @@ class MapReduce(Executor):
         result = torch.empty(columns.shape[1], dtype=columns.dtype)
         counted: list[Tensor] = []
         start = 0
-        calls = self._calls(_combine_shard, function, columns)
-        for part, counts in fetch_in_order(calls, self._tasks):
+        calls = self._calls("combine", combine_shard, function, columns)
+        for (part, counts), task_count in fetch_in_order(calls, self._tasks):
+            _count([task_count])
             result.numpy()[start : start + len(part)] = part
             start += len(part)
             if counts is not None:
@@ -192,19 +199,20 @@ class MapReduce(Executor):
         return self.at_once or cpus()
 
     def _calls(
-        self, remote: Any, function: Any, columns: Columns, **options: Any
+        self, kind: str, work: Any, function: Any, columns: Columns, returns: int = 1
     ) -> Iterator[Callable[[], Any]]:
-        """Yield a call for each shard, which submits the task that applies the function to it."""
+        """Yield a call for each shard, which submits the task that applies the function to it.
+
+        The call returns references to the results of ``work``, and to what is counted of the task.
+        """
         source = _stored_source(columns)
         assert source is not None
         shared = ray.put((function, self.tile_bytes))  # a function may hold an (m, n) matrix
-        if _nodes() > 1:
-            options["scheduling_strategy"] = "SPREAD"
-        remote = remote.options(**options)
+        spread = {"scheduling_strategy": "SPREAD"} if _nodes() > 1 else {}
         for index, shard in enumerate(pairwise(source.edges)):
             layers = _layers(columns, shard)
             parts = [row.parts[index] for row in source.rows]
-            yield partial(remote.remote, shared, layers, *parts)
+            yield partial(submit_measured, kind, returns, work, shared, layers, *parts, **spread)
 
 
 def _stored_source(columns: Columns) -> StoredUpdates | None:
@@ -276,7 +284,9 @@ def add_sums(*sums: Any) -> Any:
     return reduce(add, sums)
 
 
-_reduce_shard = task(reduce_shard)
-_combine_shard = task(combine_shard)
-_rows_of_shard = task(rows_of_shard)
+def _count(counts: Iterable[TaskCount]) -> None:
+    for count in counts:
+        TASKS.add(count)
+
+
 _add = task(add_sums)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from hqde_fl.errors import RunError
+from hqde_fl.monitor.task_counters import TaskCount
 
 RETRIES = 16
 """Times that a task is run again after its process or its node died."""
@@ -23,6 +25,42 @@ def task(function: Callable[..., Any]) -> Any:
     must be one of its module.
     """
     return ray.remote(num_cpus=0, max_retries=RETRIES)(function)
+
+
+def run_measured(
+    kind: str, returns: int, function: Callable[..., Any], *arguments: Any
+) -> tuple[Any, ...]:
+    """Return the results of a function, and after them what is to be counted of the call.
+
+    Parameters
+    ----------
+    kind : str
+        What the function does, by which its calls are counted.
+    returns : int
+        How many results it returns.
+    function : Callable
+        A function of a module.
+    *arguments : Any
+        Its arguments; those that are arrays are counted in bytes.
+    """
+    clock = time.perf_counter()
+    result = function(*arguments)
+    seconds, host = time.perf_counter() - clock, ray.get_runtime_context().get_node_id()
+    size = sum(getattr(argument, "nbytes", 0) for argument in arguments)
+    results = (result,) if returns == 1 else tuple(result)
+    return *results, TaskCount(kind, host, 1, seconds, size)
+
+
+_run_measured = task(run_measured)
+
+
+def submit_measured(
+    kind: str, returns: int, function: Callable[..., Any], *arguments: Any, **options: Any
+) -> list[Any]:
+    """Submit a call of ``run_measured``; return references to its results and to its count."""
+    remote = _run_measured.options(num_returns=returns + 1, **options)
+    references: list[Any] = remote.remote(kind, returns, function, *arguments)
+    return references
 
 
 def require_ray(purpose: str) -> None:

@@ -27,6 +27,7 @@ from hqde_fl.distributed.ray_tasks import cpus, fetch, submit, task
 from hqde_fl.distributed.shards import ShardColumns
 from hqde_fl.distributed.stored_updates import StoredUpdates
 from hqde_fl.monitor.spans import add_span
+from hqde_fl.monitor.task_counters import TASKS, TaskCount
 from hqde_fl.rules.aggregation import run_steps
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.executor import SerialExecutor
@@ -96,6 +97,7 @@ def run_tree(
     for report in reports:
         name = f"tree node {report.path}"
         add_span(name, report.started, report.seconds, round=cohort.round)
+        TASKS.add(TaskCount("tree node", report.host, 1, report.seconds, report.bytes))
     delta = torch.from_numpy(np.array(fetch(results[top.path])))
     outcome = replace(outcome, delta=delta)
     return tree.finished(outcome, cohort.n, new_states, reports), reports

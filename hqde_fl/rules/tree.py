@@ -169,8 +169,9 @@ class Tree(Aggregator):
             "tree-levels": self.levels(n),
             "tree-breakdown": self.breakdown(n),
         }
-        own = {"diagnostics": diagnostics, "state": new_states, "nodes": tuple(reports)}
-        return replace(top, **own, geometry=None)
+        return replace(
+            top, diagnostics=diagnostics, state=new_states, geometry=None, nodes=tuple(reports)
+        )
 
     def _grown(self, n: int) -> Node:
         return grow(n, self.fanout, pass_through=self.inner == "pass-through")

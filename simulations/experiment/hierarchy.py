@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self, final
 
+from hqde_fl.own_modules import display_name
 from hqde_fl.rules import RULES, Aggregator
 from hqde_fl.rules.tree import Tree
-from hqde_fl.simulations.experiment.display_names import display_name
 from hqde_fl.simulations.experiment.parts import Parts
 
 

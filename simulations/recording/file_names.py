@@ -10,7 +10,7 @@ PRIVACY = "privacy.jsonl"
 TREE = "tree.jsonl"
 """The file with a line for every round and node of a rule that is a tree."""
 POOL = "pool.jsonl"
-"""The file with a line for every round, node and kind of the tasks that ran in Ray's workers."""
+"""The file with a line for every round, host and kind of the tasks that ran on Ray."""
 FURTHER_LINES = (EDGES, TREE, POOL)
 """Files with lines of rounds that not every run has."""
 MODEL, REPORT = "model.safetensors", "report.html"

@@ -19,6 +19,7 @@ from flwr.app import ArrayRecord
 
 from hqde_fl.clients.objective import ATTACK_SUCCESS, Objective
 from hqde_fl.errors import ConfigError, RunError, UnknownNameError
+from hqde_fl.monitor.task_counters import TASKS, TaskCount
 from hqde_fl.protocol.records import from_record
 from hqde_fl.rules.tree_report import NodeReport
 from hqde_fl.simulations.console.interruption import interrupted, uninterrupted
@@ -28,7 +29,7 @@ from hqde_fl.simulations.experiment.own_modules import module_folders
 from hqde_fl.simulations.recording.atomic_files import replace_file
 from hqde_fl.simulations.recording.detection import Detection
 from hqde_fl.simulations.recording.environment import hardware, versions
-from hqde_fl.simulations.recording.file_names import CLIENTS, MANIFEST, MODEL, ROUNDS, TREE
+from hqde_fl.simulations.recording.file_names import CLIENTS, MANIFEST, MODEL, POOL, ROUNDS, TREE
 from hqde_fl.simulations.recording.manifest import (
     add_to_manifest,
     read_manifest,
@@ -98,6 +99,7 @@ class RunDirectory(Callback):
         self._attackers = _lasting_attackers(experiment)
         self._resumed, self._objective, self._clients_of = resumed, objective, clients_of
         self._final: Mapping[str, float | None] = {}
+        self._hosts: dict[str, int] = {}
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -141,6 +143,7 @@ class RunDirectory(Callback):
         write_manifest(self.path, manifest)
         for name in (ROUNDS, CLIENTS):
             (self.path / name).touch()
+        TASKS.take()  # those of an earlier run in this process
         try:
             yield
         except BaseException as error:
@@ -190,6 +193,8 @@ class RunDirectory(Callback):
         append_lines(self.path / CLIENTS, lines)
         measured = {name: measure(record, arrays) for name, measure in self._measures.items()}
         entries = {"exclusion": Detection.of(lines, self._filters).to_line(), **measured}
+        if counts := TASKS.take():
+            append_lines(self.path / POOL, [self._pool_line(record, count) for count in counts])
         if record.tree:
             append_lines(self.path / TREE, [_node_line(record, *node) for node in record.tree])
         append_lines(self.path / ROUNDS, [round_line(record) | to_json_value(entries)])
@@ -197,6 +202,11 @@ class RunDirectory(Callback):
     def on_early_end(self, reason: str) -> None:
         """Note in the manifest why the run ends before its last round."""
         add_to_manifest(self.path, {"ended-early": reason})
+
+    def _pool_line(self, record: RoundRecord, count: TaskCount) -> dict[str, Any]:
+        """Return tasks of one kind and host until the end of a round, for ``pool.jsonl``."""
+        host = self._hosts.setdefault(count.host, len(self._hosts))
+        return {"round": record.round, **dataclasses.asdict(count), "host": host}
 
     def on_end(self, arrays: ArrayRecord) -> None:
         """Save the final model as ``model.safetensors``."""

@@ -33,6 +33,7 @@ from hqde_fl.simulations.report.number_text import (
 )
 from hqde_fl.simulations.report.outcome_grid import OutcomeGrid, outcome_grid
 from hqde_fl.simulations.report.phase_drawings import phase_colour
+from hqde_fl.simulations.report.pool_view import pool_view
 from hqde_fl.simulations.report.run_view import carried_bytes, run_panels, tile_metrics
 from hqde_fl.simulations.report.sweep_view import sweep_view
 from hqde_fl.simulations.report.tree_view import tree_view
@@ -105,6 +106,7 @@ def render(comparison: Comparison) -> str:
             panels=[*run_panels(first), *edge_panels(first)],
             levels=link_levels(first),
             tree=tree_view(first),
+            pool=pool_view(first),
             carried=carried_bytes(first),
             grids=grids,
             monitor=monitor_view(first.path),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Self, TypeGuard, final
+from typing import Any, Self, TypeGuard, final
 
 from hqde_fl.errors import ConfigError
 
@@ -77,12 +77,13 @@ class Groups:
             raise ConfigError(f"edges.count needs edges.groups = 'node', found {value!r:.80}")
         if _is_whole(value):
             return cls(int(value))
-        if not isinstance(value, Sequence) or not all(map(_are_whole, value)):
+        groups: Any = value
+        if not isinstance(groups, Sequence) or not all(map(_are_whole, groups)):
             raise ConfigError(
                 f"edges.groups must be a whole number or a list of partition ids for each edge, "
                 f"or 'node', found {value!r:.80}"
             )
-        return cls(len(value), tuple(frozenset(group) for group in value))
+        return cls(len(groups), tuple(frozenset(group) for group in groups))
 
     def edge_of(self, client: int) -> int | None:
         """Return the edge of a client by its partition id; None if no list has the client."""

@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from hqde_fl.monitor.task_counters import TASKS, TaskCount
 from hqde_fl.simulations.engines.ray.packing import Packed
 from hqde_fl.simulations.engines.ray.pool import Pool, Slot
 from hqde_fl.simulations.engines.ray.resources import Allocation
@@ -188,8 +189,12 @@ class Dispatcher:
             self.pool.grow(wanted)
 
     def _assign(self) -> None:
-        """Start a batch on every idle worker for whose allocation calls are queued."""
-        for slot in [slot for slot in self.pool.slots if slot.boot is None and not slot.busy]:
+        """Start a batch on every idle worker for whose allocation calls are queued.
+
+        Those on the machines that were least busy come first.
+        """
+        idle = [slot for slot in self.pool.slots if slot.boot is None and not slot.busy]
+        for slot in sorted(idle, key=lambda slot: slot.load):
             if calls := self._next_batch(slot.allocation):
                 self._start(slot, calls)
 
@@ -249,6 +254,10 @@ class Dispatcher:
                     self.states[call.job.node] = state
             self.counters.lost_states += outcome.lost
         self._measure(outcomes)
+        for call, outcome in zip(batch.calls, outcomes, strict=True):
+            kind, size = call.job.metadata[1].partition(".")[0], _bytes(outcome.reply)
+            TASKS.add(TaskCount(kind, batch.slot.host, 1, outcome.seconds, size))
+        batch.slot.load = outcomes[-1].host_load
         return list(zip(batch.calls, outcomes, strict=True))
 
     def _handle_death(self, batch: CallBatch, reason: str) -> list[tuple[ClientCall, Outcome]]:
@@ -262,6 +271,8 @@ class Dispatcher:
         self.pool.refresh()
         if len(batch.calls) > 1:
             self.counters.reruns += len(batch.calls)
+            kind = batch.calls[0].job.metadata[1].partition(".")[0]
+            TASKS.add(TaskCount(kind, batch.slot.host, reruns=len(batch.calls)))
             self._alone.extend(batch.calls)
             return []
         self._suspects.add(batch.calls[0].job.node)

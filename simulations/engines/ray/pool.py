@@ -206,12 +206,18 @@ class Slot:
         A reference that is ready once the worker has started; None from then on.
     busy : bool
         True while it runs a batch.
+    host : str
+        Id of the cluster's node on which it runs; empty until it has started.
+    load : float
+        Load of that machine when its last job began, in [0, 1].
     """
 
     actor: Any
     allocation: Allocation
     boot: Any
     busy: bool = False
+    host: str = ""
+    load: float = 0.0
 
 
 @dataclass(eq=False)
@@ -269,7 +275,7 @@ class Pool:
             If ``BOOT_FAILURES`` workers in a row have failed to start.
         """
         try:
-            ray.get(slot.boot)
+            slot.host = ray.get(slot.boot)
             slot.boot, self._failures = None, 0
         except RayError as error:
             self.end_worker(slot)
@@ -294,7 +300,7 @@ class Pool:
         actor = remote.options(
             num_cpus=allocation.num_cpus, num_gpus=allocation.num_gpus, max_restarts=0
         ).remote(import_path.describe_path(), allocation.threads, allocation.memory_fraction)
-        self.slots.append(Slot(actor, allocation, boot=actor.ping.remote()))
+        self.slots.append(Slot(actor, allocation, boot=actor.host.remote()))
 
     def _make_room(self, allocation: Allocation, wanted: Mapping[Allocation, int]) -> bool:
         """End idle workers until one more with this allocation fits; return True if it does.

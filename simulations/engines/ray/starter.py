@@ -36,9 +36,11 @@ class Starter:
 
         self._worker = ClientWorker(threads, memory_fraction)
 
-    def ping(self) -> int:
-        """Return the id of this process; Ray answers once the worker has started."""
-        return self._worker.ping()
+    def host(self) -> str:
+        """Return the id of the cluster's node; Ray answers once the worker has started."""
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id())
 
     def run(self, *arguments: Any) -> list[Any]:
         """Run clients and return the result of ``ClientWorker.run``."""
