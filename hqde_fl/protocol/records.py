@@ -33,9 +33,11 @@ def to_array(tensor: Tensor, name: str | None = None) -> Array:
     return plain_array(dtype, tuple(tensor.shape), NUMPY, npy_bytes(tensor.numpy()))
 
 
-def plain_array(dtype: str, shape: tuple[int, ...], stype: str, data: bytes) -> Array:
+def plain_array(
+    dtype: str, shape: tuple[int, ...], stype: str, data: bytes, kind: type[Array] = Array
+) -> Array:
     """Return an ``Array`` of fields of the right types, which Flower's constructor would check."""
-    array = Array.__new__(Array)
+    array = kind.__new__(kind)
     array.__dict__.update(dtype=dtype, shape=shape, stype=stype, data=data)
     return array
 

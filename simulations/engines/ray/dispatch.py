@@ -55,7 +55,10 @@ class ClientCall:
 
 @dataclass(frozen=True, eq=False)
 class CallBatch:
-    """Client calls that one worker runs in one Ray call, and references to the new states."""
+    """Client calls that one worker runs in one Ray call, and references to the new states.
+
+    ``states`` is empty if they are in the outcomes.
+    """
 
     slot: Slot
     calls: Sequence[ClientCall]
@@ -227,9 +230,10 @@ class Dispatcher:
 
     def _start(self, slot: Slot, calls: Sequence[ClientCall]) -> None:
         slot.busy = True
-        jobs = [call.job for call in calls]
-        run = slot.actor.run.options(num_returns=1 + len(calls))
-        outcomes, *states = run.remote(self.app_key, self.app, calls[0].content, jobs)
+        jobs, has_states = [call.job for call in calls], bool(self.states)
+        run = slot.actor.run.options(num_returns=1 + len(calls) * has_states)
+        returned = run.remote(self.app_key, self.app, calls[0].content, jobs, has_states)
+        outcomes, *states = returned if has_states else [returned]
         self._running[outcomes] = CallBatch(slot, calls, states)
 
     def _collect(self, reference: Any, batch: CallBatch) -> list[tuple[ClientCall, Outcome]]:
@@ -246,12 +250,13 @@ class Dispatcher:
         except RayError as error:
             return self._handle_death(batch, str(error).strip().splitlines()[0])
         batch.slot.busy = False
-        for call, outcome, state in zip(batch.calls, outcomes, batch.states, strict=True):
+        for place, (call, outcome) in enumerate(zip(batch.calls, outcomes, strict=True)):
             self.changed.add(call.job.node)
             if outcome.error is None:  # a client that raised keeps the state it had
                 self.states.pop(call.job.node, None)
                 if outcome.stateful:
-                    self.states[call.job.node] = state
+                    apart = batch.states[place] if batch.states else ray.put(outcome.state)
+                    self.states[call.job.node] = apart
             self.counters.lost_states += outcome.lost
         self._measure(outcomes)
         for call, outcome in zip(batch.calls, outcomes, strict=True):

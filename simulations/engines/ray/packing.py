@@ -15,6 +15,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from hqde_fl.protocol.npy import view_array
+from hqde_fl.protocol.records import plain_array
 
 OUT_OF_BAND_BYTES = 1 << 14
 """Size from which an array is pickled out of band."""
@@ -70,8 +71,10 @@ def _packed(array: Array) -> tuple[str, tuple[int, ...], str, Any]:
 
 
 def _unpacked(dtype: str, shape: tuple[int, ...], stype: str, data: Any) -> Array:
+    sound = type(dtype) is type(stype) is str and type(shape) is tuple
+    if not sound or not all(type(size) is int for size in shape):
+        Array(dtype, shape, stype, b"")  # raises Flower's error, unless the types are derived ones
     if isinstance(data, bytes):
-        return Array(dtype, shape, stype, data)
-    array = SharedArray(dtype, shape, stype, b"")
-    array.data = memoryview(data)  # type: ignore[assignment]  # Flower reads it as it reads bytes
-    return array
+        return plain_array(dtype, shape, stype, data)
+    view: Any = memoryview(data)  # Flower reads it as it reads bytes
+    return plain_array(dtype, shape, stype, view, SharedArray)

@@ -9,7 +9,7 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -102,6 +102,8 @@ class Outcome:
         What is to be monitored of it.
     host_load : float
         Load of the worker's machine when the job began, in [0, 1].
+    state : Packed or None
+        The client's state, if it has one and it is not an object of its own.
     """
 
     reply: Packed | None
@@ -112,6 +114,7 @@ class Outcome:
     began: float = 0.0
     records: tuple[Record, ...] = ()
     host_load: float = 0.0
+    state: Packed | None = None
 
 
 class ClientWorker:
@@ -139,7 +142,14 @@ class ClientWorker:
         """Return the id of this process; Ray answers once the worker has started."""
         return os.getpid()
 
-    def run(self, key: str, app: Sequence[Any], content: Packed, jobs: Sequence[Job]) -> list[Any]:
+    def run(
+        self,
+        key: str,
+        app: Sequence[Any],
+        content: Packed,
+        jobs: Sequence[Job],
+        has_states: bool,
+    ) -> list[Any]:
         """Run one message after the other, all with the same content.
 
         Parameters
@@ -153,21 +163,24 @@ class ClientWorker:
             Content of all the messages.
         jobs : Sequence[Job]
             The clients.
+        has_states : bool
+            True if clients of this app have states.
 
         Returns
         -------
         list
-            The list of the jobs' outcomes, followed by the packed state of each client (or None).
-            The states are objects of their own so that they can stay in Ray's object store.
+            The list of the jobs' outcomes. With ``has_states`` it is an entry of a list, followed
+            by the packed state of each client (or None): as objects of their own, states can stay
+            in Ray's object store. Every object costs time, so that there are none without them.
         """
         jobs[0].torch_settings.adopt()  # as unpickling may make tensors
         loaded = self._app(key, app)
         outcomes, states = [], []
         for job in jobs:
             outcome, state = self._run_job(loaded, content, job)
-            outcomes.append(outcome)
+            outcomes.append(outcome if has_states else replace(outcome, state=state))
             states.append(state)
-        return [outcomes, *states]
+        return [outcomes, *states] if has_states else outcomes
 
     def _app(self, key: str, app: Sequence[Any]) -> App:
         if key not in self._apps:
