@@ -89,13 +89,13 @@ def choose_nodes(
     )
 
 
-def _check(selector: Selector, selection: object, awake: Collection[int], size: int) -> None:
+def _check(selector: Selector, selection: object, awake: Mapping[int, int], size: int) -> None:
     """Raise ``TaskError`` if what a selector returned is not a selection of its candidates."""
     method = f"{selector}.select must"
     if not isinstance(selection, Selection):
         raise TaskError(f"{method} return a Selection, found {type(selection).__name__}")
     chosen = selection.clients
-    if not isinstance(chosen, list) or not set(chosen) <= set(awake):
+    if not isinstance(chosen, list) or not set(chosen) <= awake.keys():
         found = chosen if isinstance(chosen, list) else type(chosen).__name__
         raise TaskError(f"{method} return a list of the clients it is given, found {found}")
     if len(set(chosen)) < len(chosen):

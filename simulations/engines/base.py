@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from hqde_fl.protocol.flower_internals import Run, TaskIdentity, set_message_id
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.engines.cache_folder import CacheFolder
-from hqde_fl.simulations.engines.node_ids import node_ids
+from hqde_fl.simulations.engines.node_ids import node_partitions
 
 SERVER_NODE = 1
 
@@ -29,8 +29,8 @@ class LocalGrid(Grid):
 
     def __init__(self, partitions: int, seed: int) -> None:
         self._run = Run.create_empty(run_id=Seeds(seed).integer("run"))
-        self._nodes = node_ids(seed, partitions)
-        self._partitions = {node: partition for partition, node in enumerate(self._nodes)}
+        self._partitions = node_partitions(seed, partitions)
+        self._nodes = list(self._partitions)
         self._replies: dict[str, Message] = {}
         self._changed: set[int] = set()
         self._call_seconds: dict[int, float] = {}

@@ -5,13 +5,20 @@ from __future__ import annotations
 from hqde_fl.seeding import Seeds
 
 
-def node_ids(seed: int, partitions: int) -> list[int]:
-    """Return a distinct positive node id for each partition, in order.
+def node_partitions(seed: int, partitions: int) -> dict[int, int]:
+    """Return distinct positive node ids -> partition id, in the order of the partitions.
 
     With the same seed, k partitions get the first k of the ids that more partitions get.
     """
     rng = Seeds(seed).numpy("nodes")
-    ids: list[int] = list(dict.fromkeys(rng.integers(2, 2**62, size=partitions).tolist()))
+    ids: dict[int, int] = dict.fromkeys(rng.integers(2, 2**62, size=partitions).tolist(), 0)
     while len(ids) < partitions:  # a collision: one in 2^62 for each pair
-        ids = list(dict.fromkeys([*ids, int(rng.integers(2, 2**62))]))
+        ids[int(rng.integers(2, 2**62))] = 0
+    for partition, node in enumerate(ids):  # a second dict would cost memory for each client
+        ids[node] = partition
     return ids
+
+
+def node_ids(seed: int, partitions: int) -> list[int]:
+    """Return the node id of each partition, in order."""
+    return list(node_partitions(seed, partitions))
