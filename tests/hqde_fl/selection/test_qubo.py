@@ -160,14 +160,14 @@ def test_a_sampler_from_a_program_or_a_file_beside_the_experiment(tmp_path):
     selector = experiment.parts.participation.selector
     assert select(selector, {}, 6).state["solver"] in ("Recorder", "greedy")
     assert Recorder.calls == 1
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "samplers.py").write_text(
         "def hardware():\n    import dimod\n\n    return dimod.ExactSolver()\n"
     )
     (tmp_path / "study.toml").write_text(
-        '[strategy]\nselector = { name = "qubo", k = 3, solver = "mine.py:hardware" }\n'
+        '[strategy]\nselector = { name = "qubo", k = 3, solver = "samplers.py:hardware" }\n'
     )
     selector = Experiment.load(tmp_path / "study.toml").parts.participation.selector
-    assert selector.solver == "mine.py:hardware"
+    assert selector.solver == "samplers.py:hardware"
     assert select(selector, {}, 6).state["solver"] in ("hardware", "greedy")
 
 

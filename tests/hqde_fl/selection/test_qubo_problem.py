@@ -159,18 +159,18 @@ def test_equal_items_are_chosen_at_random():
 
 def test_samplers_by_name_object_and_file(tmp_path):
     problem = problem_of("clients", 8, 3, 0)
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "samplers.py").write_text(
         "import dimod\n\n\ndef hardware():\n    return dimod.ExactSolver()\n\n\n"
         "exact = dimod.ExactSolver()\nno_sampler = 3\n\n\ndef broken():\n    return 1 / 0\n"
     )
     best = best_value(problem)
     for name in ("hardware", "exact"):
-        assert solved(problem, f"{tmp_path}/mine.py:{name}").value == pytest.approx(best)
+        assert solved(problem, f"{tmp_path}/samplers.py:{name}").value == pytest.approx(best)
     assert solved(problem, "dimod:ExactSolver").value == pytest.approx(best)
     assert solved(problem, dimod.ExactSolver()).solver == "ExactSolver"
     for name, message in [("no_sampler", "must be a dimod sampler"), ("broken", "division")]:
         with pytest.raises(ConfigError, match=message):
-            solved(problem, f"{tmp_path}/mine.py:{name}")
+            solved(problem, f"{tmp_path}/samplers.py:{name}")
 
 
 def test_a_sampler_that_fails_is_named():
