@@ -92,21 +92,23 @@ def run_steps(
     if steps[-1].is_preaggregation:
         raise ConfigError(f"{steps[-1]} is a pre-aggregation: chain it before a rule")
     n = updates.shape[0]
-    # the rows that a step sees are mixing @ base
-    base, mixing = updates, torch.eye(n, dtype=torch.float64)
+    # the rows that a step sees are mixing @ base; None is the identity, without its n x n numbers
+    base: Columns = updates
+    mixing: Tensor | None = None
     geometry: Geometry | None = None
     first_geometry: Geometry | None = None
     filtered = torch.zeros(n, dtype=torch.bool)
     diagnostics: dict[str, Any] = {}
     states: dict[str, Any] = {}
     for index, step in enumerate(steps):
-        rows = mixing.shape[0]
+        rows = n if mixing is None else mixing.shape[0]
         row_cohort = cohort.anonymous(rows)
         row_cohort.require(str(step), step.minimum(cohort.excused))
         step_state = state.get(str(index), {})
         if below := tuple(step.remembered_rows(step_state)):
             base = StackedColumns(base, below)
-            mixing = torch.block_diag(mixing, torch.eye(len(below), dtype=torch.float64))
+            if mixing is not None:
+                mixing = torch.block_diag(mixing, torch.eye(len(below), dtype=torch.float64))
             geometry = None
         columns = _mixed_columns(base, mixing)
         try_float32 = step.tries_float32 and geometry is None and index + 1 == len(steps)
@@ -122,7 +124,8 @@ def run_steps(
             measured = measure_step(step, columns, geometry, executor)
             geometry = measured.geometry
             decision = step.decide(measured, row_cohort, step_state)
-        _check_decision(step, decision, rows, len(mixing), last=index + 1 == len(steps))
+        width = columns.shape[0]
+        _check_decision(step, decision, rows, width, last=index + 1 == len(steps))
         first_geometry = geometry if index == 0 else first_geometry
         states[str(index)] = decision.state
         diagnostics |= decision.diagnostics
@@ -130,7 +133,7 @@ def run_steps(
             filtered |= decision.filtered
         if index + 1 < len(steps):
             assert decision.mixing is not None
-            mixing = decision.mixing @ mixing
+            mixing = decision.mixing if mixing is None else decision.mixing @ mixing
             geometry = None if geometry is None else geometry.mixed(decision.mixing)
     delta, counts = _combine(step, decision, base, mixing, columns, executor)
     states[str(index)] = step.next_state(delta, states[str(index)])
@@ -185,7 +188,7 @@ def _combine(
     step: Rule,
     decision: Decision,
     base: Columns,
-    mixing: Tensor,
+    mixing: Tensor | None,
     columns: Columns,
     executor: Executor,
 ) -> tuple[Tensor, Tensor]:
@@ -198,8 +201,8 @@ def _combine(
                 f"{step}.combine must return how much each update counted, "
                 f"(1, {columns.shape[0]}), found {found}"
             )
-        return delta, (counts @ mixing.abs())[0]
-    whole = decision.mixing @ mixing
+        return delta, (counts if mixing is None else counts @ mixing.abs())[0]
+    whole = decision.mixing if mixing is None else decision.mixing @ mixing
     part, counted = whole, whole[0].nonzero().flatten()
     if 0 < len(counted) < whole.shape[1]:  # rows that do not count are not read
         base, part = base.select(counted.tolist()), whole[:, counted]
@@ -207,9 +210,9 @@ def _combine(
     return delta, whole.abs()[0]
 
 
-def _mixed_columns(base: Columns, mixing: Tensor) -> Columns:
+def _mixed_columns(base: Columns, mixing: Tensor | None) -> Columns:
     """Return ``mixing @ base`` as columns; the base itself if the mixing changes nothing."""
-    if torch.equal(mixing, torch.eye(base.shape[0], dtype=torch.float64)):
+    if mixing is None or torch.equal(mixing, torch.eye(base.shape[0], dtype=torch.float64)):
         return base
     return MappedColumns(base, partial(linear, mixing), mixing.shape[0])
 

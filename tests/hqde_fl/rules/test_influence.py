@@ -315,3 +315,11 @@ def test_a_coordinate_is_the_mean_of_the_values_that_have_influence(
         assert result.influence[seed % n] == 0
         shared = float(result.influence @ torch.from_numpy(rows[:, 0]))
         assert float(result.delta) == pytest.approx(shared)
+
+
+def test_the_mean_of_a_large_cohort_needs_no_matrix_of_its_clients() -> None:
+    n = 200_000  # whose identity matrix would have 320 GB
+    outcome = aggregate(Mean(), Updates(torch.ones(n, 1)))
+    assert outcome.delta.item() == pytest.approx(1.0, rel=0.01)  # summed in float32
+    assert outcome.influence.sum().item() == pytest.approx(1.0)
+    assert outcome.influence.max().item() == pytest.approx(1 / n)
