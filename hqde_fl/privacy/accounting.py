@@ -58,8 +58,8 @@ class Accountant:
         self.name, self.sampling, self.delta = name, sampling, delta
         if name == "pld" and not sampling.poisson and sampling.probability < 1:
             raise ConfigError(
-                "accountant 'pld' needs selector 'poisson' or all clients in each round: set "
-                f"accountant = 'rdp', found {sampling}"
+                "privacy: accountant 'pld' needs selector 'poisson' or all clients in each round: "
+                f"set accountant = 'rdp', found {sampling}"
             )
 
     def require(self) -> None:
@@ -190,10 +190,10 @@ def _multiplier(
     found = _least(excess_rdp, low, high)
     if name == "rdp":
         return found
-    low = max(0.05, 0.8 * found)  # "pld" needs a little less noise, and much more time
-    if excess(low, name) <= 0:
-        return low
-    return _least(lambda value: excess(value, name), low, found)
+    low, high = 0.8 * found, found  # "pld" needs a little less noise, and much more time
+    while excess(low, name) <= 0:
+        low, high = 0.8 * low, low
+    return _least(lambda value: excess(value, name), low, high)
 
 
 def _least(excess: Callable[[float], float], low: float, high: float) -> float:

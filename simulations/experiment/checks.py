@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.privacy.ledger import PrivacyState
 from hqde_fl.rules import Tree
 from hqde_fl.simulations.attacks import Attack
 from hqde_fl.simulations.experiment.errors import parameters_of
@@ -14,6 +15,7 @@ from hqde_fl.simulations.experiment.sections import (
     MetricsSection,
     StrategySection,
 )
+from hqde_fl.strategies.private_plan import PrivatePlan
 
 
 def check_attacks(parts: Parts) -> None:
@@ -35,13 +37,19 @@ def check_privacy(parts: Parts, strategy: StrategySection, metrics: MetricsSecti
     """
     if parts.aggregation.privacy is None:
         return
+    edges = 0 if parts.edges is None else parts.edges.count
     for key, wanted, found, reason in (
-        ("edges.groups", "0", parts.edges is not None, "an edge merges updates without noise"),
+        ("edges.groups", "0", edges, "an edge merges updates without noise"),
         ("metrics.honest-mean", "false", metrics.honest_mean, "it measures updates without noise"),
-        ("strategy.density", "'free'", strategy.density == "always", "it describes the updates"),
     ):
         if found:
-            raise ConfigError(f"[privacy] needs {key} = {wanted}, as {reason}, found another value")
+            value = str(found).lower()
+            raise ConfigError(f"[privacy] needs {key} = {wanted}, as {reason}, found {value}")
+    if strategy.density == "always":
+        raise ConfigError(
+            "[privacy] needs strategy.density = 'free' or 'never', as it describes updates without "
+            "noise, found 'always'"
+        )
     selector, count = parts.participation.selector, parts.clients
     fraction = getattr(selector, "fraction", 1.0)
     if fraction * count < 1:
@@ -51,6 +59,16 @@ def check_privacy(parts: Parts, strategy: StrategySection, metrics: MetricsSecti
         )
     with parameters_of("strategy"):
         _ = parts.plan
+
+
+def check_calibration(plan: PrivatePlan, rounds: int) -> None:
+    """Raise ``ConfigError`` if no noise makes a number of rounds as private as they are to be.
+
+    Or if the noise on the count of an adaptive clipping is too little for it.
+    """
+    plan.accountant.require()
+    with parameters_of("privacy.adaptive-clipping"):
+        plan.mechanism(PrivacyState(plan.multiplier(rounds), plan.privacy.clipping_norm))
 
 
 def check_secure_noise(parts: Parts) -> None:

@@ -31,7 +31,12 @@ from hqde_fl.given_objects import current_objects, given_objects
 from hqde_fl.own_modules import first_folder, is_own, own_code, searched_first
 from hqde_fl.protocol.records import to_record
 from hqde_fl.simulations.catalogue import ENGINES
-from hqde_fl.simulations.experiment.checks import check_attacks, check_cohort, check_privacy
+from hqde_fl.simulations.experiment.checks import (
+    check_attacks,
+    check_calibration,
+    check_cohort,
+    check_privacy,
+)
 from hqde_fl.simulations.experiment.client_privacy import check_private_training
 from hqde_fl.simulations.experiment.components import Component, build_component
 from hqde_fl.simulations.experiment.errors import parameters_of, to_config_error
@@ -363,7 +368,7 @@ class Experiment(Section):
         self.try_parts()
         model = check_model(task, parts.seeds)
         if (plan := parts.plan) is not None:
-            plan.accountant.require()
+            check_calibration(plan, self.rounds)
             with parameters_of("strategy"):
                 arrays = to_record(initial_state(task, 1, parts.seeds))
                 states = [ModelState.of(arrays, initial_roles(task))]
