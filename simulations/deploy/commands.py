@@ -33,6 +33,9 @@ def init(
     edges: Annotated[
         int, typer.Option(help="Make the nodes edges: so many, each with nodes of its own.")
     ] = 0,
+    groups: Annotated[
+        int, typer.Option(help="Give each node's config the edge to which it belongs, of so many.")
+    ] = 0,
     per_edge: Annotated[int, typer.Option(help="How many nodes each edge has.")] = 2,
     host: Annotated[
         list[str] | None,
@@ -44,12 +47,15 @@ def init(
     from hqde_fl.simulations.deploy.federation import FederationDirectory
 
     with interruptible():
+        if edges and groups:
+            raise ConfigError(f"--groups is for nodes that are clients, found --edges {edges}")
         if edges:
             create = FederationDirectory.create_with_edges
             federation = create(directory, edges, per_edge, host or (), port)
             what = f"{edges} keys of edges, with {per_edge} node keys each"
         else:
-            federation = FederationDirectory.create(directory, count, host or (), port)
+            create_flat = FederationDirectory.create
+            federation = create_flat(directory, count, host or (), port, groups=groups)
             what = f"{count} node keys"
     typer.echo(
         f"{federation.path}: an authority, a certificate for {', '.join(federation.hosts)} "

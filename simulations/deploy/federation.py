@@ -64,6 +64,8 @@ class FederationDirectory:
         The partition ids of the nodes; empty for 0, 1 and so on.
     total : int
         Number of all partitions, where the nodes do not have them all; else 0.
+    groups : int
+        Number of edges among which the nodes are dealt by their configs; 0 for none.
     """
 
     path: Path
@@ -73,6 +75,7 @@ class FederationDirectory:
     edges: bool = False
     partitions: tuple[int, ...] = ()
     total: int = 0
+    groups: int = 0
 
     @classmethod
     def create(
@@ -155,6 +158,7 @@ class FederationDirectory:
                 bool(table.get("edges", False)),
                 tuple(map(int, table.get("partitions", ()))),
                 int(table.get("total", 0)),
+                int(table.get("groups", 0)),
             )
             federation._check()
         except OSError:
@@ -170,6 +174,10 @@ class FederationDirectory:
             raise ConfigError(f"count must be >= 1, found {self.count}")
         if not 1 <= self.port <= 65535:
             raise ConfigError(f"port must be in [1, 65535], found {self.port}")
+        if not 0 <= self.groups <= self.count:
+            raise ConfigError(f"groups must be in [0, {self.count}], found {self.groups}")
+        if self.groups and self.edges:
+            raise ConfigError(f"groups must be 0 where nodes are edges, found {self.groups}")
         if self.partitions and len(self.partitions) != self.count:
             raise ConfigError(
                 f"partitions must be those of {self.count} nodes, found {len(self.partitions)}"
@@ -216,7 +224,12 @@ class FederationDirectory:
             self.total or count,
             self.cache(self.nodes[number]),
             FederationDirectory.load(self.edge_paths[number]).home if self.edges else None,
+            self._edge_id(number),
         )
+
+    def _edge_id(self, number: int) -> int | None:
+        """Return the edge to which a node belongs by its config; None if it names none."""
+        return number % self.groups if self.groups else None
 
     def renew(self) -> None:
         """Replace the SuperLink's private key and certificate, which it reads when it starts."""
@@ -269,12 +282,18 @@ class FederationDirectory:
             shutil.copyfile(self.authority[0], folder / "ca.crt")
             partition = self.partitions[number] if self.partitions else number
             unit = node_unit(
-                f"{host}:{self.port}", partition, self.total or self.count, edge=self.edges
+                f"{host}:{self.port}",
+                partition,
+                self.total or self.count,
+                edge=self.edges,
+                edge_id=self._edge_id(number),
             )
             (folder / "hqde-fl-supernode.service").write_text(unit, encoding="utf-8")
         table: dict[str, Any] = {"count": self.count, "hosts": self.hosts, "port": self.port}
         if self.edges:
             table["edges"] = True
+        if self.groups:
+            table["groups"] = self.groups
         if self.partitions:
             table |= {"partitions": self.partitions, "total": self.total}
         (self.path / _DESCRIPTION).write_text(tomli_w.dumps(table), encoding="utf-8")

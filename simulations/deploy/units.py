@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hqde_fl.clients.cache_location import CACHE_DIR
 from hqde_fl.errors import ConfigError
+from hqde_fl.protocol.partition_claims import EDGE_ID
 from hqde_fl.simulations.edges.edge_home import EDGE_HOME
 
 INSTALLED = "/opt/hqde-fl"
@@ -66,12 +67,15 @@ class NodeSettings:
         The folder of its cache of model entries.
     edge_home : Path, optional
         The ``FLWR_HOME`` whose default SuperLink is the node's own, if it is an edge.
+    edge_id : int, optional
+        The edge to which the node belongs.
     """
 
     partition: int
     partitions: int
     cache: Path
     edge_home: Path | None = None
+    edge_id: int | None = None
 
     @property
     def config(self) -> str:
@@ -80,6 +84,8 @@ class NodeSettings:
         ``ConfigError`` is raised if Flower could not read the name of ``edge_home``.
         """
         text = f"partition-id={self.partition} num-partitions={self.partitions}"
+        if self.edge_id is not None:
+            text += f" {EDGE_ID}={self.edge_id}"
         text += _setting(CACHE_DIR, self.cache)
         if self.edge_home is None:
             return text
@@ -139,14 +145,21 @@ def superlink_unit(port: int, host: str = "127.0.0.1") -> str:
     return _unit("SuperLink of hqde-fl", superlink_command(folder, database, host, port))
 
 
-def node_unit(superlink: str, partition: int, partitions: int, *, edge: bool = False) -> str:
+def node_unit(
+    superlink: str,
+    partition: int,
+    partitions: int,
+    *,
+    edge: bool = False,
+    edge_id: int | None = None,
+) -> str:
     """Return the text of the systemd unit of a partition's SuperNode.
 
     ``superlink`` is the address of the SuperLink, ``partitions`` the number of nodes. An ``edge``
-    runs beside the SuperLink of its own nodes.
+    runs beside the SuperLink of its own nodes; ``edge_id`` is that to which the node belongs.
     """
     home = Path(STATE) / "edge" if edge else None
-    settings = NodeSettings(partition, partitions, Path(STATE) / ENTRIES, home)
+    settings = NodeSettings(partition, partitions, Path(STATE) / ENTRIES, home, edge_id)
     folder = Path(EDGE_SETTINGS if edge else SETTINGS)
     command = node_command(folder, superlink, 9095, settings)
     return _unit(f"SuperNode {partition} of hqde-fl", command)

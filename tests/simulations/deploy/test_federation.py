@@ -316,6 +316,24 @@ def test_an_edge_has_a_federation_of_its_own(tmp_path: Path) -> None:
     assert "/etc/hqde-fl-edge/node.key" in unit
 
 
+def test_nodes_are_told_the_edge_to_which_they_belong(tmp_path: Path) -> None:
+    run = CliRunner()
+    made = run.invoke(
+        app, ["nodes", "init", str(tmp_path / "fed"), "--count", "3", "--groups", "2"]
+    )
+    assert made.exit_code == 0, made.output
+    federation = FederationDirectory.load(tmp_path / "fed")
+    told = [parse_config_args([federation.settings(n, 3).config]) for n in range(3)]
+    assert [config["edge-id"] for config in told] == [0, 1, 0]
+    unit = (federation.path / "node-1" / "hqde-fl-supernode.service").read_text()
+    assert "num-partitions=3 edge-id=1 " in unit
+    for wrong in (["--groups", "5"], ["--groups", "-1"], ["--groups", "1", "--edges", "2"]):
+        refused = run.invoke(app, ["nodes", "init", str(tmp_path / "other"), *wrong])
+        assert refused.exit_code == 2
+        assert "groups" in refused.output
+        assert not (tmp_path / "other").exists()
+
+
 def test_an_edge_without_nodes_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="per-edge must be >= 1, found 0"):
         FederationDirectory.create_with_edges(tmp_path / "fed", 2, 0)
