@@ -47,6 +47,8 @@ from hqde_fl.rules.gram import inner_products  # noqa: E402
 from hqde_fl.updates import TILE_BYTES, Updates  # noqa: E402
 
 SHAPES = [(n, d) for d in (10**5, 10**6) for n in (10, 50, 100)]
+OTHERS = "\n## Other benchmarks\n"
+"""Heading of the part of the page that is written by hand."""
 Run = Callable[[], object]
 
 
@@ -289,7 +291,8 @@ def page(about: dict[str, Any], rows: list[dict[str, Any]], verdicts: list[dict[
         "[rules.md](rules.md#speed) explains the figures that miss their bound; the engines' "
         "figures are in [engines.md](engines.md), the codecs' in [codecs.md](codecs.md), the "
         "selectors' in [selection.md](selection.md), the monitor's in "
-        "[monitoring.md](monitoring.md), those of QUBO in [quantum.md](quantum.md).",
+        "[monitoring.md](monitoring.md), those of QUBO in [quantum.md](quantum.md), those of "
+        "privacy in [privacy.md](privacy.md).",
         "",
         "## Claims",
         "",
@@ -312,6 +315,12 @@ def page(about: dict[str, Any], rows: list[dict[str, Any]], verdicts: list[dict[
         start = f"| {row['rule']} | {row['n']} | {row['d']} | "
         lines.append(start + " | ".join(cells) + f" | {extra} |")
     return "\n".join(lines) + "\n"
+
+
+def others(path: Path) -> str:
+    """Return the part of an earlier page about other benchmarks, which is kept."""
+    _, heading, text = (path.read_text() if path.exists() else "").partition(OTHERS)
+    return heading + text
 
 
 def main() -> int:
@@ -353,7 +362,7 @@ def main() -> int:
             row["peak-extra"] = memory[row["rule"]]
     status = conclude(rows, verdicts, options.json, about)
     if options.markdown:
-        options.markdown.write_text(page(about, rows, verdicts))
+        options.markdown.write_text(page(about, rows, verdicts) + others(options.markdown))
     return status
 
 

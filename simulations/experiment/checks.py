@@ -73,12 +73,17 @@ def check_calibration(plan: PrivatePlan, rounds: int) -> None:
 
 def check_secure_noise(parts: Parts) -> None:
     """Raise ``ConfigError`` if the noise that protects the data of real nodes comes from a seed."""
-    privacy = parts.aggregation.privacy
-    if privacy is not None and privacy.noise.seeded:
-        raise ConfigError(
-            "privacy.noise needs to be 'secure-gaussian' on real nodes: whoever knows the seed "
-            f"subtracts the noise of {privacy.noise}"
-        )
+    clients = parts.client_privacy
+    for key, privacy in (
+        ("privacy", parts.aggregation.privacy),
+        ("clients.local-dp", clients.local),
+        ("clients.dp-sgd", clients.examples),
+    ):
+        if privacy is not None and privacy.noise.seeded:
+            raise ConfigError(
+                f"{key}.noise needs to be 'secure-gaussian' on real nodes: whoever knows the seed "
+                f"subtracts the noise of {privacy.noise}"
+            )
 
 
 def check_cohort(parts: Parts, clients: ClientsSection, strategy: StrategySection) -> None:

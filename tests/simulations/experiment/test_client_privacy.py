@@ -17,6 +17,7 @@ from hqde_fl.clients.task import Task
 from hqde_fl.errors import ConfigError
 from hqde_fl.privacy import SecureGaussian, SeededGaussian
 from hqde_fl.privacy.local import LocalDP
+from hqde_fl.simulations.experiment.checks import check_secure_noise
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.run import run_experiment
 
@@ -163,3 +164,14 @@ def test_a_model_that_would_tell_of_the_data_is_refused(
             strategy={"buffers": "local"},
         )
         assert kept.checked_task() is not None
+
+
+@pytest.mark.parametrize(
+    ("key", "table"),
+    [("local-dp", {"epsilon": 1.0}), ("dp-sgd", {"noise-multiplier": 1.0})],
+    ids=["local", "dp-sgd"],
+)
+def test_noise_from_a_seed_is_refused_on_real_nodes(key: str, table: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"clients\.{key}\.noise needs to be 'secure-gaussian'"):
+        check_secure_noise(experiment({key: table | {"noise": SEEDED}}).parts)
+    check_secure_noise(experiment({key: table}).parts)
