@@ -11,7 +11,7 @@ from pathlib import Path
 from hqde_fl.monitor.exporters import Exporters
 from hqde_fl.monitor.performance_monitor import PerformanceMonitor
 from hqde_fl.monitor.schema import Record
-from hqde_fl.simulations.recording.file_names import ROUNDS
+from hqde_fl.simulations.recording.file_names import POOL, ROUNDS
 from hqde_fl.simulations.recording.live_run import GrowingFile
 from hqde_fl.simulations.recording.manifest import add_to_manifest, read_manifest
 
@@ -32,12 +32,14 @@ def exported(exporters: Exporters, monitor: PerformanceMonitor, out: Path) -> It
     out : Path
         The run directory, with its manifest. Rounds that are in it already are published as well.
     """
-    rounds = GrowingFile(out / ROUNDS)
+    rounds, pool = GrowingFile(out / ROUNDS), GrowingFile(out / POOL)
 
     def publish(records: Sequence[Record]) -> None:
         exporters.records(records)
         for line in rounds.new_lines():
             exporters.round(json.loads(line))
+        for line in pool.new_lines():
+            exporters.pool(json.loads(line))
 
     manifest = read_manifest(out)
     facts = {key: str(manifest.get(key)) for key in ("name", "engine", "seed", "started")}

@@ -1,7 +1,7 @@
 """The interface of exporters, and the guard that keeps their errors away from a run.
 
 An exporter gets what the run directory gets: every record of ``monitor.jsonl`` and every line of
-``rounds.jsonl``, as it is written.
+``rounds.jsonl`` and ``pool.jsonl``, as it is written.
 """
 
 from __future__ import annotations
@@ -53,6 +53,10 @@ class Exporter(ABC):
     @abstractmethod
     def round(self, line: Mapping[str, Any]) -> None:
         """Publish a line of ``rounds.jsonl``."""
+
+    def pool(self, line: Mapping[str, Any]) -> None:
+        """Publish a line of ``pool.jsonl``; nothing unless overridden."""
+        return None
 
     @abstractmethod
     def close(self) -> None:
@@ -119,6 +123,12 @@ class Exporters:
         for exporter in tuple(self._active):
             with self._guarded(exporter):
                 exporter.round(line)
+
+    def pool(self, line: Mapping[str, Any]) -> None:
+        """Publish a line of ``pool.jsonl``."""
+        for exporter in tuple(self._active):
+            with self._guarded(exporter):
+                exporter.pool(line)
 
     def close(self) -> None:
         """End all exporters; a second call does nothing."""

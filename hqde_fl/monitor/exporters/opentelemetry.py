@@ -138,6 +138,11 @@ class OpenTelemetry(Exporter):
         if self._metrics is not None:
             self._metrics.round(line)
 
+    def pool(self, line: Mapping[str, Any]) -> None:
+        """Update the metrics."""
+        if self._metrics is not None:
+            self._metrics.pool(line)
+
     def close(self) -> None:
         """Send what is left, for a few seconds at most, and not to a collector that is away."""
         tracers, meters = self._tracers, self._meters

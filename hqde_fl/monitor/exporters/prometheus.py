@@ -84,6 +84,11 @@ class Prometheus(Exporter):
         if self._metrics is not None:
             self._metrics.round(line)
 
+    def pool(self, line: Mapping[str, Any]) -> None:
+        """Update the metrics."""
+        if self._metrics is not None:
+            self._metrics.pool(line)
+
     def close(self) -> None:
         """Close the port."""
         server, self._server = self._server, None

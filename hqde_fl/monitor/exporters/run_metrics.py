@@ -60,6 +60,7 @@ FAMILIES: dict[str, Family] = {
     "rounds.completed": Family("counter", "Rounds completed."),
     "rounds.void": Family("counter", "Rounds without an aggregate."),
     "rounds.duration": Family("counter", "Wall time of the completed rounds.", "s"),
+    "privacy.epsilon": Family("gauge", "The epsilon that the run has spent.", "1"),
     "server.metric": Family(
         "gauge", "Metrics of the global model after the last round.", labels=("metric",)
     ),
@@ -78,6 +79,10 @@ FAMILIES: dict[str, Family] = {
     "clients.phases.duration": Family(
         "counter", "Time of the phases of clients, over all clients.", "s", ("phase",)
     ),
+    "pool.tasks": Family("counter", "Tasks that ran on Ray.", "", ("task",)),
+    "pool.duration": Family("counter", "Time of the tasks that ran on Ray.", "s", ("task",)),
+    "pool.size": Family("counter", "Bytes of replies, and read by tasks.", "By", ("task",)),
+    "pool.reruns": Family("counter", "Clients that ran again.", "", ("task",)),
     "cpu.in_use": Family(
         "gauge", "CPU cores in use, by the run's processes and on the host.", "", ("host", "of")
     ),
@@ -137,11 +142,20 @@ class RunMetrics:
             self._add("rounds.completed", 1)
             self._add("rounds.void", bool(line.get("void")))
             self._add("rounds.duration", line["seconds"] or 0.0)
+            if (epsilon := line.get("epsilon")) is not None:
+                self._set("privacy.epsilon", epsilon)
             self._replace("clients.metric", {**line["clients-train"], **line["clients-evaluate"]})
             for outcome in OUTCOMES:
                 self._add("updates", line[outcome], outcome)
             self._add("messages", line["bytes-down"], "to-clients")
             self._add("messages", line["bytes-up"], "from-clients")
+
+    def pool(self, line: Mapping[str, Any]) -> None:
+        """Add a line of ``pool.jsonl``."""
+        counted = {"tasks": "tasks", "duration": "seconds", "size": "bytes", "reruns": "reruns"}
+        with self._lock:
+            for name, key in counted.items():
+                self._add(f"pool.{name}", line[key], line["kind"])
 
     def record(self, record: Record) -> None:
         """Add a record of ``monitor.jsonl``."""

@@ -103,3 +103,35 @@ def test_a_user_with_a_name_for_every_batch_makes_no_series_without_end():
     values = metrics.values("training.metric")
     assert len(values) == MAX_NAMES
     assert values["loss-0",] == 7.0
+
+
+def test_tasks_of_a_pool_are_added_up_by_what_they_did():
+    metrics = RunMetrics(5)
+    line = {"kind": "train", "host": 0, "tasks": 3, "seconds": 1.5, "bytes": 10, "reruns": 1}
+    for more in ({}, {"host": 1}, {"kind": "reduce", "reruns": 0}):
+        metrics.pool(line | more)
+    assert metrics.values("pool.tasks") == {("train",): 6, ("reduce",): 3}
+    assert metrics.values("pool.duration") == {("train",): 3.0, ("reduce",): 1.5}
+    assert metrics.values("pool.size") == {("train",): 20, ("reduce",): 10}
+    assert metrics.values("pool.reruns") == {("train",): 2, ("reduce",): 0}
+
+
+def test_an_exporter_need_not_know_of_a_pool():
+    class Plain(Exporter):
+        name = "plain"
+
+        def open(self, run, rounds):
+            return "there"
+
+        def record(self, record):
+            raise AssertionError
+
+        def round(self, line):
+            raise AssertionError
+
+        def close(self):
+            pass
+
+    with Exporters([Plain()]) as exporters:
+        exporters.pool({"kind": "train"})
+        assert exporters.open({}, 1) == {"plain": "there"}
