@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What one node of a tree did in a round.
+    """Report of one node of a tree about one round.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ COUNTS = ("tasks", "seconds", "bytes", "reruns")
 
 @dataclass(frozen=True)
 class PoolView:
-    """What the pool did in a run.
+    """Counts of the tasks of a run.
 
     Parameters
     ----------
