@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
@@ -15,6 +16,7 @@ from hqde_fl.clients.training import Training
 from hqde_fl.errors import ConfigError
 from hqde_fl.privacy.example_level import DPSGD
 from hqde_fl.privacy.local import LocalDP
+from hqde_fl.privacy.noise_source import NoiseSource
 from hqde_fl.registry import Registry
 from hqde_fl.simulations.experiment.components import as_table, build_component, errors_named
 from hqde_fl.simulations.experiment.sections import ClientsSection, StrategySection
@@ -90,6 +92,39 @@ class ClientPrivacy:
             raise ConfigError(
                 "clients.dp-sgd needs clients.bagging = false: a bootstrap sample repeats examples"
             )
+
+    def facts(self, rounds: int) -> dict[str, dict[str, Any]]:
+        """Return what the manifest says of it; empty if there is none.
+
+        Parameters
+        ----------
+        rounds : int
+            The number of rounds, in all of which a client may take part.
+        """
+        facts: dict[str, dict[str, Any]] = {}
+        if (local := self.local) is not None:
+            facts["local-dp"] = {
+                "protects": "all of a client's data, from everybody else",
+                "delta": local.delta,
+                "epsilon-of-an-update": local.epsilon,
+                "epsilon-at-most": min(
+                    local.composed_epsilon(rounds), local.max_epsilon or math.inf
+                ),
+                "noise": _origin(local.noise),
+            }
+        if (examples := self.examples) is not None:
+            facts["dp-sgd"] = {
+                "protects": "each example of a client, from everybody else",
+                "delta": examples.delta,
+                "epsilon-at-most": examples.target_epsilon or None,
+                "noise-multiplier": examples.noise_multiplier or None,
+                "noise": _origin(examples.noise),
+            }
+        return facts
+
+
+def _origin(noise: NoiseSource) -> str:
+    return "seeded" if noise.seeded else "from a secure generator"
 
 
 def check_private_training(

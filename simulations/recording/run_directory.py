@@ -267,9 +267,11 @@ def _edges(experiment: Experiment) -> dict[str, Any]:
 
 
 def _privacy(experiment: Experiment) -> dict[str, Any]:
-    """Return the manifest's entry about differential privacy by the server, if there is any."""
+    """Return the manifest's entries about differential privacy by the server and by clients."""
+    of_clients = experiment.parts.client_privacy.facts(experiment.client_rounds)
+    entries = {"privacy-of-clients": of_clients} if of_clients else {}
     if (plan := experiment.parts.plan) is None:
-        return {}
+        return entries
     facts = {
         "adjacency": plan.sampling.adjacency,
         "sampling": str(plan.sampling),
@@ -277,7 +279,7 @@ def _privacy(experiment: Experiment) -> dict[str, Any]:
         "delta": plan.privacy.delta,
         "noise": "seeded" if plan.privacy.noise.seeded else "from a secure generator",
     }
-    return {"privacy": facts}
+    return {**entries, "privacy": facts}
 
 
 def _lasting_attackers(experiment: Experiment) -> frozenset[int]:

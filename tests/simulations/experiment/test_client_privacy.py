@@ -46,6 +46,10 @@ class TestRuns:
         assert by_round == {
             number: pytest.approx(settings.composed_epsilon(number)) for number in (1, 2)
         }
+        manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+        facts = manifest["privacy-of-clients"]["local-dp"]
+        assert facts["epsilon-at-most"] == pytest.approx(settings.composed_epsilon(2))
+        assert facts["noise"] == "seeded"
         assert all(
             "epsilon" not in r["clients-train"] for r in lines(tmp_path / "run", "rounds.jsonl")
         )
