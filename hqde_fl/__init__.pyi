@@ -28,6 +28,11 @@ from hqde_fl.monitor.performance_monitor import PerformanceMonitor as Performanc
 from hqde_fl.monitor.spans import record_training_metric as record_training_metric
 from hqde_fl.monitor.spans import span as span
 from hqde_fl.prediction import EnsemblePredictor as EnsemblePredictor
+from hqde_fl.privacy.central import AdaptiveClipping as AdaptiveClipping
+from hqde_fl.privacy.central import CentralDP as CentralDP
+from hqde_fl.privacy.noise_source import NoiseSource as NoiseSource
+from hqde_fl.privacy.noise_source import SeededGaussian as SeededGaussian
+from hqde_fl.privacy.secure_gaussian import SecureGaussian as SecureGaussian
 from hqde_fl.protocol.records import from_record as from_record
 from hqde_fl.protocol.records import to_record as to_record
 from hqde_fl.protocol.screening import Screening as Screening
@@ -69,6 +74,7 @@ from hqde_fl.selection import Ensemble as Ensemble
 from hqde_fl.selection import Selection as Selection
 from hqde_fl.selection import Selector as Selector
 from hqde_fl.selection import Uniform as Uniform
+from hqde_fl.selection.poisson import Poisson as Poisson
 from hqde_fl.selection.qubo import QUBO as QUBO
 from hqde_fl.simulations.engines.inline import InlineGrid as InlineGrid
 from hqde_fl.simulations.engines.ray.grid import RayGrid as RayGrid

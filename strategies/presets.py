@@ -1,6 +1,7 @@
 """Functions that build named strategies from their parts.
 
-Each accepts the keyword arguments of ``HQDEStrategy`` and ``quorum`` of ``Aggregation`` as well.
+Each accepts the keyword arguments of ``HQDEStrategy``, and ``quorum`` and ``privacy`` of
+``Aggregation`` as well. With ``privacy`` the means of FedAvg weigh all clients equally.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any, TypedDict, Unpack, overload
 
 from hqde_fl.codec import Codec, EntropyCoded, ErrorFeedback, Identity, Quantized
 from hqde_fl.errors import ConfigError
+from hqde_fl.privacy.central import CentralDP
 from hqde_fl.rules import (
     Adaptive,
     Aggregator,
@@ -37,6 +39,7 @@ class PresetOptions(TypedDict, total=False):
     """Keyword arguments that every preset accepts."""
 
     quorum: int
+    privacy: CentralDP
     communication: Communication
     participation: Participation
     ensemble: Ensemble
@@ -48,23 +51,29 @@ def _compose(
     rule: Aggregator, server_optimizer: ServerOptimizer | None = None, **options: Any
 ) -> HQDEStrategy:
     """Build a strategy from a rule, a server optimiser (default ``SGD()``) and preset options."""
-    quorum = options.pop("quorum", 0)
-    return HQDEStrategy(Aggregation(rule, server_optimizer or SGD(), quorum), **options)
+    quorum, privacy = options.pop("quorum", 0), options.pop("privacy", None)
+    optimizer = server_optimizer or SGD()
+    return HQDEStrategy(Aggregation(rule, optimizer, quorum, privacy=privacy), **options)
+
+
+def _fedavg_mean(options: PresetOptions) -> Mean:
+    """Return the mean of FedAvg; with differential privacy all clients count equally."""
+    return Mean(weighted="privacy" not in options)
 
 
 def fedavg(**options: Unpack[PresetOptions]) -> HQDEStrategy:
     """Return FedAvg: the mean of the updates, weighted by the numbers of examples; not robust."""
-    return _compose(Mean(weighted=True), **options)
+    return _compose(_fedavg_mean(options), **options)
 
 
 def fedadam(lr: float = 0.01, **options: Unpack[PresetOptions]) -> HQDEStrategy:
     """Return FedAvg with Adam, of learning rate ``lr``, as the server optimiser."""
-    return _compose(Mean(weighted=True), Adam(lr=lr), **options)
+    return _compose(_fedavg_mean(options), Adam(lr=lr), **options)
 
 
 def fedyogi(lr: float = 0.01, **options: Unpack[PresetOptions]) -> HQDEStrategy:
     """Return FedAvg with Yogi, of learning rate ``lr``, as the server optimiser."""
-    return _compose(Mean(weighted=True), Yogi(lr=lr), **options)
+    return _compose(_fedavg_mean(options), Yogi(lr=lr), **options)
 
 
 def median(**options: Unpack[PresetOptions]) -> HQDEStrategy:
@@ -161,7 +170,7 @@ def hierarchical(
         ``quorum``, at the root, and keyword arguments of ``HQDEStrategy``: with edges,
         ``communication`` and ``participation`` are about their clients.
     """
-    mean = Mean(weighted=True)
+    mean = _fedavg_mean(options)
     of_edges = {
         "edge_count": edge_count != 0,
         "edge_rounds": edge_rounds != 1,
@@ -236,7 +245,7 @@ def quantized(
     """
     communication = options.get("communication", Communication())
     options["communication"] = replace(communication, codec=packing(bits))
-    return _compose(rule or Mean(weighted=True), **options)
+    return _compose(rule or _fedavg_mean(options), **options)
 
 
 def packing(bits: float) -> Codec:

@@ -15,21 +15,20 @@ import hqde_fl
 ROOT = Path(__file__).parent.parent
 
 NAMES = """
-    ARC Adam Adaptive AdaptiveQuantizer Aggregate Aggregation Aggregator BoundError Bucketing
-    Bulyan ByzantineFilter CAF Callback Candidates CenteredClipping Chain ClientHistory
-    ClientRecord Clipping Codec CodecError CodecMod Cohort CohortError Communication ConfigError
-    DataError DistributedWeightStore DnC DownlinkMod
-    EnsembleClient Ensemble EnsemblePredictor Entanglement EntropyCoded ErrorFeedback Experiment
-    GeometricMedian HQDEError HQDEStrategy HQDESystem Identity InlineGrid Krum MDA MapReduce Meamed
-    Mean
-    Median MoNNA MonitorCallback MultiKrum NNM Participation PerformanceMonitor QUBO Quantized
-    RayGrid Reporting Resources Robust Roles
-    Rotated RoundRecord Rule RunError RunResult SGD Screening Seeds Selection Selector SignGuard
-    Superposition SweepResult Task TopK Training Tree TrimmedMean Uniform UnknownNameError
-    Updates Voting Yogi __version__ adaptive_quantum aggregate byzantine_filter
-    create_hqde_system ensemble_app fedadam fedavg fedyogi from_record geometric_median
-    hierarchical median packing quantized quantum_entanglement quantum_superposition
-    record_training_metric robust roles_of run run_experiment span sweep to_record trimmed_mean
+    ARC Adam Adaptive AdaptiveClipping AdaptiveQuantizer Aggregate Aggregation Aggregator BoundError
+    Bucketing Bulyan ByzantineFilter CAF Callback Candidates CenteredClipping CentralDP Chain
+    ClientHistory ClientRecord Clipping Codec CodecError CodecMod Cohort CohortError Communication
+    ConfigError DataError DistributedWeightStore DnC DownlinkMod EnsembleClient Ensemble
+    EnsemblePredictor Entanglement EntropyCoded ErrorFeedback Experiment GeometricMedian HQDEError
+    HQDEStrategy HQDESystem Identity InlineGrid Krum MDA MapReduce Meamed Mean Median MoNNA
+    MonitorCallback MultiKrum NNM NoiseSource Participation PerformanceMonitor Poisson QUBO
+    Quantized RayGrid Reporting Resources Robust Roles Rotated RoundRecord Rule RunError RunResult
+    SGD Screening SecureGaussian SeededGaussian Seeds Selection Selector SignGuard Superposition
+    SweepResult Task TopK Training Tree TrimmedMean Uniform UnknownNameError Updates Voting Yogi
+    __version__ adaptive_quantum aggregate byzantine_filter create_hqde_system ensemble_app fedadam
+    fedavg fedyogi from_record geometric_median hierarchical median packing quantized
+    quantum_entanglement quantum_superposition record_training_metric robust roles_of run
+    run_experiment span sweep to_record trimmed_mean
 """
 PUBLIC = NAMES.split()
 

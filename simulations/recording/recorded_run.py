@@ -100,6 +100,11 @@ class Run:
         return self.rounds[-1].get("virtual-time") if self.rounds else None
 
     @property
+    def epsilon(self) -> float | None:
+        """The epsilon that the recorded rounds have spent; None without differential privacy."""
+        return self.rounds[-1].get("epsilon") if self.rounds else None
+
+    @property
     def target(self) -> float | None:
         """The value of the primary metric that is to be reached; None if none is named."""
         return self.manifest["experiment"].get("metrics", {}).get("target") or None

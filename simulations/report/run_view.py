@@ -85,6 +85,10 @@ def run_panels(run: Run) -> list[Panel]:
         panels.append(Panel(f"{name.capitalize()} on the test set", svg))
     if run.virtual_time:
         panels.append(_virtual_time_panel(run))
+    if run.epsilon is not None:
+        spent = [(line["round"], line.get("epsilon") or 0.0) for line in run.rounds]
+        title = "Epsilon spent, all rounds together"
+        panels.append(Panel(title, line_chart({"epsilon": spent}, title)))
     for name, values in _client_metrics(trained).items():
         panels.append(Panel(f"Mean {name} of the clients", line_chart({name: values}, name)))
     others = "edges" if any("edges" in line for line in trained) else "clients"

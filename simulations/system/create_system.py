@@ -47,7 +47,9 @@ def create_hqde_system(
         ``rule`` (``"superposition"``): a rule, its name, or a table with its name and parameters;
         ``server_optimizer`` likewise, by default ``"sgd"`` with momentum 1 - 1/sqrt(num_workers)
         if the workers use AdamW, else without; ``noise_scale`` (0): scale of exploration noise
-        relative to the update; ``exploration_factor`` (0.1): decay of that noise per epoch.
+        relative to the update; ``exploration_factor`` (0.1): decay of that noise per epoch;
+        ``privacy``: a ``CentralDP``, or its parameters, that protects each worker's data: it needs
+        the rule ``"mean"``, and its ``target_epsilon`` is for the epochs of the first ``train``.
     training_config : Mapping, optional
         ``optimizer`` (``"adamw"``, ``"adam"``, ``"sgd"``), ``learning_rate`` (1e-3, SGD: 0.05),
         ``momentum``, ``weight_decay``, ``proximal_mu``, ``threads``, ``device``;

@@ -28,7 +28,7 @@ from hqde_fl.prediction import Prediction
 from hqde_fl.protocol.members import split_members
 from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.seeding import Seeds
-from hqde_fl.selection import Ensemble
+from hqde_fl.selection import Ensemble, Uniform
 from hqde_fl.simulations.console.interruption import interruptible
 from hqde_fl.simulations.console.progress import progress, quiet_flower
 from hqde_fl.simulations.system.epochs import Epochs
@@ -39,6 +39,7 @@ from hqde_fl.simulations.system.settings import Settings, check_device, whole
 from hqde_fl.simulations.system.system_task import task_of
 from hqde_fl.simulations.system.workers import Workers
 from hqde_fl.strategies.hqde import HQDEStrategy
+from hqde_fl.strategies.private_plan import PrivatePlan
 from hqde_fl.strategies.settings import Aggregation, Communication, Participation, Reporting
 from hqde_fl.strategies.state import ServerState
 
@@ -111,6 +112,9 @@ class HQDESystem:
             raise ConfigError(
                 f"{self.settings.rule} needs num_workers >= {needed}, found {num_workers}"
             )
+        if (privacy := self.settings.privacy) is not None:
+            members = self.settings.members
+            PrivatePlan.of(privacy, Uniform(), num_workers, self.settings.rule, members)
         if engine == "auto":
             engine = "ray" if importlib.util.find_spec("ray") else "inline"
         self.engine = engine
@@ -173,7 +177,7 @@ class HQDESystem:
         """
         num_epochs = whole("num_epochs", num_epochs, 1)
         data = LoaderData.of(loader, self.num_workers)
-        last = self.epochs + num_epochs
+        last, before = self.epochs + num_epochs, len(self.history)
         with interruptible(), quiet_flower(), self._shown_progress(last) as show:
             workers = self._workers_with(data, validation_loader)
             validate = (
@@ -183,7 +187,11 @@ class HQDESystem:
             )
             epochs = Epochs(show, self._keep, validate, self.history)
             self._strategy = HQDEStrategy(
-                Aggregation(self.settings.rule, self.settings.server_optimizer),
+                Aggregation(
+                    self.settings.rule,
+                    self.settings.server_optimizer,
+                    privacy=self.settings.privacy,
+                ),
                 communication=Communication(self.settings.codec, deadline=DEADLINE),
                 participation=Participation(
                     fraction_evaluate=0.0, min_available_nodes=self.num_workers, identify=True
@@ -195,7 +203,7 @@ class HQDESystem:
             )
             with self.monitor or nullcontext():
                 self._strategy.start(workers.grid, self._arrays, last, resume=self._state)
-        return self.history[-num_epochs:]
+        return self.history[before:]
 
     def _workers_with(self, data: LoaderData, validation: Iterable[Any] | None) -> Workers:
         """Return the workers if they live and hold the data, else end them and start new ones.

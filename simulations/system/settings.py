@@ -15,6 +15,7 @@ from hqde_fl.codec import CODECS, AdaptiveQuantizer, Codec
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.noise import ExplorationNoise
 from hqde_fl.prediction import VOTES, EnsemblePredictor
+from hqde_fl.privacy import NOISE_SOURCES, AdaptiveClipping, CentralDP
 from hqde_fl.registry import Registry
 from hqde_fl.rules import RULES, Aggregator, Superposition
 from hqde_fl.simulations.system.worker_steps import (
@@ -34,6 +35,11 @@ LEARNING_RATES = {"adam": 1e-3, "adamw": 1e-3, "sgd": 0.05}
 """Default learning rate of each optimiser."""
 
 TRAINING: Registry[Training] = Registry("training", Training, {"training": Training})
+
+PRIVACY: Registry[CentralDP] = Registry("privacy", CentralDP, {"central": CentralDP})
+ADAPTIVE: Registry[AdaptiveClipping] = Registry(
+    "adaptive clipping", AdaptiveClipping, {"quantile": AdaptiveClipping}
+)
 
 EXCLUDED_TRAINING_KEYS = {
     "batch_size": "the loader says it",
@@ -71,6 +77,8 @@ class Settings:
     server_gain : float
         Factor by which the momentum of the default server optimiser lengthens steady updates, >= 1;
         1 for a server optimiser that the user chose.
+    privacy : CentralDP, optional
+        Differential privacy of each worker's data.
     """
 
     codec: Codec = field(default_factory=AdaptiveQuantizer)
@@ -84,6 +92,7 @@ class Settings:
     batch_assignment: str = "split"
     scaling_rule: str = "auto"
     server_gain: float = 1.0
+    privacy: CentralDP | None = None
 
     @classmethod
     def of(
@@ -177,7 +186,7 @@ def _codec(config: Config | Codec | None) -> Codec:
 
 
 def _aggregation(config: dict[str, Any], seed: int, server: ServerOptimizer) -> dict[str, Any]:
-    known = ("rule", "server_optimizer", "noise_scale", "exploration_factor")
+    known = ("rule", "server_optimizer", "noise_scale", "exploration_factor", "privacy")
     _require_known("aggregation_config", config, known)
     optimizer = _built(SERVER_OPTIMIZERS, config.get("server_optimizer", server))
     scale = _number("aggregation_config", config, "noise_scale", 0.0)
@@ -192,7 +201,26 @@ def _aggregation(config: dict[str, Any], seed: int, server: ServerOptimizer) -> 
     rule = _built(RULES, config.get("rule", Superposition()))
     if rule.is_preaggregation:
         raise ConfigError(f"aggregation_config['rule'] {rule} feeds a rule: put both into a chain")
-    return {"rule": rule, "server_optimizer": optimizer}
+    return {"rule": rule, "server_optimizer": optimizer, "privacy": _privacy(config)}
+
+
+def _privacy(config: Config) -> CentralDP | None:
+    """Return the differential privacy of an aggregation configuration; None without it."""
+    value = config.get("privacy")
+    if value is None or isinstance(value, CentralDP):
+        return value
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            "aggregation_config['privacy'] must be a CentralDP or its parameters, "
+            f"found {type(value).__name__}"
+        )
+    own = {key: part for key, part in value.items() if key not in ("adaptive", "noise")}
+    built = PRIVACY.build({"name": "central", **_kebab(own)})
+    noise = _built(NOISE_SOURCES, value.get("noise", built.noise))
+    adaptive = value.get("adaptive")
+    if isinstance(adaptive, Mapping):
+        adaptive = ADAPTIVE.build({"name": "quantile", **_kebab(adaptive)})
+    return replace(built, noise=noise, adaptive=adaptive)
 
 
 def _training(config: dict[str, Any]) -> dict[str, Any]:

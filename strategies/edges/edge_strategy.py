@@ -9,6 +9,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from hqde_fl.errors import ConfigError
 from hqde_fl.strategies.edges.edge_grid import EdgeGrid
 from hqde_fl.strategies.edges.settings import EdgeSettings
 from hqde_fl.strategies.hqde import HQDEStrategy
@@ -37,6 +38,11 @@ class EdgeStrategy(Strategy):
     """
 
     def __init__(self, root: HQDEStrategy, edges: EdgeSettings, seed: int = 0) -> None:
+        if (root.settings.aggregation.privacy or edges.aggregation.privacy) is not None:
+            raise ConfigError(
+                "edges have no differential privacy (Aggregation.privacy): an edge's update is not "
+                "one client's, and an edge sends it without noise"
+            )
         self.root, self.edges, self._seed = root, edges, seed
         self.grid: EdgeGrid | None = None
 

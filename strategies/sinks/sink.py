@@ -134,13 +134,19 @@ class Sink(Callback):
 
 
 def numbers_of(record: RoundRecord) -> dict[str, float]:
-    """Return a round's numbers by names such as ``server/accuracy`` and ``clients/kept``."""
+    """Return a round's numbers by names such as ``server/accuracy`` and ``clients/kept``.
+
+    With differential privacy those are the server's metrics and ``privacy/epsilon``: how many
+    clients replied, and the sizes of their packed updates, have no noise.
+    """
     numbers: dict[str, float] = {}
     for group in ("server", "clients_train", "clients_evaluate"):
         for name, value in getattr(record, group).items():
             numbers[f"{group.replace('_', '-')}/{name}"] = float(value)
     numbers["seconds"] = record.seconds
-    if record.round:
+    if record.epsilon is not None:
+        numbers["privacy/epsilon"] = record.epsilon
+    elif record.round:
         for outcome in ("asked", "kept", *NOT_KEPT):
             numbers[f"clients/{outcome}"] = float(getattr(record, outcome))
         numbers |= {"bytes/up": float(record.bytes_up), "bytes/down": float(record.bytes_down)}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from hqde_fl.codec import EntropyCoded, ErrorFeedback, Identity, Quantized
 from hqde_fl.errors import ConfigError
+from hqde_fl.privacy import CentralDP
 from hqde_fl.rules import (
     Adaptive,
     Aggregator,
@@ -19,11 +22,12 @@ from hqde_fl.rules import (
     Tree,
     TrimmedMean,
 )
+from hqde_fl.selection import Uniform
 from hqde_fl.strategies import presets
 from hqde_fl.strategies.hqde import HQDEStrategy
 from hqde_fl.strategies.optimizers import SGD, Adam, Yogi
 from hqde_fl.strategies.presets import byzantine_filter, packing, quantized, robust
-from hqde_fl.strategies.settings import Aggregation, Communication
+from hqde_fl.strategies.settings import Aggregation, Communication, Participation
 
 FEDAVG = Mean(weighted=True)
 RULES: dict[str, tuple[HQDEStrategy, Aggregator]] = {
@@ -99,3 +103,27 @@ def test_presets_are_compositions() -> None:
         assert quantized(bits).settings.communication.codec == codec
     with pytest.raises(ConfigError, match=r"bits must be .* found 4\.5"):
         quantized(4.5)
+
+
+@pytest.mark.parametrize(
+    "preset", [presets.fedavg, presets.fedadam, presets.fedyogi, presets.quantized]
+)
+def test_means_are_equal_ones_with_differential_privacy(
+    preset: Callable[..., HQDEStrategy],
+) -> None:
+    privacy, everyone = CentralDP(noise_multiplier=1.0), Participation(Uniform(), 0.0, 10)
+    settings = preset(privacy=privacy, participation=everyone).settings
+    assert settings.aggregation.rule == Mean()
+    assert settings.aggregation.privacy == privacy
+
+
+def test_a_tree_of_means_can_be_private_and_edges_and_robust_rules_cannot() -> None:
+    options = {
+        "privacy": CentralDP(noise_multiplier=1.0),
+        "participation": Participation(Uniform(), 0.0, 10),
+    }
+    assert isinstance(presets.hierarchical(**options), HQDEStrategy)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="edges have no differential privacy"):
+        presets.hierarchical(groups=2, **options)  # type: ignore[call-overload]
+    with pytest.raises(ConfigError, match="rule must be one of bounded sensitivity"):
+        presets.median(**options)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from hqde_fl import create_hqde_system
 from hqde_fl.codec import AdaptiveQuantizer, Identity, TopK
 from hqde_fl.errors import ConfigError, DataError, RunError, UnknownNameError
 from hqde_fl.prediction import SuperpositionVote
+from hqde_fl.privacy import CentralDP, SeededGaussian
 from hqde_fl.rules import Median
 from hqde_fl.simulations.system.settings import Settings
 from hqde_fl.strategies.exploration import ExploringOptimizer
@@ -321,6 +322,18 @@ def test_settings_are_built_from_configurations():
     )
 
 
+def test_the_workers_data_are_private_and_the_budget_ends_the_training():
+    privacy = {"noise_multiplier": 4.0, "max_epsilon": 3.0, "noise": "seeded-gaussian"}
+    system = system_of(aggregation_config={"rule": "mean", "privacy": privacy})
+    loader = DataLoader(blobs(24), 12)
+    assert len(system.train(loader, 1)) == 1
+    assert len(system.train(loader, 2)) == 1  # a third epoch would cost more
+    assert system.train(loader, 1) == []
+    assert [epoch["train-loss"] for epoch in system.history] == [None, None]
+    again = CentralDP(4.0, max_epsilon=3.0, noise=SeededGaussian())
+    assert Settings.of(None, {"privacy": privacy}, None).privacy == again
+
+
 @pytest.mark.parametrize(
     ("quantization", "aggregation", "training", "message"),
     [
@@ -334,6 +347,9 @@ def test_settings_are_built_from_configurations():
         ({}, {"noise_scale": -1}, {}, "scale >= 0"),
         ({}, {"noise_scale": True}, {}, "must be a number, found True"),
         ({}, {"exploration_factor": 0.1}, {}, "needs noise_scale > 0"),
+        ({}, {"privacy": 1.0}, {}, "must be a CentralDP or its parameters, found float"),
+        ({}, {"privacy": {"noise_multiplyer": 1.0}}, {}, "did you mean 'noise-multiplier'"),
+        ({}, {"privacy": {"noise_multiplier": 1.0}}, {}, "rule must be one of bounded sensitivity"),
         ({}, {}, {"learning_rat": 1}, "unknown key of training_config 'learning_rat'"),
         ({}, {}, {"lr": 1}, "no 'lr'.*'learning_rate'"),
         ({}, {}, {"batch_size": 8}, "the loader says it"),

@@ -47,6 +47,11 @@ def test_the_numbers_of_a_round():
     assert all(type(number) is float for number in numbers.values())
 
 
+def test_with_differential_privacy_numbers_without_noise_are_not_sent():
+    private = RoundRecord(1, {"accuracy": 0.5}, asked=4, kept=3, bytes_up=9, epsilon=1.5)
+    assert numbers_of(private) == {"server/accuracy": 0.5, "privacy/epsilon": 1.5, "seconds": 0.0}
+
+
 @dataclass(eq=False)
 class Failing(Sink):
     """Fails in one of its methods."""
