@@ -86,3 +86,21 @@ def test_an_edge_that_is_killed_costs_its_group_and_not_the_run(
     last = recorded.rounds[-1]
     assert recorded.manifest["status"] == "finished"
     assert (last["asked"], last["kept"], last["failed"] + last["late"]) == (2, 1, 1)
+
+
+def test_nodes_of_one_superlink_belong_to_the_edges_that_their_configs_name(tmp_path: Path) -> None:
+    named = Experiment.parse(
+        EXPERIMENT.to_table(), ["edges.nodes=false", "edges.groups=node", "edges.count=2"]
+    )
+    made = FederationDirectory.create(tmp_path / "federation", 4, groups=2)
+    with nodes.federation_up(made, seconds=PATIENCE):
+        run_experiment(named, tmp_path / "real", superlink=str(made.path), report=False)
+    run_experiment(named, tmp_path / "simulated", engine="inline", report=False)
+    recorded = Run.load(tmp_path / "real")
+    assert {c["partition"]: c["edge"] for c in recorded.clients} == {p: p % 2 for p in range(4)}
+    assert recorded.rounds[-1]["edges"]["without-edge"] == 0
+    real, simulated = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("real", "simulated")
+    )
+    for name, tensor in simulated.items():
+        torch.testing.assert_close(real[name], tensor, rtol=0, atol=1e-5)
