@@ -138,9 +138,10 @@ class HQDEStrategy(FedAvg):
             If the round would exceed the privacy budget.
         """
         # a strategy around this one may read the replies, and needs all entries
-        self.state = self._starting_state(server_round, arrays)
-        if stop := self._exhausted(server_round):
-            raise RunError(stop)
+        if self.settings.plan is not None:
+            self.state = self._starting_state(server_round, arrays)
+            if stop := self._exhausted(server_round):
+                raise RunError(stop)
         return self._open_round(server_round, arrays, config, grid, leave_out=False)
 
     def _open_round(

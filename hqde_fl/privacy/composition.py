@@ -1,4 +1,4 @@
-"""Which rules go together with central differential privacy, and the argument for each.
+"""Rules that go together with central differential privacy, and the argument for each.
 
 Noise is in proportion to the sensitivity: how far one client can move what it is added to. Two
 kinds of rules have one that is small enough.

@@ -48,7 +48,7 @@ class Ledger:
 @final
 @dataclass(frozen=True)
 class PrivacyState:
-    """What differential privacy carries from one round to the next.
+    """State that differential privacy carries from one round to the next.
 
     Parameters
     ----------

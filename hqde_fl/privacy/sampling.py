@@ -62,7 +62,7 @@ class Sampling:
 
     @property
     def sensitivity(self) -> float:
-        """How far the sum of updates moves between neighbours, in clipping norms."""
+        """The distance of neighbours' sums of updates, at most, in clipping norms."""
         return 1.0 if self.poisson else 2.0
 
     @property
