@@ -38,29 +38,34 @@ class Holdings:
     def with_reply(
         self, node: int, unchanged: Collection[str], claimed: str | None, sent: Mapping[str, Array]
     ) -> Holdings:
-        """Return the holdings after a reply: those that it claims, if the server finds the same.
+        """Return the holdings after the reply of a node; see ``with_replies``."""
+        return self.with_replies({node: (unchanged, claimed)}, sent)
+
+    def with_replies(
+        self, replies: Mapping[int, tuple[Collection[str], str | None]], sent: Mapping[str, Array]
+    ) -> Holdings:
+        """Return the holdings after replies: those that they claim, if the server finds the same.
 
         Parameters
         ----------
-        node : int
-            The node.
-        unchanged : Collection[str]
-            Names of the entries that it returned as they were sent.
-        claimed : str or None
-            The digest of the entries that it says it has stored. If it says nothing, or the digest
-            is not that of the unchanged entries, the node holds nothing.
+        replies : Mapping[int, tuple[Collection[str], str or None]]
+            Node id -> names of the entries that it returned as they were sent, and the digest of
+            the entries that it says it has stored. If it says nothing, or the digest is not that of
+            the unchanged entries, the node holds nothing.
         sent : Mapping[str, Array]
-            The whole model that the node was sent, in full or not.
+            The whole model that the nodes were sent, in full or not.
         """
-        if claimed is None or not unchanged:
-            return self.without(node)
-        manifest = Manifest.of(sent, unchanged)
-        if manifest.digest != claimed:
-            return self.without(node)
-        if self.digests.get(node) == claimed:
-            return self
-        digests = {**self.digests, node: claimed}
-        return _of_nodes(digests, {**self.manifests, claimed: manifest})
+        digests, manifests = dict(self.digests), dict(self.manifests)
+        found: dict[frozenset[str], Manifest] = {}
+        for node, (unchanged, claimed) in replies.items():
+            names = frozenset(unchanged)
+            if claimed is not None and names and names not in found:
+                found[names] = Manifest.of(sent, names)
+            if claimed is None or not names or found[names].digest != claimed:
+                digests.pop(node, None)
+            else:
+                digests[node], manifests[claimed] = claimed, found[names]
+        return self if digests == self.digests else _of_nodes(digests, manifests)
 
     def without(self, *nodes: int) -> Holdings:
         """Return the holdings after nodes have lost what they held."""

@@ -147,14 +147,12 @@ class ScreenedReplies:
 
     def with_held(self, member: int, model: ModelState) -> ModelState:
         """Return a model after what the replies report that their nodes hold of it."""
-        holdings = model.holdings
-        for node in self.without_entries:
-            holdings = holdings.without(node)
+        holdings = model.holdings.without(*self.without_entries)
         if model.broadcast is not None:
             model = replace(model, broadcast=model.broadcast.with_held(self.held[member]))
-        for node, (unchanged, digest) in self.unchanged[member].items():
-            if digest is not None or holdings.digest_of(node) is not None:
-                holdings = holdings.with_reply(node, unchanged, digest, model.sent_record)
+        replies = self.unchanged[member]
+        if holdings.digests or any(digest is not None for _, digest in replies.values()):
+            holdings = holdings.with_replies(replies, model.sent_record)
         return replace(model, holdings=holdings)
 
     def _screen(self, reply: Message, members: Sequence[int]) -> Mapping[int, Accepted] | Rejected:

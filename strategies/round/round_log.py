@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from logging import INFO, WARNING
 from typing import Any
 
@@ -66,29 +65,31 @@ class RoundLog:
         sizes = {key: bytes_by_role(content, layouts) for key, content in contents.items()}
         self._down = _summed(sizes[id(message.content)] for message in messages)
         self._up: dict[int, Mapping[str, int]] = {}
-        self._clients = {
-            (node := message.metadata.dst_node_id): ClientRecord(
-                round=server_round,
-                node=node,
-                partition=roster.partition(node),
-                kept=False,
-                influence=0.0,
-                reason=LATE,
-                bytes_down=sum(sizes[id(message.content)].values()),
-                bytes_up=0,
-                seconds=None,
-                members=assignments.get(node, ()),
-            )
+        totals = {key: sum(size.values()) for key, size in sizes.items()}
+        # the fields of the clients' records, which change several times in a round
+        self._clients: dict[int, dict[str, Any]] = {
+            (node := message.metadata.dst_node_id): {
+                "round": server_round,
+                "node": node,
+                "partition": roster.partition(node),
+                "kept": False,
+                "influence": 0.0,
+                "reason": LATE,
+                "bytes_down": totals[id(message.content)],
+                "bytes_up": 0,
+                "seconds": None,
+                "members": assignments.get(node, ()),
+            }
             for message in messages
         }
 
     def has_reply(self, node: int) -> bool:
         """Return whether a reply of this client has been recorded already."""
-        return self._clients[node].reason != LATE
+        return bool(self._clients[node]["reason"] != LATE)
 
     def client(self, node: int) -> ClientRecord:
         """Return the record of a client so far."""
-        return self._clients[node]
+        return ClientRecord(**self._clients[node])
 
     def record_reply(self, node: int, content: RecordDict) -> None:
         """Record the size of a client's reply; from now on the client is not late."""
@@ -97,28 +98,28 @@ class RoundLog:
 
     def update(self, node: int, **changes: Any) -> None:
         """Change fields of a client's record, given by their names in ``ClientRecord``."""
-        self._clients[node] = replace(self._clients[node], **changes)
+        self._clients[node].update(changes)
 
     def assigned_members(self, node: int) -> tuple[int, ...]:
         """Return the members that a client trains; (0,) where there is one model."""
         return self._assignments.get(node, (0,))
 
-    def assigned_clients(self, member: int) -> list[ClientRecord]:
-        """Return the records of the clients that train a member."""
-        return [c for node, c in self._clients.items() if member in self.assigned_members(node)]
+    def assigned_clients(self, member: int) -> list[int]:
+        """Return the ids of the nodes that train a member."""
+        return [node for node in self._clients if member in self.assigned_members(node)]
 
     def count(self, outcome: str, member: int = 0) -> int:
         """Return the number of clients of a member with an outcome.
 
         Outcomes are ``filtered``, ``rejected``, ``failed``, ``skipped``, ``missing`` and ``late``.
         """
-        clients = self.assigned_clients(member)
-        return sum(outcome_of(client.reason) == outcome for client in clients)
+        nodes = self.assigned_clients(member)
+        return sum(outcome_of(self._clients[node]["reason"]) == outcome for node in nodes)
 
     def skipped(self) -> list[int]:
         """Return the ids of the nodes that reported to have no data."""
         clients = self._clients.items()
-        return [node for node, client in clients if outcome_of(client.reason) == SKIPPED]
+        return [node for node, fields in clients if outcome_of(fields["reason"]) == SKIPPED]
 
     def record_influence(self, merged: Sequence[MergedModel]) -> set[int]:
         """Record the clients' influence, and which of them were kept or filtered by the rule.
@@ -168,7 +169,7 @@ class RoundLog:
         **facts : Any
             Result of the aggregation, by the names of ``RoundRecord``'s fields.
         """
-        clients = tuple(self._clients.values())
+        clients = tuple(map(self.client, self._clients))
         self._log_exclusions(clients)
         outcomes = [outcome_of(client.reason) for client in clients]
         return RoundRecord(

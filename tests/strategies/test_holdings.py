@@ -59,3 +59,18 @@ def test_manifests_that_nobody_holds_are_forgotten():
 def test_the_same_claim_again_changes_nothing():
     after = Holdings().with_reply(1, "ac", HELD.digest, SENT)
     assert after.with_reply(1, "ac", HELD.digest, SENT) is after
+
+
+def test_many_replies_are_as_one_after_the_other():
+    replies = {
+        1: ("ac", HELD.digest),
+        2: ("ac", "0" * 64),
+        3: ("d", Manifest.of(SENT, "d").digest),
+        4: ((), None),
+    }
+    start = Holdings().with_reply(2, "ac", HELD.digest, SENT)
+    after = start
+    for node, (unchanged, claimed) in replies.items():
+        after = after.with_reply(node, unchanged, claimed, SENT)
+    assert start.with_replies(replies, SENT) == after
+    assert set(after.digests) == {1, 3}
