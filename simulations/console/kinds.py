@@ -148,7 +148,7 @@ KINDS = {
             "noise-sources",
             "noise source",
             ("privacy.noise", "clients.local-dp.noise", "clients.dp-sgd.noise"),
-            "[privacy]\nnoise = {}",
+            '[strategy]\nrule = "mean"\n\n[privacy]\nnoise-multiplier = 1.0\nnoise = {}',
             NOISE_SOURCES,
         ),
         Kind("votes", "vote", ("clients.vote",), "[clients]\nvote = {}", VOTES),

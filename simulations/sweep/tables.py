@@ -80,6 +80,7 @@ def _result(comparison: Comparison, row: ComparisonRow) -> dict[str, Any]:
         "megabytes-up": None if run is None else _megabytes(run.rounds, "bytes-up"),
         "megabytes-down": None if run is None else _megabytes(run.rounds, "bytes-down"),
         "rounds": None if run is None else len(run.rounds) - 1,
+        "spent-epsilon": None if run is None else run.epsilon,
         "virtual-time": None if run is None else run.virtual_time,
         "rounds-to-target": None if reached is None else reached["round"],
         "time-to-target": None if run is None else run.time_to_target,
