@@ -133,16 +133,17 @@ def attacks(quick: bool) -> Iterator[dict[str, Any]]:
     """Yield what an attacker can show of the central mechanism, and of one with half the noise."""
     draws = DRAWS[quick]
     for epsilon in (1.0, 4.0):
-        for half in (False, True):
-            privacy = settings_for(epsilon, 0.5, DELTA)
+        for fraction, half in ((0.5, False), (1.0, False), (1.0, True)):
+            privacy = settings_for(epsilon, fraction, DELTA)
             if half:
                 privacy = replace(privacy, noise=HalfNoise(privacy.noise))
             began = time.process_time()
-            present = released(privacy, 0.5, draws, 2 * SEED, canary=True)
-            absent = released(privacy, 0.5, 10 * draws, 2 * SEED + 1, canary=False)
+            present = released(privacy, fraction, draws, 2 * SEED, canary=True)
+            absent = released(privacy, fraction, 10 * draws, 2 * SEED + 1, canary=False)
             yield {
                 "part": "attack",
                 "epsilon": epsilon,
+                "sampling": fraction,
                 "noise": 0.5 if half else 1.0,
                 "draws": draws,
                 "shown": epsilon_bound(present, absent, DELTA),
@@ -245,7 +246,8 @@ def checks(rows: list[dict[str, Any]], quick: bool) -> Iterator[dict[str, Any]]:
     (secure,) = of("noise", source="secure-gaussian")
     yield check("a million secure numbers, CPU seconds", secure["seconds"], 2.0, upper=True)
     for row in of("attack"):
-        claim = f"epsilon {row['epsilon']:g}, {row['draws']} draws: shown with "
+        drawn = f"sampling {row['sampling']:g}, {row['draws']} draws"
+        claim = f"epsilon {row['epsilon']:g}, {drawn}: shown with "
         if row["noise"] == 1:
             yield check(claim + "all the noise", row["shown"], row["epsilon"], upper=True)
         elif not quick:
