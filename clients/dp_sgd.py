@@ -26,8 +26,8 @@ from hqde_fl.clients.sampled_steps import SampledSteps
 from hqde_fl.clients.scoring import NoTargetsError, Scoring
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.task_calls import backward
-from hqde_fl.clients.training import Training
 from hqde_fl.clients.training_hooks import Poison, poison
+from hqde_fl.clients.training_settings import Training
 from hqde_fl.clients.user_code import user_code
 from hqde_fl.errors import TaskError
 from hqde_fl.privacy.noise_source import NoiseSource
