@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from hqde_fl.monitor.task_counters import TASKS, TaskCount
-from hqde_fl.simulations.engines.ray.packing import Packed
+from hqde_fl.simulations.engines.ray.packing import Packed, pack, unpack
 from hqde_fl.simulations.engines.ray.pool import Pool, Slot
 from hqde_fl.simulations.engines.ray.resources import Allocation
 from hqde_fl.simulations.engines.ray.worker import Job, Outcome
@@ -255,8 +255,10 @@ class Dispatcher:
             if outcome.error is None:  # a client that raised keeps the state it had
                 self.states.pop(call.job.node, None)
                 if outcome.stateful:
-                    apart = batch.states[place] if batch.states else ray.put(outcome.state)
-                    self.states[call.job.node] = apart
+                    if not batch.states:  # the first states of this app came with the outcomes
+                        self.states[call.job.node] = ray.put(pack(unpack(outcome.state or ())))
+                    else:
+                        self.states[call.job.node] = batch.states[place]
             self.counters.lost_states += outcome.lost
         self._measure(outcomes)
         for call, outcome in zip(batch.calls, outcomes, strict=True):

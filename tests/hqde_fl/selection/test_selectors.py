@@ -66,7 +66,7 @@ def is_equal(one: Any, other: Any) -> bool:
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_any_history(name: str, data: st.DataObject) -> None:
-    """Exactly as many candidates as asked for, each once, whatever is known of them."""
+    """As many candidates as asked for, each once, whatever is known of them."""
     ids = data.draw(st.lists(st.integers(0, 2**64 - 1), unique=True, max_size=12))
     size = data.draw(st.integers(0, len(ids)))
     known = data.draw(st.dictionaries(st.sampled_from(ids), HISTORY)) if ids else {}
@@ -77,9 +77,10 @@ def test_any_history(name: str, data: st.DataObject) -> None:
         candidates = Candidates(ids, size, server_round, deadline, known)
         before = copy.deepcopy((list(ids), dict(known), state))
         selection = select(selector, candidates, state)
-        assert len(selection.clients) == len(set(selection.clients)) == size
+        assert len(selection.clients) == len(set(selection.clients))
+        assert len(selection.clients) == size or name == "poisson"  # which draws the number, too
         assert set(selection.clients) <= set(ids)
-        assert [type(client) for client in selection.clients] == [int] * size
+        assert {type(client) for client in selection.clients} <= {int}
         assert all(0 < part <= 1 for part in selection.work.values())
         assert set(selection.work) <= set(selection.clients)
         assert list(ids) == before[0]

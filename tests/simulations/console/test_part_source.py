@@ -66,7 +66,7 @@ def test_a_table_is_as_its_source_says(table: str) -> None:
 
 
 def test_words_are_those_of_the_code() -> None:
-    optimizers = names_in_tuple("hqde_fl.clients.training:OPTIMIZERS")
+    optimizers = names_in_tuple("hqde_fl.clients.training_settings:OPTIMIZERS")
     assert sorted(optimizers) == [*KINDS["optimizers"]]
 
 
