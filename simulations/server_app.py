@@ -188,7 +188,7 @@ def _run_rounds(
     sizes = SentBytes(model) if edges is None else sent_bytes(edge_nodes)
     grid = parts.heterogeneity.simulate(grid, sizes, faults.delays)
     if not real_edges:  # the clients are those of the edges' own runs
-        grid = faults.stop_on_fault_error(grid)
+        grid = faults.supervise(grid)
     cache = None if edges is None or real_edges else CacheFolder()
     edge_layer = None
     if cache is not None:
@@ -197,7 +197,7 @@ def _run_rounds(
     nodes, hostile = grid, faults
     if edges is not None:
         hostile = edges.faults
-        nodes = hostile.stop_on_fault_error(grid if edge_layer is None else edge_layer)
+        nodes = hostile.supervise(grid if edge_layer is None else edge_layer)
     attacked = hostile.add_attackers(
         nodes,
         lambda member: (parts.rule, model(member).rule),

@@ -22,31 +22,63 @@ PartitionChoice = Collection[int] | Callable[[int], Collection[int]]
 class Schedule:
     """The rounds in which a fault acts.
 
+    In all other rounds its clients are honest. *Sleepers* have a late ``start``, *on-off*
+    attackers a ``period``, and *late joiners* are ``absent`` until they start.
+
     Parameters
     ----------
     start : int, default=1
         The first round, >= 1.
     stop : int, default=0
         The last round, >= ``start``; 0 for no last round.
+    period : int, default=0
+        Length in rounds of a cycle, counted from ``start``, of which only the first ``on`` rounds
+        are active; 0 for no cycle.
+    on : int, default=0
+        Active rounds of each cycle, in [1, ``period``]; 0 without a ``period``.
+    absent : bool, default=False
+        The fault's clients take no part in training before ``start``, which must be > 1.
     resample : bool, default=False
         Draw other clients in every round.
     """
 
     start: int = 1
     stop: int = 0
+    period: int = 0
+    on: int = 0
+    absent: bool = False
     resample: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("start", "stop", "period", "on"):
+            if type(value := getattr(self, name)) is not int:
+                raise ConfigError(f"Schedule.{name} must be an integer, found {value!r}")
+        for name in ("absent", "resample"):
+            if type(value := getattr(self, name)) is not bool:
+                raise ConfigError(f"Schedule.{name} must be true or false, found {value!r}")
         if self.start < 1:
             raise ConfigError(f"Schedule.start must be >= 1, found {self.start}")
         if self.stop != 0 and self.stop < self.start:
             raise ConfigError(
                 f"Schedule.stop must be 0 (never) or >= start = {self.start}, found {self.stop}"
             )
+        if self.period < 0:
+            raise ConfigError(f"Schedule.period must be >= 0, found {self.period}")
+        least = 1 if self.period else 0
+        if not least <= self.on <= self.period:
+            raise ConfigError(f"Schedule.on must be in [{least}, {self.period}], found {self.on}")
+        if self.absent and (self.start == 1 or self.resample):
+            found = "resample = true" if self.resample else "start = 1"
+            raise ConfigError(
+                "Schedule.absent needs clients that stay the same and start > 1, before which they "
+                f"are absent, found {found}"
+            )
 
     def active(self, server_round: int) -> bool:
         """Return True if the fault acts in a round."""
-        return self.start <= server_round and (self.stop == 0 or server_round <= self.stop)
+        if server_round < self.start or (self.stop and server_round > self.stop):
+            return False
+        return not self.period or (server_round - self.start) % self.period < self.on
 
 
 def client_count(clients: FaultyClients) -> int:
@@ -164,6 +196,14 @@ class FaultPlan:
         drawn = _drawn(self, server_round if any(s.resample for s in self.schedules) else 0)
         pairs = zip(drawn, self.schedules, strict=True)
         return [clients if s.active(server_round) else frozenset() for clients, s in pairs]
+
+    def absent(self, server_round: int) -> frozenset[int]:
+        """Return the partitions of late joiners that take no part in a round yet."""
+        late = [s.absent and server_round < s.start for s in self.schedules]
+        if not any(late):
+            return frozenset()
+        drawn = _drawn(self, server_round if any(s.resample for s in self.schedules) else 0)
+        return frozenset().union(*(c for c, is_late in zip(drawn, late, strict=True) if is_late))
 
     def choice_of(self, index: int) -> Callable[[int], frozenset[int]]:
         """Return a function (round) -> partitions of the fault at an index, for ``only_for``."""

@@ -41,6 +41,21 @@ FAULT_KEYS = (
     Parameter("clients", "tuple[int, ...]", "None", meaning="Their partition ids."),
     Parameter("start", "int", "1", ">= 1", "The first round in which it acts."),
     Parameter("stop", "int", "0", ">= 0", "The last round in which it acts; 0 for no last round."),
+    Parameter(
+        "period",
+        "int",
+        "0",
+        ">= 0",
+        "The rounds of a cycle, counted from ``start``, of which only the first ``on`` are active; "
+        "0 for no cycle.",
+    ),
+    Parameter("on", "int", "0", ">= 0", "The active rounds of a cycle, in [1, ``period``]."),
+    Parameter(
+        "absent",
+        "bool",
+        "False",
+        meaning="Its clients take no part in training before ``start``, as if they joined late.",
+    ),
     Parameter("resample", "bool", "False", meaning="Draw other clients in every round."),
 )
 """Keys of a ``[[faults]]`` table besides the fault's own parameters, of which some are required."""

@@ -128,7 +128,7 @@ def serve_job(grid: Grid, experiment: Experiment, path: Path) -> None:
     roles = initial_roles(experiment.load_task())
     edge = Edge(job.edge, parts.edges.settings, experiment.seed, roles)
     edge.strategy.state = None if job.state is None else job.state.without_holdings()
-    nodes = AttackedGroups(parts)(parts.faults.stop_on_fault_error(guard(grid)), edge)
+    nodes = AttackedGroups(parts)(parts.faults.supervise(guard(grid)), edge)
     if isinstance(nodes, AdversaryGrid):
         nodes.memory = job.attack
     message = Message(job.content, 1, job.kind)

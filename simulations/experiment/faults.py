@@ -35,9 +35,11 @@ from hqde_fl.simulations.attacks.round_updates import SentModelOf
 from hqde_fl.simulations.engines.fault_error_grid import FaultErrorGrid
 from hqde_fl.simulations.experiment.components import build_component
 from hqde_fl.simulations.experiment.display_names import CLIENT_KEYS
+from hqde_fl.simulations.heterogeneity.drop_out_grid import DropOutGrid
+from hqde_fl.simulations.heterogeneity.late_joiners import LateJoiners
 from hqde_fl.terminal_text import describe_error
 
-SCHEDULE_KEYS = ("start", "stop", "resample")
+SCHEDULE_KEYS = ("start", "stop", "period", "on", "absent", "resample")
 """Keys of a fault that say in which rounds it acts."""
 
 LEVEL, CLIENT, EDGE = "level", "client", "edge"
@@ -224,14 +226,17 @@ class Faults:
             for client in clients
         }
 
-    def stop_on_fault_error(self, grid: Grid) -> Grid:
-        """Return a grid on which an error in a fault's own code ends the run.
+    def supervise(self, grid: Grid) -> Grid:
+        """Return a grid without late joiners, on which an error in a fault's own code ends the run.
 
-        It is the given grid itself if there are no faults, or only attacks by colluding clients.
+        It is the given grid itself if no fault's clients are absent at first, and there are no
+        faults but attacks by colluding clients.
         """
-        if not any(isinstance(fault.fault, Fault) for fault in self.faults):
-            return grid
-        return FaultErrorGrid(grid, self._single_in_round)
+        if any(isinstance(fault.fault, Fault) for fault in self.faults):
+            grid = FaultErrorGrid(grid, self._single_in_round)
+        if any(schedule.absent for schedule in self.plan.schedules):
+            grid = DropOutGrid(grid, LateJoiners(self.plan.absent), Seeds(self.seed))
+        return grid
 
     def _single_in_round(self, server_round: int) -> dict[int, str]:
         """Return partition id -> fault name in a round, without the clients that collude."""

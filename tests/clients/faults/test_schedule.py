@@ -35,6 +35,23 @@ def test_a_fault_starts_and_stops():
     assert endless.active(10**6)
 
 
+def test_an_on_off_fault_acts_in_the_first_rounds_of_every_cycle():
+    schedule = Schedule(start=3, stop=11, period=4, on=2)
+    expected = [r for r in range(1, 15) if 3 <= r <= 11 and (r - 3) % 4 < 2]
+    assert [r for r in range(1, 15) if schedule.active(r)] == expected == [3, 4, 7, 8, 11]
+
+
+def test_late_joiners_are_absent_before_they_start_and_faulty_from_then_on():
+    late = plan([2, 1, 1], Schedule(start=4, absent=True), ALWAYS, RESAMPLED)
+    (clients,) = {late.faulty(number)[0] for number in range(4, 8)}
+    assert len(clients) == 2
+    for number in range(1, 9):
+        absent = late.absent(number)
+        assert absent == (clients if number < 4 else frozenset())
+        assert not absent & frozenset().union(*late.faulty(number))
+    assert plan([2], Schedule(start=4)).absent(1) == frozenset()
+
+
 def test_resampled_clients_differ_by_round_and_depend_on_the_seed_alone():
     resampled = plan([3], RESAMPLED)
     rounds = [resampled.faulty(number)[0] for number in range(1, 30)]
@@ -80,6 +97,13 @@ def test_a_fraction_is_rounded_down():
     [
         (lambda: Schedule(start=0), "Schedule.start must be >= 1, found 0"),
         (lambda: Schedule(start=5, stop=4), r"0 \(never\) or >= start = 5, found 4"),
+        (lambda: Schedule(start="2"), "Schedule.start must be an integer, found '2'"),
+        (lambda: Schedule(absent=1), "Schedule.absent must be true or false, found 1"),
+        (lambda: Schedule(period=-1), "Schedule.period must be >= 0, found -1"),
+        (lambda: Schedule(period=4), r"Schedule.on must be in \[1, 4\], found 0"),
+        (lambda: Schedule(on=1), r"Schedule.on must be in \[0, 0\], found 1"),
+        (lambda: Schedule(absent=True), "start > 1.* found start = 1"),
+        (lambda: Schedule(start=2, absent=True, resample=True), "found resample = true"),
         (lambda: count_from_fraction(1.1, 10), r"fraction of a fault must be .* 1\], found 1.1"),
         (lambda: plan([6, 5], ALWAYS, RESAMPLED), "need 11 different clients, found 10 clients"),
         (lambda: plan([6, 5], ALWAYS), "a schedule for each of 2 faults, found 1"),

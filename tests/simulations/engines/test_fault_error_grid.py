@@ -231,7 +231,7 @@ def test_a_hostile_client_that_says_its_fault_failed_is_a_failed_client(tmp_path
             records.append(record)
 
     plan = experiment("two_classes", FLIP).parts.faults
-    grid = plan.stop_on_fault_error(InlineGrid(app, 4, {}))
+    grid = plan.supervise(InlineGrid(app, 4, {}))
     strategy = HQDEStrategy(Median(), reporting=Reporting([Keep()]))
     strategy.start(grid, to_record({"w": torch.zeros(2)}), 1)
     assert (records[1].failed, records[1].kept) == (1, 3)
@@ -243,7 +243,7 @@ def test_without_local_faults_nobody_listens() -> None:
     grid = InlineGrid(ClientApp(), 4, {})
     for faults in ((), ({"name": "ipm", "count": 1},)):
         planned = experiment("two_classes", *faults).parts.faults
-        assert planned.stop_on_fault_error(grid) is grid
+        assert planned.supervise(grid) is grid
 
 
 # --- an attack that fails -----------------------------------------------------------------------
