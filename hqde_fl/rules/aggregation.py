@@ -105,7 +105,7 @@ def run_steps(
         row_cohort = cohort.anonymous(rows)
         row_cohort.require(str(step), step.minimum(cohort.excused))
         step_state = state.get(str(index), {})
-        if below := tuple(step.remembered_rows(step_state)):
+        if below := tuple(step.added_rows(row_cohort, step_state, base.shape[1])):
             base = StackedColumns(base, below)
             if mixing is not None:
                 mixing = torch.block_diag(mixing, torch.eye(len(below), dtype=torch.float64))
@@ -123,6 +123,8 @@ def run_steps(
         else:
             measured = measure_step(step, columns, geometry, executor)
             geometry = measured.geometry
+            if second := step.second_score(measured, row_cohort, step_state):
+                measured = replace(measured, second=executor.reduce(second, columns).cpu())
             decision = step.decide(measured, row_cohort, step_state)
         width = columns.shape[0]
         _check_decision(step, decision, rows, width, last=index + 1 == len(steps))
@@ -136,6 +138,7 @@ def run_steps(
             mixing = decision.mixing if mixing is None else decision.mixing @ mixing
             geometry = None if geometry is None else geometry.mixed(decision.mixing)
     delta, counts = _combine(step, decision, base, mixing, columns, executor)
+    delta = step.finish(delta, decision, row_cohort)
     states[str(index)] = step.next_state(delta, states[str(index)])
     influence = counts[:n]  # without remembered rows
     influence = influence / (influence.sum() or 1.0)

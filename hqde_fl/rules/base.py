@@ -25,6 +25,7 @@ from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.float32_gram import Float32Distances
 from hqde_fl.rules.gram import relative_gram
 from hqde_fl.rules.results import Aggregate, Decision, Measured, State, Statistic
+from hqde_fl.rules.round_context import Need
 from hqde_fl.updates import Columns
 
 StepRunner = Callable[[Sequence["Rule"], Columns, Cohort, State], Aggregate]
@@ -105,6 +106,14 @@ class Aggregator(ABC):
         """
         return None
 
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What it needs besides updates: a ``"reference"`` update, ``"layers"``, ``"history"``.
+
+        Nothing, as for most rules, unless overridden. A rule with ``"history"`` remembers clients.
+        """
+        return frozenset()
+
     def mean_weights(self, cohort: Cohort) -> Tensor:
         """Return each client's weight in a mean, (n,) float64: all one unless overridden."""
         return torch.ones(cohort.n, dtype=torch.float64)
@@ -161,6 +170,30 @@ class Rule(Aggregator):
         """Return vectors (d,) of the state to add as rows below the updates; none by default."""
         return ()
 
+    def added_rows(self, cohort: Cohort, state: State, size: int) -> Sequence[Tensor]:
+        """Return vectors to add as rows below the updates: ``remembered_rows`` unless overridden.
+
+        Parameters
+        ----------
+        cohort : Cohort
+            The rows' clients, with the round's context.
+        state : State
+            The rule's memory.
+        size : int
+            The number d of columns.
+        """
+        return self.remembered_rows(state)
+
+    def second_score(
+        self, measured: Measured, cohort: Cohort, state: State
+    ) -> Callable[[Tensor], Tensor] | None:
+        """Return a further score of the tiles that depends on the first measurements, or None.
+
+        Its sum over all tiles is ``Measured.second``. None, the default, saves the pass over the
+        updates.
+        """
+        return None
+
     def score(self, tile: Tensor) -> Tensor:
         """Return the rule's own float64 numbers from an (n, c) tile, to be summed over all tiles.
 
@@ -204,6 +237,13 @@ class Rule(Aggregator):
         ``NotImplementedError`` unless overridden.
         """
         raise NotImplementedError(f"{type(self).__name__} is linear")
+
+    def finish(self, delta: Tensor, decision: Decision, cohort: Cohort) -> Tensor:
+        """Return a last rule's result (d,) after a change to the whole of it; as it is by default.
+
+        ``delta`` is not written to.
+        """
+        return delta
 
     def next_state(self, delta: Tensor, state: State) -> State:
         """Return the state to keep, given a last rule's result (d,); ``state`` by default."""

@@ -15,6 +15,7 @@ from hqde_fl.rules.base import Aggregator, Rule, StepRunner
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.mean import Mean
 from hqde_fl.rules.results import Aggregate, State
+from hqde_fl.rules.round_context import Need
 from hqde_fl.updates import Columns
 
 
@@ -49,6 +50,8 @@ class Chain(Aggregator):
 
         *before, last = self.steps
         needed = "confidence" if last.confidence_from is not None else None
+        if "history" in last.needs:
+            needed = "history"
         if needed is None and isinstance(last, Mean) and last.weighted:
             needed = "number of examples"
         if needed is not None and any(step.output_rows(9) != 9 for step in before):
@@ -141,6 +144,11 @@ class Chain(Aggregator):
     def confidence_from(self) -> str | None:
         """The source of confidence that the last rule needs; None if it needs none."""
         return self.steps[-1].confidence_from
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What its steps need besides updates."""
+        return frozenset[Need]().union(*(step.needs for step in self.steps))
 
     def mean_weights(self, cohort: Cohort) -> Tensor:
         """Return the last rule's unnormalised client weights, (n,): ones if it is no mean."""

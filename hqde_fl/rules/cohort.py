@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from hqde_fl.errors import BoundError
+from hqde_fl.rules.round_context import NO_CONTEXT, RoundContext
 from hqde_fl.seeding import Seeds
 
 
@@ -36,6 +37,9 @@ class Cohort:
         ``confidence_from`` names; only rules with one use it.
     group_weights : tuple[float, ...] or None
         Inside a tree: the sum of the weights under each row. Only means use it.
+    context : RoundContext
+        What the server knows of the round besides: its own update, the model's layers and weights.
+        Only rules with ``needs`` use it.
     """
 
     ids: tuple[int, ...]
@@ -48,6 +52,7 @@ class Cohort:
     seed: int = 0
     confidence: tuple[float, ...] | None = None
     group_weights: tuple[float, ...] | None = None
+    context: RoundContext = NO_CONTEXT
 
     @classmethod
     def of(cls, n: int) -> Cohort:

@@ -48,10 +48,13 @@ class Measured:
         Distances and inner products; None if they were not measured.
     score : Tensor or None
         The sum of the rule's own ``score`` over all tiles; None unless the rule is ``scored``.
+    second : Tensor or None
+        The sum of the rule's ``second_score`` over all tiles; None if it has none.
     """
 
     geometry: Geometry | None = None
     score: Tensor | None = None
+    second: Tensor | None = None
 
 
 @dataclass(frozen=True)

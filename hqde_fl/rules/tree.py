@@ -15,6 +15,7 @@ from hqde_fl.rules.base import Aggregator, StepRunner
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.mean import Mean
 from hqde_fl.rules.results import Aggregate, State
+from hqde_fl.rules.round_context import Need
 from hqde_fl.rules.tree_plan import Node, PlannedNode, Planner, grow
 from hqde_fl.rules.tree_report import NodeReport
 from hqde_fl.updates import Columns, Updates
@@ -66,6 +67,11 @@ class Tree(Aggregator):
         for name, rule in (("leaf", self.leaf), ("root", self.root)):
             if rule.is_preaggregation:
                 raise ConfigError(f"Tree needs a rule as {name}, found a pre-aggregation: {rule}")
+            if "history" in rule.needs:
+                raise ConfigError(
+                    f"Tree needs a {name} that remembers no clients, which change their places in "
+                    f"each round, found {rule}"
+                )
         if self.root.confidence_from is not None:
             raise ConfigError(f"Tree needs a root that asks for no confidence, found {self.root}")
         most = self.fanout  # children of the root, unless the tree grows by its leaf nodes alone
@@ -116,6 +122,11 @@ class Tree(Aggregator):
     def confidence_from(self) -> str | None:
         """The source of the confidence that the leaf rule needs; None if it needs none."""
         return self.leaf.confidence_from
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What its rules need besides updates; their nodes are given it as it is."""
+        return self.leaf.needs | self.root.needs
 
     def mean_weights(self, cohort: Cohort) -> Tensor:
         """Return the leaf rule's unnormalised client weights, (n,): ones if it is no mean."""
