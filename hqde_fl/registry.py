@@ -18,15 +18,18 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args, get_type_hints
+from weakref import WeakKeyDictionary
 
 from hqde_fl.errors import ConfigError, HQDEError, UnknownNameError
 from hqde_fl.own_modules import error_in, import_attribute, is_own, own_name
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+
+    from pydantic import TypeAdapter
 
 T = TypeVar("T")
 
@@ -181,7 +184,8 @@ class Registry(Generic[T]):
             return built if isinstance(value, list) else built[0]
         try:
             # as JSON, a whole number may stand for a float, but "3" and true for no number
-            return TypeAdapter(hint).validate_json(json.dumps(value), strict=True)
+            adapter = _class_adapter(hint) if isinstance(hint, type) else TypeAdapter(hint)
+            return adapter.validate_json(json.dumps(value), strict=True)
         except ValidationError as error:
             problem = error.errors()[0]["msg"]
             raise ConfigError(f"{self.kind} {where}: {problem}, found {value!r}") from None
@@ -192,7 +196,9 @@ class Registry(Generic[T]):
 
     def _hints(self, name: str, cls: type[T]) -> dict[str, Any]:
         try:
-            return get_type_hints(cls)
+            if cls not in _HINTS:
+                _HINTS[cls] = get_type_hints(cls)
+            return _HINTS[cls]
         except Exception as error:  # of an annotation that only type checkers can resolve
             raise ConfigError(
                 f"{self.kind} {name!r}: its annotations cannot be resolved: {error_in(error)}"
@@ -234,6 +240,17 @@ def _resolved(entry: type[T] | str) -> type[T]:
     module, _, name = entry.partition(":")
     cls: type[T] = getattr(import_module(module), name)
     return cls
+
+
+_HINTS: WeakKeyDictionary[type, dict[str, Any]] = WeakKeyDictionary()
+"""Classes that have been built before, and their annotations: a sweep builds them for each cell."""
+
+
+@lru_cache(maxsize=64)  # the adapters of int, float and the like
+def _class_adapter(cls: type) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
 
 
 def _parameters(cls: type) -> dict[str, Any]:

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import math
 
-from scipy.optimize import brentq
-from scipy.special import log_ndtr, ndtr
-
 from hqde_fl.errors import ConfigError
 
 MIN_MU, MAX_MU = 1e-6, 1e3
@@ -28,6 +25,8 @@ def gaussian_delta(mu: float, epsilon: float) -> float:
     epsilon : float
         The epsilon, >= 0.
     """
+    from scipy.special import log_ndtr, ndtr  # scipy is slow to import, and few runs are private
+
     if mu == 0:
         return 0.0
     shifted = float(log_ndtr(-mu / 2 - epsilon / mu))
@@ -44,6 +43,8 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     delta : float
         The delta, in (0, 1).
     """
+    from scipy.optimize import brentq
+
     if gaussian_delta(mu, 0.0) <= delta:
         return 0.0
     high = mu * mu / 2 + mu * math.sqrt(2 * math.log(1 / delta))  # by the tail of the privacy loss
@@ -65,6 +66,8 @@ def gaussian_mu(epsilon: float, delta: float) -> float:
     ConfigError
         If it is not in [1e-6, 1000].
     """
+    from scipy.optimize import brentq
+
     low, high = (gaussian_delta(mu, epsilon) - delta for mu in (MIN_MU, MAX_MU))
     if not low <= 0 <= high:
         raise ConfigError(

@@ -203,6 +203,9 @@ def sweep(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on in --out, or in the newest run of this name.")
     ] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="With --dry-run: time a few rounds of some cells.")
+    ] = False,
     interval: Interval = None,
     strict: Strict = False,
 ) -> None:
@@ -230,7 +233,7 @@ def sweep(
         _complain(f"warning: {warning}")
     if dry_run:
         with _name_what_is_kept(out or Path()):
-            show_plan(chosen, console, out, jobs=jobs, resume=resume)
+            show_plan(chosen, console, out, jobs=jobs, resume=resume, probe=probe)
         return
     directory = (
         newest_directory(chosen.name) if resume and out is None else _directory(out, chosen.name)

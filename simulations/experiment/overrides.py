@@ -98,8 +98,8 @@ def with_value(
         default = default.get(part, {}) if isinstance(default, Mapping) else {}
         prefix = ".".join(parents[: depth + 1])
         place = _key_or_index(table, part, key)
-        if isinstance(table, dict):
-            table.setdefault(place, copy.deepcopy(default))
+        if isinstance(table, dict) and place not in table:
+            table[place] = copy.deepcopy(default)
         table[place] = as_table(table[place])
         table = table[place]
         if not isinstance(table, dict | list):

@@ -52,6 +52,12 @@ def try_own_parts(
     edges : EdgesSection
         The table of the edges.
     """
+    of_server = (strategy.rule, strategy.server_optimizer, strategy.codec, strategy.downlink)
+    of_edges = (edges.rule, edges.codec, edges.downlink)
+    if not _own((of_server, strategy.selector, of_edges, faults)) and (
+        "solver" not in strategy.selector
+    ):
+        return  # the updates of the trial take a while for a large cohort
     with reproducible(0):
         updates = 0.01 * torch.randn(max(parts.cohort, parts.merged), SIZE)
         if _own(strategy.rule) and not parts.rule.confidence_from:

@@ -135,12 +135,13 @@ class Sweep:
         analysis.line_axis([axis for axis in axes if axis.name != SEED])
         _refuse_swept(overrides, axes)
         choices = [list(zip(axis.values, axis.labels, strict=True)) for axis in axes]
-        cells = []
+        cells: list[Cell] = []
+        reduced: dict[str, Experiment] = {}
         for chosen in itertools.product(*choices):
             labels = tuple(label for _, label in chosen)
             try:
                 changed = document_at(document, axes, [value for value, _ in chosen], defaults)
-                experiment = _without_unused_faults(Experiment.parse(changed))
+                experiment = _without_unused_faults(Experiment.parse(changed), reduced)
             except ConfigError as error:
                 raise ConfigError(f"{source}: cell {', '.join(labels)}: {error}") from None
             cells.append(Cell(labels, experiment, key_of(experiment)))
@@ -165,14 +166,27 @@ def key_of(experiment: Experiment) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _without_unused_faults(experiment: Experiment) -> Experiment:
-    """Return an experiment without the faults of no clients; the given one if it has none."""
+def _without_unused_faults(experiment: Experiment, known: dict[str, Experiment]) -> Experiment:
+    """Return an experiment without the faults of no clients; the given one if it has none.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment.
+    known : dict[str, Experiment]
+        Results of earlier calls, which differ in no other table; the new one is added. Checking
+        takes longer than all else, and without faults many cells of a sweep are the same.
+    """
     counts = [fault.count for fault in experiment.parts.faults.faults]
     if all(counts):
         return experiment
     table = experiment.to_table()
     pairs = zip(table["faults"], counts, strict=True)
-    return Experiment.parse({**table, "faults": [fault for fault, count in pairs if count]})
+    table = {**table, "faults": [fault for fault, count in pairs if count]}
+    text = json.dumps(table, sort_keys=True)
+    if text not in known:
+        known[text] = Experiment.parse(table)
+    return known[text]
 
 
 def _refuse_swept(overrides: Sequence[str], axes: Sequence[Axis]) -> None:

@@ -1,4 +1,4 @@
-"""Estimate the time of a sweep from its finished cells, or from a few rounds of some cells."""
+"""Estimate the time of a sweep from finished cells, or from a few rounds of some cells."""
 
 from __future__ import annotations
 
@@ -34,15 +34,22 @@ class Estimate:
     source: str
 
 
-def from_finished(cells: Sequence[Cell], missing: Sequence[Cell], out: Path) -> Estimate | None:
-    """Return an estimate of the time of the missing cells from the recorded times of the others.
+def from_finished(finished: Sequence[Cell], missing: Sequence[Cell], out: Path) -> Estimate | None:
+    """Return an estimate of the time of the missing cells from the recorded times of others.
 
-    It is None if no cell that is not missing has a time in its manifest in ``out``.
+    It is None if no cell in ``finished`` has a time in its manifest in ``out``.
+
+    Parameters
+    ----------
+    finished : Sequence[Cell]
+        Cells that have finished.
+    missing : Sequence[Cell]
+        Cells that are to run.
+    out : Path
+        The directory of the sweep in which the former have finished.
     """
     taken, rounds = [], 0
-    for cell in cells:
-        if cell in missing:
-            continue
+    for cell in finished:
         seconds = Run.load(out / cell.directory).manifest.get("wall-seconds")
         if seconds is not None:
             taken.append(float(seconds))
@@ -50,7 +57,8 @@ def from_finished(cells: Sequence[Cell], missing: Sequence[Cell], out: Path) -> 
     if not taken:
         return None
     left = sum(cell.experiment.rounds for cell in missing)
-    return Estimate(sum(taken) / rounds * left, f"from {len(taken)} finished cells")
+    number = f"{len(taken)} finished cell{'s' if len(taken) > 1 else ''}"
+    return Estimate(sum(taken) / rounds * left, f"from {number}")
 
 
 def from_probes(missing: Sequence[Cell]) -> Estimate | None:

@@ -8,7 +8,6 @@ that is a table may have a ``label``.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -144,7 +143,7 @@ def document_at(
     defaults : Mapping[str, Any]
         A complete document, from which a missing table is taken.
     """
-    changed = copy.deepcopy(dict(document))
+    changed = dict(document)
     variables = {}
     for axis, value in zip(axes, values, strict=True):
         if axis.written not in SHORT_NAMES or axis.written == "seeds":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Self, final
 
 import numpy as np
@@ -61,14 +63,30 @@ class Digits(BuiltinTask):
 
 @lru_cache(maxsize=1)
 def _digits(dtype: torch.dtype) -> tuple[TensorDataset, TensorDataset]:
-    from sklearn.datasets import load_digits  # slow to import
-
-    digits = load_digits()
-    x = torch.from_numpy(digits.images / 16).to(dtype).unsqueeze(1)
-    y = torch.from_numpy(digits.target).long()
+    table = _table()
+    images, target = table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
+    x = torch.from_numpy(images / 16).to(dtype).unsqueeze(1)
+    y = torch.from_numpy(target).long()
     held_out = torch.zeros(len(y), dtype=torch.bool)
     for label in range(10):
-        indices = np.flatnonzero(digits.target == label)
+        indices = np.flatnonzero(target == label)
         order = Seeds(0).numpy("digits", "test", label).permutation(indices)
         held_out[torch.from_numpy(order[: round(len(order) / 5)])] = True
     return TensorDataset(x[~held_out], y[~held_out]), TensorDataset(x[held_out], y[held_out])
+
+
+def _table() -> NDArray[np.float64]:
+    """Return scikit-learn's (1797, 65) table of digits: 64 pixels and the label of each.
+
+    Its file is read directly where it is found, because ``import sklearn`` takes a second.
+    """
+    package = find_spec("sklearn")
+    folders = [] if package is None else package.submodule_search_locations or []
+    for folder in folders:
+        file = Path(folder, "datasets", "data", "digits.csv.gz")
+        if file.is_file():
+            return np.loadtxt(file, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    return np.column_stack([pixels, labels])

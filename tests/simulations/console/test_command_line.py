@@ -106,8 +106,13 @@ def test_a_dry_run_checks_and_writes_nothing(invoke, tiny_file, tmp_path):
         "seed=1, no faults #2",
     ]
     assert lines[1].endswith("same as seed=1, no faults #1")
-    assert lines[-1].startswith("4 cells, 2 of them different, 2 to run; about ")
-    assert lines[-1].endswith("on as many free cores (3 rounds of 2 cells were timed)")
+    assert lines[-1] == (
+        "4 cells, 2 of them different, 2 to run; their time is unknown: no cell has finished "
+        "(--probe times a few rounds)"
+    )
+    probed = invoke("sweep", study, "--dry-run", "--probe").stdout.splitlines()[-1]
+    assert probed.startswith("4 cells, 2 of them different, 2 to run; about ")
+    assert probed.endswith("on as many free cores (3 rounds of 2 cells were timed)")
     assert sorted(tmp_path.iterdir()) == sorted([*before, study])
 
 

@@ -39,10 +39,29 @@ def test_the_time_is_estimated_from_finished_cells(file, recorded, tmp_path):
     for cell in sweep.distinct[:2]:
         add_to_manifest(out / cell.directory, {"wall-seconds": 4.0})
     missing = sweep.distinct[2:]
-    estimated = estimate.from_finished(sweep.distinct, missing, out)
+    estimated = estimate.from_finished(sweep.distinct[:2], missing, out)
     assert estimated.seconds == pytest.approx(4.0 * len(missing))
     assert estimated.source == "from 2 finished cells"
-    assert estimate.from_finished(missing, missing, out) is None
+    assert estimate.from_finished([], missing, out) is None
+
+
+def test_a_plan_estimates_from_an_earlier_sweep(file, recorded, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sweep, text = Sweep.load(file(ROBUST)), io.StringIO()
+    command.show_plan(sweep, Console(file=text, width=200), None)
+    assert text.getvalue().endswith(
+        "is unknown: no cell has finished (--probe times a few rounds)\n"
+    )
+    out = tmp_path / "runs" / f"{sweep.name}-20260101-000000"
+    run_sweep(sweep, out, report=False)
+    for cell in sweep.distinct:
+        add_to_manifest(out / cell.directory, {"wall-seconds": 30.0})
+    for given in (None, out):
+        text = io.StringIO()
+        command.show_plan(sweep, Console(file=text, width=200), given)
+        last = text.getvalue().splitlines()[-1]
+        assert last.startswith("16 cells, 12 of them different, 12 to run; about 6 min with")
+        assert last.endswith("(from 12 finished cells)")
 
 
 def test_the_newest_sweep_of_a_name_is_resumed(tmp_path, monkeypatch):
