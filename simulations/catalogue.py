@@ -11,6 +11,9 @@ ATTACKS: Registry[Any] = Registry(
     "hqde_fl.simulations.attacks.base:Attack",
     {
         "alie": "hqde_fl.simulations.attacks.alie:ALIE",
+        "constant-direction": ("hqde_fl.simulations.attacks.constant_direction:ConstantDirection"),
+        "copycat": "hqde_fl.simulations.attacks.copycat:Copycat",
+        "evasive": "hqde_fl.simulations.attacks.evasive:Evasive",
         "fang": "hqde_fl.simulations.attacks.fang:Fang",
         "ipm": "hqde_fl.simulations.attacks.ipm:IPM",
         "mimic": "hqde_fl.simulations.attacks.mimic:Mimic",
@@ -18,6 +21,8 @@ ATTACKS: Registry[Any] = Registry(
         "min-sum": "hqde_fl.simulations.attacks.min_sum:MinSum",
         "optimal-alie": "hqde_fl.simulations.attacks.optimal_alie:OptimalALIE",
         "optimal-ipm": "hqde_fl.simulations.attacks.optimal_ipm:OptimalIPM",
+        "poisoned-fl": "hqde_fl.simulations.attacks.poisoned_fl:PoisonedFL",
+        "sideways": "hqde_fl.simulations.attacks.sideways:Sideways",
     },
     group="hqde_fl.attacks",
 )

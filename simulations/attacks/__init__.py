@@ -7,6 +7,9 @@ from hqde_fl.registry import Registry
 from hqde_fl.simulations import catalogue
 from hqde_fl.simulations.attacks.alie import ALIE
 from hqde_fl.simulations.attacks.base import Attack, AttackerKnowledge, Memory
+from hqde_fl.simulations.attacks.constant_direction import ConstantDirection
+from hqde_fl.simulations.attacks.copycat import Copycat
+from hqde_fl.simulations.attacks.evasive import Evasive
 from hqde_fl.simulations.attacks.fang import Fang
 from hqde_fl.simulations.attacks.ipm import IPM
 from hqde_fl.simulations.attacks.mimic import Mimic
@@ -14,6 +17,8 @@ from hqde_fl.simulations.attacks.min_max import MinMax
 from hqde_fl.simulations.attacks.min_sum import MinSum
 from hqde_fl.simulations.attacks.optimal_alie import OptimalALIE
 from hqde_fl.simulations.attacks.optimal_ipm import OptimalIPM
+from hqde_fl.simulations.attacks.poisoned_fl import PoisonedFL
+from hqde_fl.simulations.attacks.sideways import Sideways
 
 ATTACKS: Registry[Attack] = catalogue.ATTACKS
 
@@ -29,6 +34,9 @@ __all__ = [
     "IPM",
     "Attack",
     "AttackerKnowledge",
+    "ConstantDirection",
+    "Copycat",
+    "Evasive",
     "Fang",
     "Memory",
     "Mimic",
@@ -36,5 +44,7 @@ __all__ = [
     "MinSum",
     "OptimalALIE",
     "OptimalIPM",
+    "PoisonedFL",
+    "Sideways",
     "attack_name",
 ]

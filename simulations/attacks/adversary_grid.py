@@ -231,6 +231,9 @@ class AdversaryGrid(PartitionAwareGrid):
             rule=rule,
             state=state,
             memory=self.memory if name is None else self.memory.get(name, {}),
+            round=updates.round,
+            member=updates.member or 0,
+            seeds=self._seeds,
         )
         rows = received_columns([honest[client].update for client in clients])
         if any(work[client] < 1 for client in clients):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar, final
 
+import torch
 from torch import Tensor
 
 from hqde_fl.clients.task_facts import TaskFacts
@@ -14,6 +16,7 @@ from hqde_fl.errors import ConfigError
 from hqde_fl.rules import Aggregator, Cohort, Mean
 from hqde_fl.rules.library_threads import one_library_thread
 from hqde_fl.rules.results import State
+from hqde_fl.seeding import Seeds
 from hqde_fl.updates import Columns, Updates
 
 Memory = Mapping[str, Any]
@@ -42,6 +45,12 @@ class AttackerKnowledge:
         State of the rule.
     memory : Memory
         State of the attack, as its ``learn`` returned it in this round.
+    round : int
+        The server's round.
+    member : int
+        Number of the ensemble's member; 0 if there is one model.
+    seeds : Seeds
+        The run's seeds, for attacks that draw random numbers.
     """
 
     honest: tuple[int, ...] = ()
@@ -52,6 +61,13 @@ class AttackerKnowledge:
     rule: Aggregator = field(default_factory=Mean)
     state: State = field(default_factory=dict)
     memory: Memory = field(default_factory=dict)
+    round: int = 1
+    member: int = 0
+    seeds: Seeds = field(default_factory=partial(Seeds, 0))
+
+    def generator(self, *name: str | int) -> torch.Generator:
+        """Return a new generator that the seeds, the member and a name determine."""
+        return self.seeds.torch("attack", *name, self.member)
 
     def cohort(self) -> tuple[Cohort, list[int]]:
         """Return the cohort sorted by client id, and its rows' indices in honest + attackers."""

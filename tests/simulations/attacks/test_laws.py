@@ -1,6 +1,7 @@
 """Tests of the properties of every attack."""
 
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,31 +13,59 @@ from hqde_fl.simulations.attacks import (
     ATTACKS,
     IPM,
     AttackerKnowledge,
+    ConstantDirection,
+    Copycat,
+    Evasive,
     Fang,
     Mimic,
     MinMax,
     MinSum,
     OptimalALIE,
     OptimalIPM,
+    PoisonedFL,
+    Sideways,
 )
 from hqde_fl.updates import Updates
 
-ALL = [*(ATTACKS.build(name) for name in ATTACKS), Fang("model"), MinMax("sign"), MinSum("unit")]
+ALL = [
+    *(ATTACKS.build(name) for name in ATTACKS),
+    Fang("model"),
+    MinMax("sign"),
+    MinSum("unit"),
+    Copycat(noise=0.3),
+    ConstantDirection(direction="random"),
+    Sideways(noise=0.5),
+    Evasive(MinSum(), detector="byzantine-filter"),
+]
 every_attack = pytest.mark.parametrize("attack", ALL, ids=repr)
+
+
+TUNED = (Fang, Sideways, ConstantDirection, Copycat)
+"""Attacks that also move weights that no honest client moves."""
 
 
 def knowledge_of(d=40):
     return AttackerKnowledge(model=torch.linspace(-1, 1, d), rule=Median())
 
 
+def after_a_round(attack, rows, knowledge):
+    """Return the knowledge in the second round: the model has moved since the first."""
+    columns, h = Updates(rows), len(rows)
+    known = knowledge.completed(h, 3)
+    memory = attack.learn(columns, known)
+    later = replace(known, model=known.model + 0.1 * rows.mean(dim=0), memory=memory, round=2)
+    return replace(later, memory=attack.learn(columns, later))
+
+
 @every_attack
 def test_attacks_do_not_change_their_inputs_and_are_reproducible(attack, draw):
-    rows, known = draw(dtype=torch.float32), knowledge_of()
+    rows = draw(dtype=torch.float32)
+    known = after_a_round(attack, rows, knowledge_of())
     copies = rows.clone(), known.model.clone()
     sent = attack.craft(rows, 3, known)
     assert torch.equal(rows, copies[0])
     assert torch.equal(known.model, copies[1])
-    assert sent.shape == (40,)
+    assert sent.shape in ((40,), (3, 40))
     assert sent.dtype == torch.float32
     assert torch.isfinite(sent).all()
     assert torch.equal(attack.craft(rows, 3, known), sent)
@@ -67,11 +96,11 @@ def test_scaled_updates_scale_the_attack(attack, draw):
 def test_many_columns_are_processed_in_tiles(attack, draw):
     rows = draw(h=5, d=30_000, dtype=torch.float32)
     wide = torch.cat([rows, torch.zeros(5, 30_000)], dim=1)
-    model = torch.ones(60_000)
-    sent = attack.craft(wide, 2, AttackerKnowledge(model=model, rule=Median()))
-    assert sent.shape == (60_000,)
-    assert sent[:30_000].abs().sum() > 0
-    assert not sent[30_000:].any() or isinstance(attack, Fang)
+    first = AttackerKnowledge(model=torch.ones(60_000), rule=Median())
+    sent = attack.craft(wide, 3, after_a_round(attack, wide, first))
+    assert sent.shape in ((60_000,), (3, 60_000))
+    assert sent[..., :30_000].abs().sum() > 0
+    assert not sent[..., 30_000:].any() or isinstance(attack, TUNED)
 
 
 @every_attack
@@ -95,6 +124,22 @@ def test_one_honest_client_is_enough(attack, draw):
         (lambda: Mimic(warmup=0), "Mimic.warmup must be >= 1, found 0"),
         (lambda: OptimalALIE(limit=0.0), "OptimalALIE.limit must be finite and > 0, found 0.0"),
         (lambda: OptimalIPM(tries=2), "OptimalIPM.tries must be >= 3, found 2"),
+        (lambda: Copycat(noise=-1.0), "Copycat.noise must be finite and >= 0, found -1.0"),
+        (
+            lambda: ConstantDirection(strength=0.0),
+            "ConstantDirection.strength must be finite and > 0, found 0.0",
+        ),
+        (lambda: ConstantDirection(direction="up"), "against, random, found 'up'"),
+        (lambda: Sideways(noise=float("nan")), "Sideways.noise must be finite and >= 0, found nan"),
+        (lambda: PoisonedFL(scale=0.0), "PoisonedFL.scale must be finite and > 0, found 0.0"),
+        (lambda: PoisonedFL(decay=1.5), r"PoisonedFL.decay must be in \(0, 1\], found 1.5"),
+        (lambda: PoisonedFL(least=9.0), r"least must be in \(0, scale = 8.0\], found 9.0"),
+        (lambda: PoisonedFL(every=0), "PoisonedFL.every must be >= 1, found 0"),
+        (lambda: Evasive(detector="krumm"), "Evasive.detector must be .* 'krumm'"),
+        (lambda: Evasive(detector="bucketing"), "judges by the updates alone, found Bucketing"),
+        (lambda: Evasive(share=2.0), r"Evasive.share must be in \[0, 1\], found 2.0"),
+        (lambda: Evasive(tries=2), "Evasive.tries must be >= 3, found 2"),
+        (lambda: Evasive(attack="min-max"), "Evasive.attack must be an attack, found 'min-max'"),
         (lambda: IPM().check(3, 3), "at least 1 attacker and 1 honest client, found 3 and 0"),
         (lambda: IPM().check(3, 0), "found 0 and 3"),
         (lambda: ATTACKS.build("alice"), "unknown attack 'alice': did you mean 'alie'"),
