@@ -326,6 +326,7 @@ class HQDEStrategy(FedAvg):
                 with span("wait"):
                     replies = grid.send_and_receive(messages, timeout=deadline) if messages else ()
                 arrays, metrics = self.aggregate_train(server_round, replies)
+                del messages, replies  # they may hold every client's model
                 if arrays is not None:
                     result.arrays = arrays
                 if metrics is not None:

@@ -1,7 +1,9 @@
-"""Choose where updates are aggregated: in this process where they fit, else on Ray."""
+"""Choose where updates are aggregated: in memory where they fit, else on Ray or from a file."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,12 +15,13 @@ import psutil
 import torch
 from torch import Tensor
 
-from hqde_fl.errors import ConfigError
+from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.executor import Executor, Store, default_executor
 from hqde_fl.rules.results import Aggregate, State
 from hqde_fl.rules.tiling import Combined, S
 from hqde_fl.updates import Columns, MappedColumns, StackedColumns
+from hqde_fl.updates.update_file import UpdateFile, file_folder
 
 _GROUP = Path("/sys/fs/cgroup")
 """Files of a container's memory limit."""
@@ -27,29 +30,58 @@ _GROUP = Path("/sys/fs/cgroup")
 @final
 @dataclass(frozen=True)
 class AutoExecutor(Executor):
-    """Aggregates in this process where a round's updates fit into memory, else on Ray.
+    """Aggregates in this process where a round's updates fit into memory, else from elsewhere.
 
     Before the replies of a round arrive, the size of all updates that are expected is compared with
-    the free memory. If they do not fit, and this process is connected to a Ray, each update goes
-    into Ray's object store as it arrives, and ``MapReduce`` reads them there.
+    the free memory. If they do not fit, each update is moved as it arrives: into Ray's object store
+    if this process is connected to a Ray, where ``MapReduce`` reads them, else into a temporary
+    file that is mapped into memory. The results have the same bits as in memory.
 
     Parameters
     ----------
     memory : float, default=0.5
         Part of the free memory, in [0, 1], that the updates of a round may take in this process.
+    folder : str, default=""
+        Folder of that file, on a disk with room for all updates of a round. Empty: the system's
+        folder for temporary files (``TMPDIR``), or ``/var/tmp`` if that one is in memory.
     """
 
     memory: float = 0.5
+    folder: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.memory <= 1:
             raise ConfigError(f"AutoExecutor needs memory in [0, 1], found {self.memory}")
+        if self.folder and not os.path.isdir(self.folder):
+            raise ConfigError(f"AutoExecutor needs a folder that exists, found {self.folder!r}")
 
-    def storage(self, n: int, d: int, dtype: torch.dtype, whole: bool = False) -> Store | None:
-        """Return a function that puts one update into Ray's object store; None if all fit here."""
-        if n * d * dtype.itemsize <= self.memory * free_memory() or not _has_ray():
+    def storage(
+        self, n: int, d: int, dtype: torch.dtype, *, whole: bool = False, settled: bool = True
+    ) -> Store | None:
+        """Return a function that moves one update out of this process's memory; None if all fit.
+
+        None also if the disk has no room for a file, but the memory has.
+
+        Raises
+        ------
+        RunError
+            If neither has.
+        """
+        size, free = n * d * dtype.itemsize, free_memory()
+        if size <= self.memory * free:
             return None
-        return _on_ray().storage(n, d, dtype, whole)
+        if settled and _has_ray():
+            return _on_ray().storage(n, d, dtype, whole=whole)
+        folder = self.folder or file_folder()
+        if (room := shutil.disk_usage(folder).free) > size:
+            return UpdateFile(n, d, dtype, folder)
+        if size < free:
+            return None
+        raise RunError(
+            f"the updates of a round take {size / 1e9:.1f} GB, found {free / 1e9:.1f} GB of free "
+            f"memory and {room / 1e9:.1f} GB in {folder}: set AutoExecutor.folder "
+            "(strategy.executor) to a folder of a larger disk"
+        )
 
     def run(
         self,

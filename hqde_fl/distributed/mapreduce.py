@@ -107,14 +107,17 @@ class MapReduce(Executor):
             return run_tree(rule, stored, cohort, state, **options)[0]
         return super().run(rule, stored, cohort, state, run_steps)
 
-    def storage(self, n: int, d: int, dtype: torch.dtype, whole: bool = False) -> Store:
+    def storage(
+        self, n: int, d: int, dtype: torch.dtype, *, whole: bool = False, settled: bool = True
+    ) -> Store | None:
         """Return a function that puts one client's update into the object store.
 
-        An update that one task reads as a ``whole`` is one object if it fits into a shard.
+        An update that one task reads as a ``whole`` is one object if it fits into a shard. None
+        unless roles are ``settled``.
         """
         require_ray("MapReduce")
         sizes = {"shard_bytes": self.shard_bytes, "tile_bytes": self.tile_bytes}
-        return UpdateCollector(n, d, dtype, whole=whole, **sizes).store
+        return UpdateCollector(n, d, dtype, whole=whole, **sizes) if settled else None
 
     def stored(self, updates: Columns, clients: Sequence[int]) -> Columns:
         """Return updates as columns that are computed from the object store.

@@ -30,7 +30,7 @@ from hqde_fl.distributed.shards import ShardColumns, piece_edges, shard_edges
 from hqde_fl.errors import UpdateError
 from hqde_fl.rules.gram import sampled_spans
 from hqde_fl.updates import Columns, MappedColumns, StackedColumns, Updates
-from hqde_fl.updates.received_updates import StoredUpdate
+from hqde_fl.updates.received_updates import ReceivedModel, StoredUpdate
 
 SHARD_BYTES = 1 << 27
 """Bytes of one shard of all updates, about: as much as a task reads."""
@@ -165,6 +165,13 @@ class UpdateCollector:
         self._rows: list[StoredRow] = []
         self._cutting: list[Any] = []
         self._at_once = cpus()
+
+    def __str__(self) -> str:
+        return "Ray's object store"
+
+    def __call__(self, client: int, update: Tensor | ReceivedModel) -> StoredRow:
+        """Store one client's update, which may be a received model, and return it."""
+        return self.store(client, update.delta() if isinstance(update, ReceivedModel) else update)
 
     def store(self, client: int, update: Any) -> StoredRow:
         """Store one client's update and return it.

@@ -303,6 +303,7 @@ def alternating(items: Iterable[T], waiting: str, working: str) -> Iterator[T]:
             try:
                 yield item
             finally:
+                del item  # it may be large
                 _local.scope = outer
                 now = time.perf_counter()
                 worked, mark = worked + now - mark, now

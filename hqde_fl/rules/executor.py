@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,13 +22,20 @@ from hqde_fl.rules.library_threads import one_library_thread
 from hqde_fl.rules.results import Aggregate, State
 from hqde_fl.rules.tiling import Combined, S, combine_tiles, reduce_tiles
 from hqde_fl.updates import TILE_BYTES, Columns
-from hqde_fl.updates.received_updates import StoredUpdate
-
-Store = Callable[[int, Tensor], StoredUpdate]
-"""(client's id, its update) -> the update as it is stored."""
+from hqde_fl.updates.received_updates import ReceivedModel, StoredUpdate
 
 MIN_THREADED_NUMBERS = 1 << 21
 """With fewer numbers in all updates, starting threads costs more than it saves."""
+
+
+class Store(Protocol):
+    """A place for the updates of a round; its text names the place."""
+
+    def __call__(
+        self, client: int, update: Tensor | ReceivedModel
+    ) -> Tensor | ReceivedModel | StoredUpdate:
+        """Return the update of the client with an id as it is stored."""
+        ...
 
 
 class Executor(ABC):
@@ -68,7 +75,9 @@ class Executor(ABC):
         outcome: Aggregate = rule.run(updates, cohort, state, partial(run_steps, executor=self))
         return outcome
 
-    def storage(self, n: int, d: int, dtype: torch.dtype, whole: bool = False) -> Store | None:
+    def storage(
+        self, n: int, d: int, dtype: torch.dtype, *, whole: bool = False, settled: bool = True
+    ) -> Store | None:
         """Return a function that stores one client's update where this executor will read it.
 
         None, unless overridden: updates stay in this process.
@@ -84,6 +93,9 @@ class Executor(ABC):
         whole : bool, default=False
             True if the rule reads a few updates at a time, whole, as a tree's nodes do; False if it
             reads all of them, a tile of columns at a time.
+        settled : bool, default=True
+            False if this process may look at whole updates before the rule does, to settle the
+            roles of entries; then they must stay a ``Tensor`` or ``ReceivedModel``.
         """
         return None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import time
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import final
 
 from flwr.app import Context, Error, Message, RecordDict, UserConfig
@@ -87,30 +87,36 @@ class InlineGrid(LocalGrid):
 
         ``pull_messages`` returns the replies.
         """
-        return [self._push(message) for message in messages]
+        return [self._push(self._number(message), message) for message in messages]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Run the clients to which the messages go, one by one, and return their replies.
+        """Return an iterable of replies that runs a client when the next reply is asked for.
 
-        A client that has not started after ``timeout`` seconds is not run and gives no reply at
-        all, not even an error. One that has started cannot be interrupted.
+        It can be iterated over once, and keeps no reply that it has handed on. A client that has
+        not started after ``timeout`` seconds is not run and gives no reply at all, not even an
+        error. One that has started cannot be interrupted.
         """
         sent, end = time.time(), time.monotonic() + (float("inf") if timeout is None else timeout)
-        replies = []
-        for message in messages:
+        numbered = [(self._number(message), message) for message in messages]
+        return self._run_in_turn(numbered, sent, end)
+
+    def _run_in_turn(
+        self, messages: Sequence[tuple[str, Message]], sent: float, end: float
+    ) -> Iterator[Message]:
+        for key, message in messages:
             if time.monotonic() > end:
-                break
+                return
             metadata, waited = message.metadata, time.time() - sent
             client = self._partitions[metadata.dst_node_id]
             number = monitored_round(metadata.group_id)
             add_span("wait", sent, waited, round=number, client=client)
-            replies += self.pull_messages([self._push(message)])
-        return replies
+            yield self._replies.pop(self._push(key, message))  # and keep no reference to it
 
-    def _push(self, message: Message) -> str:
-        key, metadata = self._number(message), message.metadata
+    def _push(self, key: str, message: Message) -> str:
+        """Run the client to which a message goes, keep the reply, and return the message's id."""
+        metadata = message.metadata
         partition = self._partitions[metadata.dst_node_id]
         with monitored_call(partition, metadata.message_type, metadata.group_id):
             self._replies[key] = self._run_client(message)

@@ -45,6 +45,7 @@ class ReplyNotes:
         for reply in alternating(replies, "wait", "screen"):
             self._read = time.time()
             yield reply
+            del reply  # not kept while the next one is awaited
 
     def add(self, node: int | None) -> None:
         """Note that the last reply, of this node, has been screened."""

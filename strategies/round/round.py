@@ -220,7 +220,7 @@ class Round:
             self._keys[0],
         )
         notes = ReplyNotes(self.number, self._roster, round_log)
-        storage = UpdateStorage(self._settings, self.state.models, len(self._messages))
+        storage = UpdateStorage(self._settings, self.state.models, len(self._messages), self.number)
         for reply in notes.waiting_for(replies):
             node = screened.add(reply)
             if node is not None:
@@ -229,6 +229,7 @@ class Round:
                 client = self._roster.identity(node)
                 screened.accepted[node] = storage.stored(client, screened.accepted[node])
             notes.add(node)
+            del reply  # not kept while the next client trains
         self.times.record_end()
         notes.add_late(self._messages)
         order = self._roster.order(screened.accepted)

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from hqde_fl.rules import Krum, SerialExecutor, aggregate
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.run import run_experiment
 from hqde_fl.updates import Updates, spans
+from hqde_fl.updates.update_file import UpdateFile
 
 
 def test_updates_in_this_process_are_aggregated_here() -> None:
@@ -23,9 +25,37 @@ def test_updates_in_this_process_are_aggregated_here() -> None:
     assert torch.equal(here.delta, aggregate(Krum(2), updates, executor=SerialExecutor()).delta)
 
 
-def test_without_a_ray_updates_stay_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_ray_updates_go_to_a_file_beyond_the_limit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(auto, "_has_ray", lambda: False)
-    assert AutoExecutor(memory=0.0).storage(10, 1000, torch.float32) is None
+    monkeypatch.setattr(auto, "free_memory", lambda: 100_000.0)
+    assert AutoExecutor().storage(10, 1250, torch.float32) is None
+    store = AutoExecutor(folder=str(tmp_path)).storage(10, 1251, torch.float32)
+    assert str(store) == f"a file in {tmp_path}"
+    assert list(tmp_path.iterdir()) == []  # it has no name
+
+
+def test_without_room_on_the_disk_updates_stay_in_memory_or_the_run_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(auto, "_has_ray", lambda: False)
+    monkeypatch.setattr(auto, "free_memory", lambda: 100_000.0)
+    monkeypatch.setattr(auto.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    assert AutoExecutor().storage(10, 2000, torch.float32) is None
+    with pytest.raises(RunError, match=r"take 0\.0 GB, found .* set AutoExecutor\.folder"):
+        AutoExecutor().storage(10, 3000, torch.float32)
+
+
+def test_with_a_ray_what_may_be_looked_at_goes_to_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "_has_ray", lambda: True)
+    store = AutoExecutor(memory=0.0).storage(10, 3000, torch.float32, settled=False)
+    assert isinstance(store, UpdateFile)
+
+
+def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs a folder that exists, found"):
+        AutoExecutor(folder=str(tmp_path / "none"))
 
 
 def test_free_memory_is_bounded_by_the_limit_of_a_container(

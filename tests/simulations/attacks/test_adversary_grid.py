@@ -116,7 +116,7 @@ def test_the_attackers_send_the_update_of_the_attack():
 
 def test_attackers_come_last_and_honest_replies_are_unchanged():
     inner = inline()
-    replies = inner.send_and_receive(messages := ask(inner))
+    replies = list(inner.send_and_receive(messages := ask(inner)))
     inner.send_and_receive = lambda sent, timeout=None: iter(replies)
     received = list(AdversaryGrid(inner, IPM(), CHOSEN).send_and_receive(messages))
     assert all(any(reply is honest for honest in replies) for reply in received[: N - F])
