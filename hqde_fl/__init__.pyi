@@ -38,8 +38,11 @@ from hqde_fl.protocol.records import to_record as to_record
 from hqde_fl.protocol.screening import Screening as Screening
 from hqde_fl.rules import ARC as ARC
 from hqde_fl.rules import CAF as CAF
+from hqde_fl.rules import FLAME as FLAME
+from hqde_fl.rules import LASA as LASA
 from hqde_fl.rules import MDA as MDA
 from hqde_fl.rules import NNM as NNM
+from hqde_fl.rules import SMEA as SMEA
 from hqde_fl.rules import Adaptive as Adaptive
 from hqde_fl.rules import Aggregate as Aggregate
 from hqde_fl.rules import Aggregator as Aggregator
@@ -52,6 +55,10 @@ from hqde_fl.rules import Clipping as Clipping
 from hqde_fl.rules import Cohort as Cohort
 from hqde_fl.rules import DnC as DnC
 from hqde_fl.rules import Entanglement as Entanglement
+from hqde_fl.rules import FedRDF as FedRDF
+from hqde_fl.rules import FLDetector as FLDetector
+from hqde_fl.rules import FLTrust as FLTrust
+from hqde_fl.rules import FoolsGold as FoolsGold
 from hqde_fl.rules import GeometricMedian as GeometricMedian
 from hqde_fl.rules import Krum as Krum
 from hqde_fl.rules import Meamed as Meamed
@@ -59,7 +66,9 @@ from hqde_fl.rules import Mean as Mean
 from hqde_fl.rules import Median as Median
 from hqde_fl.rules import MoNNA as MoNNA
 from hqde_fl.rules import MultiKrum as MultiKrum
+from hqde_fl.rules import NormalisedMean as NormalisedMean
 from hqde_fl.rules import Robust as Robust
+from hqde_fl.rules import RoundContext as RoundContext
 from hqde_fl.rules import Rule as Rule
 from hqde_fl.rules import SignGuard as SignGuard
 from hqde_fl.rules import Superposition as Superposition

@@ -29,6 +29,7 @@ NAMES = """
     fedavg fedyogi from_record geometric_median hierarchical median packing quantized
     quantum_entanglement quantum_superposition record_training_metric robust roles_of run
     run_experiment span sweep to_record trimmed_mean
+    FLAME FLDetector FLTrust FedRDF FoolsGold LASA NormalisedMean RoundContext SMEA
 """
 PUBLIC = NAMES.split()
 

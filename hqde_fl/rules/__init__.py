@@ -16,17 +16,26 @@ from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.dnc import DnC
 from hqde_fl.rules.entanglement import Entanglement
 from hqde_fl.rules.executor import Executor, SerialExecutor, ThreadedExecutor, TorchDevice
+from hqde_fl.rules.fedrdf import FedRDF
+from hqde_fl.rules.flame import FLAME
+from hqde_fl.rules.fldetector import FLDetector
+from hqde_fl.rules.fltrust import FLTrust
+from hqde_fl.rules.foolsgold import FoolsGold
 from hqde_fl.rules.geometric_median import GeometricMedian
 from hqde_fl.rules.krum import Krum, MultiKrum
+from hqde_fl.rules.lasa import LASA
 from hqde_fl.rules.mda import MDA
 from hqde_fl.rules.meamed import Meamed
 from hqde_fl.rules.mean import Mean
 from hqde_fl.rules.median import Median
 from hqde_fl.rules.monna import MoNNA
 from hqde_fl.rules.nnm import NNM
+from hqde_fl.rules.normalised_mean import NormalisedMean
 from hqde_fl.rules.results import Aggregate, Decision, Measured, Statistic
 from hqde_fl.rules.robust import Robust
+from hqde_fl.rules.round_context import RoundContext
 from hqde_fl.rules.sign_guard import SignGuard
+from hqde_fl.rules.smea import SMEA
 from hqde_fl.rules.superposition import Superposition
 from hqde_fl.rules.tree import Tree
 from hqde_fl.rules.trimmed_mean import TrimmedMean
@@ -37,9 +46,12 @@ RULES: Registry[Aggregator] = catalogue.RULES
 __all__ = [
     "ARC",
     "CAF",
+    "FLAME",
+    "LASA",
     "MDA",
     "NNM",
     "RULES",
+    "SMEA",
     "Adaptive",
     "Aggregate",
     "Aggregator",
@@ -54,6 +66,10 @@ __all__ = [
     "DnC",
     "Entanglement",
     "Executor",
+    "FLDetector",
+    "FLTrust",
+    "FedRDF",
+    "FoolsGold",
     "GeometricMedian",
     "Krum",
     "Meamed",
@@ -62,7 +78,9 @@ __all__ = [
     "Median",
     "MoNNA",
     "MultiKrum",
+    "NormalisedMean",
     "Robust",
+    "RoundContext",
     "Rule",
     "SerialExecutor",
     "SignGuard",

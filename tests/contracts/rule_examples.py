@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from hqde_fl.rules import (
     ARC,
     CAF,
+    FLAME,
+    LASA,
     MDA,
     NNM,
+    SMEA,
     Adaptive,
     Aggregator,
     Bucketing,
@@ -20,6 +26,10 @@ from hqde_fl.rules import (
     Clipping,
     DnC,
     Entanglement,
+    FedRDF,
+    FLDetector,
+    FLTrust,
+    FoolsGold,
     GeometricMedian,
     Krum,
     Meamed,
@@ -27,7 +37,9 @@ from hqde_fl.rules import (
     Median,
     MoNNA,
     MultiKrum,
+    NormalisedMean,
     Robust,
+    RoundContext,
     SignGuard,
     Superposition,
     Tree,
@@ -67,8 +79,14 @@ EXAMPLES: dict[str, Example] = {
     "clipping": Example(lambda f: Chain(Clipping(3.0), Median()), translates=False, scales=False),
     "dnc": Example(DnC),
     "entanglement": Example(lambda f: Entanglement(), translates=False),
+    "fedrdf": Example(lambda f: FedRDF()),
+    "flame": Example(lambda f: FLAME(noise=0.0), translates=False),
+    "fldetector": Example(lambda f: FLDetector()),
+    "fltrust": Example(lambda f: FLTrust(), translates=False),
+    "foolsgold": Example(lambda f: FoolsGold(), translates=False),
     "geometric-median": Example(lambda f: GeometricMedian()),
     "krum": Example(Krum),
+    "lasa": Example(lambda f: LASA(), translates=False, scales=False),  # but by powers of two
     "mda": Example(lambda f: MDA(min(f, 5))),
     "meamed": Example(Meamed),
     "mean": Example(lambda f: Mean()),
@@ -76,8 +94,10 @@ EXAMPLES: dict[str, Example] = {
     "monna": Example(lambda f: MoNNA(f, trusted=4)),
     "multi-krum": Example(MultiKrum),
     "nnm": Example(lambda f: Chain(NNM(f), TrimmedMean(f))),
+    "normalised-mean": Example(lambda f: NormalisedMean(), translates=False),
     "robust": Example(lambda f: Robust(), translates=False),
     "sign-guard": Example(lambda f: SignGuard(), translates=False),
+    "smea": Example(lambda f: SMEA(f if f <= 5 else 0)),
     "superposition": Example(lambda f: Superposition(), translates=False),
     "tree": Example(lambda f: Tree(Median(), GeometricMedian(), fanout=3)),
     "trimmed-mean": Example(TrimmedMean),
@@ -102,6 +122,15 @@ MORE: dict[str, Example] = {
     "nnm and entanglement": Example(lambda f: Chain(NNM(f), Entanglement()), translates=False),
     "nnm and superposition": Example(lambda f: Chain(NNM(f), Superposition()), translates=False),
     "nnm and voting": Example(lambda f: Chain(NNM(f), Voting()), translates=False),
+    "bucketing and fltrust": Example(lambda f: Chain(Bucketing(2), FLTrust()), translates=False),
+    "lasa of all magnitudes": Example(
+        lambda f: LASA(sign_bound=2.0, sparsity=0.0), translates=False
+    ),
+    "nnm and lasa": Example(lambda f: Chain(NNM(f), LASA()), translates=False, scales=False),
+    "nnm and foolsgold": Example(lambda f: Chain(NNM(f), FoolsGold()), translates=False),
+    "nnm and flame": Example(lambda f: Chain(NNM(f), FLAME(noise=0.0)), translates=False),
+    "nnm and smea": Example(lambda f: Chain(NNM(f), SMEA(f if f <= 5 else 0))),
+    "tree of fltrust": Example(lambda f: Tree(FLTrust(), Median(), fanout=3), translates=False),
     "nnm and krum": Example(lambda f: Chain(NNM(f), Krum(f))),
     "nnm and median": Example(lambda f: Chain(NNM(f), Median())),
     "arc and bulyan": Example(lambda f: Chain(ARC(f), Bulyan(f)), translates=False),
@@ -118,3 +147,11 @@ MORE: dict[str, Example] = {
 """Instances with other parameters, and compositions, under the same laws."""
 
 ALL = EXAMPLES | MORE
+
+
+def context_of(rule: Aggregator, updates: Tensor) -> RoundContext:
+    """Return what a rule needs of the server: the median of the updates, layers of three sizes."""
+    d = updates.shape[1]
+    layers = (d // 2, d // 3, d - d // 2 - d // 3)
+    reference = updates.to(torch.float64).median(dim=0).values
+    return RoundContext(reference, layers) if rule.needs else RoundContext()

@@ -1,5 +1,7 @@
 """``filters`` agrees with the rules' behaviour: it is True if a rule filters clients."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -31,7 +33,7 @@ from hqde_fl.rules import (
     aggregate,
 )
 from hqde_fl.updates import Updates
-from tests.contracts.rule_examples import ALL, EXAMPLES
+from tests.contracts.rule_examples import ALL, EXAMPLES, context_of
 
 N, D, F = 12, 40, 2
 
@@ -41,11 +43,17 @@ FILTERS = {
     "caf",
     "dnc",
     "entanglement",
+    "flame",
+    "fldetector",
+    "fltrust",
+    "foolsgold",
+    "lasa",
     "mda",
     "monna",
     "multi-krum",
     "robust",
     "sign-guard",
+    "smea",
 }
 """The names in ``EXAMPLES`` whose rules filter clients."""
 
@@ -95,7 +103,11 @@ def rounds() -> list[Tensor]:
 
 
 def ever_filters(rule: Aggregator) -> bool:
-    outcomes = [aggregate(rule, Updates(updates), Cohort.of(N)) for updates in rounds()]
+    outcomes, state = [], None
+    for updates in rounds():
+        cohort = replace(Cohort.of(N), context=context_of(rule, updates))
+        outcomes.append(aggregate(rule, Updates(updates), cohort, state))
+        state = outcomes[-1].state if "history" in rule.needs else None
     return any(bool(outcome.filtered.any()) for outcome in outcomes)
 
 

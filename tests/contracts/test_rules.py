@@ -25,7 +25,7 @@ from hqde_fl.rules import (
     aggregate,
 )
 from hqde_fl.updates import Updates
-from tests.contracts.rule_examples import ALL, EXAMPLES
+from tests.contracts.rule_examples import ALL, EXAMPLES, context_of
 
 N, D, F = 12, 37, 2
 
@@ -45,7 +45,9 @@ def draw(n: int = N, d: int = D, dtype: torch.dtype = torch.float32, seed: int =
 
 
 def run(rule: Aggregator, updates: Tensor, **more: object) -> Aggregate:
-    return aggregate(rule, Updates(updates), **more)  # type: ignore[arg-type]
+    cohort: Cohort = more.pop("cohort", Cohort.of(len(updates)))  # type: ignore[assignment]
+    cohort = replace(cohort, context=context_of(rule, updates))
+    return aggregate(rule, Updates(updates), cohort, **more)  # type: ignore[arg-type]
 
 
 def check(result: Aggregate, updates: Tensor) -> None:
@@ -81,7 +83,8 @@ class TestEveryRule:
             check(result, updates)
             wide = torch.float64 if dtype == torch.float64 else torch.float32
             assert result.delta.dtype == wide
-            buffers = aggregate(rule, Updates([row.clone() for row in updates]))
+            cohort = replace(Cohort.of(N), context=context_of(rule, updates))
+            buffers = aggregate(rule, Updates([row.clone() for row in updates]), cohort)
             assert torch.equal(buffers.delta, result.delta)
 
     def test_one_column(self, name: str) -> None:

@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 from hqde_fl.rules import (
     ARC,
     CAF,
+    FLAME,
+    LASA,
     MDA,
     NNM,
     RULES,
+    SMEA,
     Adaptive,
     Aggregator,
     Bucketing,
@@ -27,6 +30,10 @@ from hqde_fl.rules import (
     Cohort,
     DnC,
     Entanglement,
+    FedRDF,
+    FLDetector,
+    FLTrust,
+    FoolsGold,
     GeometricMedian,
     Krum,
     Meamed,
@@ -34,6 +41,7 @@ from hqde_fl.rules import (
     Median,
     MoNNA,
     MultiKrum,
+    NormalisedMean,
     Robust,
     SignGuard,
     Superposition,
@@ -43,6 +51,8 @@ from hqde_fl.rules import (
     aggregate,
 )
 from hqde_fl.updates import Updates
+from tests.contracts.rule_examples import context_of
+from tests.hqde_fl.rules import defence_oracles as defences
 from tests.hqde_fl.rules import influence_oracles as oracle
 from tests.hqde_fl.rules import oracles as values
 from tests.hqde_fl.rules.influence_oracles import Final
@@ -93,8 +103,14 @@ CASES: dict[str, Case] = {
     ),
     "dnc": Case(DnC(F), oracle.dnc(F, 1.0), ties=False),
     "entanglement": Case(Entanglement(), oracle.entanglement(), ties=False),
+    "fedrdf": Case(FedRDF(), defences.fedrdf, ties=False),
+    "flame": Case(FLAME(noise=0.0), defences.flame, ties=False),
+    "fldetector": Case(FLDetector(), defences.equal),
+    "fltrust": Case(FLTrust(), defences.fltrust),
+    "foolsgold": Case(FoolsGold(), defences.foolsgold, ties=False),
     "geometric-median": Case(GeometricMedian(), oracle.geometric_median, ties=False),
     "krum": Case(Krum(F), oracle.krum(F)),
+    "lasa": Case(LASA(), defences.lasa(), ties=False),
     "mda": Case(MDA(F), oracle.mda(F), ties=False),
     "meamed": Case(Meamed(F), oracle.meamed(F)),
     "mean": Case(Mean(weighted=True, cap=3.0), oracle.weighted_mean(3.0)),
@@ -106,8 +122,10 @@ CASES: dict[str, Case] = {
         oracle.chain(oracle.nnm(F), last=oracle.centered_clipping(1.0, 3, True)),
         ties=False,
     ),
+    "normalised-mean": Case(NormalisedMean(), defences.normalised_mean),
     "robust": Case(Robust(), oracle.robust(), ties=False),
     "sign-guard": Case(SignGuard(), oracle.sign_guard(0.1, 3.0)),
+    "smea": Case(SMEA(F), defences.smea(F), ties=False),
     "superposition": Case(Superposition(), oracle.superposition(0.25, 2.0), ties=False),
     "tree": Case(
         Tree(Median(), Median(), fanout=3),
@@ -168,6 +186,17 @@ MORE: dict[str, Case] = {
     ),
     "arc and sign-guard": Case(
         Chain(ARC(F), SignGuard()), oracle.chain(oracle.arc(F), last=oracle.sign_guard(0.1, 3.0))
+    ),
+    "lasa of all magnitudes": Case(
+        LASA(norm_bound=1.0, sign_bound=1.5, sparsity=0.0), defences.lasa(1.0, 1.5, 0.0), ties=False
+    ),
+    "bucketing and fltrust": Case(
+        Chain(Bucketing(2), FLTrust()), oracle.chain(oracle.bucketing(2), last=defences.fltrust)
+    ),
+    "nnm and flame": Case(
+        Chain(NNM(F), FLAME(noise=0.0)),
+        oracle.chain(oracle.nnm(F), last=defences.flame),
+        ties=False,
     ),
     "nnm and voting on coordinates": Case(
         Chain(NNM(F), Voting()),
@@ -239,7 +268,8 @@ def cohorts(kinds: tuple[str, ...]) -> st.SearchStrategy[Cohorts]:
 
 
 def check(case: Case, drawn: Cohorts) -> None:
-    rows, cohort = drawn.updates(), drawn.cohort()
+    rows = drawn.updates()
+    cohort = replace(drawn.cohort(), context=context_of(case.rule, torch.from_numpy(rows)))
     result = aggregate(case.rule, Updates(torch.from_numpy(rows)), cohort)
     expected = oracle.normalised(case.influence(list(rows), cohort))
     assert result.influence.tolist() == pytest.approx(expected, abs=2e-5), drawn
