@@ -34,7 +34,10 @@ LOWER_IS_BETTER = frozenset(
 """Words in a metric's name, such as ``member-nll``, by which lower values are better."""
 
 ATTACK_SUCCESS = "attack-success"
-"""The metric of a backdoor's success, which is the better the lower it is."""
+"""The metric of a backdoor's success, which is the better the lower it is.
+
+Those of single ones, of several, begin with it.
+"""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Objective:
         name = self.primary if name is None else name
         if (given := self.directions.get(name)) is not None:
             return given
-        return name != ATTACK_SUCCESS and LOWER_IS_BETTER.isdisjoint(
+        return not name.startswith(ATTACK_SUCCESS) and LOWER_IS_BETTER.isdisjoint(
             re.split(r"[^a-z0-9]+", name.lower())
         )
 

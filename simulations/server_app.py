@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,7 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 from torch import nn
 
 from hqde_fl.clients.evaluation import evaluate
-from hqde_fl.clients.faults.backdoor import SUCCESS, Backdoor, attack_success
+from hqde_fl.clients.faults.backdoor_base import SUCCESS, BackdoorFault, attack_success
 from hqde_fl.clients.fresh_model import FreshModel
 from hqde_fl.clients.initial_state import build_member, initial_roles, initial_state
 from hqde_fl.clients.reproducibility import reproducible
@@ -245,7 +245,7 @@ def _run_rounds(
             to_record(initial_state(task, members, parts.seeds)),
             experiment.rounds,
             evaluate_fn=evaluation(
-                task, members, faults.backdoor, parts.predictor, parts.seeds, voters
+                task, members, faults.backdoors, parts.predictor, parts.seeds, voters
             ),
             resume=None if point is None else point.state,
         )
@@ -277,17 +277,19 @@ def default_directory(name: str) -> Path:
 def evaluation(
     task: Task,
     members: int,
-    backdoor: Backdoor | None = None,
+    backdoors: Mapping[str, BackdoorFault] | BackdoorFault | None = None,
     predictor: EnsemblePredictor | None = None,
     seeds: Seeds | None = None,
     voters: Voters | None = None,
 ) -> Callable[[int, ArrayRecord], MetricRecord]:
     """Return the function that measures the global model on the test set.
 
-    It measures the ensemble's common prediction, each member, and the success of a backdoor if one
-    is given; of the members that ``voters`` chooses, if these are given. The seeds are the run's,
-    those of seed 0 if not given.
+    It measures the ensemble's common prediction, each member, and the success of backdoors if any
+    are given, as one or by their names: the greatest, and of several also each one's under its
+    name; of the members that ``voters`` chooses, if these are given. The seeds are the run's, those
+    of seed 0 if not given.
     """
+    planted = {"backdoor": backdoors} if isinstance(backdoors, BackdoorFault) else backdoors or {}
     threads = min(EVALUATION_THREADS, os.cpu_count() or 1)
     data = load_test_set(task)
 
@@ -306,14 +308,19 @@ def evaluation(
 
         with reproducible(0, threads):
             metrics = dict(evaluate(models(), data, task, predictor=predictor))
-            if backdoor is not None:
+            success: dict[str, float] = {}
+            for name, backdoor in planted.items():
                 try:
-                    metrics[SUCCESS] = attack_success(models(), data, task, backdoor, predictor)
+                    success[name] = attack_success(models(), data, task, backdoor, predictor)
                 except Exception as error:
                     raise RunError(
-                        "the success of fault 'backdoor' could not be measured in round "
+                        f"the success of fault {name!r} could not be measured in round "
                         f"{server_round}: {describe_error(error)}"
                     ) from error
+            if success:
+                metrics[SUCCESS] = max(success.values())
+            if len(success) > 1:
+                metrics |= {f"{SUCCESS}-{name}": value for name, value in success.items()}
             return MetricRecord(dict(metrics))
 
     return measure

@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from flwr.app import Context, Message
-from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from hqde_fl.clients.batch_iteration import iterate_batches
-from hqde_fl.clients.batches import Arguments, Batch, Collate, logits_of
-from hqde_fl.clients.data_subset import data_subset
-from hqde_fl.clients.evaluation import evaluate_batches
-from hqde_fl.clients.faults.base import Fault, State, with_changed_state
-from hqde_fl.clients.faults.poisoning import train_poisoned
-from hqde_fl.clients.faults.scaling import scale_update
-from hqde_fl.clients.task import Task, accuracy
-from hqde_fl.clients.task_facts import TaskFacts, shape_of
-from hqde_fl.clients.user_code import description
+from hqde_fl.clients.batches import Batch, Collate
+from hqde_fl.clients.faults.backdoor_base import (
+    images_of,
+    require_class,
+    require_label,
+    with_entry,
+)
+from hqde_fl.clients.faults.poisoned_data import PoisonedData, examples_with, relabelled
+from hqde_fl.clients.faults.poisoning import Change
+from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.errors import ConfigError, DataError
-from hqde_fl.prediction import EnsemblePredictor
-
-SUCCESS = "attack-success"
-"""The metric that ``attack_success`` measures."""
-
-BATCH_SIZE = 1024
-"""Examples per batch when the trigger is tried."""
 
 
 @final
 @dataclass(frozen=True)
-class Backdoor(Fault):
+class Backdoor(PoisonedData):
     """The client trains on batches in which some images carry a trigger and the target's label.
 
     The model keeps its accuracy, but assigns the target's label to every image with the trigger
@@ -65,16 +56,12 @@ class Backdoor(Fault):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.target < 0:
-            raise ConfigError(f"Backdoor.target must be >= 0, found {self.target}")
+        require_label(self, "target")
         if self.size < 1:
             raise ConfigError(f"Backdoor.size must be >= 1, found {self.size}")
         if not math.isfinite(self.value):
             raise ConfigError(f"Backdoor.value must be finite, found {self.value}")
-        if not 0 < self.fraction <= 1:
-            raise ConfigError(f"Backdoor.fraction must be in (0, 1], found {self.fraction}")
-        if not (math.isfinite(self.scale) and self.scale > 0):
-            raise ConfigError(f"Backdoor.scale must be finite and > 0, found {self.scale}")
+        self.check_numbers()
 
     def check_task(self, facts: TaskFacts) -> None:
         """Raise ``ConfigError`` unless the task assigns images that hold the patch to classes.
@@ -82,36 +69,15 @@ class Backdoor(Fault):
         ``target`` must be one of its classes, and an example must have one label and one score per
         class. Raises ``DataError`` if every example has the label ``target``.
         """
-        classes = facts.require_classes()
-        if self.target >= classes:
-            raise ConfigError(f"Backdoor.target must be in [0, {classes}), found {self.target}")
-        if facts.labels.ndim != 1 or facts.width is None:
-            raise ConfigError(
-                "an example must have one class number and a score for each class, found outputs "
-                f"{shape_of(facts.outputs)} for targets {shape_of(facts.labels)}"
-            )
+        require_class(self, facts, "target")
         self._poison(facts.batch.inputs, facts.labels)
         if self.scale != 1:
             facts.require_weights()
-        if not facts.any_label(lambda labels: labels != self.target):
-            raise self._only_target_error()
+        require_other_label(facts, self.target)
 
-    def act(
-        self,
-        message: Message,
-        context: Context,
-        call_next: ClientAppCallable,
-        generator: torch.Generator,
-    ) -> Message:
-        """Return the reply of training on poisoned batches, its update multiplied by ``scale``."""
-        reply = train_poisoned(message, context, call_next, lambda facts: self._poison)
-        if self.scale == 1:
-            return reply
-
-        def scale(start: State, trained: State) -> State:
-            return scale_update(start, trained, self.scale)
-
-        return with_changed_state(message, reply, scale)
+    def poison(self, facts: TaskFacts, client: int) -> Change:
+        """Return the change that puts the trigger on the first examples of a batch."""
+        return self._poison
 
     def trigger(self, x: Tensor) -> Tensor:
         """Return a copy of images (..., height, width) with the patch.
@@ -133,100 +99,28 @@ class Backdoor(Fault):
     def triggered(
         self, data: Dataset[Any], model: nn.Module, collate: Collate | None = None
     ) -> Iterator[Batch]:
-        """Yield all examples of other labels with the patch and the target's label, in batches.
-
-        Parameters
-        ----------
-        data : Dataset
-            Honest examples, a map-style data set.
-        model : nn.Module
-            The model that the batches are for.
-        collate : Callable, optional
-            Makes a batch of a list of examples; torch's default if not given.
-
-        Raises
-        ------
-        DataError
-            If every example has the target's label already.
-        """
-        labels = [b.targets.cpu() for b in iterate_batches(data, BATCH_SIZE, model, None, collate)]
-        others = (torch.cat(labels) != self.target).nonzero()[:, 0].tolist()
-        if not others:
-            raise self._only_target_error()
-        honest = data_subset(data, others)
-        for batch in iterate_batches(honest, BATCH_SIZE, model, None, collate):
-            images = self._images_of(batch.inputs)
+        """Yield all examples of other labels with the patch and the target's label, in batches."""
+        for batch in examples_with(
+            data, model, collate, lambda b: b.targets != self.target, only_target(self.target)
+        ):
+            images = images_of(self, batch.inputs)
             inputs = with_entry(batch.inputs, images, self.trigger(images))
-            yield Batch(inputs, torch.full_like(batch.targets, self.target), batch.size)
-
-    def _only_target_error(self) -> DataError:
-        return DataError(f"a backdoor to label {self.target} needs examples of another label")
+            yield relabelled(batch, inputs, self.target)
 
     def _poison(self, x: Any, y: Tensor) -> tuple[Any, Tensor]:
-        images = self._images_of(x)
-        count = max(1, round(self.fraction * len(y)))  # batches are shuffled: take the first ones
+        images, count = images_of(self, x), self.count(y)
         labels = y.clone()
         labels[:count] = self.target
         poisoned = torch.cat([self.trigger(images[:count]), images[count:]])
         return with_entry(x, images, poisoned), labels
 
-    def _images_of(self, inputs: Any) -> Tensor:
-        """Return the images of a batch: the only tensor of its inputs with three dimensions."""
-        found = [
-            value for value in entries_of(inputs) if isinstance(value, Tensor) and value.dim() >= 3
-        ]
-        if len(found) != 1:
-            number = "one input of images, found several in" if found else "images, found"
-            raise ConfigError(f"Backdoor needs {number} a batch of {description(inputs)}")
-        return found[0]
+
+def only_target(target: int) -> str:
+    """Return the message of the error about data of which every example has the target's label."""
+    return f"a backdoor to label {target} needs examples of another label"
 
 
-def entries_of(inputs: Any) -> list[Any]:
-    """Return the entries of a batch's inputs: those of ``Arguments`` or a mapping, or the one."""
-    if isinstance(inputs, Arguments):
-        return [*inputs.positional, *inputs.named.values()]
-    return list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
-
-
-def with_entry(inputs: Any, old: Any, new: Any) -> Any:
-    """Return inputs as ``entries_of`` knows them, with one entry replaced."""
-    if isinstance(inputs, Arguments):
-        positional = tuple(new if value is old else value for value in inputs.positional)
-        return Arguments(positional, with_entry(inputs.named, old, new))
-    if isinstance(inputs, Mapping):
-        return {name: new if value is old else value for name, value in inputs.items()}
-    return new
-
-
-def attack_success(
-    models: Sequence[nn.Module],
-    data: Dataset[Any],
-    task: Task,
-    backdoor: Backdoor,
-    predictor: EnsemblePredictor | None = None,
-) -> float:
-    """Return the success rate of a backdoor's trigger on a model or an ensemble.
-
-    It is the fraction of examples of other labels that the model assigns to the target when they
-    carry the trigger. A model without the backdoor makes its usual mistakes.
-
-    Parameters
-    ----------
-    models : Sequence[nn.Module]
-        One classifier, or the members of an ensemble.
-    data : Dataset
-        Honest test examples.
-    task : Task
-        The task of the models.
-    backdoor : Backdoor
-        The trigger and the target.
-    predictor : EnsemblePredictor, optional
-        Combines the members' predictions; soft vote if not given.
-    """
-    success = replace(task, metrics={SUCCESS: _accuracy})
-    batches = backdoor.triggered(data, models[0], task.collate)
-    return evaluate_batches(models, batches, success, predictor)[SUCCESS]
-
-
-def _accuracy(outputs: Any, targets: Tensor) -> float:
-    return accuracy(logits_of(outputs), targets)
+def require_other_label(facts: TaskFacts, target: int) -> None:
+    """Raise ``DataError`` if every example of a task has the label ``target``."""
+    if not facts.any_label(lambda labels: labels != target):
+        raise DataError(only_target(target))

@@ -127,8 +127,7 @@ def with_changed_state(
             if entry.tied_to is None and chosen(entry) and _alike(received[name], trained.get(name))
         }
         start, end = (
-            {name: _numbers(decode_array(record[name])) for name in entries}
-            for record in (received, trained)
+            {name: numbers_of(record[name]) for name in entries} for record in (received, trained)
         )
         changed = {
             name: to_array(entries[name].from_numbers(numbers.flatten()))
@@ -184,8 +183,9 @@ def _alike(one: Array, other: Array | None) -> bool:
     return other is not None and (one.dtype, one.shape) == (other.dtype, other.shape)
 
 
-def _numbers(tensor: Tensor) -> Tensor:
-    """Return a tensor's real numbers, float32 at least, with complex ones as pairs."""
+def numbers_of(array: Array) -> Tensor:
+    """Return an array's real numbers, float32 at least, with complex ones as pairs."""
+    tensor = decode_array(array)
     real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     return real.to(torch.promote_types(real.dtype, torch.float32))
 

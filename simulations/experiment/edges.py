@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, final
 
-from hqde_fl.clients.faults.backdoor import Backdoor
+from hqde_fl.clients.faults.backdoor_base import BackdoorFault
 from hqde_fl.clients.faults.kill import Kill
 from hqde_fl.clients.faults.label_flip import LabelFlip
 from hqde_fl.clients.faults.straggle import Straggle
@@ -25,7 +25,7 @@ from hqde_fl.strategies.edges.groups import Groups
 from hqde_fl.strategies.edges.settings import EdgeSettings
 from hqde_fl.strategies.settings import Aggregation, Communication, Participation
 
-CLIENTS_ONLY = (Backdoor, LabelFlip, Kill)
+CLIENTS_ONLY = (BackdoorFault, LabelFlip, Kill)
 """Faults of a client's data or process, which an edge has not."""
 
 

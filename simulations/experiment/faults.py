@@ -20,7 +20,7 @@ from hqde_fl.clients.faults import (
     count_from_fraction,
     only_for,
 )
-from hqde_fl.clients.faults.backdoor import Backdoor
+from hqde_fl.clients.faults.backdoor_base import BackdoorFault
 from hqde_fl.clients.faults.straggle import Straggle
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.task_facts import TaskFacts
@@ -290,12 +290,17 @@ class Faults:
         )
 
     @property
-    def backdoor(self) -> Backdoor | None:
-        """Return the backdoor that faulty clients try to plant, or None if no client does."""
+    def backdoors(self) -> dict[str, BackdoorFault]:
+        """Return name -> backdoor of those that faulty clients try to plant.
+
+        Of two with the same name the second one is ``name-2``.
+        """
+        found: dict[str, BackdoorFault] = {}
         for fault in self.faults:
-            if fault.count and isinstance(fault.fault, Backdoor):
-                return fault.fault
-        return None
+            if fault.count and isinstance(fault.fault, BackdoorFault):
+                same = sum(name.startswith(fault.name) for name in found)
+                found[f"{fault.name}-{same + 1}" if same else fault.name] = fault.fault
+        return found
 
 
 def level_of(table: Mapping[str, Any], key: str = "faults") -> str:

@@ -80,6 +80,14 @@ def sweep_view(comparison: Comparison) -> dict[str, Any]:
         "has_detection": {
             column: has_detection(comparison, column) for column in comparison.columns
         },
+        "has_success": {
+            column: any(
+                comparison.group_at(line, column).finals(ATTACK_SUCCESS)
+                for line in comparison.lines
+            )
+            for column in comparison.columns
+        },
+        "attack_success": ATTACK_SUCCESS,
     }
 
 

@@ -10,6 +10,7 @@ from flwr.app import ArrayRecord, Error, Message, RecordDict
 from hqde_fl.clients.app import ensemble_app
 from hqde_fl.clients.faults import (
     FAULTS,
+    BackdoorFault,
     Crash,
     Gaussian,
     LabelFlip,
@@ -117,7 +118,8 @@ def test_every_fault_acts_on_the_chosen_clients_alone(reply, name):
 @pytest.mark.parametrize("name", list(FAULTS))
 def test_every_fault_resets_its_training_hooks(reply, images, name):
     try:
-        images(fault_of(name)) if name == "backdoor" else reply(fault_of(name))
+        fault = fault_of(name)
+        images(fault) if isinstance(fault, BackdoorFault) else reply(fault)
     except (RuntimeError, SystemExit):
         assert name in ("crash", "kill")
     assert poison.get() is None

@@ -16,6 +16,7 @@ from hqde_fl.clients.ensemble import EnsembleClient
 from hqde_fl.clients.faults import (
     FAULTS,
     Backdoor,
+    BackdoorFault,
     FreeRide,
     Gaussian,
     LabelFlip,
@@ -44,7 +45,7 @@ from hqde_fl.seeding import Seeds
 from hqde_fl.updates.layout import Layout
 from hqde_fl.updates.roles import roles_of
 
-POISONING = ("backdoor", "label-flip")
+POISONING = [n for n in FAULTS if n == "label-flip" or issubclass(FAULTS[n], BackdoorFault)]
 """Faults whose training is not the honest one, and so its statistics."""
 
 
