@@ -39,6 +39,7 @@ from hqde_fl.simulations.experiment.experiment import Experiment, experiment_fil
 from hqde_fl.simulations.experiment.held_out import judge, set_aside
 from hqde_fl.simulations.experiment.own_modules import add_folder_of
 from hqde_fl.simulations.experiment.parts import Parts
+from hqde_fl.simulations.experiment.root_training import root_training
 from hqde_fl.simulations.experiment.voters import Voters
 from hqde_fl.simulations.heterogeneity.message_bytes import SentBytes
 from hqde_fl.simulations.recording.comparison import Comparison
@@ -54,6 +55,7 @@ from hqde_fl.strategies.callbacks import Callback
 from hqde_fl.strategies.confidence import HeldOut
 from hqde_fl.strategies.edges.edge_grid import EdgeGrid
 from hqde_fl.strategies.hqde import HQDEStrategy
+from hqde_fl.strategies.server_data import RootTraining
 from hqde_fl.strategies.settings import Communication, Participation, Reporting
 from hqde_fl.strategies.state import ModelState
 from hqde_fl.terminal_text import describe_error
@@ -143,14 +145,18 @@ def serve(
         real nodes are to be slow in virtual time, or their data is to be protected by noise from a
         seed; nothing has been written then.
     """
-    held_out = voters = None
+    held_out = voters = root = None
+    seeds = experiment.parts.seeds
+    if count := experiment.strategy.root_examples:
+        task, examples = set_aside(task, count, seeds, "root-examples")
+        root = root_training(task, examples, experiment.parts.training, seeds)
     if count := experiment.strategy.held_out:
-        seeds = experiment.parts.seeds
         task, examples = set_aside(task, count, seeds)
         if experiment.parts.aggregation.held_out is not None:
             held_out = judge(task, examples, seeds, experiment.held_out_measure())
         if experiment.clients.voters:
             voters = Voters(task, examples, experiment.clients.voters, seeds)
+    if experiment.strategy.held_out or experiment.strategy.root_examples:
         experiment.parts.faults.check_task(task)
     guarded = guard(grid)
     real = isinstance(guarded, GuardedGrid)
@@ -158,19 +164,19 @@ def serve(
     experiment.edges.check_nodes(real_nodes=real)
     with exclusive(out):
         point = reopen(out, experiment) if resume and (out / MANIFEST).exists() else None
-        _run_rounds(guarded, experiment, (task, held_out, voters), out, point, callbacks)
+        _run_rounds(guarded, experiment, (task, held_out, voters, root), out, point, callbacks)
 
 
 def _run_rounds(
     grid: Grid,
     experiment: Experiment,
-    data: tuple[Task, HeldOut | None, Voters | None],
+    data: tuple[Task, HeldOut | None, Voters | None, RootTraining | None],
     out: Path,
     point: ResumePoint | None,
     callbacks: Sequence[Callback],
 ) -> None:
     """Run and record the rounds, from ``point`` if that is given, else from the first one."""
-    task, held_out, voters = data
+    task, held_out, voters, root = data
     parts, roles = experiment.parts, initial_roles(task)
     faults, edges = parts.faults, parts.edges
 
@@ -218,7 +224,7 @@ def _run_rounds(
     checkpoints = Checkpoints(out, experiment, attacked, point, edge_layer)
     others = (*experiment.new_callbacks(), *callbacks)
     strategy = HQDEStrategy(
-        replace(parts.aggregation, held_out=held_out),
+        replace(parts.aggregation, held_out=held_out, root_training=root),
         communication=settings.communication,
         participation=settings.participation,
         ensemble=settings.ensemble,

@@ -23,6 +23,7 @@ from hqde_fl.strategies.callbacks import Callback
 from hqde_fl.strategies.confidence import Confidence, HeldOut
 from hqde_fl.strategies.optimizers import SGD, ServerOptimizer
 from hqde_fl.strategies.private_plan import PrivatePlan
+from hqde_fl.strategies.server_data import RootTraining, check_root_training
 from hqde_fl.updates.roles import Roles
 
 Buffers = Literal["merge", "local"]
@@ -68,6 +69,10 @@ class Aggregation:
         takes a rule with a bounded sensitivity, such as ``Mean()``, clients drawn by ``Poisson`` or
         ``Uniform`` among ``Participation.min_available_nodes``, and no evaluation on clients.
         Statistics and counters stay those of the initial model. By default None.
+    root_training : RootTraining, optional
+        Function (state dict, round) -> state dict that trains a model on data of the server's own,
+        as the clients train it on theirs. Rules that need a reference update, such as ``FLTrust``,
+        need it, no other rule accepts it.
     """
 
     rule: Aggregator = field(default_factory=lambda: Mean(weighted=True))
@@ -78,6 +83,7 @@ class Aggregation:
     buffers: Buffers = "merge"
     executor: Executor = field(default_factory=AutoExecutor)
     privacy: CentralDP | None = None
+    root_training: RootTraining | None = None
 
     def __post_init__(self) -> None:
         if self.buffers not in (known := get_args(Buffers)):
@@ -90,6 +96,7 @@ class Aggregation:
         if self.quorum < 0:
             raise ConfigError(f"Aggregation.quorum must be >= 0, found {self.quorum}")
         _ = self.confidence  # raises for options that the rule does not use or lacks
+        check_root_training(self.rule, self.root_training)
 
     @property
     def confidence(self) -> Confidence:

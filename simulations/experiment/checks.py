@@ -19,11 +19,14 @@ from hqde_fl.strategies.private_plan import PrivatePlan
 
 
 def check_attacks(parts: Parts) -> None:
-    """Raise ``ConfigError`` if an attack that is adapted to the rule meets one with confidence."""
+    """Raise ``ConfigError`` if an attack that is adapted to the rule meets one it cannot know.
+
+    That is one with confidence, or with an update of the server's own.
+    """
     for planned in parts.faults.faults:
         adapted = isinstance(planned.fault, Attack) and planned.fault.needs_rule
         rule = parts.rule if parts.edges is None else parts.edges.rule
-        if adapted and rule.confidence_from:
+        if adapted and (rule.confidence_from or "reference" in rule.needs):
             raise ConfigError(
                 f"attack {planned.name!r} is made for a rule that judges by the updates, "
                 f"found {rule}"
@@ -89,6 +92,8 @@ def check_secure_noise(parts: Parts) -> None:
 def check_cohort(parts: Parts, clients: ClientsSection, strategy: StrategySection) -> None:
     """Raise ``ConfigError`` if too few clients train each member for the quorum or the rule.
 
+    The number of those that are registered on real nodes is not known.
+
     It is also raised if the vote cannot combine so many members, or if entanglement noise would not
     cancel.
     """
@@ -110,6 +115,9 @@ def check_cohort(parts: Parts, clients: ClientsSection, strategy: StrategySectio
                 "clients.entanglement-noise cancels over all clients, found it with edges"
             )
         _check_edges(parts, parts.edges.count, strategy)
+        return
+    if clients.registered:
+        _check_registered(parts)
         return
     cohort, of_each = f"{clients.count} clients", ""
     if sampled < clients.count:
@@ -135,6 +143,15 @@ def check_cohort(parts: Parts, clients: ClientsSection, strategy: StrategySectio
             f"{parts.rule} needs groups large enough for its rules{of_each}, found {cohort}: "
             "choose another fanout or another number of clients"
         )
+
+
+def _check_registered(parts: Parts) -> None:
+    """Raise ``ConfigError`` for parts that need to know the number of clients."""
+    fixed = "needs a fixed clients.count, found 'registered'"
+    if parts.aggregation.privacy is not None:
+        raise ConfigError(f"[privacy] samples clients from all, so it {fixed}")
+    if parts.noises.entanglement is not None:
+        raise ConfigError(f"clients.entanglement-noise cancels over all clients, so it {fixed}")
 
 
 def _check_edges(parts: Parts, edges: int, strategy: StrategySection) -> None:

@@ -184,6 +184,11 @@ def _metric(rule: Aggregator, strategy: StrategySection) -> str:
         raise ConfigError(
             f"edges.rule cannot judge by held-out examples, which the server has, found {rule}"
         )
+    if "reference" in rule.needs:
+        raise ConfigError(
+            "edges.rule cannot need an update of the server's own, as edges have no data, "
+            f"found {rule}"
+        )
     return strategy.confidence_metric if rule.confidence_from == "reported" else ""
 
 

@@ -61,7 +61,9 @@ def certainty(model: nn.Module, data: Dataset[Any], task: Task) -> float:
     return math.exp(-max(0.0, loss)) if math.isfinite(loss) else 0.0
 
 
-def set_aside(task: Task, count: int, seeds: Seeds) -> tuple[Task, Dataset[Any]]:
+def set_aside(
+    task: Task, count: int, seeds: Seeds, key: str = "held-out"
+) -> tuple[Task, Dataset[Any]]:
     """Set some of a task's test examples aside.
 
     Parameters
@@ -72,6 +74,8 @@ def set_aside(task: Task, count: int, seeds: Seeds) -> tuple[Task, Dataset[Any]]
         Number of examples to set aside.
     seeds : Seeds
         The run's seeds.
+    key : str, default="held-out"
+        The key of ``strategy`` that asks for them; different keys draw independently.
 
     Returns
     -------
@@ -88,8 +92,8 @@ def set_aside(task: Task, count: int, seeds: Seeds) -> tuple[Task, Dataset[Any]]
     data = load_test_set(task)
     size = len(cast(Sized, data))
     if count >= size:
-        raise ConfigError(f"strategy.held-out must be < {size} (the test set), found {count}")
-    order = seeds.numpy("held-out").permutation(size).tolist()
+        raise ConfigError(f"strategy.{key} must be < {size} (the test set), found {count}")
+    order = seeds.numpy(key).permutation(size).tolist()
     aside, rest = (data_subset(data, sorted(part)) for part in (order[:count], order[count:]))
     return dataclasses.replace(task, test=lambda: rest), aside
 

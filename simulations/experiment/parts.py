@@ -65,7 +65,8 @@ class Parts:
     ----------
     aggregation : Aggregation
         The rule and the server optimiser. Where the rule judges by held-out examples, ``held_out``
-        stands for a function that the ServerApp makes once it has the task.
+        stands for a function that the ServerApp makes once it has the task; so does
+        ``root_training`` where the rule needs an update of the server's own.
     communication : Communication
         The codecs, the screening and the deadline.
     participation : Participation
@@ -241,6 +242,7 @@ def build_parts(
             strategy.buffers,
             executor,
             central_privacy(privacy or PrivacySection()),
+            _not_trained if "reference" in rule.needs else None,
         )
         communication = Communication(codec, downlink, screening, strategy.deadline)
         participation = Participation(
@@ -317,16 +319,27 @@ def _not_measured(state: Mapping[str, Tensor]) -> NoReturn:
     raise RuntimeError("the examples have not been held out yet")
 
 
+def _not_trained(state: Mapping[str, Tensor], number: int) -> NoReturn:
+    """Raise ``RuntimeError``; replaced by the server's training once the task is loaded."""
+    raise RuntimeError("the root examples have not been set aside yet")
+
+
 def _check_rule(rule: Aggregator, strategy: StrategySection, voters: int) -> None:
-    """Raise ``ConfigError`` for a pre-aggregation, or confidence options that do not fit the rule.
+    """Raise ``ConfigError`` for a pre-aggregation, or options that do not fit the rule.
 
     ``held-out > 0`` goes together with a rule whose confidence is 'held-out', or with ``voters``,
-    and ``confidence-metric`` is for a rule whose confidence is 'reported' only.
+    ``root-examples > 0`` with a rule that needs a reference update, and ``confidence-metric`` is
+    for a rule whose confidence is 'reported' only.
     """
     if rule.is_preaggregation:
         raise ConfigError(
             f"strategy.rule {strategy.rule['name']!r} is a pre-aggregation, which feeds a rule: "
             "put both into a chain"
+        )
+    if ("reference" in rule.needs) != (strategy.root_examples > 0):
+        raise ConfigError(
+            "strategy.root-examples > 0 goes together with a rule that needs an update of the "
+            f"server's own, such as 'fltrust', found {strategy.root_examples} and {rule}"
         )
     source = rule.confidence_from
     if (source == "held-out" or voters > 0) != (strategy.held_out > 0):

@@ -171,6 +171,9 @@ class StrategySection(Section):
     held_out_measure : str
         A function (model, data, task) -> quality in [0, 1] that judges them, as ``module:function``
         or ``file.py:function``; empty: e^(-mean loss).
+    root_examples : int
+        The number of test examples that the server sets aside to train on itself, for rules that
+        compare clients with the server, such as ``fltrust``; the paper takes 100.
     confidence_metric : str
         The metric in a client's reply that rules with ``confidence = "reported"`` take as its
         confidence; empty: ``"train-loss"``.
@@ -195,6 +198,7 @@ class StrategySection(Section):
     density: DensityPolicy = "free"
     held_out: int = Field(0, ge=0)
     held_out_measure: str = ""
+    root_examples: int = Field(0, ge=0)
     confidence_metric: str = ""
     buffers: Buffers = "merge"
     executor: Component = Field({"name": "auto"})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from hqde_fl.clients.user_code import description
 from hqde_fl.codec import Codec
 from hqde_fl.errors import ConfigError, HQDEError
 from hqde_fl.own_modules import error_in, is_own
-from hqde_fl.rules import Aggregator, aggregate
+from hqde_fl.rules import Aggregator, Cohort, RoundContext, aggregate
 from hqde_fl.selection import Candidates
 from hqde_fl.simulations.attacks import Attack
 from hqde_fl.simulations.checkpoint.store import TREE
@@ -102,7 +103,9 @@ def try_own_parts(
 
 def _try_rule(rule: Aggregator, updates: Tensor) -> None:
     with _trial("rule", rule):
-        outcome = aggregate(rule, Updates(updates))
+        context = RoundContext(updates.mean(dim=0), (SIZE,))
+        cohort = replace(Cohort.of(len(updates)), context=context)
+        outcome = aggregate(rule, Updates(updates), cohort)
         _require(outcome.delta, (SIZE,))
         if not bool(outcome.delta.isfinite().all()):
             raise ConfigError("returned an update that is not finite, of updates that are")

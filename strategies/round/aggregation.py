@@ -20,6 +20,7 @@ from hqde_fl.rules.library_threads import one_library_thread
 from hqde_fl.selection import ClientHistory
 from hqde_fl.strategies.round.other_entries import mean_entries, merge_others
 from hqde_fl.strategies.round.partial_work import scaled_to_mean_work
+from hqde_fl.strategies.server_data import context_for
 from hqde_fl.strategies.settings import Aggregation, DensityPolicy
 from hqde_fl.strategies.state import ModelState
 from hqde_fl.updates import Columns
@@ -105,7 +106,8 @@ def merge_model(
             cohort.require(str(rule), max(1, rule.minimum(cohort.faulty)))
         columns = received_columns([reply.update for reply in updates])
         confidence = settings.confidence.of(model, updates, histories)
-        cohort = replace(cohort, confidence=confidence)
+        context = context_for(rule, model, cohort.round, settings.root_training)
+        cohort = replace(cohort, confidence=confidence, context=context)
         columns = scaled_to_mean_work(columns, work, rule, cohort)
         with own_code(f"rule {rule}"):
             outcome = aggregate(rule, columns, cohort, model.rule, settings.executor)
