@@ -30,7 +30,7 @@ from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.sampled_steps import SampledSteps, SpentSteps
 from hqde_fl.clients.scoring import NoTargetsError
 from hqde_fl.clients.task import Task
-from hqde_fl.clients.task_calls import load_partition
+from hqde_fl.clients.task_calls import load_evaluation_set, load_partition
 from hqde_fl.clients.training import Training, train
 from hqde_fl.errors import ConfigError, TaskError
 from hqde_fl.monitor.spans import EVALUATE, TRAIN, span
@@ -47,6 +47,7 @@ from hqde_fl.protocol.members import (
     split_members,
 )
 from hqde_fl.protocol.no_data import no_data
+from hqde_fl.protocol.node_numbers import names_partition
 from hqde_fl.protocol.partial_work import WORK, requested_work
 from hqde_fl.protocol.partition_claims import EDGE_ID
 from hqde_fl.protocol.records import from_record, to_record
@@ -175,7 +176,9 @@ class EnsembleClient:
         return Message(content, reply_to=message)
 
     def evaluate(self, message: Message, context: Context) -> Message:
-        """Reply with the ensemble's metrics on the node's partition, which is its training data.
+        """Reply with the ensemble's metrics on the node's data.
+
+        These are what ``Task.evaluation`` returns, or else its training data.
 
         The metrics are ``num-examples`` and ``eval-...``. For a partition without examples, or of
         which no label counts, the reply is that of ``hqde_fl.protocol.no_data``.
@@ -188,10 +191,18 @@ class EnsembleClient:
 
     @span(EVALUATE)
     def _evaluate(self, message: Message, context: Context) -> Message:
-        if self.training.dp_sgd is not None:
+        if self.training.dp_sgd is not None and self.task.evaluation is None:
             raise TaskError("DP-SGD protects the training data: they are not evaluated on")
-        partition, _ = partition_of(context)
-        data = self._partition(context)
+        partition, count = partition_of(context)
+        config = context.node_config
+        data = (
+            self._partitions.get(
+                ("evaluation", partition, count, frozenset(config.items())),
+                lambda: load_evaluation_set(self.task, partition, count, config),
+            )
+            if self.task.evaluation is not None
+            else self._partition(context)
+        )
         if len(data) == 0:  # type: ignore[arg-type]
             return no_data(message)
         _, record = array_record(message)
@@ -208,10 +219,12 @@ class EnsembleClient:
     def identity(self, message: Message, context: Context) -> Message:
         """Reply with the id of the node's partition, as ``partition-id`` in a ``ConfigRecord``.
 
-        If the node's config says to which edge it belongs, ``edge-id`` is beside it.
+        The record has none if the node's config names none: the server numbers the node then. If
+        the config says to which edge it belongs, ``edge-id`` is beside it.
         """
-        partition, _ = partition_of(context)
-        identity = ConfigRecord({"partition-id": partition})
+        identity = ConfigRecord()
+        if names_partition(context):
+            identity["partition-id"] = partition_of(context)[0]
         if (edge := context.node_config.get(EDGE_ID)) is not None:
             identity[EDGE_ID] = edge
         return Message(RecordDict({"identity": identity}), reply_to=message)

@@ -46,7 +46,8 @@ def partition_of(context: Context) -> tuple[int, int]:
         raise ConfigError(
             "the node's config needs the integers partition-id and num-partitions, found "
             f"{number!r} and {count!r}; start a SuperNode with "
-            '--node-config "partition-id=0 num-partitions=2"'
+            '--node-config "partition-id=0 num-partitions=2", or let the server of hqde-fl number '
+            "the nodes"
         )
     if not 0 <= number < count:
         raise ConfigError(f"partition-id must be in [0, {count}), found {number}")

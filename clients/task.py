@@ -94,8 +94,8 @@ class Task:
         entries that its parameters name; also a ``datasets.Dataset``. The tensors of a
         ``TensorDataset`` are read without a ``DataLoader``. A parameter called ``node_config`` is
         given the ``--node-config`` of the node that holds the data.
-    test : Callable[[], Dataset]
-        Returns the server's test set.
+    test : Callable[[], Dataset], optional
+        Returns the server's test set. Without one, the clients evaluate the model in every round.
     loss : Callable[[Any, Any], Tensor], default=cross_entropy
         (outputs, targets) -> mean loss over the batch. Torch's cross entropy gets the class scores,
         also those in the outputs' ``logits``, with the classes on axis 1; a loss of your own gets
@@ -127,11 +127,14 @@ class Task:
     ignore_index : int, optional
         The label that counts neither in the loss nor in accuracies; by default that of
         ``nn.CrossEntropyLoss``, and -100 for other losses.
+    evaluation : Callable[[int, int], Dataset], optional
+        The same as ``partition`` for the data on which a client evaluates the model: its training
+        data if not given.
     """
 
     model: Callable[[], nn.Module]
     partition: Callable[[int, int], Dataset[Any]]
-    test: Callable[[], Dataset[Any]]
+    test: Callable[[], Dataset[Any]] | None = None
     loss: Callable[[Any, Any], Tensor] = functional.cross_entropy
     metrics: Mapping[str, Metric] = field(default_factory=lambda: DEFAULT_METRICS)
     collate: Collate | None = None
@@ -141,6 +144,7 @@ class Task:
     higher_is_better: Mapping[str, bool] = field(default_factory=dict)
     class_axis: int | None = None
     ignore_index: int | None = None
+    evaluation: Callable[[int, int], Dataset[Any]] | None = None
 
     def __post_init__(self) -> None:
         if self.metrics is DEFAULT_METRICS and not self.classifier:
@@ -174,7 +178,14 @@ class Task:
         parts = {
             "Task.model": (self.model, "a class or function () -> the model"),
             "Task.partition": (self.partition, "a function (number, count) -> a data set"),
-            "Task.test": (self.test, "a function () -> a data set"),
+            **{
+                f"Task.{name}": (function, f"a function ({given}) -> a data set")
+                for name, function, given in (
+                    ("test", self.test, ""),
+                    ("evaluation", self.evaluation, "number, count"),
+                )
+                if function is not None
+            },
             "Task.loss": (self.loss, "a function (outputs, targets) -> the mean loss"),
             **{
                 f"metric {name!r}": (metric, "a function (outputs, targets) -> a number")

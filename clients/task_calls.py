@@ -63,13 +63,32 @@ def load_partition(
     A ``Task.partition`` with a parameter ``node_config`` is given the configuration of the node
     that holds the data; without one, that of a simulated node.
     """
+    return _load_of_client("Task.partition", task.partition, number, count, node_config)
+
+
+def load_evaluation_set(
+    task: Task, number: int, count: int, node_config: Mapping[str, Any] | None = None
+) -> Dataset[Any]:
+    """Return the data on which client ``number`` of ``count`` evaluates, as ``load_partition``."""
+    if task.evaluation is None:
+        return load_partition(task, number, count, node_config)
+    return _load_of_client("Task.evaluation", task.evaluation, number, count, node_config)
+
+
+def _load_of_client(
+    part: str,
+    function: Callable[..., Any],
+    number: int,
+    count: int,
+    node_config: Mapping[str, Any] | None,
+) -> Dataset[Any]:
     extra = {}
-    with user_code("Task.partition", task.partition):
-        if _takes(task.partition, "node_config"):
+    with user_code(part, function):
+        if _takes(function, "node_config"):
             simulated = {"partition-id": number, "num-partitions": count}
             extra["node_config"] = dict(simulated if node_config is None else node_config)
-        data = task.partition(number, count, **extra)
-    return _checked("Task.partition", data, task.partition)
+        data = function(number, count, **extra)
+    return _checked(part, data, function)
 
 
 def _takes(function: Callable[..., Any], parameter: str) -> bool:
@@ -81,7 +100,9 @@ def _takes(function: Callable[..., Any], parameter: str) -> bool:
 
 
 def load_test_set(task: Task) -> Dataset[Any]:
-    """Return the test set of a task; ``TaskError`` if it cannot be had."""
+    """Return the test set of a task; ``TaskError`` if it cannot be had, or there is none."""
+    if task.test is None:
+        raise TaskError("the task has no test set on the server: it needs Task.test")
     with user_code("Task.test", task.test):
         data = task.test()
     return _checked("Task.test", data, task.test)

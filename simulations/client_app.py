@@ -13,6 +13,7 @@ from hqde_fl.clients.app import ensemble_app
 from hqde_fl.clients.task import Task
 from hqde_fl.given_objects import given_objects
 from hqde_fl.own_modules import searched_first
+from hqde_fl.protocol.node_numbers import numbered
 from hqde_fl.simulations.edges.edge_home import EDGE_HOME
 from hqde_fl.simulations.engines.torch_settings import TorchSettings
 from hqde_fl.simulations.experiment.client_privacy import with_trainings
@@ -26,25 +27,25 @@ app = ClientApp()
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the global model on this client's data and reply with the result."""
-    return _app_of(context)(message, context)
+    return _reply(message, context)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the global model on this client's data and reply with the metrics."""
-    return _app_of(context)(message, context)
+    return _reply(message, context)
 
 
 @app.query("identity")
 def identity(message: Message, context: Context) -> Message:
     """Reply with the id of the partition that this client holds."""
-    return _app_of(context)(message, context)
+    return _reply(message, context)
 
 
 @app.query("examples")
 def examples(message: Message, context: Context) -> Message:
     """Reply with the number of examples of this client."""
-    return _app_of(context)(message, context)
+    return _reply(message, context)
 
 
 def build_app(experiment: Experiment, task: Task) -> ClientApp:
@@ -104,6 +105,12 @@ class AppWithObjects(ClientApp):
         return self._app(message, context)
 
 
+def _reply(message: Message, context: Context) -> Message:
+    """Return the reply of the experiment's ClientApp, as the partition that the server names."""
+    with numbered(message, context):
+        return _app_of(context)(message, context)
+
+
 def _app_of(context: Context) -> ClientApp:
     """Return the ClientApp of the experiment in the context's run config."""
     config = context.run_config
@@ -112,17 +119,21 @@ def _app_of(context: Context) -> ClientApp:
 
         return edge_app(_experiment(config))
     values = (str(config.get(key, "")) for key in RUN_CONFIG_KEYS)
-    return _cached_app(TorchSettings.current(), *values)
+    count = context.node_config.get("num-partitions")
+    return _cached_app(TorchSettings.current(), count if isinstance(count, int) else 0, *values)
 
 
 @lru_cache(maxsize=1)
-def _cached_app(settings: TorchSettings, *values: str) -> ClientApp:
+def _cached_app(settings: TorchSettings, count: int, *values: str) -> ClientApp:
     """Return the ClientApp for the values of ``RUN_CONFIG_KEYS``, under torch's settings now.
+
+    ``count`` is the number of partitions, if it is that of the nodes and not in the experiment.
 
     The last one is kept, so that its data stays loaded in a worker process between messages.
     """
     experiment = _experiment(dict(zip(RUN_CONFIG_KEYS, values, strict=True)))
-    return build_app(experiment, experiment.load_task())
+    registered = experiment.clients.registered and count > 0
+    return build_app(experiment, experiment.load_task(count if registered else None))
 
 
 def _experiment(run_config: Mapping[str, Any]) -> Experiment:

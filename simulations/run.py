@@ -146,6 +146,7 @@ def run_experiment(
         raise ConfigError(f"a SuperLink needs engine flower, found {experiment.engine.name}")
     experiment.parts.heterogeneity.check_simulated(real_nodes=bool(superlink))
     experiment.edges.check_nodes(real_nodes=bool(superlink))
+    experiment.clients.check_nodes(real_nodes=bool(superlink))
     if experiment.folder is not None:
         search_in([experiment.folder])  # in the processes of the run as well
     flower = partial(_run_deployed, superlink=superlink) if superlink else _run_on_flower
@@ -318,7 +319,8 @@ def _run_deployed(attempt: _Attempt, superlink: str) -> None:
 
     experiment = attempt.experiment
     edges = experiment.parts.edges if experiment.edges.nodes else None
-    target = find(superlink, experiment.clients.count, 0 if edges is None else edges.count)
+    clients = None if experiment.clients.registered else experiment.clients.count
+    target = find(superlink, clients, 0 if edges is None else edges.count)
     out = attempt.out
     if attempt.resume and target.connection:
         raise ConfigError(

@@ -35,10 +35,10 @@ from hqde_fl.simulations.edges.recording import EdgeRecording
 from hqde_fl.simulations.edges.surroundings import edge_grid, sent_bytes
 from hqde_fl.simulations.engines.cache_folder import CacheFolder
 from hqde_fl.simulations.engines.deployment.guarded_grid import GuardedGrid, guard
+from hqde_fl.simulations.engines.deployment.numbered_grid import NumberedGrid
 from hqde_fl.simulations.experiment.experiment import Experiment, experiment_file
 from hqde_fl.simulations.experiment.held_out import judge, set_aside
 from hqde_fl.simulations.experiment.own_modules import add_folder_of
-from hqde_fl.simulations.experiment.parts import Parts
 from hqde_fl.simulations.experiment.root_training import root_training
 from hqde_fl.simulations.experiment.voters import Voters
 from hqde_fl.simulations.heterogeneity.message_bytes import SentBytes
@@ -162,6 +162,7 @@ def serve(
     real = isinstance(guarded, GuardedGrid)
     experiment.parts.heterogeneity.check_simulated(real_nodes=real)
     experiment.edges.check_nodes(real_nodes=real)
+    experiment.clients.check_nodes(real_nodes=real)
     with exclusive(out):
         point = reopen(out, experiment) if resume and (out / MANIFEST).exists() else None
         _run_rounds(guarded, experiment, (task, held_out, voters, root), out, point, callbacks)
@@ -190,6 +191,9 @@ def _run_rounds(
 
     real_nodes = isinstance(grid, GuardedGrid)
     real_edges = edges is not None and experiment.edges.nodes
+    if real_nodes and not real_edges:
+        clients = experiment.clients
+        grid = NumberedGrid(grid, out, None if clients.registered else clients.count)
     monitor = monitored(out, experiment.monitor, grid)
     sizes = SentBytes(model) if edges is None else sent_bytes(edge_nodes)
     grid = parts.heterogeneity.simulate(grid, sizes, faults.delays)
@@ -199,7 +203,7 @@ def _run_rounds(
     edge_layer = None
     if cache is not None:
         edge_layer = edge_grid(grid, parts, model, cache.path, roles, real_nodes=real_nodes)
-    settings = _server_settings(parts)
+    settings = _server_settings(experiment, task)
     nodes, hostile = grid, faults
     if edges is not None:
         hostile = edges.faults
@@ -250,9 +254,9 @@ def _run_rounds(
             honest_mean.grid(attacked) if measured else attacked,
             to_record(initial_state(task, members, parts.seeds)),
             experiment.rounds,
-            evaluate_fn=evaluation(
-                task, members, faults.backdoors, parts.predictor, parts.seeds, voters
-            ),
+            evaluate_fn=None
+            if task.test is None
+            else evaluation(task, members, faults.backdoors, parts.predictor, parts.seeds, voters),
             resume=None if point is None else point.state,
         )
         if voters is not None and voters.last:
@@ -268,9 +272,20 @@ class _ServerSettings:
     ensemble: Ensemble
 
 
-def _server_settings(parts: Parts) -> _ServerSettings:
+def _server_settings(experiment: Experiment, task: Task) -> _ServerSettings:
+    """Return the server's settings.
+
+    Without a test set on the server, the clients evaluate the model.
+    """
+    parts = experiment.parts
     if (edges := parts.edges) is None:
-        return _ServerSettings(parts.communication, parts.participation, parts.ensemble)
+        participation = parts.participation
+        if experiment.clients.registered:
+            minimum = max(experiment.strategy.quorum, parts.rule.minimum(), 1)
+            participation = replace(participation, min_available_nodes=minimum)
+        if task.test is None and not participation.fraction_evaluate:
+            participation = replace(participation, fraction_evaluate=1.0)
+        return _ServerSettings(parts.communication, participation, parts.ensemble)
     own = edges.settings
     return _ServerSettings(edges.communication, own.root_participation, own.root_ensemble)
 

@@ -172,6 +172,11 @@ def valid_until(certificate: Path) -> datetime:
     return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
 
 
+def days_left(certificate: Path) -> int:
+    """Return the number of whole days for which a certificate is still valid; negative if none."""
+    return (valid_until(certificate) - datetime.now(UTC)).days
+
+
 def _builder(
     name: x509.Name, public: ec.EllipticCurvePublicKey, days: int
 ) -> x509.CertificateBuilder:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.console.interruption import interruptible
+from hqde_fl.simulations.deploy import membership_commands
 
 if TYPE_CHECKING:
     from hqde_fl.simulations.deploy.nodes import Status
@@ -22,6 +23,8 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+app.add_typer(membership_commands.app)
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The federation's directory.")]
 
@@ -165,16 +168,3 @@ def logs(
         if follow:
             for line in nodes.new_lines(path):
                 typer.echo(line)
-
-
-@app.command()
-def renew(directory: Directory) -> None:
-    """Issue a new certificate for the SuperLink, valid from now; it is read when it starts."""
-    from hqde_fl.simulations.deploy.authority import valid_until
-    from hqde_fl.simulations.deploy.federation import FederationDirectory
-
-    federation = FederationDirectory.load(directory)
-    with interruptible():
-        federation.renew()
-    until = valid_until(federation.superlink / "server.crt")
-    typer.echo(f"{federation.superlink / 'server.crt'}: valid until {until:%Y-%m-%d}")

@@ -30,15 +30,15 @@ class Target:
     connection: str = ""
 
 
-def find(name: str, clients: int, edges: int = 0) -> Target:
+def find(name: str, clients: int | None, edges: int = 0) -> Target:
     """Return the SuperLink of a federation's directory, or one of Flower's own configuration.
 
     Parameters
     ----------
     name : str
         The path of the directory, or the SuperLink's name in the configuration.
-    clients : int
-        The experiment's number of clients.
+    clients : int, optional
+        The experiment's number of clients; None for whoever is registered.
     edges : int, optional
         The number of its edges, if these are nodes; else 0.
 
@@ -64,10 +64,10 @@ def find(name: str, clients: int, edges: int = 0) -> Target:
                 f"edges.groups = {edges}: {federation.path} has {nodes} edges, one for each "
                 f"group is needed (--set edges.groups={nodes})"
             )
-        if not edges and nodes != clients:
+        if not edges and clients is not None and nodes != clients:
             raise ConfigError(
                 f"clients.count = {clients}: {federation.path} has {nodes} nodes, one for each "
-                f"client is needed (--set clients.count={nodes})"
+                f"client is needed (--set clients.count={nodes}, or registered)"
             )
         return Target(superlink)
     if os.sep in name or name in (".", ".."):

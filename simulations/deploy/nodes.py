@@ -22,12 +22,12 @@ from hqde_fl.errors import ConfigError, RunError, UnknownNameError
 from hqde_fl.simulations.console.interruption import uninterrupted
 from hqde_fl.simulations.deploy import supervisor
 from hqde_fl.simulations.deploy.federation import CONNECTION, FederationDirectory
+from hqde_fl.simulations.deploy.registered_keys import ControlAddress
 from hqde_fl.simulations.deploy.supervised import Report
 from hqde_fl.simulations.deploy.supervisor import PORTS, STATUS
 from hqde_fl.simulations.engines.flower.process_guard import MARK, end_all
 from hqde_fl.simulations.engines.flower.superlink import SuperLink
 from hqde_fl.simulations.recording.atomic_files import replace_file
-from hqde_fl.simulations.recording.directory_lock import directory_lock
 
 UP_SECONDS = 180.0
 DOWN_SECONDS = 60.0
@@ -60,6 +60,8 @@ class Status:
         Name of each node -> its node id; empty until the nodes are registered.
     error : str, optional
         The error that ended the supervisor.
+    registered : bool
+        True once the nodes are registered, of which there may be none.
     """
 
     running: bool
@@ -68,6 +70,7 @@ class Status:
     processes: tuple[Report, ...]
     ids: Mapping[str, int]
     error: str | None = None
+    registered: bool = True
 
 
 def status(federation: FederationDirectory) -> Status | None:
@@ -86,6 +89,7 @@ def status(federation: FederationDirectory) -> Status | None:
         processes=tuple(Report(**report) for report in table["processes"]),
         ids=table["ids"],
         error=table["error"],
+        registered=bool(table.get("registered", True)),
     )
 
 
@@ -122,7 +126,7 @@ def up(
         If the nodes do not connect, after all processes have been ended; or if the directory is
         locked by another process or cannot be written.
     """
-    count = federation.count if count is None else count
+    count = len(federation.local) if count is None else count
     if federation.edges and 1 <= count <= federation.count:
         return _up_with_edges(federation, count, port=port, seconds=seconds, on_step=on_step)
     return _up(federation, count, port=port, seconds=seconds, on_step=on_step)
@@ -160,11 +164,12 @@ def _up(
     on_step: Callable[[str], None],
 ) -> Status:
     """Do the work of ``up`` for one federation."""
-    if not 1 <= count <= federation.count:
-        raise ConfigError(f"count must be in [1, {federation.count}] (the keys), found {count}")
+    keys = len(federation.local)
+    if not min(keys, 1) <= count <= keys:
+        raise ConfigError(f"count must be in [1, {keys}] (the keys), found {count}")
     if not 0 <= port <= 65535:
         raise ConfigError(f"port must be in [0, 65535], 0 for any, found {port}")
-    with _directory_lock(federation):
+    with federation.locked():
         if (current := status(federation)) is not None and current.running:
             raise ConfigError(f"{federation.path} is up already, at {current.address}")
         try:
@@ -198,7 +203,7 @@ def down(federation: FederationDirectory, *, keep: bool = True) -> bool:
     RunError
         If the directory is locked by another process.
     """
-    with _directory_lock(federation):
+    with federation.locked():
         running = _end(federation)
         if not keep:
             supervisor.forget(federation)
@@ -218,17 +223,6 @@ def _end(federation: FederationDirectory) -> bool:
     end_all(str(federation.home))  # in case the supervisor itself was killed
     (federation.state / STATUS).unlink(missing_ok=True)
     return running
-
-
-@contextmanager
-def _directory_lock(federation: FederationDirectory) -> Iterator[None]:
-    """Hold the lock of a federation's directory, so that ``up`` and ``down`` exclude each other.
-
-    ``RunError`` is raised if another process holds it.
-    """
-    busy = RunError(f"another `nodes up` or `nodes down` is at work in {federation.path}")
-    with directory_lock(federation.path, busy):  # not in ``state``, which ``down`` deletes
-        yield
 
 
 def connected(federation: FederationDirectory) -> SuperLink:
@@ -402,9 +396,12 @@ def _wait(
             raise RunError(current.error)
         if ended:
             raise RunError(f"the supervisor ended: {_last_log_line(federation)}")
-        if current is not None and current.ids:
-            listed = online(federation.connect(current.address))
-            if sum(listed.get(node) == "online" for node in current.ids.values()) == count:
+        names = federation.local[:count]
+        if current is not None and current.registered:
+            control = ControlAddress(current.address, federation.superlink / "ca.crt")
+            listed = control.statuses()
+            if all(listed.get(current.ids[name]) == "online" for name in names):
+                federation.connect(current.address)
                 return current
         time.sleep(_POLL)
     raise RunError(f"the nodes did not connect in time: see {federation.state / 'logs'}")

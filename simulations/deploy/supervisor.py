@@ -10,8 +10,8 @@ import json
 import os
 import shutil
 import signal
+import socket
 import ssl
-import subprocess
 import sys
 import time
 import urllib.error
@@ -20,14 +20,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from hqde_fl.errors import RunError
-from hqde_fl.simulations.deploy.federation import CONNECTION, FederationDirectory
-from hqde_fl.simulations.deploy.registered_keys import public_key, registered
+from hqde_fl.errors import ConfigError, RunError
+from hqde_fl.simulations.deploy.federation import SETTINGS_FILE, FederationDirectory
+from hqde_fl.simulations.deploy.registered_keys import ControlAddress, synchronise
 from hqde_fl.simulations.deploy.retire import retire
 from hqde_fl.simulations.deploy.supervised import Supervised
 from hqde_fl.simulations.deploy.units import node_command, superlink_command
 from hqde_fl.simulations.engines.flower.process_guard import end_all
-from hqde_fl.simulations.engines.flower.superlink import SuperLink, program
+from hqde_fl.simulations.engines.flower.superlink import program
 from hqde_fl.simulations.recording.atomic_files import replace_file
 
 STATUS = "status.json"
@@ -66,40 +66,31 @@ def main(arguments: Sequence[str]) -> int:
 
 
 class Supervisor:
-    """The processes of one federation on this machine: the SuperLink and ``count`` nodes."""
+    """The processes of one federation on this machine: the SuperLink and ``count`` nodes.
+
+    Nodes that ``nodes add`` and ``nodes revoke`` add to the federation or remove from it are
+    started and ended while the others run.
+    """
 
     def __init__(self, federation: FederationDirectory, count: int) -> None:
-        self._federation = federation
-        environment = federation.environment()
+        self._federation, self._count = federation, count
+        self._environment = federation.environment()
         ports = json.loads((federation.state / PORTS).read_text(encoding="utf-8"))
         self._address = f"127.0.0.1:{ports[0]}"
-        logs = federation.state / "logs"
-        logs.mkdir(mode=0o700, exist_ok=True)
-
-        def supervised(name: str, command: list[str]) -> Supervised:
-            path = program(command[0], environment)
-            return Supervised(name, [path, *command[1:]], environment, logs / f"{name}.log")
-
+        self._control = ControlAddress(self._address, federation.superlink / "ca.crt")
+        self._logs = federation.state / "logs"
+        self._logs.mkdir(mode=0o700, exist_ok=True)
         database = federation.state / "superlink.db"
-        self._link = supervised(
-            "superlink",
-            superlink_command(federation.superlink, database, "127.0.0.1", ports[0]),
-        )
+        command = superlink_command(federation.superlink, database, "127.0.0.1", ports[0])
+        self._link = self._supervised("superlink", command)
+        started = federation.local[:count]
         self._nodes = [
-            supervised(
-                name,
-                node_command(
-                    federation.path / name,
-                    self._address,
-                    port,
-                    federation.settings(number, count),
-                ),
-            )
-            for number, (name, port) in enumerate(
-                zip(federation.nodes[:count], ports[1:], strict=False)
-            )
+            self._node(name, port) for name, port in zip(started, ports[1:], strict=False)
         ]
+        self._left_out = {*federation.local} - {*started}
         self._ids: dict[str, int] = {}
+        self._registered = False
+        self._changed_at = self._settings_time()
 
     def run(self) -> None:
         """Start all processes, then restart those that end; never returns.
@@ -109,14 +100,62 @@ class Supervisor:
         self._link.start()
         self.write()
         self._wait_for_link()
-        self._ids = register(self._federation, [node.name for node in self._nodes], self._address)
+        self._register()
         for node in self._nodes:
             node.start()
         self.write()
         while True:
             time.sleep(_POLL)
+            changed = self._follow_members()
             if any([self._check_process(process) for process in (self._link, *self._nodes)]):
+                changed = True
+            if changed:
                 self.write()
+
+    def _supervised(self, name: str, command: list[str]) -> Supervised:
+        path = program(command[0], self._environment)
+        log = self._logs / f"{name}.log"
+        return Supervised(name, [path, *command[1:]], self._environment, log)
+
+    def _node(self, name: str, port: int) -> Supervised:
+        settings = self._federation.settings(name, self._count)
+        folder = self._federation.path / name
+        return self._supervised(name, node_command(folder, self._address, port, settings))
+
+    def _register(self) -> None:
+        """Register the keys of all nodes that are started here or run elsewhere."""
+        names = {*self._federation.names} - self._left_out
+        self._ids = synchronise(self._federation, self._control, names)
+        self._registered = True
+
+    def _settings_time(self) -> int:
+        return (self._federation.path / SETTINGS_FILE).stat().st_mtime_ns
+
+    def _follow_members(self) -> bool:
+        """End nodes that have left the federation, and start those that have joined it here.
+
+        Return True if the settings have changed.
+        """
+        changed_at = self._settings_time()
+        if changed_at == self._changed_at:
+            return False
+        try:
+            self._federation = FederationDirectory.load(self._federation.path)
+            local = self._federation.local
+            for node in [node for node in self._nodes if node.name not in local]:
+                node.stop(_ENDING)
+                self._nodes.remove(node)
+            running = {node.name for node in self._nodes}
+            joined = [name for name in local if name not in running | self._left_out]
+            self._register()
+            for name in joined:
+                self._nodes.append(self._node(name, free_port()))
+                self._nodes[-1].start()
+        except (ConfigError, RunError, OSError) as error:  # tried again in a moment
+            print(error, file=sys.stderr, flush=True)
+            return False
+        self._changed_at = changed_at
+        return True
 
     def stop(self) -> None:
         """End the nodes, which sign off, then the SuperLink, then any process that is left.
@@ -139,6 +178,7 @@ class Supervisor:
             "processes": [dataclasses.asdict(report) for report in reports],
             "ids": self._ids,
             "error": error,
+            "registered": self._registered,
         }
         replace_file(self._federation.state / STATUS, json.dumps(status, indent=1).encode())
 
@@ -181,41 +221,11 @@ def healthy(address: str, root: Path) -> bool:
         return False
 
 
-def register(federation: FederationDirectory, names: Sequence[str], address: str) -> dict[str, int]:
-    """Register the nodes whose public keys the SuperLink does not know; return all ids by name.
-
-    Raises
-    ------
-    RunError
-        If the SuperLink refuses a key, or does not answer.
-    """
-    ids = registered(address, federation.superlink / "ca.crt")
-    keys = {name: public_key(federation.superlink / f"{name}.pub") for name in names}
-    known = {name: ids[key] for name, key in keys.items() if key in ids}
-    link = federation.connect(address)
-    calls = {name: _registering(link, federation, name) for name in names if name not in known}
-    for name, call in calls.items():
-        output, errors = call.communicate()
-        try:
-            known[name] = int(json.loads(output)["node-id"])
-        except (ValueError, KeyError) as error:
-            reason = (errors or output).strip() or f"exit status {call.returncode}"
-            raise RunError(f"the SuperLink did not register {name}: {reason}") from error
-    return {name: known[name] for name in names}
-
-
-def _registering(
-    link: SuperLink, federation: FederationDirectory, name: str
-) -> subprocess.Popen[str]:
-    public = str(federation.superlink / f"{name}.pub")
-    return subprocess.Popen(
-        link.flwr("supernode", "register", public, CONNECTION, "--format", "json"),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=dict(link.environment),
-        text=True,
-    )
+def free_port() -> int:
+    """Return a port on loopback that no process listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def forget(federation: FederationDirectory) -> None:

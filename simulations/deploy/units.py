@@ -59,21 +59,22 @@ class NodeSettings:
 
     Parameters
     ----------
-    partition : int
-        The id of its partition; the number of the edge, if it is one.
-    partitions : int
-        Number of all partitions, or of all edges.
     cache : Path
         The folder of its cache of model entries.
+    partition : int, optional
+        The id of its partition; the number of the edge, if it is one. If not given, the server
+        numbers the node.
+    partitions : int, optional
+        Number of all partitions, or of all edges; needed with ``partition``.
     edge_home : Path, optional
         The ``FLWR_HOME`` whose default SuperLink is the node's own, if it is an edge.
     edge_id : int, optional
         The edge to which the node belongs.
     """
 
-    partition: int
-    partitions: int
     cache: Path
+    partition: int | None = None
+    partitions: int | None = None
     edge_home: Path | None = None
     edge_id: int | None = None
 
@@ -83,12 +84,14 @@ class NodeSettings:
 
         ``ConfigError`` is raised if Flower could not read the name of ``edge_home``.
         """
-        text = f"partition-id={self.partition} num-partitions={self.partitions}"
+        text = ""
+        if self.partition is not None:
+            text += f"partition-id={self.partition} num-partitions={self.partitions}"
         if self.edge_id is not None:
             text += f" {EDGE_ID}={self.edge_id}"
         text += _setting(CACHE_DIR, self.cache)
         if self.edge_home is None:
-            return text
+            return text.strip()
         if not (setting := _setting(EDGE_HOME, self.edge_home)):
             raise ConfigError(
                 "Flower cannot read a folder's name with a backslash, both kinds of quotes or "
@@ -98,9 +101,12 @@ class NodeSettings:
 
 
 def superlink_command(folder: Path, database: Path, host: str, port: int) -> list[str]:
-    """Return the command line of a SuperLink with TLS, authentication of nodes and a database."""
+    """Return the command line of a SuperLink with TLS, authentication of nodes and a database.
+
+    It reads a renewed certificate without a restart.
+    """
     return [
-        "flower-superlink",
+        *("python", "-P", "-m", "hqde_fl.simulations.deploy.superlink_program"),
         *("--ssl-ca-certfile", str(folder / "ca.crt")),
         *("--ssl-certfile", str(folder / "server.crt")),
         *("--ssl-keyfile", str(folder / "server.key")),
@@ -124,7 +130,7 @@ def node_command(folder: Path, superlink: str, port: int, settings: NodeSettings
         *("--auth-supernode-private-key", str(folder / "node.key")),
         *("--host", "127.0.0.1"),
         *("--port", str(port)),
-        *("--node-config", settings.config),
+        *(["--node-config", settings.config] if settings.config else []),
     ]
 
 
@@ -147,22 +153,24 @@ def superlink_unit(port: int, host: str = "127.0.0.1") -> str:
 
 def node_unit(
     superlink: str,
-    partition: int,
-    partitions: int,
+    name: str,
+    partition: int | None = None,
+    partitions: int | None = None,
     *,
     edge: bool = False,
     edge_id: int | None = None,
 ) -> str:
-    """Return the text of the systemd unit of a partition's SuperNode.
+    """Return the text of the systemd unit of a node's SuperNode.
 
-    ``superlink`` is the address of the SuperLink, ``partitions`` the number of nodes. An ``edge``
-    runs beside the SuperLink of its own nodes; ``edge_id`` is that to which the node belongs.
+    ``superlink`` is the address of the SuperLink. A node whose unit names no partition is numbered
+    by the server. An ``edge`` runs beside the SuperLink of its own nodes; ``edge_id`` is that to
+    which the node belongs.
     """
     home = Path(STATE) / "edge" if edge else None
-    settings = NodeSettings(partition, partitions, Path(STATE) / ENTRIES, home, edge_id)
+    settings = NodeSettings(Path(STATE) / ENTRIES, partition, partitions, home, edge_id)
     folder = Path(EDGE_SETTINGS if edge else SETTINGS)
     command = node_command(folder, superlink, 9095, settings)
-    return _unit(f"SuperNode {partition} of hqde-fl", command)
+    return _unit(f"SuperNode {name} of hqde-fl", command)
 
 
 def _unit(description: str, command: list[str]) -> str:

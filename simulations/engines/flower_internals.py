@@ -38,11 +38,16 @@ from flwr.supercore.run import RunNotRunningException
 
 if TYPE_CHECKING:
     from flwr.cli.flower_config import read_flower_config
-    from flwr.proto.control_pb2 import ListNodesRequest
+    from flwr.proto.control_pb2 import (
+        ListNodesRequest,
+        RegisterNodeRequest,
+        UnregisterNodeRequest,
+    )
     from flwr.proto.fleet_pb2 import DeactivateNodeRequest
     from flwr.supercore.control import ControlHttpClient
     from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
     from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+    from flwr.superlink.cli import flower_superlink
     from flwr.superlink.grid import HttpGrid
     from flwr.supernode.fleet_http_client import FleetHttpClient
     from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
@@ -54,8 +59,11 @@ _LAZY = {
     "FleetHttpClient": "flwr.supernode.fleet_http_client",
     "HttpGrid": "flwr.superlink.grid",
     "ListNodesRequest": "flwr.proto.control_pb2",
+    "RegisterNodeRequest": "flwr.proto.control_pb2",
+    "UnregisterNodeRequest": "flwr.proto.control_pb2",
     "NodeAuthHttpInterceptor": "flwr.supernode.node_auth_http_interceptor",
     "RuntimeVersionHttpInterceptor": "flwr.supercore.interceptors.http.runtime_version",
+    "flower_superlink": "flwr.superlink.cli",
     "public_key_to_bytes": "flwr.supercore.primitives.asymmetric",
     "read_flower_config": "flwr.cli.flower_config",
 }
@@ -82,9 +90,12 @@ __all__ = [
     "PullAppMessagesRequest",
     "PullAppMessagesResponse",
     "PullObjectRequest",
+    "RegisterNodeRequest",
     "RunNotRunningException",
     "RuntimeVersionHttpInterceptor",
+    "UnregisterNodeRequest",
     "error_from_proto",
+    "flower_superlink",
     "get_all_nested_objects",
     "inflate_object_from_contents",
     "iterate_object_tree",

@@ -142,7 +142,7 @@ def check_private_training(
             "clients.local-dp needs strategy.buffers = 'local', as statistics of the data would "
             f"have no noise, found {statistics[0]!r} and 'merge'"
         )
-    if training.dp_sgd is None:
+    if training.dp_sgd is None or task.test is None:
         return
     with before_the_run("clients.dp-sgd, tried on the test set"):
         examples = sample(task.test(), MAX_EXAMPLES)

@@ -297,8 +297,13 @@ class Experiment(Section):
             faulty = self.parts.faults.in_round(number) | faulty
         return faulty
 
-    def load_task(self) -> Task:
+    def load_task(self, partitions: int | None = None) -> Task:
         """Return the experiment's task, with its data divided among the clients.
+
+        Parameters
+        ----------
+        partitions : int, optional
+            The number of parts, if it is not ``clients.count``.
 
         Raises
         ------
@@ -307,7 +312,8 @@ class Experiment(Section):
         """
         clients = self.clients
         with self._names():
-            task = load_task(self.task, clients.partition, clients.count, self.seed)
+            count = clients.count if partitions is None else partitions
+            task = load_task(self.task, clients.partition, count, self.seed)
             return with_metrics(task, self.metrics)
 
     def held_out_measure(self) -> Measure:
@@ -363,7 +369,8 @@ class Experiment(Section):
         """
         with before_the_run():
             task = self.load_task()
-        task = dataclasses.replace(task, test=cache(task.test))
+        if task.test is not None:
+            task = dataclasses.replace(task, test=cache(task.test))
         parts = self.parts
         self.try_parts()
         model = check_model(task, parts.seeds)
@@ -375,7 +382,8 @@ class Experiment(Section):
                 plan.check_models(states, merges_statistics=parts.aggregation.buffers == "merge")
         losses = []
         if test:
-            losses += [check_test_set(task, model, parts.ensemble.members, parts.predictor)]
+            if task.test is not None:
+                losses += [check_test_set(task, model, parts.ensemble.members, parts.predictor)]
             check_private_training(
                 task,
                 model,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, final
 
 from flwr.clientapp.typing import Mod
@@ -23,6 +23,7 @@ from hqde_fl.clients.faults import (
 from hqde_fl.clients.faults.backdoor_base import BackdoorFault
 from hqde_fl.clients.faults.straggle import Straggle
 from hqde_fl.clients.task import Task
+from hqde_fl.clients.task_calls import load_test_set
 from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.own_modules import display_name, import_attribute, is_own
@@ -184,7 +185,7 @@ class Faults:
 
         Only what they need to know is loaded: a model, and a few examples of the test set.
         """
-        facts = TaskFacts(task, task.test)
+        facts = TaskFacts(task, partial(load_test_set, task))
         for fault in self.faults:
             if fault.count:
                 fault.check_task(facts)

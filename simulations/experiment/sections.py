@@ -5,9 +5,10 @@ A bound of a parameter is stated here only if no part states it: parts refuse th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from hqde_fl.clients.training import Training
 from hqde_fl.errors import ConfigError
@@ -39,7 +40,11 @@ class ClientsSection(Section):
     Parameters
     ----------
     count : int
-        The number of clients.
+        The number of clients. ``"registered"`` is short for ``registered = true``.
+    registered : bool
+        On real nodes, whoever is registered and online trains: a round waits for no more clients
+        than the rule and the quorum need. ``count`` is then the number that the experiment is
+        checked for.
     members : int
         The number of models of the ensemble, >= 1; 1 is ordinary federated learning.
     assignment : str
@@ -98,6 +103,7 @@ class ClientsSection(Section):
     """
 
     count: int = Field(10, ge=1)
+    registered: bool = False
     members: int = Ensemble.members
     assignment: Assignment = Ensemble.assignment
     members_per_client: int = Ensemble.members_per_client
@@ -122,6 +128,22 @@ class ClientsSection(Section):
     speed: Component = Field({})
     bandwidth: Component = Field({})
     drop_out: Component = Field({})
+
+    def check_nodes(self, *, real_nodes: bool) -> None:
+        """Raise ``ConfigError`` if the clients are those registered, and none are real nodes."""
+        if self.registered and not real_nodes:
+            raise ConfigError(
+                "clients.count = 'registered' needs real nodes (--superlink), found an engine that "
+                "simulates them"
+            )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whoever_is_registered(cls, table: Any) -> Any:
+        """Return the table with ``count = "registered"`` as ``registered = true``."""
+        if isinstance(table, Mapping) and table.get("count") == "registered":
+            return {**{k: v for k, v in table.items() if k != "count"}, "registered": True}
+        return table
 
     @field_validator("drop_out", mode="before")
     @classmethod

@@ -29,8 +29,8 @@ from hqde_fl.simulations.deploy import nodes
 from hqde_fl.simulations.deploy.authority import make_authority, make_node_key
 from hqde_fl.simulations.deploy.federation import FederationDirectory
 from hqde_fl.simulations.deploy.nodes import connected, online, status
+from hqde_fl.simulations.deploy.registered_keys import ControlAddress, synchronise
 from hqde_fl.simulations.deploy.supervised import Report
-from hqde_fl.simulations.deploy.supervisor import register
 from hqde_fl.simulations.engines.flower.engine import run_deployed
 from hqde_fl.simulations.engines.flower.flower_run import LOG_FILE
 from hqde_fl.simulations.engines.flower.superlink import program
@@ -63,7 +63,8 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FederationD
     """A federation with four of six nodes up; one more key is registered, and one is not."""
     made = FederationDirectory.create(tmp_path_factory.mktemp("deployment") / "federation", 6)
     with nodes.federation_up(made, 4) as found:
-        register(made, ["node-4"], found.address)
+        control = ControlAddress(found.address, made.superlink / "ca.crt")
+        synchronise(made, control, ["node-4"])
         yield made
     left = [process.pid for process in processes_of(made)]
     assert left == []

@@ -52,11 +52,13 @@ def test_it_is_read_as_it_was_written(federation: FederationDirectory) -> None:
     assert federation.hosts == ("fl.example.org", "localhost", "127.0.0.1")
 
 
-def test_units_name_the_host_the_key_and_the_partition(federation: FederationDirectory) -> None:
+def test_units_name_the_host_and_the_key_and_no_partition(federation: FederationDirectory) -> None:
     unit = (federation.path / "node-1" / "hqde-fl-supernode.service").read_text()
     assert "--superlink fl.example.org:9443 " in unit
     cache = "cache-dir='/var/lib/hqde-fl/entries'"
-    assert f'--node-config "partition-id=1 num-partitions=2 {cache}"' in unit
+    assert f"--node-config {cache}" in unit
+    assert "SuperNode node-1 of hqde-fl" in unit
+    assert "partition" not in unit
     assert "Restart=always" in unit
     unit = (federation.superlink / "hqde-fl-superlink.service").read_text()
     assert "--enable-supernode-auth" in unit
@@ -135,7 +137,7 @@ def test_a_directory_below_a_file_cannot_be_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("count", "port", "message"),
-    [(0, 1, "count must be >= 1, found 0"), (1, 0, r"port must be in \[1, 65535\], found 0")],
+    [(-1, 1, "count must be >= 0, found -1"), (1, 0, r"port must be in \[1, 65535\], found 0")],
 )
 def test_numbers_out_of_range(tmp_path: Path, count: int, port: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -154,8 +156,8 @@ def test_a_directory_that_is_none_says_how_to_make_one(tmp_path: Path) -> None:
     (tmp_path / "federation.toml").write_text("count = 'x'")
     with pytest.raises(ConfigError, match="is malformed"):
         FederationDirectory.load(tmp_path)
-    (tmp_path / "federation.toml").write_text("count = -1\nhosts = ['x']\nport = 1")
-    with pytest.raises(ConfigError, match="is malformed: count must be >= 1, found -1"):
+    (tmp_path / "federation.toml").write_text("count = 1\nhosts = ['x']\nport = 0")
+    with pytest.raises(ConfigError, match=r"is malformed: port must be in \[1"):
         FederationDirectory.load(tmp_path)
 
 
@@ -223,8 +225,8 @@ def test_one_at_a_time(
     federation: FederationDirectory, command: Callable[[FederationDirectory], object]
 ) -> None:
     with (
-        nodes._directory_lock(federation),
-        pytest.raises(RunError, match=r"another `nodes up` or `nodes down` is at work in .*fed"),
+        federation.locked(),
+        pytest.raises(RunError, match=r"another `nodes` command is at work in .*fed"),
     ):
         command(federation)
     assert not nodes.down(federation)
@@ -285,14 +287,14 @@ def test_the_commands_say_what_they_did(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["plain", "with a space", "it's", 'a "b"', "ünï"])
 def test_flower_reads_the_folder_of_a_nodes_cache(name: str) -> None:
     folder = Path("/srv") / name
-    command = node_command(Path("keys"), "host:1", 2, NodeSettings(3, 4, folder))
+    command = node_command(Path("keys"), "host:1", 2, NodeSettings(folder, 3, 4))
     config = parse_config_args([command[-1]])
     assert config == {"partition-id": 3, "num-partitions": 4, "cache-dir": str(folder)}
 
 
 @pytest.mark.parametrize("name", ["both ' and \"", "back\\slash", "line\nbreak"])
 def test_a_folder_that_flower_cannot_read_is_no_cache(name: str) -> None:
-    command = node_command(Path("keys"), "host:1", 2, NodeSettings(3, 4, Path("/srv") / name))
+    command = node_command(Path("keys"), "host:1", 2, NodeSettings(Path("/srv") / name, 3, 4))
     assert parse_config_args([command[-1]]) == {"partition-id": 3, "num-partitions": 4}
 
 
@@ -305,10 +307,10 @@ def test_an_edge_has_a_federation_of_its_own(tmp_path: Path) -> None:
     assert (root.count, root.edges) == (2, True)
     edges = [FederationDirectory.load(path) for path in root.edge_paths]
     assert [edge.partitions for edge in edges] == [(0, 2, 4), (1, 3, 5)]
-    told = parse_config_args([root.settings(1, 2).config])
+    told = parse_config_args([root.settings("node-1", 2).config])
     assert told["edge-home"] == str(edges[1].home)
     assert (told["partition-id"], told["num-partitions"]) == (1, 2)
-    told = parse_config_args([edges[1].settings(2, 3).config])
+    told = parse_config_args([edges[1].settings("node-2", 3).config])
     assert (told["partition-id"], told["num-partitions"]) == (5, 6)
     assert "edge-home" not in told
     unit = (root.path / "node-0" / "hqde-fl-supernode.service").read_text()
@@ -323,7 +325,7 @@ def test_nodes_are_told_the_edge_to_which_they_belong(tmp_path: Path) -> None:
     )
     assert made.exit_code == 0, made.output
     federation = FederationDirectory.load(tmp_path / "fed")
-    told = [parse_config_args([federation.settings(n, 3).config]) for n in range(3)]
+    told = [parse_config_args([federation.settings(n, 3).config]) for n in federation.names]
     assert [config["edge-id"] for config in told] == [0, 1, 0]
     unit = (federation.path / "node-1" / "hqde-fl-supernode.service").read_text()
     assert "num-partitions=3 edge-id=1 " in unit
@@ -342,7 +344,7 @@ def test_an_edge_without_nodes_is_refused_and_nothing_is_left(tmp_path: Path) ->
 
 def test_an_edges_home_that_flower_cannot_read_is_refused() -> None:
     with pytest.raises(ConfigError, match="Flower cannot read"):
-        _ = NodeSettings(0, 1, Path("/srv"), Path("/srv/back\\slash")).config
+        _ = NodeSettings(Path("/srv"), 0, 1, Path("/srv/back\\slash")).config
 
 
 @pytest.mark.parametrize(("edges", "message"), [(0, "that are edges"), (3, "edges.groups = 3")])

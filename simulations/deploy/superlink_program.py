@@ -1,0 +1,82 @@
+"""Run ``flower-superlink`` so that it reads a renewed certificate without a restart.
+
+::
+
+    python -P -m hqde_fl.simulations.deploy.superlink_program ARGUMENTS OF flower-superlink
+
+Connections that are open keep the certificate with which they began; new ones get the new one.
+"""
+
+from __future__ import annotations
+
+import ssl
+import sys
+import threading
+from importlib import import_module
+from logging import INFO, WARNING
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from hqde_fl.protocol.flower_internals import log
+from hqde_fl.simulations.engines.flower_internals import flower_superlink
+
+POLL_SECONDS = 1.0
+
+
+def reload_when_changed(
+    context: ssl.SSLContext, certificate: Path, key: Path, ended: threading.Event
+) -> None:
+    """Load a server's certificate into a context again whenever its file changes, until ``ended``.
+
+    A pair that does not fit together yet, as it is being copied, is tried again.
+    """
+    loaded = _times(certificate, key)
+    while not ended.wait(POLL_SECONDS):
+        found = _times(certificate, key)
+        if found is None or found == loaded:
+            continue
+        try:
+            # a pair that does not fit would leave the context with half of it
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+            context.load_cert_chain(certificate, key)
+        except (OSError, ssl.SSLError) as error:
+            log(WARNING, "%s is not read again yet: %s", certificate, error)
+        else:
+            loaded = found
+            log(INFO, "%s was renewed and read again", certificate)
+
+
+def _times(certificate: Path, key: Path) -> tuple[int, int] | None:
+    try:
+        return certificate.stat().st_mtime_ns, key.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+class _ReloadingConfig(uvicorn.Config):
+    """Uvicorn's configuration, which keeps its TLS context up to date."""
+
+    def load(self) -> None:
+        """Load the configuration, and watch the files of the certificate."""
+        super().load()
+        if self.ssl is None or self.ssl_certfile is None or self.ssl_keyfile is None:
+            return
+        files = (Path(self.ssl_certfile), Path(self.ssl_keyfile))
+        arguments = (self.ssl, *files, threading.Event())
+        threading.Thread(
+            target=reload_when_changed, args=arguments, daemon=True, name="certificate"
+        ).start()
+
+
+def main() -> None:
+    """Run the SuperLink with the arguments of this process."""
+    sys.argv[0] = "flower-superlink"
+    run_module: Any = import_module("uvicorn.main")
+    run_module.Config = _ReloadingConfig  # which ``uvicorn.run`` makes
+    flower_superlink()
+
+
+if __name__ == "__main__":
+    main()
