@@ -8,7 +8,7 @@ from itertools import chain, repeat
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -84,7 +84,8 @@ def iterate_batches(
         else:
             order = torch.randperm(examples, generator=generator)[: examples - drop_last]
             parts = (
-                [tensor[indices] for tensor in tensors] for indices in torch.split(order, size)
+                [_examples(tensor, indices) for tensor in tensors]
+                for indices in torch.split(order, size)
             )
     else:
         stacks = collate is None or collate is default_collate
@@ -101,6 +102,12 @@ def iterate_batches(
         inputs, targets = reader.pair(batch)
         count = min(size, examples - number * size)
         yield Batch(to_device(inputs, device), to_device(targets, device), count)
+
+
+def _examples(tensor: Tensor, indices: Tensor) -> Tensor:
+    """Return the examples at some indices, in the memory format that indexing gives them."""
+    # a quarter of the time of indexing, which keeps other formats, such as channels last
+    return tensor.index_select(0, indices) if tensor.is_contiguous() else tensor[indices]
 
 
 def shuffled_batches(examples: int, size: int) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hqde_fl.clients.module_copy import ModuleCopier
+from hqde_fl.clients.module_restorer import ModuleRestorer, is_restorable
 
 
 @final
@@ -55,6 +56,7 @@ class FreshModel:
         self._is_copyable = _is_copyable(model, self._shared)
         self.__dict__.pop("_optimizer", None)
         self.__dict__.pop("_copier", None)
+        self.__dict__.pop("_restorer", None)
 
     @property
     def built(self) -> nn.Module:
@@ -83,7 +85,11 @@ class FreshModel:
         if self._is_copyable:
             if any(_has_hooks(parameter) for parameter, _, _ in self._parameters):
                 self._keep(self._build())  # a message has left them at the shared weights
-            model = self._copier.copy()
+            if self._restorer is None:
+                model = self._copier.copy()
+            else:
+                self._restorer.restore()
+                model = self._restorer.model
         if model is None:
             model = self._build()
             model.load_state_dict(state)
@@ -114,9 +120,17 @@ class FreshModel:
     def _copier(self) -> ModuleCopier:
         return ModuleCopier(self._pristine, self._shared)
 
+    @cached_property
+    def _restorer(self) -> ModuleRestorer | None:
+        """Restores the one copy that all messages get; None if each needs its own."""
+        if not is_restorable(self._pristine, self._shared):
+            return None
+        return ModuleRestorer(self._copier.copy())
+
     def __getstate__(self) -> dict[str, Any]:
-        """Return all but the copier, which knows the model by the addresses of this process."""
-        return {key: value for key, value in vars(self).items() if key != "_copier"}
+        """Return all but what knows the model by the addresses of this process."""
+        own = {"_copier", "_restorer"}
+        return {key: value for key, value in vars(self).items() if key not in own}
 
 
 def _is_copyable(model: nn.Module, shared: Iterable[Tensor]) -> bool:

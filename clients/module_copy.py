@@ -47,7 +47,7 @@ class ModuleCopier:
     def __init__(self, model: nn.Module, shared: Iterable[Tensor]) -> None:
         self._model = model
         self._shared = {id(tensor): tensor for tensor in shared}
-        self._plans = [_Plan(m, self._shared) for m in model.modules() if _is_plain(m)]
+        self._plans = [_Plan(m, self._shared) for m in model.modules() if is_plain(m)]
 
     def copy(self) -> nn.Module:
         """Return a new copy of the model; raise an exception if a value cannot be copied."""
@@ -80,7 +80,7 @@ class _Plan:
         self.copied: list[tuple[str, Any]] = []
         for name, value in vars(module).items():
             self.values[name] = value  # in the order of the original, most are replaced
-            if id(value) in shared or _is_immutable(value):
+            if id(value) in shared or is_immutable(value):
                 continue
             if name == "_modules" and type(value) in (dict, OrderedDict):
                 self.children = value
@@ -103,9 +103,10 @@ class _Plan:
             )
 
 
-def _is_immutable(value: Any) -> bool:
+def is_immutable(value: Any) -> bool:
+    """Return True if a copy of a value can be the value itself, by its exact type."""
     if type(value) is tuple:
-        return all(map(_is_immutable, value))
+        return all(map(is_immutable, value))
     return type(value) in IMMUTABLE
 
 
@@ -116,7 +117,7 @@ def _holds_shared_alone(value: Any, shared: dict[int, Tensor]) -> bool:
     return type(value) is set and all(type(entry) is str for entry in value)
 
 
-def _is_plain(module: nn.Module) -> bool:
+def is_plain(module: nn.Module) -> bool:
     """Return True if a module's class leaves it to Python how its objects are copied.
 
     The ways of ``nn.Module`` itself count as Python's: they leave out a compiled forward, which

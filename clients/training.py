@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from hqde_fl.clients.batch_iteration import iterate_batches, shuffled_batches
 from hqde_fl.clients.batches import call_model, device_of
 from hqde_fl.clients.data_forms import example_total
+from hqde_fl.clients.optimizer_steps import clear_gradients, step_of
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.sampled_steps import require_opacus
 from hqde_fl.clients.scoring import NoTargetsError, Scoring
@@ -99,6 +100,7 @@ def _descend(
     anchors = {p: p.detach().clone() for p in model.parameters() if mu and p.requires_grad}
     device, noise, step, read = device_of(model), training.regularization_noise, 0, 0
     scoring, total, seen = Scoring(task), torch.zeros((), device=device), 0
+    do_step = step_of(optimizer)
     model.train()
     for _ in range(training.epochs):
         if read >= batches and seen:
@@ -112,7 +114,7 @@ def _descend(
                 x, y = change(x, y)
             if (weight := scoring.weight(y, batch.size)) == 0:
                 continue  # the mean over no targets is NaN
-            optimizer.zero_grad()
+            clear_gradients(optimizer)
             loss = scoring.loss(call_model(model, x), y, trains=True)
             backward(loss, task)
             for parameter in model.parameters() if mu else ():
@@ -124,7 +126,7 @@ def _descend(
                 for gradient in (p.grad for p in model.parameters() if p.grad is not None):
                     gradient.add_(noise.draw_noise(gradient, step, generator))
             with user_code("the optimiser's step"):
-                optimizer.step()
+                do_step()
             step += 1
             total, seen = total + loss.detach() * weight, seen + weight
     if not seen:
