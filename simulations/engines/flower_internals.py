@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from flwr.cli.flower_config import read_flower_config
     from flwr.proto.control_pb2 import (
         ListNodesRequest,
+        ListRunsRequest,
         RegisterNodeRequest,
         UnregisterNodeRequest,
     )
@@ -59,6 +60,7 @@ _LAZY = {
     "FleetHttpClient": "flwr.supernode.fleet_http_client",
     "HttpGrid": "flwr.superlink.grid",
     "ListNodesRequest": "flwr.proto.control_pb2",
+    "ListRunsRequest": "flwr.proto.control_pb2",
     "RegisterNodeRequest": "flwr.proto.control_pb2",
     "UnregisterNodeRequest": "flwr.proto.control_pb2",
     "NodeAuthHttpInterceptor": "flwr.supernode.node_auth_http_interceptor",
@@ -81,6 +83,7 @@ __all__ = [
     "HttpGrid",
     "InflatableObject",
     "ListNodesRequest",
+    "ListRunsRequest",
     "NodeAuthHttpInterceptor",
     "ObjectTree",
     "ProtoConfigRecord",

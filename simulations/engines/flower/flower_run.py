@@ -20,6 +20,7 @@ from typing import TextIO
 from hqde_fl.errors import RunError
 from hqde_fl.simulations.engines.flower.app_writer import APP_NAME, write_app
 from hqde_fl.simulations.engines.flower.carried_files import CarriedFiles
+from hqde_fl.simulations.engines.flower.run_watch import RunWatch
 from hqde_fl.simulations.engines.flower.superlink import SuperLink
 
 LOG_FILE = "flower.log"
@@ -94,12 +95,18 @@ class FlowerRun:
             (self._out / LOG_FILE).open("a" if self._resume else "w", encoding="utf-8") as file,
             _process(self._superlink.flwr(*command), self._superlink) as process,
         ):
+            watch = RunWatch(self._superlink.home, "".join(self._names), process.kill)
             try:
                 for line in output_lines(process):
+                    known = self._id is not None
                     self.log_line(line, file)
+                    if self.anywhere and self._id is not None and not known:
+                        watch.start(self._id)
             except BaseException:
                 self.await_submission(process, file)
                 raise
+            finally:
+                watch.stop()
         status, details = self._outcome()
         if status != _COMPLETED:
             reason = details or "\n".join(self._tail) or "Flower gave no reason"

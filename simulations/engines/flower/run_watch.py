@@ -1,0 +1,92 @@
+"""Watch a run on a SuperLink, and end the ``flwr run`` that follows it once the run has ended.
+
+``flwr run --stream`` ends with its stream of the log. A stream that hangs, because the ServerApp
+was killed or the network has gone, would otherwise keep it waiting.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+from hqde_fl.simulations.engines.flower_internals import (
+    ControlHttpClient,
+    ListRunsRequest,
+    RuntimeVersionHttpInterceptor,
+)
+
+POLL_SECONDS = 5.0
+GRACE_SECONDS = 5.0
+"""Time for the last lines of the log after the run has ended."""
+SILENCE_SECONDS = 60.0
+"""Time for which a SuperLink may not answer."""
+
+
+class RunWatch:
+    """Calls a function once a run has ended, or its SuperLink has been silent for a minute.
+
+    Parameters
+    ----------
+    home : Path
+        The ``FLWR_HOME`` whose configuration has the SuperLink's address.
+    connection : str
+        The SuperLink's name there; empty for the default one.
+    end : Callable
+        Called at most once, from a thread of its own.
+    """
+
+    def __init__(self, home: Path, connection: str, end: Callable[[], None]) -> None:
+        self._entry = _entry(home, connection)
+        self._root = home
+        self._end, self._over = end, threading.Event()
+
+    def start(self, run_id: str) -> None:
+        """Begin to watch a run; nothing happens if its SuperLink's address is not known."""
+        if "address" in self._entry:
+            threading.Thread(
+                target=self._watch, args=(int(run_id),), daemon=True, name="run"
+            ).start()
+
+    def stop(self) -> None:
+        """End the watch."""
+        self._over.set()
+
+    def _watch(self, run_id: int) -> None:
+        answered = time.monotonic()
+        while not self._over.wait(POLL_SECONDS):
+            finished = self._finished(run_id)
+            now = time.monotonic()
+            if finished is not None:
+                answered = now
+            if finished or now - answered > SILENCE_SECONDS:
+                if not self._over.wait(GRACE_SECONDS):
+                    self._end()
+                return
+
+    def _finished(self, run_id: int) -> bool | None:
+        """Return True if the run has ended, False if not; None if the SuperLink does not say."""
+        root = self._entry.get("root-certificates")
+        try:
+            with ControlHttpClient.from_server_address(
+                str(self._entry["address"]),
+                insecure=bool(self._entry.get("insecure", False)),
+                root_certificates=None if root is None else (self._root / str(root)).read_bytes(),
+                interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+            ) as client:
+                answer = client.ListRuns(ListRunsRequest(run_id=run_id))
+            return bool(answer.run_dict[run_id].status.status == "finished")
+        except Exception:  # of Flower, of its HTTP library, of TLS: it may answer later
+            return None
+
+
+def _entry(home: Path, connection: str) -> dict[str, object]:
+    """Return a SuperLink's entry in the configuration; empty if there is none that can be used."""
+    try:
+        table = tomllib.loads((home / "config.toml").read_text(encoding="utf-8"))["superlink"]
+        entry = table[connection or table["default"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return dict(entry) if isinstance(entry, dict) else {}
