@@ -21,8 +21,10 @@ from hqde_fl.errors import RunError
 from hqde_fl.protocol.no_data import NO_DATA, has_no_data, no_data
 from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.rules import Aggregator, Krum, Mean, MoNNA
+from hqde_fl.seeding import Seeds
 from hqde_fl.selection import Uniform
 from hqde_fl.simulations.engines.inline import InlineGrid
+from hqde_fl.simulations.experiment.root_training import root_training
 from hqde_fl.strategies.resting import REST_ROUNDS
 from hqde_fl.strategies.roster import Roster
 from tests.contracts.rule_examples import EXAMPLES
@@ -55,10 +57,13 @@ def trained(rule: Aggregator, clients: int, *empty: int) -> tuple[float, Recorde
     """Return the loss after ten rounds in which client 0 sends its update times -1000."""
     task, recorder = regression(*empty), Recorder()
     mods = [only_for(SignFlip(scale=1000.0), [0])]
-    app = ensemble_app(task, training=Training(lr=0.05), mods=mods)
+    training, root = Training(lr=0.05), None
+    app = ensemble_app(task, training=training, mods=mods)
     torch.manual_seed(0)
     model = task.model()
-    strategy = strategy_with(recorder, rule=rule)
+    if "reference" in rule.needs:
+        root = root_training(task, line(40, seed=50), training, Seeds(0))
+    strategy = strategy_with(recorder, rule=rule, root_training=root)
     grid = InlineGrid(app, clients, {}, seed=1)
     result = strategy.start(grid, to_record(model.state_dict()), 10)
     model.load_state_dict(from_record(result.arrays))

@@ -29,7 +29,7 @@ from hqde_fl.rules import (
 )
 from hqde_fl.updates import MappedColumns, StackedColumns, Updates
 from hqde_fl.updates.received_updates import received_columns
-from tests.contracts.rule_examples import ALL
+from tests.contracts.rule_examples import ALL, context_of
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("one_ray")]
 
@@ -45,7 +45,8 @@ def draw(n: int = 12, d: int = 5000, seed: int = 0, dtype: torch.dtype = torch.f
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_rule_gives_the_bits_of_the_serial_executor(name: str) -> None:
-    rule, updates, cohort = ALL[name].make(2), Updates(draw()), Cohort(tuple(range(3, 15)))
+    rule, updates = ALL[name].make(2), Updates(draw())
+    cohort = Cohort(tuple(range(3, 15)), context=context_of(rule, draw()))
     here = aggregate(rule, updates, cohort, executor=SERIAL)
     there = aggregate(rule, updates, cohort, executor=SMALL)
     assert torch.equal(there.delta, here.delta)
