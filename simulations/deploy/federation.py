@@ -34,7 +34,14 @@ from hqde_fl.simulations.deploy.authority import (
     make_authority,
     make_node_key,
 )
-from hqde_fl.simulations.deploy.units import ENTRIES, NodeSettings, node_unit, superlink_unit
+from hqde_fl.simulations.deploy.units import (
+    ENTRIES,
+    ENVIRONMENT_FILE,
+    NodeSettings,
+    node_unit,
+    site_environment,
+    superlink_unit,
+)
 from hqde_fl.simulations.engines.flower.superlink import SuperLink, environment_for
 from hqde_fl.simulations.recording.atomic_files import replace_file
 from hqde_fl.simulations.recording.directory_lock import directory_lock
@@ -373,6 +380,7 @@ class FederationDirectory:
             edge_id=self._edge_id(number),
         )
         (folder / "hqde-fl-supernode.service").write_text(unit, encoding="utf-8")
+        (folder / ENVIRONMENT_FILE).write_text(site_environment(), encoding="utf-8")
 
     def write(self) -> None:
         """Write the settings, atomically."""

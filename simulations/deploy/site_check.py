@@ -22,11 +22,9 @@ from cryptography.hazmat.primitives.serialization import (
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.deploy.authority import days_left, make_node_key
 from hqde_fl.simulations.deploy.supervisor import healthy
+from hqde_fl.simulations.deploy.units import DATA_VARIABLE, ENVIRONMENT_FILE
 
 UNIT = "hqde-fl-supernode.service"
-ENVIRONMENT = "site.env"
-"""Name of the file with a site's own settings, which the unit reads as its EnvironmentFile."""
-DATA_VARIABLE = "HQDE_FL_DATA"
 _SUPERLINK = re.compile(r"--superlink (\S+)")
 
 
@@ -86,7 +84,7 @@ def superlink_of(folder: Path) -> str:
 def site_settings(folder: Path) -> dict[str, str]:
     """Return the variables that the environment file of a node's folder sets."""
     settings = {}
-    path = folder / ENVIRONMENT
+    path = folder / ENVIRONMENT_FILE
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         name, equals, value = line.strip().partition("=")
         if equals and not name.startswith(("#", ";")):
@@ -142,4 +140,4 @@ def _data(folder: Path) -> str:
     path = site_settings(folder).get(DATA_VARIABLE, "")
     if not path or os.access(path, os.R_OK):
         return ""
-    return f"{DATA_VARIABLE}={path} in {ENVIRONMENT} cannot be read by this user"
+    return f"{DATA_VARIABLE}={path} in {ENVIRONMENT_FILE} cannot be read by this user"

@@ -17,6 +17,11 @@ SETTINGS = "/etc/hqde-fl"
 EDGE_SETTINGS = "/etc/hqde-fl-edge"
 """The same for an edge, whose host also has the SuperLink of its own nodes in ``SETTINGS``."""
 STATE = "/var/lib/hqde-fl"
+ENVIRONMENT_FILE = "site.env"
+"""Name of the file with a site's own settings, which its unit reads."""
+DATA_VARIABLE = "HQDE_FL_DATA"
+DATA_PATH = "data-path"
+"""Key of a node's config with the path of its data."""
 ENTRIES = "entries"
 """Name of the folder with a node's cache of model entries, in its folder of state."""
 
@@ -70,6 +75,8 @@ class NodeSettings:
         The ``FLWR_HOME`` whose default SuperLink is the node's own, if it is an edge.
     edge_id : int, optional
         The edge to which the node belongs.
+    data : str, optional
+        The path of its data, or the variable that holds it.
     """
 
     cache: Path
@@ -77,6 +84,7 @@ class NodeSettings:
     partitions: int | None = None
     edge_home: Path | None = None
     edge_id: int | None = None
+    data: str = ""
 
     @property
     def config(self) -> str:
@@ -90,6 +98,8 @@ class NodeSettings:
         if self.edge_id is not None:
             text += f" {EDGE_ID}={self.edge_id}"
         text += _setting(CACHE_DIR, self.cache)
+        if self.data:
+            text += _setting(DATA_PATH, Path(self.data))
         if self.edge_home is None:
             return text.strip()
         if not (setting := _setting(EDGE_HOME, self.edge_home)):
@@ -167,14 +177,27 @@ def node_unit(
     which the node belongs.
     """
     home = Path(STATE) / "edge" if edge else None
-    settings = NodeSettings(Path(STATE) / ENTRIES, partition, partitions, home, edge_id)
+    data = f"${{{DATA_VARIABLE}}}"
+    settings = NodeSettings(Path(STATE) / ENTRIES, partition, partitions, home, edge_id, data)
     folder = Path(EDGE_SETTINGS if edge else SETTINGS)
     command = node_command(folder, superlink, 9095, settings)
-    return _unit(f"SuperNode {name} of hqde-fl", command)
+    return _unit(f"SuperNode {name} of hqde-fl", command, f"{folder}/{ENVIRONMENT_FILE}")
 
 
-def _unit(description: str, command: list[str]) -> str:
+def site_environment() -> str:
+    """Return the text of the file with a site's own settings, which the site changes."""
+    return (
+        "# The folder with this site's data, which the node's user can read. Tasks find it as\n"
+        f'# node_config["{DATA_PATH}"]; restart hqde-fl-supernode after a change.\n'
+        f"{DATA_VARIABLE}={STATE}/data\n"
+    )
+
+
+def _unit(description: str, command: list[str], environment_file: str = "") -> str:
     words = [f'"{word}"' if " " in word else word for word in command]
-    return _UNIT.format(
+    unit = _UNIT.format(
         description=description, installed=INSTALLED, state=STATE, command=" ".join(words)
     )
+    if not environment_file:
+        return unit
+    return unit.replace("ExecStart=", f"EnvironmentFile={environment_file}\nExecStart=")

@@ -32,7 +32,7 @@ def test_each_host_gets_what_it_needs_and_no_more(federation: FederationDirector
         for folder in federation.path.iterdir()
         if folder.is_dir()
     }
-    node = {"ca.crt", "node.key", "node.pub", "hqde-fl-supernode.service"}
+    node = {"ca.crt", "node.key", "node.pub", "hqde-fl-supernode.service", "site.env"}
     assert found == {
         "superlink": {
             *("ca.crt", "server.crt", "server.key", "node-0.pub", "node-1.pub"),
@@ -56,7 +56,8 @@ def test_units_name_the_host_and_the_key_and_no_partition(federation: Federation
     unit = (federation.path / "node-1" / "hqde-fl-supernode.service").read_text()
     assert "--superlink fl.example.org:9443 " in unit
     cache = "cache-dir='/var/lib/hqde-fl/entries'"
-    assert f"--node-config {cache}" in unit
+    assert f"--node-config \"{cache} data-path='${{HQDE_FL_DATA}}'\"" in unit
+    assert "EnvironmentFile=/etc/hqde-fl/site.env" in unit
     assert "SuperNode node-1 of hqde-fl" in unit
     assert "partition" not in unit
     assert "Restart=always" in unit
