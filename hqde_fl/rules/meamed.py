@@ -16,7 +16,8 @@ from hqde_fl.rules.results import Decision, Measured, State
 class Meamed(Tolerant):
     """Mean of the n - f values of every coordinate that are closest to its median; n > 2f.
 
-    Values that tie for the last place all count. Tolerates its f. Two sorts of every coordinate:
+    Exactly n - f count, as in the paper; values that tie for the last places, which it leaves open,
+    share them equally. Tolerates its f. Two sorts of every coordinate:
     O(d n log n), one read of the updates.
 
     Parameters

@@ -79,9 +79,12 @@ def trimmed_mean_of(tile: Tensor, f: int) -> tuple[Tensor, Tensor]:
 def mean_around_median_of(tile: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the means (c,) of columns' ``count`` values nearest their medians, and counts (1, n).
 
-    Values tied for the last place all count, so that the rows' order does not matter.
+    Values that tie for the last places share them equally, so that the rows' order does not matter.
     """
     values = sort_columns(tile)
+    limit = torch.finfo(tile.dtype).max / (4 * len(tile))
+    if float(torch.maximum(values[-1], -values[0]).max()) > limit:  # a sum might overflow
+        return _scaled_mean_around_median(tile, count)
     median = median_of_sorted(values)
     # The closest are neighbours in the order: they are the window of ``count`` values whose farther
     # end is nearest to the median.
@@ -93,5 +96,39 @@ def mean_around_median_of(tile: Tensor, count: int) -> tuple[Tensor, Tensor]:
     else:
         kept = apart <= reach
     counts, tied = count_rows(kept, count)
-    total = torch.mul(tile, kept, out=apart).sum(dim=0)
-    return total / (kept.sum(dim=0) if tied else count), counts
+    if tied:
+        return _mean_with_ties(tile, apart, reach, count)
+    return torch.mul(tile, kept, out=apart).sum(dim=0) / count, counts
+
+
+def _mean_with_ties(
+    tile: Tensor, apart: Tensor, reach: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
+    """Return means and counts where values at the distance ``reach`` (c,) share what is left.
+
+    Parameters
+    ----------
+    tile : Tensor
+        (n, c) values.
+    apart : Tensor
+        (n, c) distances from the columns' medians.
+    reach : Tensor
+        (c,) the distance of the last value that counts.
+    count : int
+        Values that count in each column.
+    """
+    nearer, last = (apart < reach).to(torch.float64), (apart == reach).to(torch.float64)
+    shares = nearer + last * ((count - nearer.sum(dim=0)) / last.sum(dim=0))
+    shares /= count
+    result = (tile * shares.to(tile.dtype)).sum(dim=0)
+    return result, shares.sum(dim=1)[None, :]
+
+
+def _scaled_mean_around_median(tile: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return ``mean_around_median_of`` for values whose sum might leave the range of the dtype."""
+    if tile.dtype == torch.float32:
+        result, counts = mean_around_median_of(tile.to(torch.float64), count)
+        return result.to(torch.float32), counts
+    unit = 2.0 ** (8 + len(tile).bit_length())  # exact, but for numbers below the normal range
+    result, counts = mean_around_median_of(tile / unit, count)
+    return result * unit, counts

@@ -4,7 +4,7 @@ A final rule is a function (rows, cohort) -> weights, one for each row and none 
 pre-aggregation is a function (rows, cohort) -> matrix, whose rows mix the updates. Weights need not
 sum to one: ``chain`` divides by their sum, as the rules do.
 
-Where values tie for the last place of a coordinate, all of them count and share the coordinate.
+Where values tie for the last places of a coordinate, they share these equally.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def indicator(chosen: Sequence[int], n: int) -> Weights:
     return [1 / len(chosen) if i in chosen else 0.0 for i in range(n)]
 
 
-def by_coordinate(rows: Rows, kept: Callable[[list[float]], list[bool]]) -> Weights:
-    """Every coordinate is divided equally among the rows whose value is kept."""
+def by_coordinate(rows: Rows, kept: Callable[[list[float]], Sequence[float]]) -> Weights:
+    """Every coordinate is divided among the rows whose value is kept, in these proportions."""
     weights = [0.0] * len(rows)
     for j in range(len(rows[0])):
         chosen = kept([float(row[j]) for row in rows])
@@ -91,12 +91,14 @@ def trimmed_mean(f: int) -> Final:
     return lambda rows, cohort: by_coordinate(rows, kept)
 
 
-def around_median(count: int) -> Callable[[list[float]], list[bool]]:
-    def kept(values: list[float]) -> list[bool]:
+def around_median(count: int) -> Callable[[list[float]], list[float]]:
+    def kept(values: list[float]) -> list[float]:
         ordered = sorted(values)
         middle = (ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) / 2
         apart = [abs(v - middle) for v in values]
-        return [a <= sorted(apart)[count - 1] for a in apart]
+        reach = sorted(apart)[count - 1]
+        left = count - sum(a < reach for a in apart)
+        return [1.0 if a < reach else left / apart.count(reach) * (a == reach) for a in apart]
 
     return kept
 
