@@ -1,7 +1,7 @@
 # hqde-fl: everything runs in .venv, made by `make install`; with FLWR=1.42 in .venv-flwr-1.42.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-deploy test test-deployment test-zoo mutants lint bench
+.PHONY: help install demo demo-deploy test test-slow test-deployment test-zoo mutants lint bench
 
 # Which version of Flower, if not that in constraints.txt: its pins are in constraints-flwr-$(FLWR).txt.
 FLWR ?=
@@ -43,8 +43,11 @@ demo-deploy: install ## run a demo on a SuperLink and four SuperNodes, with TLS,
 	$(BIN)/hqde-fl nodes status "$$directory/federation"; \
 	$(BIN)/hqde-fl run experiments/deploy.toml --engine flower --superlink "$$directory/federation"
 
-test: install ## run the tests, but for those on real nodes and the full product of models
+test: install ## run the tests, but for those below
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+test-slow: install ## start, kill and resume whole runs and sweeps on every engine (some minutes)
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadgroup $(ARGS)
 
 test-deployment: install ## kill, restart, refuse and abuse real nodes (some minutes)
 	$(BIN)/python -m pytest -m deployment $(ARGS)

@@ -289,6 +289,7 @@ def test_two_processes_cannot_write_into_one_directory(tmp_path: Path) -> None:
         assert os.listdir(tmp_path / "run") == []
 
 
+@pytest.mark.slow
 def test_killed_three_times_and_resumed(tmp_path: Path) -> None:
     result = drill(tmp_path, experiment(rounds=20), kills=3, seed=32)  # in the first six rounds
     assert result.kills == 3

@@ -213,13 +213,16 @@ def test_handlers_are_installed_before_slow_imports(module: str, tmp_path: Path)
     assert done.stdout == "heavy:\n"
 
 
+ON_RAY = (pytest.mark.slow, pytest.mark.xdist_group("ray"))
+
+
 @pytest.mark.parametrize(
     ("engine", "numbers"),
     [
         ("inline", [signal.SIGTERM]),
         ("inline", [signal.SIGTERM] * 3),
-        pytest.param("ray", [signal.SIGTERM] * 3, marks=pytest.mark.xdist_group("ray")),
-        pytest.param("flower", [signal.SIGTERM] * 3, marks=pytest.mark.xdist_group("ray")),
+        pytest.param("ray", [signal.SIGTERM] * 3, marks=ON_RAY),
+        pytest.param("flower", [signal.SIGTERM] * 3, marks=ON_RAY),
     ],
 )
 def test_sigterm_ends_a_run_and_all_it_has_started(

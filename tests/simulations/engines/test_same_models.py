@@ -53,11 +53,8 @@ def test_ray(kind: str, tmp_path: Path) -> None:
     assert final_model(kind, "ray", tmp_path / "ray") == inline
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["batch-norm-2d", "tied-transformer"]
-    + [pytest.param(kind, marks=pytest.mark.zoo) for kind in ("gru-state", "lora")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ON_ENGINES)
 def test_flower(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(APP_ROOT)  # the task's module is found from there
     inline = final_model(kind, "inline", tmp_path / "inline")

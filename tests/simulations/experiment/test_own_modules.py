@@ -56,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
         ("inline", True),
         ("inline", False),
         pytest.param("ray", True, marks=pytest.mark.xdist_group("ray")),
-        pytest.param("flower", True, marks=pytest.mark.xdist_group("ray")),
+        pytest.param("flower", True, marks=(pytest.mark.slow, pytest.mark.xdist_group("ray"))),
     ],
     ids=["inline", "inline-by-path", "ray", "flower"],
 )
@@ -83,6 +83,7 @@ def test_a_run_is_resumed_from_another_folder(folder: Path, tmp_path: Path) -> N
     assert Run.load(out).manifest["import-from"] == [str(folder), str(elsewhere)]
 
 
+@pytest.mark.slow
 def test_a_sweep_by_path_its_processes_and_one_of_its_cells_again(
     folder: Path, tmp_path: Path
 ) -> None:

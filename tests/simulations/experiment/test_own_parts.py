@@ -89,6 +89,7 @@ def test_every_kind_of_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert {"mine.py", "neighbour.py"} <= files
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("ray")
 def test_the_same_bits_on_ray_from_another_folder_and_when_resumed(tmp_path: Path) -> None:
     shutil.copytree(STUDY, tmp_path / "study")

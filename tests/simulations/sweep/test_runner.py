@@ -179,6 +179,7 @@ seeds = [1, 2]
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_the_results_are_the_same(file, tmp_path):
     path = file(KILLS)
     undisturbed = run_sweep(Sweep.load(path), tmp_path / "whole", report=False)
@@ -224,6 +225,7 @@ def test_killed_at_any_moment_and_resumed_the_results_are_the_same(file, tmp_pat
     assert (out / "timings.csv").read_bytes() != (tmp_path / "whole" / "timings.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_cell_whose_process_dies_is_a_row_and_the_others_go_on(file, tmp_path, monkeypatch):
     (tmp_path / "dies.py").write_text(
         "import os\n"
@@ -256,6 +258,7 @@ print([row.status for row in rows])
 """
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_runs_a_sweep_in_processes(file, tmp_path):
     path = file("task = { name = 'digits', hidden = 8 }\n[sweep]\nseeds = [1, 2]\n")
     script = tmp_path / "script.py"

@@ -70,6 +70,7 @@ def left_running(home: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_a_good_one_and_a_failing_one(tmp_path: Path) -> None:
     good, bad, lines = tmp_path / "good", tmp_path / "bad", list[str]()
     with ThreadPoolExecutor(2) as pool:

@@ -32,7 +32,7 @@ from hqde_fl.simulations.engines.ray import private_ray
 from hqde_fl.simulations.engines.ray.access import is_loopback, sentence
 from hqde_fl.simulations.engines.ray.private_ray import is_private, private_environment
 
-pytestmark = pytest.mark.xdist_group("private ray")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("private ray")]
 
 ROOT = Path(__file__).resolve().parents[4]
 MARK = "HQDE_FL_TEST"
