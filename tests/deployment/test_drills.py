@@ -29,7 +29,7 @@ from hqde_fl.simulations.deploy import nodes
 from hqde_fl.simulations.deploy.authority import make_authority, make_node_key
 from hqde_fl.simulations.deploy.federation import FederationDirectory
 from hqde_fl.simulations.deploy.nodes import connected, online, status
-from hqde_fl.simulations.deploy.registered_keys import ControlAddress, synchronise
+from hqde_fl.simulations.deploy.registered_keys import ControlAddress, public_key, synchronise
 from hqde_fl.simulations.deploy.supervised import Report
 from hqde_fl.simulations.engines.flower.engine import run_deployed
 from hqde_fl.simulations.engines.flower.flower_run import LOG_FILE
@@ -175,7 +175,8 @@ def node_id(federation: FederationDirectory, name: str) -> int:
     """Return the id of a node, whose key is registered already."""
     current = status(federation)
     assert current is not None
-    return register(federation, [name], current.address)[name]
+    control = ControlAddress(current.address, federation.superlink / "ca.crt")
+    return control.registered()[public_key(federation.superlink / f"{name}.pub")]
 
 
 def test_one_hostile_node_and_one_killed_in_training(
@@ -255,6 +256,40 @@ def test_a_superlink_that_is_killed_keeps_its_nodes_and_the_run_is_resumed(
     again.end()
     assert [line["round"] for line in again.rounds] == [0, 1, 2, 3]
     assert [line["kept"] for line in again.rounds[1:]] == [4, 4, 4]
+
+
+def test_a_killed_server_app_ends_the_run_though_the_stream_of_its_log_hangs(
+    federation: FederationDirectory, tmp_path: Path
+) -> None:
+    """The SuperLink notices by the missing heartbeat; ``flwr run``, stopped here, notices nothing.
+
+    Once the run has ended, another one can begin.
+    """
+    wait_until(lambda: all_online(federation), "nodes come back")
+    going = Going(federation, tmp_path / "run", {"rounds": 1000})
+    wait_until(lambda: len(going.rounds) >= 2 or going.error, "the first round")
+    (app,) = running_programs("flwr-serverapp", federation)
+    streams = running_programs("flwr", federation, "--stream")
+    for stream in streams:
+        os.kill(stream, signal.SIGSTOP)
+    os.kill(app, signal.SIGKILL)
+    with pytest.raises(RunError, match="ended finished:failed: No heartbeat received"):
+        going.end()
+    assert len(streams) == 1
+    again = Going(federation, tmp_path / "again", {**SHORT, "rounds": 1})
+    again.end()
+    assert again.rounds[-1]["kept"] == 4
+
+
+def running_programs(name: str, federation: FederationDirectory, option: str = "") -> list[int]:
+    """Return the process ids of a federation's programs of that name, with an option if given."""
+    found = []
+    for process in processes_of(federation):
+        with suppress(psutil.Error):  # gone meanwhile
+            words = process.cmdline()
+            if any(Path(w).name == name for w in words[:2]) and (not option or option in words):
+                found.append(process.pid)
+    return found
 
 
 @pytest.mark.parametrize("keeps", [True, False], ids=["with its cache", "without its cache"])
