@@ -433,8 +433,9 @@ def _summary(experiment: Experiment) -> str:
     faulty = ", ".join(str(client) for client in sorted(experiment.faulty))
     own = ":" in str(experiment.task["name"])  # a task that may divide its data by itself
     division = None if own and clients.partition == {"name": "iid"} else clients.partition
+    cohort = "whoever is registered" if clients.registered else f"{clients.count} clients"
     lines = [
-        f"{experiment.name}: {component_label(experiment.task)}, {clients.count} clients, "
+        f"{experiment.name}: {component_label(experiment.task)}, {cohort}, "
         + (f"{component_label(division)}, " if division else "")
         + f"{experiment.rounds} rounds, seed {experiment.seed}, engine {experiment.engine.name}",
         f"rule: {component_label(experiment.strategy.rule)}",
