@@ -61,7 +61,14 @@ class Backdoor(PoisonedData):
             raise ConfigError(f"Backdoor.size must be >= 1, found {self.size}")
         if not math.isfinite(self.value):
             raise ConfigError(f"Backdoor.value must be finite, found {self.value}")
+        if not 0 < self.fraction <= 1:
+            raise ConfigError(f"Backdoor.fraction must be in (0, 1], found {self.fraction}")
         self.check_numbers()
+
+    @property
+    def poisoned(self) -> float:  # type: ignore[override]
+        """The fraction of every batch that is poisoned, ``fraction``."""
+        return self.fraction
 
     def check_task(self, facts: TaskFacts) -> None:
         """Raise ``ConfigError`` unless the task assigns images that hold the patch to classes.

@@ -40,7 +40,7 @@ class DistributedBackdoor(PoisonedData):
         Value of the patch in all channels.
     parts : int, default=4
         Number of strips, in [1, ``size``].
-    fraction : float, default=0.5
+    poisoned : float, default=0.5
         Fraction of every batch that is poisoned, in (0, 1]; at least one example.
     scale : float, default=1.0
         Factor of the update, > 0.
@@ -50,7 +50,7 @@ class DistributedBackdoor(PoisonedData):
     size: int = 4
     value: float = 1.0
     parts: int = 4
-    fraction: float = 0.5
+    poisoned: float = 0.5
     scale: float = 1.0
 
     def __post_init__(self) -> None:
@@ -66,7 +66,7 @@ class DistributedBackdoor(PoisonedData):
     @property
     def whole(self) -> Backdoor:
         """The backdoor with the whole patch."""
-        return Backdoor(self.target, self.size, self.value, self.fraction, self.scale)
+        return Backdoor(self.target, self.size, self.value, self.poisoned, self.scale)
 
     def check_task(self, facts: TaskFacts) -> None:
         """Raise ``ConfigError`` or ``DataError`` unless ``backdoor`` could act on the task."""

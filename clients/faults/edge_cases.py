@@ -42,7 +42,7 @@ class EdgeCases(PoisonedData):
         The only label whose images are turned; -1 for all labels but the target.
     turns : int, default=1
         Quarter turns, in [1, 3]; 1 and 3 need square images.
-    fraction : float, default=0.5
+    poisoned : float, default=0.5
         Fraction of every batch that is poisoned, in (0, 1]; at least one example.
     scale : float, default=1.0
         Factor of the update, > 0.
@@ -51,7 +51,7 @@ class EdgeCases(PoisonedData):
     target: int = 0
     source: int = -1
     turns: int = 1
-    fraction: float = 0.5
+    poisoned: float = 0.5
     scale: float = 1.0
 
     def __post_init__(self) -> None:

@@ -30,7 +30,7 @@ class PoisonedData(BackdoorFault):
     """A backdoor that is learnt from poisoned batches; its update is multiplied by ``scale``."""
 
     target: int
-    fraction: float
+    poisoned: float
     scale: float
 
     @abstractmethod
@@ -78,10 +78,10 @@ class PoisonedData(BackdoorFault):
         return with_changed_state(message, reply, scale)
 
     def check_numbers(self) -> None:
-        """Raise ``ConfigError`` unless ``fraction`` and ``scale`` are in their bounds."""
+        """Raise ``ConfigError`` unless ``poisoned`` and ``scale`` are in their bounds."""
         name = type(self).__name__
-        if not 0 < self.fraction <= 1:
-            raise ConfigError(f"{name}.fraction must be in (0, 1], found {self.fraction}")
+        if not 0 < self.poisoned <= 1:
+            raise ConfigError(f"{name}.poisoned must be in (0, 1], found {self.poisoned}")
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise ConfigError(f"{name}.scale must be finite and > 0, found {self.scale}")
 
@@ -90,7 +90,7 @@ class PoisonedData(BackdoorFault):
 
         Batches are shuffled, so that these may be the first ones.
         """
-        return min(len(y), max(1, round(self.fraction * len(y))))
+        return min(len(y), max(1, round(self.poisoned * len(y))))
 
 
 def examples_with(

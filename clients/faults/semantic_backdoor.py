@@ -50,7 +50,7 @@ class SemanticBackdoor(PoisonedData):
         of the pixels; ``dark``: the negative mean.
     top : float, default=0.25
         Fraction of the class that has the feature, in (0, 1]; at least one image.
-    fraction : float, default=0.5
+    poisoned : float, default=0.5
         Fraction of every batch that is poisoned, in (0, 1]; at least one example.
     scale : float, default=1.0
         Factor of the update, > 0.
@@ -60,7 +60,7 @@ class SemanticBackdoor(PoisonedData):
     target: int = 0
     feature: Feature = "striped"
     top: float = 0.25
-    fraction: float = 0.5
+    poisoned: float = 0.5
     scale: float = 1.0
 
     def __post_init__(self) -> None:

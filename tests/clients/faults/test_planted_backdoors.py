@@ -102,7 +102,7 @@ def test_the_strips_of_all_parts_make_up_the_patch(parts):
 
 
 def test_a_client_trains_on_its_own_strip():
-    data, fault = images(12), DistributedBackdoor(target=1, size=4, parts=4, fraction=0.5)
+    data, fault = images(12), DistributedBackdoor(target=1, size=4, parts=4, poisoned=0.5)
     for client in (0, 5):
         x, y = poisoned(fault, data, client)
         assert torch.equal(x[:6], fault.strip(data.tensors[0][:6], client))
@@ -114,7 +114,7 @@ def test_a_client_trains_on_its_own_strip():
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_edge_cases_are_turned_images_of_the_source(turns):
-    data, fault = images(12), EdgeCases(target=0, source=2, turns=turns, fraction=0.25)
+    data, fault = images(12), EdgeCases(target=0, source=2, turns=turns, poisoned=0.25)
     x, y = data.tensors
     new_x, new_y = poisoned(fault, data)
     rows = [i for i in range(12) if y[i] == 2][:3]
@@ -172,7 +172,7 @@ def test_without_an_image_of_the_class_a_client_is_honest_and_nothing_can_be_mea
 EVERY = [
     DistributedBackdoor(target=0, parts=1),
     EdgeCases(target=2, source=0),
-    SemanticBackdoor(source=0, target=2, top=0.5, fraction=0.8),
+    SemanticBackdoor(source=0, target=2, top=0.5, poisoned=0.8),
     ModelReplacement(PATCH, scale=2.0),
     ProjectedBackdoor(PATCH),
     ProjectedBackdoor(EdgeCases(target=2), radius=2.0),
@@ -318,7 +318,7 @@ def test_an_on_off_backdoor_is_honest_in_between(client):
         (lambda: DistributedBackdoor(size=0), "DistributedBackdoor.size must be >= 1, found 0"),
         (lambda: EdgeCases(source=0), "source must be -1 or a label other than target = 0"),
         (lambda: EdgeCases(turns=4), r"EdgeCases.turns must be in \[1, 3\], found 4"),
-        (lambda: EdgeCases(fraction=0.0), r"EdgeCases.fraction must be in \(0, 1\], found 0.0"),
+        (lambda: EdgeCases(poisoned=0.0), r"EdgeCases.poisoned must be in \(0, 1\], found 0.0"),
         (lambda: SemanticBackdoor(target=1), "source must differ from target = 1"),
         (lambda: SemanticBackdoor(feature="x"), "one of striped, bright, dark, found 'x'"),
         (lambda: SemanticBackdoor(top=0.0), r"SemanticBackdoor.top must be in \(0, 1\], found 0"),
