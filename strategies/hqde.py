@@ -297,10 +297,11 @@ class HQDEStrategy(FedAvg):
             what to change.
         """
         deadline = self.settings.communication.deadline if timeout is None else timeout
-        self._deadline = deadline
+        self._deadline, is_new = deadline, resume is None
         self.state = (
             self._initial_state(initial_arrays) if resume is None else resume.without_holdings()
         )
+        del initial_arrays, resume  # neither is kept as long as the run
         self._round = None
         report = RunReport(self.settings.reporting.callbacks, evaluate_fn, self.state, deadline)
         result = report.result
@@ -309,7 +310,7 @@ class HQDEStrategy(FedAvg):
             log(WARNING, "buffers = 'local': the server evaluates with its initial statistics")
         self._begin_privacy(num_rounds)
         report.begin(num_rounds)
-        if resume is None:
+        if is_new:
             with span(ROUND, round=0):
                 report.finish_round(RoundRecord(round=0), self.state, time.monotonic())
         for server_round in range(self.state.round + 1, num_rounds + 1):

@@ -76,10 +76,10 @@ class SGD(ServerOptimizer):
     def step(self, delta: Tensor, moments: Moments) -> tuple[Tensor, Moments]:
         """Return the step, and the new velocity as the only moment.
 
-        Without momentum: lr times the update, and no moments.
+        Without momentum: lr times the update, itself if lr is 1, and no moments.
         """
         if self.momentum == 0:
-            return self.lr * delta, {}
+            return delta if self.lr == 1 else self.lr * delta, {}
         velocity = self.momentum * moments["velocity"] + delta if moments else delta
         step = delta + self.momentum * velocity if self.nesterov else velocity
         return self.lr * step, {"velocity": velocity}

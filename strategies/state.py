@@ -22,6 +22,7 @@ from hqde_fl.strategies.clients_model import Broadcast
 from hqde_fl.strategies.holdings import Holdings
 from hqde_fl.strategies.optimizers import Moments
 from hqde_fl.strategies.resting import Resting
+from hqde_fl.updates.finite import all_finite
 from hqde_fl.updates.layout import Layout
 from hqde_fl.updates.roles import Roles
 
@@ -73,7 +74,7 @@ class ModelState:
         """
         layout, state = layout_of(arrays, roles), from_record(arrays)
         if roles is None:  # nobody trains infinities, such as those of an attention mask
-            masks = [e.name for e in layout.weights if not bool(state[e.name].isfinite().all())]
+            masks = [e.name for e in layout.weights if not all_finite(state[e.name])]
             layout = layout.with_roles(dict.fromkeys(masks, "frozen"), {})
         if layout.size == 0:
             first = ", ".join(f"{e.name} {e.dtype}, {e.role}" for e in layout.entries[:3])

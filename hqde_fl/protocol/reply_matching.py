@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from flwr.app import Message
 
+from hqde_fl.protocol.replies import read_once
+
 
 class ReplyMatcher:
     """Finds the node that a reply comes from by the message that it answers.
@@ -58,5 +60,5 @@ def with_nodes(
     The node id is None if a reply answers none of the messages in ``sent``.
     """
     matcher = ReplyMatcher(sent)
-    for reply in replies:
+    for reply in read_once(replies):
         yield matcher.source(reply), reply

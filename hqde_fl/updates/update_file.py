@@ -12,7 +12,6 @@ import mmap
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, final
 
 import numpy as np
@@ -92,7 +91,7 @@ class UpdateFile:
         if isinstance(update, ReceivedModel):
             row = np.frombuffer(self._pages, np.float32, self._numbers, start)
             row.flags.writeable = False
-            return replace(update, parts=tuple(np.split(row, update.starts[1:-1])))
+            return ReceivedModel(tuple(np.split(row, update.starts[1:-1])), update.base)
         return torch.frombuffer(self._pages, dtype=self._dtype, count=self._numbers, offset=start)
 
     def _write(self, start: int, parts: Sequence[npt.NDArray[Any]]) -> None:

@@ -19,6 +19,7 @@ from flwr.clientapp import ClientApp
 from hqde_fl.clients.cache_location import CACHE_DIR
 from hqde_fl.monitor.spans import add_span
 from hqde_fl.protocol.flower_internals import ErrorCode, TaskIdentity
+from hqde_fl.protocol.replies import Replies
 from hqde_fl.simulations.engines.base import SERVER_NODE, LocalGrid
 from hqde_fl.simulations.engines.content_copy import copied_content
 from hqde_fl.simulations.engines.monitored_call import monitored_call, monitored_round
@@ -92,15 +93,14 @@ class InlineGrid(LocalGrid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Return an iterable of replies that runs a client when the next reply is asked for.
+        """Return the replies, ``Replies`` that run a client when the next one is asked for.
 
-        It can be iterated over once, and keeps no reply that it has handed on. A client that has
-        not started after ``timeout`` seconds is not run and gives no reply at all, not even an
-        error. One that has started cannot be interrupted.
+        A client that has not started after ``timeout`` seconds is not run and gives no reply at
+        all, not even an error. One that has started cannot be interrupted.
         """
         sent, end = time.time(), time.monotonic() + (float("inf") if timeout is None else timeout)
         numbered = [(self._number(message), message) for message in messages]
-        return self._run_in_turn(numbered, sent, end)
+        return Replies(self._run_in_turn(numbered, sent, end))
 
     def _run_in_turn(
         self, messages: Sequence[tuple[str, Message]], sent: float, end: float

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from hqde_fl.errors import BoundError
 from hqde_fl.own_modules import own_code
 from hqde_fl.protocol.members import add_member_prefix, member_name
 from hqde_fl.protocol.screening import Accepted
-from hqde_fl.rules import Aggregate, Cohort, Executor, aggregate
+from hqde_fl.rules import Aggregate, Chain, Cohort, Executor, Rule, aggregate
 from hqde_fl.rules.density_matrix import diagnostics
 from hqde_fl.rules.gram import measure_geometry
 from hqde_fl.rules.library_threads import one_library_thread
@@ -24,6 +24,7 @@ from hqde_fl.strategies.server_data import context_for
 from hqde_fl.strategies.settings import Aggregation, DensityPolicy
 from hqde_fl.strategies.state import ModelState
 from hqde_fl.updates import Columns
+from hqde_fl.updates.finite import all_finite
 from hqde_fl.updates.layout import common_layout
 from hqde_fl.updates.received_updates import received_columns
 
@@ -62,7 +63,7 @@ def merge_model(
     settings: Aggregation,
     density: DensityPolicy,
     model: ModelState,
-    replies: Mapping[int, Accepted],
+    replies: MutableMapping[int, Accepted],
     cohort: Cohort,
     resting: int = 0,
     work: Sequence[float] = (),
@@ -81,8 +82,9 @@ def merge_model(
         When the round's diagnostics describe the updates' density matrix.
     model : ModelState
         The model as the round began.
-    replies : Mapping[int, Accepted]
-        Node id -> the update that passed screening.
+    replies : MutableMapping[int, Accepted]
+        Node id -> the update that passed screening. It is emptied once the rule has run, because
+        updates may take more memory than all else.
     cohort : Cohort
         The clients of these updates, in the same order.
     resting : int
@@ -119,7 +121,11 @@ def merge_model(
         return MergedModel(model, note=f"{error}{rest}")
     model, outcome = _with_density(density, model, columns, cohort, outcome, settings.executor)
     others = merge_others(rule, outcome, [reply.others for reply in updates])
-    return moved_model(settings, model, tuple(replies), outcome, others)
+    nodes = tuple(replies)
+    del columns
+    updates.clear()
+    replies.clear()
+    return moved_model(settings, model, nodes, outcome, others, in_place=_is_fresh(settings))
 
 
 def moved_model(
@@ -128,6 +134,8 @@ def moved_model(
     nodes: Sequence[int],
     outcome: Aggregate,
     others: Mapping[str, Tensor],
+    *,
+    in_place: bool = False,
 ) -> MergedModel:
     """Return a model that the server optimiser has moved by an aggregate.
 
@@ -143,11 +151,18 @@ def moved_model(
         The aggregate.
     others : Mapping[str, Tensor]
         Merged statistics and counters, by name; those that are missing stay.
+    in_place : bool, default=False
+        True if the aggregate's memory may become the model's; its delta is then empty.
     """
     with own_code(f"server optimizer {settings.server_optimizer}"):
         step, moments = settings.server_optimizer.step(outcome.delta, model.moments)
-    flat = model.flat + step
-    if not bool(torch.isfinite(flat).all()):
+    in_place &= step is outcome.delta and not moments and not outcome.state
+    if in_place and (step.dtype, step.device) == (model.flat.dtype, model.flat.device):
+        flat = step.add_(model.flat)
+        outcome = replace(outcome, delta=flat[:0])
+    else:
+        flat = model.flat + step
+    if not all_finite(flat):
         return MergedModel(model, nodes, outcome, "the aggregated update is not finite")
     merged = replace(
         model,
@@ -157,6 +172,18 @@ def moved_model(
         rule=outcome.state,
     )
     return MergedModel(merged, nodes, outcome)
+
+
+def _is_fresh(settings: Aggregation) -> bool:
+    """Return True if nothing but the aggregate refers to its delta.
+
+    Executors write what a rule combines into new memory; a tree, a rule that finishes the result
+    itself or an executor of the user's own may return other memory.
+    """
+    rule = settings.rule
+    last = rule.steps[-1] if isinstance(rule, Chain) else rule
+    own = type(settings.executor).__module__.startswith("hqde_fl.")
+    return own and isinstance(last, Rule) and type(last).finish is Rule.finish
 
 
 def _with_density(

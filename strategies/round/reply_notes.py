@@ -16,6 +16,7 @@ from hqde_fl.monitor.spans import (
     is_recording,
     note_reply,
 )
+from hqde_fl.protocol.replies import read_once
 from hqde_fl.protocol.reply_matching import ReplyMatcher
 from hqde_fl.strategies.outcomes import LATE
 from hqde_fl.strategies.roster import Roster
@@ -42,7 +43,7 @@ class ReplyNotes:
 
     def waiting_for(self, replies: Iterable[Message]) -> Iterator[Message]:
         """Yield the replies as they come, and note the time until they do, and that between."""
-        for reply in alternating(replies, "wait", "screen"):
+        for reply in alternating(read_once(replies), "wait", "screen"):
             self._read = time.time()
             yield reply
             del reply  # not kept while the next one is awaited

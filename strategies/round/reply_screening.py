@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from logging import INFO, WARNING
 
+import torch
 from flwr.app import ConfigRecord, Message
 
 from hqde_fl.protocol.delta_broadcast import NO_VERSION
@@ -28,6 +29,10 @@ from hqde_fl.terminal_text import MAX_REASON_LENGTH, printable
 
 MAX_REASON_TAIL = 4096
 """Characters at the end of an error's reason that are looked at."""
+
+
+NO_UPDATE = torch.empty(0)
+"""Stands for an update that has been dropped."""
 
 
 class ScreenedReplies:
@@ -109,6 +114,11 @@ class ScreenedReplies:
     def of_member(self, member: int) -> dict[int, Accepted]:
         """Return the accepted updates of a member by node id."""
         return {node: part[member] for node, part in self.accepted.items() if member in part}
+
+    def drop_updates(self) -> None:
+        """Keep of the accepted replies all but their updates, which may be large."""
+        for node, parts in self.accepted.items():
+            self.accepted[node] = {m: replace(part, update=NO_UPDATE) for m, part in parts.items()}
 
     def metrics(self, node: int) -> Mapping[str, float]:
         """Return the metrics of the reply of a node, which must be in ``accepted``."""

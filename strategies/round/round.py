@@ -69,8 +69,6 @@ class Round:
     ----------
     state : ServerState
         State from which the round starts; after ``close`` the next one.
-    arrays : ArrayRecord
-        Global model of that state.
     record : RoundRecord
         Record of the round, complete after ``close``.
     """
@@ -86,7 +84,8 @@ class Round:
         leave_out: bool,
         times: ReplyTimes,
     ) -> None:
-        self.number, self.state, self.arrays = number, state, arrays
+        self.number, self.state = number, state
+        self._arrays: ArrayRecord | None = arrays
         self.record = RoundRecord(round=number)
         self._settings, self._roster, self._keys = settings, roster, keys
         self._leave_out, self.times = leave_out, times
@@ -94,6 +93,13 @@ class Round:
         self._assignments: dict[int, tuple[int, ...]] = {}
         self._tags: dict[int, int] = {}
         self._work: Mapping[int, float] = {}
+
+    @property
+    def arrays(self) -> ArrayRecord:
+        """The global model of ``state``; that which was handed in as long as none was moved."""
+        if self._arrays is None:  # not made before the last round's can be dropped
+            self._arrays = self.state.arrays()
+        return self._arrays
 
     def address(
         self, nodes: Sequence[int], config: ConfigRecord, work: Mapping[int, float]
@@ -128,7 +134,7 @@ class Round:
         return self._messages
 
     def close(self, replies: Iterable[Message]) -> None:
-        """Screen the replies, merge the accepted ones and complete state, arrays and record.
+        """Screen the replies, merge the accepted ones and complete state and record.
 
         ``arrays`` stays as it is if no model was moved.
 
@@ -147,16 +153,20 @@ class Round:
         with span("aggregate", round=self.number):
             self._record_times(round_log)
             self._aggregate(screened, round_log)
+        self._messages = []  # they hold the last model
 
     def _aggregate(self, screened: ScreenedReplies, round_log: RoundLog) -> None:
-        """Merge the accepted replies and complete state, arrays and record."""
+        """Merge the accepted replies and complete state and record."""
         settings = self._settings
         plan, private = settings.plan, None
         if plan is None:
             changes = self._role_changes(screened, round_log)
+            projections = self._sketches(screened)
+            screened.drop_updates()
             merged = [self._merge(member, *pair, round_log) for member, pair in enumerate(changes)]
         else:
             private = self._merge_privately(plan, screened, round_log)
+            projections = self._sketches(screened)
             merged = private.merged
         moved_members = [member for member, outcome in enumerate(merged) if outcome.is_moved]
         passed = round_log.record_influence(merged)
@@ -191,13 +201,13 @@ class Round:
             residuals,
             add_resting(self.state.resting, self.number, skipped),
             None if counted is None else counted + is_aggregate,
-            self._histories(screened),
+            self._histories(screened, projections),
             self.state.selector,
             virtual_time,
             None if private is None else private.state,
         )
         if moved_members:
-            self.arrays = self.state.arrays()
+            self._arrays = None
 
     def _broadcast(self, member: int, model: ModelState) -> ModelState:
         """Return the server's state of one model with a new version of the model clients train.
@@ -248,17 +258,19 @@ class Round:
                 work=self._work.get(node, 1.0),
             )
 
-    def _histories(self, screened: ScreenedReplies) -> Histories:
+    def _sketches(self, screened: ScreenedReplies) -> Mapping[int, Tensor]:
+        """Return node -> random projection of its update, if the selector reads any."""
+        settings = self._settings
+        if not (settings.keeps_histories and settings.participation.selector.uses_sketches):
+            return {}
+        members = range(settings.ensemble.members)
+        return sketches([(settings.member_seeds(m), screened.of_member(m)) for m in members])
+
+    def _histories(self, screened: ScreenedReplies, projections: Mapping[int, Tensor]) -> Histories:
         """Return what was measured of the clients, with this round; nothing if nobody reads it."""
         settings, replies = self._settings, screened.accepted
         if not settings.keeps_histories:
             return self.state.histories
-        projections: dict[int, Tensor] = {}
-        if settings.participation.selector.uses_sketches:
-            members = range(settings.ensemble.members)
-            projections = sketches(
-                [(settings.member_seeds(m), screened.of_member(m)) for m in members]
-            )
         observations = [
             (
                 self._roster.identity(client.node),
@@ -272,7 +284,7 @@ class Round:
 
     def _role_changes(
         self, screened: ScreenedReplies, round_log: RoundLog
-    ) -> list[tuple[ModelState, Mapping[int, Accepted]]]:
+    ) -> list[tuple[ModelState, dict[int, Accepted]]]:
         """Return each member after changes of roles, with its accepted updates.
 
         What nodes report to hold is noted in the members. A client that alone changes an entry that
@@ -300,12 +312,12 @@ class Round:
         self,
         member: int,
         model: ModelState,
-        replies: Mapping[int, Accepted],
+        replies: dict[int, Accepted],
         round_log: RoundLog,
     ) -> MergedModel:
         """Return a member merged from its accepted updates, or kept as ``merge_model`` describes.
 
-        A member of an ensemble is also kept if no client was assigned it.
+        ``replies`` is emptied. A member of an ensemble is also kept if no client was assigned it.
         """
         if self._tags and not round_log.assigned_clients(member):
             return MergedModel(model, note="no client was given it")

@@ -21,6 +21,7 @@ from hqde_fl.errors import ConfigError
 from hqde_fl.monitor.performance_monitor import PerformanceMonitor
 from hqde_fl.monitor.spans import add_record, add_span, is_recording
 from hqde_fl.protocol.flower_internals import ErrorCode
+from hqde_fl.protocol.replies import Replies
 from hqde_fl.simulations.console.interruption import ends_process
 from hqde_fl.simulations.engines.base import LocalGrid
 from hqde_fl.simulations.engines.monitored_call import monitored_round
@@ -164,7 +165,7 @@ class RayGrid(LocalGrid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Replies:
-        """Run the clients to which the messages go; return an iterable of replies as they finish.
+        """Run the clients to which the messages go; return the replies, as they finish.
 
         Clients that have not finished after ``timeout`` seconds are cancelled and give no reply.
         """
@@ -212,17 +213,6 @@ class RayGrid(LocalGrid):
             monitored=is_recording(),
         )
         return ClientCall(key, job, content, self._shares.of(partition), time.time())
-
-
-@final
-class Replies:
-    """The replies of a round in the order in which they finish; can be iterated over once."""
-
-    def __init__(self, replies: Iterator[Message]) -> None:
-        self._replies = replies
-
-    def __iter__(self) -> Iterator[Message]:
-        return self._replies
 
 
 class _Allocations:

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 
 from hqde_fl.distributed.auto_executor import AutoExecutor
 from hqde_fl.protocol.records import to_record
+from hqde_fl.protocol.replies import read_once
 from hqde_fl.protocol.wrapped_grid import WrappedGrid
 from hqde_fl.rules import Aggregator, Krum, Mean, Median
 from tests.strategies.federation import MODEL, Recorder, federation, strategy_with
@@ -30,7 +31,7 @@ class Watched(WrappedGrid):
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterator[Message]:
         references: list[weakref.ref[Any]] = []
-        replies = iter(self._grid.send_and_receive(messages, timeout=timeout))
+        replies = read_once(self._grid.send_and_receive(messages, timeout=timeout))
         while True:
             gc.collect()
             self.alive.append(sum(reference() is not None for reference in references))

@@ -12,6 +12,7 @@ from flwr.serverapp.strategy import FedAvg
 from hqde_fl.errors import ConfigError
 from hqde_fl.monitor.schema import Metric, Span
 from hqde_fl.monitor.spans import CollectedRecords, recorded_by
+from hqde_fl.protocol.replies import read_once
 from hqde_fl.simulations.engines.inline import InlineGrid
 from hqde_fl.simulations.engines.node_ids import node_ids
 from hqde_fl.simulations.engines.ray.grid import RayGrid
@@ -202,7 +203,7 @@ def test_a_strategy_may_stop_reading_while_replies_are_there() -> None:
     grid = grid_of(6)
     content = RecordDict({"arrays": model(), "config": ConfigRecord()})
     messages = [Message(content, node, "train") for node in grid.get_node_ids()]
-    replies = iter(grid.send_and_receive(messages))
+    replies = read_once(grid.send_and_receive(messages))
     next(replies)
     while not grid._replies:  # another reply waits to be read
         grid._advance(None)
