@@ -32,7 +32,7 @@ def reload_when_changed(
 
     A pair that does not fit together yet, as it is being copied, is tried again.
     """
-    loaded = _times(certificate, key)
+    loaded = None  # they may have changed before this began
     while not ended.wait(POLL_SECONDS):
         found = _times(certificate, key)
         if found is None or found == loaded:
@@ -44,8 +44,9 @@ def reload_when_changed(
         except (OSError, ssl.SSLError) as error:
             log(WARNING, "%s is not read again yet: %s", certificate, error)
         else:
+            if loaded is not None:
+                log(INFO, "%s was renewed and is read again", certificate)
             loaded = found
-            log(INFO, "%s was renewed and read again", certificate)
 
 
 def _times(certificate: Path, key: Path) -> tuple[int, int] | None:
