@@ -182,6 +182,7 @@ class Host:
             process.kill()
         for process in self.running:
             process.wait()
+        self.running.clear()
 
 
 @contextmanager

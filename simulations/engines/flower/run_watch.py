@@ -18,7 +18,7 @@ from hqde_fl.simulations.engines.flower_internals import (
     RuntimeVersionHttpInterceptor,
 )
 
-POLL_SECONDS = 5.0
+POLL_SECONDS = 15.0
 GRACE_SECONDS = 5.0
 """Time for the last lines of the log after the run has ended."""
 SILENCE_SECONDS = 60.0
