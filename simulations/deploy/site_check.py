@@ -29,7 +29,7 @@ _SUPERLINK = re.compile(r"--superlink (\S+)")
 
 
 @dataclass(frozen=True)
-class Finding:
+class SiteFinding:
     """The result of one check.
 
     Parameters
@@ -44,7 +44,7 @@ class Finding:
     problem: str = ""
 
 
-def check_site(folder: Path) -> list[Finding]:
+def check_site(folder: Path) -> list[SiteFinding]:
     """Check the folder of a node, and make the node's key if it has none.
 
     Raises
@@ -61,7 +61,7 @@ def check_site(folder: Path) -> list[Finding]:
         "SuperLink": _superlink,
         "data": _data,
     }
-    return [Finding(what, check(folder)) for what, check in checks.items()]
+    return [SiteFinding(what, check(folder)) for what, check in checks.items()]
 
 
 def make_key(folder: Path) -> bool:
