@@ -15,6 +15,7 @@ ATTACKS: Registry[Any] = Registry(
         "copycat": "hqde_fl.simulations.attacks.copycat:Copycat",
         "evasive": "hqde_fl.simulations.attacks.evasive:Evasive",
         "fang": "hqde_fl.simulations.attacks.fang:Fang",
+        "fed-sa": "hqde_fl.simulations.attacks.fed_sa:FedSA",
         "ipm": "hqde_fl.simulations.attacks.ipm:IPM",
         "mimic": "hqde_fl.simulations.attacks.mimic:Mimic",
         "min-max": "hqde_fl.simulations.attacks.min_max:MinMax",

@@ -11,6 +11,7 @@ from hqde_fl.simulations.attacks.constant_direction import ConstantDirection
 from hqde_fl.simulations.attacks.copycat import Copycat
 from hqde_fl.simulations.attacks.evasive import Evasive
 from hqde_fl.simulations.attacks.fang import Fang
+from hqde_fl.simulations.attacks.fed_sa import FedSA
 from hqde_fl.simulations.attacks.ipm import IPM
 from hqde_fl.simulations.attacks.mimic import Mimic
 from hqde_fl.simulations.attacks.min_max import MinMax
@@ -38,6 +39,7 @@ __all__ = [
     "Copycat",
     "Evasive",
     "Fang",
+    "FedSA",
     "Memory",
     "Mimic",
     "MinMax",

@@ -26,6 +26,7 @@ from hqde_fl.protocol.screening import Accepted, Screening
 from hqde_fl.protocol.wrapped_grid import PartitionAwareGrid
 from hqde_fl.rules import Aggregator, Mean
 from hqde_fl.rules.results import State
+from hqde_fl.rules.round_context import RoundContext
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.attacks import Attack, AttackerKnowledge, Memory, attack_name
 from hqde_fl.simulations.attacks.round_updates import RoundUpdates, SentModelOf, sent_model_of
@@ -234,6 +235,7 @@ class AdversaryGrid(PartitionAwareGrid):
             round=updates.round,
             member=updates.member or 0,
             seeds=self._seeds,
+            context=RoundContext(layers=updates.layers, weights=updates.model),
         )
         rows = received_columns([honest[client].update for client in clients])
         if any(work[client] < 1 for client in clients):

@@ -16,6 +16,7 @@ from hqde_fl.errors import ConfigError
 from hqde_fl.rules import Aggregator, Cohort, Mean
 from hqde_fl.rules.library_threads import one_library_thread
 from hqde_fl.rules.results import State
+from hqde_fl.rules.round_context import NO_CONTEXT, RoundContext
 from hqde_fl.seeding import Seeds
 from hqde_fl.updates import Columns, Updates
 
@@ -51,6 +52,8 @@ class AttackerKnowledge:
         Number of the ensemble's member; 0 if there is one model.
     seeds : Seeds
         The run's seeds, for attacks that draw random numbers.
+    context : RoundContext
+        The model's layers and weights, as the rule gets them; the server's own update is not known.
     """
 
     honest: tuple[int, ...] = ()
@@ -64,6 +67,7 @@ class AttackerKnowledge:
     round: int = 1
     member: int = 0
     seeds: Seeds = field(default_factory=partial(Seeds, 0))
+    context: RoundContext = NO_CONTEXT
 
     def generator(self, *name: str | int) -> torch.Generator:
         """Return a new generator that the seeds, the member and a name determine."""
@@ -75,7 +79,10 @@ class AttackerKnowledge:
         order = sorted(range(len(ids)), key=lambda row: ids[row])
         clients = tuple(ids[row] for row in order)
         counts = tuple(float(self.num_examples.get(client, 1.0)) for client in clients)
-        return Cohort(clients, counts, faulty=self.excluded), order
+        cohort = Cohort(
+            clients, counts, faulty=self.excluded, round=self.round, context=self.context
+        )
+        return cohort, order
 
     def completed(self, honest: int, f: int) -> AttackerKnowledge:
         """Return the knowledge with ids for ``honest`` honest clients and f attackers.

@@ -24,6 +24,9 @@ from hqde_fl.updates import MappedColumns
 Damage = Callable[[float], float]
 """Position t on the line -> squared distance of the rule's result from the honest mean."""
 
+ON_UPDATES = ("combine", "added_rows", "second_score", "finish")
+"""Methods by which a rule depends on more than distances between updates and its memory."""
+
 SEARCH_RANGE = 1000.0
 """Ratio of the search's limit to the smallest |t| on its grid."""
 
@@ -112,8 +115,13 @@ def _steps(rule: Aggregator) -> Sequence[Rule] | None:
     """Return the rule's steps if all can be evaluated on coordinates in a span, else None."""
     steps = rule.steps if isinstance(rule, Chain) else (rule,)
     rules = [step for step in steps if isinstance(step, Rule)]
-    linear_on_gram = (not s.scored and type(s).combine is Rule.combine for s in rules)
+    linear_on_gram = (not s.scored and not _overrides(s, ON_UPDATES) for s in rules)
     return rules if len(rules) == len(steps) and all(linear_on_gram) else None
+
+
+def _overrides(rule: Rule, names: Sequence[str]) -> bool:
+    """Return True if a rule has a method of its own under any of these names."""
+    return any(getattr(type(rule), name) is not getattr(Rule, name) for name in names)
 
 
 def _or_none(attempt: Callable[[], float]) -> float:

@@ -107,6 +107,11 @@ class RoundUpdates:
         """The weights (d,) that clients were sent."""
         return self.sent.flat
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The numbers in each of the model's weights, in the order of an update."""
+        return tuple(entry.numbers for entry in self.sent.layout.weights)
+
     def read(self, reply: Message) -> Accepted | Rejected:
         """Screen a reply as the server does; return the model's update, or why it is rejected."""
         if self.member is not None and list(reply.content.array_records) == [self.key]:

@@ -14,6 +14,7 @@ from hqde_fl.simulations.attacks import (
     ConstantDirection,
     Copycat,
     Evasive,
+    FedSA,
     Mimic,
     MinMax,
     MinSum,
@@ -123,6 +124,65 @@ def test_poisoned_fl_goes_on_from_its_memory_and_begins_again_with_other_weights
 def test_poisoned_fl_needs_the_model(draw):
     with pytest.raises(ConfigError, match="PoisonedFL needs the global model"):
         PoisonedFL().craft(draw(), 2)
+
+
+# --- FedSA --------------------------------------------------------------------------------------
+
+
+def fed_sa_of(rows, f, model, first, attack):
+    """Return the update, computed weight by weight."""
+    d, n = rows.shape[1], len(rows) + f
+    _, mean = deviations(rows)
+    poor = [
+        first[j] + attack.keep * (float(model[j]) + float(mean[j]) - first[j]) for j in range(d)
+    ]
+    e = [float(model[j]) - poor[j] for j in range(d)]
+    sent = []
+    for j in range(d):
+        size = min(abs(e[j]), attack.rate * abs(e[j]) + attack.reach * norm(e) / math.sqrt(d))
+        u = -math.copysign(size, e[j])
+        sent.append((n * u - sum(float(row[j]) for row in rows)) / f)
+    return torch.tensor(sent, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("keep", [0.0, 0.6])
+def test_fed_sa_makes_the_mean_the_step_that_it_wants(draw, seed, keep):
+    attack, rows = FedSA(keep=keep), draw(seed)
+    first, model = draw(seed + 50, h=2)
+    known = AttackerKnowledge(model=model, memory={"first": first})
+    close(attack.craft(rows, 3, known), fed_sa_of(rows, 3, model, first.tolist(), attack))
+
+
+def test_against_the_mean_fed_sa_reaches_the_first_model_and_stays_there(draw):
+    first, attack, memory = draw(50, h=1)[0], FedSA(), {}
+    model, errors = first.clone(), []
+    for seed in range(30):
+        rows = draw(seed)
+        known = AttackerKnowledge(model=model, memory=memory).completed(7, 3)
+        memory = attack.learn(Updates(rows), known)
+        if seed == 0:
+            model = model + rows.mean(dim=0)  # one honest round
+            continue
+        sent = attack.craft(rows, 3, replace(known, memory=memory))
+        model = model + torch.cat([rows, sent.expand(3, -1)]).mean(dim=0)
+        errors.append(norm(model - first))
+    assert errors[0] < 0.75 * norm(draw(0).mean(dim=0))
+    assert errors[-1] < 1e-4 * errors[0]
+
+
+def test_fed_sa_stays_as_near_as_its_limit_says(draw):
+    rows, (first, model) = draw(), draw(50, h=2)
+    known = AttackerKnowledge(model=model, memory={"first": first})
+    _, mean = deviations(rows)
+    furthest = max(norm(row - mean) for row in rows)
+    sent = FedSA(limit=1.5).craft(rows, 3, known)
+    assert norm(sent - mean) == pytest.approx(1.5 * furthest)
+    free = FedSA().craft(rows, 3, known)
+    close((sent - mean) / norm(sent - mean), (free - mean) / norm(free - mean))
+    close(FedSA(limit=1e6).craft(rows, 3, known), free)
+    with pytest.raises(ConfigError, match="FedSA needs the global model"):
+        FedSA().craft(rows, 3)
 
 
 # --- copies -------------------------------------------------------------------------------------

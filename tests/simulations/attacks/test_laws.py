@@ -17,6 +17,7 @@ from hqde_fl.simulations.attacks import (
     Copycat,
     Evasive,
     Fang,
+    FedSA,
     Mimic,
     MinMax,
     MinSum,
@@ -40,7 +41,7 @@ ALL = [
 every_attack = pytest.mark.parametrize("attack", ALL, ids=repr)
 
 
-TUNED = (Fang, Sideways, ConstantDirection, Copycat)
+TUNED = (Fang, FedSA, Sideways, ConstantDirection, Copycat)
 """Attacks that also move weights that no honest client moves."""
 
 
@@ -85,7 +86,7 @@ def test_the_order_of_the_honest_updates_does_not_matter(attack, draw):
     torch.testing.assert_close(again, sent, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("attack", [a for a in ALL if not isinstance(a, Fang)], ids=repr)
+@pytest.mark.parametrize("attack", [a for a in ALL if not isinstance(a, Fang | FedSA)], ids=repr)
 def test_scaled_updates_scale_the_attack(attack, draw):
     rows = draw()
     sent = attack.craft(rows, 3, knowledge_of())
@@ -135,6 +136,9 @@ def test_one_honest_client_is_enough(attack, draw):
         (lambda: PoisonedFL(decay=1.5), r"PoisonedFL.decay must be in \(0, 1\], found 1.5"),
         (lambda: PoisonedFL(least=9.0), r"least must be in \(0, scale = 8.0\], found 9.0"),
         (lambda: PoisonedFL(every=0), "PoisonedFL.every must be >= 1, found 0"),
+        (lambda: FedSA(keep=1.0), r"FedSA.keep must be in \[0, 1\), found 1.0"),
+        (lambda: FedSA(rate=0.0), r"FedSA.rate must be in \(0, 1\], found 0.0"),
+        (lambda: FedSA(reach=-1.0), "FedSA.reach must be finite and >= 0, found -1.0"),
         (lambda: Evasive(detector="krumm"), "Evasive.detector must be .* 'krumm'"),
         (lambda: Evasive(detector="bucketing"), "judges by the updates alone, found Bucketing"),
         (lambda: Evasive(share=2.0), r"Evasive.share must be in \[0, 1\], found 2.0"),
