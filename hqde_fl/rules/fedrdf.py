@@ -1,7 +1,9 @@
 """FedRDF: the densest value of every coordinate (Campos et al., 2025, arXiv:2402.10082).
 
-The density of a coordinate's n values comes from its Fourier series: the harmonics' means over the
-values, damped as by a Gaussian kernel. The value at which it is largest is the result.
+The density of a coordinate's n values comes from their Fourier series, whose terms are damped as by
+a Gaussian kernel. It is taken at the centres of ``CELLS`` cells of the values' range, as in the
+density estimate by the fast Fourier transform (Silverman, 1982): so few terms are one product with
+a small matrix.
 """
 
 from __future__ import annotations
@@ -18,40 +20,55 @@ from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.order_statistics import count_rows, sort_columns
 from hqde_fl.rules.results import Decision, Measured, State
 
+CELLS = 64
+"""Cells into which the range of a coordinate's values is divided."""
 
-def densities(values: Tensor, harmonics: int, bandwidth: float) -> Tensor:
-    """Return the estimated density at every value of an (n, c) sorted tile, up to scale and shift.
 
-    Every column's range is mapped to the middle half of one period, so that its two ends are no
-    neighbours.
+def kernel(harmonics: int, bandwidth: float) -> Tensor:
+    """Return what a value in one cell adds to the density in another, (CELLS, CELLS) float64.
+
+    The range is half of a period, so that its two ends are no neighbours.
 
     Parameters
     ----------
-    values : Tensor
-        (n, c), every column sorted.
     harmonics : int
         Terms of the Fourier series.
     bandwidth : float
         Standard deviation of the Gaussian kernel, in ranges of the column's values.
     """
-    low = values[0] * 0.5  # halves, as a range may overflow
-    width = values[-1] * 0.5 - low
-    inverse = torch.where(width > 0, math.pi / width, 0.0)
-    inverse = torch.where(inverse.isfinite(), inverse, 0.0)
-    angle = (values * 0.5 - low) * inverse - math.pi / 2
-    cos, sin = angle.cos(), angle.sin()
-    twice = 2 * cos
-    # the k-th harmonics from the two before, by the addition theorem
-    before, now = (torch.ones_like(cos), torch.zeros_like(sin)), (cos, sin)
-    density = torch.zeros_like(cos)
+    cells = torch.arange(CELLS, dtype=torch.float64)
+    phase = math.pi * (cells[:, None] - cells[None, :]) / CELLS
+    total = torch.zeros(CELLS, CELLS, dtype=torch.float64)
     for k in range(1, harmonics + 1):
-        weight = math.exp(-0.5 * (math.pi * k * bandwidth) ** 2)
-        for part in now:
-            density.addcmul_(part, part.mean(dim=0), value=weight)
-        if k < harmonics:
-            after = tuple(twice * n - b for n, b in zip(now, before, strict=True))
-            before, now = now, (after[0], after[1])
-    return density
+        total += math.exp(-0.5 * (math.pi * k * bandwidth) ** 2) * (k * phase).cos()
+    return total
+
+
+def densest(values: Tensor, smoothing: Tensor) -> Tensor:
+    """Return the lower median (c,) of the values in the densest cell that has any.
+
+    Parameters
+    ----------
+    values : Tensor
+        (c, n), every row sorted.
+    smoothing : Tensor
+        The ``kernel``.
+    """
+    low = values[:, :1] * 0.5  # halves, as a range may overflow
+    width = values[:, -1:] * 0.5 - low
+    inverse = torch.where(width > 0, CELLS / width, 0.0)
+    inverse = torch.where(inverse.isfinite(), inverse, 0.0)
+    cells = (values * 0.5).sub_(low).mul_(inverse).clamp_(max=CELLS - 1).to(torch.int32)
+    first = torch.arange(len(values), dtype=torch.int32, device=values.device)[:, None] * CELLS
+    flat = (cells + first).flatten().bincount(minlength=len(values) * CELLS)
+    counts = flat.view(-1, CELLS)
+    density = counts.to(torch.float32) @ smoothing.to(values.device, torch.float32)
+    # rounded, so that equal densities stay equal whatever the order of the sums
+    density = (density * 256).round_().masked_fill_(counts == 0, -torch.inf)
+    best = density.argmax(dim=1, keepdim=True)
+    inside = counts.gather(1, best)
+    before = counts.cumsum(dim=1).gather(1, best) - inside
+    return values.gather(1, before + (inside - 1) // 2)[:, 0]
 
 
 @dataclass(frozen=True)
@@ -59,11 +76,12 @@ class FedRDF(Rule):
     """Every coordinate's value of highest density, by the Fourier series of the clients' values.
 
     The kernel's bandwidth is a fraction of the range of the coordinate's values, which faulty
-    clients can stretch. So it tolerates one faulty client of three or more: several can stretch it
+    clients can stretch. So it tolerates one faulty client of four or more: several can stretch it
     until honest and faulty values fall into one bandwidth, and then move the densest value
-    anywhere. Of equal densities the lowest value counts. The paper's switch to the mean while a
-    Kolmogorov-Smirnov test finds nothing is left out. O(n d) sines and ``harmonics`` products for
-    each number, one sort of every coordinate, one read of the updates.
+    anywhere. The density is taken at 64 cells of the range; of the values in the densest cell the
+    lower median counts, of equal densities the lowest. The paper's switch to the mean while a
+    Kolmogorov-Smirnov test finds nothing is left out. One sort of every coordinate, O(d n log n),
+    O(64^2 d) for the densities, one read of the updates.
 
     Parameters
     ----------
@@ -96,7 +114,6 @@ class FedRDF(Rule):
 
     def combine(self, tile: Tensor, decision: Decision) -> tuple[Tensor, Tensor | None]:
         """Return the densest values (c,) of a tile, and how often each row had them (1, n)."""
-        values = sort_columns(tile)
-        density = densities(values.contiguous(), self.harmonics, self.bandwidth)
-        densest = values.gather(0, density.argmax(dim=0, keepdim=True))[0]
-        return densest, count_rows(tile == densest, 1)[0]
+        values = sort_columns(tile).T.contiguous()
+        result = densest(values, kernel(self.harmonics, self.bandwidth))
+        return result, count_rows(tile == result, 1)[0]

@@ -73,7 +73,7 @@ class FLDetector(Rule):
     gap statistic, the clients of the higher one are filtered in this round; the paper starts anew
     without them. Before two rounds it is the mean, and it bounds no lengths, so it tolerates no
     faulty client in general: it finds those that are inconsistent over rounds. Any n. Updates of
-    the last round are kept as sketches of 4096 numbers for each client (``client_sketches``), exact
+    the last round are kept as sketches of 1024 numbers for each client (``client_sketches``), exact
     for shorter updates. O(n d) for the sketches, one weighted sum.
 
     Parameters

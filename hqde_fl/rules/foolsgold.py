@@ -55,7 +55,7 @@ class FoolsGold(Rule):
 
     Made against sybils that share a goal: honest data must differ more. It bounds no lengths, so
     it tolerates no faulty client that sends a long update; any n. Histories are kept as sketches of
-    4096 numbers for each client (``client_sketches``), exact for shorter updates. O(n d) for the
+    1024 numbers for each client (``client_sketches``), exact for shorter updates. O(n d) for the
     sketches, O(n^2) for the weights, one weighted sum.
 
     Parameters

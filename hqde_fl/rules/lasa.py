@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,6 +17,25 @@ from hqde_fl.rules.magnitudes import count_magnitudes, magnitude_threshold
 from hqde_fl.rules.results import Decision, Measured, State
 from hqde_fl.rules.round_context import Need
 
+CHUNK = 512
+"""Columns that are looked at together, so that what is computed of them stays in the cache."""
+
+
+def layer_spans(row: Tensor) -> Iterator[tuple[int, slice]]:
+    """Yield each layer with its columns in a tile, at most ``CHUNK`` at a time.
+
+    Parameters
+    ----------
+    row : Tensor
+        (c,) each column's layer; the columns of a layer stand together.
+    """
+    layers, widths = row.long().unique_consecutive(return_counts=True)
+    start = 0
+    for layer, width in zip(layers.tolist(), widths.tolist(), strict=True):
+        for first in range(start, start + width, CHUNK):
+            yield layer, slice(first, min(first + CHUNK, start + width))
+        start += width
+
 
 def layer_statistics(tile: Tensor, thresholds: Tensor, layers: int) -> Tensor:
     """Return (3, layers, n) sums of squares, of signs and of non-zeros of a tile's large values.
@@ -30,13 +49,19 @@ def layer_statistics(tile: Tensor, thresholds: Tensor, layers: int) -> Tensor:
     layers : int
         Number of layers.
     """
-    values, layer = tile[:-1], tile[-1].long()
-    kept = torch.where(values.abs() >= thresholds.to(values)[:, None], values, 0)
-    kept = kept.to(torch.float64).T.contiguous()
-    signs = kept.sign()
+    values = tile[:-1]
+    least = thresholds.to(values)[:, None]
+    tiny = torch.finfo(values.dtype).tiny
     sums = torch.zeros(3, layers, len(values), dtype=torch.float64, device=tile.device)
-    for place, numbers in enumerate((kept * kept, signs, signs.abs())):
-        sums[place].index_add_(0, layer, numbers)
+    for layer, span in layer_spans(tile[-1]):
+        part = values[:, span]
+        large = part.abs() >= least
+        kept = torch.where(large, part, 0)
+        positive = (part >= least.clamp(min=tiny)).sum(dim=1)
+        nonzero = (kept.abs() >= tiny).sum(dim=1)
+        sums[0, layer] += torch.linalg.vector_norm(kept, dim=1, dtype=torch.float64) ** 2
+        sums[1, layer] += 2 * positive - nonzero
+        sums[2, layer] += nonzero
     return sums
 
 
@@ -47,7 +72,8 @@ def usual(values: Tensor, bound: float) -> Tensor:
     # rounding of equal numbers is no deviation
     if not deviation > 1e-9 * values.abs().max():
         return torch.ones_like(values, dtype=torch.bool)
-    return (values - middle).abs() <= bound * deviation
+    near: Tensor = (values - middle).abs() <= bound * deviation
+    return near
 
 
 @dataclass(frozen=True)
@@ -116,7 +142,8 @@ class LASA(Rule):
     def score(self, tile: Tensor) -> Tensor:
         """Return (n, 1 or more) squared lengths, and counts of magnitudes if any are left out."""
         values = tile[:-1]
-        squares = (values.to(torch.float64) ** 2).sum(dim=1, keepdim=True)
+        norms = torch.linalg.vector_norm(values, dim=1, keepdim=True, dtype=torch.float64)
+        squares: Tensor = norms**2
         if self.sparsity == 0:
             return squares
         return torch.cat([squares, count_magnitudes(values).to(torch.float64)], dim=1)
@@ -157,15 +184,10 @@ class LASA(Rule):
 
     def combine(self, tile: Tensor, decision: Decision) -> tuple[Tensor, Tensor | None]:
         """Return each column's sum by its layer's weights (c,), and the clients' counts (1, n)."""
-        values = tile[:-1]
-        layers, widths = tile[-1].long().unique_consecutive(return_counts=True)
-        weights: Tensor = decision.plan[layers.cpu()]
+        values, weights = tile[:-1], decision.plan.to(tile.device)
         result = torch.empty(values.shape[1], dtype=values.dtype, device=values.device)
-        start = 0
-        for own, width in zip(weights, widths.tolist(), strict=True):
-            span = slice(start, start + width)
-            result[span] = own.to(values) @ values[:, span]
-            start += width
         counts = torch.zeros(1, len(tile), dtype=torch.float64, device=tile.device)
-        counts[0, :-1] = (widths.double().cpu() @ weights).to(tile.device)
+        for layer, span in layer_spans(tile[-1]):
+            result[span] = weights[layer].to(values) @ values[:, span]
+            counts[0, :-1] += (span.stop - span.start) * weights[layer]
         return result, counts

@@ -194,7 +194,9 @@ class StackedColumns:
         return torch.cat([top, *(row[start:stop].to(top)[None] for row in self.below)])
 
     def select(self, rows: Sequence[int]) -> Columns:
-        """Return the given rows, in the given order, as columns."""
+        """Return the given rows, in the given order, as columns; the vectors only if among them."""
+        if all(row < self.source.shape[0] for row in rows):
+            return self.source.select(rows)
         return MappedColumns(self, partial(_select_rows, list(rows)), len(rows))
 
 

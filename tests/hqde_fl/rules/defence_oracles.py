@@ -210,19 +210,24 @@ def lasa(norm_bound: float = 2.0, sign_bound: float = 1.0, sparsity: float = 0.3
 
 
 def densest(values: Sequence[float], harmonics: int = 8, bandwidth: float = 0.1) -> float:
-    """The lowest of the values at which the damped Fourier series of their density is largest."""
-    low, high = min(values), max(values)
-    phase = {v: 0.25 + 0.5 * ((v - low) / (high - low) if high > low else 0.0) for v in values}
+    """The lower median of the values in the cell, of 64, at whose centre the density is largest.
 
-    def density(value: float) -> float:
+    The density is the Fourier series of all cells' centres, over two ranges of the values.
+    """
+    low, high = min(values), max(values)
+    cell = {v: min(63, int((v - low) / (high - low) * 64)) if high > low else 0 for v in values}
+
+    def density(at: int) -> float:
         total = 0.0
         for k in range(1, harmonics + 1):
-            mean = math.fsum(math.cos(2 * math.pi * k * (phase[value] - phase[v])) for v in values)
-            total += math.exp(-2 * (math.pi * k * bandwidth / 2) ** 2) * mean
-        return total
+            damping = math.exp(-((math.pi * k * bandwidth) ** 2) / 2)
+            waves = (math.cos(math.pi * k * (at - cell[v]) / 64) for v in values)
+            total += damping * math.fsum(waves)
+        return round(total * 256)
 
-    largest = max(density(v) for v in values)
-    return min(v for v in values if density(v) >= largest - 1e-12 * len(values))
+    best = max(sorted(set(cell.values())), key=density)
+    inside = sorted(v for v in values if cell[v] == best)
+    return inside[(len(inside) - 1) // 2]
 
 
 def fedrdf(rows: Rows, cohort: Cohort) -> Weights:
