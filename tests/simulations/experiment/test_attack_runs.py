@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.run import run_experiment
 
@@ -51,3 +52,15 @@ def test_members_are_attacked_separately_and_packed_updates_packed_again(run, tm
     rows = [row for row in map(json.loads, lines) if row["round"] > 0]
     assert all(row["kept"] for row in rows)
     assert {row["fault"] for row in rows} == {name, None}
+
+
+@pytest.mark.parametrize("name", ["lasa", "fldetector"])
+def test_attackers_run_rules_that_need_layers_or_the_model(run, name):
+    evasive = {"name": "evasive", "clients": [1], "noise": 0.2, "tries": 4}
+    assert run("evasive", [evasive], rounds=3, strategy={"rule": name})
+
+
+def test_attackers_cannot_run_a_rule_that_judges_by_data_of_the_servers(run):
+    fault = {"name": "evasive", "count": 1}
+    with pytest.raises(ConfigError, match="attack 'evasive' is made for a rule that judges by"):
+        run("refused", [fault], strategy={"rule": "fltrust", "root-examples": 20})
