@@ -66,7 +66,7 @@ PINS = {
     ),
     "NodeInfo": Pin(
         "noticing nodes that restarted",
-        has="node_id public_key status last_activated_at",
+        has="node_id public_key status last_activated_at registered_at name",
     ),
     "Run": Pin("the run id on the inline and Ray engines", has="create_empty"),
     "TaskIdentity": Pin("sender and run id of messages on the inline and Ray engines"),
@@ -80,7 +80,8 @@ PINS = {
         "deleting a reply on the SuperLink", has="node run_id message_object_id"
     ),
     "ControlHttpClient": Pin(
-        "`hqde-fl nodes up`: the keys that are registered", has="from_server_address ListNodes"
+        "sites that join and leave, the watch of a run",
+        has="from_server_address ListNodes RegisterNode UnregisterNode ListRuns",
     ),
     "DeactivateNodeRequest": Pin("restarting a node that died", has="node_id"),
     "FAB_INCLUDE_PATTERNS": Pin(
@@ -101,6 +102,7 @@ PINS = {
     ),
     "InflatableObject": Pin("reading the objects of a reply (inflate)", has="inflate"),
     "ListNodesRequest": Pin("`hqde-fl nodes up`: the keys that are registered"),
+    "ListRunsRequest": Pin("noticing that a run has ended", has="run_id"),
     "NodeAuthHttpInterceptor": Pin("restarting a node that died", "private_key public_key"),
     "ObjectTree": Pin("object ids of a reply (announcements)", has="object_id children"),
     "ProtoConfigRecord": Pin("weighing the configs of a reply", has="items"),
@@ -110,9 +112,12 @@ PINS = {
     "PullAppMessagesRequest": Pin("asking for a reply", has="message_ids"),
     "PullAppMessagesResponse": Pin("asking for a reply", has="messages_list message_object_trees"),
     "PullObjectRequest": Pin("pulling an object of a reply", has="node run_id object_id"),
+    "RegisterNodeRequest": Pin("sites that join", has="public_key name"),
     "RunNotRunningException": Pin("ending a round when the run is stopped", has="with_traceback"),
     "RuntimeVersionHttpInterceptor": Pin("`hqde-fl nodes up`", "component_name"),
+    "UnregisterNodeRequest": Pin("sites that are revoked", has="node_id"),
     "error_from_proto": Pin("errors of clients on real nodes", "error_proto"),
+    "flower_superlink": Pin("the SuperLink, which reads a renewed certificate", ""),
     "get_all_nested_objects": Pin("`hqde-fl audit`", "obj"),
     "inflate_object_from_contents": Pin(
         "`hqde-fl audit`", "object_id object_contents keep_object_contents objects"
