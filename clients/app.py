@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
+from hqde_fl.clients.cohort import CohortTraining
 from hqde_fl.clients.ensemble import EnsembleClient
 from hqde_fl.clients.mods.codec import CodecMod
 from hqde_fl.clients.mods.downlink import DownlinkMod
@@ -15,6 +17,38 @@ from hqde_fl.clients.mods.local_statistics import LocalStatisticsMod
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.training import Training
 from hqde_fl.prediction import EnsemblePredictor
+
+
+class EnsembleApp(ClientApp):
+    """A ``ClientApp`` that engines may ask to train several clients together.
+
+    Parameters
+    ----------
+    client : EnsembleClient
+        The client.
+    mods : Sequence[Mod]
+        All mods around it, the outermost first.
+    has_mods : bool
+        True if the user's are among them.
+    """
+
+    def __init__(self, client: EnsembleClient, mods: Sequence[Mod], has_mods: bool) -> None:
+        super().__init__(mods=list(mods))
+        self.client, self._has_mods = client, has_mods
+
+    def cohort_training(self, message: Message, context: Context) -> CohortTraining | None:
+        """Return the training of the clients that get a message's content.
+
+        None if they must be called one by one.
+
+        Parameters
+        ----------
+        message : Message
+            A message to one of them.
+        context : Context
+            The context of that client.
+        """
+        return None if self._has_mods else CohortTraining.of(self.client, message)
 
 
 def ensemble_app(
@@ -26,7 +60,7 @@ def ensemble_app(
     bagging: bool = False,
     predictor: EnsemblePredictor | None = None,
     mods: Sequence[Mod] = (),
-) -> ClientApp:
+) -> EnsembleApp:
     """Build a ``ClientApp`` that trains, evaluates and reports the partition it holds.
 
     It answers ``train`` with full weights, or with a packed update if the server requests one (see
@@ -60,7 +94,7 @@ def ensemble_app(
         predictor=predictor,
     )
     inner: list[Mod] = [UnchangedEntriesMod(), CodecMod(seed=seed), LocalStatisticsMod(), *mods]
-    app = ClientApp(mods=[HeldEntriesMod(), DownlinkMod(), *inner])
+    app = EnsembleApp(client, [HeldEntriesMod(), DownlinkMod(), *inner], has_mods=bool(mods))
     app.train()(client.train)
     app.evaluate()(client.evaluate)
     app.query("identity")(client.identity)

@@ -18,6 +18,7 @@ from flwr.app import (
     RecordDict,
 )
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 from hqde_fl.clients.data_subset import data_subset
@@ -130,7 +131,7 @@ class EnsembleClient:
         For a partition without examples, or of which no label counts, the reply is that of
         ``hqde_fl.protocol.no_data``.
         """
-        with _client_named(context):
+        with client_named(context):
             try:
                 return self._train(message, context)
             except NoTargetsError:
@@ -140,7 +141,7 @@ class EnsembleClient:
     def _train(self, message: Message, context: Context) -> Message:
         start = time.perf_counter()
         partition, _ = partition_of(context)
-        data = self._partition(context)
+        data = self.partition(context)
         if len(data) == 0:  # type: ignore[arg-type]
             return no_data(message)
         name, record = array_record(message)
@@ -150,26 +151,19 @@ class EnsembleClient:
         with reproducible(self.seeds.integer("client", partition, number)):
             losses, returned, tags = [], ArrayRecord(), ConfigRecord()
             for assigned in assigned_members:
-                model, optimizer = self._fresh(assigned.member).load_to_train(assigned.state)
-                generator = self.seeds.torch("client", partition, number, assigned.member)
-                bag = self._bag(data, partition, assigned.member)
-                losses.append(
-                    train(model, bag, self.task, self.training, generator, optimizer, work)
-                )
+                fresh = self.model(assigned.member).load_to_train(assigned.state)
+                who = partition, number, assigned.member
+                losses.append(self.train_locally(*fresh, data, who, work))
+                model = fresh[0]
                 # a member's part of the reply is assembled here and nowhere else
                 returned.update(assigned.name(to_record(model.state_dict())))
                 if assigned.tag is not None:
                     tags.update(assigned.name({TAG: assigned.tag}))
-        metrics: dict[str, MetricRecordValues] = {
-            "num-examples": len(data),  # type: ignore[arg-type]
-            "train-loss": sum(losses) / len(losses),
-            "train-seconds": time.perf_counter() - start,
-        }
+        loss, seconds = sum(losses) / len(losses), time.perf_counter() - start
+        metrics = training_metrics(len(data), loss, seconds, work)  # type: ignore[arg-type]
         if epsilon is not None:
             del metrics["train-loss"]  # no noise protects it
             metrics[EPSILON] = epsilon
-        if work < 1:
-            metrics[WORK] = work
         content = RecordDict({name: returned, "metrics": MetricRecord(metrics)})
         if tags:
             content[TAGS] = tags
@@ -183,7 +177,7 @@ class EnsembleClient:
         The metrics are ``num-examples`` and ``eval-...``. For a partition without examples, or of
         which no label counts, the reply is that of ``hqde_fl.protocol.no_data``.
         """
-        with _client_named(context):
+        with client_named(context):
             try:
                 return self._evaluate(message, context)
             except NoTargetsError:
@@ -201,20 +195,46 @@ class EnsembleClient:
                 lambda: load_evaluation_set(self.task, partition, count, config),
             )
             if self.task.evaluation is not None
-            else self._partition(context)
+            else self.partition(context)
         )
         if len(data) == 0:  # type: ignore[arg-type]
             return no_data(message)
         _, record = array_record(message)
         with reproducible(self.seeds.integer("evaluate", partition), self.training.threads):
             states = split_members(from_record(record), self.members)
-            models = [self._fresh(member).load(state) for member, state in enumerate(states)]
+            models = [self.model(member).load(state) for member, state in enumerate(states)]
             values = evaluate(models, data, self.task, predictor=self.predictor)
         metrics: dict[str, MetricRecordValues] = {
             "num-examples": len(data)  # type: ignore[arg-type]
         }
         metrics |= {f"eval-{name}": value for name, value in values.items()}
         return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=message)
+
+    def train_locally(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        data: Dataset[Any],
+        who: tuple[int, int, int],
+        work: float,
+    ) -> float:
+        """Train a member in place as one client does, and return its mean loss.
+
+        Parameters
+        ----------
+        model, optimizer : nn.Module and Optimizer
+            The member with the weights that it begins with, and its optimiser.
+        data : Dataset
+            The client's partition.
+        who : tuple[int, int, int]
+            The partition's id, the round and the member.
+        work : float
+            The part of its local training, in (0, 1].
+        """
+        partition, _, member = who
+        generator = self.seeds.torch("client", *who)
+        bag = self._bag(data, partition, member)
+        return train(model, bag, self.task, self.training, generator, optimizer, work)
 
     def identity(self, message: Message, context: Context) -> Message:
         """Reply with the id of the node's partition, as ``partition-id`` in a ``ConfigRecord``.
@@ -231,8 +251,8 @@ class EnsembleClient:
 
     def examples(self, message: Message, context: Context) -> Message:
         """Reply with the number of examples of the node's partition, in a ``ConfigRecord``."""
-        with _client_named(context):
-            return examples_answer(message, len(self._partition(context)))  # type: ignore[arg-type]
+        with client_named(context):
+            return examples_answer(message, len(self.partition(context)))  # type: ignore[arg-type]
 
     def _spend(self, context: Context, examples: int, work: float, members: int) -> float | None:
         """Add a training by DP-SGD to the client's state, and return the epsilon of all so far.
@@ -266,7 +286,7 @@ class EnsembleClient:
         }
         return [_AssignedMember(m, select_member(m, state), True, tags[m]) for m in assigned]
 
-    def _fresh(self, member: int) -> FreshModel:
+    def model(self, member: int) -> FreshModel:
         """Return a member's model, which is built on first use.
 
         Raises ``ConfigError`` if there is no such member.
@@ -289,7 +309,7 @@ class EnsembleClient:
         rng = self.seeds.numpy("bag", partition, member)
         return data_subset(data, rng.integers(size, size=size).tolist())
 
-    def _partition(self, context: Context) -> Dataset[Any]:
+    def partition(self, context: Context) -> Dataset[Any]:
         """Return the data of a node's partition, from the cache if they are there."""
         partition, count = partition_of(context)
         config = context.node_config
@@ -299,8 +319,32 @@ class EnsembleClient:
         )
 
 
+def training_metrics(
+    examples: int, loss: float, seconds: float, work: float
+) -> dict[str, MetricRecordValues]:
+    """Return the metrics of a reply to a training message.
+
+    Parameters
+    ----------
+    examples : int
+        The number of examples of the client's partition.
+    loss : float
+        The mean training loss.
+    seconds : float
+        The duration of loading and training.
+    work : float
+        The part of its local training that the client did, in (0, 1].
+    """
+    metrics: dict[str, MetricRecordValues] = {
+        "num-examples": examples,
+        "train-loss": loss,
+        "train-seconds": seconds,
+    }
+    return metrics | {WORK: work} if work < 1 else metrics
+
+
 @contextmanager
-def _client_named(context: Context) -> Iterator[None]:
+def client_named(context: Context) -> Iterator[None]:
     """Name the client in the message of a ``TaskError``."""
     try:
         yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from types import FunctionType, ModuleType
@@ -44,6 +44,7 @@ class FreshModel:
         new_optimizer: Callable[[nn.Module], Optimizer] | None = None,
     ) -> None:
         self._build, self._new_optimizer = build, new_optimizer
+        self._own: list[tuple[Tensor, Tensor]] = []
         self._keep(build())
 
     def _keep(self, model: nn.Module) -> None:
@@ -79,29 +80,72 @@ class FreshModel:
         model, is_copy = self._load(state)
         return model, self._optimizer if is_copy else self._new_optimizer(model)
 
+    @property
+    def entries(self) -> Mapping[str, Tensor] | None:
+        """The entries of the model's state dict, if each has memory of its own that can be moved.
+
+        None for a model of which no copies are made, or that makes state dicts in its own way.
+        """
+        entries = self._entries if self._is_copyable else None
+        return entries if entries and _own_memory(entries.values()) else None
+
+    def train_in(self, values: Sequence[Tensor]) -> tuple[nn.Module, Optimizer]:
+        """Return the model and its optimiser, with its entries in the memory of other tensors.
+
+        Parameters
+        ----------
+        values : Sequence[Tensor]
+            A tensor for each of ``entries``, of its shape and dtype, with the values to begin with.
+        """
+        model = self._unused_copy()
+        assert model is not None
+        assert self._entries is not None
+        self._restore_parameters()
+        entries = self._entries.values()
+        self._own = self._own or [(entry, entry.data) for entry in entries]
+        for entry, value in zip(entries, values, strict=True):
+            entry.data = value
+        return model, self._optimizer
+
+    def release(self) -> None:
+        """Let no entry be in the memory given to ``train_in`` any more."""
+        for entry, own in self._own:
+            entry.data = own
+        self._own = []
+
+    def is_in(self, model: nn.Module, values: Sequence[Tensor]) -> bool:
+        """Return True if the entries of a result of ``train_in`` still are in this memory."""
+        assert self._entries is not None
+        state = model.state_dict(keep_vars=True)
+        return _are_same(state, self._entries) and all(
+            entry.data_ptr() == value.data_ptr() and entry.shape == value.shape
+            for entry, value in zip(self._entries.values(), values, strict=True)
+        )
+
+    def _unused_copy(self) -> nn.Module | None:
+        """Return the model as it was built, but for the values of its tensors.
+
+        None if no copies are made of it.
+        """
+        if not self._is_copyable:
+            return None
+        if any(_has_hooks(parameter) for parameter, _, _ in self._parameters):
+            self._keep(self._build())  # a message has left them at the shared weights
+            if not self._is_copyable:
+                return None
+        if self._restorer is None:
+            return self._copier.copy()
+        self._restorer.restore()
+        return self._restorer.model
+
     def _load(self, state: Mapping[str, Tensor]) -> tuple[nn.Module, bool]:
         """Return the model with the values of a state dict, and True if it is a copy."""
-        model = None
-        if self._is_copyable:
-            if any(_has_hooks(parameter) for parameter, _, _ in self._parameters):
-                self._keep(self._build())  # a message has left them at the shared weights
-            if self._restorer is None:
-                model = self._copier.copy()
-            else:
-                self._restorer.restore()
-                model = self._restorer.model
+        model = self._unused_copy()
         if model is None:
             model = self._build()
             model.load_state_dict(state)
             return model, False
-        for parameter, requires_grad, attributes in self._parameters:
-            if parameter.requires_grad != requires_grad:
-                parameter.requires_grad_(requires_grad)
-            if parameter.grad is not None:
-                parameter.grad = None
-            if parameter.__dict__ or attributes:
-                parameter.__dict__.clear()
-                parameter.__dict__.update(attributes)
+        self._restore_parameters()
         if self._entries is None or not _fit(state, self._entries):
             model.load_state_dict(state)
         else:
@@ -110,6 +154,17 @@ class FreshModel:
                     list(self._entries.values()), [state[name] for name in self._entries]
                 )
         return model, True
+
+    def _restore_parameters(self) -> None:
+        """Restore what the shared parameters have besides their values."""
+        for parameter, requires_grad, attributes in self._parameters:
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad_(requires_grad)
+            if parameter.grad is not None:
+                parameter.grad = None
+            if parameter.__dict__ or attributes:
+                parameter.__dict__.clear()
+                parameter.__dict__.update(attributes)
 
     @cached_property
     def _optimizer(self) -> Optimizer:
@@ -177,6 +232,22 @@ _STATE_HOOKS = (
     *("_state_dict_hooks", "_state_dict_pre_hooks"),
     *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
 )
+
+
+def _own_memory(entries: Collection[Tensor]) -> bool:
+    """Return True if each tensor is all of its memory, on the CPU and in C order."""
+    seen = set[int]()
+    for entry in entries:
+        storage = entry.untyped_storage()
+        is_all = storage.nbytes() == entry.numel() * entry.itemsize and entry.numel() > 0
+        ordered = entry.stride() == torch.empty(entry.shape, device="meta").stride()
+        if not (is_all and ordered and entry.device.type == "cpu" and type(entry) in _PLAIN_TYPES):
+            return False
+        seen.add(storage.data_ptr())
+    return len(seen) == len(entries)
+
+
+_PLAIN_TYPES = (Tensor, nn.Parameter)
 
 
 def _fit(state: Mapping[str, Tensor], entries: Mapping[str, Tensor]) -> bool:

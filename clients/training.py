@@ -97,7 +97,8 @@ def _descend(
     if isinstance(change, Poison):
         change.begin(task, data, model)
     mu = training.proximal_mu
-    anchors = {p: p.detach().clone() for p in model.parameters() if mu and p.requires_grad}
+    kept = model.parameters() if mu else ()
+    anchors = {p: p.detach().clone() for p in kept if p.requires_grad}
     device, noise, step, read = device_of(model), training.regularization_noise, 0, 0
     scoring, total, seen = Scoring(task), torch.zeros((), device=device), 0
     do_step = step_of(optimizer)

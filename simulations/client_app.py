@@ -9,7 +9,8 @@ from typing import Any, final
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from hqde_fl.clients.app import ensemble_app
+from hqde_fl.clients.app import EnsembleApp, ensemble_app
+from hqde_fl.clients.cohort import CohortTraining
 from hqde_fl.clients.task import Task
 from hqde_fl.given_objects import given_objects
 from hqde_fl.own_modules import searched_first
@@ -21,7 +22,17 @@ from hqde_fl.simulations.experiment.experiment import RUN_CONFIG_KEYS, Experimen
 from hqde_fl.simulations.experiment.object_transfer import require_picklable
 from hqde_fl.simulations.experiment.own_modules import add_folder_of
 
-app = ClientApp()
+
+class ExperimentApp(ClientApp):
+    """A ``ClientApp`` that is that of the experiment in a context's run config."""
+
+    def cohort_training(self, message: Message, context: Context) -> CohortTraining | None:
+        """Return the training of the clients that get a message's content; see ``EnsembleApp``."""
+        own = _app_of(context)
+        return own.cohort_training(message, context) if isinstance(own, EnsembleApp) else None
+
+
+app = ExperimentApp()
 
 
 @app.train()
@@ -48,7 +59,7 @@ def examples(message: Message, context: Context) -> Message:
     return _reply(message, context)
 
 
-def build_app(experiment: Experiment, task: Task) -> ClientApp:
+def build_app(experiment: Experiment, task: Task) -> EnsembleApp:
     """Return the ClientApp of an experiment whose task has been loaded."""
     parts = experiment.parts
     trainings = experiment.client_rounds * parts.ensemble.trained_members
@@ -94,15 +105,23 @@ class AppWithObjects(ClientApp):
         require_picklable(experiment.objects)
         self._config, self._objects = experiment.to_json(), dict(experiment.objects)
         self._folder = experiment.folder
-        self._app: ClientApp | None = None
+        self._app: EnsembleApp | None = None
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Return the reply of the experiment's ClientApp."""
+        return self._built()(message, context)
+
+    def cohort_training(self, message: Message, context: Context) -> CohortTraining | None:
+        """Return the training of the clients that get a message's content; see ``EnsembleApp``."""
+        return self._built().cohort_training(message, context)
+
+    def _built(self) -> EnsembleApp:
+        """Return the experiment's ClientApp."""
         if self._app is None:
             with given_objects(self._objects), searched_first(self._folder):
                 experiment = Experiment.from_json(self._config)
             self._app = build_app(experiment, experiment.load_task())
-        return self._app(message, context)
+        return self._app
 
 
 def _reply(message: Message, context: Context) -> Message:

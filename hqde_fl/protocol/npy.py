@@ -38,6 +38,35 @@ class MalformedError(ValueError):
     """Bytes or fields from a client are malformed. The message is the reason of its rejection."""
 
 
+class ViewArray(Array):
+    """An ``Array`` of numbers that are in memory; the bytes of its .npy file are made when used.
+
+    It is made by ``plain_array``, and its ``values`` are added to its fields.
+    """
+
+    @property
+    def viewed(self) -> npt.NDArray[Any] | None:
+        """The numbers; None once the bytes were set to others."""
+        return self.__dict__.get("values")
+
+    @property
+    def data(self) -> bytes:
+        """The bytes of the .npy file."""
+        fields = self.__dict__
+        if not fields["data"] and (values := self.viewed) is not None:
+            fields["data"] = npy_bytes(values)
+        return fields["data"]  # type: ignore[no-any-return]
+
+    @data.setter
+    def data(self, value: bytes) -> None:
+        self.__dict__.pop("values", None)
+        self.__dict__["data"] = value
+
+    def numpy(self) -> npt.NDArray[Any]:
+        """Return a copy of the array as a NumPy array."""
+        return super().numpy() if (values := self.viewed) is None else values.copy()
+
+
 def native_dtype(name: str) -> str:
     """Return the plain name of a dtype of numbers, whatever its byte order: 'float32' for '>f4'.
 
@@ -106,6 +135,9 @@ def view_array(array: Array) -> npt.NDArray[Any]:
         If they are not an .npy file that fits the array's shape and dtype. A dtype or header that
         cannot be parsed raises another exception.
     """
+    viewed = array.viewed if type(array) is ViewArray else None
+    if viewed is not None and (viewed.shape, viewed.dtype.name) == (array.shape, array.dtype):
+        return viewed
     size = math.prod(array.shape)
     if array.stype != NUMPY:
         raise MalformedError(f"unknown serialisation type {array.stype[:40]!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from logging import INFO, WARNING
 
@@ -16,11 +16,13 @@ from hqde_fl.protocol.held_entries import claimed_digest, lacks_entries
 from hqde_fl.protocol.members import records_of
 from hqde_fl.protocol.no_data import NO_DATA, has_no_data
 from hqde_fl.protocol.packed_updates import FEEDBACK, NO_RESIDUAL
+from hqde_fl.protocol.reply_block import BlockRow, untouched_row
 from hqde_fl.protocol.reply_matching import ReplyMatcher
 from hqde_fl.protocol.screening import Accepted, Rejected, Screening, screen, screen_evaluation
 from hqde_fl.protocol.spent_epsilon import reported_epsilon
 from hqde_fl.strategies.clients_model import version_held
 from hqde_fl.strategies.outcomes import MISSING
+from hqde_fl.strategies.round.block_screening import BlockScreening
 from hqde_fl.strategies.round.member_screening import screen_members
 from hqde_fl.strategies.round.outgoing import Tags
 from hqde_fl.strategies.round.round_log import RoundLog
@@ -85,6 +87,8 @@ class ScreenedReplies:
         self.unchanged: list[dict[int, tuple[Collection[str], str | None]]] = [{} for _ in models]
         self._models, self._matcher, self._log = models, ReplyMatcher(messages), round_log
         self._tags, self._limits, self._key = tags, limits, arrays_key
+        self._rows = BlockScreening(models[0].sent, limits, arrays_key)
+        self._sizes: dict[Hashable, Mapping[str, int]] = {}
 
     def add(self, reply: Message) -> int | None:
         """Screen one reply, which is hostile until proven otherwise, and record the result.
@@ -105,7 +109,7 @@ class ScreenedReplies:
             self._log.update(node, reason=NO_DATA if has_no_data(reply) else failure)
         elif not reply.has_content():
             self._log.update(node, reason="rejected: neither a content nor an error")
-        else:
+        elif (row := untouched_row(reply)) is None or not self._accept_row(node, reply, row):
             self._log.record_reply(node, reply.content)
             if reason := self._exclusion(node, reply):
                 self._log.update(node, reason=reason)
@@ -123,6 +127,26 @@ class ScreenedReplies:
     def metrics(self, node: int) -> Mapping[str, float]:
         """Return the metrics of the reply of a node, which must be in ``accepted``."""
         return next(iter(self.accepted[node].values())).metrics
+
+    def _accept_row(self, node: int, reply: Message, row: BlockRow) -> bool:
+        """Accept a sound reply that is the row of a block; return False if it is not one."""
+        if self._tags or self._matcher.envelope_error(reply, node):
+            return False
+        accepted = self._rows.accepted(row)
+        if accepted is None:
+            return False
+        values = row.block.metrics_of(row.row)
+        digits = tuple(value.bit_length() for value in values.values() if isinstance(value, int))
+        key = tuple(values), digits  # what the bytes of a reply with the model's layout depend on
+        if key not in self._sizes:
+            self._sizes[key] = self._log.sizes(row.block.content(row.row))
+        self._log.record_sizes(node, self._sizes[key])
+        self.accepted[node] = {0: accepted}
+        metrics = accepted.metrics
+        seconds, epsilon = metrics.get("train-seconds"), reported_epsilon(metrics)
+        self._log.update(node, seconds=seconds, epsilon=epsilon)
+        self.unchanged[0][node] = accepted.unchanged, None
+        return True
 
     def _exclusion(self, node: int, reply: Message) -> str | None:
         """Accept a reply and return None, or return why it is not: ``rejected: ...`` and the like.

@@ -93,8 +93,16 @@ class RoundLog:
 
     def record_reply(self, node: int, content: RecordDict) -> None:
         """Record the size of a client's reply; from now on the client is not late."""
-        self._up[node] = bytes_by_role(content, self._layouts)
-        self.update(node, bytes_up=sum(self._up[node].values()), reason=None)
+        self.record_sizes(node, self.sizes(content))
+
+    def sizes(self, content: RecordDict) -> Mapping[str, int]:
+        """Return the bytes of a reply's content by the role of what they carry."""
+        return bytes_by_role(content, self._layouts)
+
+    def record_sizes(self, node: int, sizes: Mapping[str, int]) -> None:
+        """Record the bytes of a client's reply by role; from now on the client is not late."""
+        self._up[node] = sizes
+        self.update(node, bytes_up=sum(sizes.values()), reason=None)
 
     def update(self, node: int, **changes: Any) -> None:
         """Change fields of a client's record, given by their names in ``ClientRecord``."""

@@ -17,13 +17,17 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from hqde_fl.monitor.task_counters import TASKS, TaskCount
+from hqde_fl.protocol.reply_block import BlockRow
 from hqde_fl.simulations.engines.ray.packing import Packed, pack, unpack
 from hqde_fl.simulations.engines.ray.pool import Pool, Slot
 from hqde_fl.simulations.engines.ray.resources import Allocation
-from hqde_fl.simulations.engines.ray.worker import Job, Outcome
+from hqde_fl.simulations.engines.ray.worker import CohortOutcome, Job, Outcome
 
 BATCH_SECONDS = 0.1
 """Intended duration of a batch."""
+MIN_BATCH_SECONDS = 0.03
+"""Duration below which a batch is not made for the workers to finish at one time: a call costs a
+few milliseconds of all processes together."""
 BATCH_BYTES = 32 << 20
 """Intended size of all replies of a batch together."""
 
@@ -220,13 +224,16 @@ class Dispatcher:
         """Return the number of calls in the next batch, >= 1.
 
         It follows from the mean seconds and bytes of a client (1 until these have been measured),
-        and is at most half of a worker's part of the ``queued`` calls.
+        and is at most half of a worker's part of the ``queued`` calls, unless that is too little
+        work for a call.
         """
         if self._seconds == 0:
             return 1
         size = min(BATCH_SECONDS / self._seconds, BATCH_BYTES / max(self._bytes, 1.0))
+        share = -(-queued // workers)
         # at most half of a worker's part of the queue, so that all workers finish at about one time
-        return max(1, min(int(size), -(-queued // (2 * workers))))
+        part = max(-(-share // 2), min(share, round(MIN_BATCH_SECONDS / self._seconds)))
+        return max(1, min(int(size), part))
 
     def _start(self, slot: Slot, calls: Sequence[ClientCall]) -> None:
         slot.busy = True
@@ -243,13 +250,14 @@ class Dispatcher:
         returned with an error.
         """
         try:
-            outcomes: list[Outcome] = ray.get(reference)
+            returned: list[Outcome] | CohortOutcome = ray.get(reference)
         except RayTaskError as error:  # not the client: the worker could not even begin
             batch.slot.busy = False
             return [(call, _failed(f"the worker failed: {error.cause}")) for call in batch.calls]
         except RayError as error:
             return self._handle_death(batch, str(error).strip().splitlines()[0])
         batch.slot.busy = False
+        outcomes = returned.outcomes() if isinstance(returned, CohortOutcome) else returned
         for place, (call, outcome) in enumerate(zip(batch.calls, outcomes, strict=True)):
             self.changed.add(call.job.node)
             if outcome.error is None:  # a client that raised keeps the state it had
@@ -298,6 +306,8 @@ def _failed(reason: str) -> Outcome:
     return Outcome(reply=None, error=reason, stateful=False, lost=False, seconds=0.0)
 
 
-def _bytes(packed: Packed | None) -> int:
+def _bytes(packed: Packed | BlockRow | None) -> int:
+    if isinstance(packed, BlockRow):
+        return packed.block.layout.stride
     arrays = [items for _, kind, items in packed or () if kind == "arrays"]
     return sum(memoryview(data).nbytes for items in arrays for *_, data in items)

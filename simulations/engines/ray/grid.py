@@ -22,6 +22,7 @@ from hqde_fl.monitor.performance_monitor import PerformanceMonitor
 from hqde_fl.monitor.spans import add_record, add_span, is_recording
 from hqde_fl.protocol.flower_internals import ErrorCode
 from hqde_fl.protocol.replies import Replies
+from hqde_fl.protocol.reply_block import BlockRow, RowMessage
 from hqde_fl.simulations.console.interruption import ends_process
 from hqde_fl.simulations.engines.base import LocalGrid
 from hqde_fl.simulations.engines.monitored_call import monitored_round
@@ -265,6 +266,8 @@ def _reply(message: Message, outcome: Outcome) -> Message:
         crashed = outcome.seconds == 0.0
         code = ErrorCode.CLIENT_APP_CRASHED if crashed else ErrorCode.CLIENT_APP_RAISED_EXCEPTION
         return Message(Error(code, outcome.error), reply_to=message)
+    if isinstance(outcome.reply, BlockRow):
+        return RowMessage(outcome.reply, message)
     try:
         return Message(unpack(outcome.reply), reply_to=message)
     except Exception as error:  # Flower refuses the records

@@ -42,7 +42,7 @@ class Starter:
 
         return str(ray.get_runtime_context().get_node_id())
 
-    def run(self, *arguments: Any) -> list[Any]:
+    def run(self, *arguments: Any) -> Any:
         """Run clients and return the result of ``ClientWorker.run``."""
         return self._worker.run(*arguments)
 

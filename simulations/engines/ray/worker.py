@@ -7,19 +7,24 @@ import sys
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import ray
-from flwr.app import Context, Metadata, RecordDict
+from flwr.app import Context, Message, Metadata, RecordDict
 from flwr.clientapp import ClientApp
 
 from hqde_fl.clients.cache_location import CACHE_DIR
 from hqde_fl.monitor.schema import Record
 from hqde_fl.monitor.spans import CollectedRecords, recorded_by
 from hqde_fl.protocol.flower_internals import TaskIdentity, make_message
+from hqde_fl.protocol.reply_block import BlockRow, ReplyBlock, aligned_rows
+from hqde_fl.simulations.engines.cohort_calls import OneClient, cohort_training
 from hqde_fl.simulations.engines.monitored_call import monitored_call
 from hqde_fl.simulations.engines.ray.host_load import host_load
 from hqde_fl.simulations.engines.ray.packing import Packed, pack, unpack
@@ -51,6 +56,21 @@ class App:
     run_config: dict[str, Any]
     run_id: int
     cache_dir: str
+
+    def context(self, job: Job, state: RecordDict) -> Context:
+        """Return the context of a job's client, with its state."""
+        node_config: dict[str, Any] = {
+            "partition-id": job.partition,
+            "num-partitions": job.partitions,
+            CACHE_DIR: self.cache_dir,
+        }
+        return Context(self.run_id, job.node, node_config, state, dict(self.run_config))
+
+    def message(self, job: Job, content: RecordDict) -> Message:
+        """Return the message of a job with its content."""
+        message_id, kind, group, created_at, ttl = job.metadata
+        metadata = Metadata(self.run_id, message_id, 1, job.node, "", group, created_at, ttl, kind)
+        return make_message(metadata, content=content)
 
 
 @dataclass(frozen=True)
@@ -86,7 +106,7 @@ class Outcome:
 
     Parameters
     ----------
-    reply : Packed or None
+    reply : Packed or BlockRow or None
         The content of the reply; None if the client raised an exception or replied with an error.
     error : str or None
         The traceback of the exception, or the reason of the error reply; None if there was none.
@@ -106,7 +126,7 @@ class Outcome:
         The client's state, if it has one and it is not an object of its own.
     """
 
-    reply: Packed | None
+    reply: Packed | BlockRow | None
     error: str | None
     stateful: bool
     lost: bool
@@ -115,6 +135,49 @@ class Outcome:
     records: tuple[Record, ...] = ()
     host_load: float = 0.0
     state: Packed | None = None
+
+
+@dataclass(frozen=True)
+class CohortOutcome:
+    """The results of jobs whose clients were trained together, as they travel to the driver.
+
+    Parameters
+    ----------
+    block : ReplyBlock
+        The replies that are rows of a block.
+    rows : dict[int, int]
+        Place of a job -> its row.
+    others : dict[int, tuple]
+        Place of a job -> the content of another reply and an error, one of which is None.
+    began, seconds, records
+        What ``Outcome`` says, for each job; no records if the jobs are not monitored.
+    host_load : float
+        Load of the worker's machine when the first job began, in [0, 1].
+    """
+
+    block: ReplyBlock
+    rows: dict[int, int]
+    others: dict[int, tuple[Packed | None, str | None]]
+    began: Sequence[float]
+    seconds: Sequence[float]
+    records: Sequence[tuple[Record, ...]]
+    host_load: float
+
+    def outcomes(self) -> list[Outcome]:
+        """Return the outcome of each job; its reply is a view of the block."""
+        outcomes = []
+        for place, (began, seconds) in enumerate(zip(self.began, self.seconds, strict=True)):
+            reply: Packed | BlockRow | None
+            reply, error = None, None
+            if (row := self.rows.get(place)) is None:
+                reply, error = self.others[place]
+            else:
+                reply = BlockRow(self.block, row)
+            records = self.records[place] if self.records else ()
+            outcomes.append(
+                Outcome(reply, error, False, False, seconds, began, records, self.host_load)
+            )
+        return outcomes
 
 
 class ClientWorker:
@@ -137,6 +200,7 @@ class ClientWorker:
             if torch.cuda.is_available():
                 torch.cuda.set_per_process_memory_fraction(memory_fraction)
         self._apps: OrderedDict[str, App] = OrderedDict()
+        self._memory = np.empty(0, dtype=np.uint8)
 
     def ping(self) -> int:
         """Return the id of this process; Ray answers once the worker has started."""
@@ -149,7 +213,7 @@ class ClientWorker:
         content: Packed,
         jobs: Sequence[Job],
         has_states: bool,
-    ) -> list[Any]:
+    ) -> list[Any] | CohortOutcome:
         """Run one message after the other, all with the same content.
 
         Parameters
@@ -168,13 +232,16 @@ class ClientWorker:
 
         Returns
         -------
-        list
-            The list of the jobs' outcomes. With ``has_states`` it is an entry of a list, followed
-            by the packed state of each client (or None): as objects of their own, states can stay
-            in Ray's object store. Every object costs time, so that there are none without them.
+        list or CohortOutcome
+            The jobs' outcomes: those of clients that were trained together, or a list. With
+            ``has_states`` that is an entry of a list, followed by the packed state of each client
+            (or None): as objects of their own, states can stay in Ray's object store. Every object
+            costs time, so that there are none without them.
         """
         jobs[0].torch_settings.adopt()  # as unpickling may make tensors
         loaded = self._app(key, app)
+        if not has_states and (cohort := self._run_cohort(loaded, content, jobs)) is not None:
+            return cohort
         outcomes, states = [], []
         for job in jobs:
             outcome, state = self._run_job(loaded, content, job)
@@ -192,32 +259,71 @@ class ClientWorker:
         self._apps.move_to_end(key)
         return self._apps[key]
 
+    def _run_cohort(self, app: App, content: Packed, jobs: Sequence[Job]) -> CohortOutcome | None:
+        """Train all clients together; return None if they must be called one by one."""
+        if any(job.context is not None for job in jobs):
+            return None
+        from hqde_fl.clients.cohort import Call  # not for stock apps: it takes a while
+
+        load, settings = host_load(), jobs[0].torch_settings
+        unpacked, contexts = unpack(content), [app.context(job, RecordDict()) for job in jobs]
+        TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = (
+            app.run_id,
+            0,
+            jobs[0].node,
+        )
+        try:
+            first = app.message(jobs[0], unpacked)
+            training = cohort_training(app.client_app, first, contexts[0])
+        except Exception:  # each client says so by itself
+            return None
+        if training is None:
+            return None
+        records = [CollectedRecords() for _ in jobs] if jobs[0].monitored else []
+
+        def around(place: int) -> OneClient:
+            recording = _recording(jobs[place], records[place]) if records else None
+            return OneClient(jobs[place].node, settings, recording)
+
+        calls = [
+            Call(partial(app.message, job, unpacked), context)
+            for job, context in zip(jobs, contexts, strict=True)
+        ]
+        memory = self._rows(len(jobs), training.row_bytes)
+        replies = training.train(calls, around, memory)
+        others: dict[int, tuple[Packed | None, str | None]] = {}
+        for place, reply in replies.others.items():
+            if isinstance(reply, str):
+                others[place] = (None, reply)
+            elif reply.has_error():
+                others[place] = (None, reply.error.reason or "no reason given")
+            else:
+                others[place] = (pack(reply.content), None)
+        collected = [tuple(record.records) for record in records]
+        return CohortOutcome(
+            replies.block, replies.rows, others, replies.began, replies.seconds, collected, load
+        )
+
+    def _rows(self, rows: int, stride: int) -> npt.NDArray[np.uint8]:
+        """Return memory for some rows, which was used before where it is large enough.
+
+        Ray has copied what an earlier call returned.
+        """
+        if self._memory.size < rows * stride:
+            self._memory = aligned_rows(rows, stride).reshape(-1)
+        return self._memory[: rows * stride].reshape(rows, stride)
+
     def _run_job(self, app: App, content: Packed, job: Job) -> tuple[Outcome, Any]:
         load, started, began = host_load(), time.perf_counter(), time.time()
         job.torch_settings.adopt()  # another client may have changed them
         state, lost = _state(job.context)
-        context = Context(
-            run_id=app.run_id,
-            node_id=job.node,
-            node_config={
-                "partition-id": job.partition,
-                "num-partitions": job.partitions,
-                CACHE_DIR: app.cache_dir,
-            },
-            state=state,
-            run_config=dict(app.run_config),
-        )
+        context = app.context(job, state)
         TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = app.run_id, 0, job.node
-        message_id, kind, group, created_at, ttl = job.metadata
-        metadata = Metadata(app.run_id, message_id, 1, job.node, "", group, created_at, ttl, kind)
         reply, error = None, None
         collected = CollectedRecords()
         try:
-            with (
-                recorded_by(collected) if job.monitored else nullcontext(),
-                monitored_call(job.partition, kind, group),
-            ):
-                answer = app.client_app(make_message(metadata, content=unpack(content)), context)
+            with _recording(job, collected) if job.monitored else nullcontext():
+                answer = app.client_app(app.message(job, unpack(content)), context)
                 if answer.has_error():
                     error = answer.error.reason or "no reason given"
                 else:
@@ -229,6 +335,14 @@ class ClientWorker:
         seconds, records = time.perf_counter() - started, tuple(collected.records)
         outcome = Outcome(reply, error, stateful, lost, seconds, began, records, load)
         return outcome, pack(context.state) if stateful else None
+
+
+@contextmanager
+def _recording(job: Job, collected: CollectedRecords) -> Iterator[None]:
+    """Record what a job's client does in the block."""
+    _, kind, group, *_ = job.metadata
+    with recorded_by(collected), monitored_call(job.partition, kind, group):
+        yield
 
 
 def _state(reference: Any) -> tuple[RecordDict, bool]:

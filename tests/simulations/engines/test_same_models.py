@@ -13,6 +13,7 @@ from hqde_fl.simulations.run import run_experiment
 ON_ENGINES = {
     "batch-norm-2d": {"rule": "median", "codec": {"name": "quantized", "bits": 4}},
     "gru-state": {"server-optimizer": "adam", "codec": {"name": "error-feedback"}},
+    "mlp": {"rule": "median"},
     "lora": {"downlink": {"name": "quantized", "bits": 4}, "codec": {"name": "error-feedback"}},
     "tied-transformer": {"rule": "robust", "codec": {"name": "top-k", "fraction": 0.25}},
 }
