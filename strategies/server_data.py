@@ -8,11 +8,14 @@ from torch import Tensor
 
 from hqde_fl.errors import BoundError, ConfigError
 from hqde_fl.own_modules import own_code
-from hqde_fl.rules import Aggregator, RoundContext
+from hqde_fl.rules import Aggregator, Cohort, RoundContext
 from hqde_fl.strategies.state import ModelState
 
-RootTraining = Callable[[Mapping[str, Tensor], int], Mapping[str, Tensor]]
-"""Function (a model's state dict, round) -> state dict after training on the server's data."""
+RootTraining = Callable[[Mapping[str, Tensor], int, float], Mapping[str, Tensor]]
+"""Function (a model's state dict, round, examples) -> state dict after training on server data.
+
+Examples are those of a typical client: the median of their claims, for as many steps as it takes.
+"""
 
 
 def check_root_training(rule: Aggregator, root_training: RootTraining | None) -> None:
@@ -29,7 +32,7 @@ def check_root_training(rule: Aggregator, root_training: RootTraining | None) ->
 
 
 def context_for(
-    rule: Aggregator, model: ModelState, number: int, root_training: RootTraining | None
+    rule: Aggregator, model: ModelState, cohort: Cohort, root_training: RootTraining | None
 ) -> RoundContext:
     """Return what a rule needs to know of a round.
 
@@ -39,8 +42,8 @@ def context_for(
         The rule; what it does not need is left out.
     model : ModelState
         The model that the clients trained from.
-    number : int
-        The round.
+    cohort : Cohort
+        The round's clients.
     root_training : RootTraining or None
         Trains the model on the server's data.
 
@@ -52,8 +55,11 @@ def context_for(
     reference = None
     if "reference" in rule.needs:
         assert root_training is not None
+        claims = cohort.num_examples or (0.0,)
+        examples = sorted(claims)[(len(claims) - 1) // 2]
+        state = model.layout.restore(model.origin, model.others)
         with own_code("root training"):
-            trained = root_training(model.layout.restore(model.origin, model.others), number)
+            trained = root_training(state, cohort.round, examples)
             flat, _ = model.layout.flatten(trained)
         reference = flat - model.origin
         if not bool(reference.isfinite().all()):

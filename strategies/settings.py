@@ -70,9 +70,10 @@ class Aggregation:
         ``Uniform`` among ``Participation.min_available_nodes``, and no evaluation on clients.
         Statistics and counters stay those of the initial model. By default None.
     root_training : RootTraining, optional
-        Function (state dict, round) -> state dict that trains a model on data of the server's own,
-        as the clients train it on theirs. Rules that need a reference update, such as ``FLTrust``,
-        need it, no other rule accepts it.
+        Function (state dict, round, examples) -> state dict that trains a model on data of the
+        server's own, as the clients train it on theirs; ``examples`` is how many a typical client
+        claims. Rules that need a reference update, such as ``FLTrust``, need it, no other rule
+        accepts it.
     """
 
     rule: Aggregator = field(default_factory=lambda: Mean(weighted=True))

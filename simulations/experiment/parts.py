@@ -319,7 +319,7 @@ def _not_measured(state: Mapping[str, Tensor]) -> NoReturn:
     raise RuntimeError("the examples have not been held out yet")
 
 
-def _not_trained(state: Mapping[str, Tensor], number: int) -> NoReturn:
+def _not_trained(state: Mapping[str, Tensor], number: int, examples: float) -> NoReturn:
     """Raise ``RuntimeError``; replaced by the server's training once the task is loaded."""
     raise RuntimeError("the root examples have not been set aside yet")
 

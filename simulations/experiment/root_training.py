@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from hqde_fl.clients.batch_iteration import shuffled_batches
 from hqde_fl.clients.fresh_model import FreshModel
 from hqde_fl.clients.initial_state import build_member
 from hqde_fl.clients.reproducibility import reproducible
@@ -17,14 +18,19 @@ from hqde_fl.clients.training import Training, train
 from hqde_fl.seeding import Seeds
 from hqde_fl.strategies.server_data import RootTraining
 
+MAX_PASSES = 100
+"""Passes over the root examples for each of a client over its own, at most."""
+
 
 def root_training(
     task: Task, examples: Dataset[Any], training: Training, seeds: Seeds
 ) -> RootTraining:
     """Return the function that trains a model on root examples as the clients train on theirs.
 
-    Without DP-SGD, which would protect the server's data from the server. What it draws at random
-    follows from the seeds and the round.
+    It passes over them often enough for the number of steps of a typical client, as in FLTrust's
+    paper, but never more than ``MAX_PASSES`` times as often as a client over its own. It is without
+    DP-SGD, which would protect the server's data from the server. What it draws at random follows
+    from the seeds and the round.
 
     Parameters
     ----------
@@ -44,10 +50,15 @@ def root_training(
 
     model = FreshModel(build, training.new_optimizer)
 
-    def trained(state: Mapping[str, Tensor], number: int) -> Mapping[str, Tensor]:
+    own_batches = shuffled_batches(len(examples), training.batch_size)  # type: ignore[arg-type]
+
+    def trained(state: Mapping[str, Tensor], number: int, typical: float) -> Mapping[str, Tensor]:
         own, optimizer = model.load_to_train(state)
+        batches = shuffled_batches(max(1, int(min(typical, 1e9))), training.batch_size)
+        passes = min(MAX_PASSES, max(1, round(batches / own_batches)))
+        often = replace(training, epochs=passes * training.epochs)
         with reproducible(seeds.integer("root", number)):
-            train(own, examples, task, training, seeds.torch("root", number), optimizer)
+            train(own, examples, task, often, seeds.torch("root", number), optimizer)
         return {
             name: value.detach().to("cpu", copy=True) for name, value in own.state_dict().items()
         }

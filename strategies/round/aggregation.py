@@ -108,7 +108,7 @@ def merge_model(
             cohort.require(str(rule), max(1, rule.minimum(cohort.faulty)))
         columns = received_columns([reply.update for reply in updates])
         confidence = settings.confidence.of(model, updates, histories)
-        context = context_for(rule, model, cohort.round, settings.root_training)
+        context = context_for(rule, model, cohort, settings.root_training)
         cohort = replace(cohort, confidence=confidence, context=context)
         columns = scaled_to_mean_work(columns, work, rule, cohort)
         with own_code(f"rule {rule}"):

@@ -25,9 +25,12 @@ def test_the_server_trains_on_examples_that_are_not_in_the_test_set(tiny: Experi
     train = root_training(task, examples, tiny.parts.training, seeds)
     state = initial_state(task, 1, seeds)
     before = {name: value.clone() for name, value in state.items()}
-    first, again, later = train(state, 1), train(state, 1), train(state, 2)
+    first, again, later = train(state, 1, 40), train(state, 1, 40), train(state, 2, 40)
+    longer = train(state, 1, 400)
     assert all(torch.equal(first[name], again[name]) for name in state)
     assert any(not torch.equal(first[name], later[name]) for name in state)
+    moved = [sum(float((end[k] - state[k]).norm()) for k in state) for end in (first, longer)]
+    assert moved[1] > 3 * moved[0]  # it takes the steps of a client with 400 examples
     assert all(torch.equal(state[name], before[name]) for name in state)
 
 
