@@ -149,7 +149,8 @@ def serve(
     seeds = experiment.parts.seeds
     if count := experiment.strategy.root_examples:
         task, examples = set_aside(task, count, seeds, "root-examples")
-        root = root_training(task, examples, experiment.parts.training, seeds)
+        if experiment.parts.aggregation.root_training is not None:
+            root = root_training(task, examples, experiment.parts.training, seeds)
     if count := experiment.strategy.held_out:
         task, examples = set_aside(task, count, seeds)
         if experiment.parts.aggregation.held_out is not None:

@@ -328,18 +328,18 @@ def _check_rule(rule: Aggregator, strategy: StrategySection, voters: int) -> Non
     """Raise ``ConfigError`` for a pre-aggregation, or options that do not fit the rule.
 
     ``held-out > 0`` goes together with a rule whose confidence is 'held-out', or with ``voters``,
-    ``root-examples > 0`` with a rule that needs a reference update, and ``confidence-metric`` is
-    for a rule whose confidence is 'reported' only.
+    ``confidence-metric`` is for a rule whose confidence is 'reported' only, and a rule that needs a
+    reference update needs ``root-examples > 0``. Other rules leave these aside, so that a sweep
+    tests all rules on the same examples.
     """
     if rule.is_preaggregation:
         raise ConfigError(
             f"strategy.rule {strategy.rule['name']!r} is a pre-aggregation, which feeds a rule: "
             "put both into a chain"
         )
-    if ("reference" in rule.needs) != (strategy.root_examples > 0):
+    if "reference" in rule.needs and strategy.root_examples == 0:
         raise ConfigError(
-            "strategy.root-examples > 0 goes together with a rule that needs an update of the "
-            f"server's own, such as 'fltrust', found {strategy.root_examples} and {rule}"
+            f"strategy.root-examples must be > 0 for the server's own update in {rule}, found 0"
         )
     source = rule.confidence_from
     if (source == "held-out" or voters > 0) != (strategy.held_out > 0):

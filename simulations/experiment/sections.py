@@ -195,7 +195,8 @@ class StrategySection(Section):
         or ``file.py:function``; empty: e^(-mean loss).
     root_examples : int
         The number of test examples that the server sets aside to train on itself, for rules that
-        compare clients with the server, such as ``fltrust``; the paper takes 100.
+        compare clients with the server, such as ``fltrust``; the paper takes 100. With another rule
+        they are set aside all the same, so that a sweep tests all rules on the same examples.
     confidence_metric : str
         The metric in a client's reply that rules with ``confidence = "reported"`` take as its
         confidence; empty: ``"train-loss"``.
