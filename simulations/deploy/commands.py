@@ -71,14 +71,19 @@ def up(
     directory: Directory,
     count: Annotated[int | None, typer.Option(help="How many nodes; default all.")] = None,
     port: Annotated[int, typer.Option(help="The SuperLink's port; 0 for a free one.")] = 0,
+    listen: Annotated[
+        str, typer.Option(help="Where it listens; 0.0.0.0 for sites elsewhere.")
+    ] = "127.0.0.1",
 ) -> None:
     """Start a SuperLink and nodes on this machine, and keep them running until ``down``."""
     from hqde_fl.simulations.deploy.federation import FederationDirectory
     from hqde_fl.simulations.deploy.nodes import up
 
     with interruptible():
-        started = up(FederationDirectory.load(directory), count, port=port, on_step=typer.echo)
-    typer.echo(f"up: SuperLink at {started.address}, {len(started.ids)} nodes online")
+        federation = FederationDirectory.load(directory)
+        started = up(federation, count, port=port, listen=listen, on_step=typer.echo)
+    online = len(federation.local[:count])
+    typer.echo(f"up: SuperLink at {started.address}, {online} nodes online")
 
 
 @app.command()

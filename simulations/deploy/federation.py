@@ -349,7 +349,9 @@ class FederationDirectory:
             self.add_folder(name)
         self.write()
 
-    def add_folder(self, name: str, *, host: str | None = None, has_key: bool = True) -> None:
+    def add_folder(
+        self, name: str, *, host: str | None = None, port: int = 0, has_key: bool = True
+    ) -> None:
         """Write the folder for the host of a node, and its public key for the SuperLink's host.
 
         Parameters
@@ -359,6 +361,8 @@ class FederationDirectory:
         host : str, optional
             The name or address by which this node reaches the SuperLink; the first of ``hosts`` if
             not given.
+        port : int, optional
+            The SuperLink's port; that of the settings if it is 0.
         has_key : bool, default=True
             False to make no key: it is made at the site.
         """
@@ -372,7 +376,7 @@ class FederationDirectory:
         address = address_of(host)
         host = f"[{address}]" if address is not None and address.version == 6 else host
         unit = node_unit(
-            f"{host}:{self.port}",
+            f"{host}:{port or self.port}",
             name,
             self._partition(number),
             self.total or self.count,

@@ -56,6 +56,7 @@ def add(
     key: Path | None = None,
     key_at_site: bool = False,
     here: bool = False,
+    port: int = 0,
 ) -> FederationDirectory:
     """Add a node to a federation, or the public key of one whose key was made at the site.
 
@@ -74,6 +75,8 @@ def add(
         True to make no key here, as the site makes it.
     here : bool, default=False
         True for a node that ``nodes up`` starts on this machine.
+    port : int, optional
+        The port of a SuperLink that ``nodes up`` has started; that of the settings if it is 0.
 
     Returns
     -------
@@ -103,7 +106,7 @@ def add(
             federation = replace(federation.renew([host]), names=federation.names, remote=remote)
         try:
             has_key = key is None and not key_at_site
-            federation.add_folder(name, host=host, has_key=has_key)
+            federation.add_folder(name, host=host, port=port, has_key=has_key)
             if key is not None:
                 _complete(federation, name, key)
             federation.write()

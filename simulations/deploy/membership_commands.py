@@ -54,8 +54,15 @@ def add(
     if here and (key_at_site or public_key is not None):
         raise ConfigError("--here starts the node with a key of this directory: found another")
     with interruptible():
+        running = None if superlink else membership.control_of(federation)
         federation = membership.add(
-            federation, name, host=host, key=public_key, key_at_site=key_at_site, here=here
+            federation,
+            name,
+            host=host,
+            key=public_key,
+            key_at_site=key_at_site,
+            here=here,
+            port=0 if running is None else running.port,
         )
         if (federation.superlink / f"{name}.pub").exists():
             typer.echo(f"{name}: added{_synchronised(federation, superlink, [name])}")

@@ -98,6 +98,7 @@ def up(
     count: int | None = None,
     *,
     port: int = 0,
+    listen: str = supervisor.LOOPBACK,
     seconds: float = UP_SECONDS,
     on_step: Callable[[str], None] = lambda text: None,
 ) -> Status:
@@ -113,6 +114,8 @@ def up(
         Number of nodes to start; all that have keys if not given.
     port : int, optional
         Port of the SuperLink; 0 for its previous one, or a free one.
+    listen : str, optional
+        Address on which the SuperLink listens: ``127.0.0.1``, or ``0.0.0.0`` for sites elsewhere.
     seconds : float, optional
         Maximum number of seconds to wait.
     on_step : Callable, optional
@@ -128,8 +131,9 @@ def up(
     """
     count = len(federation.local) if count is None else count
     if federation.edges and 1 <= count <= federation.count:
-        return _up_with_edges(federation, count, port=port, seconds=seconds, on_step=on_step)
-    return _up(federation, count, port=port, seconds=seconds, on_step=on_step)
+        options: dict[str, Any] = {"port": port, "listen": listen, "seconds": seconds}
+        return _up_with_edges(federation, count, on_step=on_step, **options)
+    return _up(federation, count, port=port, listen=listen, seconds=seconds, on_step=on_step)
 
 
 def _up_with_edges(
@@ -160,6 +164,7 @@ def _up(
     count: int,
     *,
     port: int = 0,
+    listen: str = supervisor.LOOPBACK,
     seconds: float = UP_SECONDS,
     on_step: Callable[[str], None],
 ) -> Status:
@@ -169,6 +174,8 @@ def _up(
         raise ConfigError(f"count must be in [1, {keys}] (the keys), found {count}")
     if not 0 <= port <= 65535:
         raise ConfigError(f"port must be in [0, 65535], 0 for any, found {port}")
+    if listen not in (supervisor.LOOPBACK, "0.0.0.0"):
+        raise ConfigError(f"listen must be {supervisor.LOOPBACK} or 0.0.0.0, found {listen!r}")
     with federation.locked():
         if (current := status(federation)) is not None and current.running:
             raise ConfigError(f"{federation.path} is up already, at {current.address}")
@@ -179,7 +186,7 @@ def _up(
         except OSError as error:
             raise RunError(f"{federation.state} cannot be written: {error.strerror}") from error
         try:
-            process = _start(federation, count)
+            process = _start(federation, count, listen)
             on_step("SuperLink and SuperNodes started; waiting for them to connect")
             return _wait(federation, count, process, time.monotonic() + seconds)
         except BaseException:
@@ -367,10 +374,10 @@ def _free(port: int) -> bool:
     return True
 
 
-def _start(federation: FederationDirectory, count: int) -> subprocess.Popen[bytes]:
+def _start(federation: FederationDirectory, count: int, listen: str) -> subprocess.Popen[bytes]:
     federation.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = [os.path.abspath(folder) for folder in sys.path]
-    arguments = [str(federation.path), str(count)]
+    arguments = [str(federation.path), str(count), listen]
     with (federation.state / "supervisor.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-P", "-c", _SUPERVISOR, json.dumps(path), *arguments],

@@ -47,6 +47,11 @@ class ControlAddress:
     address: str
     root: Path
 
+    @property
+    def port(self) -> int:
+        """The port in the address."""
+        return int(self.address.rpartition(":")[2])
+
     @classmethod
     def named(cls, name: str) -> ControlAddress:
         """Return the address of a SuperLink that Flower's configuration names.

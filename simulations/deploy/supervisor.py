@@ -31,6 +31,7 @@ from hqde_fl.simulations.engines.flower.superlink import program
 from hqde_fl.simulations.recording.atomic_files import replace_file
 
 STATUS = "status.json"
+LOOPBACK = "127.0.0.1"
 PORTS = "ports.json"
 """Name of the file with the ports of the SuperLink and of each node, which later starts reuse."""
 
@@ -42,8 +43,8 @@ _ENDING = 10.0
 def main(arguments: Sequence[str]) -> int:
     """Supervise a federation until a signal ends this process; return 1 after a ``RunError``.
 
-    ``arguments`` are the federation's directory and the number of nodes. At the end all processes
-    of the federation are ended.
+    ``arguments`` are the federation's directory, the number of nodes, and the address on which the
+    SuperLink listens. At the end all processes of the federation are ended.
     """
     federation, count = FederationDirectory.load(Path(arguments[0])), int(arguments[1])
 
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
 
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, leave)
-    supervisor = Supervisor(federation, count)
+    supervisor = Supervisor(federation, count, arguments[2])
     try:
         supervisor.run()
     except RunError as error:
@@ -68,20 +69,21 @@ def main(arguments: Sequence[str]) -> int:
 class Supervisor:
     """The processes of one federation on this machine: the SuperLink and ``count`` nodes.
 
-    Nodes that ``nodes add`` and ``nodes revoke`` add to the federation or remove from it are
-    started and ended while the others run.
+    The SuperLink listens on the address ``listen``, which includes loopback. Nodes that ``nodes
+    add`` and ``nodes revoke`` add to the federation or remove from it are started and ended while
+    the others run.
     """
 
-    def __init__(self, federation: FederationDirectory, count: int) -> None:
+    def __init__(self, federation: FederationDirectory, count: int, listen: str) -> None:
         self._federation, self._count = federation, count
         self._environment = federation.environment()
         ports = json.loads((federation.state / PORTS).read_text(encoding="utf-8"))
-        self._address = f"127.0.0.1:{ports[0]}"
+        self._address = f"{LOOPBACK}:{ports[0]}"
         self._control = ControlAddress(self._address, federation.superlink / "ca.crt")
         self._logs = federation.state / "logs"
         self._logs.mkdir(mode=0o700, exist_ok=True)
         database = federation.state / "superlink.db"
-        command = superlink_command(federation.superlink, database, "127.0.0.1", ports[0])
+        command = superlink_command(federation.superlink, database, listen, ports[0])
         self._link = self._supervised("superlink", command)
         started = federation.local[:count]
         self._nodes = [
