@@ -45,6 +45,9 @@ from hqde_fl.simulations.recording.run_directory import round_line
 from hqde_fl.simulations.recording.run_follower import OnRound, follow_run
 from hqde_fl.strategies.callbacks import Callback, RoundRecord
 
+WORKER_MODULES = ("hqde_fl.simulations.client_app",)
+"""Modules that Ray's workers import while the server loads its data."""
+
 STOP_SECONDS = 10.0
 """Time in which another process that writes the run directory must end after its run."""
 
@@ -260,7 +263,8 @@ def _ray_starting(experiment: Experiment) -> Iterator[None]:
         return
     from hqde_fl.simulations.engines.ray.pool import prepare, wait_until_prepared
 
-    prepare(experiment.engine.address, experiment.engine.runtime_env)
+    engine = experiment.engine
+    prepare(engine.address, engine.runtime_env, experiment.parts.resources, WORKER_MODULES)
     try:
         yield
     except BaseException:
@@ -316,6 +320,7 @@ def _run_deployed(attempt: _Attempt, superlink: str) -> None:
     """
     from hqde_fl.simulations.deploy.named_superlink import find
     from hqde_fl.simulations.engines.flower.engine import run_deployed
+    from hqde_fl.simulations.engines.flower.round_lines import RoundReader
 
     experiment = attempt.experiment
     edges = experiment.parts.edges if experiment.edges.nodes else None
@@ -328,13 +333,19 @@ def _run_deployed(attempt: _Attempt, superlink: str) -> None:
             "`flwr run` and --run-config 'resume=\"DIR\"'"
         )
     with _closed_on_failure(out), follow_run(out, attempt.on_round, attempt.resume):
-        run_deployed(
+        run_id = run_deployed(
             attempt.experiment.to_json(),
             out,
             target.superlink,
             connection=target.connection,
             resume=attempt.resume,
-            on_line=_ignore,
+            on_line=RoundReader(attempt.on_round).read if target.connection else _ignore,
+        )
+    if target.connection:
+        print(
+            f"run {run_id} on {target.connection}: `hqde-fl fetch {run_id} --superlink "
+            f"{target.connection}` brings its files here",
+            file=sys.stderr,
         )
 
 

@@ -36,6 +36,7 @@ from hqde_fl.simulations.edges.surroundings import edge_grid, sent_bytes
 from hqde_fl.simulations.engines.cache_folder import CacheFolder
 from hqde_fl.simulations.engines.deployment.guarded_grid import GuardedGrid, guard
 from hqde_fl.simulations.engines.deployment.numbered_grid import NumberedGrid
+from hqde_fl.simulations.engines.flower.round_lines import LOG_ROUNDS, LoggedRounds
 from hqde_fl.simulations.experiment.experiment import Experiment, experiment_file
 from hqde_fl.simulations.experiment.held_out import judge, set_aside
 from hqde_fl.simulations.experiment.own_modules import add_folder_of
@@ -51,6 +52,7 @@ from hqde_fl.simulations.recording.privacy_ledger import FileLedger
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.recording.run_callbacks import informed
 from hqde_fl.simulations.recording.run_directory import Measure, RunDirectory, own_clients
+from hqde_fl.simulations.recording.run_ids import note_run_id
 from hqde_fl.strategies.callbacks import Callback
 from hqde_fl.strategies.confidence import HeldOut
 from hqde_fl.strategies.edges.edge_grid import EdgeGrid
@@ -74,7 +76,7 @@ def main(grid: Grid, context: Context) -> None:
     if job := context.run_config.get(JOB):
         serve_edge(grid, context.run_config, Path(str(job)))
         return
-    out = serve_run_config(grid, context.run_config)
+    out = serve_run_config(grid, context.run_config, context.run_id)
     write_report(Comparison.of(Run.load(out)), out)
 
 
@@ -86,7 +88,7 @@ def serve_edge(grid: Grid, run_config: UserConfig, job: Path) -> None:
         serve_job(grid, Experiment.from_run_config(run_config), job)
 
 
-def serve_run_config(grid: Grid, run_config: UserConfig) -> Path:
+def serve_run_config(grid: Grid, run_config: UserConfig, run_id: int | None = None) -> Path:
     """Run the experiment of a Flower run's config and record it.
 
     Parameters
@@ -96,6 +98,8 @@ def serve_run_config(grid: Grid, run_config: UserConfig) -> Path:
     run_config : UserConfig
         Names the experiment and, as ``out``, the run directory, by default a new one in ``runs/``;
         as ``resume`` a directory whose run is to go on, or to begin if there is none in it.
+    run_id : int, optional
+        Flower's id of the run, under which a run directory that is chosen here can be found.
 
     Returns
     -------
@@ -108,7 +112,10 @@ def serve_run_config(grid: Grid, run_config: UserConfig) -> Path:
     resume = str(run_config.get("resume") or "")
     out = Path(resume or str(run_config.get("out") or default_directory(experiment.name)))
     task = experiment.checked_task(clients=False)  # their data may be on other hosts
-    serve(grid, experiment, task, out, resume=bool(resume))
+    if run_id is not None and not run_config.get("out"):
+        note_run_id(out, run_id)
+    callbacks = (LoggedRounds(),) if run_config.get(LOG_ROUNDS) else ()
+    serve(grid, experiment, task, out, resume=bool(resume), callbacks=callbacks)
     return out
 
 

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from hqde_fl.errors import ConfigError, HQDEError
 from hqde_fl.own_modules import own_code
+from hqde_fl.simulations.console.fetch import fetch
 from hqde_fl.simulations.console.interruption import (
     Terminated,
     exit_status,
@@ -362,6 +363,7 @@ def audit(
         raise typer.Exit(1)
 
 
+app.command()(fetch)
 app.command()(top)
 
 

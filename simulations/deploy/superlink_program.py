@@ -20,6 +20,7 @@ from typing import Any
 import uvicorn
 
 from hqde_fl.protocol.flower_internals import log
+from hqde_fl.simulations.deploy.run_files import serve_runs
 from hqde_fl.simulations.engines.flower_internals import flower_superlink
 
 POLL_SECONDS = 1.0
@@ -60,7 +61,8 @@ class _ReloadingConfig(uvicorn.Config):
     """Uvicorn's configuration, which keeps its TLS context up to date."""
 
     def load(self) -> None:
-        """Load the configuration, and watch the files of the certificate."""
+        """Load the configuration, add the routes of the runs, and watch the certificate's files."""
+        serve_runs(self.app, Path("runs"))
         super().load()
         if self.ssl is None or self.ssl_certfile is None or self.ssl_keyfile is None:
             return

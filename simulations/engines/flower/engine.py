@@ -13,6 +13,7 @@ from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.console.interruption import uninterrupted
 from hqde_fl.simulations.engines.flower.deployed_run import DeployedRun
 from hqde_fl.simulations.engines.flower.flower_run import FlowerRun
+from hqde_fl.simulations.engines.flower.round_lines import LOG_ROUNDS
 from hqde_fl.simulations.engines.flower.superlink import SuperLink, private_superlink
 
 
@@ -66,7 +67,7 @@ def run_deployed(
     connection: str = "",
     resume: bool = False,
     on_line: Callable[[str], None],
-) -> None:
+) -> str:
     """Run an experiment on real nodes and wait for its end; if interrupted, stop the run.
 
     Parameters
@@ -84,21 +85,30 @@ def run_deployed(
     resume : bool, optional
         True to resume the run in ``out``.
     on_line : Callable
-        Called with each line of Flower's output.
+        Called with each line of Flower's output. With a ``connection`` the rounds are among them,
+        for ``round_lines.RoundReader``.
+
+    Returns
+    -------
+    str
+        Flower's id of the run.
 
     Raises
     ------
     RunError
         If the run did not end ``finished:completed``; the message has the reason.
     """
+    config = {LOG_ROUNDS: "yes"} if connection else {}
     with tempfile.TemporaryDirectory(prefix="hqde-fl-") as directory:
-        run = DeployedRun(superlink, Path(directory) / "app", out, on_line, connection, resume)
+        app = Path(directory) / "app"
+        run = DeployedRun(superlink, app, out, on_line, connection, resume, config)
         try:
             run.execute(experiment_json, "" if connection else str(out.resolve()))
         except BaseException:
             with uninterrupted():
                 run.stop()
             raise
+    return run.run_id
 
 
 def run_on_superlink(

@@ -78,6 +78,11 @@ class FlowerRun:
         self._id: str | None = None
         self._over = False
 
+    @property
+    def run_id(self) -> str:
+        """Flower's id of the run; empty before it has started."""
+        return self._id or ""
+
     def execute(self, experiment_json: str, out: str, *arguments: str) -> None:
         """Run an experiment with ``flwr run``; raise ``RunError`` unless the run is completed.
 
