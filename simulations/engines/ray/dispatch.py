@@ -28,6 +28,9 @@ BATCH_SECONDS = 0.1
 MIN_BATCH_SECONDS = 0.03
 """Duration below which a batch is not made for the workers to finish at one time: a call costs a
 few milliseconds of all processes together."""
+MIN_SHARE = 8
+"""A worker's part of the queue below which it gets smaller batches all the same: a client that
+hangs or dies stops or repeats all of its batch."""
 BATCH_BYTES = 32 << 20
 """Intended size of all replies of a batch together."""
 
@@ -232,7 +235,9 @@ class Dispatcher:
         size = min(BATCH_SECONDS / self._seconds, BATCH_BYTES / max(self._bytes, 1.0))
         share = -(-queued // workers)
         # at most half of a worker's part of the queue, so that all workers finish at about one time
-        part = max(-(-share // 2), min(share, round(MIN_BATCH_SECONDS / self._seconds)))
+        part = -(-share // 2)
+        if share >= MIN_SHARE:
+            part = max(part, min(share, round(MIN_BATCH_SECONDS / self._seconds)))
         return max(1, min(int(size), part))
 
     def _start(self, slot: Slot, calls: Sequence[ClientCall]) -> None:
