@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.console.interruption import interruptible
 from hqde_fl.simulations.deploy import membership_commands
 
 if TYPE_CHECKING:
-    from hqde_fl.simulations.deploy.nodes import Status
+    from hqde_fl.simulations.deploy.federation import FederationDirectory
+    from hqde_fl.simulations.deploy.node_overview import NodeTimes
 
 app = typer.Typer(
     name="nodes",
@@ -103,50 +102,68 @@ def down(
 
 
 @app.command()
-def status(directory: Directory) -> None:
-    """Show the processes and the nodes' states at the SuperLink; exit status 1 if one is not up."""
+def status(
+    directory: Directory,
+    superlink: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A SuperLink that Flower's configuration names."),
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Whose round times and reasons; default the latest."),
+    ] = None,
+) -> None:
+    """Show certificates, processes and nodes; exit status 1 if one is not up or not online.
+
+    A run is a run directory, or with --superlink a run's id. "training" is what a node reports,
+    "whole" the time from the message to its reply, both as medians of its last ten rounds.
+    """
+    from hqde_fl.simulations.deploy import status_tables
     from hqde_fl.simulations.deploy.federation import FederationDirectory
-    from hqde_fl.simulations.deploy.nodes import connected, online
-    from hqde_fl.simulations.deploy.nodes import status as read
+    from hqde_fl.simulations.deploy.registered_keys import ControlAddress
 
     federation = FederationDirectory.load(directory)
-    edges = [FederationDirectory.load(path) for path in federation.edge_paths]
-    well = True
-    for each in (federation, *edges):
-        if edges:
-            typer.echo(f"== {each.path}")
-        current = read(each)
-        if current is None or not current.running:
-            typer.echo("not up")
-            well = False
-            continue
-        listed = online(connected(each))
-        typer.echo(f"SuperLink at {current.address}")
-        well = _print_processes(current, listed) and well
+    with interruptible():
+        for line in status_tables.certificate_lines(federation):
+            typer.echo(line)
+        if superlink is not None:
+            control = ControlAddress.named(superlink)
+            run = status_tables.latest_run(control) if run is None else run
+            times = status_tables.times_of_run(run, control) if run else {}
+            typer.echo(f"SuperLink at {control.address}" + (f", run {run}" if run else ""))
+            well = status_tables.show_nodes(federation, control, times)
+        else:
+            times = {} if run is None else status_tables.times_of_run(run, None)
+            well = all([_show_here(federation.path, times), *_edges(federation)])
     if not well:
         raise typer.Exit(1)
 
 
-def _print_processes(current: Status, listed: Mapping[int, str]) -> bool:
-    """Print the processes of a federation; return True if all are up."""
-    table = Table(box=None)
-    for title in ("process", "pid", "restarts", "last exit", "node id", "SuperLink says"):
-        table.add_column(title, no_wrap=True)
-    well = True
-    for report in current.processes:
-        node = current.ids.get(report.name)
-        state = "" if node is None else listed.get(node, "unknown")
-        well = well and report.pid is not None and state in ("", "online")
-        table.add_row(
-            report.name,
-            "waiting" if report.pid is None else str(report.pid),
-            str(report.restarts),
-            "" if report.exit_code is None else str(report.exit_code),
-            "" if node is None else str(node),
-            state,
-        )
-    Console().print(table)
-    return well
+def _edges(federation: FederationDirectory) -> list[bool]:
+    """Show the federations of the edges on this machine; return whether each is up."""
+    return [_show_here(path, {}, title=f"== {path}") for path in federation.edge_paths]
+
+
+def _show_here(path: Path, times: Mapping[int, NodeTimes], title: str = "") -> bool:
+    """Show a federation on this machine; return True if it is up and its nodes are online."""
+    from hqde_fl.simulations.deploy import status_tables
+    from hqde_fl.simulations.deploy.federation import FederationDirectory
+    from hqde_fl.simulations.deploy.membership import control_of
+    from hqde_fl.simulations.deploy.nodes import status as read
+
+    federation = FederationDirectory.load(path)
+    current, control = read(federation), control_of(federation)
+    if title:
+        typer.echo(title)
+    if current is None or control is None:
+        typer.echo("not up")
+        return False
+    typer.echo(f"SuperLink at {current.address}")
+    processes = status_tables.show_processes(current)
+    started = [
+        name for name in federation.names if name in current.ids or name in federation.remote
+    ]
+    return status_tables.show_nodes(federation, control, times, started) and processes
 
 
 @app.command()

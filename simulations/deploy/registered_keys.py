@@ -21,6 +21,7 @@ from hqde_fl.simulations.deploy.federation import REVOKED, FederationDirectory
 from hqde_fl.simulations.engines.flower_internals import (
     ControlHttpClient,
     ListNodesRequest,
+    ListRunsRequest,
     RegisterNodeRequest,
     RuntimeVersionHttpInterceptor,
     UnregisterNodeRequest,
@@ -78,11 +79,24 @@ class ControlAddress:
             nodes = client.ListNodes(ListNodesRequest()).nodes_info
         return {node.public_key: node.node_id for node in nodes if node.status != UNREGISTERED}
 
+    def nodes(self) -> list[Any]:
+        """Return Flower's ``NodeInfo`` of each node that was ever registered.
+
+        ``RunError`` is raised if the SuperLink does not answer.
+        """
+        with self._client("does not list its nodes") as client:
+            return list(client.ListNodes(ListNodesRequest()).nodes_info)
+
     def statuses(self) -> dict[int, str]:
         """Return the status of each node that was ever registered, or raise ``RunError``."""
-        with self._client("does not list its nodes") as client:
-            nodes = client.ListNodes(ListNodesRequest()).nodes_info
-        return {int(node.node_id): str(node.status) for node in nodes}
+        return {int(node.node_id): str(node.status) for node in self.nodes()}
+
+    def runs(self) -> list[str]:
+        """Return the ids of the SuperLink's runs, the latest first, or raise ``RunError``."""
+        with self._client("does not list its runs") as client:
+            runs = client.ListRuns(ListRunsRequest()).run_dict
+        latest_first = sorted(runs, key=lambda run: str(runs[run].pending_at), reverse=True)
+        return [str(run) for run in latest_first]
 
     def register(self, public_key: bytes, name: str) -> int:
         """Register a node's key under a name and return the node's id, or raise ``RunError``."""

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import ssl
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, final
 from urllib.parse import quote
@@ -88,8 +88,8 @@ class RunFetcher:
     def __init__(self, control: ControlAddress, run_id: str) -> None:
         self._control, self._run_id = control, run_id
 
-    def fetch(self, out: Path) -> list[str]:
-        """Write the run's files into a directory and return their names.
+    def fetch(self, out: Path, only: Collection[str] = ()) -> list[str]:
+        """Write the run's files, or ``only`` some, into a directory and return their names.
 
         A file that was fetched in part is removed; others that are there already are replaced.
 
@@ -98,7 +98,7 @@ class RunFetcher:
         RunError
             If the SuperLink does not answer, has no such run, or a file cannot be written.
         """
-        files = self.listing()
+        files = {name: size for name, size in self.listing().items() if not only or name in only}
         try:
             for name, size in files.items():
                 self._fetch_file(name, size, out / name)

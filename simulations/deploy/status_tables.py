@@ -1,0 +1,141 @@
+"""Tables of ``hqde-fl nodes status``."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hqde_fl.errors import ConfigError, RunError
+from hqde_fl.simulations.deploy.authority import days_left
+from hqde_fl.simulations.deploy.federation import FederationDirectory
+from hqde_fl.simulations.deploy.node_overview import NodeTimes, ago, last_seen, node_times
+from hqde_fl.simulations.deploy.nodes import Status
+from hqde_fl.simulations.deploy.registered_keys import UNREGISTERED, ControlAddress, public_key
+from hqde_fl.simulations.deploy.run_files import RunFetcher
+from hqde_fl.simulations.recording.file_names import CLIENTS
+from hqde_fl.simulations.recording.recorded_run import read_lines
+from hqde_fl.terminal_text import printable
+
+WARNING_DAYS = 30
+"""Days before the end of a certificate from which it is warned of."""
+
+
+def certificate_lines(federation: FederationDirectory) -> list[str]:
+    """Return a line about each certificate of a federation: how many days it is still valid."""
+    lines = []
+    for what, path in (
+        ("authority", federation.path / "ca.crt"),
+        ("server certificate", federation.superlink / "server.crt"),
+    ):
+        try:
+            days = days_left(path)
+        except (OSError, ValueError):
+            lines.append(f"{what}: {path} cannot be read")
+            continue
+        text = f"{what}: valid for {days} days" if days >= 0 else f"{what}: EXPIRED"
+        advice = f": `hqde-fl nodes renew {federation.path}`" if what != "authority" else ""
+        lines.append(f"{text}{advice if days < WARNING_DAYS else ''}")
+    return lines
+
+
+def show_processes(current: Status) -> bool:
+    """Print the processes of a federation on this machine; return True if all are up."""
+    table = Table(box=None)
+    for title in ("process", "pid", "restarts", "last exit"):
+        table.add_column(title, no_wrap=True)
+    for report in current.processes:
+        table.add_row(
+            report.name,
+            "waiting" if report.pid is None else str(report.pid),
+            str(report.restarts),
+            "" if report.exit_code is None else str(report.exit_code),
+        )
+    Console().print(table)
+    return all(report.pid is not None for report in current.processes)
+
+
+def show_nodes(
+    federation: FederationDirectory,
+    control: ControlAddress,
+    times: Mapping[int, NodeTimes],
+    names: Collection[str] | None = None,
+) -> bool:
+    """Print nodes as a SuperLink sees them, all if no names are given; True if all are online."""
+    listed = {node.public_key: node for node in control.nodes() if node.status != UNREGISTERED}
+    table = Table(box=None)
+    titles = ("node", "node id", "SuperLink says", "last seen", "round", "training", "whole")
+    for title in titles:
+        table.add_column(title, no_wrap=True)
+    table.add_column("not kept", overflow="fold")
+    well = True
+    for name in federation.names if names is None else names:
+        node = _registered(federation, name, listed)
+        well = well and node is not None and node.status == "online"
+        if node is None:
+            table.add_row(name, "", "not registered")
+            continue
+        recent = times.get(int(node.node_id))
+        row: list[str | Text] = [name, str(node.node_id), str(node.status), ago(last_seen(node))]
+        if recent is not None:
+            row += [str(recent.round), _seconds(recent.train), _seconds(recent.turnaround)]
+            row.append(Text(printable(recent.reason, 200)))
+        table.add_row(*row)
+    Console().print(table)
+    return well
+
+
+def _registered(
+    federation: FederationDirectory, name: str, listed: Mapping[bytes, Any]
+) -> Any | None:
+    try:
+        return listed.get(public_key(federation.superlink / f"{name}.pub"))
+    except ConfigError:  # it is made at the site, and has not come back yet
+        return None
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} s"
+
+
+def times_of_run(run: str, control: ControlAddress | None) -> dict[int, NodeTimes]:
+    """Return the times of each node in a run.
+
+    Parameters
+    ----------
+    run : str
+        A run directory, or Flower's id of a run on a SuperLink that has a name.
+    control : ControlAddress, optional
+        The SuperLink that has it; None for a directory.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such directory, or its records are damaged.
+    RunError
+        If the SuperLink does not send them.
+    """
+    directory = Path(run)
+    if control is None or not run.isdigit() or directory.is_dir():
+        if not (directory / CLIENTS).is_file():
+            raise ConfigError(f"{run} has no {CLIENTS}: --run takes a run directory or a run's id")
+        return node_times(read_lines(directory / CLIENTS))
+    with tempfile.TemporaryDirectory(prefix="hqde-fl-") as folder:
+        RunFetcher(control, run).fetch(Path(folder), only=(CLIENTS,))
+        return node_times(read_lines(Path(folder) / CLIENTS))
+
+
+def latest_run(control: ControlAddress) -> str:
+    """Return Flower's id of the latest run that a SuperLink has a directory of; "" if of none."""
+    for run in control.runs():
+        try:
+            RunFetcher(control, run).listing()
+        except RunError:
+            continue
+        return run
+    return ""
