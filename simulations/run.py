@@ -263,8 +263,8 @@ def _ray_starting(experiment: Experiment) -> Iterator[None]:
         return
     from hqde_fl.simulations.engines.ray.pool import prepare, wait_until_prepared
 
-    engine = experiment.engine
-    prepare(engine.address, engine.runtime_env, experiment.parts.resources, WORKER_MODULES)
+    engine, parts = experiment.engine, experiment.parts
+    prepare(engine.address, engine.runtime_env, parts.resources, parts.sampled, WORKER_MODULES)
     try:
         yield
     except BaseException:

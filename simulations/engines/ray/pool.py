@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import AuthenticationError, RayError
 
 import hqde_fl
-from hqde_fl.errors import RunError
+from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.simulations.console.interruption import sigterm_kept
 from hqde_fl.simulations.engines.ray.access import asks_for_token
 from hqde_fl.simulations.engines.ray.private_ray import (
@@ -128,18 +128,39 @@ def _hint(address: str) -> str:
     return " (it asks for a token: set RAY_AUTH_MODE=token and its RAY_AUTH_TOKEN)"
 
 
-def prepare(address: str = "", runtime_env: Mapping[str, Any] | None = None) -> None:
+def prepare(
+    address: str = "",
+    runtime_env: Mapping[str, Any] | None = None,
+    resources: Sequence[Resources] = (),
+    workers: int = 0,
+    modules: Sequence[str] = (),
+) -> None:
     """Start ``connect`` in a thread, so that the caller can load its data meanwhile.
 
     Nothing is done if this process is connected already. If the thread fails, nothing is raised
     here: the next call of ``connect`` tries again and raises.
+
+    Parameters
+    ----------
+    address, runtime_env : str, Mapping[str, Any]
+        As of ``connect``.
+    resources : Sequence[Resources]
+        Resources of a client, by groups of clients.
+    workers : int
+        Most workers that start with a Ray that is started here, before anyone needs them.
+    modules : Sequence[str]
+        Modules that these workers import before their first client.
     """
     over = threading.Event()
 
     def begin() -> None:
-        with suppress(RunError):
+        with suppress(RunError, ConfigError):
             try:
-                _announced.append(connect(address, runtime_env))
+                with _CONNECTING:
+                    if not ray.is_initialized():
+                        _announced.append(_connect(address, runtime_env))
+                        if is_private(address or os.environ.get("RAY_ADDRESS", "")):
+                            POOL.start_workers(resources, workers, modules)
             finally:
                 over.set()
             threading.Event().wait()  # Linux ends Ray's processes with the thread that started them
@@ -262,6 +283,26 @@ class Pool:
             if not started:
                 return
 
+    def start_workers(
+        self, groups: Sequence[Resources], workers: int, modules: Sequence[str]
+    ) -> None:
+        """Start workers before anyone needs them, as many as fit, and let them import modules.
+
+        Parameters
+        ----------
+        groups : Sequence[Resources]
+            Resources of a client, by groups of clients.
+        workers : int
+            Most workers that are started.
+        modules : Sequence[str]
+            Names of the modules.
+        """
+        allocations = self.allocate(groups)
+        for _ in range(workers):
+            if not (fitting := [one for one in allocations if self._fits(one)]):
+                return
+            self._start(min(fitting, key=self.count), modules)
+
     def refresh(self) -> None:
         """Read the cluster's resources again: a node may have been added or lost."""
         self._nodes = cluster()
@@ -295,11 +336,13 @@ class Pool:
             if not (idle_only and slot.busy):
                 self.end_worker(slot)
 
-    def _start(self, allocation: Allocation) -> None:
+    def _start(self, allocation: Allocation, modules: Sequence[str] = ()) -> None:
         remote: Any = ray.remote(Starter)
         actor = remote.options(
             num_cpus=allocation.num_cpus, num_gpus=allocation.num_gpus, max_restarts=0
-        ).remote(import_path.describe_path(), allocation.threads, allocation.memory_fraction)
+        ).remote(
+            import_path.describe_path(), allocation.threads, allocation.memory_fraction, modules
+        )
         self.slots.append(Slot(actor, allocation, boot=actor.host.remote()))
 
     def _make_room(self, allocation: Allocation, wanted: Mapping[Allocation, int]) -> bool:

@@ -8,7 +8,9 @@ set.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 from ray import cloudpickle
@@ -26,15 +28,25 @@ class Starter:
         The driver's ``import_path.describe_path()``.
     threads, memory_fraction : int, float or None
         Arguments of ``ClientWorker``.
+    modules : Sequence[str]
+        Names of modules to import before the first client comes; what cannot be imported is left
+        to the client, which says what is wrong.
     """
 
     def __init__(
-        self, path: Mapping[str, Any], threads: int, memory_fraction: float | None
+        self,
+        path: Mapping[str, Any],
+        threads: int,
+        memory_fraction: float | None,
+        modules: Sequence[str] = (),
     ) -> None:
         adopt_path(path)
         from hqde_fl.simulations.engines.ray.worker import ClientWorker
 
         self._worker = ClientWorker(threads, memory_fraction)
+        for module in modules:
+            with suppress(Exception):
+                import_module(module)
 
     def host(self) -> str:
         """Return the id of the cluster's node; Ray answers once the worker has started."""
