@@ -7,7 +7,8 @@ or shares. Clients add noise to every number of the model, so that only the roun
     python benchmarks/memory.py --json memory.json [--quick] [--large] [--only CASE ...]
 
 ``--large`` adds 1,000 clients of 40 MB under five rules: 40 GB on the disk of the temporary folder,
-a few minutes for each rule.
+a few minutes for each rule. ``--clients`` sets another number of them; with fewer than 1,000 the
+limit of memory is set to 0, so that their updates are kept in a file all the same.
 """
 
 from __future__ import annotations
@@ -101,12 +102,15 @@ def noisy_app() -> Any:
     return app
 
 
-def run_rounds(engine: str, rule: str, clients: int, numbers: int, rounds: int) -> dict[str, Any]:
+def run_rounds(
+    engine: str, rule: str, clients: int, numbers: int, rounds: int, memory: float = 0.5
+) -> dict[str, Any]:
     """Run rounds of a model of one array; return the peak of memory and the seconds of a round."""
     import torch
     from flwr.serverapp import Grid
 
     from hqde_fl.catalogue import RULES as KNOWN_RULES
+    from hqde_fl.distributed.auto_executor import AutoExecutor
     from hqde_fl.protocol.records import to_record
     from hqde_fl.simulations.engines.inline import InlineGrid
     from hqde_fl.strategies.callbacks import Callback, RoundRecord
@@ -133,7 +137,7 @@ def run_rounds(engine: str, rule: str, clients: int, numbers: int, rounds: int) 
             ends.append(time.monotonic())
 
     strategy = HQDEStrategy(
-        Aggregation(KNOWN_RULES.build(table)),
+        Aggregation(KNOWN_RULES.build(table), executor=AutoExecutor(memory)),
         participation=Participation(fraction_evaluate=0.0),
         reporting=Reporting(callbacks=[Recorder()]),
     )
@@ -194,12 +198,17 @@ CASES: dict[str, list[Any]] = {
     "cohort 1000": [aggregate_cohort, 1000],
     "cohort 10000": [aggregate_cohort, 10_000],
 }
-LARGE: dict[str, list[Any]] = {
-    f"large {rule}": [run_rounds, "inline", rule, LARGE_CLIENTS, LARGE_NUMBERS, 1] for rule in RULES
-}
+LARGE = [f"large {rule}" for rule in RULES]
 
 
-def in_process(name: str) -> dict[str, Any]:
+def large_cases(clients: int) -> dict[str, list[Any]]:
+    """Return the cases with many large models by name."""
+    memory = 0.5 if clients >= LARGE_CLIENTS else 0.0
+    rest = [clients, LARGE_NUMBERS, 1, memory]
+    return {f"large {rule}": [run_rounds, "inline", rule, *rest] for rule in RULES}
+
+
+def in_process(name: str, clients: int) -> dict[str, Any]:
     """Return the figures of a case, in a new process."""
     environment = {
         **os.environ,
@@ -207,7 +216,7 @@ def in_process(name: str) -> dict[str, Any]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "FLWR_TELEMETRY_ENABLED": "0",
     }
-    command = [sys.executable, __file__, "--measure", name]
+    command = [sys.executable, __file__, "--measure", name, "--clients", str(clients)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{name}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
@@ -216,7 +225,7 @@ def in_process(name: str) -> dict[str, Any]:
     return {**figures, "log": limit[0].split(":", 1)[1].strip() if limit else None}
 
 
-def checks(figures: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def checks(figures: dict[str, dict[str, Any]], clients: int) -> list[dict[str, Any]]:
     """Return a check for each bound on the cases that were run."""
     results = []
     model = MODEL_NUMBERS * 4 / MB
@@ -234,7 +243,7 @@ def checks(figures: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         results.append(check("cohort 10,000: memory / updates", ratio, 3, upper=True))
     for rule in RULES:
         if case := figures.get(f"large {rule}"):
-            claim = f"1,000 x 40 MB, {rule}: the driver's anonymous memory, GB"
+            claim = f"{clients} x 40 MB, {rule}: the driver's anonymous memory, GB"
             results.append(check(claim, case["peak-mb"] / 1000, 3, upper=True))
     return results
 
@@ -246,10 +255,11 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="without Ray")
     parser.add_argument("--large", action="store_true", help="also 1,000 clients of 40 MB")
     parser.add_argument("--only", nargs="+", metavar="CASE", choices=[*CASES, *LARGE])
+    parser.add_argument("--clients", type=int, default=LARGE_CLIENTS, help="with --large")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        function, *arguments = {**CASES, **LARGE}[options.measure]
+        function, *arguments = {**CASES, **large_cases(options.clients)}[options.measure]
         print(json.dumps(function(*arguments)))
         return 0
     names = options.only or [*CASES, *(LARGE if options.large else ())]
@@ -257,17 +267,17 @@ def main() -> int:
         names = [name for name in names if not name.startswith("ray")]
     rows, figures = [], {}
     for name in names:
-        needed = LARGE_CLIENTS * LARGE_NUMBERS * 4
+        needed = options.clients * LARGE_NUMBERS * 4
         if name in LARGE and shutil.disk_usage(tempfile.gettempdir()).free < 1.1 * needed:
             print(f"{name}: not run, the disk has no room for {needed / 1e9:.0f} GB", flush=True)
             continue
-        figures[name] = in_process(name)
+        figures[name] = in_process(name, options.clients)
         rows.append({"case": name, **figures[name]})
         numbers = {k: round(v, 4) for k, v in figures[name].items() if isinstance(v, float)}
         print(f"{name:<22} {numbers}", flush=True)
         if figures[name]["log"]:
             print(f"{'':<22} {figures[name]['log']}", flush=True)
-    return conclude(rows, checks(figures), options.json, machine())
+    return conclude(rows, checks(figures, options.clients), options.json, machine())
 
 
 if __name__ == "__main__":

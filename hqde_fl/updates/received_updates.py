@@ -89,10 +89,6 @@ class ReceivedModel:
         """Return updates that are all kept where this model is as columns; None if they are not."""
         return None
 
-    def columns(self, rows: Sequence[Any]) -> Columns | None:
-        """Return updates that are all kept where this model is as columns; None if they are not."""
-        return None
-
     def delta(self) -> Tensor:
         """Return the update (d,), the model minus its base."""
         return torch.from_numpy(np.concatenate(self.parts) - self.base.numpy())
@@ -200,9 +196,6 @@ def received_columns(rows: Sequence[Tensor | ReceivedModel | StoredUpdate]) -> C
     stored = [row for row in rows if isinstance(row, StoredUpdate)]
     if stored and len(stored) == len(rows):
         return stored[0].columns(stored)
-    models = [row for row in rows if isinstance(row, ReceivedModel)]
-    if models and (columns := models[0].columns(rows)) is not None:
-        return columns
     models = [row for row in rows if isinstance(row, ReceivedModel)]
     if models and (columns := models[0].columns(rows)) is not None:
         return columns
