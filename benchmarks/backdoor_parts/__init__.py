@@ -1,0 +1,1 @@
+"""The federations of ``benchmarks/backdoors.py``."""
