@@ -214,7 +214,7 @@ def test_a_run_survives_a_site_that_joins_and_one_that_is_revoked(
     assert running.poll() is None
     factory.end()
     factory.start_unit("/etc/hqde-fl/hqde-fl-supernode.service")
-    wait_until(lambda: "Connection attempt failed" in factory.log(), "it cannot come back")
+    wait_until(lambda: "Failed to activate SuperNode" in factory.log(), "it cannot come back")
     assert status_of(hosts, nodes["factory"]) == "unregistered"
     factory.end()
     desk.write(f"{HOME}/old.pub", factory.read("/etc/hqde-fl/node.pub"))
