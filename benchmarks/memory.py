@@ -81,8 +81,11 @@ def watched() -> Iterator[MemoryWatch]:
 def noisy_app() -> Any:
     """Return a ClientApp that adds small noise, its own in each round, to every number."""
     import numpy as np
-    from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+    import torch
+    from flwr.app import Context, Message, MetricRecord, RecordDict
     from flwr.clientapp import ClientApp
+
+    from hqde_fl.protocol.records import to_record
 
     app = ClientApp()
 
@@ -90,13 +93,15 @@ def noisy_app() -> Any:
     def train(message: Message, context: Context) -> Message:
         number = int(message.content["config"]["server-round"])
         rng = np.random.default_rng([number, int(context.node_config["partition-id"])])
-        arrays = ArrayRecord()
+        arrays = {}
         for name, array in message.content["arrays"].items():
             model = array.numpy()
             for part in np.array_split(model, max(1, model.size // 100_000)):
                 part += rng.random(part.shape, np.float32) - np.float32(0.5)
-            arrays[name] = Array(model)
-        content = RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 1})})
+            arrays[name] = torch.from_numpy(model)
+        content = RecordDict(
+            {"arrays": to_record(arrays), "metrics": MetricRecord({"num-examples": 1})}
+        )
         return Message(content, reply_to=message)
 
     return app
