@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hqde_fl.updates import TILE_BYTES
-from hqde_fl.updates.columns import MIN_TILE_COLUMNS
+from hqde_fl.updates.columns import tile_columns
 
 TILES_PER_UNIT = 8
 """Shards hold a multiple of so many tiles: the stripe in which the executors sum tiles."""
@@ -43,8 +43,7 @@ def shard_edges(n: int, d: int, shard_bytes: int, tile_bytes: int = TILE_BYTES) 
     tile_bytes : int
         Bytes of one float64 tile.
     """
-    tile = max(MIN_TILE_COLUMNS, tile_bytes // (8 * max(n, 1)) // 64 * 64)
-    unit = TILES_PER_UNIT * tile
+    unit = TILES_PER_UNIT * tile_columns(n, tile_bytes)
     fitting = shard_bytes // (4 * max(n, 1))
     width = min(fitting, max(MIN_SHARD_COLUMNS, -(-d // SHARDS_WANTED)))
     step = max(1, width // unit) * unit

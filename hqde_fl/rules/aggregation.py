@@ -20,7 +20,7 @@ from hqde_fl.errors import ConfigError, TaskError
 from hqde_fl.rules.base import Aggregator, Rule, linear
 from hqde_fl.rules.cohort import Cohort
 from hqde_fl.rules.executor import Executor, default_executor
-from hqde_fl.rules.float32_gram import measure_in_float32
+from hqde_fl.rules.float32_gram import Float32Distances, measure_in_float32
 from hqde_fl.rules.geometry import Geometry
 from hqde_fl.rules.gram import choose_pivot, complete_geometry
 from hqde_fl.rules.library_threads import one_library_thread
@@ -112,7 +112,8 @@ def run_steps(
             geometry = None
         columns = _mixed_columns(base, mixing)
         try_float32 = step.tries_float32 and geometry is None and index + 1 == len(steps)
-        distances = measure_in_float32(columns, executor) if try_float32 else None
+        decides = partial(_decides, step, row_cohort, step_state)
+        distances = measure_in_float32(columns, executor, decides) if try_float32 else None
         settled = (
             None
             if distances is None
@@ -144,6 +145,11 @@ def run_steps(
     influence = influence / (influence.sum() or 1.0)
     kept_states = {position: kept for position, kept in states.items() if kept}
     return Aggregate(delta, influence, filtered, diagnostics, kept_states, first_geometry)
+
+
+def _decides(step: Rule, cohort: Cohort, state: State, distances: Float32Distances) -> bool:
+    """Return whether distances from float32 settle a step's decision."""
+    return step.decide_from_float32(distances, cohort, state) is not None
 
 
 def _check_decision(step: Rule, decision: Any, rows: int, width: int, *, last: bool) -> None:

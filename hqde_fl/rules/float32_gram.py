@@ -15,8 +15,10 @@ distance is much smaller than those to the pivot, the rule uses float64 distance
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial, reduce
+from operator import add
 
 import numpy as np
 import torch
@@ -31,6 +33,10 @@ BLOCK = 1024
 """Columns whose products are summed in float32."""
 LAMBDA = 8.0
 """Standard deviations of rounding error that the bound covers."""
+SAMPLED_BLOCKS = 8
+"""Blocks of columns that are measured first, to see whether the rest are worth measuring."""
+MIN_SAMPLED_SHARE = 16
+"""With less than this many times the sampled columns, there is no sample."""
 MAX_UNDERFLOW = 2.0**-126
 """The most that a float32 product below the normal range may lose."""
 
@@ -51,8 +57,45 @@ class Float32Distances:
     error: Tensor
 
 
-def float32_gram(tile: Tensor, pivot: int) -> Tensor:
-    """Return a tile's inner products relative to the pivot and their blocks' squared sizes.
+@dataclass(frozen=True, eq=False)
+class Products:
+    """Inner products of rows over some columns, summed block by block.
+
+    Parameters
+    ----------
+    gram : Tensor
+        (n, n) float64 inner products.
+    sizes : tuple of Tensor
+        (n, b) float64 each: every row's squared length in blocks.
+    """
+
+    gram: Tensor
+    sizes: tuple[Tensor, ...]
+
+    def __add__(self, other: Products) -> Products:
+        """Return the products over the columns of both."""
+        self.gram.add_(other.gram)  # nobody else holds it, and a copy would cost as much again
+        return Products(self.gram, self.sizes + other.sizes)
+
+    def distances(self, pivot: int, repeats: float = 1.0) -> Float32Distances | None:
+        """Return the distances if they are certain; every column counts ``repeats`` times."""
+        gram = self.gram * repeats
+        geometry = Geometry.from_gram(gram, pivot)
+        squared, norms = geometry.squared_distances(), geometry.gram.diagonal()[:-1]
+        certain = squared >= MIN_CERTAIN_RATIO * (norms[:, None] + norms[None, :])
+        if not bool(certain.fill_diagonal_(True).all()):
+            return None  # also if something is not finite
+        sizes = torch.cat(self.sizes, dim=1)
+        columns = sizes.shape[1] * BLOCK * repeats
+        inner = (sizes @ sizes.T * repeats).sqrt()
+        inner = LAMBDA * 2.0**-24 * math.sqrt(BLOCK + 3) * inner + columns * MAX_UNDERFLOW
+        inner[pivot], inner[:, pivot] = 0, 0  # relative to the pivot it is zero, exactly
+        own = inner.diagonal()
+        return Float32Distances(geometry, own[:, None] + own[None, :] + 2 * inner)
+
+
+def float32_gram(tile: Tensor, pivot: int) -> Products:
+    """Return the inner products of an (n, c) float32 tile on the CPU, relative to the pivot's row.
 
     Parameters
     ----------
@@ -60,28 +103,27 @@ def float32_gram(tile: Tensor, pivot: int) -> Tensor:
         (n, c) float32 on the CPU.
     pivot : int
         The row that the others are taken relative to.
-
-    Returns
-    -------
-    Tensor
-        (2, n, n) float64: the inner products, and the sums over blocks of ||a_b||^2 ||c_b||^2.
     """
     rows = tile.numpy()
     base = rows[pivot]
     rows = rows - base
     rows[pivot] = base
-    sums = np.zeros((2, len(rows), len(rows)))
+    total = np.zeros((len(rows), len(rows)))
+    sizes = []
     with np.errstate(over="ignore", invalid="ignore"):  # the caller sees it, and uses float64
         for start in range(0, rows.shape[1], BLOCK):
             block = rows[:, start : start + BLOCK]
             gram = block @ block.T
-            sizes = gram.diagonal().astype(np.float64)
-            sums[0] += gram
-            sums[1] += sizes[:, None] * sizes
-    return torch.from_numpy(sums)
+            sizes.append(gram.diagonal().astype(np.float64))
+            total += gram
+    return Products(torch.from_numpy(total), (torch.from_numpy(np.stack(sizes, axis=1)),))
 
 
-def measure_in_float32(columns: Columns, executor: Executor) -> Float32Distances | None:
+def measure_in_float32(
+    columns: Columns,
+    executor: Executor,
+    decides: Callable[[Float32Distances], bool] | None = None,
+) -> Float32Distances | None:
     """Return distances from float32 arithmetic; None if inconclusive, or if it would save no time.
 
     It saves time only for many numbers that are float32 and on the CPU.
@@ -92,19 +134,39 @@ def measure_in_float32(columns: Columns, executor: Executor) -> Float32Distances
         (n, d) updates.
     executor : Executor
         Reads the tiles.
+    decides : Callable[[Float32Distances], bool], optional
+        Whether distances settle a decision. Where a sample of the columns shows that they will not,
+        the pass over all of them is left out.
     """
     n, d = columns.shape
     on_cpu = columns.device.type == "cpu"
     if columns.dtype != torch.float32 or not on_cpu or n * d < MIN_THREADED_NUMBERS:
         return None
     pivot = choose_pivot(columns)
-    gram, sizes = executor.reduce(partial(float32_gram, pivot=pivot), columns)
-    geometry = Geometry.from_gram(gram, pivot)
-    squared, norms = geometry.squared_distances(), geometry.gram.diagonal()[:-1]
-    certain = squared >= MIN_CERTAIN_RATIO * (norms[:, None] + norms[None, :])
-    if not bool(certain.fill_diagonal_(True).all()):
-        return None  # also if something is not finite
-    inner = LAMBDA * 2.0**-24 * math.sqrt(BLOCK + 3) * sizes.sqrt() + d * MAX_UNDERFLOW
-    inner[pivot], inner[:, pivot] = 0, 0  # relative to the pivot it is zero, exactly
-    own = inner.diagonal()
-    return Float32Distances(geometry, own[:, None] + own[None, :] + 2 * inner)
+    if decides is not None and d >= MIN_SAMPLED_SHARE * SAMPLED_BLOCKS * BLOCK:
+        expected = _expected(columns, pivot)
+        if expected is None or not decides(expected):
+            return None
+    return executor.reduce(partial(float32_gram, pivot=pivot), columns).distances(pivot)
+
+
+def _expected(columns: Columns, pivot: int) -> Float32Distances | None:
+    """Return what the distances will roughly be, judged by a sample; None if uncertain.
+
+    Of independent numbers distances differ by chance alone, and all columns' differ less than the
+    sample's, by the root of the ratio of their numbers. Distances that differ for a reason keep
+    their ratios; they are shrunk all the same, since the sample alone cannot tell.
+    """
+    d = columns.shape[1]
+    last = d - BLOCK
+    starts = [round(k * last / (SAMPLED_BLOCKS - 1)) for k in range(SAMPLED_BLOCKS)]
+    parts = [float32_gram(columns.tile(start, start + BLOCK), pivot) for start in starts]
+    repeats = d / (SAMPLED_BLOCKS * BLOCK)
+    found = reduce(add, parts).distances(pivot, repeats)
+    if found is None:
+        return None
+    squared = found.geometry.squared
+    n = columns.shape[0]
+    typical = squared[:n, :n].sum() / (n * (n - 1))
+    shrunk = typical + (squared - typical) / math.sqrt(repeats)
+    return Float32Distances(replace(found.geometry, squared=shrunk.fill_diagonal_(0)), found.error)

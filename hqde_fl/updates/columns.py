@@ -16,6 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+MANY_ROWS = 512
+"""Rows up to which a tile of ``TILE_BYTES`` is at least as wide as high."""
+
 TILE_BYTES = 1 << 21
 """Bytes of one float64 tile: with intermediate results it stays in a core's part of the cache."""
 
@@ -204,12 +207,22 @@ def _select_rows(chosen: list[int], tile: Tensor) -> Tensor:
     return tile[chosen]
 
 
-def spans(columns: Columns, tile_bytes: int = TILE_BYTES) -> Iterator[tuple[int, int]]:
-    """Yield column ranges that cover all columns, one for each tile.
+def tile_columns(n: int, tile_bytes: int = TILE_BYTES) -> int:
+    """Return the number of columns of a tile of n rows.
 
-    A float64 tile fits in ``tile_bytes``, unless it would have less than ``MIN_TILE_COLUMNS``.
+    A float64 tile fits in ``tile_bytes``, unless it would have less than ``MIN_TILE_COLUMNS``. Of
+    more than ``MANY_ROWS`` rows it is up to as wide as high, or an n x n sum over the tiles would
+    cost more to add up than to compute; it then fits in eight times as many bytes.
     """
+    step = tile_bytes // (8 * max(n, 1))
+    if n > MANY_ROWS:
+        step = max(step, min(step * n // MANY_ROWS * n // MANY_ROWS, 8 * step))
+    return max(MIN_TILE_COLUMNS, step // 64 * 64)
+
+
+def spans(columns: Columns, tile_bytes: int = TILE_BYTES) -> Iterator[tuple[int, int]]:
+    """Yield column ranges that cover all columns, one for each tile of ``tile_columns``."""
     n, d = columns.shape
-    step = max(MIN_TILE_COLUMNS, tile_bytes // (8 * max(n, 1)) // 64 * 64)
+    step = tile_columns(n, tile_bytes)
     for start in range(0, d, step):
         yield start, min(start + step, d)
