@@ -145,7 +145,7 @@ def status_of(hosts: dict[str, Host], node: str) -> str:
 
 
 def runs_of(server: Host) -> list[Path]:
-    return sorted(server.outside("/var/lib/hqde-fl").glob("runs/*"))
+    return sorted(server.outside("/var/lib/hqde-fl").glob("runs/[!.]*"))
 
 
 def rounds_of(run: Path) -> list[dict[str, Any]]:

@@ -31,6 +31,7 @@ _COMPLETED = "finished:completed"
 _PREFIX = "Simulation failed with exception: "
 _TAIL = 8  # lines quoted when Flower itself gives no reason
 _STARTED = re.compile(r"Successfully started run (\d+)")
+_FOR_PROGRAMS = "hqde-fl round: "  # beginning of the lines that round_lines.py reads
 _ANSWER_SECONDS = 60.0  # for a SuperLink that is being restarted
 
 
@@ -129,7 +130,7 @@ class FlowerRun:
         if self._id is None and (match := _STARTED.search(line)):
             self._id = match[1]
         self._on_line(line)
-        if line.strip():
+        if line.strip() and not line.startswith(_FOR_PROGRAMS):
             self._tail.append(line.strip())
 
     def _outcome(self) -> tuple[str, str]:
