@@ -46,6 +46,7 @@ from hqde_fl.simulations.heterogeneity.message_bytes import SentBytes
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.file_names import MANIFEST
 from hqde_fl.simulations.recording.honest_mean import HonestMean
+from hqde_fl.simulations.recording.json_log import start_json_log
 from hqde_fl.simulations.recording.manifest import add_to_manifest
 from hqde_fl.simulations.recording.monitoring import monitored
 from hqde_fl.simulations.recording.privacy_ledger import FileLedger
@@ -73,6 +74,7 @@ def main(grid: Grid, context: Context) -> None:
     """Run the experiment of the run's config, record it, and draw its report."""
     from hqde_fl.simulations.report import write_report
 
+    start_json_log("server")
     if job := context.run_config.get(JOB):
         serve_edge(grid, context.run_config, Path(str(job)))
         return

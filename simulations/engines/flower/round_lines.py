@@ -10,6 +10,7 @@ from typing import Any, final
 
 from flwr.app import ArrayRecord
 
+from hqde_fl.simulations.recording.json_log import log_round
 from hqde_fl.simulations.recording.run_directory import round_line
 from hqde_fl.simulations.recording.strict_json import to_json_value
 from hqde_fl.strategies.callbacks import Callback, RoundRecord
@@ -32,6 +33,7 @@ class LoggedRounds(Callback):
         text = json.dumps(to_json_value(round_line(record)), separators=(",", ":"))
         sys.stdout.write(f"{_PREFIX}{text}\n")  # at once, so that no other line gets into it
         sys.stdout.flush()
+        log_round(record.round + 1)
 
 
 class RoundReader:

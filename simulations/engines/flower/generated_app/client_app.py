@@ -8,6 +8,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from hqde_fl.simulations import client_app
+from hqde_fl.simulations.engines.deployment.site_calls import observed_call
 
 app = ClientApp()
 
@@ -15,22 +16,26 @@ app = ClientApp()
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Return hqde-fl's reply to a training message."""
-    return client_app.app(message, context)
+    with observed_call(message, context):
+        return client_app.app(message, context)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Return hqde-fl's reply to an evaluation message."""
-    return client_app.app(message, context)
+    with observed_call(message, context):
+        return client_app.app(message, context)
 
 
 @app.query("identity")
 def identity(message: Message, context: Context) -> Message:
     """Return hqde-fl's reply to the question for the partition id."""
-    return client_app.app(message, context)
+    with observed_call(message, context):
+        return client_app.app(message, context)
 
 
 @app.query("examples")
 def examples(message: Message, context: Context) -> Message:
     """Return hqde-fl's reply to the question for the number of examples."""
-    return client_app.app(message, context)
+    with observed_call(message, context):
+        return client_app.app(message, context)
