@@ -15,6 +15,7 @@ from torch import Tensor
 from hqde_fl.rules import (
     ARC,
     NNM,
+    SMEA,
     Aggregator,
     Chain,
     GeometricMedian,
@@ -30,7 +31,7 @@ SIZES = ((3, 1), (5, 1), (5, 2), (7, 2), (7, 3), (9, 1), (9, 3), (9, 4))
 
 
 def rules(n: int, f: int) -> Iterator[Aggregator]:
-    last: list[Aggregator] = [TrimmedMean(f), Median(), GeometricMedian()]
+    last: list[Aggregator] = [TrimmedMean(f), Median(), GeometricMedian(), SMEA(f)]
     if n >= Krum(f).minimum():
         last.append(Krum(f))
     for rule in last:
@@ -81,7 +82,9 @@ def test_bound_holds_under_attack(n: int, f: int) -> None:
                 assert worst(rule, torch.cat([faulty, honest]), f) <= 1, (rule, strength)
 
 
-@pytest.mark.parametrize("rule", [TrimmedMean(2), Median(), GeometricMedian(), Krum(2)], ids=str)
+@pytest.mark.parametrize(
+    "rule", [TrimmedMean(2), Median(), GeometricMedian(), Krum(2), SMEA(2)], ids=str
+)
 def test_bound_holds_under_a_search_for_the_worst_case(rule: Aggregator) -> None:
     """Hill climbing: keep each random change of all updates that brings the rule closer to it."""
     generator = torch.Generator().manual_seed(1)
@@ -102,5 +105,6 @@ def test_constants_of_the_papers() -> None:
     assert Median().kappa(9, 2) == GeometricMedian().kappa(9, 2) == pytest.approx(4 * 1.4**2)
     assert Krum(2).kappa(9, 2) == pytest.approx(6 * 1.4)
     assert Chain(NNM(2), Median()).kappa(9, 2) == pytest.approx(16 / 7 * (4 * 1.4**2 + 1))
+    assert SMEA(2).kappa(9, 2) == pytest.approx(8 / 7 * 1.4**2)
     assert Mean().kappa(9, 2) is None
     assert TrimmedMean(1).kappa(9, 2) is None
