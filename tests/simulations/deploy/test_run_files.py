@@ -69,7 +69,7 @@ def test_a_run_is_fetched_without_checkpoints_hidden_files_and_links(
         assert (tmp_path / "got" / name).read_bytes() == expected
 
 
-@pytest.mark.parametrize("run", ["18", "..", "17/..", "demo-1", "", "١٧"])
+@pytest.mark.parametrize("run", ["18", "..", "17/..", "demo-1", "", "\u0661\u0667"])
 def test_an_unknown_run_is_named(control: ControlAddress, tmp_path: Path, run: str) -> None:
     with pytest.raises(RunError):
         RunFetcher(control, run).fetch(tmp_path / "got")
