@@ -19,6 +19,7 @@ from torch import Tensor
 from hqde_fl.errors import ConfigError, TaskError
 from hqde_fl.rules.base import Aggregator, Rule, linear
 from hqde_fl.rules.cohort import Cohort
+from hqde_fl.rules.direction_memory import sample
 from hqde_fl.rules.executor import Executor, default_executor
 from hqde_fl.rules.float32_gram import Float32Distances, measure_in_float32
 from hqde_fl.rules.geometry import Geometry
@@ -126,6 +127,8 @@ def run_steps(
             geometry = measured.geometry
             if second := step.second_score(measured, row_cohort, step_state):
                 measured = replace(measured, second=executor.reduce(second, columns).cpu())
+            if step.remembers:
+                measured = replace(measured, sample=sample(columns, cohort.seed))
             decision = step.decide(measured, row_cohort, step_state)
         width = columns.shape[0]
         _check_decision(step, decision, rows, width, last=index + 1 == len(steps))

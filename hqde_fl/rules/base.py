@@ -135,6 +135,11 @@ class Rule(Aggregator):
         """True if ``decide`` needs the sum of ``score`` over the tiles."""
         return False
 
+    @property
+    def remembers(self) -> bool:
+        """True if ``decide`` needs a sample of each update (``Measured.sample``) to remember."""
+        return False
+
     def output_rows(self, n: int) -> int:
         """Return the number of rows that n updates become: one, unless a pre-aggregation."""
         return 1

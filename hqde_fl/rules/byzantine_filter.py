@@ -9,6 +9,11 @@ that number is an outlier among the clients' numbers:
   s_i = sum_j |x_ij - med_j| / sum_j MAD_j, so no single coordinate can blow it up;
 * ``cosine``: 1 - cos(x_i, z), where z is the geometric median of all updates;
 * ``euclidean``: ||x_i - z|| over the median of these distances;
+* ``directions``: infinite for clients whose sum of updates over rounds opposes the others', or who
+  push the same way in every round (``direction_memory.py``), zero for the others;
+* ``copies``: of updates that nearly coincide (``near_duplicates.py``) only the one in the middle is
+  kept: among copies with noise it is the original. The others are dropped as far as ``fraction``
+  allows after the outliers, and do not count where the centre is measured;
 * ``twins``: infinite for a client whose update nearly equals another's (see
   ``near_duplicates.py``), zero for the others. It finds attackers who send one update made for the
   cohort, however well that hides; and the honest client that they copy, if they copy one.
@@ -25,10 +30,12 @@ from torch import Tensor
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules.base import Rule
+from hqde_fl.rules.clipping import shortening
 from hqde_fl.rules.cohort import Cohort
+from hqde_fl.rules.direction_memory import Directions, judge
 from hqde_fl.rules.geometric_median import GeometricMedian
 from hqde_fl.rules.geometry import Geometry
-from hqde_fl.rules.near_duplicates import has_near_duplicate
+from hqde_fl.rules.near_duplicates import has_near_duplicate, near_duplicate_groups
 from hqde_fl.rules.order_statistics import median_of, median_of_sorted, sort_columns
 from hqde_fl.rules.results import Decision, Measured, State
 
@@ -38,15 +45,30 @@ MAD_TO_DEVIATION = 1.4826
 NEAR_DUPLICATE_RATIO = 0.1
 """Updates nearer than this fraction of the typical distance are near duplicates."""
 
-Detector = Literal["mad", "cosine", "euclidean", "twins"]
+NEIGHBOUR_RATIO = 0.33
+"""Updates nearer than this fraction of the typical distance to the nearest one are copies."""
+
+NARROW = 2 / 3
+"""An outlier's threshold times this: above it a client passes narrowly, and earns no reputation."""
+
+UNALIKE, ALIKE = 0.2, 0.35
+"""Agreement of clients' sums up to which the kept updates are averaged, and from which the
+geometric median merges them; a mixture between."""
+
+LONGEST = 2.5
+"""An update's greatest length in such an average, in median lengths."""
+
+Detector = Literal["mad", "cosine", "euclidean", "directions", "copies", "twins"]
 
 
 @dataclass(frozen=True)
 class ByzantineFilter(Rule):
     """HQDE's filter: outliers (one third at most) dropped, geometric median of the rest.
 
-    Tolerates ``fraction`` n. Two sorts of every coordinate for the ``mad`` detector, O(d n log n),
-    O(n^2 d) for the Gram matrix, one weighted sum.
+    Tolerates ``fraction`` n. O(n^2 d) for the Gram matrix, one weighted sum; with the ``mad``
+    detector two sorts of every coordinate, O(d n log n). Where the ``directions`` show that the
+    clients' data are unequal, the rest is averaged, none longer than 2.5 median lengths: the
+    geometric median would leave out rare data.
 
     Parameters
     ----------
@@ -55,18 +77,20 @@ class ByzantineFilter(Rule):
         ``threshold`` robust standard deviations (scaled MAD) of the scores.
     floor : float
         The standard deviation of the scores counts as at least this fraction of the median score,
-        so that honest clients that nearly agree are not outliers by their last digits.
+        so that honest clients that nearly agree are not outliers by their last digits; up to twice
+        that where ``directions`` show that the clients' data are unequal.
     fraction : float
         At most this fraction of the cohort is dropped, the worst outliers first. Clients already
         filtered this round count towards it. At most 1/2.
     gain, loss : float
         Reputation that a client gains in a round in which it is no outlier, and loses in one in
-        which it is one. Reputation lies in [0, 1] and starts at 1; among equal outliers the lower
-        reputation is dropped first.
+        which it is one. One that passes narrowly, above two thirds of an outlier's excess, loses a
+        quarter of ``loss``. Reputation lies in [0, 1] and starts at 1; among equal outliers the
+        lower reputation is dropped first.
     gate : float
         A client whose reputation is below this is dropped, outlier or not, until it has recovered;
         within the same ``fraction``. 0 never drops.
-    detectors : tuple of "mad", "cosine", "euclidean", "twins"
+    detectors : tuple of "mad", "cosine", "euclidean", "directions", "copies", "twins"
         The scores to use; an outlier of any of them is an outlier.
     median : GeometricMedian
         Merges the rest. With fewer than three left the coordinate-wise median does, and the
@@ -76,12 +100,12 @@ class ByzantineFilter(Rule):
     gram = True
 
     threshold: float = 3.0
-    floor: float = 0.25
+    floor: float = 0.5
     fraction: float = 1 / 3
     gain: float = 0.05
     loss: float = 0.1
     gate: float = 0.5
-    detectors: tuple[Detector, ...] = ("mad",)
+    detectors: tuple[Detector, ...] = ("euclidean", "directions", "copies")
     median: GeometricMedian = field(default_factory=GeometricMedian)
 
     def __post_init__(self) -> None:
@@ -106,6 +130,11 @@ class ByzantineFilter(Rule):
     def scored(self) -> bool:
         """True if the ``mad`` detector is used, which needs single coordinates."""
         return "mad" in self.detectors
+
+    @property
+    def remembers(self) -> bool:
+        """True with the ``directions`` detector, which remembers a sample of the updates."""
+        return "directions" in self.detectors
 
     def minimum(self, faulty: int = 0) -> int:
         """Return 1: fewer than three updates fall back to the coordinate-wise median."""
@@ -135,18 +164,28 @@ class ByzantineFilter(Rule):
         names = [str(client) for client in cohort.ids]
         reputation: dict[str, float] = dict(state.get("reputation", {}))
         trust = torch.tensor([reputation.get(name, 1.0) for name in names], dtype=torch.float64)
-        scores = self._scores(measured)
-        excess = torch.stack([self._excess(score) for score in scores.values()]).max(dim=0).values
+        copies, votes = self._copies(geometry)
+        said = None
+        if "directions" in self.detectors:
+            assert measured.sample is not None
+            said = judge(measured.sample, votes, cohort, state.get("directions", {}))
+        scores = self._scores(measured, votes, said)
+        floor = self.floor
+        if said is not None:  # unequal data spread distances: up to twice the floor
+            floor *= 2 - min(1.0, max(0.0, (said.alike - 0.3) / 0.5))
+        beyond = [self._excess(score, votes > 0, floor) for score in scores.values()]
+        excess = torch.stack([each[0] for each in beyond]).max(dim=0).values
+        narrow = torch.stack([each[1] for each in beyond]).any(dim=0)
         outlier = excess > 0
-        dropped = self._worst(outlier | (trust < self.gate), excess, trust, cohort)
-        change = torch.where(outlier, -self.loss, self.gain)
+        dropped = self._worst(outlier | (trust < self.gate) | copies, excess, trust, cohort)
+        passing = torch.where(narrow, -self.loss / 4, self.gain)
+        change = torch.where(outlier, -self.loss, passing)
         reputation |= zip(names, (trust + change).clamp(0, 1).tolist(), strict=True)
         kept = (~dropped).nonzero().flatten()
         fallback = len(kept) < 3
         mixing = None
         if not fallback:
-            select = torch.eye(cohort.n, dtype=torch.float64)[kept]
-            mixing = self.median.weights(geometry.mixed(select))[0][None, :] @ select
+            mixing = self._merged(geometry, kept, votes, said)
         return Decision(
             mixing=mixing,
             filtered=dropped,
@@ -156,8 +195,12 @@ class ByzantineFilter(Rule):
                 "filter-reputation": {name: reputation[name] for name in names},
                 "filter-dropped": [cohort.ids[i] for i in dropped.nonzero().flatten().tolist()],
                 "filter-fallback": "coordinate-median" if fallback else None,
+                **({} if said is None else {"alike": said.alike}),
             },
-            state={"reputation": reputation},
+            state={
+                "reputation": reputation,
+                **({} if said is None else {"directions": said.state}),
+            },
             plan=kept,
         )
 
@@ -169,30 +212,65 @@ class ByzantineFilter(Rule):
         counts[:, kept] = hits.to(tile.device)
         return middle, counts
 
-    def _scores(self, measured: Measured) -> Mapping[str, Tensor]:
+    def _copies(self, geometry: Geometry) -> tuple[Tensor, Tensor]:
+        """Return the copies to drop (n,) bool, and votes (n,): 0 for these, else 1."""
+        copies = torch.zeros(geometry.n, dtype=torch.bool)
+        if "copies" in self.detectors:
+            squared = geometry.squared_distances()
+            for group in near_duplicate_groups(squared, NEAR_DUPLICATE_RATIO, NEIGHBOUR_RATIO):
+                inside = squared[group][:, group].sum(dim=1)
+                copies[group] = True
+                copies[group[int(inside.argmin())]] = False
+        return copies, (~copies).double()
+
+    def _merged(
+        self, geometry: Geometry, kept: Tensor, votes: Tensor, said: Directions | None
+    ) -> Tensor:
+        """Return the weights (1, n) of the kept rows: their geometric median, or their mean."""
+        select = torch.eye(geometry.n, dtype=torch.float64)[kept]
+        middle = self.median.weights(geometry.mixed(select))[0]
+        if said is None or geometry.n < 4:
+            return middle[None, :] @ select
+        alike = min(1.0, max(0.0, (said.alike - UNALIKE) / (ALIKE - UNALIKE)))
+        lengths = geometry.norms()
+        mean = shortening(lengths, LONGEST * float(lengths.median()))[kept] * votes[kept]
+        mean = mean / max(1.0, float(votes[kept].sum()))
+        return (alike * middle + (1 - alike) * mean)[None, :] @ select
+
+    def _scores(
+        self, measured: Measured, votes: Tensor, said: Directions | None
+    ) -> Mapping[str, Tensor]:
         """Return each detector's scores of the clients, (n,), in the order of ``detectors``."""
         assert measured.geometry is not None
         geometry, scores = measured.geometry, {}
         if set(self.detectors) & {"cosine", "euclidean"}:
-            weights = self.median.weights(geometry)[0]
+            select = torch.eye(geometry.n, dtype=torch.float64)[votes > 0]
+            weights = self.median.weights(geometry.mixed(select))[0] @ select
             scores["cosine"] = _cosine_distance(geometry, weights)
             distances = geometry.squared_distances_to(weights).sqrt()
-            scores["euclidean"] = _over(distances, distances.median())
+            scores["euclidean"] = _over(distances, distances[votes > 0].median())
+        zeros = torch.zeros(geometry.n, dtype=torch.float64)
+        scores["copies"] = zeros  # they are no outliers: see _copies
         if "twins" in self.detectors:
             copied = has_near_duplicate(geometry.squared_distances(), NEAR_DUPLICATE_RATIO)
-            zeros = torch.zeros(copied.shape[0], dtype=torch.float64)
             scores["twins"] = torch.where(copied, torch.inf, zeros)
+        if said is not None:
+            scores["directions"] = torch.where(said.opposed | said.patient, torch.inf, zeros)
         if measured.score is not None:
             scores["mad"] = _over(measured.score[:-1], measured.score[-1])
-        return {name: scores[name] for name in self.detectors}
+        return {name: scores[name] for name in self.detectors if name in scores}
 
-    def _excess(self, scores: Tensor) -> Tensor:
-        """Return the scores' excess over the threshold, in robust deviations; -1 if not above."""
-        typical = scores.median()
-        deviation = MAD_TO_DEVIATION * (scores - typical).abs().median()
-        deviation = torch.maximum(deviation, self.floor * typical)
+    def _excess(self, scores: Tensor, voting: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+        """Return the scores' excess over the threshold, and which pass narrowly, each (n,).
+
+        The excess is in robust deviations of the voting clients' scores, -1 if there is none.
+        """
+        typical = scores[voting].median()
+        deviation = MAD_TO_DEVIATION * (scores[voting] - typical).abs().median()
+        deviation = torch.maximum(deviation, floor * typical)
         beyond = scores - (typical + self.threshold * deviation)
-        return torch.where(beyond > 0, _over(beyond, deviation), -1.0)
+        narrow = (beyond <= 0) & (scores > typical + NARROW * self.threshold * deviation)
+        return torch.where(beyond > 0, _over(beyond, deviation), -1.0), narrow & (deviation > 0)
 
     def _worst(self, suspect: Tensor, excess: Tensor, trust: Tensor, cohort: Cohort) -> Tensor:
         """Return the suspects to drop, (n,) bool: those of largest excess, then of least trust.

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 
-def near_duplicate_groups(squared: Tensor, closeness: float) -> list[list[int]]:
+def near_duplicate_groups(
+    squared: Tensor, closeness: float, neighbour: float = 0.0
+) -> list[list[int]]:
     """Return disjoint groups of rows that nearly coincide, ordered by their first row.
 
     Two updates are near duplicates if their distance is at most ``closeness`` times the typical
@@ -25,6 +27,10 @@ def near_duplicate_groups(squared: Tensor, closeness: float) -> list[list[int]]:
         (n, n) squared distances.
     closeness : float
         In [0, 1). 0 groups exact copies only.
+    neighbour : float, default=0.0
+        In [0, 1). Updates are near duplicates as well if their distance is at most this times the
+        typical one to the nearest other update: the (n // 2)-th smallest (from 0) over the updates.
+        It finds copies with noise.
     """
     n = squared.shape[0]
     distances = squared.sqrt()
@@ -32,7 +38,8 @@ def near_duplicate_groups(squared: Tensor, closeness: float) -> list[list[int]]:
     typical = float(others.median())
     if n < 3 or typical == 0:
         return [[row] for row in range(n)]
-    near = distances <= closeness * typical
+    nearest = float(others_of(distances).sort().values[n // 2])
+    near = distances <= max(closeness * typical, neighbour * nearest)
     group = torch.arange(n)
     while True:  # every row takes the least group number among the rows near it
         names = torch.where(near, group[None, :], n).min(dim=1).values
@@ -40,6 +47,11 @@ def near_duplicate_groups(squared: Tensor, closeness: float) -> list[list[int]]:
             break
         group = names
     return [(group == name).nonzero().flatten().tolist() for name in group.unique().tolist()]
+
+
+def others_of(distances: Tensor) -> Tensor:
+    """Return the (n,) distance of each row to the nearest other one, given (n, n) distances."""
+    return distances.clone().fill_diagonal_(torch.inf).min(dim=1).values
 
 
 def has_near_duplicate(squared: Tensor, closeness: float) -> Tensor:

@@ -50,11 +50,15 @@ class Measured:
         The sum of the rule's own ``score`` over all tiles; None unless the rule is ``scored``.
     second : Tensor or None
         The sum of the rule's ``second_score`` over all tiles; None if it has none.
+    sample : Tensor or None
+        (n, k) short vectors of the updates (``direction_memory.sample``) for a rule that
+        ``remembers``, else None.
     """
 
     geometry: Geometry | None = None
     score: Tensor | None = None
     second: Tensor | None = None
+    sample: Tensor | None = None
 
 
 @dataclass(frozen=True)

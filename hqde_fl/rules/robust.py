@@ -29,17 +29,28 @@ from hqde_fl.errors import ConfigError
 from hqde_fl.rules.base import Rule
 from hqde_fl.rules.clipping import shortening
 from hqde_fl.rules.cohort import Cohort
+from hqde_fl.rules.direction_memory import Directions, judge
+from hqde_fl.rules.geometric_median import GeometricMedian
+from hqde_fl.rules.geometry import Geometry
 from hqde_fl.rules.near_duplicates import near_duplicate_groups
 from hqde_fl.rules.results import Decision, Measured, State
+from hqde_fl.rules.trusted import saturated_agreement, trust
 
-MAX_STEPS = 100
-"""Steps to the fixed point of trust, at most; it need not be exact."""
+FAR_RATIO = 4.0, 2.5
+"""An update farther from the geometric median than this many median distances is an outlier: where
+data are unequal, and where they are alike."""
 
-MAX_CHANGE = 1e-10
-"""Change of trust in one step at which the iteration ends."""
+UNALIKE, ALIKE = 0.2, 0.35
+"""Agreement of clients' sums up to which data count as unequal, and from which on as alike."""
 
-TIE_RATIO = 1e-9
-"""Support minus opposition below this fraction of the largest agreement is rounding error."""
+MODERATE = 0.3, 0.8
+"""Agreement up to which, and from which on, the two bounds of ``FAR_RATIO`` hold."""
+
+UNALIKE_LENGTH = 2.5
+"""An update's greatest length where data are unequal, in median lengths."""
+
+CLOSE = 0.6, 0.8
+"""Agreement from which on updates count by their distance, and from which on wholly so."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,12 @@ class Robust(Rule):
     far : float
         The length, in median lengths, from which on an update counts for less, in proportion; at
         least ``longest``.
+    directions : bool
+        Remember directions over rounds, measure how alike data are, and leave out outliers by
+        distance. False: each round's agreement and the memory of trust alone.
+    neighbour : float
+        With ``directions``, updates nearer than this fraction of the typical distance to the
+        nearest other update count as one too; in [0, 1).
     """
 
     gram = True
@@ -75,11 +92,13 @@ class Robust(Rule):
     saturation: float = 0.5
     full: float = 0.5
     memory: float = 0.5
-    longest: float = 1.0
+    longest: float = 2.0
     far: float = 4.0
+    directions: bool = True
+    neighbour: float = 0.33
 
     def __post_init__(self) -> None:
-        for name in ("closeness", "memory"):
+        for name in ("closeness", "memory", "neighbour"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"Robust needs {name} in [0, 1), found {getattr(self, name)}")
         for name in ("saturation", "full"):
@@ -102,11 +121,18 @@ class Robust(Rule):
         """Return True for two or more updates: clients without trust are filtered."""
         return n > 1
 
+    @property
+    def remembers(self) -> bool:
+        """True if it remembers directions, for which it needs a sample of the updates."""
+        return self.directions
+
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:
         """Return the weights of the updates, from groups of near duplicates, trust and lengths."""
         assert measured.geometry is not None
         geometry = measured.geometry
-        groups = near_duplicate_groups(geometry.squared_distances(), self.closeness)
+        groups = near_duplicate_groups(
+            geometry.squared_distances(), self.closeness, self.neighbour if self.directions else 0
+        )
         voters = torch.zeros(len(groups), cohort.n, dtype=torch.float64)
         for vote, group in enumerate(groups):
             voters[vote, group] = 1 / len(group)
@@ -115,11 +141,27 @@ class Robust(Rule):
         cosines = torch.where(
             torch.outer(lengths, lengths) > 0, products / torch.outer(lengths, lengths), 0
         )
-        vote_trust = trust(self._agreement(cosines.clamp(-1, 1)))
+        vote_trust = trust(saturated_agreement(cosines.clamp(-1, 1), self.saturation))
         earned, kept = self._remembered(vote_trust @ (voters > 0).double(), cohort, state)
         typical = float(geometry.norms().median())
-        shrink = shortening(lengths, self.longest * typical)
         trusted = self._trust_weights(voters @ earned)
+        longest, said, diagnostics = self.longest, None, {}
+        if self.directions:
+            assert measured.sample is not None
+            said = judge(measured.sample, voters.sum(dim=0), cohort, state.get("directions", {}))
+            alike = _ramp(said.alike, UNALIKE, ALIKE) if cohort.n > 3 else 1.0
+            trusted = alike * trusted + (1 - alike)
+            longest = alike * longest + (1 - alike) * max(longest, UNALIKE_LENGTH)
+            excluded, close = self._excluded(said, geometry.mixed(voters), voters)
+            trusted = torch.where(excluded, 0.0, trusted)
+            trusted = trusted * close
+            diagnostics = {
+                "alike": said.alike,
+                "agreement": dict(zip(map(str, cohort.ids), said.agreement.tolist(), strict=True)),
+                "opposed": [cohort.ids[i] for i in said.opposed.nonzero().flatten().tolist()],
+                "patient": [cohort.ids[i] for i in said.patient.nonzero().flatten().tolist()],
+            }
+        shrink = shortening(lengths, longest * typical)
         weights = trusted * shortening(lengths, self.far * typical) if typical > 0 else trusted
         return Decision(
             mixing=(weights * shrink / weights.sum() @ voters)[None, :],
@@ -127,20 +169,36 @@ class Robust(Rule):
             diagnostics={
                 "trust": dict(zip(map(str, cohort.ids), earned.tolist(), strict=True)),
                 "outliers": cohort.n - int((trusted > 0).sum()),
+                **diagnostics,
             },
-            state={"trust": kept},
+            state={"trust": kept} if said is None else {"trust": kept, "directions": said.state},
         )
 
-    def _agreement(self, cosines: Tensor) -> Tensor:
-        """Return cosines (m, m) over their ``saturation`` quantile, in [-1, 1]; zero diagonal.
+    def _excluded(
+        self, said: Directions, geometry: Geometry, voters: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the votes to leave out (m,) bool, less than half, and factors by closeness (m,).
 
-        If the quantile is not positive, the cosines are not divided.
+        The factors are those of the geometric median where data are alike, else 1.
         """
-        m = cosines.shape[0]
-        apart = ~torch.eye(m, dtype=torch.bool)
-        typical = float(cosines[apart].quantile(self.saturation)) if m > 1 else 0.0
-        agreement = (cosines / typical).clamp(-1, 1) if typical > 0 else cosines
-        return agreement.clone().fill_diagonal_(0)
+        m = voters.shape[0]
+        suspect = (voters @ (said.opposed | said.patient).double()) > 0.5
+        ones = torch.ones(m, dtype=torch.float64)
+        if m < 4:
+            return suspect & False, ones
+        weights = GeometricMedian().weights(geometry)[0]
+        distances = geometry.squared_distances_to(weights).sqrt()
+        ordered = distances.sort().values
+        usual = float(ordered[m // 2])
+        unlike, like = FAR_RATIO
+        suspect |= distances > (unlike + (like - unlike) * _ramp(said.alike, *MODERATE)) * usual
+        if int(suspect.sum()) > (m - 1) // 2:  # a majority is no outlier: the farthest go
+            order = distances.masked_fill(~suspect, -1).argsort(descending=True)
+            suspect = torch.zeros(m, dtype=torch.bool)
+            suspect[order[: (m - 1) // 2]] = True
+        near = _ramp(said.alike, *CLOSE)
+        by_distance = (usual / distances.clamp(min=1e-3 * usual)) if usual > 0 else ones
+        return suspect, (1 - near) + near * by_distance / by_distance.max()
 
     def _remembered(
         self, now: Tensor, cohort: Cohort, state: State
@@ -163,28 +221,6 @@ class Robust(Rule):
         return torch.ones_like(earned)
 
 
-def trust(agreement: Tensor) -> Tensor:
-    """Return the trust t (m,) >= 0, proportional to max(0, A t), with maximum 1.
-
-    All zero if no vote has support from the others.
-
-    Parameters
-    ----------
-    agreement : Tensor
-        (m, m) float64, A.
-    """
-    t = torch.ones(agreement.shape[0], dtype=torch.float64)
-    if abs(float((agreement @ t).max())) <= TIE_RATIO * float(agreement.abs().max()):
-        # No client is supported more than opposed, some as much: start from their support.
-        t = agreement.clamp(min=0).sum(dim=1)
-        t = t / t.max().clamp(min=torch.finfo(t.dtype).tiny)
-    for _ in range(MAX_STEPS):
-        support = (agreement @ t).clamp(min=0)
-        largest = float(support.max())
-        if largest == 0:
-            return torch.zeros_like(t)
-        change = support / largest - t
-        if float(change.abs().max()) < MAX_CHANGE:
-            break
-        t = t + change / 2  # a whole step may oscillate for ever
-    return support / largest
+def _ramp(value: float, low: float, high: float) -> float:
+    """Return 0 up to ``low``, 1 from ``high`` on, and linearly between."""
+    return min(1.0, max(0.0, (value - low) / (high - low)))

@@ -72,7 +72,7 @@ EXAMPLES: dict[str, Example] = {
     "arc": Example(lambda f: Chain(ARC(f), Median()), translates=False),
     "bucketing": Example(lambda f: Chain(Bucketing(2), GeometricMedian())),
     "bulyan": Example(Bulyan),
-    "byzantine-filter": Example(lambda f: ByzantineFilter()),
+    "byzantine-filter": Example(lambda f: ByzantineFilter(), translates=False),
     "caf": Example(CAF),
     "centered-clipping": Example(lambda f: CenteredClipping(), translates=False),
     "chain": Example(lambda f: Chain(NNM(f), GeometricMedian())),
@@ -112,6 +112,8 @@ MORE: dict[str, Example] = {
     "byzantine-filter, all detectors": Example(
         lambda f: ByzantineFilter(detectors=("mad", "cosine", "euclidean")), translates=False
     ),
+    "byzantine-filter, mad": Example(lambda f: ByzantineFilter(detectors=("mad",))),
+    "robust, one round": Example(lambda f: Robust(directions=False), translates=False),
     "byzantine-filter, twins": Example(lambda f: ByzantineFilter(detectors=("mad", "twins"))),
     "centered-clipping, absolute": Example(
         lambda f: CenteredClipping(tau=2.0, relative=False), translates=False, scales=False

@@ -270,6 +270,13 @@ def byzantine_filter_drops(
     return suspects[: n // 3], outlier
 
 
+def byzantine_filter_narrow(scores: Sequence[float]) -> list[bool]:
+    """The rows whose score lies between two and three deviations above the median."""
+    middle = lower_median(scores)
+    deviation = max(1.4826 * lower_median([abs(s - middle) for s in scores]), 0.25 * middle)
+    return [2 < (s - middle) / deviation <= 3 for s in scores]
+
+
 def byzantine_filter(trust: Sequence[float] | None = None) -> Final:
     """The detector is ``mad``; parameters are the defaults."""
 

@@ -79,7 +79,7 @@ def test_each_detector_finds_its_kind_of_outlier() -> None:
 
 
 def test_reputation_gates_and_recovers() -> None:
-    rule = ByzantineFilter(gate=0.75, loss=0.2, gain=0.1)
+    rule = ByzantineFilter(gate=0.75, loss=0.2, gain=0.1, detectors=("mad",))
     state, excluded = None, []
     for turn in range(8):
         updates = honest(seed=turn)

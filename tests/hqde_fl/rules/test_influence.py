@@ -58,6 +58,8 @@ from tests.hqde_fl.rules import oracles as values
 from tests.hqde_fl.rules.influence_oracles import Final
 
 F = 2
+MAD_FILTER = ByzantineFilter(detectors=("mad",), floor=0.25)
+ONE_ROUND = Robust(directions=False, longest=1.0)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ CASES: dict[str, Case] = {
         oracle.chain(oracle.bucketing(2), last=oracle.trimmed_mean(1)),
     ),
     "bulyan": Case(Bulyan(F), oracle.bulyan(F)),
-    "byzantine-filter": Case(ByzantineFilter(), oracle.byzantine_filter(), ties=False),
+    "byzantine-filter": Case(MAD_FILTER, oracle.byzantine_filter(), ties=False),
     "caf": Case(CAF(F), oracle.caf(F), ties=False),
     "centered-clipping": Case(CenteredClipping(), oracle.centered_clipping(1.0, 3, True)),
     "chain": Case(
@@ -123,7 +125,7 @@ CASES: dict[str, Case] = {
         ties=False,
     ),
     "normalised-mean": Case(NormalisedMean(), defences.normalised_mean),
-    "robust": Case(Robust(), oracle.robust(), ties=False),
+    "robust": Case(ONE_ROUND, oracle.robust(), ties=False),
     "sign-guard": Case(SignGuard(), oracle.sign_guard(0.1, 3.0)),
     "smea": Case(SMEA(F), defences.smea(F), ties=False),
     "superposition": Case(Superposition(), oracle.superposition(0.25, 2.0), ties=False),
@@ -145,7 +147,7 @@ MORE: dict[str, Case] = {
         oracle.centered_clipping(0.7, 2, False),
     ),
     "robust with other thresholds": Case(
-        Robust(saturation=0.8, full=0.9, longest=2.0, far=3.0),
+        Robust(saturation=0.8, full=0.9, longest=2.0, far=3.0, directions=False),
         oracle.robust(saturation=0.8, full=0.9, longest=2.0, far=3.0),
         ties=False,
     ),
@@ -182,7 +184,7 @@ MORE: dict[str, Case] = {
         Chain(ARC(F), Bulyan(F)), oracle.chain(oracle.arc(F), last=oracle.bulyan(F)), ties=False
     ),
     "arc and robust": Case(
-        Chain(ARC(F), Robust()), oracle.chain(oracle.arc(F), last=oracle.robust()), ties=False
+        Chain(ARC(F), ONE_ROUND), oracle.chain(oracle.arc(F), last=oracle.robust()), ties=False
     ),
     "arc and sign-guard": Case(
         Chain(ARC(F), SignGuard()), oracle.chain(oracle.arc(F), last=oracle.sign_guard(0.1, 3.0))
@@ -294,7 +296,7 @@ SHAPES = [Cohorts(9, 6, kind, 1.0, seed) for kind in ("outlier", "opposed") for 
 @pytest.mark.parametrize("drawn", SHAPES, ids=str)
 def test_reputation_and_influence_in_the_second_round(drawn: Cohorts) -> None:
     """Whoever was an outlier twice is below the gate and stays out in a third, quiet round."""
-    rule, n = ByzantineFilter(loss=0.3), drawn.n
+    rule, n = replace(MAD_FILTER, loss=0.3), drawn.n
     state, trust = None, [1.0] * n
     for turn in range(3):
         rows = replace(drawn, kind="spread" if turn == 2 else drawn.kind).updates()
@@ -302,8 +304,12 @@ def test_reputation_and_influence_in_the_second_round(drawn: Cohorts) -> None:
         expected = oracle.normalised(oracle.byzantine_filter(trust)(list(rows), Cohort.of(n)))
         assert result.influence.tolist() == pytest.approx(expected, abs=2e-5)
         _, outlier = oracle.byzantine_filter_drops(values.mad_scores(list(rows)), trust)
-        pairs = zip(trust, outlier, strict=True)
-        trust = [min(1.0, max(0.0, t - 0.3 if out else t + 0.05)) for t, out in pairs]
+        narrow = oracle.byzantine_filter_narrow(values.mad_scores(list(rows)))
+        changes = [
+            -0.3 if out else -0.075 if near else 0.05
+            for out, near in zip(outlier, narrow, strict=True)
+        ]
+        trust = [min(1.0, max(0.0, t + c)) for t, c in zip(trust, changes, strict=True)]
         state = result.state
 
 
@@ -312,7 +318,7 @@ def test_remembered_trust_and_influence_in_later_rounds(drawn: Cohorts) -> None:
     state, trust = None, None
     for turn in range(3):
         rows = replace(drawn, seed=drawn.seed + turn).updates()
-        result = aggregate(Robust(), Updates(torch.from_numpy(rows)), Cohort.of(drawn.n), state)
+        result = aggregate(ONE_ROUND, Updates(torch.from_numpy(rows)), Cohort.of(drawn.n), state)
         weights, trust = oracle.robust_steps(list(rows), trust)
         assert result.influence.tolist() == pytest.approx(oracle.normalised(weights), abs=2e-5)
         state = result.state

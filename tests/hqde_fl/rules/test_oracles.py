@@ -161,7 +161,7 @@ def test_centred_clipping_keeps_its_centre_behind_a_chain() -> None:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_filter_scores_are_their_definition(shape: tuple[int, int]) -> None:
     updates = draw(*shape, seed=2)
-    result = aggregate(ByzantineFilter(), Updates(updates))
+    result = aggregate(ByzantineFilter(detectors=("mad",)), Updates(updates))
     found = list(result.diagnostics["filter-scores"].values())
     assert found == pytest.approx(oracles.mad_scores(rows_of(updates)))
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import permutations
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules import Aggregate, ByzantineFilter, Cohort, Mean, Robust, aggregate
 from hqde_fl.rules.near_duplicates import near_duplicate_groups
-from hqde_fl.rules.robust import trust
+from hqde_fl.rules.trusted import trust
 from hqde_fl.updates import Updates
 
 
@@ -68,12 +69,14 @@ def test_colluders_gain_no_weight_from_each_others_trust(spread: float) -> None:
     assert off(found, rows) < 0.2
 
 
-def test_no_update_counts_as_longer_than_the_median() -> None:
+def test_no_update_counts_as_longer_than_so_many_medians() -> None:
     rows = honest(10)
     rows[4] *= 1e6
     found = run(rows)
-    assert float(found.delta.norm()) <= float(rows.norm(dim=1).median())
-    assert run(rows, Robust(longest=3.0)).delta.norm() > found.delta.norm()
+    assert float(found.delta.norm()) <= 2 * float(rows.norm(dim=1).median())
+    plain = run(rows, Robust(longest=1.0, directions=False))
+    assert float(plain.delta.norm()) <= float(rows.norm(dim=1).median())
+    assert run(rows, Robust(longest=3.0, directions=False)).delta.norm() > plain.delta.norm()
 
 
 def test_far_longer_updates_have_little_weight() -> None:
@@ -82,8 +85,11 @@ def test_far_longer_updates_have_little_weight() -> None:
     rows[3, 7] += 1e6
     found = run(rows)
     assert float((found.delta - 1).abs().max()) < 0.05
-    assert 0 < float(found.influence[3]) < 1e-4
-    assert float(run(rows, Robust(far=1e9)).delta[7]) > 1.1
+    assert found.filtered.tolist() == [row == 3 for row in range(11)]
+    weighed = run(rows, Robust(directions=False))
+    assert float((weighed.delta - 1).abs().max()) < 0.05
+    assert 0 < float(weighed.influence[3]) < 1e-4
+    assert float(run(rows, Robust(far=1e9, directions=False)).delta[7]) > 1.1
 
 
 @pytest.mark.parametrize("n", [4, 6, 8])
@@ -114,7 +120,7 @@ def test_updates_nearer_than_a_tenth_of_the_typical_distance_count_once(
     direction = rows[1] - rows[0]
     typical = float(torch.cdist(rows, rows).sort(dim=1).values[:, 4].median())
     near = rows[0] + closeness * typical * direction / direction.norm()
-    influence = run(torch.cat([rows, near[None]])).influence
+    influence = run(torch.cat([rows, near[None]]), Robust(directions=False)).influence
     shared = float(influence[0] + influence[9]) / float(influence[1:9].mean())
     assert shared < 1.3 if copied else shared > 1.7
 
@@ -122,15 +128,15 @@ def test_updates_nearer_than_a_tenth_of_the_typical_distance_count_once(
 def test_trust_is_remembered() -> None:
     rows = honest(9)
     bad = torch.cat([rows, -rows.mean(dim=0, keepdim=True)])
-    cohort, rule = replace(Cohort.of(10), round=1), Robust()
+    cohort, rule = replace(Cohort.of(10), round=1), Robust(directions=False)
     state = aggregate(rule, Updates(bad), cohort).state
     good = honest(10, seed=3)
     fresh = aggregate(rule, Updates(good), cohort)
     wary = aggregate(rule, Updates(good), cohort, state)
     assert wary.diagnostics["trust"]["9"] < 0.6 * fresh.diagnostics["trust"]["9"]
-    assert aggregate(Robust(memory=0.0), Updates(good), cohort, state).delta.equal(
-        aggregate(Robust(memory=0.0), Updates(good), cohort).delta
-    )
+    assert aggregate(
+        Robust(memory=0.0, directions=False), Updates(good), cohort, state
+    ).delta.equal(aggregate(Robust(memory=0.0, directions=False), Updates(good), cohort).delta)
     for _ in range(8):
         wary = aggregate(rule, Updates(good), cohort, wary.state)
     assert off(wary, good) < 1.1 * off(fresh, good) + 1e-3
@@ -173,7 +179,9 @@ def test_the_filter_finds_colluders_close_to_the_mean() -> None:
     sent = (rows.mean(dim=0) - 0.5 * rows.std(dim=0)).expand(6, -1)
     both = torch.cat([rows, sent])
     truth = [False] * 30 + [True] * 6
-    assert not run(both, ByzantineFilter()).filtered[30:].any()
+    assert not run(both, ByzantineFilter(detectors=("mad",))).filtered[30:].any()
+    found = run(both, ByzantineFilter()).filtered  # one of the copies counts
+    assert (int(found[:30].sum()), int(found[30:].sum())) == (0, 5)
     assert run(both, ByzantineFilter(detectors=("mad", "twins"))).filtered.tolist() == truth
 
 
@@ -185,10 +193,10 @@ def test_the_filter_finds_colluders_close_to_the_mean() -> None:
         ({"saturation": 0.0}, r"saturation in \(0, 1\], found 0.0"),
         ({"full": 1.5}, r"full in \(0, 1\], found 1.5"),
         ({"longest": 0.5}, "longest >= 1, found 0.5"),
-        ({"far": 0.5}, "far >= longest = 1.0, found 0.5"),
+        ({"far": 0.5}, "far >= longest = 2.0, found 0.5"),
     ],
 )
-def test_impossible_parameters_are_refused(options: dict[str, float], message: str) -> None:
+def test_impossible_parameters_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Robust(**options)
 
@@ -206,3 +214,63 @@ def test_the_larger_group_is_trusted_if_opposition_is_as_strong(
         assert min(kept) <= float(found.delta @ update / (update @ update)) <= max(kept)
     alone = torch.tensor([[0.0, 1, -1], [1, 0, -1], [-1, -1, 0]], dtype=torch.float64)
     assert trust(alone).tolist() == [1, 1, 0]
+
+
+def rounds_of(n: int, rounds: int, d: int = 400) -> list[Tensor]:
+    """Updates that share a direction, with residuals that follow a walk of their own."""
+    generator = torch.Generator().manual_seed(4)
+    shared = torch.randn(d, generator=generator, dtype=torch.float64)
+    own = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    found = []
+    for _ in range(rounds):
+        own = 0.85 * own + 0.5 * torch.randn(n, d, generator=generator, dtype=torch.float64)
+        found.append((shared + own) / d**0.5)
+    return found
+
+
+@pytest.mark.parametrize("rule", [Robust(), ByzantineFilter()], ids=["robust", "filter"])
+@pytest.mark.parametrize("f", [1, 3])
+def test_a_direction_that_never_changes_is_found_over_rounds(
+    rule: Robust | ByzantineFilter, f: int
+) -> None:
+    generator = torch.Generator().manual_seed(5)
+    push = torch.randn(400, generator=generator, dtype=torch.float64) / 20
+    state = None
+    for number, rows in enumerate(rounds_of(10, 12), start=1):
+        deviation = rows[f:].std(dim=0)
+        size = float(deviation.norm())
+        for i in range(f):
+            noise = torch.randn(400, generator=generator, dtype=torch.float64)
+            rows[i] = rows[f:].mean(dim=0) + 0.7 * size * push + 0.7 * deviation * noise
+        cohort = replace(Cohort.of(10), round=number)
+        outcome = aggregate(rule, Updates(rows), cohort, state)
+        state = outcome.state
+        if number == 1:
+            assert not outcome.filtered.any()
+    assert outcome.filtered.tolist() == [True] * f + [False] * (10 - f)
+
+
+@pytest.mark.parametrize("rule", [Robust(), ByzantineFilter()], ids=["robust", "filter"])
+def test_newcomers_and_other_sizes_start_without_a_past(rule: Robust | ByzantineFilter) -> None:
+    state = None
+    for rows in rounds_of(6, 4):
+        state = aggregate(rule, Updates(rows), Cohort.of(6), state).state
+    more = honest(7)
+    outcome = aggregate(rule, Updates(more), Cohort((1, 2, 3, 4, 5, 9, 8)), state)
+    assert not outcome.filtered.any()
+    assert set(outcome.state["0"]["directions"]["clients"]) == {str(i) for i in (*range(6), 8, 9)}
+    other = aggregate(rule, Updates(honest(6, d=30)), Cohort.of(6), state)
+    assert other.state["0"]["directions"]["size"] == 30
+    torch.testing.assert_close(
+        other.delta, aggregate(rule, Updates(honest(6, d=30)), Cohort.of(6)).delta, rtol=0, atol=0.1
+    )
+
+
+def test_noisy_copies_count_once_and_the_filter_keeps_the_original() -> None:
+    rows = honest(10, d=2000)
+    noise = torch.randn(3, 2000, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    rows[7:] = rows[2] + 0.15 * noise / 2000**0.5
+    assert run(rows, ByzantineFilter()).filtered.tolist() == [False] * 7 + [True] * 3
+    influence = run(rows).influence
+    shared = float(influence[2] + influence[7:].sum())
+    assert shared == pytest.approx(1 / 7, rel=0.4)
