@@ -21,7 +21,10 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import defence_parts  # noqa: E402
 from benchmarks.reporting import conclude, machine  # noqa: E402
 
-PARTS = sorted(module.name for module in pkgutil.iter_modules(defence_parts.__path__))
+SHARED = {"quick_loop"}
+"""Modules that the parts use."""
+
+PARTS = sorted({module.name for module in pkgutil.iter_modules(defence_parts.__path__)} - SHARED)
 """Names of the parts."""
 
 

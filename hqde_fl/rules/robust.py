@@ -11,7 +11,12 @@ no pair of clients gain more by agreeing than honest pairs do:
 3. trust t is the fixed point of t = max(0, A t) up to scale, starting from equal trust: trusted
    clients are those that trusted clients agree with. It is remembered from round to round;
 4. a client counts in full from a fraction of the median trust on, less below, not at all at zero;
-5. no update is longer than a multiple of the median length, and the weight of a far longer one
+5. directions are remembered over rounds (``hqde_fl.rules.direction_memory``), which measures how
+   alike the data are. Where they are not, trust says nothing, and everyone counts in full. Where
+   they are very alike, distances say much: updates count as in the geometric median;
+6. clients whose sums oppose the others', that push the same way in every round, or that are far
+   from the geometric median are left out, less than half of all;
+7. no update is longer than a multiple of the median length, and the weight of a far longer one
    falls with its length: its direction may be that of one coordinate alone.
 
 FoolsGold (Fung, Yoon and Beschastnikh, 2020, arXiv:1808.04866) lowers the weight of clients that
@@ -153,7 +158,8 @@ class Robust(Rule):
             trusted = alike * trusted + (1 - alike)
             longest = alike * longest + (1 - alike) * max(longest, UNALIKE_LENGTH)
             excluded, close = self._excluded(said, geometry.mixed(voters), voters)
-            trusted = torch.where(excluded, 0.0, trusted)
+            if bool((trusted[~excluded] > 0).any()):
+                trusted = torch.where(excluded, 0.0, trusted)
             trusted = trusted * close
             diagnostics = {
                 "alike": said.alike,
