@@ -1,7 +1,9 @@
 """A few bits for each number and a scale for each block, packed without a gap.
 
 Two sets of levels. *Uniform*: 2^b steps from the block's least to its largest value, rounded at
-random so that the mean is right (QSGD, Alistarh et al. 2017), or to the nearest. *Lloyd-Max*: the
+random so that the mean is right (QSGD, Alistarh et al. 2017), or to the nearest; with one bit the
+sign and the block's mean magnitude (Bernstein et al. 2018, Karimireddy et al. 2019), since two ends
+at random would be off by many times the numbers themselves. *Lloyd-Max*: the
 best levels for Gaussian numbers, which a rotation makes of any numbers; the scale
 <x, x> / <x, q> removes the bias (EDEN, Vargaftik et al. 2022), <x, q> / <q, q> has the least error.
 """
@@ -43,6 +45,7 @@ class Quantized(Codec):
     unbiased : bool
         True for a mean over messages without error, at the price of a larger error in each; wanted
         without error feedback, not with it. Lloyd-Max levels are unbiased only inside ``Rotated``.
+        One bit of uniform levels, the sign, never is: it becomes False.
     """
 
     bits: int = 4
@@ -60,6 +63,8 @@ class Quantized(Codec):
             )
         if self.block < 8 or self.block % 8 or self.block >= 1 << 32:
             raise ConfigError(f"Quantized needs block a multiple of 8, found {self.block}")
+        if self.bits == 1 and self.levels == "uniform":
+            object.__setattr__(self, "unbiased", False)
 
     def write(
         self, values: Floats, state: State, rng: np.random.Generator
@@ -82,8 +87,12 @@ class Quantized(Codec):
     ) -> tuple[NDArray[Any], NDArray[np.float32]]:
         """Return a tile's codes, and each row's least value and step.
 
-        Codes are rounded at random if ``unbiased``, else to the nearest.
+        Codes are rounded at random if ``unbiased``, else to the nearest; one bit is the sign.
         """
+        if self.bits == 1:
+            # in float64, since a sum of large numbers might overflow
+            mean = np.abs(rows).mean(axis=1, dtype=np.float64).astype(np.float32)
+            return (rows >= 0).astype(np.uint8), np.stack([-mean, 2 * mean], axis=1)
         top = np.float32(2**self.bits - 1)
         low, high = rows.min(axis=1), rows.max(axis=1)
         step = high / top - low / top

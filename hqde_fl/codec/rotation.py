@@ -13,7 +13,6 @@ additions in a fixed order, and factors.
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hqde_fl.codec.base import Codec, State
+from hqde_fl.codec.hadamard import transform
+from hqde_fl.codec.parallel import each
 from hqde_fl.codec.payload import Part
 from hqde_fl.codec.quantized import Quantized
 from hqde_fl.codec.reader import Floats, Reader
@@ -91,11 +92,15 @@ class Rotated(Codec):
         seed = int(rng.integers(1 << 63))
         rotated = np.zeros(_padded(values.size), np.float32)
         rotated[: values.size] = values
-        for tile, flips in _walk(rotated, self.block, self.rounds, seed):
+
+        def rotate(edges: tuple[int, int, int]) -> None:
+            tile, flips = _part(rotated, edges, self.rounds, seed)
             for signs in flips:
                 tile.view(np.uint32)[...] ^= signs
                 _mix_columns(tile)
                 _mix_neighbours(tile)
+
+        each(rotate, _edges(rotated.size, self.block), rotated.size)
         parts, _ = self.inner.frame(rotated, {}, rng)
         return [_FIELDS.pack(self.block, self.rounds, seed), *parts], {}
 
@@ -106,11 +111,16 @@ class Rotated(Codec):
         if not _is_block(block) or rounds not in (1, 2):
             raise CodecError(f"no rotation has blocks of {block} and {rounds} rounds")
         rotated = reader.frame(_padded(size)).astype(np.float32, copy=False)
-        for tile, flips in _walk(rotated, block, rounds, seed):
-            for signs in flips[::-1]:
-                _mix_neighbours(tile)
-                _mix_columns(tile)
-                tile.view(np.uint32)[...] ^= signs
+
+        def rotate_back(edges: tuple[int, int, int]) -> None:
+            tile, flips = _part(rotated, edges, rounds, seed)
+            with np.errstate(all="ignore"):  # of the thread: hostile numbers may overflow
+                for signs in flips[::-1]:
+                    _mix_neighbours(tile)
+                    _mix_columns(tile)
+                    tile.view(np.uint32)[...] ^= signs
+
+        each(rotate_back, _edges(rotated.size, block), rotated.size)
         return rotated[:size]
 
 
@@ -122,31 +132,36 @@ def _padded(size: int) -> int:
     return -(-size // _HEIGHT) * _HEIGHT
 
 
-def _walk(
-    values: NDArray[np.float32], block: int, rounds: int, seed: int
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.uint32]]]:
-    """Yield views of ``values`` with a block in each row, and the sign bits to flip.
-
-    The bits are (rounds, blocks, width) uint32, drawn from the seed.
-    """
-    bits = np.random.PCG64(seed)  # its raw output is the same in every version of NumPy
-    last = max(0, values.size // block - 1) * block  # where the last, longer block starts
+def _edges(size: int, block: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (start, stop, width): ranges of about ``_TILE`` values, and the values of a block."""
+    last = max(0, size // block - 1) * block  # where the last, longer block starts
     height = max(1, _TILE // block) * block
-    edges = [*range(0, last, height), last] if last else [0]
-    for start, stop in zip(edges, [*edges[1:], values.size], strict=True):
-        if start == stop:
-            continue
-        width = block if stop <= last else stop - start
-        words = bits.random_raw(rounds * (stop - start) // 64).astype("<u8").view(np.uint8)
-        flips = np.unpackbits(words).astype(np.uint32)
-        flips <<= np.uint32(31)
-        yield values[start:stop].reshape(-1, width), flips.reshape(rounds, -1, width)
+    starts = [*range(0, last, height), last] if last else [0]
+    for start, stop in zip(starts, [*starts[1:], size], strict=True):
+        if start < stop:
+            yield start, stop, block if stop <= last else stop - start
+
+
+def _part(
+    values: NDArray[np.float32], edges: tuple[int, int, int], rounds: int, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.uint32]]:
+    """Return a view of ``values`` with a block in each row, and the sign bits to flip.
+
+    The bits are (rounds, blocks, width) uint32, the range's own part of what the seed gives.
+    """
+    start, stop, width = edges
+    bits = np.random.PCG64(seed)  # its raw output is the same in every version of NumPy
+    bits.advance(rounds * start // 64)
+    words = bits.random_raw(rounds * (stop - start) // 64).astype("<u8").view(np.uint8)
+    flips = np.unpackbits(words).astype(np.uint32)
+    flips <<= np.uint32(31)
+    return values[start:stop].reshape(-1, width), flips.reshape(rounds, -1, width)
 
 
 def _mix_columns(tile: NDArray[np.float32]) -> None:
     """Apply the Hadamard transform to each column of each block, in place."""
     blocks, width = tile.shape
-    _hadamard(tile.reshape(blocks, _HEIGHT, width // _HEIGHT))
+    transform(tile.reshape(blocks, _HEIGHT, width // _HEIGHT))
 
 
 def _mix_neighbours(tile: NDArray[np.float32]) -> None:
@@ -154,21 +169,5 @@ def _mix_neighbours(tile: NDArray[np.float32]) -> None:
     columns = tile.shape[1] // _HEIGHT
     group = min(_HEIGHT, 1 << (columns.bit_length() - 1))
     turned = np.ascontiguousarray(tile.reshape(-1, group).T)  # long rows make fast loops
-    _hadamard(turned[None])
+    transform(turned[None])
     tile.reshape(-1, group)[...] = turned.T
-
-
-def _hadamard(stack: NDArray[np.float32]) -> None:
-    """Apply the orthonormal Hadamard transform along the middle axis, in place."""
-    blocks, height, width = stack.shape
-    spare = np.empty(stack.size // 2, np.float32)
-    half = 1
-    while half < height:
-        pairs = stack.reshape(blocks, height // (2 * half), 2, half * width)
-        upper, lower = pairs[:, :, 0], pairs[:, :, 1]
-        difference = spare.reshape(upper.shape)
-        np.subtract(upper, lower, out=difference)
-        upper += lower
-        lower[...] = difference
-        half *= 2
-    stack *= np.float32(1 / math.sqrt(height))

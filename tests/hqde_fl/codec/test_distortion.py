@@ -128,6 +128,10 @@ TABLE: dict[Codec, dict[str, float]] = {
         "gaussian": 0.017, "laplace": 0.038, "student-t": 0.17, "sparse": 0.42, "constant": 0,
         "zero": 0, "outlier": 2e-4, "denormal": 0.017,
     },
+    Quantized(1): {
+        "gaussian": 0.37, "laplace": 0.51, "student-t": 0.72, "sparse": 0.995, "constant": 1e-12,
+        "zero": 0, "outlier": 1, "denormal": 0.37,
+    },
     Rotated(): {
         "gaussian": 0.01, "laplace": 0.01, "student-t": 0.01, "sparse": 0.01, "constant": 0.01,
         "zero": 0, "outlier": 0.0105, "denormal": 0.01,
@@ -157,7 +161,7 @@ def test_table_of_errors(codec: Codec) -> None:
 @pytest.mark.parametrize(
     "codec",
     [
-        Quantized(1),
+        Quantized(2),
         Quantized(4),
         Rotated(Quantized(1, levels="lloyd-max")),
         Rotated(Quantized(3, levels="lloyd-max"), block=1024),
@@ -193,3 +197,15 @@ def test_one_round_of_rotation_is_biased_by_an_outlier_and_two_are_not() -> None
         errors.append(inputs.nmse(torch.stack(found).mean(dim=0), delta))
     assert errors[0] > 0.05
     assert errors[1] < 0.003
+
+
+def test_one_bit_is_the_sign_with_the_mean_magnitude_of_the_block() -> None:
+    for unbiased in (True, False):
+        codec = Quantized(1, block=64, unbiased=unbiased)
+        assert not codec.unbiased
+        delta = inputs.gaussian(64 * 5 + 3)
+        payload, _ = codec.encode(delta, {}, inputs.SEEDS.numpy("sign"))
+        found = codec.decode(payload, len(delta))
+        for block, decoded in zip(delta.split(64), found.split(64), strict=True):
+            expected = block.abs().mean() * torch.where(block >= 0, 1.0, -1.0)
+            torch.testing.assert_close(decoded, expected)

@@ -133,6 +133,7 @@ def test_plans_let_only_distant_indices_escape() -> None:
 CONTRACTIONS: tuple[Codec, ...] = (
     Identity(),
     Quantized(4, unbiased=False),
+    Quantized(1),
     *(Quantized(bits, levels="lloyd-max", unbiased=False) for bits in (1, 4)),
     Rotated(Quantized(1, levels="lloyd-max", unbiased=False)),
     EntropyCoded(1),
@@ -145,7 +146,7 @@ CONTRACTIONS: tuple[Codec, ...] = (
 
 # With 1 or 2 bits and no rotation, outliers are cut off in every message: their residual grows for
 # a hundred messages before it dominates its block and is sent.
-SLOW = (Quantized(1, levels="lloyd-max", unbiased=False), AdaptiveQuantizer(2, 0, 16))
+SLOW = (Quantized(1), Quantized(1, levels="lloyd-max", unbiased=False), AdaptiveQuantizer(2, 0, 16))
 STEADY = tuple(codec for codec in CONTRACTIONS if codec not in SLOW)
 
 
