@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.rules.cohort import Cohort
-from hqde_fl.rules.executor import Executor, Store, default_executor
+from hqde_fl.rules.executor import Executor, UpdateStore, default_executor
 from hqde_fl.rules.results import Aggregate, State
 from hqde_fl.rules.tiling import Combined, S
 from hqde_fl.updates import Columns, MappedColumns, StackedColumns
@@ -57,7 +57,7 @@ class AutoExecutor(Executor):
 
     def storage(
         self, n: int, d: int, dtype: torch.dtype, *, whole: bool = False, settled: bool = True
-    ) -> Store | None:
+    ) -> UpdateStore | None:
         """Return a function that moves one update out of this process's memory; None if all fit.
 
         None also if the disk has no room for a file, but the memory has.

@@ -47,7 +47,7 @@ from hqde_fl.errors import ConfigError
 from hqde_fl.monitor.spans import span
 from hqde_fl.monitor.task_counters import TASKS, TaskCount
 from hqde_fl.rules.cohort import Cohort
-from hqde_fl.rules.executor import Executor, Store
+from hqde_fl.rules.executor import Executor, UpdateStore
 from hqde_fl.rules.gram import sampled_spans
 from hqde_fl.rules.results import Aggregate, State
 from hqde_fl.rules.tiling import Combined, S, combine_tiles, reduce_tiles
@@ -109,7 +109,7 @@ class MapReduce(Executor):
 
     def storage(
         self, n: int, d: int, dtype: torch.dtype, *, whole: bool = False, settled: bool = True
-    ) -> Store | None:
+    ) -> UpdateStore | None:
         """Return a function that puts one client's update into the object store.
 
         An update that one task reads as a ``whole`` is one object if it fits into a shard. None

@@ -28,7 +28,7 @@ MIN_THREADED_NUMBERS = 1 << 21
 """With fewer numbers in all updates, starting threads costs more than it saves."""
 
 
-class Store(Protocol):
+class UpdateStore(Protocol):
     """A place for the updates of a round; its text names the place."""
 
     def __call__(
@@ -77,7 +77,7 @@ class Executor(ABC):
 
     def storage(
         self, n: int, d: int, dtype: torch.dtype, *, whole: bool = False, settled: bool = True
-    ) -> Store | None:
+    ) -> UpdateStore | None:
         """Return a function that stores one client's update where this executor will read it.
 
         None, unless overridden: updates stay in this process.

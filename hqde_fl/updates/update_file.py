@@ -199,8 +199,8 @@ class FileDelta(StoredUpdate):
     def columns(self, rows: Sequence[Any]) -> Columns:
         """Return updates as columns."""
         bases = [row.base for row in rows if isinstance(row, FileModel)]
-        found = file_columns(self.file, rows, bases[0] if bases else None)
-        return Updates([row.delta() for row in rows]) if found is None else found
+        columns = file_columns(self.file, rows, bases[0] if bases else None)
+        return Updates([row.delta() for row in rows]) if columns is None else columns
 
 
 def file_columns(

@@ -9,7 +9,7 @@ from logging import INFO
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.screening import Accepted
 from hqde_fl.rules import Tree
-from hqde_fl.rules.executor import Store
+from hqde_fl.rules.executor import UpdateStore
 from hqde_fl.strategies.settings import StrategySettings
 from hqde_fl.strategies.state import ModelState
 from hqde_fl.updates.received_updates import StoredUpdate
@@ -33,7 +33,7 @@ class UpdateStorage:
     def __init__(
         self, settings: StrategySettings, models: Sequence[ModelState], replies: int, number: int
     ) -> None:
-        self._stores: list[Store | None] = []
+        self._stores: list[UpdateStore | None] = []
         executor, whole = settings.aggregation.executor, _read_whole(settings)
         for model in models:
             size, dtype = model.layout.size, model.layout.dtype
