@@ -14,9 +14,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 PROJECT = Path(__file__).parents[2]
 HOME = "/home/operator"
@@ -179,6 +181,11 @@ class Host:
     def end(self) -> None:
         """End all programs that were started."""
         for process in self.running:
+            with suppress(psutil.Error):
+                # The first process of its namespace, with which all others there end. It does not
+                # end with ``unshare`` by itself, as it has changed its user.
+                for first in psutil.Process(process.pid).children():
+                    first.kill()
             process.kill()
         for process in self.running:
             process.wait()
