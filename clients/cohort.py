@@ -168,10 +168,11 @@ class CohortTraining:
             memory = aligned_rows(len(calls), self.row_bytes)
         contexts = [call.context for call in calls]
         loaded = [self._load(context) for context in contexts]  # outside of the seeded block
-        views, columns = self._views(memory[: len(calls)]), list[dict[str, Any]]()
+        columns = list[dict[str, Any]]()
         replies = CohortReplies(ReplyBlock(self._layout, memory[:0], {}))
         try:
             with reproducible(0):  # restores the generators, which each client seeds for itself
+                views = self._views(memory[: len(calls)])
                 for place, context in enumerate(contexts):
                     if time.monotonic() > end:
                         break

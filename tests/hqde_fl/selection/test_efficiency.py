@@ -30,8 +30,8 @@ HISTORY = st.builds(
     ClientHistory,
     selected=st.integers(0, 3),
     success_rate=st.floats(0, 1),
-    seconds=st.none() | st.floats(0, 1e6),
-    examples=st.none() | st.floats(0, 1e9),
+    seconds=st.none() | st.just(0.0) | st.floats(1e-9, 1e6),
+    examples=st.none() | st.just(0.0) | st.floats(1e-3, 1e9),
 )
 HISTORIES = st.lists(HISTORY, min_size=1, max_size=9)
 
