@@ -115,7 +115,9 @@ def _steps(rule: Aggregator) -> Sequence[Rule] | None:
     """Return the rule's steps if all can be evaluated on coordinates in a span, else None."""
     steps = rule.steps if isinstance(rule, Chain) else (rule,)
     rules = [step for step in steps if isinstance(step, Rule)]
-    linear_on_gram = (not s.scored and not _overrides(s, ON_UPDATES) for s in rules)
+    linear_on_gram = (
+        not s.scored and not s.remembers and not _overrides(s, ON_UPDATES) for s in rules
+    )
     return rules if len(rules) == len(steps) and all(linear_on_gram) else None
 
 
