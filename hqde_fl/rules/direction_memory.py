@@ -4,7 +4,9 @@ One round's directions are noisy: where data differ, an honest update may point 
 others. Sums over rounds tell more, in two ways.
 
 * **Opposition.** The sum of a client's updates is compared with the sums of the others that trust
-  each other (``trusted.py``). Where honest clients' sums agree, one that does not is opposed.
+  each other (``trusted.py``). Where honest clients' sums agree, one that does not is opposed. Late
+  in training updates are mostly noise, and sums stop to agree: then the verdicts of the rounds that
+  could tell stand.
 * **Patience.** An honest client's residual, its update less the mean, follows the model: it is most
   like that of the round before, and less and less like older ones. A client that pushes the same
   way in every round, hidden in noise of its own, is as like its oldest residuals as its last.
@@ -13,7 +15,7 @@ How alike the clients' data are is measured by the same sums: the median over cl
 between a client's sum and the trusted sum of the others. Where it is low, opposition says nothing.
 
 A client is remembered by three vectors of ``MEMORY_SIZE`` numbers, made of a sample of the columns
-that is drawn by the run's seed, and by the number of rounds it took part in.
+that is drawn by the run's seed, and by a few counts of rounds.
 """
 
 from __future__ import annotations
@@ -43,6 +45,10 @@ MIN_CLIENTS = 4
 
 MIN_ALIKE = 0.25
 """Agreement of the clients' sums below which opposition is not told from unequal data."""
+
+STANDING = 0.5
+"""A client that was opposed in more than this part of the rounds that could tell stays so in the
+rounds that cannot."""
 
 OPPOSED_BELOW = 0.2
 """A client's agreement, as a fraction of the typical one, below which it is opposed."""
@@ -160,7 +166,9 @@ def judge(sampled: Tensor, kept: Tensor, cohort: Cohort, state: State) -> Direct
     alike = float(agreement.median()) if n >= MIN_CLIENTS else 0.0
     newcomer = rounds < ESTABLISHED
     bound = torch.where(newcomer, -OPPOSED_BELOW, OPPOSED_BELOW) * alike
-    opposed = (agreement < bound) & (alike >= MIN_ALIKE)
+    told = number("told") + (alike >= MIN_ALIKE)
+    against = number("against") + ((agreement < bound) & (alike >= MIN_ALIKE))
+    opposed = agreement < bound if alike >= MIN_ALIKE else against > STANDING * told
 
     centre = kept / kept.sum() @ scaled if kept.sum() > 0 else zero
     residuals = _units(scaled - centre)
@@ -190,6 +198,8 @@ def judge(sampled: Tensor, kept: Tensor, cohort: Cohort, state: State) -> Direct
             "last": residuals[i].to(torch.float32),
             "older": (older[i] + last[i]).to(torch.float32),
             "rounds": int(rounds[i]),
+            "told": int(told[i]),
+            "against": int(against[i]),
             "compared": float(weight[i]),
             "near": float(near_mean[i]),
             "far": float(far_mean[i]),

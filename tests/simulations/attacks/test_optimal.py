@@ -43,7 +43,7 @@ ON_COORDINATES = [
     CenteredClipping(tau=2.0, relative=False),
     MDA(3),
     CAF(3),
-    Robust(),
+    Robust(directions=False, longest=1.0),
     MoNNA(3, trusted=4),
     Chain(NNM(3), GeometricMedian()),
     Chain(NNM(3), Krum(3)),
@@ -55,6 +55,7 @@ ON_UPDATES = [
     TrimmedMean(3),
     Chain(NNM(3), Median()),
     ByzantineFilter(),
+    Robust(),
     Tree(Median(), GeometricMedian(), fanout=3),
 ]
 RULES = ON_COORDINATES + ON_UPDATES
