@@ -66,6 +66,8 @@ def private_environment() -> dict[str, str]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),  # Ray prefers it to a RAY_AUTH_TOKEN_PATH
         "RAY_ENABLE_K8S_TOKEN_AUTH": "0",  # otherwise Kubernetes would judge the token
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        # Its Prometheus server asks for no token; with an impossible port there is none.
+        "AUTOSCALER_METRIC_PORT": "-1",
     }
 
 
