@@ -46,9 +46,9 @@ MIN_CLIENTS = 4
 MIN_ALIKE = 0.25
 """Agreement of the clients' sums below which opposition is not told from unequal data."""
 
-STANDING = 0.5
-"""A client that was opposed in more than this part of the rounds that could tell stays so in the
-rounds that cannot."""
+STANDING, MIN_TOLD = 0.8, 5
+"""A client that was opposed in more than this part of the rounds that could tell, at least so many,
+stays so in the rounds that cannot."""
 
 OPPOSED_BELOW = 0.2
 """A client's agreement, as a fraction of the typical one, below which it is opposed."""
@@ -168,7 +168,8 @@ def judge(sampled: Tensor, kept: Tensor, cohort: Cohort, state: State) -> Direct
     bound = torch.where(newcomer, -OPPOSED_BELOW, OPPOSED_BELOW) * alike
     told = number("told") + (alike >= MIN_ALIKE)
     against = number("against") + ((agreement < bound) & (alike >= MIN_ALIKE))
-    opposed = agreement < bound if alike >= MIN_ALIKE else against > STANDING * told
+    stands = (told >= MIN_TOLD) & (against > STANDING * told)
+    opposed = agreement < bound if alike >= MIN_ALIKE else stands
 
     centre = kept / kept.sum() @ scaled if kept.sum() > 0 else zero
     residuals = _units(scaled - centre)
