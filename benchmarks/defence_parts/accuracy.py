@@ -22,7 +22,7 @@ from hqde_fl.simulations.attacks.constant_direction import ConstantDirection
 from hqde_fl.simulations.attacks.copycat import Copycat
 from hqde_fl.simulations.attacks.sideways import Sideways
 
-SEEDS = (201, 202, 203, 204, 205)
+SEEDS = (301, 302, 303, 304, 305)
 ALPHAS = (0.1, 0.5, 0.0)
 RULES: dict[str, Aggregator] = {
     "filter": ByzantineFilter(),
