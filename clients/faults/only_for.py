@@ -13,6 +13,7 @@ from hqde_fl.clients.faults.fault_errors import FaultError, failure_text
 from hqde_fl.clients.faults.fault_plan import PartitionChoice
 from hqde_fl.clients.faults.poisoning import require_poisoned
 from hqde_fl.clients.message_fields import partition_of, server_round
+from hqde_fl.protocol.node_numbers import names_partition
 from hqde_fl.seeding import Seeds
 
 
@@ -46,6 +47,8 @@ class _OnlyFor:
     name: str
 
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        if not names_partition(context):  # asked who it is, before the server has numbered it
+            return call_next(message, context)
         chosen, number = self.chosen, server_round(message)
         faulty = chosen(number) if callable(chosen) else chosen
         partition, _ = partition_of(context)

@@ -40,7 +40,7 @@ for path in $HOST_PATHS; do readonly_bind "$path"; done
 mkdir -p "$root/dev" "$root/proc" "$root/etc" "$root/opt/hqde-fl"
 mount --rbind /dev "$root/dev"
 mount -t proc proc "$root/proc"
-mkdir -m 1777 "$root/tmp"
+mkdir -p "$root/tmp"; chmod 1777 "$root/tmp"
 cp /etc/nsswitch.conf /etc/ld.so.cache "$root/etc/"
 echo "127.0.0.1 localhost" > "$root/etc/hosts"
 echo "operator:x:$uid:$uid::/home/operator:/bin/sh" > "$root/etc/passwd"

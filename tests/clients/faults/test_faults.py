@@ -115,6 +115,14 @@ def test_every_fault_acts_on_the_chosen_clients_alone(reply, name):
     assert same(weights(reply(mod)), weights(reply()))
 
 
+def test_a_faulty_client_says_who_it_is_before_the_server_has_numbered_it(task, ask, node, state):
+    context = node()
+    context.node_config.clear()
+    app = ensemble_app(task, training=TRAINING, mods=[only_for(SignFlip(), {0})])
+    reply = app(ask(state, kind="query.identity"), context)
+    assert dict(reply.content["identity"]) == {}
+
+
 @pytest.mark.parametrize("name", list(FAULTS))
 def test_every_fault_resets_its_training_hooks(reply, images, name):
     try:
