@@ -34,8 +34,8 @@ def settings(quick: bool) -> list[Setting]:
     """Return the federations to try."""
     if quick:
         return [digits(0.5, 10)]
-    found = [digits(0.5, 20), digits(None, 20)]
-    return found + ([fashion(12)] if os.environ.get(ENVIRONMENT) else [])
+    settings = [digits(0.5, 20), digits(None, 20)]
+    return settings + ([fashion(12)] if os.environ.get(ENVIRONMENT) else [])
 
 
 def measure(setting: Setting, seeds: int, workers: int, only: set[str]) -> Iterator[dict[str, Any]]:
@@ -120,10 +120,10 @@ def main() -> int:
     for setting in settings(options.quick):
         if not setting.name.startswith(options.setting):
             continue
-        found = list(measure(setting, seeds, options.workers, only))
-        print_table(found, setting)
-        rows += found
-        checks += judge(found, setting)
+        measured = list(measure(setting, seeds, options.workers, only))
+        print_table(measured, setting)
+        rows += measured
+        checks += judge(measured, setting)
     about = machine() | {"seeds": seeds, "rules": len({row["rule"] for row in rows})}
     return conclude(rows, checks, options.json, about)
 

@@ -134,8 +134,8 @@ class CohortTraining:
         layout, fresh = BlockLayout.of(name, record), client.model(0)
         if layout is None or (entries := fresh.entries) is None:
             return None
-        found = [(key, tuple(entry.shape), entry.dtype) for key, entry in entries.items()]
-        if found != [(e.name, e.shape, getattr(torch, e.dtype, None)) for e in layout.entries]:
+        built = [(key, tuple(entry.shape), entry.dtype) for key, entry in entries.items()]
+        if built != [(e.name, e.shape, getattr(torch, e.dtype, None)) for e in layout.entries]:
             return None
         return cls(client, message, fresh, layout)
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, final
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -115,11 +114,7 @@ class Backdoor(PoisonedData):
             yield relabelled(batch, inputs, self.target)
 
     def _poison(self, x: Any, y: Tensor) -> tuple[Any, Tensor]:
-        images, count = images_of(self, x), self.count(y)
-        labels = y.clone()
-        labels[:count] = self.target
-        poisoned = torch.cat([self.trigger(images[:count]), images[count:]])
-        return with_entry(x, images, poisoned), labels
+        return self.poison_first(x, y, self.trigger)
 
 
 def only_target(target: int) -> str:

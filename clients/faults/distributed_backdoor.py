@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, final
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from hqde_fl.clients.batches import Batch, Collate
 from hqde_fl.clients.faults.backdoor import Backdoor, require_other_label
-from hqde_fl.clients.faults.backdoor_base import images_of, require_class, with_entry
+from hqde_fl.clients.faults.backdoor_base import images_of, require_class
 from hqde_fl.clients.faults.poisoned_data import PoisonedData
 from hqde_fl.clients.faults.poisoning import Change
 from hqde_fl.clients.task_facts import TaskFacts
@@ -80,10 +80,7 @@ class DistributedBackdoor(PoisonedData):
         """Return the change that puts the client's strip on the first examples of a batch."""
 
         def change(x: Any, y: Tensor) -> tuple[Any, Tensor]:
-            images, count, labels = images_of(self, x), self.count(y), y.clone()
-            labels[:count] = self.target
-            poisoned = torch.cat([self.strip(images[:count], client), images[count:]])
-            return with_entry(x, images, poisoned), labels
+            return self.poison_first(x, y, partial(self.strip, client=client))
 
         return change
 

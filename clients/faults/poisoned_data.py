@@ -17,7 +17,13 @@ from torch.utils.data import Dataset
 from hqde_fl.clients.batch_iteration import iterate_batches
 from hqde_fl.clients.batches import Batch, Collate
 from hqde_fl.clients.data_subset import data_subset
-from hqde_fl.clients.faults.backdoor_base import BATCH_SIZE, BackdoorFault, Watch
+from hqde_fl.clients.faults.backdoor_base import (
+    BATCH_SIZE,
+    BackdoorFault,
+    Watch,
+    images_of,
+    with_entry,
+)
 from hqde_fl.clients.faults.base import State, with_changed_state
 from hqde_fl.clients.faults.poisoning import Change, train_poisoned
 from hqde_fl.clients.faults.scaling import scale_update
@@ -91,6 +97,23 @@ class PoisonedData(BackdoorFault):
         Batches are shuffled, so that these may be the first ones.
         """
         return min(len(y), max(1, round(self.poisoned * len(y))))
+
+    def poison_first(
+        self, x: Any, y: Tensor, poisoned: Callable[[Tensor], Tensor]
+    ) -> tuple[Any, Tensor]:
+        """Return a batch the first images of which are replaced and have the target's label.
+
+        Parameters
+        ----------
+        x, y : Any, Tensor
+            The inputs, one of them images, and the labels (n,) of the batch.
+        poisoned : Callable[[Tensor], Tensor]
+            Returns what takes the place of the first ``count(y)`` images.
+        """
+        images, count, labels = images_of(self, x), self.count(y), y.clone()
+        labels[:count] = self.target
+        changed = torch.cat([poisoned(images[:count]), images[count:]])
+        return with_entry(x, images, changed), labels
 
 
 def examples_with(

@@ -17,7 +17,6 @@ from hqde_fl.clients.faults.backdoor_base import (
     images_of,
     require_class,
     require_label,
-    with_entry,
 )
 from hqde_fl.clients.faults.poisoned_data import PoisonedData, examples_with, relabelled
 from hqde_fl.clients.faults.poisoning import Change
@@ -96,16 +95,13 @@ class SemanticBackdoor(PoisonedData):
             return lambda x, y: (x, y)
         own, used = torch.cat([images_of(self, batch.inputs) for batch in batches]), 0
 
-        def change(x: Any, y: Tensor) -> tuple[Any, Tensor]:
+        def next_examples(replaced: Tensor) -> Tensor:
             nonlocal used
-            images, count, labels = images_of(self, x), self.count(y), y.clone()
-            rows = torch.arange(used, used + count, device=own.device) % len(own)
-            used += count
-            labels[:count] = self.target
-            poisoned = torch.cat([own[rows].to(images), images[count:]])
-            return with_entry(x, images, poisoned), labels
+            rows = torch.arange(used, used + len(replaced), device=own.device) % len(own)
+            used += len(replaced)
+            return own[rows].to(replaced)
 
-        return change
+        return lambda x, y: self.poison_first(x, y, next_examples)
 
     def values(self, x: Tensor) -> Tensor:
         """Return the value (n,) of the feature of each image (n, ..., height, width)."""

@@ -108,7 +108,7 @@ class Aggregator(ABC):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What it needs besides updates: a ``"reference"`` update, ``"layers"``, ``"history"``.
+        """The rule's needs besides updates: a ``"reference"`` update, ``"layers"``, ``"history"``.
 
         Nothing, as for most rules, unless overridden. A rule with ``"history"`` remembers clients.
         """

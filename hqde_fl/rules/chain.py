@@ -147,7 +147,7 @@ class Chain(Aggregator):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What its steps need besides updates."""
+        """The needs of its steps besides updates."""
         return frozenset[Need]().union(*(step.needs for step in self.steps))
 
     def mean_weights(self, cohort: Cohort) -> Tensor:

@@ -12,6 +12,7 @@ every column's place and sign, and the tiles bring it along.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ def sketches_of(score: Tensor) -> tuple[Tensor, int]:
     return score[: min(size, SKETCH_SIZE)].T.contiguous(), size
 
 
-def remembered(state: State, size: int) -> Mapping[str, object]:
+def remembered(state: State, size: int) -> Mapping[str, Any]:
     """Return a state that was made for updates of ``size`` numbers; an empty one if it was not.
 
     When the roles of a model's entries change, so do the columns, and sketches lose their meaning.

@@ -83,7 +83,7 @@ MIN_PERSISTENCE = 0.12
 
 @dataclass(frozen=True, eq=False)
 class Directions:
-    """What the remembered directions say of a round's clients.
+    """The verdict of the remembered directions on a round's clients.
 
     Parameters
     ----------

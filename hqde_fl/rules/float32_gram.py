@@ -162,11 +162,13 @@ def _expected(columns: Columns, pivot: int) -> Float32Distances | None:
     starts = [round(k * last / (SAMPLED_BLOCKS - 1)) for k in range(SAMPLED_BLOCKS)]
     parts = [float32_gram(columns.tile(start, start + BLOCK), pivot) for start in starts]
     repeats = d / (SAMPLED_BLOCKS * BLOCK)
-    found = reduce(add, parts).distances(pivot, repeats)
-    if found is None:
+    sampled = reduce(add, parts).distances(pivot, repeats)
+    if sampled is None:
         return None
-    squared = found.geometry.squared
+    squared = sampled.geometry.squared
     n = columns.shape[0]
     typical = squared[:n, :n].sum() / (n * (n - 1))
     shrunk = typical + (squared - typical) / math.sqrt(repeats)
-    return Float32Distances(replace(found.geometry, squared=shrunk.fill_diagonal_(0)), found.error)
+    return Float32Distances(
+        replace(sampled.geometry, squared=shrunk.fill_diagonal_(0)), sampled.error
+    )

@@ -104,7 +104,7 @@ class FoolsGold(Rule):
         """Return the clients' weights by their histories, this round's updates included."""
         assert measured.score is not None
         sketches, size = sketches_of(measured.score)
-        known: dict[str, Any] = dict(remembered(state, size).get("history", {}))  # type: ignore[call-overload]
+        known: dict[str, Any] = dict(remembered(state, size).get("history", {}))
         names = [str(client) for client in cohort.ids]
         history = torch.stack(
             [known.get(name, 0) + row for name, row in zip(names, sketches, strict=True)]

@@ -10,7 +10,7 @@ from torch import Tensor
 from hqde_fl.errors import ConfigError
 
 Need = Literal["reference", "layers", "history"]
-"""What a rule needs besides updates: a field of ``RoundContext``, or clients that keep their rows.
+"""A rule's need besides updates: a field of ``RoundContext``, or clients that keep their rows.
 
 ``"history"``: the rule remembers each client from round to round, so that every row that it is
 given must be one client's.

@@ -125,7 +125,7 @@ class Tree(Aggregator):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What its rules need besides updates; their nodes are given it as it is."""
+        """The needs of its rules besides updates; their nodes are given it as it is."""
         return self.leaf.needs | self.root.needs
 
     def mean_weights(self, cohort: Cohort) -> Tensor:

@@ -126,14 +126,14 @@ def check(
     """
     from hqde_fl.simulations.deploy.site_check import check_site, make_key
 
-    found = check_site(folder)
+    findings = check_site(folder)
     if make_key(folder):
         typer.echo(f"made node.key; send {folder / 'node.pub'} to the federation's operator")
-        found = check_site(folder)
-    for finding in found:
+        findings = check_site(folder)
+    for finding in findings:
         typer.echo(f"{'ok' if not finding.problem else 'WRONG':<6} {finding.what}", nl=False)
         typer.echo(f": {finding.problem}" if finding.problem else "")
-    if any(finding.problem for finding in found):
+    if any(finding.problem for finding in findings):
         raise typer.Exit(1)
 
 

@@ -1,4 +1,4 @@
-"""What a SuperLink and a run's records say of each node: when it was seen, its times, reasons."""
+"""An overview of nodes by a SuperLink and a run's records: last seen, times, reasons."""
 
 from __future__ import annotations
 

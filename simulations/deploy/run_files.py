@@ -53,10 +53,10 @@ def serve_runs(app: Any, runs: Path) -> None:
     from fastapi.responses import FileResponse
 
     def directory(run_id: str) -> Path:
-        found = directory_of(runs, run_id)
-        if found is None:
+        path = directory_of(runs, run_id)
+        if path is None:
             raise HTTPException(404, f"no run {run_id} has a directory here")
-        return found
+        return path
 
     def list_run_files(run_id: str) -> dict[str, Any]:
         found = directory(run_id)

@@ -55,7 +55,7 @@ class BlockScreening:
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    """What is known of all replies of a block."""
+    """The findings that hold for all replies of a block."""
 
     block: ReplyBlock
     sent: SentModel

@@ -53,11 +53,11 @@ class RoundReader:
 
         A line that cannot be read, as one that was cut off, is ignored: the log is for humans.
         """
-        found = _ROUND.fullmatch(line) if len(line) <= MAX_LINE_LENGTH else None
-        if found is None:
+        match = _ROUND.fullmatch(line) if len(line) <= MAX_LINE_LENGTH else None
+        if match is None:
             return
         try:
-            table = json.loads(found[1])
+            table = json.loads(match[1])
             number = table["round"]
         except (ValueError, TypeError, KeyError, RecursionError):
             return

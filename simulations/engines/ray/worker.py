@@ -267,11 +267,7 @@ class ClientWorker:
 
         load, settings = host_load(), jobs[0].torch_settings
         unpacked, contexts = unpack(content), [app.context(job, RecordDict()) for job in jobs]
-        TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = (
-            app.run_id,
-            0,
-            jobs[0].node,
-        )
+        _identify(app, jobs[0])
         try:
             first = app.message(jobs[0], unpacked)
             training = cohort_training(app.client_app, first, contexts[0])
@@ -318,7 +314,7 @@ class ClientWorker:
         job.torch_settings.adopt()  # another client may have changed them
         state, lost = _state(job.context)
         context = app.context(job, state)
-        TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = app.run_id, 0, job.node
+        _identify(app, job)
         reply, error = None, None
         collected = CollectedRecords()
         try:
@@ -335,6 +331,11 @@ class ClientWorker:
         seconds, records = time.perf_counter() - started, tuple(collected.records)
         outcome = Outcome(reply, error, stateful, lost, seconds, began, records, load)
         return outcome, pack(context.state) if stateful else None
+
+
+def _identify(app: App, job: Job) -> None:
+    """Tell Flower in whose name this process makes messages."""
+    TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = app.run_id, 0, job.node
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What ``nodes status`` says of a node."""
+"""``nodes status`` says what is known of each node."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def call() -> tuple[Any, Context]:
 
 @pytest.fixture
 def collected(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
-    """What a collector gets, by path."""
+    """Start a collector, and yield the requests that it gets, by path."""
     got: dict[str, bytes] = {}
 
     class Collector(BaseHTTPRequestHandler):
