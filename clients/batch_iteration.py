@@ -43,6 +43,7 @@ def iterate_batches(
     model: nn.Module,
     generator: torch.Generator | None = None,
     collate: Collate | None = None,
+    order: Tensor | None = None,
 ) -> Iterator[Batch]:
     """Yield batches of a data set as inputs and targets of a model, on the model's device.
 
@@ -63,6 +64,9 @@ def iterate_batches(
         Source of the shuffled order; the data set's own order without it.
     collate : Callable, optional
         Makes a batch of a list of examples; torch's default if not given.
+    order : Tensor, optional
+        The indices of the examples to read, in their order, instead of all of them; such as the
+        rest of a ``shuffled_order``. ``generator`` does not shuffle then.
 
     Raises
     ------
@@ -71,33 +75,37 @@ def iterate_batches(
     TaskError
         If the data set or ``collate`` fail, or ``forward`` cannot be called with what they give.
     """
-    examples = example_total(data)
+    tensors = data.tensors if type(data) is TensorDataset else ()
+    examples = len(tensors[0]) if tensors else example_total(data)
     if examples == 0:
         raise DataError("the data set needs at least 1 example, found 0")
     reader, device = BatchReader.of(model), device_of(model)
-    drop_last = generator is not None and _drops_last(examples, size)
+    drop_last = order is None and generator is not None and _drops_last(examples, size)
     parts: Iterable[Any]
-    if type(data) is TensorDataset and collate is None:
-        tensors = data.tensors
-        if generator is None:
+    if tensors and collate is None:
+        if generator is None and order is None:
             parts = zip(*(torch.split(tensor, size) for tensor in tensors), strict=True)
         else:
-            order = torch.randperm(examples, generator=generator)[: examples - drop_last]
+            if order is None:
+                order = torch.randperm(examples, generator=generator)[: examples - drop_last]
             parts = (
-                [_examples(tensor, indices) for tensor in tensors]
-                for indices in torch.split(order, size)
+                [_examples(tensor, order[first : first + size]) for tensor in tensors]
+                for first in range(0, len(order), size)
             )
     else:
         stacks = collate is None or collate is default_collate
         loader = DataLoader(
             in_torch_format(data) if stacks else data,
             size,
-            shuffle=generator is not None,
+            shuffle=None if order is not None else generator is not None,
+            sampler=None if order is None else order.tolist(),
             generator=generator,
             drop_last=drop_last,
             collate_fn=_collate(collate, reader),
         )
         parts = _loaded(loader)
+    if order is not None:
+        examples = len(order)
     for number, batch in enumerate(parts):
         inputs, targets = reader.pair(batch)
         count = min(size, examples - number * size)
@@ -113,6 +121,24 @@ def _examples(tensor: Tensor, indices: Tensor) -> Tensor:
 def shuffled_batches(examples: int, size: int) -> int:
     """Return the number of batches that ``iterate_batches`` yields with a generator."""
     return -(-examples // size) - _drops_last(examples, size)
+
+
+def shuffled_order(examples: int, size: int, generator: torch.Generator) -> Tensor:
+    """Return the order of a pass: that in which ``iterate_batches`` reads a ``TensorDataset``.
+
+    A last batch of one example is left out as there.
+
+    Parameters
+    ----------
+    examples : int
+        The number of examples, >= 1.
+    size : int
+        Examples per batch, >= 1.
+    generator : torch.Generator
+        Source of the order.
+    """
+    order = torch.randperm(examples, generator=generator)
+    return order[: examples - _drops_last(examples, size)]
 
 
 def _drops_last(examples: int, size: int) -> bool:

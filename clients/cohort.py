@@ -39,7 +39,13 @@ from hqde_fl.protocol.no_data import no_data
 from hqde_fl.protocol.omitted_entries import LEAVE_OUT
 from hqde_fl.protocol.partial_work import requested_work
 from hqde_fl.protocol.records import to_record
-from hqde_fl.protocol.reply_block import METRICS, BlockLayout, ReplyBlock, aligned_rows
+from hqde_fl.protocol.reply_block import (
+    METRICS,
+    BlockLayout,
+    ReplyBlock,
+    aligned_rows,
+    has_finite_square,
+)
 
 ONE_BY_ONE = {REQUEST, VERSION, HELD_ENTRIES, BUFFERS, MEMBERS, TIED}
 """Keys of a message's config with which clients are called one by one."""
@@ -111,7 +117,8 @@ class CohortTraining:
         self, client: EnsembleClient, message: Message, fresh: FreshModel, layout: BlockLayout
     ) -> None:
         self._client, self._fresh, self._layout = client, fresh, layout
-        self._round, self._work = server_round(message), requested_work(message)
+        self._round = server_round(message)
+        self._work = client.training.part_done(requested_work(message))
         self._start = layout.row(array_record(message)[1])
         told = isinstance(message_config(message).get(ROLES), str)
         self._omits = told and config_value(message, LEAVE_OUT, bool) is True
@@ -123,7 +130,10 @@ class CohortTraining:
         None if they must be called one by one: it is for one model on the CPU, all entries of which
         are sent and returned as they are.
         """
-        if not is_training(message) or client.members > 1 or client.training.dp_sgd is not None:
+        training = client.training
+        if not is_training(message) or client.members > 1 or training.dp_sgd is not None:
+            return None
+        if training.keeps_state:
             return None
         if len(records_of(message.content, ArrayRecord)) != 1:
             return None
@@ -168,7 +178,7 @@ class CohortTraining:
             memory = aligned_rows(len(calls), self.row_bytes)
         contexts = [call.context for call in calls]
         loaded = [self._load(context) for context in contexts]  # outside of the seeded block
-        columns = list[dict[str, Any]]()
+        columns, finite = list[dict[str, Any]](), list[bool]()
         replies = CohortReplies(ReplyBlock(self._layout, memory[:0], {}))
         try:
             with reproducible(0):  # restores the generators, which each client seeds for itself
@@ -192,6 +202,7 @@ class CohortTraining:
                         elif arrays is None:
                             replies.rows[place] = row
                             columns.append(metrics)
+                            finite.append(has_finite_square(memory[row]))
                         else:
                             replies.others[place] = self._reply(calls[place], arrays, metrics)
                     except Exception as error:
@@ -201,7 +212,7 @@ class CohortTraining:
         finally:
             self._fresh.release()
         table = {name: [values[name] for values in columns] for name in (columns or [{}])[0]}
-        replies.block = ReplyBlock(self._layout, memory[: len(columns)], table)
+        replies.block = ReplyBlock(self._layout, memory[: len(columns)], table, finite)
         return replies
 
     def _load(self, context: Context) -> _Loaded:

@@ -45,6 +45,7 @@ class FreshModel:
     ) -> None:
         self._build, self._new_optimizer = build, new_optimizer
         self._own: list[tuple[Tensor, Tensor]] = []
+        self._is_unused = False  # True while the one copy is known to be as it was built
         self._keep(build())
 
     def _keep(self, model: nn.Module) -> None:
@@ -58,6 +59,7 @@ class FreshModel:
         self.__dict__.pop("_optimizer", None)
         self.__dict__.pop("_copier", None)
         self.__dict__.pop("_restorer", None)
+        self._is_unused = False
 
     @property
     def built(self) -> nn.Module:
@@ -116,8 +118,11 @@ class FreshModel:
     def is_in(self, model: nn.Module, values: Sequence[Tensor]) -> bool:
         """Return True if the entries of a result of ``train_in`` still are in this memory."""
         assert self._entries is not None
-        state = model.state_dict(keep_vars=True)
-        return _are_same(state, self._entries) and all(
+        restorer = self._restorer
+        self._is_unused = restorer is not None and restorer.is_unchanged  # and has the same entries
+        if not self._is_unused and not _are_same(model.state_dict(keep_vars=True), self._entries):
+            return False
+        return all(
             entry.data_ptr() == value.data_ptr() and entry.shape == value.shape
             for entry, value in zip(self._entries.values(), values, strict=True)
         )
@@ -135,7 +140,9 @@ class FreshModel:
                 return None
         if self._restorer is None:
             return self._copier.copy()
-        self._restorer.restore()
+        if not self._is_unused:
+            self._restorer.restore()
+        self._is_unused = False
         return self._restorer.model
 
     def _load(self, state: Mapping[str, Tensor]) -> tuple[nn.Module, bool]:

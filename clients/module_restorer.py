@@ -37,24 +37,26 @@ class ModuleRestorer:
                     else:
                         self._empty.append(container)
 
-    def restore(self) -> bool:
-        """Restore all attributes; return True if none of them had changed."""
-        unchanged = True
+    @property
+    def is_unchanged(self) -> bool:
+        """True if all attributes are as they are to be."""
         for attributes, names, values in self._modules:
             if list(attributes) != names or any(map(operator.is_not, attributes.values(), values)):
-                unchanged = False
-                attributes.clear()
-                attributes.update(zip(names, values, strict=True))
-        if any(self._empty):
-            unchanged = False
-            for container in self._empty:
-                container.clear()
-        for container, copied, content in self._filled:
-            if not _holds(container, copied, content):
-                unchanged = False
-                container.clear()
-                container.update(copied)
-        return unchanged
+                return False
+        return not any(self._empty) and all(_holds(*filled) for filled in self._filled)
+
+    def restore(self) -> None:
+        """Restore all attributes."""
+        if self.is_unchanged:
+            return
+        for attributes, names, values in self._modules:
+            attributes.clear()
+            attributes.update(zip(names, values, strict=True))
+        for container in self._empty:
+            container.clear()
+        for container, copied, _ in self._filled:
+            container.clear()
+            container.update(copied)
 
 
 def _holds(container: Any, copied: Any, content: list[Any]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -38,8 +38,8 @@ def reproducible(seed: int, threads: int = 0, *, restores: bool = True) -> Itera
     global _depth
     # Asking for CUDA's state would create a context on the GPU in a process that never uses it.
     gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with _global_state_lock, _restored_generators(gpus if restores or not _depth else None):
-        threads_before = torch.get_num_threads()
+    with _global_state_lock, _restored_generators(gpus) if restores or not _depth else _NOTHING:
+        threads_before = torch.get_num_threads() if threads else 0
         torch.default_generator.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
@@ -49,20 +49,26 @@ def reproducible(seed: int, threads: int = 0, *, restores: bool = True) -> Itera
             torch.set_num_threads(threads)
         _depth += 1
         try:
-            with torch.inference_mode(False), torch.enable_grad():
-                yield
+            if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+                try:
+                    yield
+                finally:
+                    torch.set_grad_enabled(True)
+            else:
+                with torch.inference_mode(False), torch.enable_grad():
+                    yield
         finally:
             _depth -= 1
             if threads:
                 torch.set_num_threads(threads_before)
 
 
+_NOTHING = nullcontext()
+
+
 @contextmanager
-def _restored_generators(gpus: Sequence[int] | None) -> Iterator[None]:
-    """Restore the generators after the block, those of GPUs too; do nothing if ``gpus`` is None."""
-    if gpus is None:
-        yield
-        return
+def _restored_generators(gpus: Sequence[int]) -> Iterator[None]:
+    """Restore the generators after the block, those of GPUs too."""
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()
     gpu_states = [torch.cuda.get_rng_state(gpu) for gpu in gpus]
     try:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -68,6 +69,8 @@ class Scoring:
         """
         if not self._task.classifier or not isinstance(targets, Tensor):
             return size
+        if type(targets) is Tensor and targets.dtype is torch.int64 and targets.is_cpu:
+            return int(np.count_nonzero(targets.numpy() != self._ignored))  # half the time
         if targets.is_floating_point() or targets.is_complex():
             return size
         return int(torch.count_nonzero(targets.long() != self._ignored))

@@ -108,6 +108,15 @@ class BlockLayout:
         return row
 
 
+def has_finite_square(row: npt.NDArray[np.uint8]) -> bool:
+    """Return True if the sum of the squares of a row's numbers is finite, read as float32.
+
+    That proves every float32 in it finite, and small enough for any difference.
+    """
+    numbers = row.view(np.float32)
+    return bool(np.isfinite(np.dot(numbers, numbers)))
+
+
 def aligned_rows(rows: int, stride: int) -> npt.NDArray[np.uint8]:
     """Return memory for rows of some bytes, which begins at a multiple of ``ALIGNMENT``."""
     memory = np.empty(rows * stride + ALIGNMENT, dtype=np.uint8)
@@ -128,11 +137,15 @@ class ReplyBlock:
         (clients, stride) bytes; never written to once the block is made.
     metrics : Mapping[str, Sequence[int or float]]
         A column for each metric.
+    finite : Sequence[bool]
+        For each client True if the sum of the squares of its row is finite, read as float32; empty
+        if nobody has looked. Whoever trains a client has its row in the processor's cache.
     """
 
     layout: BlockLayout
     numbers: npt.NDArray[np.uint8]
     metrics: Mapping[str, Sequence[int | float]]
+    finite: Sequence[bool] = ()
 
     def __len__(self) -> int:
         """Return the number of clients."""

@@ -274,9 +274,11 @@ class Dispatcher:
                         self.states[call.job.node] = batch.states[place]
             self.counters.lost_states += outcome.lost
         self._measure(outcomes)
-        for call, outcome in zip(batch.calls, outcomes, strict=True):
-            kind, size = call.job.metadata[1].partition(".")[0], _bytes(outcome.reply)
-            TASKS.add(TaskCount(kind, batch.slot.host, 1, outcome.seconds, size))
+        kinds = [call.job.metadata[1].partition(".")[0] for call in batch.calls]
+        for kind in dict.fromkeys(kinds):
+            own = [one for one, its in zip(outcomes, kinds, strict=True) if its == kind]
+            seconds, size = sum(one.seconds for one in own), sum(_bytes(one.reply) for one in own)
+            TASKS.add(TaskCount(kind, batch.slot.host, len(own), seconds, size))
         batch.slot.load = outcomes[-1].host_load
         return list(zip(batch.calls, outcomes, strict=True))
 

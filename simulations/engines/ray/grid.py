@@ -147,13 +147,13 @@ class RayGrid(LocalGrid):
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Queue the clients to which the messages go, and return the messages' new ids in order."""
         contents: dict[int, tuple[RecordDict, Any]] = {}
-        calls = []
+        calls, surroundings = [], (TorchSettings.current(), is_recording())
         for message in messages:
             key = self._number(message)
             content = message.content
             if id(content) not in contents:
                 contents[id(content)] = (content, ray.put(pack(content)))
-            calls.append(self._call(key, message, contents[id(content)][1]))
+            calls.append(self._call(key, message, contents[id(content)][1], *surroundings))
             self._pending[key] = message
         self._dispatcher.submit(calls)
         return [call.key for call in calls]
@@ -200,7 +200,9 @@ class RayGrid(LocalGrid):
         if not outcomes and timeout != 0 and not self._dispatcher.waiting:
             time.sleep(POLL_SECONDS)  # no worker fits at present: a node of the cluster may be gone
 
-    def _call(self, key: str, message: Message, content: Any) -> ClientCall:
+    def _call(
+        self, key: str, message: Message, content: Any, settings: TorchSettings, monitored: bool
+    ) -> ClientCall:
         node = message.metadata.dst_node_id
         partition = self._partitions[node]
         meta = message.metadata
@@ -210,8 +212,8 @@ class RayGrid(LocalGrid):
             partitions=len(self._nodes),
             metadata=(key, meta.message_type, meta.group_id, meta.created_at, meta.ttl),
             context=self._dispatcher.states.get(node),
-            torch_settings=TorchSettings.current(),
-            monitored=is_recording(),
+            torch_settings=settings,
+            monitored=monitored,
         )
         return ClientCall(key, job, content, self._shares.of(partition), time.time())
 
