@@ -32,8 +32,15 @@ TASKS: Registry[Any] = Registry(
     "task",
     "hqde_fl.simulations.tasks.base:BuiltinTask",
     {
+        "adult": "hqde_fl.simulations.tasks.adult:Adult",
+        "cifar-10": "hqde_fl.simulations.tasks.cifar:Cifar10",
+        "cifar-100": "hqde_fl.simulations.tasks.cifar:Cifar100",
+        "covertype": "hqde_fl.simulations.tasks.covertype:Covertype",
         "digits": "hqde_fl.simulations.tasks.digits:Digits",
         "fashion-mnist": "hqde_fl.simulations.tasks.fashion_mnist:FashionMnist",
+        "femnist": "hqde_fl.simulations.tasks.femnist:Femnist",
+        "mnist": "hqde_fl.simulations.tasks.mnist:Mnist",
+        "shakespeare": "hqde_fl.simulations.tasks.shakespeare:Shakespeare",
         "token-order": "hqde_fl.simulations.tasks.token_order:TokenOrder",
     },
     group="hqde_fl.tasks",
@@ -44,9 +51,12 @@ PARTITIONERS: Registry[Any] = Registry(
     "hqde_fl.simulations.tasks.partition:Partitioner",
     {
         "dirichlet": "hqde_fl.simulations.tasks.partition:Dirichlet",
+        "gamma-similarity": "hqde_fl.simulations.tasks.gamma_similarity:GammaSimilarity",
         "iid": "hqde_fl.simulations.tasks.partition:Iid",
         "pathological": "hqde_fl.simulations.tasks.partition:Pathological",
+        "quantity-skew": "hqde_fl.simulations.tasks.quantity_skew:QuantitySkew",
         "shard": "hqde_fl.simulations.tasks.partition:Shard",
+        "users": "hqde_fl.simulations.tasks.predefined_users:PredefinedUsers",
     },
     group="hqde_fl.partitioners",
 )

@@ -12,10 +12,16 @@ from hqde_fl.errors import ConfigError
 from hqde_fl.own_modules import import_attribute, is_own
 from hqde_fl.registry import Registry
 from hqde_fl.simulations import catalogue
+from hqde_fl.simulations.tasks.adult import Adult
 from hqde_fl.simulations.tasks.base import BuiltinTask
+from hqde_fl.simulations.tasks.cifar import Cifar10, Cifar100
+from hqde_fl.simulations.tasks.covertype import Covertype
 from hqde_fl.simulations.tasks.digits import Digits
 from hqde_fl.simulations.tasks.fashion_mnist import FashionMnist
+from hqde_fl.simulations.tasks.femnist import Femnist
+from hqde_fl.simulations.tasks.mnist import Mnist
 from hqde_fl.simulations.tasks.partition import PARTITIONERS, Partitioner
+from hqde_fl.simulations.tasks.shakespeare import Shakespeare
 from hqde_fl.simulations.tasks.token_order import TokenOrder
 from hqde_fl.terminal_text import printable
 
@@ -24,10 +30,17 @@ TASKS: Registry[BuiltinTask] = catalogue.TASKS
 __all__ = [
     "PARTITIONERS",
     "TASKS",
+    "Adult",
     "BuiltinTask",
+    "Cifar10",
+    "Cifar100",
+    "Covertype",
     "Digits",
     "FashionMnist",
+    "Femnist",
+    "Mnist",
     "Partitioner",
+    "Shakespeare",
     "TokenOrder",
     "load_task",
 ]

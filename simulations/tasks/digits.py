@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Self, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.tasks.base import BuiltinTask
+from hqde_fl.simulations.tasks.example_table import ExampleTable, Part
 from hqde_fl.simulations.tasks.models import mlp
 
 
@@ -36,6 +36,7 @@ class Digits(BuiltinTask):
     hidden: int = 64
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.hidden < 1:
             raise ConfigError(f"Digits.hidden must be >= 1, found {self.hidden}")
 
@@ -47,32 +48,29 @@ class Digits(BuiltinTask):
         """Build a perceptron with 64 inputs, ``hidden`` hidden units and 10 outputs."""
         return mlp(64, self.hidden, 10)
 
-    def labels(self) -> NDArray[Any]:
-        """Return the labels of the 1438 training digits."""
-        return np.asarray(_digits(torch.get_default_dtype())[0].tensors[1])
+    def table(self, part: Part) -> ExampleTable:
+        """Return the 1438 training digits or the 359 test digits, with values from 0 to 16."""
+        return _digits()[part]
 
-    def examples(self, indices: Tensor) -> TensorDataset:
-        """Return the training digits at some indices, with values in [0, 1]."""
-        x, y = _digits(torch.get_default_dtype())[0].tensors
-        return TensorDataset(x[indices], y[indices])
-
-    def test(self) -> TensorDataset:
-        """Return the 359 test digits."""
-        return _digits(torch.get_default_dtype())[1]
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """Return digits (n, 1, 8, 8) with values in [0, 1]."""
+        return inputs.to(torch.get_default_dtype()) / 16
 
 
 @lru_cache(maxsize=1)
-def _digits(dtype: torch.dtype) -> tuple[TensorDataset, TensorDataset]:
+def _digits() -> dict[Part, ExampleTable]:
     table = _table()
-    images, target = table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
-    x = torch.from_numpy(images / 16).to(dtype).unsqueeze(1)
-    y = torch.from_numpy(target).long()
+    images, target = table[:, :-1].reshape(-1, 1, 8, 8), table[:, -1].astype(np.int64)
+    x, y = torch.from_numpy(images.astype(np.uint8)), torch.from_numpy(target)
     held_out = torch.zeros(len(y), dtype=torch.bool)
     for label in range(10):
         indices = np.flatnonzero(target == label)
         order = Seeds(0).numpy("digits", "test", label).permutation(indices)
         held_out[torch.from_numpy(order[: round(len(order) / 5)])] = True
-    return TensorDataset(x[~held_out], y[~held_out]), TensorDataset(x[held_out], y[held_out])
+    return {
+        "train": ExampleTable(x[~held_out], y[~held_out]),
+        "test": ExampleTable(x[held_out], y[held_out]),
+    }
 
 
 def _table() -> NDArray[np.float64]:

@@ -31,6 +31,11 @@ LABEL, INDEX = "label", "index"
 class Partitioner(ABC):
     """A way to divide labelled examples among clients."""
 
+    @property
+    def divides_by(self) -> str:
+        """The column of a built-in task's data that ``split`` is given: the labels."""
+        return "label"
+
     @final
     def split(self, labels: NDArray[Any], partitions: int, seed: int) -> list[NDArray[np.int64]]:
         """Divide the examples and return the sorted indices of each partition.

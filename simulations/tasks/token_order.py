@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
-from typing import Any, ClassVar, Self, final
+from typing import ClassVar, Self, final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch import nn
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.tasks.base import BuiltinTask
+from hqde_fl.simulations.tasks.example_table import ExampleTable, Part
 from hqde_fl.simulations.tasks.lora_transformer import LoRATransformer
 
 VOCABULARY, LENGTH, MARKED = 16, 8, 3
@@ -50,6 +49,7 @@ class TokenOrder(BuiltinTask):
     layers: int = 2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("rank", "layers"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"TokenOrder.{name} must be >= 1, found {getattr(self, name)}")
@@ -64,25 +64,16 @@ class TokenOrder(BuiltinTask):
         """Build a frozen transformer with adapters and a head."""
         return LoRATransformer(VOCABULARY, LENGTH, self.classes, self.width, self.layers, self.rank)
 
-    def labels(self) -> NDArray[Any]:
-        """Return the labels of the 2000 training sequences."""
-        return np.asarray(_sequences("train", TRAIN_EXAMPLES).tensors[1])
-
-    def examples(self, indices: Tensor) -> TensorDataset:
-        """Return the training sequences at some indices."""
-        x, y = _sequences("train", TRAIN_EXAMPLES).tensors
-        return TensorDataset(x[indices], y[indices])
-
-    def test(self) -> TensorDataset:
-        """Return the 600 test sequences."""
-        return _sequences("test", TEST_EXAMPLES)
+    def table(self, part: Part) -> ExampleTable:
+        """Return the 2000 training sequences or the 600 test sequences."""
+        return _sequences(part, TRAIN_EXAMPLES if part == "train" else TEST_EXAMPLES)
 
 
 @lru_cache(maxsize=2)
-def _sequences(part: str, count: int) -> TensorDataset:
+def _sequences(part: Part, count: int) -> ExampleTable:
     random = Seeds(0).numpy("token-order", part)
     labels = np.arange(count) % len(ORDERS)
     tokens = random.integers(MARKED, VOCABULARY, (count, LENGTH))
     places = np.sort(random.random((count, LENGTH)).argsort(axis=1)[:, :MARKED], axis=1)
     np.put_along_axis(tokens, places, ORDERS[labels], axis=1)
-    return TensorDataset(torch.from_numpy(tokens), torch.from_numpy(labels))
+    return ExampleTable(torch.from_numpy(tokens), torch.from_numpy(labels))
