@@ -20,6 +20,7 @@ import numpy as np
 from hqde_fl.codec import entropy_coder
 from hqde_fl.codec.base import Codec, State
 from hqde_fl.codec.bitpack import pack, packed_bytes, unpack
+from hqde_fl.codec.parallel import each, extremes, tiles
 from hqde_fl.codec.payload import MAX_MAGNITUDE, Part
 from hqde_fl.codec.reader import Floats, Reader
 from hqde_fl.codec.size_classes import (
@@ -80,7 +81,8 @@ class EntropyCoded(Codec):
     ) -> tuple[Sequence[Part], State]:
         """Return the frame of values, quantised and coded class by class, and an empty state."""
         values = values.astype(np.float32, copy=False)
-        largest = max(float(values.max(initial=0)), -float(values.min(initial=0)))
+        low, high = extremes(values) if values.size else (0.0, 0.0)
+        largest = max(high, -low)
         classes, step = self._choose(values, largest) if largest else (one_class(values), 0.0)
         if np.float32(step) == 0:
             return [_FIELDS.pack(0.0, 0)], {}
@@ -124,12 +126,18 @@ class EntropyCoded(Codec):
 
     def _quantise(self, values: Values, step: np.float32) -> Indices:
         """Return the index of the cell that each value is in."""
-        steps = values / step
-        if self.dead_zone:
-            steps += np.copysign(np.float32(0.5 - self.dead_zone), steps)
-        else:
-            np.rint(steps, out=steps)
-        return steps.astype(np.int32)  # cuts the fraction off
+        indices = np.empty(values.size, np.int32)
+
+        def quantise(span: slice) -> None:
+            steps = values[span] / step
+            if self.dead_zone:
+                steps += np.copysign(np.float32(0.5 - self.dead_zone), steps)
+            else:
+                np.rint(steps, out=steps)
+            indices[span] = steps  # cuts the fraction off
+
+        each(quantise, tiles(values.size), values.size)
+        return indices
 
     def _choose(self, values: Values, largest: float) -> tuple[Classes, float]:
         """Return the blocks' classes, all 0 if several would cost more, and the step."""

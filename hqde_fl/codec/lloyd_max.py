@@ -13,6 +13,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from hqde_fl.codec.bitpack import pack, unpack
+
 MAX_BITS = 8
 
 _CELLS = 2048  # look-up cells for each standard deviation
@@ -64,3 +66,52 @@ def nearest(values: NDArray[np.float32], bits: int) -> NDArray[np.uint8]:
     cells = values * np.float32(_CELLS)
     cells += np.float32(_REACH * _CELLS)
     return _nearest(bits).take(cells.astype(np.intp), mode="clip")
+
+
+def packed_nearest(
+    values: NDArray[np.float32], bits: int, *, compiled: bool
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return the packed indices of the nearest levels, and these levels in the values' shape.
+
+    Parameters
+    ----------
+    values : ndarray
+        Contiguous; for the compiled kernel their number is a multiple of 8.
+    bits : int
+        1..8.
+    compiled : bool
+        True to use the kernel, which needs numba.
+    """
+    if compiled:
+        from hqde_fl.codec import level_kernel  # imports numba
+
+        decoded, packed = np.empty_like(values), np.empty(values.size * bits // 8, np.uint8)
+        flat, cells = values.reshape(-1), np.float32(_CELLS)
+        level_kernel.encode(
+            flat, _nearest(bits), cells, levels(bits), bits, decoded.reshape(-1), packed
+        )
+        return packed, decoded
+    codes = nearest(values, bits)
+    return pack(codes.ravel(), bits), levels(bits).take(codes)
+
+
+def unpack_levels(
+    packed: NDArray[np.uint8],
+    bits: int,
+    scale: NDArray[np.float32],
+    rows: NDArray[np.float32],
+    *,
+    compiled: bool,
+) -> None:
+    """Fill contiguous ``rows`` (n, c) with packed levels times the ``scale`` (n, 1) of their row.
+
+    For the compiled kernel c is a multiple of 8.
+    """
+    if compiled:
+        from hqde_fl.codec import level_kernel  # imports numba
+
+        scale, width = np.ascontiguousarray(scale[:, 0], np.float32), rows.shape[1]
+        level_kernel.decode(packed, levels(bits), bits, scale, width, rows.reshape(-1))
+        return
+    codes = unpack(packed, bits, rows.size).reshape(rows.shape)
+    np.multiply(levels(bits).take(codes), scale, out=rows)

@@ -20,13 +20,17 @@ from numpy.typing import NDArray
 
 from hqde_fl.codec.base import Codec, State
 from hqde_fl.codec.bitpack import pack, packed_bytes, unpack
-from hqde_fl.codec.lloyd_max import MAX_BITS, levels, nearest
+from hqde_fl.codec.compiled import worthwhile
+from hqde_fl.codec.lloyd_max import MAX_BITS, packed_nearest, unpack_levels
+from hqde_fl.codec.parallel import MIN_SHARED, each
 from hqde_fl.codec.payload import Part
+from hqde_fl.codec.random_parts import parts_of
 from hqde_fl.codec.reader import Floats, Reader
 from hqde_fl.errors import CodecError, ConfigError
 
 _FIELDS = struct.Struct("<BBI")
 _TILE = 1 << 16  # values worked on at a time: they stay in a core's second-level cache
+Tile = tuple[int, int, int]
 
 
 @final
@@ -73,13 +77,23 @@ class Quantized(Codec):
         uniform = self.levels == "uniform"
         scales = np.empty((-(-values.size // self.block), 2 if uniform else 1), "<f4")
         packed = np.empty(packed_bytes(values.size, self.bits), np.uint8)
-        for start, stop, width in _tiles(values.size, self.block):
+        draws = uniform and self.unbiased
+        part_of_rng = parts_of(rng, values.size) if draws and values.size >= MIN_SHARED else None
+        compiled = worthwhile(values.size)
+
+        def quantise(tile: Tile) -> None:
+            start, stop, width = tile
             rows = values[start:stop].astype(np.float32, copy=False).reshape(-1, width)
-            quantise = self._uniform if uniform else self._lloyd_max
-            codes, scale = quantise(rows, rng)
+            if uniform:
+                codes, scale = self._uniform(rows, part_of_rng(start) if part_of_rng else rng)
+                part = pack(codes.ravel(), self.bits)
+            else:
+                part, scale = self._lloyd_max(rows, compiled=compiled and width % 8 == 0)
             scales[start // self.block : -(-stop // self.block)] = scale
-            where = slice(packed_bytes(start, self.bits), packed_bytes(stop, self.bits))
-            packed[where] = pack(codes.ravel(), self.bits)
+            packed[packed_bytes(start, self.bits) : packed_bytes(stop, self.bits)] = part
+
+        alone = draws and part_of_rng is None
+        each(quantise, _tiles(values.size, self.block), 0 if alone else values.size)
         return [_FIELDS.pack(self.bits, uniform, self.block), scales, packed], {}
 
     def _uniform(
@@ -107,23 +121,22 @@ class Quantized(Codec):
         return codes, np.stack([low, step], axis=1)
 
     def _lloyd_max(
-        self, rows: NDArray[np.float32], rng: np.random.Generator
-    ) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        """Return the codes of a tile, and each row's factor of the levels; ``rng`` is not used."""
+        self, rows: NDArray[np.float32], *, compiled: bool
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Return the packed codes of a tile, and each row's factor of the levels."""
         largest = np.maximum(rows.max(axis=1), -rows.min(axis=1))[:, None]
         # scaled first, so that squares neither overflow nor underflow
         units = rows / _divisor(largest)
         square: NDArray[np.float32] = np.einsum("ij,ij->i", units, units)[:, None]
         rms = np.sqrt(square / np.float32(rows.shape[1]))
         units /= _divisor(rms)
-        codes = nearest(units, self.bits)
-        decoded = levels(self.bits).take(codes)
+        packed, decoded = packed_nearest(units, self.bits, compiled=compiled)
         agreement = np.einsum("ij,ij->i", units, decoded)[:, None]
         if self.unbiased:
             factor = np.float32(rows.shape[1]) / np.where(rms > 0, agreement, np.float32(1))
         else:
             factor = agreement / np.einsum("ij,ij->i", decoded, decoded)[:, None]
-        return codes, largest * rms * factor
+        return packed, largest * rms * factor
 
     @classmethod
     def read(cls, reader: Reader, size: int) -> Floats:
@@ -136,16 +149,21 @@ class Quantized(Codec):
         scales = reader.array("<f4", -(-size // block) * columns).reshape(-1, columns)
         packed = reader.array("<u1", packed_bytes(size, bits))
         values = np.empty(size, np.float32)
-        for start, stop, width in _tiles(size, block):
-            where = slice(packed_bytes(start, bits), packed_bytes(stop, bits))
-            codes = unpack(packed[where], bits, stop - start).reshape(-1, width)
+        compiled = worthwhile(size)
+
+        def look_up(tile: Tile) -> None:
+            start, stop, width = tile
+            part = packed[packed_bytes(start, bits) : packed_bytes(stop, bits)]
             rows = values[start:stop].reshape(-1, width)
             scale = scales[start // block : -(-stop // block)]
             if uniform:
+                codes = unpack(part, bits, stop - start).reshape(-1, width)
                 np.multiply(codes, scale[:, 1:], out=rows)
                 rows += scale[:, :1]
             else:
-                np.multiply(levels(bits).take(codes), scale, out=rows)
+                unpack_levels(part, bits, scale, rows, compiled=compiled and width % 8 == 0)
+
+        each(look_up, _tiles(size, block), size)
         return values
 
 
@@ -154,7 +172,7 @@ def _divisor(scale: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(scale > 0, scale, np.float32(1))
 
 
-def _tiles(size: int, block: int) -> Iterator[tuple[int, int, int]]:
+def _tiles(size: int, block: int) -> Iterator[Tile]:
     """Yield (start, stop, width): ranges of about ``_TILE`` values, and the values to a scale."""
     whole = size - size % block
     step = max(block, _TILE - _TILE % block)

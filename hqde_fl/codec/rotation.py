@@ -13,6 +13,7 @@ additions in a fixed order, and factors.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hqde_fl.codec.base import Codec, State
+from hqde_fl.codec.compiled import worthwhile
 from hqde_fl.codec.hadamard import transform
 from hqde_fl.codec.parallel import each
 from hqde_fl.codec.payload import Part
@@ -33,6 +35,7 @@ _FIELDS = struct.Struct("<HBQ")
 _HEIGHT = 64
 _MAX_BLOCK = _HEIGHT**2
 _TILE = 1 << 16
+Edges = tuple[int, int, int]
 
 
 @final
@@ -90,15 +93,14 @@ class Rotated(Codec):
     ) -> tuple[Sequence[Part], State]:
         """Return the inner codec's frame of the rotated values, and an empty state."""
         seed = int(rng.integers(1 << 63))
-        rotated = np.zeros(_padded(values.size), np.float32)
-        rotated[: values.size] = values
+        rotated = np.empty(_padded(values.size), np.float32)
 
-        def rotate(edges: tuple[int, int, int]) -> None:
-            tile, flips = _part(rotated, edges, self.rounds, seed)
-            for signs in flips:
-                tile.view(np.uint32)[...] ^= signs
-                _mix_columns(tile)
-                _mix_neighbours(tile)
+        def rotate(edges: Edges) -> None:
+            start, stop, _ = edges
+            numbers = values[start:stop]  # fewer than the range has if it is the last
+            rotated[start : start + numbers.size] = numbers
+            rotated[start + numbers.size : stop] = 0
+            _rotate(rotated, edges, self.rounds, seed)
 
         each(rotate, _edges(rotated.size, self.block), rotated.size)
         parts, _ = self.inner.frame(rotated, {}, rng)
@@ -112,13 +114,8 @@ class Rotated(Codec):
             raise CodecError(f"no rotation has blocks of {block} and {rounds} rounds")
         rotated = reader.frame(_padded(size)).astype(np.float32, copy=False)
 
-        def rotate_back(edges: tuple[int, int, int]) -> None:
-            tile, flips = _part(rotated, edges, rounds, seed)
-            with np.errstate(all="ignore"):  # of the thread: hostile numbers may overflow
-                for signs in flips[::-1]:
-                    _mix_neighbours(tile)
-                    _mix_columns(tile)
-                    tile.view(np.uint32)[...] ^= signs
+        def rotate_back(edges: Edges) -> None:
+            _rotate(rotated, edges, rounds, seed, back=True)
 
         each(rotate_back, _edges(rotated.size, block), rotated.size)
         return rotated[:size]
@@ -132,7 +129,7 @@ def _padded(size: int) -> int:
     return -(-size // _HEIGHT) * _HEIGHT
 
 
-def _edges(size: int, block: int) -> Iterator[tuple[int, int, int]]:
+def _edges(size: int, block: int) -> Iterator[Edges]:
     """Yield (start, stop, width): ranges of about ``_TILE`` values, and the values of a block."""
     last = max(0, size // block - 1) * block  # where the last, longer block starts
     height = max(1, _TILE // block) * block
@@ -142,20 +139,39 @@ def _edges(size: int, block: int) -> Iterator[tuple[int, int, int]]:
             yield start, stop, block if stop <= last else stop - start
 
 
-def _part(
-    values: NDArray[np.float32], edges: tuple[int, int, int], rounds: int, seed: int
-) -> tuple[NDArray[np.float32], NDArray[np.uint32]]:
-    """Return a view of ``values`` with a block in each row, and the sign bits to flip.
-
-    The bits are (rounds, blocks, width) uint32, the range's own part of what the seed gives.
-    """
+def _rotate(
+    values: NDArray[np.float32], edges: Edges, rounds: int, seed: int, *, back: bool = False
+) -> None:
+    """Rotate a range of ``values`` in place by its own part of what the seed gives, or back."""
     start, stop, width = edges
     bits = np.random.PCG64(seed)  # its raw output is the same in every version of NumPy
     bits.advance(rounds * start // 64)
-    words = bits.random_raw(rounds * (stop - start) // 64).astype("<u8").view(np.uint8)
-    flips = np.unpackbits(words).astype(np.uint32)
+    signs = bits.random_raw(rounds * (stop - start) // 64).astype("<u8").view(np.uint8)
+    part, group = values[start:stop], _group(width)
+    if worthwhile(values.size):
+        from hqde_fl.codec import rotation_kernel  # imports numba
+
+        scale = np.float32(1 / math.sqrt(group))
+        words = part.view(np.uint32)
+        rotation_kernel.rotate(part, words, signs, rounds, width, group, scale, back)
+        return
+    flips = np.unpackbits(signs).astype(np.uint32)
     flips <<= np.uint32(31)
-    return values[start:stop].reshape(-1, width), flips.reshape(rounds, -1, width)
+    turns, tile = list(flips.reshape(rounds, -1, width)), part.reshape(-1, width)
+    for turn in turns[::-1] if back else turns:
+        if back:
+            _mix_neighbours(tile, group)
+            _mix_columns(tile)
+            tile.view(np.uint32)[...] ^= turn
+        else:
+            tile.view(np.uint32)[...] ^= turn
+            _mix_columns(tile)
+            _mix_neighbours(tile, group)
+
+
+def _group(width: int) -> int:
+    """Return how many neighbours are mixed in blocks of ``width``: as many as fit in a row."""
+    return min(_HEIGHT, 1 << ((width // _HEIGHT).bit_length() - 1))
 
 
 def _mix_columns(tile: NDArray[np.float32]) -> None:
@@ -164,10 +180,8 @@ def _mix_columns(tile: NDArray[np.float32]) -> None:
     transform(tile.reshape(blocks, _HEIGHT, width // _HEIGHT))
 
 
-def _mix_neighbours(tile: NDArray[np.float32]) -> None:
-    """Apply the Hadamard transform to groups of neighbours, as many as fit in a row, in place."""
-    columns = tile.shape[1] // _HEIGHT
-    group = min(_HEIGHT, 1 << (columns.bit_length() - 1))
+def _mix_neighbours(tile: NDArray[np.float32], group: int) -> None:
+    """Apply the Hadamard transform to groups of neighbours, in place."""
     turned = np.ascontiguousarray(tile.reshape(-1, group).T)  # long rows make fast loops
     transform(turned[None])
     tile.reshape(-1, group)[...] = turned.T

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from hqde_fl.codec.parallel import each, tiles
+
 Values = NDArray[np.float32]
 Classes = NDArray[np.uint8]
 Sample = list[tuple[Values, float]]
@@ -29,7 +31,13 @@ def classes_of(values: Values) -> Classes:
     blocks = values.size // BLOCK
     if blocks < 2:
         return one_class(values)
-    sizes = np.abs(values[: blocks * BLOCK]).reshape(-1, BLOCK).sum(axis=1, dtype=np.float64)
+    sizes = np.empty(blocks, np.float64)
+
+    def measure(span: slice) -> None:
+        rows = np.abs(values[span]).reshape(-1, BLOCK)
+        rows.sum(axis=1, dtype=np.float64, out=sizes[span.start // BLOCK : span.stop // BLOCK])
+
+    each(measure, tiles(blocks * BLOCK), blocks * BLOCK)
     typical = float(np.median(sizes[sizes > 0])) if sizes.any() else 1.0
     octaves = np.rint(np.log2(np.maximum(sizes / typical, 2.0**-CLASSES)))
     middle = CLASSES // 2

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hqde_fl.codec.bitpack import MAX_BITS
+from hqde_fl.codec.parallel import extremes
 
 Indices = NDArray[np.int32]
 
@@ -45,7 +46,7 @@ class Plan:
     @classmethod
     def of(cls, indices: Indices, count: int) -> Plan:
         """Return the cheapest plan for ``count`` indices, judged on some of those given."""
-        low, high = int(indices.min()), int(indices.max())
+        low, high = extremes(indices)
         sample = indices[:: -(-indices.size // _SAMPLED)]
         middle = int(np.median(sample)) if high - low >= MAX_SYMBOLS else 0
         best: Plan | None = None
