@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 from logging import INFO, WARNING
 
 import torch
 from flwr.app import ConfigRecord, Message
 
+from hqde_fl.codec.parallel import alone
 from hqde_fl.protocol.delta_broadcast import NO_VERSION
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.held_entries import claimed_digest, lacks_entries
@@ -25,6 +27,7 @@ from hqde_fl.strategies.outcomes import MISSING
 from hqde_fl.strategies.round.block_screening import BlockScreening
 from hqde_fl.strategies.round.member_screening import screen_members
 from hqde_fl.strategies.round.outgoing import Tags
+from hqde_fl.strategies.round.packed_replies import has_packed_update
 from hqde_fl.strategies.round.round_log import RoundLog
 from hqde_fl.strategies.state import ModelState
 from hqde_fl.terminal_text import MAX_REASON_LENGTH, printable
@@ -35,6 +38,9 @@ MAX_REASON_TAIL = 4096
 
 NO_UPDATE = torch.empty(0)
 """Stands for an update that has been dropped."""
+
+Screened = Mapping[int, Accepted] | Rejected
+"""The update of each member in a reply, or why the reply is rejected."""
 
 
 class ScreenedReplies:
@@ -90,8 +96,24 @@ class ScreenedReplies:
         self._rows = BlockScreening(models[0].sent, limits, arrays_key)
         self._sizes: dict[Hashable, Mapping[str, int]] = {}
 
-    def add(self, reply: Message) -> int | None:
+    def begin(self, reply: Message, pool: Executor) -> Future[Screened] | None:
+        """Begin to screen the content of a packed reply in a thread; None for any other reply."""
+        node = self._matcher.source(reply)
+        if node is None or self._log.has_reply(node):
+            return None
+        if not has_packed_update(reply) or self._matcher.envelope_error(reply, node):
+            return None
+        return pool.submit(self._screen_alone, reply, self._log.assigned_members(node))
+
+    def _screen_alone(self, reply: Message, members: Sequence[int]) -> Screened:
+        with alone():
+            return self._screen(reply, members)
+
+    def add(self, reply: Message, begun: Future[Screened] | None = None) -> int | None:
         """Screen one reply, which is hostile until proven otherwise, and record the result.
+
+        ``begun`` is what ``begin`` returned for it, if that was called.
+
 
         Return the id of the node whose message it answers; None if it answers none of them. An
         accepted reply is added to ``accepted``; for any other the round log gets the reason. A
@@ -111,7 +133,7 @@ class ScreenedReplies:
             self._log.update(node, reason="rejected: neither a content nor an error")
         elif (row := untouched_row(reply)) is None or not self._accept_row(node, reply, row):
             self._log.record_reply(node, reply.content)
-            if reason := self._exclusion(node, reply):
+            if reason := self._exclusion(node, reply, begun):
                 self._log.update(node, reason=reason)
         return node
 
@@ -148,7 +170,7 @@ class ScreenedReplies:
         self.unchanged[0][node] = accepted.unchanged, None
         return True
 
-    def _exclusion(self, node: int, reply: Message) -> str | None:
+    def _exclusion(self, node: int, reply: Message, begun: Future[Screened] | None) -> str | None:
         """Accept a reply and return None, or return why it is not: ``rejected: ...`` and the like.
 
         A client misses something if it could not reconstruct the model. What it says it holds is
@@ -166,7 +188,7 @@ class ScreenedReplies:
             self._note_held(node, held)
             self.without_entries.add(node)
             return f"{MISSING}: needs the model in full"
-        screened = self._screen(reply, members)
+        screened = self._screen(reply, members) if begun is None else begun.result()
         if isinstance(screened, Rejected):
             return f"rejected: {screened.reason}"
         self.accepted[node] = screened
@@ -189,7 +211,7 @@ class ScreenedReplies:
             holdings = holdings.with_replies(replies, model.sent_record)
         return replace(model, holdings=holdings)
 
-    def _screen(self, reply: Message, members: Sequence[int]) -> Mapping[int, Accepted] | Rejected:
+    def _screen(self, reply: Message, members: Sequence[int]) -> Screened:
         """Return the reply's update of each member, or why the reply is rejected."""
         if self._tags:
             return screen_members(reply, self._models, members, self._tags, self._limits, self._key)

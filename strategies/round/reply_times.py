@@ -36,9 +36,9 @@ class ReplyTimes:
         """Note that the messages are sent now."""
         self._sent = self._last = time.monotonic()
 
-    def record_reply(self, node: int) -> None:
-        """Note that the reply of a node has arrived now."""
-        self._last = time.monotonic()
+    def record_reply(self, node: int, at: float | None = None) -> None:
+        """Note that the reply of a node has arrived: now, or ``at`` a monotonic time."""
+        self._last = time.monotonic() if at is None else at
         self._arrived[node] = self._last - self._sent
 
     def record_end(self) -> None:

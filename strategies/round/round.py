@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from logging import INFO, WARNING
 from typing import final
 
@@ -31,6 +33,7 @@ from hqde_fl.strategies.round import aggregation
 from hqde_fl.strategies.round.aggregation import MergedModel
 from hqde_fl.strategies.round.observations import Histories, histories_after, observe, sketches
 from hqde_fl.strategies.round.outgoing import address, contents
+from hqde_fl.strategies.round.packed_replies import decoding_threads, in_order
 from hqde_fl.strategies.round.private_aggregation import PrivateOutcome, merge_privately
 from hqde_fl.strategies.round.reply_notes import ReplyNotes
 from hqde_fl.strategies.round.reply_screening import ScreenedReplies
@@ -231,15 +234,18 @@ class Round:
         )
         notes = ReplyNotes(self.number, self._roster, round_log)
         storage = UpdateStorage(self._settings, self.state.models, len(self._messages), self.number)
-        for reply in notes.waiting_for(replies):
-            node = screened.add(reply)
-            if node is not None:
-                self.times.record_reply(node)
-            if node in screened.accepted:
-                client = self._roster.identity(node)
-                screened.accepted[node] = storage.stored(client, screened.accepted[node])
-            notes.add(node)
-            del reply  # not kept while the next client trains
+        threads = decoding_threads(self.state.models)
+        with ThreadPoolExecutor(threads, "decode") as pool:
+            begin = partial(screened.begin, pool=pool) if threads > 1 else lambda _: None
+            for reply, arrived, begun in in_order(notes.waiting_for(replies), begin, threads):
+                node = screened.add(reply, begun)
+                if node is not None:
+                    self.times.record_reply(node, arrived)
+                if node in screened.accepted:
+                    client = self._roster.identity(node)
+                    screened.accepted[node] = storage.stored(client, screened.accepted[node])
+                notes.add(node)
+                del reply, begun  # not kept while the next client trains
         self.times.record_end()
         notes.add_late(self._messages)
         order = self._roster.order(screened.accepted)
