@@ -11,6 +11,7 @@ from flwr.clientapp.typing import Mod
 from hqde_fl.clients.cohort import CohortTraining
 from hqde_fl.clients.ensemble import EnsembleClient
 from hqde_fl.clients.mods.codec import CodecMod
+from hqde_fl.clients.mods.control_variates import ControlVariatesMod
 from hqde_fl.clients.mods.downlink import DownlinkMod
 from hqde_fl.clients.mods.entries import HeldEntriesMod, UnchangedEntriesMod
 from hqde_fl.clients.mods.local_statistics import LocalStatisticsMod
@@ -94,7 +95,8 @@ def ensemble_app(
         predictor=predictor,
     )
     inner: list[Mod] = [UnchangedEntriesMod(), CodecMod(seed=seed), LocalStatisticsMod(), *mods]
-    app = EnsembleApp(client, [HeldEntriesMod(), DownlinkMod(), *inner], has_mods=bool(mods))
+    outer = [ControlVariatesMod(), HeldEntriesMod(), DownlinkMod()]
+    app = EnsembleApp(client, [*outer, *inner], has_mods=bool(mods))
     app.train()(client.train)
     app.evaluate()(client.evaluate)
     app.query("identity")(client.identity)

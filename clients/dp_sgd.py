@@ -50,7 +50,9 @@ def descend_privately(
     settings = training.dp_sgd
     assert settings is not None
     examples, source = example_total(data), settings.noise
-    plan = SampledSteps.planned(settings, examples, training.batch_size, training.epochs, work)
+    plan = SampledSteps.planned(
+        settings, examples, training.batch_size, training.epochs, work, training.steps
+    )
     rng = np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator)))
     if not source.seeded:  # what the model draws is not to be known either
         torch.default_generator.manual_seed(int(secure_words(1)[0] >> np.uint64(1)))

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, final
 
+import torch
 from flwr.app import (
     ArrayRecord,
     ConfigRecord,
@@ -21,10 +22,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
+from hqde_fl.clients.control_variates import ControlVariate, control_variates
 from hqde_fl.clients.data_subset import data_subset
 from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.fresh_model import FreshModel
 from hqde_fl.clients.initial_state import build_member
+from hqde_fl.clients.kept_training import KeptTraining
 from hqde_fl.clients.message_fields import array_record, partition_of, server_round
 from hqde_fl.clients.partition_cache import PartitionCache
 from hqde_fl.clients.reproducibility import reproducible
@@ -83,7 +86,8 @@ class EnsembleClient:
     and buffers come from the message, whatever else a module keeps is as when it was built (see
     ``FreshModel``), the optimisers' state is cleared, and random numbers are seeded by ``("client",
     partition, round, member)``. A reply therefore depends on the message and the partition alone,
-    not on earlier work of the process.
+    not on earlier work of the process; with ``Training.keep_optimizer`` also on what the client's
+    own context holds (see ``KeptTraining``).
 
     A training message may hold some of the members only (see ``hqde_fl.protocol.members``); the
     reply then holds the same members, each with the tag that the message gave it.
@@ -145,20 +149,28 @@ class EnsembleClient:
         if len(data) == 0:  # type: ignore[arg-type]
             return no_data(message)
         name, record = array_record(message)
-        number, work = server_round(message), requested_work(message)
+        number, work = server_round(message), self.training.part_done(requested_work(message))
+        controls = self._controls()
         assigned_members = self._assigned_members(message, from_record(record))
         epsilon = self._spend(context, len(data), work, len(assigned_members))  # type: ignore[arg-type]
         with reproducible(self.seeds.integer("client", partition, number)):
             losses, returned, tags = [], ArrayRecord(), ConfigRecord()
+            kept = dict[int, KeptTraining]()
             for assigned in assigned_members:
                 fresh = self.model(assigned.member).load_to_train(assigned.state)
                 who = partition, number, assigned.member
-                losses.append(self.train_locally(*fresh, data, who, work))
+                if self.training.keep_optimizer:
+                    kept[assigned.member] = self._kept(context, assigned.member)
+                control = controls.get(assigned.member)
+                state = kept.get(assigned.member)
+                losses.append(self.train_locally(*fresh, data, who, work, state, control))
                 model = fresh[0]
                 # a member's part of the reply is assembled here and nowhere else
                 returned.update(assigned.name(to_record(model.state_dict())))
                 if assigned.tag is not None:
                     tags.update(assigned.name({TAG: assigned.tag}))
+        for member, state in kept.items():
+            state.store(context, member)  # only when all members are trained
         loss, seconds = sum(losses) / len(losses), time.perf_counter() - start
         metrics = training_metrics(len(data), loss, seconds, work)  # type: ignore[arg-type]
         if epsilon is not None:
@@ -217,6 +229,8 @@ class EnsembleClient:
         data: Dataset[Any],
         who: tuple[int, int, int],
         work: float,
+        kept: KeptTraining | None = None,
+        control: ControlVariate | None = None,
     ) -> float:
         """Train a member in place as one client does, and return its mean loss.
 
@@ -230,11 +244,49 @@ class EnsembleClient:
             The partition's id, the round and the member.
         work : float
             The part of its local training, in (0, 1].
+        kept : KeptTraining, optional
+            What the client keeps of its training, where it does.
+        control : ControlVariate, optional
+            SCAFFOLD's correction of the gradients.
         """
-        partition, _, member = who
+        partition, number, member = who
         generator = self.seeds.torch("client", *who)
         bag = self._bag(data, partition, member)
-        return train(model, bag, self.task, self.training, generator, optimizer, work)
+        return train(
+            model,
+            bag,
+            self.task,
+            self.training,
+            generator,
+            optimizer,
+            work,
+            number,
+            kept,
+            control,
+        )
+
+    def _kept(self, context: Context, member: int) -> KeptTraining:
+        """Return what a client has kept of its training of a member."""
+        partition, _ = partition_of(context)
+
+        def order(number: int) -> torch.Generator:
+            return self.seeds.torch("pass", partition, member, number)
+
+        return KeptTraining.of(context, member, order)
+
+    def _controls(self) -> dict[int, ControlVariate]:
+        """Return the control variates of the message's members; none without SCAFFOLD.
+
+        Raises ``ConfigError`` if the server and this client do not both take part in it.
+        """
+        controls = control_variates.get()
+        if (controls is not None) != self.training.control_variates:
+            sent = "sends" if controls is not None else "sends no"
+            raise ConfigError(
+                f"SCAFFOLD takes both ends: this server {sent} control variates, and these clients "
+                f"have Training(control_variates={self.training.control_variates})"
+            )
+        return controls or {}
 
     def identity(self, message: Message, context: Context) -> Message:
         """Reply with the id of the node's partition, as ``partition-id`` in a ``ConfigRecord``.
@@ -263,7 +315,9 @@ class EnsembleClient:
         training, settings = self.training, self.training.dp_sgd
         if settings is None:
             return None
-        plan = SampledSteps.planned(settings, examples, training.batch_size, training.epochs, work)
+        plan = SampledSteps.planned(
+            settings, examples, training.batch_size, training.epochs, work, training.steps
+        )
         spent = SpentSteps.of(context).plus(plan, members)
         epsilon, target = spent.epsilon(settings.delta), settings.target_epsilon
         if target and epsilon > target:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flwr.app import ArrayRecord, Context, Message, MessageType
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.protocol.control_variates import CONTROL
 from hqde_fl.protocol.members import config_value, records_of
 
 
@@ -19,14 +20,15 @@ def server_round(message: Message) -> int:
 
 
 def array_record(message: Message) -> tuple[str, ArrayRecord]:
-    """Return the name and the content of a message's only ``ArrayRecord``.
+    """Return the name and the content of a message's only ``ArrayRecord`` but control variates.
 
     Raises
     ------
     ConfigError
         If the message has none, or several.
     """
-    records = list(records_of(message.content, ArrayRecord).items())
+    found = records_of(message.content, ArrayRecord).items()
+    records = [(name, record) for name, record in found if name != CONTROL]
     if len(records) != 1:
         raise ConfigError(f"a message needs exactly 1 ArrayRecord, found {len(records)}")
     return records[0]

@@ -40,7 +40,13 @@ class SampledSteps:
 
     @classmethod
     def planned(
-        cls, settings: DPSGD, examples: int, batch_size: int, epochs: int, work: float
+        cls,
+        settings: DPSGD,
+        examples: int,
+        batch_size: int,
+        epochs: int,
+        work: float,
+        steps: int = 0,
     ) -> Self:
         """Return the steps of one training.
 
@@ -56,9 +62,11 @@ class SampledSteps:
             Passes over the examples, in expectation.
         work : float
             The part of these steps to do, in (0, 1].
+        steps : int
+            The number of steps instead of ``epochs`` passes; 0: the passes.
         """
         rate = min(1.0, batch_size / examples)
-        steps = epochs * math.ceil(examples / batch_size)
+        steps = steps or epochs * math.ceil(examples / batch_size)
         multiplier = settings.noise_multiplier or _multiplier(
             settings.target_epsilon, settings.delta, rate, steps * max(1, settings.trainings)
         )

@@ -149,7 +149,7 @@ def check_training(task: Task, model: FreshModel, training: Training, data: Data
     Buffers of the model change, weights do not. Raises ``TaskError`` if it fails.
     """
     batch = sample(data, min(training.batch_size, MAX_EXAMPLES))
-    once = replace(training, epochs=1)
+    once = replace(training, epochs=1, steps=0)
     loaded = model.load(model.built.state_dict())
     with reproducible(0):
         generator = torch.Generator().manual_seed(0)

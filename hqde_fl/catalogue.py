@@ -1,4 +1,4 @@
-"""The names of rules, codecs, votes, executors and selectors in a TOML file.
+"""The names of rules, codecs, votes, executors, selectors, schedules and so on in a TOML file.
 
 Nothing is imported for them. The modules ``catalogue`` of strategies, clients and simulations have
 the names of their parts.
@@ -118,4 +118,18 @@ NOISE_SOURCES: Registry[Any] = Registry(
         "quantum-gaussian": "hqde_fl.privacy.quantum_gaussian:QuantumGaussian",
     },
     group="hqde_fl.noise_sources",
+)
+
+SCHEDULES: Registry[Any] = Registry(
+    "schedule",
+    "hqde_fl.schedules.base:Schedule",
+    {
+        "constant": "hqde_fl.schedules.constant:Constant",
+        "cosine": "hqde_fl.schedules.cosine:Cosine",
+        "linear": "hqde_fl.schedules.linear:Linear",
+        "multi-step": "hqde_fl.schedules.multi_step:MultiStep",
+        "step": "hqde_fl.schedules.step:Step",
+        "warm-up": "hqde_fl.schedules.warm_up:WarmUp",
+    },
+    group="hqde_fl.schedules",
 )

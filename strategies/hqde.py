@@ -106,6 +106,7 @@ class HQDEStrategy(FedAvg):
             Seeds(seed),
             roles,
         )
+        self.settings.check_control_variates()
         _ = self.settings.plan  # raises if differential privacy does not go with the rest
         register(self.settings.communication.codec)
         register(self.settings.communication.downlink)

@@ -74,6 +74,11 @@ class Aggregation:
         server's own, as the clients train it on theirs; ``examples`` is how many a typical client
         claims. Rules that need a reference update, such as ``FLTrust``, need it, no other rule
         accepts it.
+    control_variates : bool
+        SCAFFOLD (Karimireddy et al., 2020, arXiv:1910.06378, option II): send the server's control
+        variate with the model, and merge the changes of the clients' by the rule. Clients of
+        ``ensemble_app`` need ``Training(control_variates=True)``; the replies of others are
+        rejected. By default False.
     """
 
     rule: Aggregator = field(default_factory=lambda: Mean(weighted=True))
@@ -85,8 +90,19 @@ class Aggregation:
     executor: Executor = field(default_factory=AutoExecutor)
     privacy: CentralDP | None = None
     root_training: RootTraining | None = None
+    control_variates: bool = False
 
     def __post_init__(self) -> None:
+        if self.control_variates and self.privacy is not None:
+            raise ConfigError(
+                "Aggregation.control_variates must be False with differential privacy: control "
+                "variates would leave the server without noise"
+            )
+        if self.control_variates and (needs := self.rule.needs & {"reference", "history"}):
+            raise ConfigError(
+                "Aggregation.control_variates needs a rule that compares updates with each other "
+                f"alone, found {self.rule}, which needs {', '.join(sorted(needs))}"
+            )
         if self.buffers not in (known := get_args(Buffers)):
             raise UnknownNameError("way to treat buffers", str(self.buffers), known)
         if self.buffers == "local" and self.held_out is not None:
@@ -247,6 +263,14 @@ class StrategySettings:
         groups = (self.aggregation, self.communication, self.participation)
         parts = {part.name: getattr(group, part.name) for group in groups for part in fields(group)}
         return {**parts, "ensemble": self.ensemble}
+
+    def check_control_variates(self) -> None:
+        """Raise ``ConfigError`` if members with a control variate of their own are averaged."""
+        if self.aggregation.control_variates and self.ensemble.mode == "fedavg":
+            raise ConfigError(
+                "Aggregation.control_variates needs Ensemble.mode = 'independent': a control "
+                "variate belongs to one model, and 'fedavg' averages the members"
+            )
 
     @property
     def keeps_histories(self) -> bool:

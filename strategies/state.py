@@ -19,6 +19,7 @@ from hqde_fl.protocol.screening import SentModel
 from hqde_fl.rules.results import State
 from hqde_fl.selection import ClientHistory
 from hqde_fl.strategies.clients_model import Broadcast
+from hqde_fl.strategies.control_variates import ServerControl
 from hqde_fl.strategies.holdings import Holdings
 from hqde_fl.strategies.optimizers import Moments
 from hqde_fl.strategies.resting import Resting
@@ -51,6 +52,8 @@ class ModelState:
         The entries that nodes say they hold.
     settled : bool
         True once a round has shown which weights are trained, where roles are inferred.
+    control : ServerControl or None
+        The server's control variate; None without SCAFFOLD.
     """
 
     layout: Layout
@@ -62,6 +65,7 @@ class ModelState:
     density: State = field(default_factory=dict)
     holdings: Holdings = field(default_factory=Holdings)
     settled: bool = False
+    control: ServerControl | None = None
 
     @classmethod
     def of(cls, arrays: ArrayRecord, roles: Roles | None = None) -> ModelState:
@@ -120,6 +124,10 @@ class ModelState:
         moments = _moved(self.moments, self.layout.size, places)
         rule = _moved(self.rule, self.layout.size, places)
         broadcast = None if self.broadcast is None else self.broadcast.with_layout(layout)
+        control = self.control
+        if control is not None:
+            vector = _moved(control.vector, self.layout.size, places).to(layout.dtype)
+            control = ServerControl(vector, _moved(control.rule, self.layout.size, places))
         return replace(
             self,
             layout=layout,
@@ -129,6 +137,7 @@ class ModelState:
             rule=rule,
             broadcast=broadcast,
             density={},
+            control=control,
         )
 
     @property

@@ -103,6 +103,8 @@ class Accepted:
         The client's other metrics, the finite ones.
     unchanged : frozenset[str]
         Names of the entries that the reply left out because they are as they were sent.
+    control : Tensor or None
+        (d,) the change of the client's control variate; None without SCAFFOLD.
     """
 
     update: Tensor | ReceivedModel | StoredUpdate
@@ -111,6 +113,7 @@ class Accepted:
     num_examples: float
     metrics: Mapping[str, float]
     unchanged: frozenset[str] = frozenset()
+    control: Tensor | None = None
 
     @property
     def delta(self) -> Tensor:

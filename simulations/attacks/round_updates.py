@@ -14,6 +14,7 @@ from hqde_fl.clients.message_fields import array_record, server_round
 from hqde_fl.clients.mods.codec import REQUEST
 from hqde_fl.codec import Codec
 from hqde_fl.codec.request import from_json
+from hqde_fl.protocol.control_variates import without_control
 from hqde_fl.protocol.members import (
     add_member_prefix,
     model_arrays,
@@ -114,6 +115,7 @@ class RoundUpdates:
 
     def read(self, reply: Message) -> Accepted | Rejected:
         """Screen a reply as the server does; return the model's update, or why it is rejected."""
+        reply, _ = without_control(reply)
         if self.member is not None and list(reply.content.array_records) == [self.key]:
             reply = select_member_reply(self.member, reply, self.key)
         return screen(reply, self.sent, self.screening, self.key, self.member)

@@ -21,6 +21,7 @@ from hqde_fl.simulations.checkpoint.value_tree import ValueTree
 from hqde_fl.simulations.engines.ray.packing import pack, unpack
 from hqde_fl.simulations.recording.atomic_files import sync
 from hqde_fl.strategies.clients_model import Broadcast
+from hqde_fl.strategies.control_variates import ServerControl
 from hqde_fl.strategies.holdings import Holdings
 from hqde_fl.strategies.state import ModelState, ServerState
 from hqde_fl.updates.layout import Entry, Layout
@@ -84,6 +85,7 @@ TREE = ValueTree(
     Snapshot,
     ServerState,
     ModelState,
+    ServerControl,
     Broadcast,
     Layout,
     Entry,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from hqde_fl.catalogue import CODECS, EXECUTORS, NOISE_SOURCES, RULES, SELECTORS, VOTES
+from hqde_fl.catalogue import CODECS, EXECUTORS, NOISE_SOURCES, RULES, SCHEDULES, SELECTORS, VOTES
 from hqde_fl.clients.catalogue import FAULTS, METRICS, OPTIMIZERS
 from hqde_fl.errors import ConfigError
 from hqde_fl.registry import Registry
@@ -158,6 +158,13 @@ KINDS = {
             ("strategy.server-optimizer",),
             "[strategy]\nserver-optimizer = {}",
             SERVER_OPTIMIZERS,
+        ),
+        Kind(
+            "schedules",
+            "schedule",
+            ("clients.lr-schedule", "strategy.server-lr-schedule"),
+            "[clients]\nlr-schedule = {}",
+            SCHEDULES,
         ),
         Kind(
             "noise-sources",

@@ -43,6 +43,8 @@ class Heterogeneity:
         lists none.
     seeds : Seeds
         The run's seeds.
+    step_examples : int, default=0
+        Examples in the steps of a round, where clients take steps; 0 where they take passes.
     """
 
     speed: Speed | None
@@ -50,6 +52,7 @@ class Heterogeneity:
     drop_out: DropOut | None
     passes: tuple[int, int]
     seeds: Seeds
+    step_examples: int = 0
 
     @classmethod
     def build(cls, clients: ClientsSection, seeds: Seeds) -> Self:
@@ -66,12 +69,13 @@ class Heterogeneity:
             _build(DROP_OUTS, clients.drop_out, "clients.drop-out"),
             (clients.epochs, clients.members),
             seeds,
+            clients.steps * clients.batch_size,
         )
 
     @property
     def times(self) -> ClientTimes:
         """Return what computes the clients' times."""
-        return ClientTimes(self.speed, self.bandwidth, *self.passes, self.seeds)
+        return ClientTimes(self.speed, self.bandwidth, *self.passes, self.seeds, self.step_examples)
 
     @property
     def keeps_time(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, final
 from flwr.clientapp.typing import Mod
 from torch import Tensor
 
-from hqde_fl.catalogue import EXECUTORS
+from hqde_fl.catalogue import EXECUTORS, SCHEDULES
 from hqde_fl.clients.mods.entanglement_noise import EntanglementNoiseMod
 from hqde_fl.clients.mods.local_dp import LocalDPMod
 from hqde_fl.clients.training import Training
@@ -22,11 +22,12 @@ from hqde_fl.protocol.screening import Screening
 from hqde_fl.registry import Registry
 from hqde_fl.rules import RULES, Aggregator
 from hqde_fl.rules.tolerance import silence_warning
+from hqde_fl.schedules import Schedule, scheduled_rate
 from hqde_fl.seeding import Seeds
 from hqde_fl.selection import SELECTORS, Ensemble, Selector
 from hqde_fl.simulations.engines.ray.resources import Resources
 from hqde_fl.simulations.experiment.client_privacy import ClientPrivacy
-from hqde_fl.simulations.experiment.components import build_component
+from hqde_fl.simulations.experiment.components import build_component, errors_named
 from hqde_fl.simulations.experiment.display_names import component_label
 from hqde_fl.simulations.experiment.edges import Edges
 from hqde_fl.simulations.experiment.errors import parameters_of
@@ -42,6 +43,7 @@ from hqde_fl.simulations.experiment.sections import (
     StrategySection,
 )
 from hqde_fl.strategies.exploration import ExploringOptimizer
+from hqde_fl.strategies.optimizer_schedule import ScheduledOptimizer
 from hqde_fl.strategies.optimizers import SERVER_OPTIMIZERS, ServerOptimizer
 from hqde_fl.strategies.private_plan import PrivatePlan
 from hqde_fl.strategies.settings import (
@@ -223,6 +225,9 @@ def build_parts(
     optimizer: ServerOptimizer = build_component(
         SERVER_OPTIMIZERS, strategy.server_optimizer, "strategy.server-optimizer"
     )
+    server_schedule = _schedule(strategy.server_lr_schedule, "strategy.server-lr-schedule")
+    if server_schedule is not None:
+        optimizer = ScheduledOptimizer(server_schedule, optimizer)
     screening = build_component(
         SCREENING, {"name": "standard", **strategy.screening}, "strategy.screening"
     )
@@ -230,6 +235,7 @@ def build_parts(
     noises = Noises.build(clients, strategy)
     client_privacy = ClientPrivacy.build(clients)
     client_privacy.check(clients, strategy, rule.confidence_from or "")
+    _check_control_variates(clients, edges or EdgesSection())
     if noises.exploration is not None:
         optimizer = ExploringOptimizer(noises.exploration, optimizer, seed)
     with parameters_of("strategy", fraction="fraction-train"):
@@ -243,6 +249,7 @@ def build_parts(
             executor,
             central_privacy(privacy or PrivacySection()),
             _not_trained if "reference" in rule.needs else None,
+            clients.control_variates,
         )
         communication = Communication(codec, downlink, screening, strategy.deadline)
         participation = Participation(
@@ -255,7 +262,11 @@ def build_parts(
         ensemble = Ensemble(**_shared_with(clients, Ensemble))
         training = Training(
             **_shared_with(clients, Training)
-            | {"regularization_noise": noises.regularization, "dp_sgd": client_privacy.examples}
+            | {
+                "regularization_noise": noises.regularization,
+                "dp_sgd": client_privacy.examples,
+                "lr_schedule": _schedule(clients.lr_schedule, "clients.lr-schedule"),
+            }
         )
     heterogeneity = Heterogeneity.build(clients, Seeds(seed))
     built_edges = Edges.build(
@@ -280,6 +291,33 @@ def build_parts(
         resources=_resources(engine),
         seeds=Seeds(seed),
     )
+
+
+def _check_control_variates(clients: ClientsSection, edges: EdgesSection) -> None:
+    """Raise ``ConfigError`` if SCAFFOLD is asked for with what it does not go together with."""
+    if not clients.control_variates:
+        return
+    found = [
+        text
+        for text, is_there in (
+            ("clients.local-dp, from which they would leave without noise", clients.local_dp),
+            ("edges.groups: an edge keeps none", edges.groups),
+            ("clients.mode = 'fedavg', which averages members", clients.mode == "fedavg"),
+        )
+        if is_there
+    ]
+    if found:
+        raise ConfigError(f"clients.control-variates does not go together with {found[0]}")
+
+
+def _schedule(table: Mapping[str, Any], key: str) -> Schedule | None:
+    """Return the schedule that a table describes; None for an empty one."""
+    if not table:
+        return None
+    schedule = build_component(SCHEDULES, table, key)
+    with errors_named(key):
+        scheduled_rate(1.0, schedule, 1)  # one of the user's own may fail
+    return schedule
 
 
 def _selector(strategy: StrategySection) -> Selector:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from hqde_fl.catalogue import EXECUTORS
+from hqde_fl.catalogue import EXECUTORS, SCHEDULES
 from hqde_fl.clients.faults import FAULTS
 from hqde_fl.clients.task import Task
 from hqde_fl.codec import CODECS
@@ -55,6 +55,7 @@ _REGISTRIES: tuple[Registry[Any], ...] = (
     SPEEDS,
     BANDWIDTHS,
     DROP_OUTS,
+    SCHEDULES,
 )
 
 

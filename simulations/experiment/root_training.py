@@ -43,7 +43,7 @@ def root_training(
     seeds : Seeds
         The run's seeds.
     """
-    training = replace(training, dp_sgd=None)
+    training = replace(training, dp_sgd=None, keep_optimizer=False, control_variates=False)
 
     def build() -> nn.Module:
         return build_member(task, seeds, 0).to(training.placement)
@@ -56,9 +56,12 @@ def root_training(
         own, optimizer = model.load_to_train(state)
         batches = shuffled_batches(max(1, int(min(typical, 1e9))), training.batch_size)
         passes = min(MAX_PASSES, max(1, round(batches / own_batches)))
-        often = replace(training, epochs=passes * training.epochs)
+        often = training  # steps are as many for everybody
+        if not training.steps:
+            often = replace(training, epochs=passes * training.epochs)
         with reproducible(seeds.integer("root", number)):
-            train(own, examples, task, often, seeds.torch("root", number), optimizer)
+            generator = seeds.torch("root", number)
+            train(own, examples, task, often, generator, optimizer, number=number)
         return {
             name: value.detach().to("cpu", copy=True) for name, value in own.state_dict().items()
         }

@@ -62,18 +62,35 @@ class ClientsSection(Section):
         The division of the training data among the clients.
     epochs : int
         Passes over the client's data in a round, >= 1.
+    steps : int
+        Batches that a client trains on in a round instead of ``epochs`` passes, >= 0; 0: the
+        passes. 1 is FedSGD, or distributed SGD. Every round begins a new pass over the client's
+        data, unless ``keep-optimizer`` is set: then it goes on where the client stopped.
     batch_size : int
         Examples in a step, >= 1.
     optimizer : str
-        The clients' optimiser, whose state is cleared in every round: ``hqde-fl list optimizers``.
+        The clients' optimiser, whose state is cleared in every round unless ``keep-optimizer`` is
+        set: ``hqde-fl list optimizers``.
+    keep_optimizer : bool
+        Keep the state of each client's optimiser, such as its momentum, from one of its rounds to
+        the next, and with ``steps`` the place in its data.
     lr : float
         The learning rate, > 0.
+    lr_schedule : Component
+        The factor of the learning rate in each round: ``hqde-fl list schedules``. None if empty.
     momentum : float
         The momentum of SGD, in [0, 1).
+    dampening : float
+        The dampening of SGD's momentum, in [0, 1]: m = momentum m + (1 - dampening) gradient, with
+        m = 0 at first.
     weight_decay : float
         The weight of the L2 penalty, >= 0; decoupled with AdamW.
     proximal_mu : float
         The weight of FedProx's mu / 2 ||w - w_global||^2, >= 0.
+    clip_grad_norm : float
+        The norm to which the gradient of each batch is clipped, >= 0; 0: never.
+    control_variates : bool
+        SCAFFOLD: clients and server keep control variates, which correct the clients' gradients.
     threads : int
         Threads of torch in a client, >= 0; 0 keeps the process's number. Another number changes
         the last bits of a result.
@@ -111,12 +128,18 @@ class ClientsSection(Section):
     bagging: bool = False
     partition: Component = Field({"name": "iid"})
     epochs: int = Training.epochs
+    steps: int = Training.steps
     batch_size: int = Training.batch_size
     optimizer: str = Training.optimizer
+    keep_optimizer: bool = Training.keep_optimizer
     lr: float = Training.lr
+    lr_schedule: Component = Field({})
     momentum: float = Training.momentum
+    dampening: float = Training.dampening
     weight_decay: float = Training.weight_decay
     proximal_mu: float = Training.proximal_mu
+    clip_grad_norm: float = Training.clip_grad_norm
+    control_variates: bool = Training.control_variates
     threads: int = Training.threads
     device: str = Training.device
     regularization_noise: Table = Field({})
@@ -180,6 +203,9 @@ class StrategySection(Section):
         How changes of the model are packed for clients that hold an earlier version.
     server_optimizer : Component
         How the aggregated update moves the model.
+    server_lr_schedule : Component
+        The factor of the server optimiser's learning rate in each step of the model, of which a
+        round makes one unless it keeps the model: ``hqde-fl list schedules``. None if empty.
     exploration_noise : Table
         Noise that the server adds to the aggregated update; none if empty.
     screening : Table
@@ -216,6 +242,7 @@ class StrategySection(Section):
     codec: Component = Field({"name": "identity"})
     downlink: Component = Field({"name": "identity"})
     server_optimizer: Component = Field({"name": "sgd"})
+    server_lr_schedule: Component = Field({})
     exploration_noise: Table = Field({})
     screening: Table = Field({})
     density: DensityPolicy = "free"

@@ -35,6 +35,8 @@ class ClientTimes:
         Number of models that a message without a list of members asks a client to train.
     seeds : Seeds, default=Seeds(0)
         The run's seeds.
+    step_examples : int, default=0
+        Examples in the steps of a round, where clients take steps instead of passes; 0: passes.
     """
 
     speed: Speed | None = None
@@ -42,6 +44,11 @@ class ClientTimes:
     epochs: int = 1
     members: int = 1
     seeds: Seeds = field(default_factory=lambda: Seeds(0))
+    step_examples: int = 0
+
+    def examples_read(self, examples: float) -> float:
+        """Return the examples that a client of so many reads in a pass, or in all of its steps."""
+        return self.step_examples or examples
 
     def passes(self, message: Message) -> tuple[float, float]:
         """Return the passes over its data that a training message asks a client for.

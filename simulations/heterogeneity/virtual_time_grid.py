@@ -155,7 +155,8 @@ class VirtualTimeGrid(PartitionAwareGrid):
         connection = self._times.connection(client, number)
         counted = self._examples[node]
         partial, full = self._passes[id(self._training[node].content)]
-        examples = full * _claimed_examples(reply) if counted is None else partial * counted
+        passes, own = (full, _claimed_examples(reply)) if counted is None else (partial, counted)
+        examples = passes * self._times.examples_read(own)
         seconds = (
             connection.download_seconds(self._sizes[node])
             + examples * self._times.example_seconds(client, number)

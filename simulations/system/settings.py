@@ -43,9 +43,13 @@ ADAPTIVE: Registry[AdaptiveClipping] = Registry(
 
 EXCLUDED_TRAINING_KEYS = {
     "batch_size": "the loader says it",
+    "control_variates": "SCAFFOLD is for experiments (clients.control-variates)",
     "epochs": "train(loader, num_epochs) says it",
+    "keep_optimizer": "a worker's optimiser begins anew in each epoch; it is for experiments",
     "lr": "HQDE's name for it is 'learning_rate'",
+    "lr_schedule": "schedules count the rounds of experiments (clients.lr-schedule)",
     "loss_fn": "create_hqde_system(..., loss_fn=...) takes it",
+    "steps": "a worker trains on all of its examples in each epoch; it is for experiments",
 }
 """Keys that a training configuration must not have -> the reason."""
 

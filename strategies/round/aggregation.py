@@ -68,6 +68,7 @@ def merge_model(
     resting: int = 0,
     work: Sequence[float] = (),
     histories: Sequence[ClientHistory] = (),
+    population: int = 1,
 ) -> MergedModel:
     """Merge the accepted updates of one model and move it by the server optimiser.
 
@@ -93,6 +94,8 @@ def merge_model(
         The part of its local training that each of these clients did; empty: all of it.
     histories : Sequence[ClientHistory]
         What was measured of each of these clients in earlier rounds, for rules that need it.
+    population : int
+        The number of all clients, for the server's control variate.
 
     Raises
     ------
@@ -121,11 +124,16 @@ def merge_model(
         return MergedModel(model, note=f"{error}{rest}")
     model, outcome = _with_density(density, model, columns, cohort, outcome, settings.executor)
     others = merge_others(rule, outcome, [reply.others for reply in updates])
+    changes = [reply.control for reply in updates if reply.control is not None]
     nodes = tuple(replies)
     del columns
     updates.clear()
     replies.clear()
-    return moved_model(settings, model, nodes, outcome, others, in_place=_is_fresh(settings))
+    merged = moved_model(settings, model, nodes, outcome, others, in_place=_is_fresh(settings))
+    if merged.is_moved and merged.model.control is not None:
+        control = merged.model.control.after(changes, rule, cohort, population, settings.executor)
+        return replace(merged, model=replace(merged.model, control=control))
+    return merged
 
 
 def moved_model(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
+from hqde_fl.protocol.control_variates import CONTROL, control_arrays
 from hqde_fl.protocol.held_entries import HELD_ENTRIES, HELD_MASK, without_held
 from hqde_fl.protocol.members import MEMBERS, TAG, add_member_prefix, uncopied_record
 from hqde_fl.protocol.message_roles import UNSETTLED, role_config
@@ -119,6 +120,7 @@ def address(
     server_round: int,
     kind: str,
     work: Mapping[int, float] | None = None,
+    controls: Sequence[ArrayRecord] = (),
 ) -> list[Message]:
     """Return one message for each node; those with the same arrays share one read-only content.
 
@@ -138,18 +140,46 @@ def address(
         Type of the message, such as ``MessageType.TRAIN``.
     work : Mapping[int, float], optional
         Node -> the part of its local training that it does; the others do all of it.
+    controls : Sequence[ArrayRecord]
+        The server's control variates for each of the nodes, the same for the same arrays; empty
+        without SCAFFOLD.
     """
     shared: dict[tuple[int, float], RecordDict] = {}
     messages, group = [], str(server_round)
-    for node, (arrays, config) in zip(nodes, contents, strict=True):
+    for place, (node, (arrays, config)) in enumerate(zip(nodes, contents, strict=True)):
         part = 1.0 if work is None else work.get(node, 1.0)
         if (key := (id(arrays), part)) not in shared:
             config = ConfigRecord({**config, "server-round": server_round})
             if part < 1:
                 config[WORK] = part
             shared[key] = RecordDict({keys[0]: arrays, keys[1]: config})
+            if controls:
+                shared[key][CONTROL] = controls[place]
         messages.append(Message(shared[key], node, kind, group_id=group))
     return messages
+
+
+def control_records(
+    models: Sequence[ModelState], assignments: Assignments, tags: Tags
+) -> list[ArrayRecord]:
+    """Return the server's control variates of each node's members; empty without SCAFFOLD.
+
+    Nodes with the same members share a record. With ``tags`` there are members.
+    """
+    if any(model.control is None for model in models):
+        return []
+    shared: dict[tuple[int, ...], ArrayRecord] = {}
+    for members in assignments.values():
+        if members in shared:
+            continue
+        arrays: dict[str, Array] = {}
+        for member in members:
+            model = models[member]
+            assert model.control is not None
+            name = member if tags else None
+            arrays |= control_arrays(model.layout, model.control.vector, name)
+        shared[members] = uncopied_record(arrays)
+    return [shared[members] for members in assignments.values()]
 
 
 def _with_config(content: Content, config: ConfigRecord) -> Content:

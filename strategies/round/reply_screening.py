@@ -9,13 +9,14 @@ from dataclasses import replace
 from logging import INFO, WARNING
 
 import torch
-from flwr.app import ConfigRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message
 
 from hqde_fl.codec.parallel import alone
+from hqde_fl.protocol.control_variates import screen_control, without_control
 from hqde_fl.protocol.delta_broadcast import NO_VERSION
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.held_entries import claimed_digest, lacks_entries
-from hqde_fl.protocol.members import records_of
+from hqde_fl.protocol.members import member_name, records_of
 from hqde_fl.protocol.no_data import NO_DATA, has_no_data
 from hqde_fl.protocol.packed_updates import FEEDBACK, NO_RESIDUAL
 from hqde_fl.protocol.reply_block import BlockRow, untouched_row
@@ -60,6 +61,8 @@ class ScreenedReplies:
         Limits on the content of a reply.
     arrays_key : str
         Name of a reply's one ``ArrayRecord``.
+    controls : bool, default=False
+        True if a reply needs control variates beside it.
 
     Attributes
     ----------
@@ -85,6 +88,7 @@ class ScreenedReplies:
         tags: Tags,
         limits: Screening,
         arrays_key: str,
+        controls: bool = False,
     ) -> None:
         self.accepted: dict[int, Mapping[int, Accepted]] = {}
         self.held: list[dict[int, int]] = [{} for _ in models]
@@ -93,13 +97,14 @@ class ScreenedReplies:
         self.unchanged: list[dict[int, tuple[Collection[str], str | None]]] = [{} for _ in models]
         self._models, self._matcher, self._log = models, ReplyMatcher(messages), round_log
         self._tags, self._limits, self._key = tags, limits, arrays_key
+        self._controls = controls
         self._rows = BlockScreening(models[0].sent, limits, arrays_key)
         self._sizes: dict[Hashable, Mapping[str, int]] = {}
 
     def begin(self, reply: Message, pool: Executor) -> Future[Screened] | None:
         """Begin to screen the content of a packed reply in a thread; None for any other reply."""
         node = self._matcher.source(reply)
-        if node is None or self._log.has_reply(node):
+        if node is None or self._controls or self._log.has_reply(node):
             return None
         if not has_packed_update(reply) or self._matcher.envelope_error(reply, node):
             return None
@@ -144,7 +149,9 @@ class ScreenedReplies:
     def drop_updates(self) -> None:
         """Keep of the accepted replies all but their updates, which may be large."""
         for node, parts in self.accepted.items():
-            self.accepted[node] = {m: replace(part, update=NO_UPDATE) for m, part in parts.items()}
+            self.accepted[node] = {
+                m: replace(part, update=NO_UPDATE, control=None) for m, part in parts.items()
+            }
 
     def metrics(self, node: int) -> Mapping[str, float]:
         """Return the metrics of the reply of a node, which must be in ``accepted``."""
@@ -152,7 +159,7 @@ class ScreenedReplies:
 
     def _accept_row(self, node: int, reply: Message, row: BlockRow) -> bool:
         """Accept a sound reply that is the row of a block; return False if it is not one."""
-        if self._tags or self._matcher.envelope_error(reply, node):
+        if self._tags or self._controls or self._matcher.envelope_error(reply, node):
             return False
         accepted = self._rows.accepted(row)
         if accepted is None:
@@ -188,7 +195,12 @@ class ScreenedReplies:
             self._note_held(node, held)
             self.without_entries.add(node)
             return f"{MISSING}: needs the model in full"
+        record = None
+        if self._controls:
+            reply, record = without_control(reply)
         screened = self._screen(reply, members) if begun is None else begun.result()
+        if self._controls and not isinstance(screened, Rejected):
+            screened = self._with_controls(screened, record)
         if isinstance(screened, Rejected):
             return f"rejected: {screened.reason}"
         self.accepted[node] = screened
@@ -218,6 +230,22 @@ class ScreenedReplies:
         model = self._models[0]
         screened = screen(reply, model.sent, self._limits, self._key)
         return screened if isinstance(screened, Rejected) else {0: screened}
+
+    def _with_controls(
+        self, accepted: Mapping[int, Accepted], record: ArrayRecord | None
+    ) -> Mapping[int, Accepted] | Rejected:
+        """Return the updates with the changes of the client's control variates, or the reason."""
+        completed, arrays = {}, 0
+        for member, part in accepted.items():
+            layout = self._models[member].layout
+            control = screen_control(record, layout, member if self._tags else None)
+            if isinstance(control, str):
+                return Rejected(f"{member_name(member)}: {control}" if self._tags else control)
+            completed[member] = replace(part, control=control)
+            arrays += len(layout.weights)
+        if record is not None and len(record) != arrays:
+            return Rejected(f"control variates: expected {arrays} arrays, found {len(record)}")
+        return completed
 
     def _versions_held(self, reply: Message, members: Sequence[int]) -> dict[int, int]:
         """Return member -> the version that a reply reports: the current one or ``NO_VERSION``.

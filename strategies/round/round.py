@@ -24,6 +24,7 @@ from hqde_fl.rules import Cohort
 from hqde_fl.selection.history import NEW_CLIENT
 from hqde_fl.strategies.callbacks import RoundRecord
 from hqde_fl.strategies.clients_model import Broadcast
+from hqde_fl.strategies.control_variates import ServerControl
 from hqde_fl.strategies.metrics import mean_metrics
 from hqde_fl.strategies.outcomes import FAILED, LATE, MISSING, REJECTED, SKIPPED
 from hqde_fl.strategies.private_plan import PrivatePlan
@@ -32,7 +33,7 @@ from hqde_fl.strategies.roster import Roster
 from hqde_fl.strategies.round import aggregation
 from hqde_fl.strategies.round.aggregation import MergedModel
 from hqde_fl.strategies.round.observations import Histories, histories_after, observe, sketches
-from hqde_fl.strategies.round.outgoing import address, contents
+from hqde_fl.strategies.round.outgoing import address, contents, control_records
 from hqde_fl.strategies.round.packed_replies import decoding_threads, in_order
 from hqde_fl.strategies.round.private_aggregation import PrivateOutcome, merge_privately
 from hqde_fl.strategies.round.reply_notes import ReplyNotes
@@ -124,6 +125,12 @@ class Round:
         if settings.communication.downlink != Identity():
             models = tuple(self._broadcast(*pair) for pair in enumerate(self.state.models))
             self.state = replace(self.state, models=models)
+        if settings.aggregation.control_variates:
+            models = tuple(
+                replace(m, control=m.control or ServerControl.zero(m.layout))
+                for m in self.state.models
+            )
+            self.state = replace(self.state, models=models)
         if (members := settings.ensemble.members) > 1:
             self._tags = {m: settings.seeds.integer("tag", number, m) for m in range(members)}
         assigned_members, seeds = settings.ensemble.assigned_members, settings.seeds
@@ -132,7 +139,9 @@ class Round:
         }
         content = contents(self.state.models, self._assignments, config, self._tags)
         self._work = work
-        self._messages = address(nodes, content, self._keys, number, MessageType.TRAIN, work)
+        controls = control_records(self.state.models, self._assignments, self._tags)
+        kind = MessageType.TRAIN
+        self._messages = address(nodes, content, self._keys, number, kind, work, controls)
         self.times.start()
         return self._messages
 
@@ -231,6 +240,7 @@ class Round:
             self._tags,
             self._settings.communication.screening,
             self._keys[0],
+            controls=self._settings.aggregation.control_variates,
         )
         notes = ReplyNotes(self.number, self._roster, round_log)
         storage = UpdateStorage(self._settings, self.state.models, len(self._messages), self.number)
@@ -345,7 +355,15 @@ class Round:
         known = self.state.histories
         histories = [known.get(client, NEW_CLIENT) for client in cohort.ids]
         return aggregation.merge_model(
-            settings, density, model, replies, cohort, resting, work, histories
+            settings,
+            density,
+            model,
+            replies,
+            cohort,
+            resting,
+            work,
+            histories,
+            self._settings.participation.min_available_nodes,
         )
 
     def _merge_privately(

@@ -67,6 +67,29 @@ PARTS: dict[str, dict[str, Any]] = {
         ],
     },
     "stale": {"strategy": {"rule": "median"}, "faults": [{"name": "stale", "count": 1}]},
+    "kept optimizer": {
+        "clients": {
+            "count": 4,
+            "steps": 3,
+            "momentum": 0.9,
+            "dampening": 0.9,
+            "keep-optimizer": True,
+            "lr-schedule": {"name": "cosine", "rounds": 4},
+            "members": 2,
+            "assignment": "round-robin",
+        },
+        "strategy": {
+            "rule": "median",
+            "fraction-train": 0.6,
+            "server-lr-schedule": {"name": "step", "every": 1, "gamma": 0.5},
+            **FEEDBACK,
+        },
+    },
+    "control variates": {
+        "clients": {"count": 4, "lr": 0.1, "control-variates": True},
+        "strategy": {"rule": "centered-clipping", "fraction-train": 0.6, "downlink": "quantized"},
+        "faults": [{"name": "mimic", "count": 1}],
+    },
 }
 
 

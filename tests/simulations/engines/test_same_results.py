@@ -19,6 +19,9 @@ EXPERIMENT = {
     "clients": {
         "count": 6,
         "lr": 0.2,
+        "momentum": 0.5,
+        "keep-optimizer": True,
+        "steps": 3,
         "members": 3,
         "assignment": "random",
         "members-per-client": 2,
