@@ -34,7 +34,8 @@ from hqde_fl.errors import CodecError, ConfigError
 _FIELDS = struct.Struct("<HBQ")
 _HEIGHT = 64
 _MAX_BLOCK = _HEIGHT**2
-_TILE = 1 << 16
+_TILE = 1 << 16  # it is part of the format: the random bits of a range belong together
+_BATCH = 8
 Edges = tuple[int, int, int]
 
 
@@ -95,14 +96,15 @@ class Rotated(Codec):
         seed = int(rng.integers(1 << 63))
         rotated = np.empty(_padded(values.size), np.float32)
 
-        def rotate(edges: Edges) -> None:
-            start, stop, _ = edges
-            numbers = values[start:stop]  # fewer than the range has if it is the last
-            rotated[start : start + numbers.size] = numbers
-            rotated[start + numbers.size : stop] = 0
-            _rotate(rotated, edges, self.rounds, seed)
+        def rotate(ranges: list[Edges]) -> None:
+            bits = _bits(seed, self.rounds, ranges)
+            for start, stop, width in ranges:
+                numbers = values[start:stop]  # fewer than the range has if it is the last
+                rotated[start : start + numbers.size] = numbers
+                rotated[start + numbers.size : stop] = 0
+                _rotate(rotated, (start, stop, width), self.rounds, bits)
 
-        each(rotate, _edges(rotated.size, self.block), rotated.size)
+        each(rotate, _batches(rotated.size, self.block), rotated.size)
         parts, _ = self.inner.frame(rotated, {}, rng)
         return [_FIELDS.pack(self.block, self.rounds, seed), *parts], {}
 
@@ -114,10 +116,12 @@ class Rotated(Codec):
             raise CodecError(f"no rotation has blocks of {block} and {rounds} rounds")
         rotated = reader.frame(_padded(size)).astype(np.float32, copy=False)
 
-        def rotate_back(edges: Edges) -> None:
-            _rotate(rotated, edges, rounds, seed, back=True)
+        def rotate_back(ranges: list[Edges]) -> None:
+            bits = _bits(seed, rounds, ranges)
+            for edges in ranges:
+                _rotate(rotated, edges, rounds, bits, back=True)
 
-        each(rotate_back, _edges(rotated.size, block), rotated.size)
+        each(rotate_back, _batches(rotated.size, block), rotated.size)
         return rotated[:size]
 
 
@@ -139,13 +143,29 @@ def _edges(size: int, block: int) -> Iterator[Edges]:
             yield start, stop, block if stop <= last else stop - start
 
 
-def _rotate(
-    values: NDArray[np.float32], edges: Edges, rounds: int, seed: int, *, back: bool = False
-) -> None:
-    """Rotate a range of ``values`` in place by its own part of what the seed gives, or back."""
-    start, stop, width = edges
+def _batches(size: int, block: int) -> list[list[Edges]]:
+    """Return lists of neighbouring ranges, enough for a thread to work on without a pause."""
+    ranges = list(_edges(size, block))
+    return [ranges[first : first + _BATCH] for first in range(0, len(ranges), _BATCH)]
+
+
+def _bits(seed: int, rounds: int, ranges: list[Edges]) -> np.random.PCG64:
+    """Return the source of the random bits of the first range; those of the next ones follow."""
     bits = np.random.PCG64(seed)  # its raw output is the same in every version of NumPy
-    bits.advance(rounds * start // 64)
+    bits.advance(rounds * ranges[0][0] // 64)
+    return bits
+
+
+def _rotate(
+    values: NDArray[np.float32],
+    edges: Edges,
+    rounds: int,
+    bits: np.random.PCG64,
+    *,
+    back: bool = False,
+) -> None:
+    """Rotate a range of ``values`` in place by its random bits, or back."""
+    start, stop, width = edges
     signs = bits.random_raw(rounds * (stop - start) // 64).astype("<u8").view(np.uint8)
     part, group = values[start:stop], _group(width)
     if worthwhile(values.size):
