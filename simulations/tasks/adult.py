@@ -169,7 +169,7 @@ def _rows(columns: Columns, rows: np.ndarray) -> Columns:  # type: ignore[type-a
 def _table(columns: Columns, train: Columns, origin: str) -> ExampleTable:
     """Return rows (n, 105), the classes, and the columns of categories."""
     incomes = np.char.rstrip(columns["income"].astype(str), ".")
-    if strange := sorted({*incomes} - {*INCOMES}):
+    if strange := sorted({*incomes.tolist()} - {*INCOMES}):
         raise DataError(
             f"{origin} must hold {' or '.join(INCOMES)} in column 'income', found {strange[0]!r}"
         )

@@ -93,7 +93,7 @@ def one_hot(
     for name, known in categories.items():
         values = columns[name].astype(str)
         block = values[:, None] == np.array(known)
-        if strange := sorted({*values[~block.any(axis=1)]} - {"?"}):
+        if strange := sorted({*values[~block.any(axis=1)].tolist()} - {"?"}):
             raise DataError(
                 f"{origin} must hold one of {', '.join(known)} in column {name!r}, "
                 f"found {strange[0]!r}"
