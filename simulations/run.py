@@ -320,7 +320,6 @@ def _run_deployed(attempt: _Attempt, superlink: str) -> None:
     """
     from hqde_fl.simulations.deploy.named_superlink import find
     from hqde_fl.simulations.engines.flower.engine import run_deployed
-    from hqde_fl.simulations.engines.flower.round_lines import RoundReader
 
     experiment = attempt.experiment
     edges = experiment.parts.edges if experiment.edges.nodes else None
@@ -332,21 +331,39 @@ def _run_deployed(attempt: _Attempt, superlink: str) -> None:
             f"{superlink} keeps its run directories on its own host: resume there, with "
             "`flwr run` and --run-config 'resume=\"DIR\"'"
         )
+    named = target.connection
+    on_line = _named_run_lines(named, attempt.on_round) if named else _ignore
     with _closed_on_failure(out), follow_run(out, attempt.on_round, attempt.resume):
-        run_id = run_deployed(
+        run_deployed(
             attempt.experiment.to_json(),
             out,
             target.superlink,
             connection=target.connection,
             resume=attempt.resume,
-            on_line=RoundReader(attempt.on_round).read if target.connection else _ignore,
+            on_line=on_line,
         )
-    if target.connection:
-        print(
-            f"run {run_id} on {target.connection}: `hqde-fl fetch {run_id} --superlink "
-            f"{target.connection}` brings its files here",
-            file=sys.stderr,
-        )
+
+
+def _named_run_lines(superlink: str, on_round: OnRound) -> Callable[[str], None]:
+    """Return a function of each line of ``flwr run`` on a SuperLink that has a name.
+
+    It says which run has started, and passes on the rounds.
+    """
+    from hqde_fl.simulations.engines.flower.flower_run import started_run
+    from hqde_fl.simulations.engines.flower.round_lines import RoundReader
+
+    reader = RoundReader(on_round)
+
+    def read(line: str) -> None:
+        if run_id := started_run(line):
+            print(
+                f"run {run_id} on {superlink}: `hqde-fl top {run_id} --superlink {superlink}` "
+                "shows it, `hqde-fl fetch` with the same brings its files here",
+                file=sys.stderr,
+            )
+        reader.read(line)
+
+    return read
 
 
 @contextmanager

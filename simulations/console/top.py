@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from hqde_fl.errors import ConfigError
+from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.simulations.console.interruption import interruptible
 
 PIPE_WIDTH = 100
@@ -21,21 +22,75 @@ PIPE_WIDTH = 100
 MAX_NAMED = 3
 """Runs that an error names at most."""
 
-Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Of a run, begun or not.")]
+Directory = Annotated[
+    Path,
+    typer.Argument(metavar="DIR", help="Of a run, begun or not; a run's id with --superlink."),
+]
 Once = Annotated[bool, typer.Option("--once", help="Print one view as text, and end.")]
 Interval = Annotated[
     float, typer.Option(metavar="SECONDS", min=0.1, help="Time between two views.")
 ]
+SuperLinkName = Annotated[
+    str,
+    typer.Option(
+        "--superlink",
+        metavar="NAME",
+        help="The SuperLink in Flower's configuration that has the run.",
+    ),
+]
 
 
-def top(directory: Directory, once: Once = False, interval: Interval = 2.0) -> None:
+def top(
+    directory: Directory,
+    once: Once = False,
+    interval: Interval = 2.0,
+    superlink: SuperLinkName = "",
+) -> None:
     """Watch a run: its rounds, clients in flight, stragglers, failures, and each node's load."""
     console = Console()
-    if once or not console.is_terminal:
-        show_once(directory, console)
-        return
-    with suppress(KeyboardInterrupt), interruptible():  # Ctrl-C is how one leaves
-        follow(directory, console, lambda: time.sleep(interval))
+    with suppress(KeyboardInterrupt), ExitStack() as stack:  # Ctrl-C is how one leaves
+        update: Callable[[], object] = _nothing
+        if superlink:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hqde-fl-")))
+            update = _mirror(str(directory), superlink, folder)
+            directory = folder
+        stack.enter_context(interruptible())
+        update()
+        if once or not console.is_terminal:
+            show_once(directory, console)
+            return
+
+        def pause() -> None:
+            time.sleep(interval)
+            update()
+
+        follow(directory, console, pause)
+
+
+def _nothing() -> None:
+    """Do nothing: another process writes the directory."""
+
+
+def _mirror(run: str, superlink: str, folder: Path) -> Callable[[], None]:
+    """Return a function that brings a copy of a run's records on a SuperLink up to date.
+
+    Once the copy has begun, it stays as it is while the SuperLink does not answer.
+    """
+    from hqde_fl.monitor import schema
+    from hqde_fl.simulations.deploy.registered_keys import ControlAddress
+    from hqde_fl.simulations.deploy.run_files import RunFetcher
+    from hqde_fl.simulations.recording.file_names import CLIENTS, MANIFEST, ROUNDS
+
+    fetcher = RunFetcher(ControlAddress.named(superlink), run)
+
+    def update() -> None:
+        try:
+            fetcher.update(folder, only=(MANIFEST, ROUNDS, CLIENTS, schema.FILE))
+        except RunError:
+            if not (folder / MANIFEST).exists():
+                raise
+
+    return update
 
 
 def show_once(directory: Path, console: Console) -> None:

@@ -128,6 +128,8 @@ def status(
             typer.echo(line)
         if superlink is not None:
             control = ControlAddress.named(superlink)
+            if line := status_tables.shown_certificate_line(federation, control):
+                typer.echo(line)
             run = status_tables.latest_run(control) if run is None else run
             times = status_tables.times_of_run(run, control) if run else {}
             typer.echo(f"SuperLink at {control.address}" + (f", run {run}" if run else ""))

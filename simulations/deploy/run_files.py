@@ -106,6 +106,42 @@ class RunFetcher:
             raise RunError(f"{out} cannot be written: {error.strerror}") from error
         return [*files]
 
+    def update(self, out: Path, only: Collection[str]) -> None:
+        """Bring files of a run that goes on up to date, in a directory that only this call writes.
+
+        Files of lines (``.jsonl``) get what was appended to them since; others are fetched again.
+
+        Raises
+        ------
+        RunError
+            As ``fetch``.
+        """
+        try:
+            for name, size in self.listing().items():
+                target = out / name
+                have = target.stat().st_size if target.exists() else 0
+                if name not in only or (name.endswith(".jsonl") and have == size):
+                    continue
+                if name.endswith(".jsonl") and 0 < have < size:
+                    self._append(name, have, target)
+                else:
+                    self._fetch_file(name, size, target)
+        except OSError as error:
+            raise RunError(f"{out} cannot be written: {error.strerror}") from error
+
+    def _append(self, name: str, have: int, target: Path) -> None:
+        """Append what a file has beyond ``have`` bytes."""
+        connection, response = self._get(f"/{quote(name)}", {"Range": f"bytes={have}-"})
+        try:
+            if response.status != http.client.PARTIAL_CONTENT:
+                raise RunError(f"{self._control.address} does not send parts of {name}")
+            with target.open("ab") as file:
+                shutil.copyfileobj(response, file, 2**20)
+        except http.client.HTTPException as error:
+            raise RunError(f"{name} broke off: {error!r}") from error
+        finally:
+            connection.close()
+
     def listing(self) -> Mapping[str, int]:
         """Return the names of the run's files with their sizes, or raise ``RunError``."""
         connection, response = self._get("")
@@ -138,18 +174,21 @@ class RunFetcher:
             connection.close()
             part.unlink(missing_ok=True)
 
-    def _get(self, path: str) -> tuple[http.client.HTTPSConnection, http.client.HTTPResponse]:
+    def _get(
+        self, path: str, headers: Mapping[str, str] | None = None
+    ) -> tuple[http.client.HTTPSConnection, http.client.HTTPResponse]:
         """Return the open connection and the answer to a request, or raise ``RunError``."""
         try:
             context = ssl.create_default_context(cafile=str(self._control.root))
             connection = http.client.HTTPSConnection(
                 self._control.address, context=context, timeout=_SECONDS
             )
-            connection.request("GET", f"{RUNS}/{quote(self._run_id, safe='')}{path}")
+            address = f"{RUNS}/{quote(self._run_id, safe='')}{path}"
+            connection.request("GET", address, headers=dict(headers or {}))
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             raise RunError(f"{self._control.address} does not answer: {error}") from error
-        if response.status == http.client.OK:
+        if response.status in (http.client.OK, http.client.PARTIAL_CONTENT):
             return connection, response
         connection.close()
         if response.status == http.client.NOT_FOUND:

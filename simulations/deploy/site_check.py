@@ -25,6 +25,11 @@ from hqde_fl.simulations.deploy.supervisor import healthy
 from hqde_fl.simulations.deploy.units import DATA_VARIABLE, ENVIRONMENT_FILE
 
 UNIT = "hqde-fl-supernode.service"
+_HIDDEN = {
+    "ProtectHome=yes": ("/home", "/root", "/run/user"),
+    "PrivateTmp=yes": ("/tmp", "/var/tmp"),
+}
+"""Settings of the unit -> folders of the host that its processes then do not see."""
 _SUPERLINK = re.compile(r"--superlink (\S+)")
 
 
@@ -138,6 +143,14 @@ def _superlink(folder: Path) -> str:
 
 def _data(folder: Path) -> str:
     path = site_settings(folder).get(DATA_VARIABLE, "")
-    if not path or os.access(path, os.R_OK):
-        return ""
-    return f"{DATA_VARIABLE}={path} in {ENVIRONMENT_FILE} cannot be read by this user"
+    if path and not os.access(path, os.R_OK):
+        return f"{DATA_VARIABLE}={path} in {ENVIRONMENT_FILE} cannot be read by this user"
+    unit = (folder / UNIT).read_text(encoding="utf-8").splitlines()
+    for setting, hidden in _HIDDEN.items():
+        for top in hidden if path and setting in unit else ():
+            if Path(path).resolve().is_relative_to(top):
+                return (
+                    f"{DATA_VARIABLE}={path} is in {top}, which the unit hides ({setting}): "
+                    "put the data elsewhere, for instance in /srv"
+                )
+    return ""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +26,8 @@ from hqde_fl.terminal_text import printable
 
 WARNING_DAYS = 30
 """Days before the end of a certificate from which it is warned of."""
+_SECONDS = 10.0
+"""Time for a SuperLink to show its certificate."""
 
 
 def certificate_lines(federation: FederationDirectory) -> list[str]:
@@ -42,6 +46,24 @@ def certificate_lines(federation: FederationDirectory) -> list[str]:
         advice = f": `hqde-fl nodes renew {federation.path}`" if what != "authority" else ""
         lines.append(f"{text}{advice if days < WARNING_DAYS else ''}")
     return lines
+
+
+def shown_certificate_line(federation: FederationDirectory, control: ControlAddress) -> str:
+    """Return what to do if a SuperLink shows another certificate than the directory's; else ""."""
+    host, _, port = control.address.rpartition(":")
+    path = federation.superlink / "server.crt"
+    try:
+        shown = ssl.get_server_certificate((host.strip("[]"), int(port)), timeout=_SECONDS)
+        if x509.load_pem_x509_certificate(shown.encode()) == x509.load_pem_x509_certificate(
+            path.read_bytes()
+        ):
+            return ""
+    except (OSError, ValueError):  # the list of nodes says more
+        return ""
+    return (
+        f"{control.address} shows another certificate than {path}: copy server.key and server.crt "
+        "to its host, readable by the SuperLink's user"
+    )
 
 
 def show_processes(current: Status) -> bool:

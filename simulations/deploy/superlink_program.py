@@ -21,8 +21,8 @@ import uvicorn
 
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.simulations.deploy.run_files import serve_runs
+from hqde_fl.simulations.deploy.server_log import start_server_log
 from hqde_fl.simulations.engines.flower_internals import flower_superlink
-from hqde_fl.simulations.recording.json_log import start_json_log
 
 POLL_SECONDS = 1.0
 
@@ -77,7 +77,7 @@ class _ReloadingConfig(uvicorn.Config):
 def main() -> None:
     """Run the SuperLink with the arguments of this process."""
     sys.argv[0] = "flower-superlink"
-    start_json_log("superlink")
+    start_server_log("superlink")
     run_module: Any = import_module("uvicorn.main")
     run_module.Config = _ReloadingConfig  # which ``uvicorn.run`` makes
     flower_superlink()

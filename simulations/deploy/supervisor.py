@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import ssl
 import sys
 import time
@@ -22,6 +21,7 @@ from types import FrameType
 
 from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.simulations.deploy.federation import SETTINGS_FILE, FederationDirectory
+from hqde_fl.simulations.deploy.free_port import free_port
 from hqde_fl.simulations.deploy.registered_keys import ControlAddress, synchronise
 from hqde_fl.simulations.deploy.retire import retire
 from hqde_fl.simulations.deploy.supervised import Supervised
@@ -221,13 +221,6 @@ def healthy(address: str, root: Path) -> bool:
             return bool(response.status == 200)
     except (OSError, urllib.error.URLError):
         return False
-
-
-def free_port() -> int:
-    """Return a port on loopback that no process listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def forget(federation: FederationDirectory) -> None:

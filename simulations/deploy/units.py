@@ -151,10 +151,10 @@ def superlink_command(folder: Path, database: Path, host: str, port: int) -> lis
 def node_command(folder: Path, superlink: str, port: int, settings: NodeSettings) -> list[str]:
     """Return the command line of a SuperNode, which uses ``port`` on loopback for its processes.
 
-    ``folder`` holds its key.
+    ``folder`` holds its key. Port 0 stands for a free one.
     """
     return [
-        "flower-supernode",
+        *("python", "-P", "-m", "hqde_fl.simulations.deploy.supernode_program"),
         *("--superlink", superlink),
         *("--root-certificates", str(folder / "ca.crt")),
         *("--auth-supernode-private-key", str(folder / "node.key")),
@@ -200,7 +200,7 @@ def node_unit(
     data = f"${{{DATA_VARIABLE}}}"
     settings = NodeSettings(Path(STATE) / ENTRIES, partition, partitions, home, edge_id, data)
     folder = Path(EDGE_SETTINGS if edge else SETTINGS)
-    command = node_command(folder, superlink, 9095, settings)
+    command = node_command(folder, superlink, 0, settings)
     return _unit(f"SuperNode {name} of hqde-fl", command, f"{folder}/{ENVIRONMENT_FILE}")
 
 

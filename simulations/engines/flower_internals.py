@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from flwr.supercore.primitives.asymmetric import public_key_to_bytes
     from flwr.superlink.cli import flower_superlink
     from flwr.superlink.grid import HttpGrid
+    from flwr.supernode.cli import flower_supernode
     from flwr.supernode.fleet_http_client import FleetHttpClient
     from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
@@ -66,6 +67,7 @@ _LAZY = {
     "NodeAuthHttpInterceptor": "flwr.supernode.node_auth_http_interceptor",
     "RuntimeVersionHttpInterceptor": "flwr.supercore.interceptors.http.runtime_version",
     "flower_superlink": "flwr.superlink.cli",
+    "flower_supernode": "flwr.supernode.cli",
     "public_key_to_bytes": "flwr.supercore.primitives.asymmetric",
     "read_flower_config": "flwr.cli.flower_config",
 }
@@ -99,6 +101,7 @@ __all__ = [
     "UnregisterNodeRequest",
     "error_from_proto",
     "flower_superlink",
+    "flower_supernode",
     "get_all_nested_objects",
     "inflate_object_from_contents",
     "iterate_object_tree",

@@ -37,11 +37,16 @@ def start_json_log(node: str) -> bool:
     """
     if os.environ.get(LOG_VARIABLE) != "json":
         return False
-    _scope["node"] = node
+    log_node(node)
     for handler in logging.getLogger("flwr").handlers:
         handler.setFormatter(JsonFormatter())
         handler.format = handler.formatter.format  # type: ignore[method-assign, union-attr]
     return True
+
+
+def log_node(node: str) -> None:
+    """Set the node of the lines that follow, by its id or name."""
+    _scope["node"] = node
 
 
 def log_round(number: int | None) -> None:

@@ -1,4 +1,4 @@
-"""All tests here run in one worker of pytest-xdist, because they start servers."""
+"""Tests that start servers: each part below runs in one worker of pytest-xdist, in order."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ import pytest
 from hqde_fl.simulations.engines.deployment import guarded_grid
 from tests.deployment.superlink import Site, superlink
 
+PARTS = {"test_sites": "sites", "test_drills": "drills", "test_edges": "edges"}
+"""Modules with a federation of their own, which can run beside the others."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("deployment"))
+            part = PARTS.get(item.path.stem, "others")
+            item.add_marker(pytest.mark.xdist_group(f"deployment {part}"))
 
 
 @pytest.fixture(scope="module")

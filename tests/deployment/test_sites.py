@@ -13,6 +13,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,11 @@ def join(hosts: dict[str, Host], name: str, *, key_at_site: bool = False) -> str
     return said.partition(" is node ")[2].split()[0]
 
 
+def has_signed_on(site: Host) -> bool:
+    """Return True once the site's SuperNode says which node it is."""
+    return "SuperNode ID" in site.log()
+
+
 def status_of(hosts: dict[str, Host], node: str) -> str:
     listed = hosts["desk"].shell("flwr supernode list production --format json")
     nodes = json.loads(listed[listed.index("{") :])["nodes"]
@@ -159,7 +165,8 @@ def nodes(hosts: dict[str, Host]) -> dict[str, str]:
     """Two sites that have joined: one with a key from the desk, one with a key of its own."""
     ids = {"clinic": join(hosts, "clinic"), "factory": join(hosts, "factory", key_at_site=True)}
     for name, node in ids.items():
-        wait_until(lambda n=node: status_of(hosts, n) == "online", f"{name} is online")
+        wait_until(partial(has_signed_on, hosts[name]), f"{name} has signed on")
+        assert status_of(hosts, node) == "online"
     return ids
 
 

@@ -35,6 +35,12 @@ _FOR_PROGRAMS = "hqde-fl round: "  # beginning of the lines that round_lines.py 
 _ANSWER_SECONDS = 60.0  # for a SuperLink that is being restarted
 
 
+def started_run(line: str) -> str:
+    """Return the id of the run that ``flwr run`` says in a line to have started; "" if in none."""
+    match = _STARTED.search(line)
+    return match[1] if match else ""
+
+
 class FlowerRun:
     """One ``flwr run`` on a SuperLink.
 
@@ -127,8 +133,8 @@ class FlowerRun:
         The first line that states the run's id sets the id of this run.
         """
         print(line, file=file, flush=True)
-        if self._id is None and (match := _STARTED.search(line)):
-            self._id = match[1]
+        if self._id is None and (started := started_run(line)):
+            self._id = started
         self._on_line(line)
         if line.strip() and not line.startswith(_FOR_PROGRAMS):
             self._tail.append(line.strip())

@@ -1,16 +1,18 @@
 import io
 import os
 import pty
+import shutil
 import signal
 import socket
 import subprocess
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from hqde_fl.errors import ConfigError
+from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.monitor.schema import (
     FILE,
     Gpu,
@@ -22,8 +24,10 @@ from hqde_fl.monitor.schema import (
     append_records,
 )
 from hqde_fl.simulations.console import top_view
-from hqde_fl.simulations.console.top import follow, show_once
+from hqde_fl.simulations.console.top import follow, show_once, top
 from hqde_fl.simulations.console.top_view import Room, sparkline, view
+from hqde_fl.simulations.deploy.registered_keys import ControlAddress
+from hqde_fl.simulations.deploy.run_files import RunFetcher
 from hqde_fl.simulations.recording.live_run import LiveRun
 from hqde_fl.simulations.recording.manifest import read_manifest, write_manifest
 from hqde_fl.strategies.callbacks import ClientRecord, RoundRecord
@@ -116,6 +120,28 @@ def test_one_view_as_plain_text(begun):
     assert "\x1b" not in text
     assert r"\x1b[31mred" in text
     assert not [line for line in text.splitlines() if line != line.rstrip()]
+
+
+def test_a_run_on_a_superlink_that_has_a_name(begun, monkeypatch, capsys):
+    updates = []
+
+    def update(fetcher, out, only):
+        updates.append(sorted(only))
+        for name in [name for name in only if (begun / name).exists()]:
+            shutil.copy(begun / name, out)
+
+    monkeypatch.setattr(ControlAddress, "named", lambda name: ControlAddress(name, begun))
+    monkeypatch.setattr(RunFetcher, "update", update)
+    top(Path("17"), once=True, superlink="production")
+    assert capsys.readouterr().out.startswith("tiny  running")
+    assert len(updates) == 1
+
+    def silent(fetcher, out, only):
+        raise RunError("production does not answer")
+
+    monkeypatch.setattr(RunFetcher, "update", silent)
+    with pytest.raises(RunError, match="does not answer"):
+        top(Path("17"), once=True, superlink="production")
 
 
 def test_where_metrics_are_published_and_why_a_run_failed_is_shown(begun):

@@ -141,6 +141,9 @@ def test_a_site_is_told_what_is_wrong(federation: FederationDirectory) -> None:
     found = problems(folder)
     assert found["SuperLink"].startswith("127.0.0.1:1 cannot be reached")
     assert "HQDE_FL_DATA=/nothing/there in site.env" in found["data"]
+    for hidden, setting in {"/tmp": "PrivateTmp=yes", "/home": "ProtectHome=yes"}.items():
+        (folder / "site.env").write_text(f"HQDE_FL_DATA={hidden}\n")
+        assert f"is in {hidden}, which the unit hides ({setting})" in problems(folder)["data"]
     assert not {"key", "authority", "programs"} & found.keys()
     (folder / "node.key").chmod(0o640)
     assert "other users can read node.key" in problems(folder)["key"]

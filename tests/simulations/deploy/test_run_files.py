@@ -17,6 +17,7 @@ from hqde_fl.errors import RunError
 from hqde_fl.simulations.deploy.federation import FederationDirectory
 from hqde_fl.simulations.deploy.registered_keys import ControlAddress
 from hqde_fl.simulations.deploy.run_files import RUNS, RunFetcher, listing, serve_runs
+from hqde_fl.simulations.deploy.status_tables import shown_certificate_line
 from hqde_fl.simulations.recording.run_ids import directory_of, note_run_id
 
 
@@ -69,6 +70,26 @@ def test_a_run_is_fetched_without_checkpoints_hidden_files_and_links(
         assert (tmp_path / "got" / name).read_bytes() == expected
 
 
+def test_records_of_a_run_that_goes_on_are_appended_to(
+    control: ControlAddress, folder: Path, tmp_path: Path
+) -> None:
+    rounds = folder / "runs" / "demo-1" / "rounds.jsonl"
+    before = rounds.read_bytes()
+    fetcher = RunFetcher(control, "17")
+    try:
+        for added in (b"", b"", b"one\n", b"two\n"):
+            with rounds.open("ab") as file:
+                file.write(added)
+            fetcher.update(tmp_path, only=("rounds.jsonl",))
+            assert (tmp_path / "rounds.jsonl").read_bytes() == rounds.read_bytes()
+        assert [path.name for path in tmp_path.iterdir()] == ["rounds.jsonl"]
+        rounds.write_bytes(before)  # the run begins anew
+        fetcher.update(tmp_path, only=("rounds.jsonl",))
+        assert (tmp_path / "rounds.jsonl").read_bytes() == before
+    finally:
+        rounds.write_bytes(before)
+
+
 @pytest.mark.parametrize("run", ["18", "..", "17/..", "demo-1", "", "\u0661\u0667"])
 def test_an_unknown_run_is_named(control: ControlAddress, tmp_path: Path, run: str) -> None:
     with pytest.raises(RunError):
@@ -113,3 +134,12 @@ def test_a_note_that_names_another_folder_is_ignored(folder: Path) -> None:
     (runs / ".run-ids" / "19").write_text("../demo-1")
     assert directory_of(runs, "19") is None
     assert "link" not in listing(runs / "demo-1")
+
+
+def test_a_certificate_that_was_renewed_and_not_copied_is_noticed(control: ControlAddress) -> None:
+    federation = FederationDirectory.load(control.root.parents[1])
+    assert shown_certificate_line(federation, control) == ""
+    line = shown_certificate_line(federation.renew(), control)
+    assert line.startswith(f"{control.address} shows another certificate than")
+    nobody = ControlAddress("127.0.0.1:1", control.root)
+    assert shown_certificate_line(federation, nobody) == ""

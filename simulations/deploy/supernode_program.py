@@ -1,0 +1,38 @@
+"""Run ``flower-supernode`` with a log as JSON lines, and on a port that it finds itself.
+
+::
+
+    python -P -m hqde_fl.simulations.deploy.supernode_program ARGUMENTS OF flower-supernode
+
+``HQDE_FL_LOG=json`` in its environment asks for the log. ``--port 0`` takes a free port, so that
+several SuperNodes can run on one host.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from hqde_fl.simulations.deploy.free_port import free_port
+from hqde_fl.simulations.deploy.server_log import start_server_log
+from hqde_fl.simulations.engines.flower_internals import flower_supernode
+
+
+def with_free_port(arguments: Sequence[str]) -> list[str]:
+    """Return command line arguments in which ``--port 0`` names a free port."""
+    found = list(arguments)
+    for number, word in enumerate(found):
+        if word == "--port=0" or found[number - 1 : number + 1] == ["--port", "0"]:
+            found[number] = word[:-1] + str(free_port())
+    return found
+
+
+def main() -> None:
+    """Run the SuperNode with the arguments of this process."""
+    sys.argv[:] = ["flower-supernode", *with_free_port(sys.argv[1:])]
+    start_server_log("supernode")
+    flower_supernode()
+
+
+if __name__ == "__main__":
+    main()
