@@ -114,7 +114,8 @@ def has_finite_square(row: npt.NDArray[np.uint8]) -> bool:
     That proves every float32 in it finite, and small enough for any difference.
     """
     numbers = row.view(np.float32)
-    return bool(np.isfinite(np.dot(numbers, numbers)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(np.dot(numbers, numbers)))
 
 
 def aligned_rows(rows: int, stride: int) -> npt.NDArray[np.uint8]:

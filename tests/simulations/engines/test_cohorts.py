@@ -289,3 +289,37 @@ def test_a_row_that_is_not_finite_is_rejected(trained: list[int]) -> None:
     assert trained == [CLIENTS]
     reasons = [client["reason"] for client in rounds[-1][0]]
     assert sorted(map(str, reasons)) == ["None"] * 4 + ["rejected: non-finite update"]
+
+
+def test_gradients_that_a_client_turns_off_are_on_for_the_next() -> None:
+    def loss(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        value = nn.functional.cross_entropy(scores, targets)
+        torch.set_grad_enabled(False)
+        return value
+
+    def partition(client: int, _: int) -> TensorDataset:
+        return examples(client, 4)  # one batch
+
+    found = same_replies(replace(task_of(partition), loss=loss))
+    assert torch.is_grad_enabled()
+    assert len(found) == CLIENTS
+
+
+def test_rows_whose_squares_overflow_are_judged_by_their_numbers(trained: list[int]) -> None:
+    class Large(nn.Module):
+        """A model with numbers whose squares are no float32."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.large = nn.Linear(4, 2), nn.Parameter(torch.full((3,), 1e25))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x) + 0 * self.large.sum()  # type: ignore[no-any-return]
+
+    task = task_of(lambda client, _: examples(client), Large)
+    training = Training(batch_size=4)
+    together = run(task, ensemble_app(task, training=training), rounds=1)
+    assert trained == [CLIENTS]
+    mods = [unchanged_message]
+    assert together == run(task, ensemble_app(task, training=training, mods=mods), rounds=1)
+    assert [client["reason"] for client in together[1][-1][0]] == [None] * CLIENTS
