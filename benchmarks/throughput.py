@@ -335,8 +335,10 @@ def on_rival(simulator: str, kind: str, sizes: Sizes, clock: Clock) -> list[Any]
 
 def measure(engine: str, kind: str, sizes: Sizes) -> list[dict[str, float]]:
     """Run one kind of run in this process; return the figures of each size."""
+    import psutil
+
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
-    clock = Clock(time.time())
+    clock = Clock(psutil.Process().create_time())
     runs: dict[str, Callable[[], list[Any]]] = {
         "plain": lambda: in_processes(kind, sizes, clock),
         "flower": lambda: on_flower(kind, sizes, clock),
