@@ -36,8 +36,20 @@ FEEDBACK = {
     },
     "downlink": {"name": "quantized", "bits": 4, "unbiased": False},
 }
-VARIANTS: dict[str, dict[str, Any]] = {"plain": {}, "error feedback, downlink": FEEDBACK}
-TASK = {
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "error feedback, downlink": FEEDBACK,
+    "kept optimizer": {},
+    "control variates": {},
+}
+"""Variant -> its keys of the table ``[strategy]``."""
+
+CLIENT_KEYS: dict[str, dict[str, Any]] = {
+    "kept optimizer": {"epochs": 1, "steps": 200, "dampening": 0.5, "keep-optimizer": True},
+    "control variates": {"momentum": 0.0, "control-variates": True},
+}
+"""Variant -> its keys of the table ``[clients]``."""
+TASK: dict[str, Any] = {
     "seed": 5,
     "task": {"name": "digits", "hidden": 16},
     "clients": {"count": 6, "epochs": 40, "lr": 0.1, "momentum": 0.5},  # rounds that last a while
@@ -214,7 +226,13 @@ def main() -> int:
         for variant, strategy in VARIANTS.items():
             if (options.quick and not strategy) or options.variant not in (None, variant):
                 continue
-            table = {"name": "drill", "rounds": 10, "strategy": {**RULE, **strategy}, **TASK}
+            table: dict[str, Any] = {
+                "name": "drill",
+                "rounds": 10,
+                "strategy": {**RULE, **strategy},
+                **TASK,
+            }
+            table["clients"] = {**TASK["clients"], **CLIENT_KEYS.get(variant, {})}
             experiment = Experiment.parse({**table, "engine": {"name": engine}})
             with tempfile.TemporaryDirectory() as directory:
                 result = drill(Path(directory), experiment, kills)
