@@ -9,7 +9,8 @@ over blocks b is then off by at most
     LAMBDA 2^-24 sqrt(BLOCK + 3) sqrt(sum_b ||a_b||^2 ||c_b||^2)
 
 except with probability 2 exp(-LAMBDA^2 / 2), some 1e-14. If a decision is closer than that, or a
-distance is much smaller than those to the pivot, the rule uses float64 distances instead.
+distance so small that its error is more than ``MAX_ERROR`` of it, the rule uses float64 distances
+instead.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor
 
 from hqde_fl.rules.executor import MIN_THREADED_NUMBERS, Executor
-from hqde_fl.rules.geometry import MIN_CERTAIN_RATIO, Geometry
+from hqde_fl.rules.geometry import Geometry
 from hqde_fl.rules.gram import choose_pivot
 from hqde_fl.updates import Columns
 
@@ -37,6 +38,12 @@ SAMPLED_BLOCKS = 8
 """Blocks of columns that are measured first, to see whether the rest are worth measuring."""
 MIN_SAMPLED_SHARE = 16
 """With less than this many times the sampled columns, there is no sample."""
+MAX_ERROR = 0.01
+"""The largest relative error of a squared distance."""
+MAX_SAMPLED_ERROR = 0.1
+"""The same for a sample of the columns, where a distance may be smaller than over all of them."""
+SAMPLED_MARGIN = 4.0
+"""Errors count so many times in a sample: a close decision there may be closer over all columns."""
 MAX_UNDERFLOW = 2.0**-126
 """The most that a float32 product below the normal range may lose."""
 
@@ -77,21 +84,27 @@ class Products:
         self.gram.add_(other.gram)  # nobody else holds it, and a copy would cost as much again
         return Products(self.gram, self.sizes + other.sizes)
 
-    def distances(self, pivot: int, repeats: float = 1.0) -> Float32Distances | None:
-        """Return the distances if they are certain; every column counts ``repeats`` times."""
+    def distances(
+        self, pivot: int, repeats: float = 1.0, max_error: float = MAX_ERROR
+    ) -> Float32Distances | None:
+        """Return the distances; None if the relative error of a squared one exceeds ``max_error``.
+
+        Every column counts ``repeats`` times.
+        """
         gram = self.gram * repeats
         geometry = Geometry.from_gram(gram, pivot)
-        squared, norms = geometry.squared_distances(), geometry.gram.diagonal()[:-1]
-        certain = squared >= MIN_CERTAIN_RATIO * (norms[:, None] + norms[None, :])
-        if not bool(certain.fill_diagonal_(True).all()):
-            return None  # also if something is not finite
         sizes = torch.cat(self.sizes, dim=1)
         columns = sizes.shape[1] * BLOCK * repeats
         inner = (sizes @ sizes.T * repeats).sqrt()
         inner = LAMBDA * 2.0**-24 * math.sqrt(BLOCK + 3) * inner + columns * MAX_UNDERFLOW
         inner[pivot], inner[:, pivot] = 0, 0  # relative to the pivot it is zero, exactly
         own = inner.diagonal()
-        return Float32Distances(geometry, own[:, None] + own[None, :] + 2 * inner)
+        error = own[:, None] + own[None, :] + 2 * inner
+        squared = geometry.squared_distances()
+        certain = (error <= max_error * squared).fill_diagonal_(True)
+        if not bool(certain.all() and squared.isfinite().all()):
+            return None
+        return Float32Distances(geometry, error)
 
 
 def float32_gram(tile: Tensor, pivot: int) -> Products:
@@ -108,14 +121,17 @@ def float32_gram(tile: Tensor, pivot: int) -> Products:
     base = rows[pivot]
     rows = rows - base
     rows[pivot] = base
-    total = np.zeros((len(rows), len(rows)))
-    sizes = []
+    total, sizes = None, []
     with np.errstate(over="ignore", invalid="ignore"):  # the caller sees it, and uses float64
         for start in range(0, rows.shape[1], BLOCK):
             block = rows[:, start : start + BLOCK]
             gram = block @ block.T
             sizes.append(gram.diagonal().astype(np.float64))
-            total += gram
+            if total is None:  # zeros would be new pages, and a fault for each, in every tile
+                total = gram.astype(np.float64)
+            else:
+                total += gram
+    assert total is not None
     return Products(torch.from_numpy(total), (torch.from_numpy(np.stack(sizes, axis=1)),))
 
 
@@ -162,13 +178,12 @@ def _expected(columns: Columns, pivot: int) -> Float32Distances | None:
     starts = [round(k * last / (SAMPLED_BLOCKS - 1)) for k in range(SAMPLED_BLOCKS)]
     parts = [float32_gram(columns.tile(start, start + BLOCK), pivot) for start in starts]
     repeats = d / (SAMPLED_BLOCKS * BLOCK)
-    sampled = reduce(add, parts).distances(pivot, repeats)
+    sampled = reduce(add, parts).distances(pivot, repeats, MAX_SAMPLED_ERROR)
     if sampled is None:
         return None
     squared = sampled.geometry.squared
     n = columns.shape[0]
     typical = squared[:n, :n].sum() / (n * (n - 1))
     shrunk = typical + (squared - typical) / math.sqrt(repeats)
-    return Float32Distances(
-        replace(sampled.geometry, squared=shrunk.fill_diagonal_(0)), sampled.error
-    )
+    geometry = replace(sampled.geometry, squared=shrunk.fill_diagonal_(0))
+    return Float32Distances(geometry, SAMPLED_MARGIN * sampled.error)

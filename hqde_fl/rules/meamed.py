@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hqde_fl.rules.base import Tolerant
 from hqde_fl.rules.cohort import Cohort
-from hqde_fl.rules.order_statistics import mean_around_median_of
+from hqde_fl.rules.mean_around_median import mean_around_median_of
 from hqde_fl.rules.results import Decision, Measured, State
 
 

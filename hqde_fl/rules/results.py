@@ -33,6 +33,16 @@ class Statistic:
     def __add__(self, other: Statistic) -> Statistic:
         return Statistic(_sum(self.gram, other.gram), _sum(self.score, other.score))
 
+    def __iadd__(self, other: Statistic) -> Statistic:
+        """Return the sum, in this statistic's own memory."""
+        for own, more in ((self.gram, other.gram), (self.score, other.score)):
+            if own is not None and more is not None:
+                own += more
+        return Statistic(
+            other.gram if self.gram is None else self.gram,
+            other.score if self.score is None else self.score,
+        )
+
 
 def _sum(left: Tensor | None, right: Tensor | None) -> Tensor | None:
     return right if left is None else left if right is None else left + right

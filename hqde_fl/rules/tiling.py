@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import reduce
 from itertools import islice
-from operator import add
+from operator import add, iadd
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -66,9 +66,9 @@ def reduce_tiles(
     """
 
     def stripe_sum(spans: list[Span]) -> S:
-        return reduce(add, (function(_load(columns, span, device)) for span in spans))
+        return _total(function(_load(columns, span, device)) for span in spans)
 
-    return reduce(add, _in_order(stripe_sum, _stripes(columns, tile_bytes), threads))
+    return _total(_in_order(stripe_sum, _stripes(columns, tile_bytes), threads))
 
 
 def combine_tiles(
@@ -106,6 +106,17 @@ def combine_tiles(
     stripes = list(_in_order(stripe_counts, _stripes(columns, tile_bytes), threads))
     counted = [counts for counts in stripes if counts is not None]
     return result, reduce(add, counted).cpu() if counted else None
+
+
+def _total(values: Iterator[S]) -> S:
+    """Return the sum of one value or more; no value of these is written to.
+
+    From the second on they are added in the sum's memory: new memory for each costs as much again.
+    """
+    total = next(values)
+    for number, value in enumerate(values):
+        total = iadd(total, value) if number else total + value
+    return total
 
 
 def _load(columns: Columns, span: Span, device: torch.device | None) -> Tensor:

@@ -211,12 +211,12 @@ def tile_columns(n: int, tile_bytes: int = TILE_BYTES) -> int:
     """Return the number of columns of a tile of n rows.
 
     A float64 tile fits in ``tile_bytes``, unless it would have less than ``MIN_TILE_COLUMNS``. Of
-    more than ``MANY_ROWS`` rows it is up to as wide as high, or an n x n sum over the tiles would
-    cost more to add up than to compute; it then fits in eight times as many bytes.
+    more than ``MANY_ROWS`` rows it is up to four times as wide as high, or an n x n sum over the
+    tiles would take a tenth longer to compute; it then fits in 16 times as many bytes.
     """
     step = tile_bytes // (8 * max(n, 1))
     if n > MANY_ROWS:
-        step = max(step, min(step * n // MANY_ROWS * n // MANY_ROWS, 8 * step))
+        step = max(step, min(4 * step * n // MANY_ROWS * n // MANY_ROWS, 16 * step))
     return max(MIN_TILE_COLUMNS, step // 64 * 64)
 
 

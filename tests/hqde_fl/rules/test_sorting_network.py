@@ -1,17 +1,18 @@
-"""The compiled sorting network and NumPy give the same medians and trimmed means, bit for bit."""
+"""The compiled networks and NumPy give the same order statistics, bit for bit."""
 
 import numpy as np
 import pytest
 import torch
 
 from hqde_fl.rules import sorting_network
+from hqde_fl.rules.mean_around_median import mean_around_median_of
 from hqde_fl.rules.order_statistics import median_of, trimmed_mean_of
 
 SIZES = (2, 5, 17, 50, 256)
 
 
 def tiles(n, dtype):
-    """Yield (n, c) tiles: distinct values, ties and both zeros, extremes."""
+    """Yield (n, c) tiles: distinct values, ties and both zeros, extremes, values that vanish."""
     rng = np.random.default_rng(n)
     c = (1 << 16) // n + 37
     yield rng.standard_normal((n, c)).astype(dtype)
@@ -19,12 +20,14 @@ def tiles(n, dtype):
     yield rng.choice([-0.0, 0.0, 1e-310, np.finfo(dtype).max, np.finfo(dtype).min], (n, c)).astype(
         dtype
     )
+    yield (rng.standard_normal((n, c)) * 10 * np.finfo(dtype).smallest_subnormal).astype(dtype)
 
 
 def outcomes(tile, f):
-    """Return the bytes of the medians, the trimmed means and their counts."""
+    """Return the bytes of the medians, the trimmed means and the means around them, with counts."""
     with np.errstate(over="ignore"):
         tensors = (*median_of(tile), *trimmed_mean_of(tile, f))
+        tensors += mean_around_median_of(tile, len(tile) - f)
     return [tensor.numpy().tobytes() for tensor in tensors]
 
 
@@ -49,8 +52,10 @@ def test_network_sorts_every_pattern_of_zeros_and_ones(n):
     expected = np.sort(columns, axis=0)
     for first in {0, n // 3, (n - 1) // 2}:
         last = n - 1 - first
-        sorted_columns = columns.copy()
-        for low, high in sorting_network.network(n, first, last):
-            pair = sorted_columns[[low, high]]
-            sorted_columns[low], sorted_columns[high] = pair.min(axis=0), pair.max(axis=0)
-        assert (sorted_columns[first : last + 1] == expected[first : last + 1]).all()
+        steps, places = sorting_network.renamed(n, first, last)
+        rows = np.concatenate([columns, columns[:1]])
+        for low, high, spare in steps:
+            pair = rows[[low, high]]
+            rows[spare], rows[high] = pair.min(axis=0), pair.max(axis=0)
+        assert len(set(places.tolist())) == n
+        assert (rows[places][first : last + 1] == expected[first : last + 1]).all()

@@ -1,0 +1,1 @@
+"""What ``benchmarks/rules.py`` times rules against, and updates that it times them on."""
