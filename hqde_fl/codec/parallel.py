@@ -19,8 +19,8 @@ T = TypeVar("T")
 MIN_SHARED = 1 << 19
 """With fewer numbers, waking threads costs more than it saves."""
 
-TILE = 1 << 16
-"""Numbers that fit into a core's second-level cache with some copies of them."""
+TILE = 1 << 18
+"""Numbers that a thread works on at a time: few enough for caches, enough to be left alone."""
 
 _here = threading.local()
 

@@ -29,7 +29,8 @@ from hqde_fl.codec.reader import Floats, Reader
 from hqde_fl.errors import CodecError, ConfigError
 
 _FIELDS = struct.Struct("<BBI")
-_TILE = 1 << 16  # values worked on at a time: they stay in a core's second-level cache
+_TILE = 1 << 18  # values worked on at a time: few enough for caches, enough for threads
+_WIDE_TILE = 1 << 16  # part of the format: wider codes are packed tile by tile
 Tile = tuple[int, int, int]
 
 
@@ -93,7 +94,7 @@ class Quantized(Codec):
             packed[packed_bytes(start, self.bits) : packed_bytes(stop, self.bits)] = part
 
         alone = draws and part_of_rng is None
-        each(quantise, _tiles(values.size, self.block), 0 if alone else values.size)
+        each(quantise, _tiles(values.size, self.block, self.bits), 0 if alone else values.size)
         return [_FIELDS.pack(self.bits, uniform, self.block), scales, packed], {}
 
     def _uniform(
@@ -163,7 +164,7 @@ class Quantized(Codec):
             else:
                 unpack_levels(part, bits, scale, rows, compiled=compiled and width % 8 == 0)
 
-        each(look_up, _tiles(size, block), size)
+        each(look_up, _tiles(size, block, bits), size)
         return values
 
 
@@ -172,10 +173,11 @@ def _divisor(scale: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(scale > 0, scale, np.float32(1))
 
 
-def _tiles(size: int, block: int) -> Iterator[Tile]:
-    """Yield (start, stop, width): ranges of about ``_TILE`` values, and the values to a scale."""
+def _tiles(size: int, block: int, bits: int) -> Iterator[Tile]:
+    """Yield (start, stop, width): a range of values, and how many share a scale."""
+    tile = _TILE if bits <= 8 else _WIDE_TILE
     whole = size - size % block
-    step = max(block, _TILE - _TILE % block)
+    step = max(block, tile - tile % block)
     for start in range(0, whole, step):
         yield start, min(start + step, whole), block
     if whole < size:

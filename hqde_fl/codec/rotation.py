@@ -35,7 +35,7 @@ _FIELDS = struct.Struct("<HBQ")
 _HEIGHT = 64
 _MAX_BLOCK = _HEIGHT**2
 _TILE = 1 << 16  # it is part of the format: the random bits of a range belong together
-_BATCH = 8
+_BATCH = 16  # ranges that a thread works on at a time
 Edges = tuple[int, int, int]
 
 

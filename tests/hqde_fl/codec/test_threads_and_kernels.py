@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from hqde_fl.codec import Codec, EntropyCoded, Quantized, Rotated, TopK, compiled, parallel
+from hqde_fl.codec import (
+    Codec,
+    EntropyCoded,
+    Quantized,
+    Rotated,
+    TopK,
+    compiled,
+    parallel,
+    quantized,
+    rotation,
+)
 from tests.hqde_fl.codec import inputs
 
 SIZE = 150_003
@@ -59,6 +69,9 @@ def test_any_number_of_threads_gives_the_same_bits(name, drawn, monkeypatch):
     for threads in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         outcomes.append(outcome(CODECS[name], unequal(), drawn))
+        monkeypatch.setattr(quantized, "_TILE", 1 << 13)  # then there is something to share
+        monkeypatch.setattr(parallel, "TILE", 1 << 13)
+        monkeypatch.setattr(rotation, "_BATCH", 1)
     assert outcomes[0] == outcomes[1]
 
 
