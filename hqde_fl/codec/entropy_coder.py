@@ -30,6 +30,9 @@ from hqde_fl.errors import CodecError
 PART = 1 << 19
 """Numbers in each stream but the last, a multiple of 8. It is part of the format."""
 
+MIN_COMPILED = 1 << 18
+"""With fewer numbers, finding out how constriction rounds the chances costs more than it saves."""
+
 _SPLIT = 0x80
 _FIELDS = struct.Struct("<BHiII")
 _CENTRED = 8  # indices up to here are decoded to the mean of their cell
@@ -51,7 +54,8 @@ def write(values: NDArray[np.float32], indices: Indices, step: np.float32) -> li
     step : float32
         The distance of neighbouring indices.
     """
-    size, compiled = indices.size, worthwhile(indices.size)
+    size = indices.size
+    compiled = size >= MIN_COMPILED and worthwhile(size)
     plan, spans = Plan.of(indices, size), _spans(size, split=size > PART)
     found = np.empty((len(spans), plan.symbols + 1), np.int64)
 
@@ -129,7 +133,8 @@ def read(reader: Reader, count: int, step: np.float32) -> NDArray[np.float32]:
     levels *= step
     escaped = reader.array("<f4", escapes)
     values, escaping = np.empty(count, np.float32), [np.empty(0, np.intp)] * len(spans)
-    bounds = ans.bounds_of(chances) if is_coded and worthwhile(count) else None
+    compiled = count >= MIN_COMPILED and worthwhile(count)
+    bounds = ans.bounds_of(chances) if is_coded and compiled else None
 
     def decode(number: int) -> None:
         span = spans[number]

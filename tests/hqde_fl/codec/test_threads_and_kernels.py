@@ -13,6 +13,7 @@ from hqde_fl.codec import (
     Rotated,
     TopK,
     compiled,
+    entropy_coder,
     parallel,
     quantized,
     rotation,
@@ -54,6 +55,7 @@ def unequal() -> torch.Tensor:
 @pytest.mark.skipif(not compiled.has_numba(), reason="numba (extra fast) is not installed")
 @pytest.mark.parametrize("name", CODECS)
 def test_numba_and_numpy_agree_bit_for_bit(name, monkeypatch):
+    monkeypatch.setattr(entropy_coder, "MIN_COMPILED", 1)
     deltas = [unequal(), inputs.gaussian(SIZE // 2)]
     assert min(map(len, deltas)) >= compiled.MIN_COMPILED
     fast = [outcome(CODECS[name], delta) for delta in deltas]
