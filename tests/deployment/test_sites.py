@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.skipif(not can_make_hosts(), reason="needs root and namespaces"),
 ]
 
-PATIENCE = 600.0
+PATIENCE = 1800.0
 """Maximum time to wait for anything."""
 SITES = ("clinic", "factory", "ward")
 SUPERLINK = "10.77.0.1"
