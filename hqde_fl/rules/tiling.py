@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import reduce
 from itertools import islice
-from operator import add, iadd
+from operator import add
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -115,7 +115,10 @@ def _total(values: Iterator[S]) -> S:
     """
     total = next(values)
     for number, value in enumerate(values):
-        total = iadd(total, value) if number else total + value
+        if number:
+            total += value
+        else:
+            total = total + value
     return total
 
 
