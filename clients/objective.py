@@ -40,6 +40,10 @@ Those of single ones, of several, begin with it.
 """
 
 
+VALIDATION = "validation/"
+"""What the names of metrics on the validation set begin with."""
+
+
 @dataclass(frozen=True)
 class Objective:
     """The metric that ranks runs, and the direction in which each metric is better.
@@ -59,6 +63,8 @@ class Objective:
     def higher_is_better(self, name: str | None = None) -> bool:
         """Return whether higher values of a metric, by default of the primary one, are better."""
         name = self.primary if name is None else name
+        if name not in self.directions:
+            name = name.removeprefix(VALIDATION)
         if (given := self.directions.get(name)) is not None:
             return given
         return not name.startswith(ATTACK_SUCCESS) and LOWER_IS_BETTER.isdisjoint(

@@ -130,6 +130,10 @@ class Task:
     evaluation : Callable[[int, int], Dataset], optional
         The same as ``partition`` for the data on which a client evaluates the model: its training
         data if not given.
+    validation : Callable[[], Dataset], optional
+        () -> the data on which the server validates the model, beside the test set: metrics are
+        recorded as ``validation/accuracy`` and so on, hyperparameters and the best round can be
+        chosen by them. No validation if not given.
     """
 
     model: Callable[[], nn.Module]
@@ -145,6 +149,7 @@ class Task:
     class_axis: int | None = None
     ignore_index: int | None = None
     evaluation: Callable[[int, int], Dataset[Any]] | None = None
+    validation: Callable[[], Dataset[Any]] | None = None
 
     def __post_init__(self) -> None:
         if self.metrics is DEFAULT_METRICS and not self.classifier:
@@ -183,6 +188,7 @@ class Task:
                 for name, function, given in (
                     ("test", self.test, ""),
                     ("evaluation", self.evaluation, "number, count"),
+                    ("validation", self.validation, ""),
                 )
                 if function is not None
             },

@@ -108,6 +108,15 @@ def load_test_set(task: Task) -> Dataset[Any]:
     return _checked("Task.test", data, task.test)
 
 
+def load_validation_set(task: Task) -> Dataset[Any]:
+    """Return the validation set of a task; ``TaskError`` if it cannot be had, or there is none."""
+    if task.validation is None:
+        raise TaskError("the task has no validation set: it needs Task.validation")
+    with user_code("Task.validation", task.validation):
+        data = task.validation()
+    return _checked("Task.validation", data, task.validation)
+
+
 def _checked(part: str, data: Any, function: Callable[..., Any]) -> Dataset[Any]:
     needed = f"{part} must return a map-style data set"
     if data is None:

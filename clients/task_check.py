@@ -26,7 +26,7 @@ from hqde_fl.clients.objective import ATTACK_SUCCESS
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.scoring import NoTargetsError
 from hqde_fl.clients.task import Task
-from hqde_fl.clients.task_calls import load_partition, load_test_set
+from hqde_fl.clients.task_calls import load_partition, load_test_set, load_validation_set
 from hqde_fl.clients.training import Training, train
 from hqde_fl.clients.user_code import defined_at
 from hqde_fl.errors import ConfigError, TaskError, UnknownNameError
@@ -98,6 +98,37 @@ def check_test_set(
             raise UnknownNameError("primary metric", primary, measured)
         return measured["loss"]
     return 0.0
+
+
+def check_validation_set(
+    task: Task, model: FreshModel, members: int = 1, predictor: EnsemblePredictor | None = None
+) -> float:
+    """Evaluate an ensemble on examples of the validation set, and return the loss.
+
+    Raises ``ConfigError`` if that fails.
+    """
+    with before_the_run("validation set"), reproducible(0):
+        data = load_validation_set(task)
+        if example_total(data) == 0:
+            raise ConfigError("Task.validation must return at least 1 example, found 0")
+        loaded = model.load(model.built.state_dict())
+        examples = sample(data, MAX_EXAMPLES)
+        return evaluate([loaded] * members, examples, task, predictor=predictor)["loss"]
+    return 0.0
+
+
+def needs_validation(what: str) -> str:
+    """Return the text of the error of something that needs a validation set."""
+    return (
+        f"{what} needs a validation set, found none: set task.validation to a fraction of the "
+        "training data, such as 0.1, or give a task of your own the function Task.validation"
+    )
+
+
+def require_validation(task: Task, what: str) -> None:
+    """Raise ``ConfigError`` unless a task has a validation set, which ``what`` needs."""
+    if task.validation is None:
+        raise ConfigError(needs_validation(what))
 
 
 def check_clients(task: Task, model: FreshModel, training: Training, count: int) -> float:

@@ -19,9 +19,10 @@ from hqde_fl.clients.evaluation import evaluate
 from hqde_fl.clients.faults.backdoor_base import SUCCESS, BackdoorFault, attack_success
 from hqde_fl.clients.fresh_model import FreshModel
 from hqde_fl.clients.initial_state import build_member, initial_roles, initial_state
+from hqde_fl.clients.objective import VALIDATION
 from hqde_fl.clients.reproducibility import reproducible
 from hqde_fl.clients.task import Task
-from hqde_fl.clients.task_calls import load_test_set
+from hqde_fl.clients.task_calls import load_test_set, load_validation_set
 from hqde_fl.errors import RunError
 from hqde_fl.prediction import EnsemblePredictor
 from hqde_fl.protocol.members import split_members
@@ -41,8 +42,10 @@ from hqde_fl.simulations.experiment.experiment import Experiment, experiment_fil
 from hqde_fl.simulations.experiment.held_out import judge, set_aside
 from hqde_fl.simulations.experiment.own_modules import add_folder_of
 from hqde_fl.simulations.experiment.root_training import root_training
+from hqde_fl.simulations.experiment.sections import StoppingSection
 from hqde_fl.simulations.experiment.voters import Voters
 from hqde_fl.simulations.heterogeneity.message_bytes import SentBytes
+from hqde_fl.simulations.recording.best_model import BestModel
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.file_names import MANIFEST
 from hqde_fl.simulations.recording.honest_mean import HonestMean
@@ -58,9 +61,11 @@ from hqde_fl.strategies.callbacks import Callback
 from hqde_fl.strategies.confidence import HeldOut
 from hqde_fl.strategies.edges.edge_grid import EdgeGrid
 from hqde_fl.strategies.hqde import HQDEStrategy
+from hqde_fl.strategies.run_report import EvaluateFn
 from hqde_fl.strategies.server_data import RootTraining
 from hqde_fl.strategies.settings import Communication, Participation, Reporting
 from hqde_fl.strategies.state import ModelState
+from hqde_fl.strategies.stopping import EarlyStopping, Stopping
 from hqde_fl.terminal_text import describe_error
 
 EVALUATION_THREADS = 4
@@ -236,6 +241,8 @@ def _run_rounds(
         clients_of, measures["edges"] = recording.clients_of, recording.measure
     directory = RunDirectory(out, experiment, measures, resumed, task.objective, clients_of)
     checkpoints = Checkpoints(out, experiment, attacked, point, edge_layer)
+    stopping = early_stopping(experiment.stopping, task)
+    best = () if stopping is None else (BestModel(out, stopping),)
     others = (*experiment.new_callbacks(), *callbacks)
     strategy = HQDEStrategy(
         replace(parts.aggregation, held_out=held_out, root_training=root),
@@ -243,12 +250,21 @@ def _run_rounds(
         participation=settings.participation,
         ensemble=settings.ensemble,
         reporting=Reporting(
-            (directory, checkpoints, *others), experiment.strategy.density, FileLedger(out)
+            (directory, *best, checkpoints, *others), experiment.strategy.density, FileLedger(out)
         ),
         seed=experiment.seed,
         roles=roles,
     )
-    members = parts.ensemble.members
+    members, rounds = parts.ensemble.members, experiment.rounds
+
+    def end_early(number: int) -> bool:
+        """Tell the callbacks why the run ends after a round, if it does, and return True then."""
+        if stopping is None or not stopping.reason or number >= experiment.rounds:
+            return False
+        for callback in (directory, *others):
+            callback.on_early_end(stopping.reason)
+        return True
+
     with (
         ExitStack() as stack,
         informed(others, out, experiment),
@@ -260,13 +276,23 @@ def _run_rounds(
     ):
         if cache is not None:
             stack.callback(cache.close)
+        if point is not None and point.round is not None:
+            for callback in best:
+                callback.resume()
+            if end_early(point.round):  # it was killed as it ended
+                rounds = point.round
         strategy.start(
             honest_mean.grid(attacked) if measured else attacked,
             to_record(initial_state(task, members, parts.seeds)),
-            experiment.rounds,
+            rounds,
             evaluate_fn=None
-            if task.test is None
-            else evaluation(task, members, faults.backdoors, parts.predictor, parts.seeds, voters),
+            if task.test is None and task.validation is None
+            else at_rounds(
+                evaluation(task, members, faults.backdoors, parts.predictor, parts.seeds, voters),
+                experiment.metrics.every,
+                experiment.rounds,
+            ),
+            should_stop=lambda number, _: end_early(number),
             resume=None if point is None else point.state,
         )
         if voters is not None and voters.last:
@@ -317,13 +343,14 @@ def evaluation(
 
     It measures the ensemble's common prediction, each member, and the success of backdoors if any
     are given, as one or by their names: the greatest, and of several also each one's under its
-    name; of the members that ``voters`` chooses, if these are given. The seeds are the run's, those
-    of seed 0 if not given.
+    name; of the members that ``voters`` chooses, if these are given. On the validation set, if
+    there is one, it measures the same but backdoors, as ``validation/accuracy`` and so on. The
+    seeds are the run's, those of seed 0 if not given.
     """
     planted = {"backdoor": backdoors} if isinstance(backdoors, BackdoorFault) else backdoors or {}
     threads = min(EVALUATION_THREADS, os.cpu_count() or 1)
-    data = load_test_set(task)
-
+    data = None if task.test is None else load_test_set(task)
+    validation = None if task.validation is None else load_validation_set(task)
     seeds = seeds or Seeds(0)
     fresh = [FreshModel(partial(build_member, task, seeds, number)) for number in range(members)]
 
@@ -338,9 +365,16 @@ def evaluation(
             voting = voters.choose(server_round, models())
 
         with reproducible(0, threads):
-            metrics = dict(evaluate(models(), data, task, predictor=predictor))
+            metrics: dict[str, float] = {}
             success: dict[str, float] = {}
+            if data is not None:
+                metrics |= evaluate(models(), data, task, predictor=predictor)
+            if validation is not None:
+                measured = evaluate(models(), validation, task, predictor=predictor)
+                metrics |= {f"{VALIDATION}{name}": value for name, value in measured.items()}
             for name, backdoor in planted.items():
+                if data is None:
+                    break
                 try:
                     success[name] = attack_success(models(), data, task, backdoor, predictor)
                 except Exception as error:
@@ -355,6 +389,26 @@ def evaluation(
             return MetricRecord(dict(metrics))
 
     return measure
+
+
+def at_rounds(measure: EvaluateFn, every: int, last: int) -> EvaluateFn:
+    """Return an evaluation that is done in multiples of ``every`` and the last round only."""
+
+    def in_round(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        if server_round % every and server_round != last:
+            return None
+        return measure(server_round, arrays)
+
+    return in_round
+
+
+def early_stopping(section: StoppingSection, task: Task) -> EarlyStopping | None:
+    """Return what follows the metric of ``[stopping]``; None if none is followed."""
+    if not section.follows:
+        return None
+    metric = f"{VALIDATION}{section.metric or task.objective.primary}"
+    settings = Stopping(section.patience, section.min_delta, section.target or None)
+    return EarlyStopping(metric, task.objective.higher_is_better(metric), settings)
 
 
 @contextmanager

@@ -180,7 +180,7 @@ class Callback:
         """Receive the state after a round, once ``on_round`` of all callbacks has been called."""
 
     def on_early_end(self, reason: str) -> None:
-        """Receive why the run ends before its last round: its privacy budget is spent."""
+        """Receive why the run ends before its last round: ``[stopping]``, or a spent budget."""
 
     def on_end(self, arrays: ArrayRecord) -> None:
         """Receive the final model after the last round."""

@@ -25,6 +25,9 @@ from hqde_fl.clients.task_check import (
     check_finite,
     check_model,
     check_test_set,
+    check_validation_set,
+    needs_validation,
+    require_validation,
 )
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.given_objects import current_objects, given_objects
@@ -54,6 +57,7 @@ from hqde_fl.simulations.experiment.sections import (
     MonitorSection,
     PrivacySection,
     Section,
+    StoppingSection,
     StrategySection,
 )
 from hqde_fl.simulations.experiment.trial import try_own_parts
@@ -107,6 +111,8 @@ class Experiment(Section):
         When checkpoints are written.
     metrics : MetricsSection
         Further measurements.
+    stopping : StoppingSection
+        When the run ends before its last round.
     monitor : MonitorSection
         The record of resources and time.
     callbacks : tuple[Component, ...]
@@ -130,6 +136,7 @@ class Experiment(Section):
     engine: EngineSection = EngineSection()
     checkpoint: CheckpointSection = CheckpointSection()
     metrics: MetricsSection = MetricsSection()
+    stopping: StoppingSection = StoppingSection()
     monitor: MonitorSection = MonitorSection()
     callbacks: tuple[Component, ...] = Field((), strict=False)
     _objects: Mapping[str, Any] = PrivateAttr(default_factory=dict)
@@ -371,6 +378,10 @@ class Experiment(Section):
             task = self.load_task()
         if task.test is not None:
             task = dataclasses.replace(task, test=cache(task.test))
+        if task.validation is not None:
+            task = dataclasses.replace(task, validation=cache(task.validation))
+        if self.stopping.follows:
+            require_validation(task, "[stopping]")
         parts = self.parts
         self.try_parts()
         model = check_model(task, parts.seeds)
@@ -382,6 +393,10 @@ class Experiment(Section):
                 plan.check_models(states, merges_statistics=parts.aggregation.buffers == "merge")
         losses = []
         if test:
+            if task.validation is not None:
+                losses += [
+                    check_validation_set(task, model, parts.ensemble.members, parts.predictor)
+                ]
             if task.test is not None:
                 losses += [check_test_set(task, model, parts.ensemble.members, parts.predictor)]
             check_private_training(
@@ -422,7 +437,9 @@ class Experiment(Section):
 
     def _check_tables(self) -> None:
         if not is_own(self.task.get("name")):
-            build_component(TASKS, self.task, "task")
+            task = build_component(TASKS, self.task, "task")
+            if self.stopping.follows and not task.validation:
+                raise ConfigError(needs_validation("[stopping]"))
         build_component(PARTITIONERS, self.clients.partition, "clients.partition")
         parts = self.parts
         self.held_out_measure()

@@ -357,6 +357,9 @@ class MetricsSection(Section):
         The metric that ranks runs and names the worst case; empty: the task's.
     target : float
         A value of the primary metric: how long it took to reach it is recorded; 0 for none.
+    every : int
+        Rounds between two evaluations of the model on the server, >= 1; the first and the last
+        model always are.
     higher_is_better : Table
         Metric -> true if higher values are better, false if lower ones are; metrics that are not in
         it go by their name.
@@ -366,7 +369,42 @@ class MetricsSection(Section):
     functions: tuple[str, ...] = Field((), strict=False)
     primary: str = ""
     target: float = 0.0
+    every: int = Field(1, ge=1)
     higher_is_better: dict[str, bool] = Field({})
+
+
+class StoppingSection(Section):
+    """``[stopping]``: when a run ends before its last round, by a metric on the validation set.
+
+    If ``patience``, ``target`` or ``keep-best`` is set, the run directory gets the best model,
+    ``best.safetensors``.
+
+    Parameters
+    ----------
+    metric : str
+        The metric that is followed on the validation set, such as ``"accuracy"``; empty: the
+        primary one.
+    patience : int
+        Evaluations in a row without an improvement after which the run ends, >= 0; 0: never.
+    min_delta : float
+        The difference to the best value, >= 0, by which a value has to be better to be an
+        improvement.
+    target : float
+        The run ends once the metric is as good as this value; 0: never.
+    keep_best : bool
+        Keep the best model in any case.
+    """
+
+    metric: str = ""
+    patience: int = Field(0, ge=0)
+    min_delta: float = Field(0.0, ge=0)
+    target: float = 0.0
+    keep_best: bool = False
+
+    @property
+    def follows(self) -> bool:
+        """True if a metric is followed."""
+        return bool(self.patience or self.target or self.keep_best)
 
 
 class CheckpointSection(Section):

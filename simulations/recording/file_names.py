@@ -14,6 +14,8 @@ POOL = "pool.jsonl"
 FURTHER_LINES = (EDGES, TREE, POOL)
 """Files with lines of rounds that not every run has."""
 MODEL, REPORT = "model.safetensors", "report.html"
+BEST_MODEL = "best.safetensors"
+"""The best model by the metric of ``[stopping]``; it is there only if that is followed."""
 
 INDEX = "sweep.json"
 """The file that lists the axes and cells of a sweep."""

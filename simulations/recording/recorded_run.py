@@ -52,8 +52,16 @@ class Run:
 
     @property
     def final(self) -> Mapping[str, float | None]:
-        """The server's metrics of the last round, empty if no round is recorded."""
-        return dict(self.rounds[-1]["server"]) if self.rounds else {}
+        """The server's metrics of the last round that was evaluated, empty if there is none."""
+        return next((dict(line["server"]) for line in reversed(self.rounds) if line["server"]), {})
+
+    @property
+    def complete(self) -> bool:
+        """True if the run has finished after its last round, or ended early as it was to."""
+        if self.manifest["status"] != "finished":
+            return False
+        rounds = self.manifest["experiment"]["rounds"]
+        return len(self.rounds) == rounds + 1 or "ended-early" in self.manifest
 
     @cached_property
     def objective(self) -> Objective:

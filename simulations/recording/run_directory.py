@@ -17,7 +17,7 @@ from typing import Any
 
 from flwr.app import ArrayRecord
 
-from hqde_fl.clients.objective import ATTACK_SUCCESS, Objective
+from hqde_fl.clients.objective import ATTACK_SUCCESS, VALIDATION, Objective
 from hqde_fl.errors import ConfigError, RunError, UnknownNameError
 from hqde_fl.monitor.task_counters import TASKS, TaskCount
 from hqde_fl.protocol.records import from_record
@@ -182,7 +182,7 @@ class RunDirectory(Callback):
         """
         if self._objective is not None and record.server:
             _check_objective(self._objective, record.server)
-        self._final = record.server
+        self._final = record.server or self._final
         faulty = cache(self._experiment.parts.faults.in_round)
         lines = []
         for client, further in self._clients_of(record):
@@ -307,6 +307,8 @@ def _check_objective(objective: Objective, measured: Mapping[str, float]) -> Non
     The success of a backdoor is measured only if there is one, and clients report metrics that
     begin with ``train-`` or ``eval-``.
     """
+    if measured.keys() <= {name for name in measured if name.startswith(VALIDATION)}:
+        measured = {name.removeprefix(VALIDATION): value for name, value in measured.items()}
     if objective.primary not in measured:
         raise UnknownNameError("Task.primary metric", objective.primary, measured)
     for name in objective.directions:

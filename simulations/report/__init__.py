@@ -15,10 +15,12 @@ import tomli_w
 from hqde_fl.errors import RunError
 from hqde_fl.simulations.experiment.display_names import component_label, faults_label
 from hqde_fl.simulations.recording.atomic_files import replace_file
+from hqde_fl.simulations.recording.choice import chosen_only
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.file_names import REPORT
 from hqde_fl.simulations.recording.seed_groups import ComparisonRow
 from hqde_fl.simulations.report.charts import PAGE_COLOURS
+from hqde_fl.simulations.report.choice_view import choice_table, write_choices
 from hqde_fl.simulations.report.edges_view import edge_panels, link_levels
 from hqde_fl.simulations.report.heat_colours import cell_colours
 from hqde_fl.simulations.report.monitor_view import monitor_view
@@ -57,7 +59,8 @@ def write_report(comparison: Comparison, out: Path) -> Path:
         The run or the runs of the sweep.
     out : Path
         The directory that ``report.html`` and, for a sweep, ``figures/``, ``results.tex``,
-        ``results.md`` and ``statistics.csv`` are written to.
+        ``results.md`` and ``statistics.csv`` are written to; ``choices.csv``, ``.md`` and ``.tex``,
+        if hyperparameters are chosen.
 
     Returns
     -------
@@ -75,6 +78,8 @@ def write_report(comparison: Comparison, out: Path) -> Path:
     path = out / REPORT
     replace_file(path, render(comparison).encode())
     if comparison.axes:
+        write_choices(comparison, out)
+        comparison = chosen_only(comparison)
         from hqde_fl.simulations.report.paper_figures import write_figures
         from hqde_fl.simulations.report.paper_tables import write_paper_tables
 
@@ -84,7 +89,11 @@ def write_report(comparison: Comparison, out: Path) -> Path:
 
 
 def render(comparison: Comparison) -> str:
-    """Return the HTML page of a run or a sweep; raise ``RunError`` if no run has begun."""
+    """Return the HTML page of a run or a sweep; raise ``RunError`` if no run has begun.
+
+    If the sweep chooses hyperparameters, it shows the chosen runs only, once there are any.
+    """
+    choice, comparison = choice_table(comparison), chosen_only(comparison)
     begun = [row for row in comparison.rows if row.run is not None]
     if not begun:
         reason = next((row.error for row in comparison.rows if row.error), "none began")
@@ -113,7 +122,11 @@ def render(comparison: Comparison) -> str:
         )
     view = sweep_view(comparison)
     grids = _grids(view["shown"], SWEEP_GRID_WIDTH)
-    return _environment().get_template("sweep.html.md").render(shared, **view, grids=grids)
+    return (
+        _environment()
+        .get_template("sweep.html.md")
+        .render(shared, **view, grids=grids, choice=choice)
+    )
 
 
 def _environment() -> Environment:

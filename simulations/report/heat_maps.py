@@ -164,7 +164,7 @@ def _metric_map(
     if len(columns) > 1 and len(distinct) == 1:  # without faulty clients every attack is the same
         columns = {f"any {axis}": next(iter(columns.values()))}
     rows = zip(*columns.values(), strict=True)
-    cells = tuple(tuple(_metric_cell(group, scale) for group in row) for row in rows)
+    cells = tuple(tuple(metric_cell(group, scale) for group in row) for row in rows)
     return HeatMap(title, file_name(title), comparison.lines, tuple(columns), cells)
 
 
@@ -182,13 +182,14 @@ def _worst_groups(comparison: Comparison, place: int, label: str) -> list[SeedGr
     return [
         max(
             (group for group in comparison.groups_of(line) if group.labels[place] == label),
-            key=_badness,
+            key=badness_of,
         )
         for line in comparison.lines
     ]
 
 
-def _badness(group: SeedGroup) -> float:
+def badness_of(group: SeedGroup) -> float:
+    """Return a group's badness: infinite if its value is not finite, minus that if unfinished."""
     if group.badness is not None:
         return group.badness
     return inf if group.status == "not finite" else -inf
@@ -204,7 +205,8 @@ def _with_unique_file_names(maps: Iterable[HeatMap]) -> list[HeatMap]:
     return list(unique.values())
 
 
-def _metric_cell(group: SeedGroup, scale: ColourScale) -> HeatMapCell:
+def metric_cell(group: SeedGroup, scale: ColourScale) -> HeatMapCell:
+    """Return the cell of a group."""
     seeds = ", ".join(map(metric_text, group.by_seed.values()))
     text = group.error or (f"seeds: {seeds}" if seeds else group.status)
     if group.interval is not None:

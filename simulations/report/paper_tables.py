@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def write_paper_tables(comparison: Comparison, out: Path) -> None:
     table = paper_table(comparison)
     replace_file(out / LATEX, latex(table).encode())
     replace_file(out / MARKDOWN, markdown(table).encode())
-    replace_file(out / STATISTICS, _csv(statistics_records(comparison)))
+    replace_file(out / STATISTICS, to_csv(statistics_records(comparison)))
 
 
 def paper_table(comparison: Comparison) -> PaperTable:
@@ -252,7 +252,8 @@ def _escaped(text: str) -> str:
     return re.sub(r"([\\|*_`<])", r"\\\1", text)
 
 
-def _csv(records: list[dict[str, Any]]) -> bytes:
+def to_csv(records: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return records with the same keys, at least one, as CSV with a head."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
     writer.writeheader()

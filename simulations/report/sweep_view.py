@@ -16,6 +16,7 @@ from hqde_fl.simulations.report.run_view import Panel
 from hqde_fl.simulations.report.scores import LineScore, filtering_lines, line_scores
 from hqde_fl.simulations.report.shared_table import shared_table
 from hqde_fl.simulations.report.strip_charts import strip_charts
+from hqde_fl.simulations.report.worst_maps import worst_attack_maps
 from hqde_fl.simulations.statistics.paired import MIN_SEEDS
 from hqde_fl.simulations.statistics.samples import METHOD_NAMES
 from hqde_fl.strategies.outcomes import UNJUDGED
@@ -56,7 +57,8 @@ def sweep_view(comparison: Comparison) -> dict[str, Any]:
         "conditions": len(all_conditions),
         "faulty": any(group.faulty for group in comparison.groups),
         "has_table": len(comparison.columns) <= MAX_TABLE_CONDITIONS,
-        "metric_maps": sorted(
+        "metric_maps": worst_attack_maps(comparison)
+        + sorted(
             metric_maps(comparison), key=lambda heat: len(heat.columns) <= MAX_HALF_PAGE_COLUMNS
         ),
         "max_half_page_columns": MAX_HALF_PAGE_COLUMNS,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.simulations.statistics.samples import METHODS, Method
+
+ROUNDS = ("last", "best")
+"""Values of ``choose-round``."""
 
 FAULT_AXES = ("attack", "f", "faults")
 """Names of axes that make conditions rather than lines, whether or not they come first."""
@@ -40,17 +43,33 @@ class Analysis:
         nor about faults, else the first that is not the seed.
     baseline : str, optional
         The label on that axis that the others are compared with; the first if not given.
+    choose : tuple[str, ...], optional
+        Names of the axes whose values are hyperparameters: for each setting those count that are
+        best on the validation set under their worst attack.
+    choose_round : str, default="last"
+        Whose model the choice and the results are about: that of the ``last`` round, or of the
+        ``best`` one on the validation set, for each attack, averaged over the seeds.
     """
 
     interval: Method = "t"
     metric: str | None = None
     compare: str | None = None
     baseline: str | None = None
+    choose: tuple[str, ...] = ()
+    choose_round: Literal["last", "best"] = "last"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.choose, list | tuple) or not all(
+            isinstance(name, str) for name in self.choose
+        ):
+            raise ConfigError(f"[sweep] choose needs to be a list of keys, found {self.choose!r}")
+        object.__setattr__(self, "choose", tuple(self.choose))
         for name, value in self.to_table().items():
-            if not isinstance(value, str):
-                raise ConfigError(f"[sweep] {name} needs to be a string, found {value!r}")
+            if name != "choose" and not isinstance(value, str):
+                key = name.replace("_", "-")
+                raise ConfigError(f"[sweep] {key} needs to be a string, found {value!r}")
+        if self.choose_round not in ROUNDS:
+            raise UnknownNameError("choose-round", self.choose_round, ROUNDS)
         if self.interval not in METHODS:
             raise UnknownNameError("interval", self.interval, METHODS)
 
@@ -58,19 +77,25 @@ class Analysis:
     def take(cls, table: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
         """Return the settings in a ``[sweep]`` table, and the table without them.
 
-        A list under one of these keys is an axis, as under any other.
+        A list under one of these keys but ``choose`` is an axis, as under any other.
         """
-        names = {field.name for field in fields(cls)}
+        names = {field.name.replace("_", "-") for field in fields(cls)}
         axes = {
             key: value
             for key, value in table.items()
-            if key not in names or isinstance(value, list | Mapping)
+            if key not in names or (key != "choose" and isinstance(value, list | Mapping))
         }
-        return cls(**{key: value for key, value in table.items() if key not in axes}), axes
+        given = {key: value for key, value in table.items() if key not in axes}
+        return cls(**{key.replace("-", "_"): value for key, value in given.items()}), axes
 
-    def to_table(self) -> dict[str, str]:
+    def to_table(self) -> dict[str, Any]:
         """Return the settings that are given, by name."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        table = {name: value for name, value in asdict(self).items() if value is not None}
+        if not self.choose:
+            table.pop("choose")
+        if self.choose_round == "last":
+            table.pop("choose_round")
+        return table
 
     def line_axis(self, axes: Sequence[LabelledAxis]) -> LabelledAxis | None:
         """Return the axis whose values are compared, None if there is none but the seed.
@@ -84,9 +109,17 @@ class Analysis:
             named = {axis.name: axis for axis in axes}
             if self.compare not in named:
                 raise UnknownNameError("axis to compare", self.compare, named)
+            if self.compare in self.choose:
+                raise ConfigError(
+                    f"[sweep] compare needs an axis that is not in choose, found {self.compare!r}"
+                )
             chosen: LabelledAxis | None = named[self.compare]
         else:
-            others = [axis for axis in axes if axis.name.partition(".")[0] not in FAULT_AXES]
+            others = [
+                axis
+                for axis in axes
+                if axis.name.partition(".")[0] not in FAULT_AXES and axis.name not in self.choose
+            ]
             chosen = next(iter([*others, *axes]), None)
         labels = () if chosen is None else chosen.labels
         if self.baseline is not None and self.baseline not in labels:

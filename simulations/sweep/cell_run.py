@@ -63,5 +63,4 @@ def is_finished(out: Path, experiment: Experiment) -> bool:
         run = Run.load(out)
     except HQDEError:
         return False
-    done = run.manifest["status"] == "finished"
-    return done and len(run.rounds) == experiment.rounds + 1
+    return run.complete and run.manifest["experiment"]["rounds"] == experiment.rounds

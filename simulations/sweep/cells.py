@@ -7,16 +7,17 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from hqde_fl.errors import ConfigError
-from hqde_fl.own_modules import searched_first
+from hqde_fl.clients.task_check import needs_validation
+from hqde_fl.errors import ConfigError, UnknownNameError
+from hqde_fl.own_modules import is_own, searched_first
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.experiment.overrides import name_of, read_toml, with_overrides
 from hqde_fl.simulations.recording.comparison import SEED
-from hqde_fl.simulations.statistics.analysis import Analysis
+from hqde_fl.simulations.statistics.analysis import FAULT_AXES, Analysis
 from hqde_fl.simulations.sweep.sweep_table import Axis, axes_of, document_at
 
 CELLS = "cells"
@@ -132,6 +133,7 @@ class Sweep:
         axes = axes_of(table, document, defaults)
         if not axes:
             raise ConfigError(f"{source}: [sweep] needs at least one key with a list of values")
+        analysis = _with_axis_names(analysis, axes, source)
         analysis.line_axis([axis for axis in axes if axis.name != SEED])
         _refuse_swept(overrides, axes)
         choices = [list(zip(axis.values, axis.labels, strict=True)) for axis in axes]
@@ -145,6 +147,8 @@ class Sweep:
             except ConfigError as error:
                 raise ConfigError(f"{source}: cell {', '.join(labels)}: {error}") from None
             cells.append(Cell(labels, experiment, key_of(experiment)))
+        if analysis.choose:
+            _require_validation(cells, source)
         return cls(cells[0].experiment.name, axes, tuple(cells), analysis, file)
 
     @property
@@ -187,6 +191,36 @@ def _without_unused_faults(experiment: Experiment, known: dict[str, Experiment])
     if text not in known:
         known[text] = Experiment.parse(table)
     return known[text]
+
+
+def _with_axis_names(analysis: Analysis, axes: Sequence[Axis], source: str) -> Analysis:
+    """Return an analysis in which ``choose`` names axes as tables do, not by their keys.
+
+    Raises ``ConfigError`` if a key is no axis, or is the seed or about faults.
+    """
+    names = []
+    for key in analysis.choose:
+        found = [axis for axis in axes if key in (axis.written, axis.key, axis.name)]
+        if not found:
+            raise UnknownNameError("[sweep] choose: axis", key, [axis.written for axis in axes])
+        if found[0].name == SEED or found[0].name.partition(".")[0] in FAULT_AXES:
+            raise ConfigError(
+                f"{source}: [sweep] choose needs hyperparameters, found {key!r}: "
+                "the seed and the faults are not to be chosen"
+            )
+        names.append(found[0].name)
+    return replace(analysis, choose=tuple(dict.fromkeys(names)))
+
+
+def _require_validation(cells: Sequence[Cell], source: str) -> None:
+    """Raise ``ConfigError`` unless all cells with a built-in task have a validation set.
+
+    Those of the user's own are loaded when the sweep begins.
+    """
+    for cell in cells:
+        task = cell.experiment.task
+        if not is_own(task["name"]) and not task.get("validation"):
+            raise ConfigError(f"{source}: {needs_validation('[sweep] choose')}")
 
 
 def _refuse_swept(overrides: Sequence[str], axes: Sequence[Axis]) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.console.durations import duration_text
 from hqde_fl.simulations.experiment.warnings import warnings_of
+from hqde_fl.simulations.recording.choice import chosen_only
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.file_names import INDEX, REPORT
 from hqde_fl.simulations.sweep.cell_run import is_finished
@@ -49,7 +50,7 @@ def run_and_show(
 
     with SweepProgress(console, sweep) as watch:
         comparison = run_sweep(sweep, out, jobs=jobs, resume=resume, watch=watch)
-    console.print(results_table(comparison, console.width))
+    console.print(results_table(chosen_only(comparison), console.width))
     failed = [row for row in comparison.rows if row.error]
     for row in failed:
         _say(console, f"failed: {', '.join(row.labels)}: {row.error}")

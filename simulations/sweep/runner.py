@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hqde_fl.clients.objective import Objective
+from hqde_fl.clients.task_check import require_validation
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.console.interruption import interruptible, uninterrupted
 from hqde_fl.simulations.experiment.experiment import Experiment
@@ -194,6 +195,8 @@ def check_tasks(sweep: Sweep) -> None:
     for experiments in cells.values():
         first, *others = experiments.values()
         task = first.checked_task()
+        if sweep.analysis.choose:
+            require_validation(task, "[sweep] choose")
         for experiment in others:
             experiment.parts.faults.check_task(task)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from hqde_fl.clients.objective import ATTACK_SUCCESS
 from hqde_fl.simulations.recording.atomic_files import replace_file
+from hqde_fl.simulations.recording.choice import is_chosen
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.detection import Detection
 from hqde_fl.simulations.recording.seed_groups import ComparisonRow
@@ -31,7 +32,7 @@ def write_tables(comparison: Comparison, out: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    replace_file(out / RESULTS, _csv([_result(comparison, row) for row in comparison.rows]))
+    replace_file(out / RESULTS, _csv(_results(comparison)))
     buffer = io.BytesIO()
     pq.write_table(pa.table(result_columns(comparison)), buffer)
     replace_file(out / PARQUET, buffer.getvalue())
@@ -40,7 +41,7 @@ def write_tables(comparison: Comparison, out: Path) -> None:
 
 def result_columns(comparison: Comparison) -> dict[str, list[Any]]:
     """Return the columns of ``results.parquet`` by name; each has values of one type, or None."""
-    records = [_result(comparison, row) for row in comparison.rows]
+    records = _results(comparison)
     return {name: _typed([record[name] for record in records]) for name in records[0]}
 
 
@@ -50,13 +51,22 @@ def columns() -> frozenset[str]:
     Of metrics only the usual ones are among them: the others are not known before the runs.
     """
     nothing, row = Comparison("", (), ()), ComparisonRow((), "", None)
-    return frozenset(COMMON_METRICS) | {*_result(nothing, row), *_timing(nothing, row)}
+    return frozenset((*COMMON_METRICS, "chosen")) | {*_result(nothing, row), *_timing(nothing, row)}
 
 
 def place_of(comparison: Comparison, row: ComparisonRow) -> dict[str, Any]:
     """Return axis -> the cell's value on it if that is plain, else its label."""
     pairs = zip(comparison.axes, row.labels, strict=False)
     return {axis.name: axis.text(label) for axis, label in pairs}
+
+
+def _results(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return the rows of ``results.csv``, with the column ``chosen`` if hyperparameters are."""
+    records = [_result(comparison, row) for row in comparison.rows]
+    if not comparison.analysis.choose:
+        return records
+    found = is_chosen(comparison)
+    return [r | {"chosen": chosen} for r, chosen in zip(records, found, strict=True)]
 
 
 def _result(comparison: Comparison, row: ComparisonRow) -> dict[str, Any]:
