@@ -95,7 +95,7 @@ def ensemble_app(
         predictor=predictor,
     )
     inner: list[Mod] = [UnchangedEntriesMod(), CodecMod(seed=seed), LocalStatisticsMod(), *mods]
-    outer = [ControlVariatesMod(), HeldEntriesMod(), DownlinkMod()]
+    outer: list[Mod] = [ControlVariatesMod(), HeldEntriesMod(), DownlinkMod()]
     app = EnsembleApp(client, [*outer, *inner], has_mods=bool(mods))
     app.train()(client.train)
     app.evaluate()(client.evaluate)

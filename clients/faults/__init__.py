@@ -11,9 +11,9 @@ from hqde_fl.clients.faults.distributed_backdoor import DistributedBackdoor
 from hqde_fl.clients.faults.edge_cases import EdgeCases
 from hqde_fl.clients.faults.fault_plan import (
     FaultPlan,
+    FaultSchedule,
     FaultyClients,
     PartitionChoice,
-    Schedule,
     choose_faulty_clients,
     client_count,
     count_from_fraction,
@@ -53,6 +53,7 @@ __all__ = [
     "EdgeCases",
     "Fault",
     "FaultPlan",
+    "FaultSchedule",
     "FaultyClients",
     "FreeRide",
     "Garbage",
@@ -68,7 +69,6 @@ __all__ = [
     "PartitionChoice",
     "ProjectedBackdoor",
     "Scaling",
-    "Schedule",
     "SemanticBackdoor",
     "SignFlip",
     "Stale",

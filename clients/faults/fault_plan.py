@@ -19,7 +19,7 @@ PartitionChoice = Collection[int] | Callable[[int], Collection[int]]
 
 @final
 @dataclass(frozen=True)
-class Schedule:
+class FaultSchedule:
     """The rounds in which a fault acts.
 
     In all other rounds its clients are honest. *Sleepers* have a late ``start``, *on-off*
@@ -52,26 +52,29 @@ class Schedule:
     def __post_init__(self) -> None:
         for name in ("start", "stop", "period", "on"):
             if type(value := getattr(self, name)) is not int:
-                raise ConfigError(f"Schedule.{name} must be an integer, found {value!r}")
+                raise ConfigError(f"FaultSchedule.{name} must be an integer, found {value!r}")
         for name in ("absent", "resample"):
             if type(value := getattr(self, name)) is not bool:
-                raise ConfigError(f"Schedule.{name} must be true or false, found {value!r}")
+                raise ConfigError(f"FaultSchedule.{name} must be true or false, found {value!r}")
         if self.start < 1:
-            raise ConfigError(f"Schedule.start must be >= 1, found {self.start}")
+            raise ConfigError(f"FaultSchedule.start must be >= 1, found {self.start}")
         if self.stop != 0 and self.stop < self.start:
             raise ConfigError(
-                f"Schedule.stop must be 0 (never) or >= start = {self.start}, found {self.stop}"
+                f"FaultSchedule.stop must be 0 (never) or >= start = {self.start}, "
+                f"found {self.stop}"
             )
         if self.period < 0:
-            raise ConfigError(f"Schedule.period must be >= 0, found {self.period}")
+            raise ConfigError(f"FaultSchedule.period must be >= 0, found {self.period}")
         least = 1 if self.period else 0
         if not least <= self.on <= self.period:
-            raise ConfigError(f"Schedule.on must be in [{least}, {self.period}], found {self.on}")
+            raise ConfigError(
+                f"FaultSchedule.on must be in [{least}, {self.period}], found {self.on}"
+            )
         if self.absent and (self.start == 1 or self.resample):
             found = "resample = true" if self.resample else "start = 1"
             raise ConfigError(
-                "Schedule.absent needs clients that stay the same and start > 1, before which they "
-                f"are absent, found {found}"
+                "FaultSchedule.absent needs clients that stay the same and start > 1, before which "
+                f"they are absent, found {found}"
             )
 
     def active(self, server_round: int) -> bool:
@@ -162,7 +165,7 @@ class FaultPlan:
         The run's seeds.
     requests : tuple[FaultyClients, ...]
         For each fault the number of its partitions, >= 0, or their ids.
-    schedules : tuple[Schedule, ...]
+    schedules : tuple[FaultSchedule, ...]
         For each fault the rounds in which it acts.
 
     Raises
@@ -175,7 +178,7 @@ class FaultPlan:
     partitions: int
     seeds: Seeds
     requests: tuple[FaultyClients, ...]
-    schedules: tuple[Schedule, ...]
+    schedules: tuple[FaultSchedule, ...]
 
     def __post_init__(self) -> None:
         if len(self.requests) != len(self.schedules):
@@ -186,8 +189,8 @@ class FaultPlan:
         for request, schedule in zip(self.requests, self.schedules, strict=True):
             if schedule.resample and not isinstance(request, int):
                 raise ConfigError(
-                    "Schedule.resample draws other clients in every round: the fault needs count "
-                    f"or fraction, found clients {sorted(request)}"
+                    "FaultSchedule.resample draws other clients in every round: the fault needs "
+                    f"count or fraction, found clients {sorted(request)}"
                 )
         choose_faulty_clients(self.requests, self.partitions, self.seeds)
 

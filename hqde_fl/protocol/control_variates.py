@@ -51,10 +51,11 @@ def without_control(message: Message) -> tuple[Message, ArrayRecord | None]:
     """
     if not message.has_content():
         return message, None
-    if not isinstance(message.content.get(CONTROL), ArrayRecord):
+    control = message.content.get(CONTROL)
+    if not isinstance(control, ArrayRecord):
         return message, None
     content = RecordDict({key: value for key, value in message.content.items() if key != CONTROL})
-    return make_message(message.metadata, content=content), message.content[CONTROL]
+    return make_message(message.metadata, content=content), control
 
 
 def screen_control(

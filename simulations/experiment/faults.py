@@ -14,8 +14,8 @@ from hqde_fl.clients.faults import (
     FAULTS,
     Fault,
     FaultPlan,
+    FaultSchedule,
     FaultyClients,
-    Schedule,
     client_count,
     count_from_fraction,
     only_for,
@@ -60,14 +60,14 @@ class PlannedFault:
         A fault of single clients, or an attack by colluding ones.
     clients : int or frozenset[int]
         The number of faulty clients, or their partition ids.
-    schedule : Schedule
+    schedule : FaultSchedule
         The rounds in which it acts.
     """
 
     name: str
     fault: Fault | Attack
     clients: FaultyClients
-    schedule: Schedule
+    schedule: FaultSchedule
 
     @classmethod
     def build(cls, table: Mapping[str, Any], key: str, clients: int) -> PlannedFault:
@@ -103,7 +103,7 @@ class PlannedFault:
             faulty = count_from_fraction(table["fraction"], clients)
         elif type(faulty := table["count"]) is not int or faulty < 0:
             raise ConfigError(f"{key}.count needs to be an integer >= 0, found {faulty!r}")
-        schedule = Schedule(**{k: table[k] for k in SCHEDULE_KEYS if k in table})
+        schedule = FaultSchedule(**{k: table[k] for k in SCHEDULE_KEYS if k in table})
         return cls(display_name(str(name)), fault, faulty, schedule)
 
     @property

@@ -314,7 +314,7 @@ def _schedule(table: Mapping[str, Any], key: str) -> Schedule | None:
     """Return the schedule that a table describes; None for an empty one."""
     if not table:
         return None
-    schedule = build_component(SCHEDULES, table, key)
+    schedule: Schedule = build_component(SCHEDULES, table, key)
     with errors_named(key):
         scheduled_rate(1.0, schedule, 1)  # one of the user's own may fail
     return schedule

@@ -9,6 +9,7 @@ from typing import final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hqde_fl.errors import ConfigError, DataError
@@ -162,7 +163,7 @@ def _read(path: Path, part: Part) -> Columns:
     return read_csv(path, ORDER, skip_rows=int(part == "test"))
 
 
-def _rows(columns: Columns, rows: np.ndarray) -> Columns:  # type: ignore[type-arg]
+def _rows(columns: Columns, rows: NDArray[np.int64]) -> Columns:
     return {name: values[rows] for name, values in columns.items()}
 
 

@@ -106,7 +106,7 @@ def standardised(values: NDArray[np.float64], train: NDArray[np.float64]) -> NDA
     """Return columns (n, c) less the means of the training examples, over their deviations."""
     deviation = train.std(axis=0)
     scaled = (values - train.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
-    return scaled.astype(np.float32)
+    return np.asarray(scaled, np.float32)
 
 
 def rows_of_part(examples: int, train: bool) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ from hqde_fl.clients.task_facts import TaskFacts
 from hqde_fl.clients.training import Training
 from hqde_fl.errors import ConfigError, TaskError
 from hqde_fl.seeding import Seeds
-from hqde_fl.simulations.experiment.faults import PlannedFault, Schedule
+from hqde_fl.simulations.experiment.faults import FaultSchedule, PlannedFault
 
 SIDE, CLASSES, COUNT = 5, 3, 60
 Y = torch.arange(COUNT) % CLASSES
@@ -132,7 +132,7 @@ def test_a_backdoor_acts_on_every_form_of_batch_with_one_input_of_images(form, t
 @pytest.mark.parametrize("form", OTHERS)
 def test_a_backdoor_without_one_input_of_images_is_refused_before_the_run(form):
     task = OTHERS[form]
-    planned = PlannedFault("backdoor", Backdoor(size=1), 1, Schedule())
+    planned = PlannedFault("backdoor", Backdoor(size=1), 1, FaultSchedule())
     with pytest.raises(ConfigError) as error:
         planned.check_task(TaskFacts(task, task.test))
     text = str(error.value)

@@ -14,10 +14,10 @@ from hqde_fl.clients.faults import (
     DistributedBackdoor,
     EdgeCases,
     FaultPlan,
+    FaultSchedule,
     ModelReplacement,
     Neurotoxin,
     ProjectedBackdoor,
-    Schedule,
     SemanticBackdoor,
     attack_success,
     only_for,
@@ -301,7 +301,7 @@ def test_ways_to_plant_can_be_put_into_each_other(client, start):
 
 
 def test_an_on_off_backdoor_is_honest_in_between(client):
-    plan = FaultPlan(4, Seeds(0), (frozenset({1}),), (Schedule(period=2, on=1),))
+    plan = FaultPlan(4, Seeds(0), (frozenset({1}),), (FaultSchedule(period=2, on=1),))
     mod = only_for(Neurotoxin(PATCH), plan.choice_of(0))
     for number in (1, 2, 3):
         sent, honest = client(mod, number=number, epochs=1)[0], client(number=number, epochs=1)[0]

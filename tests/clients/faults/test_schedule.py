@@ -4,7 +4,7 @@ import pytest
 
 from hqde_fl.clients.faults import (
     FaultPlan,
-    Schedule,
+    FaultSchedule,
     SignFlip,
     choose_faulty_clients,
     count_from_fraction,
@@ -13,7 +13,7 @@ from hqde_fl.clients.faults import (
 from hqde_fl.errors import ConfigError
 from hqde_fl.seeding import Seeds
 
-ALWAYS, RESAMPLED = Schedule(), Schedule(resample=True)
+ALWAYS, RESAMPLED = FaultSchedule(), FaultSchedule(resample=True)
 
 
 def plan(counts, *schedules, partitions=10, seed=1):
@@ -27,29 +27,29 @@ def test_a_plan_that_never_resamples_keeps_its_choice():
 
 
 def test_a_fault_starts_and_stops():
-    limited = plan([3], Schedule(start=3, stop=5))
+    limited = plan([3], FaultSchedule(start=3, stop=5))
     acting = [bool(limited.faulty(number)[0]) for number in range(1, 8)]
     assert acting == [False, False, True, True, True, False, False]
-    endless = Schedule(start=2)
+    endless = FaultSchedule(start=2)
     assert not endless.active(1)
     assert endless.active(10**6)
 
 
 def test_an_on_off_fault_acts_in_the_first_rounds_of_every_cycle():
-    schedule = Schedule(start=3, stop=11, period=4, on=2)
+    schedule = FaultSchedule(start=3, stop=11, period=4, on=2)
     expected = [r for r in range(1, 15) if 3 <= r <= 11 and (r - 3) % 4 < 2]
     assert [r for r in range(1, 15) if schedule.active(r)] == expected == [3, 4, 7, 8, 11]
 
 
 def test_late_joiners_are_absent_before_they_start_and_faulty_from_then_on():
-    late = plan([2, 1, 1], Schedule(start=4, absent=True), ALWAYS, RESAMPLED)
+    late = plan([2, 1, 1], FaultSchedule(start=4, absent=True), ALWAYS, RESAMPLED)
     (clients,) = {late.faulty(number)[0] for number in range(4, 8)}
     assert len(clients) == 2
     for number in range(1, 9):
         absent = late.absent(number)
         assert absent == (clients if number < 4 else frozenset())
         assert not absent & frozenset().union(*late.faulty(number))
-    assert plan([2], Schedule(start=4)).absent(1) == frozenset()
+    assert plan([2], FaultSchedule(start=4)).absent(1) == frozenset()
 
 
 def test_resampled_clients_differ_by_round_and_depend_on_the_seed_alone():
@@ -63,7 +63,7 @@ def test_resampled_clients_differ_by_round_and_depend_on_the_seed_alone():
 
 
 def test_faults_have_disjoint_clients_and_resampling_changes_no_other_fault():
-    mixed = plan([2, 3, 2, 3], ALWAYS, RESAMPLED, Schedule(start=4), RESAMPLED)
+    mixed = plan([2, 3, 2, 3], ALWAYS, RESAMPLED, FaultSchedule(start=4), RESAMPLED)
     fixed = plan([2, 2], ALWAYS, ALWAYS).faulty(1)
     for number in range(1, 10):
         sets = mixed.faulty(number)
@@ -74,7 +74,7 @@ def test_faults_have_disjoint_clients_and_resampling_changes_no_other_fault():
 
 
 def test_a_mod_follows_the_plan(train, weights, same, node):
-    resampled = plan([1], Schedule(start=2, resample=True), partitions=3)
+    resampled = plan([1], FaultSchedule(start=2, resample=True), partitions=3)
     mod = pickle.loads(pickle.dumps(only_for(SignFlip(), resampled.choice_of(0))))
     for number in range(1, 6):
         for partition in range(3):
@@ -95,15 +95,15 @@ def test_a_fraction_is_rounded_down():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Schedule(start=0), "Schedule.start must be >= 1, found 0"),
-        (lambda: Schedule(start=5, stop=4), r"0 \(never\) or >= start = 5, found 4"),
-        (lambda: Schedule(start="2"), "Schedule.start must be an integer, found '2'"),
-        (lambda: Schedule(absent=1), "Schedule.absent must be true or false, found 1"),
-        (lambda: Schedule(period=-1), "Schedule.period must be >= 0, found -1"),
-        (lambda: Schedule(period=4), r"Schedule.on must be in \[1, 4\], found 0"),
-        (lambda: Schedule(on=1), r"Schedule.on must be in \[0, 0\], found 1"),
-        (lambda: Schedule(absent=True), "start > 1.* found start = 1"),
-        (lambda: Schedule(start=2, absent=True, resample=True), "found resample = true"),
+        (lambda: FaultSchedule(start=0), "FaultSchedule.start must be >= 1, found 0"),
+        (lambda: FaultSchedule(start=5, stop=4), r"0 \(never\) or >= start = 5, found 4"),
+        (lambda: FaultSchedule(start="2"), "FaultSchedule.start must be an integer, found '2'"),
+        (lambda: FaultSchedule(absent=1), "FaultSchedule.absent must be true or false, found 1"),
+        (lambda: FaultSchedule(period=-1), "FaultSchedule.period must be >= 0, found -1"),
+        (lambda: FaultSchedule(period=4), r"FaultSchedule.on must be in \[1, 4\], found 0"),
+        (lambda: FaultSchedule(on=1), r"FaultSchedule.on must be in \[0, 0\], found 1"),
+        (lambda: FaultSchedule(absent=True), "start > 1.* found start = 1"),
+        (lambda: FaultSchedule(start=2, absent=True, resample=True), "found resample = true"),
         (lambda: count_from_fraction(1.1, 10), r"fraction of a fault must be .* 1\], found 1.1"),
         (lambda: plan([6, 5], ALWAYS, RESAMPLED), "need 11 different clients, found 10 clients"),
         (lambda: plan([6, 5], ALWAYS), "a schedule for each of 2 faults, found 1"),

@@ -10,8 +10,8 @@ from hqde_fl.clients.faults import (
     Backdoor,
     Crash,
     FaultPlan,
+    FaultSchedule,
     NaN,
-    Schedule,
     SignFlip,
     attack_success,
     choose_faulty_clients,
@@ -189,7 +189,7 @@ def test_pushed_messages_pass_unchanged():
 
 
 def test_the_attackers_follow_a_plan():
-    plan = FaultPlan(N, Seeds(1), (2,), (Schedule(start=2, stop=3, resample=True),))
+    plan = FaultPlan(N, Seeds(1), (2,), (FaultSchedule(start=2, stop=3, resample=True),))
     inner, spy = inline(), Spy()
     grid = AdversaryGrid(inner, spy, plan.choice_of(0))
     for number in range(1, 5):
@@ -441,7 +441,9 @@ def test_several_members_are_attacked_together():
 
 
 def test_colluding_and_local_faults_in_one_run():
-    plan = FaultPlan(N, Seeds(SEED), (1, 2, 2), (Schedule(), Schedule(), Schedule(start=2)))
+    plan = FaultPlan(
+        N, Seeds(SEED), (1, 2, 2), (FaultSchedule(), FaultSchedule(), FaultSchedule(start=2))
+    )
     mods = [only_for(NaN(), plan.choice_of(0)), only_for(SignFlip(), plan.choice_of(1))]
     _, _, records, _ = federated(Fang(), rounds=2, mods=mods, plan=plan.choice_of(2))
     assert [record.rejected for record in records[1:]] == [1, 1]

@@ -44,5 +44,5 @@ def test_on_off_faults_of_both_kinds_act_in_their_rounds(clients_of, name):
 
 def test_an_impossible_schedule_is_refused_in_one_line():
     fault = {"name": "zero", "count": 1, "period": 3, "on": 4}
-    with pytest.raises(ConfigError, match=r"Schedule.on must be in \[1, 3\], found 4"):
+    with pytest.raises(ConfigError, match=r"FaultSchedule.on must be in \[1, 3\], found 4"):
         Experiment.parse({"clients": {"count": 4}, "faults": [fault]})
