@@ -1,7 +1,7 @@
 # hqde-fl: everything runs in .venv, made by `make install`; with FLWR=1.42 in .venv-flwr-1.42.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-deploy test test-slow test-deployment test-zoo mutants lint lint-deploy bench
+.PHONY: help install demo demo-deploy test test-slow test-deployment test-zoo mutants lint lint-deploy bench conformance
 
 # Which version of Flower, if not that in constraints.txt: its pins are in constraints-flwr-$(FLWR).txt.
 FLWR ?=
@@ -79,6 +79,13 @@ bench: install ## run every benchmark, in its quick form
 		echo "== $$file"; $(BIN)/python "$$file" --quick || failed="$$failed $$file"; \
 	done; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
+
+# Not part of CI: the peers come from PyPI. They go into a folder of their own without what they depend on,
+# since byzpy asks for an older torch. It takes hours with all cases; ARGS="--cases 500 --only krum" takes less.
+conformance: install ## compare rules and attacks with byzfl's, byzpy's, torchjd's and Flower's
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)-peers $$($(BIN)/python -c \
+		"import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['bench'])")
+	PYTHONPATH=$(VENV)-peers $(BIN)/python -m tests.conformance $(ARGS)
 
 # A command on the PATH proves little (pyenv leaves shims that only print an error), so every
 # candidate in every directory of the PATH is run and asked.
