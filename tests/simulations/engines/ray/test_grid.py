@@ -83,7 +83,7 @@ def ask(
     grid: RayGrid | InlineGrid,
     nodes: list[int] | None = None,
     *,
-    timeout: float | None = 120,
+    timeout: float | None = 300,
     size: int = 10,
     **config: str | int,
 ) -> dict[int, Message]:
