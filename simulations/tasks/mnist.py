@@ -15,6 +15,11 @@ class Mnist(IdxImages):
     """MNIST (28x28 handwritten digits, 10 classes) from a directory of IDX files, with byzfl's CNN.
 
     byzfl standardises by mean = 0.1307 and std = 0.3081.
+
+    Parameters
+    ----------
+    model : str, default="byzfl-cnn"
+        byzfl's CNN, or one of the models of ``fashion-mnist``.
     """
 
     name = "mnist"

@@ -125,11 +125,12 @@ def reason_for(
     if subject.is_admitted(wide, theirs, TOLERANCE):
         return TIE
     again = result_of(pair.theirs, wide)
+    candidates = [theirs] if subject.is_admitted(wide, again, TOLERANCE) else [theirs, again]
     for variant in pair.variants:
         by_variant = replace(subject, equation=variant.equation, criterion=None)
-        if any(by_variant.is_admitted(wide, result, TOLERANCE) for result in (theirs, again)):
+        if any(by_variant.is_admitted(wide, result, TOLERANCE) for result in candidates):
             return variant.reason
-    if subject.is_admitted(wide, again, TOLERANCE):
+    if len(candidates) == 1:
         return ARITHMETIC
     return NOTHING if again is None else UNEXPLAINED
 
