@@ -27,7 +27,7 @@ EXPERIMENT = {
         "members-per-client": 2,
         "bagging": True,
         "partition": {"name": "dirichlet", "alpha": 0.5},
-        "speed": {"name": "log-uniform", "seconds-per-example": 0.01, "jitter": 0.3},
+        "speed": {"name": "log-uniform", "seconds-per-example": 0.03, "jitter": 0.3},
         "bandwidth": {"name": "log-uniform", "up": 0.1, "latency": 0.05},
         "drop-out": 0.2,
     },
