@@ -22,8 +22,9 @@ ARITHMETIC = (
     "rounding, overflow or underflow: on the same rows in float64 and scaled to 1 they agree"
 )
 NOTHING = "raises or returns nothing"
-ENDLESS = "does not end (stopped after two seconds of its own)"
-SECONDS = 2.0
+NOT_A_NUMBER = "divides zero by zero where rows coincide, and goes on with NaN"
+ENDLESS = "does not end (stopped after a second of its own)"
+SECONDS = 1.0
 UNEXPLAINED = "unexplained"
 OURS = "ours departs from the paper"
 
@@ -132,7 +133,27 @@ def reason_for(
             return variant.reason
     if len(candidates) == 1:
         return ARITHMETIC
-    return NOTHING if again is None else UNEXPLAINED
+    if pair.repaired is not None:
+        repaired = result_of(pair.repaired.function, wide)
+        if subject.is_admitted(wide, repaired, TOLERANCE):
+            return pair.repaired.reason
+        for variant in pair.variants:
+            by_variant = replace(subject, equation=variant.equation, criterion=None)
+            if by_variant.is_admitted(wide, repaired, TOLERANCE):
+                return f"{pair.repaired.reason}, and {variant.reason}"
+    if again is None:
+        return NOTHING
+    return NOT_A_NUMBER if meets_nan(pair.theirs, wide) else UNEXPLAINED
+
+
+def meets_nan(function: Function, case: Case) -> bool:
+    """Return True if NumPy meets an invalid operation while a function runs."""
+    with np.errstate(invalid="raise", divide="raise"):
+        try:
+            function(case)
+        except FloatingPointError:
+            return True
+    return False
 
 
 def chain_reason(pair: Pair, case: Case) -> str:

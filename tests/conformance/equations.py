@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from statistics import NormalDist
 
 import numpy as np
 
@@ -163,17 +162,10 @@ def centered_clipping(case: Case) -> np.ndarray:
     return v
 
 
-def clip(rows: np.ndarray, bound: float) -> np.ndarray:
-    lengths = np.sqrt((rows**2).sum(axis=1))
-    return rows * np.minimum(1.0, bound / np.where(lengths > 0, lengths, np.inf))[:, None] + (
-        rows * (lengths == 0)[:, None]
-    )
-
-
 def clipping(case: Case) -> np.ndarray:
-    return np.array(
-        [row if not row.any() else clip(row[None], case.parameter)[0] for row in case.rows]
-    )
+    lengths = [math.sqrt(math.fsum(row**2)) for row in case.rows]
+    factors = [min(1.0, case.parameter / length) if length else 1.0 for length in lengths]
+    return case.rows * np.array(factors)[:, None]
 
 
 def arc(case: Case, count: int | None = None) -> np.ndarray:
@@ -185,57 +177,25 @@ def arc(case: Case, count: int | None = None) -> np.ndarray:
     return case.rows * factor[:, None]
 
 
-def caf(case: Case, direction: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
-    """Return CAF's mean; ``direction`` maps a (d, d) covariance to its top eigenvector."""
+def caf(case: Case, *, over_all: bool = False) -> np.ndarray:
+    """Return CAF's mean; ``over_all`` divides by the maximum of all rows, without weight or not."""
     rows, n, f = case.rows, len(case.rows), case.f
     weights, best, smallest = np.ones(n), rows.mean(axis=0), math.inf
     while weights.sum() > n - 2 * f + 1e-12:
         mean = weights @ rows / weights.sum()
         centred = rows - mean
         covariance = (weights[:, None] * centred).T @ centred / weights.sum()
-        vector = (
-            np.linalg.eigh(covariance)[1][:, -1] if direction is None else direction(covariance)
-        )
-        value = (
-            float(vector @ covariance @ vector)
-            if direction is None
-            else float(np.linalg.norm(covariance @ vector))
-        )
-        if direction is not None:
-            vector = covariance @ vector / (np.linalg.norm(covariance @ vector) or 1.0)
-            value = float(vector @ covariance @ vector) if value == 0 else value
-        if value < smallest:
-            best, smallest = mean, value
-        along = (centred @ vector) ** 2
-        furthest = along[weights > 0].max()
+        values, vectors = np.linalg.eigh(covariance)
+        if values[-1] < smallest:
+            best, smallest = mean, float(values[-1])
+        along = (centred @ vectors[:, -1]) ** 2
+        furthest = along.max() if over_all else along[weights > 0].max()
         if furthest <= 1e-28:
             break
-        weights = (weights * (1 - along / furthest)).clip(0)
+        before, weights = weights, (weights * (1 - along / furthest)).clip(0)
+        if np.abs(weights - before).max() < 1e-12:  # over all rows: it would not end
+            break
     return best
-
-
-def random_caf(case: Case) -> list[list[Box]]:
-    """Return what CAF gives with one power step from random vectors as the eigenvector."""
-    results = []
-    for seed in range(200):
-        random = np.random.default_rng(seed)
-
-        def start(covariance: np.ndarray, random: np.random.Generator = random) -> np.ndarray:
-            vector = random.standard_normal(len(covariance))
-            return vector / np.linalg.norm(vector)
-
-        results.append(point(caf(case, start)))
-    return [results]
-
-
-def any_subset(case: Case) -> list[list[Box]]:
-    """Return the means of all n - f rows: what is left if the criterion is a random number."""
-    return subsets(case, lambda rows: 0.0)
-
-
-def alie_z(n: int, f: int) -> float:
-    supporters = max(1, n // 2 + 1 - f)
-    return NormalDist().inv_cdf((n - f - supporters) / (n - f))
 
 
 def alie(case: Case, correction: int = 0, sign: float = -1.0) -> np.ndarray:

@@ -48,7 +48,7 @@ class Subject:
         if result is None or not np.isfinite(result).all():
             return False
         best = self.criterion(case, self.ours(case))
-        return self.criterion(case, result) <= best * (1 + tolerance) + tolerance * tolerance
+        return self.criterion(case, result) <= best * (1 + tolerance) + tolerance * len(case.rows)
 
 
 def by_rule(make: Callable[[Case], Aggregator]) -> Function:
