@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import multiprocessing
+import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from tests.conformance.comparison import OURS, UNEXPLAINED, Tally, compare
+from tests.conformance.comparison import OURS, UNEXPLAINED, Tally, compare_one
 from tests.conformance.peers import installed_pairs
 from tests.conformance.vector_files import write_all
 
@@ -62,16 +63,21 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="file for the counts and the minimal cases")
     parser.add_argument("--page", action="store_true", help="put the table into the page")
     parser.add_argument("--write-vectors", action="store_true", help="write them and end")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
     options = parser.parse_args()
-    torch.set_num_threads(1)
     if options.write_vectors:
         write_all()
         return 0
+    chosen = [
+        index
+        for index, pair in enumerate(installed_pairs())
+        if options.only in f"{pair.subject} {pair.peer}"
+    ]
     tallies = []
-    for pair in installed_pairs():
-        if options.only in f"{pair.subject} {pair.peer}":
-            tallies.append(compare(pair, options.cases))
-            print(table(tallies[-1:]).splitlines()[-1], flush=True)
+    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
+        for tally in pool.imap(partial(compare_one, cases=options.cases), chosen):
+            tallies.append(tally)
+            print(table([tally]).splitlines()[-1], flush=True)
             if options.json:  # after each pair, so that what is done is kept
                 rows = [as_json(tally) for tally in tallies]
                 options.json.write_text(json.dumps({"pairs": rows}, indent=1) + "\n")

@@ -54,7 +54,7 @@ RANDOM_STEP = "one power step from a random vector in place of the top eigenvect
 FEW_STEPS = "stops before the top eigenvector has converged"
 FLOATING_FLOOR = "floor((2 f / n) (n - f)) in floating point falls one short of the integer"
 OVER_ALL = "divides by the maximum over all rows, also those without weight: it need not end"
-NOT_CONVERGED = "has not converged after 200 steps, and does after 10,000 (its default is 3)"
+NOT_CONVERGED = "has not converged after 200 steps, and does after 4,000 (its default is 3)"
 STUCK = "starts at a row and cannot leave it, or has not converged after 256 steps"
 SAMPLE = "the sample's deviation (n - 1); the paper's maximum is about the population's (n)"
 
@@ -97,7 +97,7 @@ def _byzfl() -> list[Pair]:
     exact = {
         "smea": Repaired(RANDOM_STEP, with_exact_start(call(lambda c: a.SMEA(c.f)))),
         "geometric-median": Repaired(
-            NOT_CONVERGED, lambda c: a.GeometricMedian(nu=1e-9 * c.unit, T=10_000)(c.rows)
+            NOT_CONVERGED, lambda c: a.GeometricMedian(nu=1e-9 * c.unit, T=4000)(c.rows)
         ),
         "caf": Repaired(RANDOM_STEP, with_exact_start(call(lambda c: a.CAF(c.f)))),
     }
