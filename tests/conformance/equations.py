@@ -168,10 +168,10 @@ def clipping(case: Case) -> np.ndarray:
     return case.rows * np.array(factors)[:, None]
 
 
-def arc(case: Case, count: int | None = None) -> np.ndarray:
+def arc(case: Case) -> np.ndarray:
     n, f = case.rows.shape[0], case.f
     longest_first = np.sort(np.sqrt((case.rows**2).sum(axis=1)))[::-1]
-    bound = longest_first[2 * f * (n - f) // n if count is None else count]
+    bound = longest_first[2 * f * (n - f) // n]
     lengths = np.sqrt((case.rows**2).sum(axis=1))
     factor = np.array([bound / length if length > bound else 1.0 for length in lengths])
     return case.rows * factor[:, None]
