@@ -181,7 +181,9 @@ def caf(case: Case, *, over_all: bool = False) -> np.ndarray:
     """Return CAF's mean; ``over_all`` divides by the maximum of all rows, without weight or not."""
     rows, n, f = case.rows, len(case.rows), case.f
     weights, best, smallest = np.ones(n), rows.mean(axis=0), math.inf
-    while weights.sum() > n - 2 * f + 1e-12:
+    steps = 0
+    while weights.sum() > n - 2 * f + 1e-12 and steps < 1000:  # over all rows it need not end
+        steps += 1
         mean = weights @ rows / weights.sum()
         centred = rows - mean
         covariance = (weights[:, None] * centred).T @ centred / weights.sum()
@@ -192,9 +194,7 @@ def caf(case: Case, *, over_all: bool = False) -> np.ndarray:
         furthest = along.max() if over_all else along[weights > 0].max()
         if furthest <= 1e-28:
             break
-        before, weights = weights, (weights * (1 - along / furthest)).clip(0)
-        if np.abs(weights - before).max() < 1e-12:  # over all rows: it would not end
-            break
+        weights = (weights * (1 - along / furthest)).clip(0)
     return best
 
 
