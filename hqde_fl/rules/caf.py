@@ -13,6 +13,9 @@ from hqde_fl.rules.eigenvectors import top_eigenvector
 from hqde_fl.rules.geometry import Geometry
 from hqde_fl.rules.results import Decision, Measured, State
 
+ROUNDING = 1e-12
+"""Factors of a weight up to this one are zero."""
+
 
 @dataclass(frozen=True)
 class CAF(Tolerant):
@@ -69,5 +72,7 @@ def filtered_weights(geometry: Geometry, f: int) -> tuple[Tensor, int]:
         furthest = float(torch.where(weights > 0, along, 0).max())
         if f == 0 or furthest <= 0:  # nothing to filter, or all updates with weight coincide
             break
-        weights = weights * (1 - along / furthest).clamp(0, 1)
+        kept = (1 - along / furthest).clamp(0, 1)
+        # of rows equally far away rounding must not leave one a weight, with which it counts again
+        weights = torch.where(kept > ROUNDING, weights * kept, 0)
     return best, steps

@@ -30,25 +30,32 @@ POLL_SECONDS = 1.0
 def reload_when_changed(
     context: ssl.SSLContext, certificate: Path, key: Path, ended: threading.Event
 ) -> None:
-    """Load a server's certificate into a context again whenever its file changes, until ``ended``.
+    """Let a server's context show its certificate as the files have it now, until ``ended``.
 
-    A pair that does not fit together yet, as it is being copied, is tried again.
+    A pair that does not fit together yet, as it is being copied, is tried again. A renewed pair
+    gets a context of its own, to which each handshake turns: loaded into the server's own one, its
+    certificate would be without its key for a moment.
     """
+    current = context
+
+    def turn_to_current(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+        connection.context = current
+
+    context.sni_callback = turn_to_current
     loaded = None  # they may have changed before this began
     while not ended.wait(POLL_SECONDS):
         found = _times(certificate, key)
         if found is None or found == loaded:
             continue
         try:
-            # a pair that does not fit would leave the context with half of it
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
-            context.load_cert_chain(certificate, key)
+            renewed = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            renewed.load_cert_chain(certificate, key)
         except (OSError, ssl.SSLError) as error:
             log(WARNING, "%s is not read again yet: %s", certificate, error)
         else:
             if loaded is not None:
                 log(INFO, "%s was renewed and is read again", certificate)
-            loaded = found
+            current, loaded = renewed, found
 
 
 def _times(certificate: Path, key: Path) -> tuple[int, int] | None:

@@ -127,7 +127,10 @@ def reason_for(
         return OURS
     if subject.is_admitted(wide, theirs, TOLERANCE):
         return TIE
-    again = result_of(pair.theirs, wide)
+    try:
+        again = result_of(pair.theirs, wide)
+    except EndlessError:
+        again = None
     candidates = [theirs] if subject.is_admitted(wide, again, TOLERANCE) else [theirs, again]
     for variant in pair.variants:
         by_variant = replace(subject, equation=variant.equation, criterion=None)
@@ -136,7 +139,10 @@ def reason_for(
     if len(candidates) == 1:
         return ARITHMETIC
     if pair.repaired is not None:
-        repaired = result_of(pair.repaired.function, wide, 0.5)
+        try:
+            repaired = result_of(pair.repaired.function, wide, 2.0)
+        except EndlessError:
+            return f"{pair.repaired.reason}; with this repaired it does not end"
         if subject.is_admitted(wide, repaired, TOLERANCE):
             return pair.repaired.reason
         for variant in pair.variants:

@@ -182,7 +182,7 @@ def caf(case: Case, *, over_all: bool = False) -> np.ndarray:
     rows, n, f = case.rows, len(case.rows), case.f
     weights, best, smallest = np.ones(n), rows.mean(axis=0), math.inf
     steps = 0
-    while weights.sum() > n - 2 * f + 1e-12 and steps < 1000:  # over all rows it need not end
+    while weights.sum() > n - 2 * f + 1e-12 and steps < 20_000:  # over all rows it need not end
         steps += 1
         mean = weights @ rows / weights.sum()
         centred = rows - mean
@@ -194,7 +194,8 @@ def caf(case: Case, *, over_all: bool = False) -> np.ndarray:
         furthest = along.max() if over_all else along[weights > 0].max()
         if furthest <= 1e-28:
             break
-        weights = (weights * (1 - along / furthest)).clip(0)
+        kept = 1 - along / furthest
+        weights = np.where(kept > 1e-12, weights * kept, 0.0)
     return best
 
 

@@ -63,3 +63,10 @@ def test_a_wrong_function_is_noticed(
     assert main("median", "conformance_example:right") == 0
     assert main("median", "conformance_example:wrong") == 1
     assert "different" in capsys.readouterr().out
+
+
+def test_caf_leaves_no_weight_to_either_of_two_rows_equally_far() -> None:
+    rows = np.array([[-1.0], [-0.5], [-0.5], [0.5], [0.5], [-0.5], [-1.0]], dtype=np.float32)
+    case = Case(rows * np.float32(94382208319488.0), 2, 1.0, "grid")
+    subject = SUBJECTS["caf"]
+    assert subject.is_admitted(case.normalised(), result_of(subject.ours, case))

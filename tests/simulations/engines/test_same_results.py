@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.run import run_experiment
 
-EXPERIMENT = {
+EXPERIMENT: dict[str, Any] = {
     "rounds": 3,
     "seed": 11,
     "clients": {
@@ -71,7 +72,8 @@ def float64() -> Iterator[None]:
 
 
 def test_torchs_settings_of_the_program_reach_the_workers(tmp_path: Path) -> None:
-    experiment = Experiment.parse(EXPERIMENT | {"rounds": 1})
+    strategy = EXPERIMENT["strategy"] | {"deadline": 600.0}
+    experiment = Experiment.parse(EXPERIMENT | {"rounds": 1, "strategy": strategy})
     with float64():
         run_experiment(experiment, tmp_path / "inline", engine="inline", report=False)
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
