@@ -11,6 +11,11 @@ CACHE_DIR = "cache-dir"
 CACHE_VARIABLE = "HQDE_FL_CACHE_DIR"
 """Environment variable with the folder of the cache of nodes whose configuration names none."""
 
+STATE_VARIABLE = "HQDE_FL_STATE_DIR"
+"""Environment variable with the folder of the clients' states for runs that are resumed; without
+it, they are in the cache's folder.
+"""
+
 
 def cache_folder(node_config: Mapping[str, object]) -> Path | None:
     """Return the folder of a node's cache; None if neither configuration nor environment has it."""

@@ -169,6 +169,8 @@ class EntryCache:
         """Remove files until the rest is within the bound, the least recently used ones first."""
         files = []
         for entry in os.scandir(self.folder):
+            if entry.is_dir(follow_symlinks=False):  # the clients' states
+                continue
             with suppress(FileNotFoundError):  # another process has removed it
                 stat = entry.stat(follow_symlinks=False)
                 if not entry.name.startswith(_TEMPORARY):

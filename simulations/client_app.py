@@ -15,6 +15,7 @@ from hqde_fl.clients.task import Task
 from hqde_fl.given_objects import given_objects
 from hqde_fl.own_modules import searched_first
 from hqde_fl.protocol.node_numbers import numbered
+from hqde_fl.simulations.checkpoint.node_states import kept_on_disk
 from hqde_fl.simulations.edges.edge_home import EDGE_HOME
 from hqde_fl.simulations.engines.torch_settings import TorchSettings
 from hqde_fl.simulations.experiment.client_privacy import with_trainings
@@ -125,8 +126,11 @@ class AppWithObjects(ClientApp):
 
 
 def _reply(message: Message, context: Context) -> Message:
-    """Return the reply of the experiment's ClientApp, as the partition that the server names."""
-    with numbered(message, context):
+    """Return the reply of the experiment's ClientApp, as the partition that the server names.
+
+    In a resumed run, a client that lost its state gets it from the node's own files.
+    """
+    with numbered(message, context), kept_on_disk(message, context):
         return _app_of(context)(message, context)
 
 

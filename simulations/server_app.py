@@ -25,12 +25,14 @@ from hqde_fl.clients.task import Task
 from hqde_fl.clients.task_calls import load_test_set, load_validation_set
 from hqde_fl.errors import RunError
 from hqde_fl.prediction import EnsemblePredictor
+from hqde_fl.protocol.grid_protocols import KeepsContexts
 from hqde_fl.protocol.members import split_members
 from hqde_fl.protocol.records import from_record, to_record
 from hqde_fl.seeding import Seeds
 from hqde_fl.selection import Ensemble
 from hqde_fl.simulations.checkpoint.callback import Checkpoints
 from hqde_fl.simulations.checkpoint.resume import ResumePoint, exclusive, reopen
+from hqde_fl.simulations.checkpoint.run_places import RunPlaces
 from hqde_fl.simulations.edges.edge_job import JOB, serve_job
 from hqde_fl.simulations.edges.recording import EdgeRecording
 from hqde_fl.simulations.edges.surroundings import edge_grid, sent_bytes
@@ -209,6 +211,8 @@ def _run_rounds(
     if real_nodes and not real_edges:
         clients = experiment.clients
         grid = NumberedGrid(grid, out, None if clients.registered else clients.count)
+    if experiment.checkpoint.every and edges is None and not isinstance(grid, KeepsContexts):
+        grid = RunPlaces(grid, out, experiment.checkpoint)
     monitor = monitored(out, experiment.monitor, grid)
     sizes = SentBytes(model) if edges is None else sent_bytes(edge_nodes)
     grid = parts.heterogeneity.simulate(grid, sizes, faults.delays)

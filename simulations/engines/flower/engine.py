@@ -10,11 +10,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.simulations.checkpoint.store import DIRECTORY
 from hqde_fl.simulations.console.interruption import uninterrupted
 from hqde_fl.simulations.engines.flower.deployed_run import DeployedRun
 from hqde_fl.simulations.engines.flower.flower_run import FlowerRun
 from hqde_fl.simulations.engines.flower.round_lines import LOG_ROUNDS
 from hqde_fl.simulations.engines.flower.superlink import SuperLink, private_superlink
+
+NODES = "nodes"
+"""Folder in that of the checkpoints with the states that simulated nodes keep of their clients."""
 
 
 def run_flower(
@@ -54,7 +58,7 @@ def run_flower(
         If the run did not end ``finished:completed``; the message has the reason.
     """
     federation = _federation_config(partitions, cpus_per_client, gpus_per_client)
-    with private_superlink() as superlink:
+    with private_superlink(out / DIRECTORY / NODES) as superlink:
         run = FlowerRun(superlink, superlink.home / "app", out, on_line, resume=resume)
         run.execute(experiment_json, str(out.resolve()), "--federation-config", federation)
 

@@ -26,7 +26,7 @@ from typing import IO
 
 import tomli_w
 
-from hqde_fl.clients.cache_location import CACHE_VARIABLE
+from hqde_fl.clients.cache_location import CACHE_VARIABLE, STATE_VARIABLE
 from hqde_fl.errors import RunError
 from hqde_fl.simulations.console.interruption import uninterrupted
 from hqde_fl.simulations.engines.flower import process_guard
@@ -61,8 +61,13 @@ class SuperLink:
 
 
 @contextmanager
-def private_superlink() -> Iterator[SuperLink]:
+def private_superlink(states: Path) -> Iterator[SuperLink]:
     """Start a SuperLink; at the end of the context, end it and all processes that it started.
+
+    Parameters
+    ----------
+    states : Path
+        The folder in which nodes keep their clients' states for a run that is resumed.
 
     Yields
     ------
@@ -79,7 +84,7 @@ def private_superlink() -> Iterator[SuperLink]:
         with (
             _home() as home,
             tempfile.TemporaryFile() as log,
-            _guarded(home, port, environment := _simulating(home), log) as process,
+            _guarded(home, port, environment := _simulating(home, states), log) as process,
         ):
             if _answers(process, port):
                 connection = {"address": f"127.0.0.1:{port}", "insecure": True}
@@ -122,7 +127,7 @@ def environment_for(home: Path, base: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _simulating(home: Path) -> dict[str, str]:
+def _simulating(home: Path, states: Path) -> dict[str, str]:
     """Return the environment of a SuperLink whose simulations start a private Ray.
 
     Flower starts Ray in another process (``flwr-simulation``) and passes arguments to ``ray.init``
@@ -132,6 +137,7 @@ def _simulating(home: Path) -> dict[str, str]:
     """
     environment = environment_for(home, os.environ) | {
         CACHE_VARIABLE: str(home / "entries"),
+        STATE_VARIABLE: str(states.resolve()),
         ROOT_VARIABLE: str(os.getpid()),
     }
     if is_private(environment.get("RAY_ADDRESS", "")):

@@ -66,6 +66,7 @@ def releases(run: Path) -> list[int]:
     return [release.round for release in FileLedger(run).read()]
 
 
+@pytest.mark.slow
 def test_the_same_release_after_a_kill_is_spent_once(tmp_path: Path) -> None:
     run_experiment(experiment(), tmp_path / "whole", report=False)
     kill_in_round_3(experiment(), tmp_path / "killed")
@@ -111,6 +112,7 @@ def test_another_release_of_a_round_is_spent_as_well(
     assert epsilons(tmp_path / "run")[-1] == plan.accountant.epsilon(2.0, spent)
 
 
+@pytest.mark.slow
 def test_more_rounds_keep_the_noise_and_the_budget_decides(tmp_path: Path) -> None:
     run_experiment(experiment(), tmp_path, report=False)
     before = FileLedger(tmp_path).read()

@@ -313,6 +313,16 @@ def test_two_processes_cannot_write_into_one_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ray", "flower"])
+def test_what_clients_keep_outlives_kills_on_every_engine(tmp_path: Path, engine: str) -> None:
+    kept = experiment("kept optimizer", rounds=8, engine={"name": engine})
+    result = drill(tmp_path, kept, kills=2, seed=5)
+    assert result.kills == 2
+    assert result.same_model
+    assert result.same_records
+
+
+@pytest.mark.slow
 def test_killed_three_times_and_resumed(tmp_path: Path) -> None:
     result = drill(tmp_path, experiment(rounds=20), kills=3, seed=32)  # in the first six rounds
     assert result.kills == 3
@@ -338,6 +348,7 @@ except RunError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_by_name_and_the_checkpoint_before_it_is_good(
     tmp_path: Path,
 ) -> None:

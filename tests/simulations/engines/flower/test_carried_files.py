@@ -76,6 +76,7 @@ def table(name: str = "mine.py:task", **engine: Any) -> dict[str, Any]:
     return {"task": {"name": name}, "clients": {"count": 2}, "engine": {"name": "flower", **engine}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mine.py:task", "mine:task", "ABSOLUTE:task", "../mine.py:task"])
 def test_an_app_finds_its_files_where_the_submitters_folders_do_not_exist(
     folder: Path, tmp_path: Path, name: str

@@ -94,6 +94,7 @@ def test_two_runs_at_once_a_good_one_and_a_failing_one(tmp_path: Path) -> None:
         assert left_running(home) == []
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_all_that_was_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,7 +122,7 @@ def test_a_superlink_that_does_not_start_is_a_run_error(
     monkeypatch.setattr(superlink, "program", lambda name, environment: str(broken))
     with (
         pytest.raises(RunError, match="did not start: the port is taken"),
-        private_superlink(),
+        private_superlink(tmp_path / "states"),
     ):
         pass
 
