@@ -1,7 +1,7 @@
 # hqde-fl: everything runs in .venv, made by `make install`; with FLWR=1.42 in .venv-flwr-1.42.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-deploy test test-slow test-deployment test-zoo mutants lint lint-deploy bench conformance
+.PHONY: help install demo demo-deploy test test-slow test-deployment test-zoo mutants lint lint-deploy bench conformance published
 
 # Which version of Flower, if not that in constraints.txt: its pins are in constraints-flwr-$(FLWR).txt.
 FLWR ?=
@@ -79,6 +79,10 @@ bench: install ## run every benchmark, in its quick form
 		echo "== $$file"; $(BIN)/python "$$file" --quick || failed="$$failed $$file"; \
 	done; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
+
+# Not part of CI: it takes hours, and goes on where it was stopped.
+published: install ## run the cells of published tables that have no result yet
+	$(BIN)/python benchmarks/published.py $(ARGS)
 
 # Not part of CI: the peers come from PyPI. They go into a folder of their own without what they depend on,
 # since byzpy asks for an older torch. It takes hours with all cases; ARGS="--cases 500 --only krum" takes less.

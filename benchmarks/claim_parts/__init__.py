@@ -1,0 +1,1 @@
+"""What ``benchmarks/claims.py`` runs: its cases, and the one in blazefl."""
