@@ -97,6 +97,7 @@ def test_a_wheel_from_the_source_distribution_is_the_same(wheel: Path, tmp_path:
     assert contents(Path(again)) == contents(wheel)
 
 
+@pytest.mark.slow
 def test_own_folders_hide_no_public_name(folder: Path, installed: Path) -> None:
     (folder / "script.py").write_text(
         f"import sys\nsys.path.remove({str(ROOT)!r})\n"  # an editable install adds it
@@ -111,6 +112,7 @@ def test_own_folders_hide_no_public_name(folder: Path, installed: Path) -> None:
     assert done.stdout.strip() == str(installed / "hqde_fl" / "__init__.py")
 
 
+@pytest.mark.slow
 def test_the_command_runs_beside_own_folders(folder: Path, installed: Path) -> None:
     start = "from hqde_fl.simulations.console.entry import main; main()"
     options = ["run", "experiment.toml", "--out", "out"]
@@ -128,6 +130,7 @@ def test_the_folders_are_not_packages_of_their_own(name: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_copy_without_links_is_whole(tmp_path: Path, installed: Path) -> None:
     """As in a Flower App Bundle, which carries no links."""
     shutil.copytree(installed / "hqde_fl", tmp_path / "hqde_fl")

@@ -175,6 +175,7 @@ def test_an_undocumented_attribute_is_used_in_one_module(attribute: str, home: s
     assert using == [home]
 
 
+@pytest.mark.slow
 def test_a_ray_worker_loads_no_client_of_a_deployment() -> None:
     code = (
         "import sys, hqde_fl.simulations.engines.flower_internals, "

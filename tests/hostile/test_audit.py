@@ -123,6 +123,7 @@ def test_each_row_has_a_verdict_in_a_few_words() -> None:
     assert "| `one-nan` | sends one NaN | not finite |" in list(to_markdown([subject], rows))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "verdict"), [("dies", "process dies"), ("hangs", "hangs")])
 def test_a_row_that_ends_its_process_does_not_end_the_audit(name: str, verdict: str) -> None:
     rows = select_rows(["error"])
@@ -181,6 +182,7 @@ def test_the_verdict_states_if_memory_was_not_measured() -> None:
     assert verdict(measured) == "x: passed 1 of 1 rows"
 
 
+@pytest.mark.slow
 def test_flowers_own_reader_exceeds_the_memory_bound() -> None:
     """This shows that the measurement detects growth at all."""
     rows = select_rows(["shape-of-objects"])

@@ -5,6 +5,8 @@ In a process that has run other tests, allocations may fit into the free parts o
 
 from __future__ import annotations
 
+import pytest
+
 from hqde_fl.simulations.audit import HOSTILE
 from hqde_fl.simulations.audit.strategy_audit import audit
 
@@ -16,6 +18,7 @@ def exceeding(names: list[str]) -> list[str]:
     return [name for name, finding in subject.findings.items() if not finding.within_memory_bound]
 
 
+@pytest.mark.slow
 def test_no_row_raises_memory_beyond_its_bound() -> None:
     """The kernel's figure may be off by a huge page or two, so failures are measured again."""
     failed = exceeding(list(HOSTILE))

@@ -106,6 +106,7 @@ def test_faults_and_attacks_with_packed_members(assigned, tmp_path, fault):
     assert result.final["accuracy"] > rounds[0]["server"]["accuracy"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["alie", "optimal-alie"])
 def test_attackers_act_on_each_member_by_itself(assigned, tmp_path, name):
     """All attackers of a member send the same update, and another one than without the attack."""

@@ -41,6 +41,7 @@ def stored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return clients
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rule", [MultiKrum(2), Chain(ARC(2), GeometricMedian()), Tree(fanout=4)], ids=str
 )

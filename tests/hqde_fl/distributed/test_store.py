@@ -131,6 +131,7 @@ def test_one_of_many_writers_wins_each_version(store: DistributedWeightStore) ->
     assert store.versions("race") == list(range(1, 16))
 
 
+@pytest.mark.slow
 def test_another_process_reads_the_latest_and_outlives_its_writer(
     store: DistributedWeightStore,
 ) -> None:
@@ -174,6 +175,7 @@ def test_one_replica_that_is_left_fills_the_others(store: DistributedWeightStore
     assert first.bytes > 200
 
 
+@pytest.mark.slow
 def test_kills_lose_nothing_and_no_read_is_stale(store: DistributedWeightStore) -> None:
     rng, written = random.Random(3), {"x": 0, "y": 0}
     for turn in range(45):
@@ -244,6 +246,7 @@ def coordinator(name: str, settings: StoreSettings) -> Iterator[Coordinator]:
             ray.kill(ray.get_actor(replica_name(name, number), namespace=NAMESPACE))
 
 
+@pytest.mark.slow
 def test_all_gone_and_restored_from_disk(one_ray: None, tmp_path: Path) -> None:
     store = DistributedWeightStore("durable", replicas=1, directory=str(tmp_path))
     store.put("a", weights(1))
@@ -264,6 +267,7 @@ def test_all_gone_and_restored_from_disk(one_ray: None, tmp_path: Path) -> None:
         read_checkpoint(tmp_path)
 
 
+@pytest.mark.slow
 def test_all_gone_without_a_checkpoint_is_an_error(one_ray: None) -> None:
     store = DistributedWeightStore("lost", replicas=1)
     store.put("a", weights(1))

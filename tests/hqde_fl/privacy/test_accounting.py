@@ -35,6 +35,7 @@ def test_privacy_loss_distributions_give_the_known_multiplier() -> None:
     assert Accountant("pld", TENTH, DELTA).epsilon(0.936, 100) == pytest.approx(8.0, abs=5e-3)
 
 
+@pytest.mark.slow
 def test_privacy_loss_calibration_meets_its_target_with_less_noise() -> None:
     half = Sampling(poisson=True, expected=5, clients=10)
     pld, rdp = Accountant("pld", half, 1e-2), Accountant("rdp", half, 1e-2)

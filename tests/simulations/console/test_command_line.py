@@ -198,6 +198,7 @@ def test_small_commands_import_neither_ray_nor_matplotlib(arguments):
     assert done.stdout
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_cleanly_and_keeps_what_was_recorded(tiny_file, tmp_path):
     out = tmp_path / "run"
     command = ["run", str(tiny_file), "--set", "rounds=100000", "--out", str(out)]

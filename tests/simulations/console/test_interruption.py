@@ -216,6 +216,7 @@ def test_handlers_are_installed_before_slow_imports(module: str, tmp_path: Path)
 ON_RAY = (pytest.mark.slow, pytest.mark.xdist_group("ray"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "numbers"),
     [
@@ -243,6 +244,7 @@ def test_sigterm_ends_a_run_and_all_it_has_started(
     assert manifest["ended"]
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("ray")
 def test_sigterm_while_ray_starts_leaves_nothing(tiny_file: Path, tmp_path: Path) -> None:
     arguments = ["run", tiny_file, "--out", tmp_path / "run", "--engine", "ray"]
@@ -255,6 +257,7 @@ def test_sigterm_while_ray_starts_leaves_nothing(tiny_file: Path, tmp_path: Path
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("ray")
 def test_sigterm_while_flwr_run_builds_leaves_nothing(tiny_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
@@ -266,6 +269,7 @@ def test_sigterm_while_flwr_run_builds_leaves_nothing(tiny_file: Path, tmp_path:
         await_that(lambda: not running.left(), "nothing of Flower is left", seconds=30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_sigterm_ends_a_sweep_and_its_processes(jobs: int, tiny_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"

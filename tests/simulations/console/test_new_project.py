@@ -13,6 +13,7 @@ from hqde_fl.simulations.recording.recorded_run import Run
 from tests.simulations.command import call
 
 
+@pytest.mark.slow
 def test_its_experiment_sweep_and_test_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = call("init", "new", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -34,6 +34,7 @@ def test_tasks_are_added_up_by_kind_and_host_until_they_are_taken() -> None:
     assert counters.take() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "kinds"),
     [

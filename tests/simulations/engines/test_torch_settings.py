@@ -75,6 +75,7 @@ assert "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+@pytest.mark.slow
 def test_a_generated_flower_app_adopts_them(tmp_path):
     change_all()
     write_app(tmp_path / "app", {"config": "{}"})

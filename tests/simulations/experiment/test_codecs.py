@@ -65,6 +65,7 @@ def test_alie_acts_under_a_downlink_codec(tiny, tmp_path):
         assert packed["distance"] > packed["spread"]
 
 
+@pytest.mark.slow
 def test_four_bits_and_the_filter_against_sign_flips(tmp_path):
     """The quickstart is as accurate as with full weights, in less than a seventh of the bytes."""
     accuracies, sizes = [], []

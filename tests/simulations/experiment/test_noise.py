@@ -87,6 +87,7 @@ def final(parsed, path):
     )
 
 
+@pytest.mark.slow
 def test_entanglement_noise_cancels_in_a_run_and_the_others_do_not(tmp_path):
     plain = final(experiment(rounds=1), tmp_path / "plain")
     entangled = experiment({"entanglement-noise": {"scale": 0.05}}, rounds=1)
@@ -101,6 +102,7 @@ def test_entanglement_noise_cancels_in_a_run_and_the_others_do_not(tmp_path):
         assert torch.isfinite(noisy).all()
 
 
+@pytest.mark.slow
 def test_an_ensemble_and_its_members_are_evaluated_on_the_server_and_on_clients(tmp_path):
     parsed = experiment(
         {"members": 3, "vote": "entanglement"}, {"fraction-evaluate": 1.0}, rounds=1

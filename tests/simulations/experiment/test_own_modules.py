@@ -73,6 +73,7 @@ def test_a_task_beside_the_experiment_on_every_engine(
     assert run.manifest["import-from"] == added_folders
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_from_another_folder(folder: Path, tmp_path: Path) -> None:
     out, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -99,6 +100,7 @@ def test_a_sweep_by_path_its_processes_and_one_of_its_cells_again(
     assert again.returncode == 0, again.stderr
 
 
+@pytest.mark.slow
 def test_dry_runs_and_missing_modules_or_attributes(folder: Path, tmp_path: Path) -> None:
     assert call("run", "study/own.toml", "--dry-run", cwd=tmp_path).returncode == 0
     gone = call("run", "study/own.toml", "--set", "task.name=nowhere:task", cwd=tmp_path)
@@ -113,6 +115,7 @@ def test_dry_runs_and_missing_modules_or_attributes(folder: Path, tmp_path: Path
     assert str(folder / "own_task.py") in other.stderr
 
 
+@pytest.mark.slow
 def test_an_error_of_the_users_module_is_one_line_with_its_place(folder: Path) -> None:
     (folder / "own_helper.py").write_text("HIDDEN = 1 / 0\n")
     done = call("run", "own.toml", "--dry-run", cwd=folder)
@@ -123,6 +126,7 @@ def test_an_error_of_the_users_module_is_one_line_with_its_place(folder: Path) -
     )
 
 
+@pytest.mark.slow
 def test_a_strategy_to_audit_beside_modules_that_hide(folder: Path) -> None:
     text = "from hqde_fl.strategies.presets import median\n\n\ndef make():\n    return median()\n"
     (folder / "own_strategy.py").write_text(text)
@@ -216,6 +220,7 @@ def test_a_malformed_name_is_refused() -> None:
         own_modules.import_attribute("task", "a b:c")
 
 
+@pytest.mark.slow
 def test_the_apps_of_flwr_run_search_the_folder_of_their_file(folder: Path) -> None:
     """The ServerApp and the ClientApps of ``flwr run .``, in another process."""
     code = (

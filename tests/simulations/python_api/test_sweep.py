@@ -82,6 +82,7 @@ def test_finished_cells_are_kept(result, capfd):
     assert len(again.results) == 12
 
 
+@pytest.mark.slow
 def test_cells_in_a_process_get_the_objects_of_the_program(there):
     axes = {"task": [local_task(bias=False)], "seeds": range(1, 2)}
     settings = {"rule": local_rule(), **QUICK, "rounds": 1}

@@ -175,6 +175,7 @@ def test_a_run_that_fails_says_why(tmp_path):
     assert (path / "monitor.parquet").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_in_the_same_file(tmp_path):
     path = tmp_path / "run"
     code = (

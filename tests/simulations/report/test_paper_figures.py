@@ -18,6 +18,7 @@ def test_labels_with_any_characters_can_be_drawn(tmp_path, labelled):
     ]
 
 
+@pytest.mark.slow
 def test_the_figures_of_a_sweep_are_the_same_every_time(tmp_path, robust):
     write_figures(robust, tmp_path)
     figures = sorted(path.name for path in (tmp_path / "figures").iterdir())

@@ -54,6 +54,7 @@ def test_a_sweep_over_seeds_alone_has_one_line(tmp_path, swept):
     assert "Mean over 2 seeds" in page
 
 
+@pytest.mark.slow
 def test_the_page_of_a_large_sweep_has_heat_maps_and_strip_charts(tmp_path, robust):
     page = write_report(robust, tmp_path).read_text()
     assert any((tmp_path / "figures").iterdir())

@@ -41,6 +41,7 @@ def rows_of(out):
         return list(csv.DictReader(lines))
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_tidy_tables_and_a_cell_that_fails_is_a_row(file, recorded, tmp_path):
     sweep = Sweep.load(file(ROBUST.replace('"mean"', '"sign-guard"')))
     recorded[2] = ValueError("boom\nand more")
@@ -273,6 +274,7 @@ def test_a_script_without_a_main_guard_runs_a_sweep_in_processes(file, tmp_path)
     assert ended.stdout.splitlines()[-1:] == ["['finished', 'finished']"], ended.stderr
 
 
+@pytest.mark.slow
 def test_the_demo_shows_that_the_mean_falls_and_the_filter_holds(tmp_path):
     sweep = Sweep.load(APP_ROOT / "experiments" / "demo.toml")
     cells = {row.labels: row for row in run_sweep(sweep, tmp_path / "out", report=False).rows}

@@ -75,6 +75,7 @@ def test_impossible_sizes_are_refused(wrong):
         TokenOrder(**wrong)
 
 
+@pytest.mark.slow
 def test_from_the_second_round_on_messages_cost_the_adapters(tmp_path):
     quick = ("rounds=3", "clients.epochs=1", "clients.batch-size=64")
     experiment = Experiment.load(APP_ROOT / "experiments" / "lora.toml", quick)

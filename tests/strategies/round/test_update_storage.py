@@ -62,11 +62,13 @@ def run(executor: AutoExecutor, rule: Aggregator, **options: Any) -> tuple[Any, 
     return strategy.state.arrays(), grid
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [Mean(), Median(), Krum(2)], ids=str)
 def test_the_final_model_is_the_same(rule: Aggregator) -> None:
     assert run(AutoExecutor(memory=0.0), rule)[0] == run(AutoExecutor(memory=1.0), rule)[0]
 
 
+@pytest.mark.slow
 def test_replies_are_dropped_as_soon_as_their_updates_have_been_moved() -> None:
     _, kept = run(AutoExecutor(memory=1.0), Median(), fraction_evaluate=0.0)
     assert max(kept.alive) >= 10  # the updates are views of the replies
@@ -74,6 +76,7 @@ def test_replies_are_dropped_as_soon_as_their_updates_have_been_moved() -> None:
     assert max(moved.alive) == 0
 
 
+@pytest.mark.slow
 def test_a_line_in_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger("flwr")
     logger.addHandler(caplog.handler)

@@ -87,6 +87,7 @@ def test_each_node_is_sampled(cluster: Cluster) -> None:
     assert monitor.failure is None
 
 
+@pytest.mark.slow
 def test_a_node_that_goes_away_costs_only_what_it_was_running(
     cluster: Cluster, tmp_path: Path
 ) -> None:

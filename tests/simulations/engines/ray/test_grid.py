@@ -162,6 +162,7 @@ def test_a_client_that_raises_gives_an_error_reply_and_keeps_the_state_it_had() 
     assert metric(ask(grid)[culprit], "rounds") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["exit", "kill"])
 def test_a_client_that_kills_its_process_costs_nobody_else(what: str) -> None:
     """In each of twenty rounds, every other client replies."""
@@ -177,6 +178,7 @@ def test_a_client_that_kills_its_process_costs_nobody_else(what: str) -> None:
     assert metric(ask(grid)[culprit], "rounds") == 1
 
 
+@pytest.mark.slow
 def test_who_dies_in_a_batch_is_found_and_the_others_run_again() -> None:
     grid = grid_of(200)
     ask(grid)  # measures: from now on clients run in batches
@@ -189,6 +191,7 @@ def test_who_dies_in_a_batch_is_found_and_the_others_run_again() -> None:
     assert {metric(r, "rounds") for n, r in replies.items() if n != wrong[0]} == {2}
 
 
+@pytest.mark.slow
 def test_the_deadline_cancels_who_is_not_done_and_the_next_round_goes_on() -> None:
     grid = grid_of(6)
     ask(grid)  # workers are up
@@ -199,6 +202,7 @@ def test_the_deadline_cancels_who_is_not_done_and_the_next_round_goes_on() -> No
     assert len(ask(grid)) == 6
 
 
+@pytest.mark.slow
 def test_a_strategy_may_stop_reading_while_replies_are_there() -> None:
     grid = grid_of(6)
     content = RecordDict({"arrays": model(), "config": ConfigRecord()})
@@ -223,6 +227,7 @@ def test_messages_can_be_pushed_and_pulled_by_hand() -> None:
     assert {reply.metadata.reply_to_message_id for reply in found} == set(keys)
 
 
+@pytest.mark.slow
 def test_groups_get_the_fractions_of_a_gpu_they_ask_for() -> None:
     grid = grid_of(
         6,
@@ -243,6 +248,7 @@ def test_a_gpu_is_divided_by_the_clients_that_fit() -> None:
     assert POOL.allocate([Resources()])[0].num_gpus == 0.5  # three CPUs over two GPUs
 
 
+@pytest.mark.slow
 def test_threads_follow_the_cpus() -> None:
     (reply,) = ask(grid_of(1, Resources(num_cpus=2, num_gpus=0))).values()
     assert metric(reply, "threads") == 2

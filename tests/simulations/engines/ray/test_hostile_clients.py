@@ -25,6 +25,7 @@ def test_inline() -> None:
     check(rounds, ROWS, alternative="failed: ")  # what protobuf cannot hold ends with the client
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_ray")
 @pytest.mark.xdist_group("ray")
 def test_ray() -> None:

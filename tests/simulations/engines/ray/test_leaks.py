@@ -63,6 +63,7 @@ def stored() -> float:
     return float(found[1])
 
 
+@pytest.mark.slow
 def test_ten_runs_leave_no_actor_no_file_and_no_object() -> None:
     one_run(0)
     one_run(1)

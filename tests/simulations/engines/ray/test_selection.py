@@ -35,6 +35,7 @@ def app() -> ClientApp:
     return app
 
 
+@pytest.mark.slow
 def test_adaptive_avoids_a_client_whose_worker_is_killed_until_it_is_back() -> None:
     recorder = Recorder()
     grid = RayGrid(app(), 6, {})

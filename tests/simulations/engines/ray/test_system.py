@@ -57,6 +57,7 @@ def as_in_a_notebook() -> Iterator[None]:
     ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_ray", "as_in_a_notebook")
 def test_the_data_reach_the_workers_once_and_the_hosts_ray_stays(tmp_path: Path) -> None:
     host = ray.put("the host's own")
@@ -109,6 +110,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_a_ray_of_its_own_ends_with_the_last_system(tmp_path: Path) -> None:
     long = tmp_path / ("x" * 100)  # as schedulers of clusters make them: too long for a socket
     long.mkdir()
