@@ -19,6 +19,9 @@ CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python)
 # More options for pytest: make test ARGS="tests/rules -k median"
 ARGS ?=
 
+# Where the tests of `make test-deployment` are: every worker of pytest collects what it is given.
+DEPLOYMENT ?= tests/deployment tests/hqde_fl/distributed/test_cluster.py
+
 # How long `make mutants` may take, and which sample of the mutants it draws.
 MINUTES ?= 30
 SEED ?= 0
@@ -50,7 +53,7 @@ test-slow: install ## start, kill and resume whole runs and sweeps on every engi
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadgroup $(ARGS)
 
 test-deployment: install ## kill, restart, refuse and abuse real nodes (some minutes)
-	$(BIN)/python -m pytest -m deployment -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -m deployment -n 2 --dist loadgroup $(DEPLOYMENT) $(ARGS)
 
 test-zoo: install ## every kind of model with every codec, optimiser, rule and downlink (long)
 	$(BIN)/python -m pytest -m zoo -n 2 $(ARGS)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from hqde_fl.errors import ConfigError
@@ -45,6 +44,8 @@ def majority_cluster(distances: Tensor, size: int) -> Tensor:
 
 def _largest(linked: Tensor) -> Tensor:
     """Return the largest connected component of (n, n) links, (n,) bool."""
+    from scipy.sparse.csgraph import connected_components  # it takes half a second
+
     labels = torch.from_numpy(connected_components(linked.numpy(), directed=False)[1]).long()
     return labels == labels.bincount().argmax()
 

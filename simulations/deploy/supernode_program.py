@@ -1,4 +1,6 @@
-"""Run ``flower-supernode`` with a log as JSON lines, and on a port that it finds itself.
+"""Run ``flower-supernode`` with a log as JSON lines, on a port that it finds itself.
+
+Its ClientApps are forked, which spares them the imports (``clientapp_forks.py``).
 
 ::
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from hqde_fl.simulations.deploy.clientapp_forks import forked_clientapps
 from hqde_fl.simulations.deploy.free_port import free_port
 from hqde_fl.simulations.deploy.server_log import start_server_log
 from hqde_fl.simulations.engines.flower_internals import flower_supernode
@@ -31,7 +34,8 @@ def main() -> None:
     """Run the SuperNode with the arguments of this process."""
     sys.argv[:] = ["flower-supernode", *with_free_port(sys.argv[1:])]
     start_server_log("supernode")
-    flower_supernode()
+    with forked_clientapps():
+        flower_supernode()
 
 
 if __name__ == "__main__":

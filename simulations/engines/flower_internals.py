@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from flwr.supercore.primitives.asymmetric import public_key_to_bytes
     from flwr.superlink.cli import flower_superlink
     from flwr.superlink.grid import HttpGrid
-    from flwr.supernode.cli import flower_supernode
+    from flwr.supernode.cli import flower_supernode, flwr_clientapp
     from flwr.supernode.fleet_http_client import FleetHttpClient
     from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
@@ -68,6 +68,7 @@ _LAZY = {
     "RuntimeVersionHttpInterceptor": "flwr.supercore.interceptors.http.runtime_version",
     "flower_superlink": "flwr.superlink.cli",
     "flower_supernode": "flwr.supernode.cli",
+    "flwr_clientapp": "flwr.supernode.cli",
     "public_key_to_bytes": "flwr.supercore.primitives.asymmetric",
     "read_flower_config": "flwr.cli.flower_config",
 }
@@ -102,6 +103,7 @@ __all__ = [
     "error_from_proto",
     "flower_superlink",
     "flower_supernode",
+    "flwr_clientapp",
     "get_all_nested_objects",
     "inflate_object_from_contents",
     "iterate_object_tree",

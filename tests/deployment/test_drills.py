@@ -173,7 +173,7 @@ def training(federation: FederationDirectory, name: str) -> list[psutil.Process]
         return []
     try:
         children = psutil.Process(pid).children(recursive=True)
-        return [child for child in children if "flwr-clientapp" in " ".join(child.cmdline())]
+        return [child for child in children if "clientapp_shim" in " ".join(child.cmdline())]
     except psutil.Error:
         return []
 

@@ -118,6 +118,7 @@ PINS = {
     "UnregisterNodeRequest": Pin("sites that are revoked", has="node_id"),
     "error_from_proto": Pin("errors of clients on real nodes", "error_proto"),
     "flower_superlink": Pin("the SuperLink, which reads a renewed certificate", ""),
+    "flwr_clientapp": Pin("ClientApps that a SuperNode forks"),
     "flower_supernode": Pin("the SuperNode, whose log may be JSON", ""),
     "get_all_nested_objects": Pin("`hqde-fl audit`", "obj"),
     "inflate_object_from_contents": Pin(

@@ -117,7 +117,8 @@ def environment_for(home: Path, base: Mapping[str, str]) -> dict[str, str]:
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+        # Each poll costs some milliseconds of two processes, and every node polls.
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
         "RAY_TMPDIR": str(home),
         "RAY_USAGE_STATS_ENABLED": "0",
         "NO_PROXY": ",".join(loopback),
@@ -138,6 +139,7 @@ def _simulating(home: Path, states: Path) -> dict[str, str]:
     environment = environment_for(home, os.environ) | {
         CACHE_VARIABLE: str(home / "entries"),
         STATE_VARIABLE: str(states.resolve()),
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
         ROOT_VARIABLE: str(os.getpid()),
     }
     if is_private(environment.get("RAY_ADDRESS", "")):
