@@ -29,8 +29,8 @@ MIN_BATCH_SECONDS = 0.03
 """Duration below which a batch is not made for the workers to finish at one time: a call costs a
 few milliseconds of all processes together."""
 MIN_SHARE = 8
-"""A worker's part of the queue below which it gets smaller batches all the same: a client that
-hangs or dies stops or repeats all of its batch."""
+"""A worker's part of a round's clients below which it gets smaller batches all the same: a client
+that hangs or dies stops or repeats all of its batch."""
 BATCH_BYTES = 32 << 20
 """Intended size of all replies of a batch together."""
 
@@ -127,9 +127,12 @@ class Dispatcher:
     _suspects: set[int] = field(default_factory=set)
     _seconds: float = 0.0
     _bytes: float = 0.0
+    _submitted: int = 0
 
     def submit(self, calls: Iterable[ClientCall]) -> None:
         """Queue client calls, which ``step`` will run."""
+        calls = list(calls)
+        self._submitted = len(calls)
         for call in calls:
             if call.job.node in self._suspects:
                 self._alone.append(call)
@@ -236,7 +239,7 @@ class Dispatcher:
         share = -(-queued // workers)
         # at most half of a worker's part of the queue, so that all workers finish at about one time
         part = -(-share // 2)
-        if share >= MIN_SHARE:
+        if self._submitted >= MIN_SHARE * workers:
             part = max(part, min(share, round(MIN_BATCH_SECONDS / self._seconds)))
         return max(1, min(int(size), part))
 
