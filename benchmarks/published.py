@@ -107,7 +107,7 @@ def run(table: str, label: str, experiment_json: str, key: str) -> dict[str, Any
 
 def run_cells(tables: Sequence[str], pattern: str, seeds: Sequence[int], jobs: int) -> None:
     """Run all cells that have no result, and write each result as it comes."""
-    known = results()
+    known, published = results(), figures()
     due = [
         (table, label, cell.experiment.to_json(), cell.key)
         for table in tables
@@ -120,10 +120,9 @@ def run_cells(tables: Sequence[str], pattern: str, seeds: Sequence[int], jobs: i
             line = done.result()
             with RESULTS.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-            published = figures()[line["table"]][line["cell"]]
             print(
                 f"{line['table']}, {line['cell']}, seed {line['seed']}: {line['accuracy']:.3f} "
-                f"(published {published:.3f}), {line['seconds']} s",
+                f"(published {published[line['table']][line['cell']]:.3f}), {line['seconds']} s",
                 flush=True,
             )
 
@@ -217,10 +216,10 @@ def main() -> int:
     options = parser.parse_args()
     if not (options.quick or options.page):
         run_cells(options.only, options.cells, options.seeds, options.jobs)
-    found = results()
+    recorded = results()
     if options.page:
-        write_page(found)
-    rows = [row for table in options.only for row in rows_of(table, found)]
+        write_page(recorded)
+    rows = [row for table in options.only for row in rows_of(table, recorded)]
     for row in rows:
         if row["ours"] is not None:
             print(

@@ -71,12 +71,9 @@ def new_model(kind: str) -> Any:
 @lru_cache(maxsize=2000)
 def images(client: int, examples: int = EXAMPLES) -> tuple[Any, Any]:
     """Return a client's images and labels: one pattern for each label, and noise."""
-    import torch
+    from benchmarks.learning.drawn_examples import drawn_examples  # imports torch
 
-    patterns = torch.randn(10, 1, 28, 28, generator=torch.Generator().manual_seed(7))
-    own = torch.Generator().manual_seed(100 + client)
-    labels = torch.randint(10, (examples,), generator=own)
-    return patterns[labels] + 2 * torch.randn(examples, 1, 28, 28, generator=own), labels
+    return drawn_examples((1, 28, 28), examples, client)
 
 
 def test_loss(model: Any) -> float:

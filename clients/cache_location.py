@@ -21,3 +21,11 @@ def cache_folder(node_config: Mapping[str, object]) -> Path | None:
     """Return the folder of a node's cache; None if neither configuration nor environment has it."""
     named = node_config.get(CACHE_DIR, os.environ.get(CACHE_VARIABLE))
     return Path(named) if isinstance(named, str) and named else None
+
+
+def state_folder(node_config: Mapping[str, object]) -> Path | None:
+    """Return the folder of a node's clients' states; None if neither it nor a cache is named."""
+    if named := os.environ.get(STATE_VARIABLE):
+        return Path(named)
+    cache = cache_folder(node_config)
+    return cache and cache / "states"

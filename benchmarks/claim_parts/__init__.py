@@ -1,1 +1,1 @@
-"""What ``benchmarks/claims.py`` runs: its cases, and the one in blazefl."""
+"""The cases of ``benchmarks/claims.py``, and the one that blazefl runs itself."""

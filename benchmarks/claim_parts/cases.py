@@ -11,7 +11,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-CLASSES = 10
+from benchmarks.learning.drawn_examples import CLASSES, drawn_examples
+
 TEST_EXAMPLES = 2000
 
 
@@ -85,9 +86,5 @@ def new_model(case: str) -> nn.Module:
 @lru_cache(maxsize=1000)
 def examples(case: str, client: int) -> tuple[Tensor, Tensor]:
     """Return the examples and labels of a client, or with client -1 the test set."""
-    shape = CASES[case].shape
-    n = CASES[case].examples if client >= 0 else TEST_EXAMPLES
-    patterns = torch.randn(CLASSES, *shape, generator=torch.Generator().manual_seed(7))
-    own = torch.Generator().manual_seed(100 + client)
-    labels = torch.randint(CLASSES, (n,), generator=own)
-    return patterns[labels] + 2 * torch.randn(n, *shape, generator=own), labels
+    count = CASES[case].examples if client >= 0 else TEST_EXAMPLES
+    return drawn_examples(CASES[case].shape, count, client)

@@ -1,4 +1,4 @@
-"""Where a training stands in a run, by which a node finds the state it kept of its client.
+"""The place of a training in its run, by which a node finds the state it kept of its client.
 
 Flower gives a resumed run new contexts, and a node that was restarted has lost those of its run. A
 record in every training message lets the node know the state of its client from its own files. The
@@ -63,14 +63,7 @@ class RunPlace:
 
     def added_to(self, content: RecordDict) -> RecordDict:
         """Return a message's content with this place."""
-        record = ConfigRecord(
-            {
-                "run": self.run,
-                "resumed": list(self.resumed),
-                "round": self.round,
-                "oldest": self.oldest,
-            }
-        )
+        record = ConfigRecord({**vars(self), "resumed": list(self.resumed)})
         return RecordDict({**content, PLACE: record})
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -18,6 +19,17 @@ from hqde_fl.protocol.grid_protocols import (
 )
 from hqde_fl.protocol.partition_claims import IDENTITY, claimed_partition
 from hqde_fl.protocol.reply_matching import with_nodes
+
+
+@contextmanager
+def contents_restored(messages: Sequence[Message]) -> Iterator[None]:
+    """Give messages the contents back at the end of the block that they had at its beginning."""
+    contents = [message.content for message in messages]
+    try:
+        yield
+    finally:
+        for message, content in zip(messages, contents, strict=True):
+            message.content = content
 
 
 class WrappedGrid(Grid):

@@ -21,7 +21,7 @@ from typing import Self, final
 
 from flwr.app import ConfigRecord, Context, Message
 
-from hqde_fl.clients.cache_location import STATE_VARIABLE, cache_folder
+from hqde_fl.clients.cache_location import state_folder
 from hqde_fl.clients.message_fields import is_training
 from hqde_fl.errors import CheckpointError
 from hqde_fl.protocol.flower_internals import log
@@ -61,10 +61,8 @@ class NodeStates:
     def of(cls, context: Context, place: RunPlace) -> Self | None:
         """Return the files of a node's client; None if the node has no folder for them."""
         partition = context.node_config.get("partition-id")
-        named = os.environ.get(STATE_VARIABLE)
-        cache = cache_folder(context.node_config)
-        folder = Path(named) if named else cache and cache / "states"
-        if not folder or type(partition) is not int:
+        folder = state_folder(context.node_config)
+        if folder is None or type(partition) is not int:
             return None
         return cls(folder, place, partition)
 

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 
 from hqde_fl.clients.message_fields import is_training, server_round
 from hqde_fl.protocol.run_place import RunPlace
-from hqde_fl.protocol.wrapped_grid import WrappedGrid
+from hqde_fl.protocol.wrapped_grid import WrappedGrid, contents_restored
 from hqde_fl.simulations.experiment.sections import CheckpointSection
 from hqde_fl.simulations.recording.manifest import read_manifest
 
@@ -42,15 +42,11 @@ class RunPlaces(WrappedGrid):
     ) -> Iterator[Message]:
         """Send messages, those of a training with their place in the run; return the replies."""
         sent = list(messages)
-        contents = [message.content for message in sent]
-        try:
+        with contents_restored(sent):
             for message in sent:
                 if is_training(message):
                     message.content = self._place(server_round(message)).added_to(message.content)
             return iter(self._grid.send_and_receive(sent, timeout=timeout))
-        finally:
-            for message, content in zip(sent, contents, strict=True):
-                message.content = content
 
     def _place(self, number: int) -> RunPlace:
         if self._run is None:

@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -32,7 +32,7 @@ VARIABLE = "HQDE_FL_PRELOAD"
 """Environment variable that is 0 where ClientApps are to be started by Flower."""
 PROGRAM = "flwr-clientapp"
 MODULES = ("torch._dynamo", "flwr.supernode.cli", "hqde_fl.simulations.client_app")
-"""What is imported before a fork: the first optimiser of a process imports ``torch._dynamo``."""
+"""Modules that are imported before a fork: a process's first optimiser needs ``torch._dynamo``."""
 POLL_SECONDS = 1.0  # between looks at whether the SuperNode is still there
 
 
@@ -110,26 +110,25 @@ class Forks:
 
     def _fork(self, connection: socket.socket) -> dict[str, Any] | None:
         """Fork for a request; return it in the new process, and None in this one."""
+        streams: list[int] = []
         try:
             length, streams, _, _ = socket.recv_fds(connection, LENGTH, 3)
-            data = b""
-            while len(data) < int.from_bytes(length, "big"):
-                data += connection.recv(1 << 16)
+            data = _received(connection, int.from_bytes(length, "big"))
             request: dict[str, Any] = json.loads(os.fsdecode(data))
             pid = os.fork()
         except (OSError, ValueError):  # whoever asked is gone, or there is no memory
             connection.close()
+            _close(streams)
             return None
         if pid:
             self._waiting[pid] = connection
             self._selector.register(connection, selectors.EVENT_READ, pid)
-            for stream in streams:
-                os.close(stream)
+            _close(streams)
             return None
         self._leave()
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
-            os.close(stream)
+        _close(streams)
         connection.close()
         return request
 
@@ -168,6 +167,25 @@ class Forks:
             self._selector.unregister(self._waiting[pid])
         for number in numbers or [signal.SIGKILL]:
             os.kill(pid, number)
+
+
+def _received(connection: socket.socket, size: int) -> bytes:
+    """Return so many bytes of a connection; what follows them are signals.
+
+    Raises ``ConnectionError`` if it is closed before.
+    """
+    data = b""
+    while len(data) < size:
+        more = connection.recv(size - len(data))
+        if not more:
+            raise ConnectionError("the request is incomplete")
+        data += more
+    return data
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def preload() -> None:

@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 
 from hqde_fl.protocol.node_numbers import with_number
 from hqde_fl.protocol.partition_claims import IDENTITY, claimed_partition
-from hqde_fl.protocol.wrapped_grid import WrappedGrid
+from hqde_fl.protocol.wrapped_grid import WrappedGrid, contents_restored
 from hqde_fl.simulations.recording.atomic_files import replace_file
 
 NODES = "nodes.json"
@@ -55,20 +55,16 @@ class NumberedGrid(WrappedGrid):
         """
         sent = list(messages)
         kinds = {m.metadata.dst_node_id: m.metadata.message_type for m in sent}
-        contents = [message.content for message in sent]
         asked = {node for node, kind in kinds.items() if kind == IDENTITY}
         self._number(node for node in kinds if node not in asked)
         given = [n for node, n in self._numbers.items() if node not in self._claimed]
         count = self._count or max(given, default=-1) + 1
-        try:
+        with contents_restored(sent):
             for message in sent:
                 node = message.metadata.dst_node_id
                 if node in self._numbers and node not in self._claimed:
                     message.content = with_number(message.content, self._numbers[node], count)
             replies = self._grid.send_and_receive(sent, timeout=timeout)
-        finally:
-            for message, content in zip(sent, contents, strict=True):
-                message.content = content
         return self._identified(replies) if asked else iter(replies)
 
     def _identified(self, replies: Iterable[Message]) -> Iterator[Message]:

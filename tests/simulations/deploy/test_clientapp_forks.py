@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -68,8 +69,8 @@ def ask(folder: Path, tmp_path: Path, parent: object) -> Iterator[Ask]:
     asked: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str) -> subprocess.Popen[str]:
-        socket, program = str(folder / "socket"), "/bin/false"
-        words = [sys.executable, "-IS", clientapp_shim.__file__, socket, program, *arguments]
+        shim = [clientapp_shim.__file__, str(folder / "socket"), "/bin/false"]
+        words = [sys.executable, "-IS", *shim, *arguments]
         environment = {**os.environ, "MARK": arguments[0]}
         asked.append(
             subprocess.Popen(
@@ -106,6 +107,14 @@ def test_it_ends_with_the_status_of_its_app(ask: Ask, code: int) -> None:
 def test_an_app_that_is_killed_was_killed(ask: Ask) -> None:
     assert ask("kill").wait() == -signal.SIGKILL
     assert ask("exit", "0").wait() == 0  # the others are not affected
+
+
+@pytest.mark.parametrize("sent", [b"", bytes(8), (9).to_bytes(8, "big") + b"{"])
+def test_a_request_that_breaks_off_harms_nobody(ask: Ask, folder: Path, sent: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(folder / "socket"))
+        connection.sendall(sent)
+    assert ask("exit", "0").wait() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
