@@ -419,7 +419,7 @@ def test_a_cluster_that_the_user_names_is_not_ours(
     monkeypatch.setenv("RAY_ADDRESS", address)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "the user's")
     assert is_private(address) is private
-    for_flower = superlink._simulating(tmp_path)
+    for_flower = superlink._simulating(tmp_path, tmp_path / "states")
     assert (for_flower["RAY_AUTH_TOKEN"] != "the user's") is private
     assert ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" in for_flower) is private
 
