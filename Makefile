@@ -53,7 +53,7 @@ test-slow: install ## start, kill and resume whole runs and sweeps on every engi
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadgroup $(ARGS)
 
 test-deployment: install ## kill, restart, refuse and abuse real nodes (some minutes)
-	$(BIN)/python -m pytest -m deployment -n 2 --dist loadgroup $(DEPLOYMENT) $(ARGS)
+	$(BIN)/python -m pytest -m deployment -n 3 --dist loadgroup $(DEPLOYMENT) $(ARGS)
 
 test-zoo: install ## every kind of model with every codec, optimiser, rule and downlink (long)
 	$(BIN)/python -m pytest -m zoo -n 2 $(ARGS)

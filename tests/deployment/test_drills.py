@@ -439,7 +439,7 @@ def busy(federation: FederationDirectory) -> list[str]:
     for process in processes_of(federation):
         try:
             words = " ".join(process.cmdline())
-            computes = "flwr-clientapp" in words and process.cpu_percent(0.5) > 10.0
+            computes = "clientapp_" in words and process.cpu_percent(0.5) > 10.0
             if computes or "flwr-serverapp" in words:
                 found.append(words)
         except psutil.Error:
