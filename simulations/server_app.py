@@ -136,6 +136,8 @@ def serve(
     *,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
+    point: ResumePoint | None = None,
+    until: int | None = None,
 ) -> None:
     """Run an experiment on a grid and record it.
 
@@ -153,6 +155,10 @@ def serve(
         Go on with the run in ``out`` after its last checkpoint, or begin it if there is none.
     callbacks : Sequence[Callback]
         Further callbacks of the strategy.
+    point : ResumePoint, optional
+        The state to go on from, instead of that in ``out``.
+    until : int, optional
+        Stop after this round, which is the last one only for those who stop.
 
     Raises
     ------
@@ -181,8 +187,10 @@ def serve(
     experiment.edges.check_nodes(real_nodes=real)
     experiment.clients.check_nodes(real_nodes=real)
     with exclusive(out):
-        point = reopen(out, experiment) if resume and (out / MANIFEST).exists() else None
-        _run_rounds(guarded, experiment, (task, held_out, voters, root), out, point, callbacks)
+        if point is None and resume and (out / MANIFEST).exists():
+            point = reopen(out, experiment)
+        data = (task, held_out, voters, root)
+        _run_rounds(guarded, experiment, data, out, point, callbacks, until)
 
 
 def _run_rounds(
@@ -192,6 +200,7 @@ def _run_rounds(
     out: Path,
     point: ResumePoint | None,
     callbacks: Sequence[Callback],
+    until: int | None = None,
 ) -> None:
     """Run and record the rounds, from ``point`` if that is given, else from the first one."""
     task, held_out, voters, root = data
@@ -296,7 +305,7 @@ def _run_rounds(
                 experiment.metrics.every,
                 experiment.rounds,
             ),
-            should_stop=lambda number, _: end_early(number),
+            should_stop=lambda number, _: number == until or end_early(number),
             resume=None if point is None else point.state,
         )
         if voters is not None and voters.last:

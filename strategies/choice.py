@@ -33,6 +33,13 @@ class Choice:
     work: dict[int, float]
     state: State
 
+    def leave_out(self, clients: Collection[int], client_of: Callable[[int], int]) -> Choice:
+        """Return the choice without the nodes of some clients."""
+        if not clients:
+            return self
+        kept = [node for node in self.nodes if client_of(node) not in clients]
+        return replace(self, nodes=kept)
+
 
 def choose_nodes(
     selector: Selector,

@@ -454,7 +454,7 @@ class HQDEStrategy(FedAvg):
         self.state = replace(self.state, resting=resting)
         candidates = Candidates((), 0, server_round, self._deadline, self.state.histories)
         with own_code(f"selector {selector}"):
-            return choose_nodes(
+            choice = choose_nodes(
                 selector,
                 nodes,
                 identity,
@@ -464,3 +464,4 @@ class HQDEStrategy(FedAvg):
                 rng,
                 None if plan is None else plan.sampling.clients,
             )
+        return choice.leave_out(participation.without, identity)

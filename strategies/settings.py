@@ -181,6 +181,9 @@ class Participation:
     identify : bool
         True to ask nodes for their partition ids first (``ensemble_app`` answers), so that a run is
         reproducible on engines whose node ids are random; by default False.
+    without : frozenset[int]
+        Partition ids of clients that take no part. They are left out after the clients of a round
+        were chosen; by default nobody is.
     """
 
     selector: Selector = field(default_factory=Uniform)
@@ -188,6 +191,7 @@ class Participation:
     min_available_nodes: int = 1
     wait_for_nodes: float = 600.0
     identify: bool = False
+    without: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         if not 0 <= self.fraction_evaluate <= 1:

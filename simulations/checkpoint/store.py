@@ -112,7 +112,7 @@ class Store:
     run : Path
         The run directory.
     keep : int
-        Number of checkpoints to keep, >= 1.
+        Number of checkpoints to keep; 0: all.
     """
 
     def __init__(self, run: Path, keep: int = 3) -> None:
@@ -199,7 +199,7 @@ class Store:
 
         Drafts that a killed process has left are deleted too.
         """
-        kept = sorted(self._needs, key=_age)[-self.keep :]
+        kept = sorted(self._needs, key=_age)[-self.keep :]  # all with 0
         self._needs = {name: self._needs[name] for name in kept}
         needed = {*kept}.union(*self._needs.values())
         for path in (*self.path.glob(f"*{SUFFIX}"), *self.path.glob(".*.new")):  # torn by a kill
@@ -259,6 +259,31 @@ class Store:
             with suppress(CheckpointError):
                 return _snapshot(path)
         return None
+
+    def numbers(self) -> list[int]:
+        """Return the rounds after which there are checkpoints, readable or not, in order."""
+        names = (path.name.removesuffix(SUFFIX) for path in reversed(self._newest_first()))
+        return [int(name.removeprefix("round-")) for name in names]
+
+    def snapshot(self, number: int) -> Snapshot:
+        """Return the snapshot after a round.
+
+        Raises
+        ------
+        CheckpointError
+            If its file is missing, or not usable.
+        """
+        return _snapshot(self.path / file_of("round", number))
+
+    def contexts(self, snapshot: Snapshot) -> dict[int, RecordDict]:
+        """Return partition id -> state of its client, of a snapshot in this store.
+
+        Raises
+        ------
+        CheckpointError
+            If one of their files is missing, or not usable.
+        """
+        return self._contexts(snapshot.shelf)
 
     def _newest_first(self) -> list[Path]:
         files = self.path.glob(f"round-*{SUFFIX}")

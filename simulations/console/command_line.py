@@ -26,6 +26,7 @@ from hqde_fl.simulations.console.interruption import (
 from hqde_fl.simulations.console.option_hints import unknown_option, with_plain_help
 from hqde_fl.simulations.console.top import top
 from hqde_fl.simulations.deploy.commands import app as nodes
+from hqde_fl.simulations.verification.commands import replay, verify
 
 if TYPE_CHECKING:
     from hqde_fl.simulations.experiment.experiment import Experiment
@@ -365,6 +366,8 @@ def audit(
 
 app.command()(fetch)
 app.command()(top)
+app.command()(verify)
+app.command()(replay)
 
 
 def _version() -> str:

@@ -124,6 +124,8 @@ def check_cohort(parts: Parts, clients: ClientsSection, strategy: StrategySectio
         chosen_by = f"strategy.selector {strategy.selector['name']!r}"
         if strategy.fraction_train < 1:
             chosen_by = f"strategy.fraction-train = {strategy.fraction_train:g}"
+        if clients.without:
+            chosen_by += f", clients.without = {list(clients.without)}"
         cohort = f"{sampled} ({cohort}, {chosen_by})"
     if parts.members_differ:
         of_each = " of each member"

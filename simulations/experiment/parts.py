@@ -140,7 +140,9 @@ class Parts:
 
     @property
     def sampled(self) -> int:
-        """Return the number of clients that train in a round.
+        """Return the number of clients that train in a round, or the least number of them.
+
+        It is the least where some of those chosen may be left out.
 
         Raises
         ------
@@ -154,7 +156,7 @@ class Parts:
         if not isinstance(size, int) or not 0 <= size <= self.clients:
             wanted = f"an integer in [0, {self.clients}], the number of clients"
             raise ConfigError(f"{selector}.size must return {wanted}, found {size!r}")
-        return size
+        return max(0, size - len(self.participation.without))
 
     @property
     def cohort(self) -> int:
@@ -257,6 +259,7 @@ def build_parts(
             strategy.fraction_evaluate,
             min_available_nodes=clients.count,
             identify=True,
+            without=_left_out(clients),
         )
     with parameters_of("clients"):
         ensemble = Ensemble(**_shared_with(clients, Ensemble))
@@ -272,6 +275,8 @@ def build_parts(
     built_edges = Edges.build(
         edges or EdgesSection(), strategy, communication, participation, ensemble, faults, seed
     )
+    if built_edges is not None and clients.without:
+        raise ConfigError("clients.without does not go together with edges.groups")
     if built_edges is not None:
         built_edges.check_time(keeps_time=heterogeneity.keeps_time)
     elif any(level_of(table) == EDGE for table in faults):
@@ -308,6 +313,17 @@ def _check_control_variates(clients: ClientsSection, edges: EdgesSection) -> Non
     ]
     if found:
         raise ConfigError(f"clients.control-variates does not go together with {found[0]}")
+
+
+def _left_out(clients: ClientsSection) -> frozenset[int]:
+    """Return the partition ids of the clients that are to take no part."""
+    for partition in clients.without:
+        if not 0 <= partition < clients.count:
+            raise ConfigError(
+                f"clients.without must name partitions below clients.count = {clients.count}, "
+                f"found {partition}"
+            )
+    return frozenset(clients.without)
 
 
 def _schedule(table: Mapping[str, Any], key: str) -> Schedule | None:

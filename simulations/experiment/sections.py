@@ -45,6 +45,9 @@ class ClientsSection(Section):
         On real nodes, whoever is registered and online trains: a round waits for no more clients
         than the rule and the quorum need. ``count`` is then the number that the experiment is
         checked for.
+    without : list
+        Partition ids of clients that never take part. They are left out after the clients of a
+        round were chosen, so that the others take part, train and draw random numbers as with them.
     members : int
         The number of models of the ensemble, >= 1; 1 is ordinary federated learning.
     assignment : str
@@ -121,6 +124,7 @@ class ClientsSection(Section):
 
     count: int = Field(10, ge=1)
     registered: bool = False
+    without: tuple[int, ...] = Field((), strict=False)
     members: int = Ensemble.members
     assignment: Assignment = Ensemble.assignment
     members_per_client: int = Ensemble.members_per_client
@@ -415,11 +419,12 @@ class CheckpointSection(Section):
     every : int
         Rounds between two checkpoints; 0 writes none.
     keep : int
-        Checkpoints that are kept.
+        Checkpoints that are kept; 0: all, from which ``hqde-fl verify`` can compute any round again
+        at once.
     """
 
     every: int = Field(1, ge=0)
-    keep: int = Field(3, ge=1)
+    keep: int = Field(3, ge=0)
 
 
 class MonitorSection(Section):

@@ -38,6 +38,14 @@ from hqde_fl.simulations.recording.manifest import (
     write_manifest,
 )
 from hqde_fl.simulations.recording.recorded_run import Run, read_lines
+from hqde_fl.simulations.recording.round_chain import (
+    CHAIN_HASH,
+    MODEL_HASH,
+    START,
+    chain_hash,
+    chain_of,
+    model_hash,
+)
 from hqde_fl.simulations.recording.strict_json import to_json_value, to_kebab_case
 from hqde_fl.simulations.recording.weights_file import weights_to_bytes
 from hqde_fl.strategies.callbacks import Callback, ClientRecord, RoundRecord
@@ -100,6 +108,7 @@ class RunDirectory(Callback):
         self._resumed, self._objective, self._clients_of = resumed, objective, clients_of
         self._final: Mapping[str, float | None] = {}
         self._hosts: dict[str, int] = {}
+        self._chain = START
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -114,7 +123,8 @@ class RunDirectory(Callback):
             before: Mapping[str, Any] = {}
             with suppress(ConfigError):  # the checkpoints suffice to resume
                 before = read_manifest(self.path)
-            self._final = Run(self.path, before, read_lines(self.path / ROUNDS), ()).final
+            rounds = read_lines(self.path / ROUNDS)
+            self._final, self._chain = Run(self.path, before, rounds, ()).final, chain_of(rounds)
             started = before.get("started", started)
             now = {"at": timestamp(), "engine": experiment.engine.name, **self._resumed}
             resumptions = [*before.get("resumed", ()), now]
@@ -192,12 +202,15 @@ class RunDirectory(Callback):
             lines.append(to_kebab_case(line))
         append_lines(self.path / CLIENTS, lines)
         measured = {name: measure(record, arrays) for name, measure in self._measures.items()}
-        entries = {"exclusion": Detection.of(lines, self._filters).to_line(), **measured}
+        exclusion = Detection.of(lines, self._filters).to_line()
+        entries = {"exclusion": exclusion, **measured, MODEL_HASH: model_hash(arrays)}
         if counts := TASKS.take():
             append_lines(self.path / POOL, [self._pool_line(record, count) for count in counts])
         if record.tree:
             append_lines(self.path / TREE, [_node_line(record, *node) for node in record.tree])
-        append_lines(self.path / ROUNDS, [round_line(record) | to_json_value(entries)])
+        line = round_line(record) | to_json_value(entries)
+        self._chain = line[CHAIN_HASH] = chain_hash(self._chain, line, lines)
+        append_lines(self.path / ROUNDS, [line])
 
     def on_early_end(self, reason: str) -> None:
         """Note in the manifest why the run ends before its last round."""

@@ -1,0 +1,1 @@
+"""Check a recorded run: its chain of hashes, and rounds that are computed again."""
