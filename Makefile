@@ -1,7 +1,7 @@
 # hqde-fl: everything runs in .venv, made by `make install`; with FLWR=1.42 in .venv-flwr-1.42.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-deploy test test-slow test-deployment test-zoo mutants lint lint-deploy bench conformance published
+.PHONY: help install demo demo-deploy test test-slow test-deployment test-drills test-zoo mutants lint lint-deploy bench conformance published
 
 # Which version of Flower, if not that in constraints.txt: its pins are in constraints-flwr-$(FLWR).txt.
 FLWR ?=
@@ -18,9 +18,6 @@ CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python)
 
 # More options for pytest: make test ARGS="tests/rules -k median"
 ARGS ?=
-
-# Where the tests of `make test-deployment` are: every worker of pytest collects what it is given.
-DEPLOYMENT ?= tests/deployment tests/hqde_fl/distributed/test_cluster.py
 
 # How long `make mutants` may take, and which sample of the mutants it draws.
 MINUTES ?= 30
@@ -52,8 +49,14 @@ test: install ## run the tests, but for those below
 test-slow: install ## start, kill and resume whole runs and sweeps on every engine (some minutes)
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadgroup $(ARGS)
 
-test-deployment: install ## kill, restart, refuse and abuse real nodes (some minutes)
-	$(BIN)/python -m pytest -m deployment -n 3 --dist loadgroup $(DEPLOYMENT) $(ARGS)
+# Every worker of pytest collects all tests that it is given: these are only where the marked ones are.
+test-deployment: install ## add, revoke, restart, refuse and abuse real nodes (some minutes)
+	$(BIN)/python -m pytest -m deployment -n 3 --dist loadgroup tests/deployment $(ARGS)
+
+# Not part of CI: half an hour on a slow machine.
+test-drills: install ## kill nodes, edges and machines of a Ray cluster in the middle of their work (long)
+	$(BIN)/python -m pytest -m drills -n 3 --dist loadgroup tests/deployment \
+		tests/hqde_fl/distributed/test_cluster.py $(ARGS)
 
 test-zoo: install ## every kind of model with every codec, optimiser, rule and downlink (long)
 	$(BIN)/python -m pytest -m zoo -n 2 $(ARGS)

@@ -7,27 +7,43 @@ from pathlib import Path
 
 import pytest
 
+from hqde_fl.simulations.deploy import nodes
+from hqde_fl.simulations.deploy.federation import FederationDirectory
+from hqde_fl.simulations.deploy.registered_keys import ControlAddress, synchronise
 from hqde_fl.simulations.engines.deployment import guarded_grid
+from tests.deployment.disturbed_run import processes_of
 from tests.deployment.superlink import Site, superlink
 
-PARTS = {"test_sites": "sites", "test_drills": "drills", "test_edges": "edges"}
-"""Modules with a federation of their own, which can run beside the others."""
-SECOND_DRILLS = {
-    "test_restarted_nodes_catch_up_with_a_frozen_backbone",
-    "test_sigterm_stops_the_run_on_the_superlink",
-    "test_sigterm_ends_nodes_up_and_all_it_has_started",
-    "test_who_is_not_registered_or_not_who_they_say_is_refused",
-    "test_the_engine_says_how_a_deployed_run_ended",
+PARTS = {
+    "test_sites": "sites",
+    "test_restarts": "restarts",
+    "test_hostile_memory": "hostile memory",
+    "test_drills": "drills",
+    "test_edges": "edges",
 }
-"""Drills on a second federation, which take about as long as the others."""
+"""Modules with processes of their own, which can run beside the others; the longest first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            second = item.name in SECOND_DRILLS
-            part = "second drills" if second else PARTS.get(item.path.stem, "others")
-            item.add_marker(pytest.mark.xdist_group(f"deployment {part}"))
+    own = [item for item in items if Path(__file__).parent in item.path.parents]
+    for item in own:
+        part = PARTS.get(item.path.stem, "others")
+        item.add_marker(pytest.mark.xdist_group(f"deployment {part}"))
+    order = {name: place for place, name in enumerate(PARTS)}
+    own.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    items[:] = [*own, *(item for item in items if item not in own)]
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FederationDirectory]:
+    """A federation with four of six nodes up; one more key is registered, and one is not."""
+    made = FederationDirectory.create(tmp_path_factory.mktemp("deployment") / "federation", 6)
+    with nodes.federation_up(made, 4) as found:
+        control = ControlAddress(found.address, made.superlink / "ca.crt")
+        synchronise(made, control, ["node-4"])
+        yield made
+    left = [process.pid for process in processes_of(made)]
+    assert left == []
 
 
 @pytest.fixture(scope="module")

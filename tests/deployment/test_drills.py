@@ -1,23 +1,16 @@
 """Fault drills on real processes: a SuperLink and SuperNodes with TLS and authentication.
 
-``make test-deployment`` runs them; they take minutes, most of it SuperNodes starting Python.
+``make test-drills`` runs them; they take minutes, most of it SuperNodes starting Python.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,182 +20,28 @@ import pytest
 import tomli_w
 
 from hqde_fl.errors import RunError
-from hqde_fl.simulations.deploy import nodes
-from hqde_fl.simulations.deploy.authority import make_authority, make_node_key
 from hqde_fl.simulations.deploy.federation import FederationDirectory
-from hqde_fl.simulations.deploy.nodes import connected, online, status
-from hqde_fl.simulations.deploy.registered_keys import ControlAddress, public_key, synchronise
-from hqde_fl.simulations.deploy.supervised import Report
-from hqde_fl.simulations.engines.flower.engine import run_deployed
+from hqde_fl.simulations.deploy.nodes import connected, status
 from hqde_fl.simulations.engines.flower.flower_run import LOG_FILE
-from hqde_fl.simulations.engines.flower.superlink import SuperLink, program
 from hqde_fl.simulations.engines.ray.access import is_loopback
-from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.run import run_experiment
+from tests.deployment.disturbed_run import (
+    EXPERIMENT,
+    SHORT,
+    Going,
+    all_online,
+    kill,
+    node_id,
+    processes_of,
+    report,
+    runs,
+    training,
+    wait_until,
+)
 from tests.simulations.command import rounds_in, started
 
-pytestmark = pytest.mark.deployment
-
-PATIENCE = 1800.0
-"""Maximum time to wait for anything."""
-EXPERIMENT = Experiment.parse(
-    {
-        "name": "drill",
-        "seed": 5,
-        "rounds": 4,
-        "clients": {"count": 4, "epochs": 5, "lr": 0.2},
-        "strategy": {"rule": {"name": "geometric-median"}, "deadline": 600.0},
-        "faults": [{"name": "sign-flip", "count": 1, "scale": 4.0}],
-        "engine": {"name": "flower"},
-    }
-)
-SHORT = {"rounds": 2, "faults": []}
-
-
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FederationDirectory]:
-    """A federation with four of six nodes up; one more key is registered, and one is not."""
-    made = FederationDirectory.create(tmp_path_factory.mktemp("deployment") / "federation", 6)
-    with nodes.federation_up(made, 4) as found:
-        control = ControlAddress(found.address, made.superlink / "ca.crt")
-        synchronise(made, control, ["node-4"])
-        yield made
-    left = [process.pid for process in processes_of(made)]
-    assert left == []
-
-
-@dataclass
-class Going:
-    """A run in a thread."""
-
-    federation: FederationDirectory
-    out: Path
-    changes: dict[str, object] = field(default_factory=dict)
-    resume: bool = False
-    error: BaseException | None = None
-
-    def __post_init__(self) -> None:
-        self.thread = threading.Thread(target=self._run)
-        self.thread.start()
-
-    def _run(self) -> None:
-        table = {**EXPERIMENT.to_table(), **self.changes}
-        link = connected(self.federation)
-        try:
-            run_deployed(
-                Experiment.parse(table).to_json(),
-                self.out,
-                link,
-                resume=self.resume,
-                on_line=lambda line: None,
-            )
-        except BaseException as error:
-            self.error = error
-
-    def end(self) -> None:
-        self.thread.join(PATIENCE)
-        assert not self.thread.is_alive()
-        if self.error is not None:
-            raise self.error
-
-    @property
-    def rounds(self) -> list[dict[str, object]]:
-        path = self.out / "rounds.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-
-    @property
-    def accuracy(self) -> float:
-        return float(self.rounds[-1]["server"]["accuracy"])  # type: ignore[index]
-
-    def clients(self, node: int | None = None) -> list[dict[str, Any]]:
-        """Return what is recorded of a node, or of all, by round."""
-        path = self.out / "clients.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        tables = [json.loads(line) for line in lines if line.endswith("\n")]
-        return [table for table in tables if node in (None, table["node"])]
-
-    def reasons(self, node: int) -> list[str | None]:
-        """Return the reasons for which a node was not kept, by round."""
-        return [line["reason"] for line in self.clients(node)]
-
-    def stop(self) -> None:
-        """Stop the run on the SuperLink, and wait for its end."""
-        link = connected(self.federation)
-        going = [run["run-id"] for run in runs(link) if run["status"] == "running"]
-        for number in going:
-            subprocess.run(
-                link.flwr("stop", str(number)),
-                env=dict(link.environment),
-                capture_output=True,
-                check=True,
-            )
-        with pytest.raises(RunError, match="finished:stopped"):
-            self.end()
-
-
-def wait_until(holds: Callable[[], object], what: str) -> None:
-    until = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < until, what
-        time.sleep(0.2)
-
-
-def report(federation: FederationDirectory, name: str) -> Report:
-    found = status(federation)
-    assert found is not None
-    return next(process for process in found.processes if process.name == name)
-
-
-def processes_of(federation: FederationDirectory) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("FLWR_HOME") == str(federation.home):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
-def training(federation: FederationDirectory, name: str) -> list[psutil.Process]:
-    """Return the ClientApp processes of a SuperNode."""
-    pid = report(federation, name).pid
-    if pid is None:
-        return []
-    try:
-        children = psutil.Process(pid).children(recursive=True)
-        return [child for child in children if "clientapp_shim" in " ".join(child.cmdline())]
-    except psutil.Error:
-        return []
-
-
-def kill(federation: FederationDirectory, name: str) -> int:
-    """Kill a supervised process with ``kill -9``; return the number of its restarts before."""
-    before = report(federation, name)
-    assert before.pid is not None
-    os.kill(before.pid, signal.SIGKILL)
-    return before.restarts
-
-
-def all_online(federation: FederationDirectory) -> bool:
-    found = status(federation)
-    assert found is not None
-    control = ControlAddress(found.address, federation.superlink / "ca.crt")
-    try:
-        said = control.statuses()
-    except RunError:  # it is being restarted
-        return False
-    return all(said[node] == "online" for node in found.ids.values())
-
-
-def node_id(federation: FederationDirectory, name: str) -> int:
-    """Return the id of a node, whose key is registered already."""
-    current = status(federation)
-    assert current is not None
-    control = ControlAddress(current.address, federation.superlink / "ca.crt")
-    return control.registered()[public_key(federation.superlink / f"{name}.pub")]
+pytestmark = pytest.mark.drills
 
 
 def test_one_hostile_node_and_one_killed_in_training(
@@ -266,57 +105,6 @@ def test_a_node_is_killed_while_uploading_and_all_that_listens_listens_on_loopba
         "failed: went offline while uploading its reply",
     )
     assert [line["kept"] for line in going.rounds[1:]] == [4, 4]
-
-
-def test_a_superlink_that_is_killed_keeps_its_nodes_and_the_run_is_resumed(
-    federation: FederationDirectory, tmp_path: Path
-) -> None:
-    out, plan = tmp_path / "run", SHORT
-    going = Going(federation, out, plan)
-    wait_until(lambda: len(going.rounds) >= 2 or going.error, "the first round")
-    restarts = kill(federation, "superlink")
-    with pytest.raises(RunError, match="finished:failed"):
-        going.end()
-    assert report(federation, "superlink").restarts == restarts + 1
-    wait_until(lambda: all_online(federation), "the nodes are online again")
-    again = Going(federation, out, plan, resume=True)
-    again.end()
-    assert [line["round"] for line in again.rounds] == [0, 1, 2]
-    assert [line["kept"] for line in again.rounds[1:]] == [4, 4]
-
-
-def test_a_killed_server_app_ends_the_run_though_the_stream_of_its_log_hangs(
-    federation: FederationDirectory, tmp_path: Path
-) -> None:
-    """The SuperLink notices by the missing heartbeat; ``flwr run``, stopped here, notices nothing.
-
-    Once the run has ended, another one can begin.
-    """
-    wait_until(lambda: all_online(federation), "nodes come back")
-    going = Going(federation, tmp_path / "run", {"rounds": 1000})
-    wait_until(lambda: len(going.rounds) >= 2 or going.error, "the first round")
-    (app,) = running_programs("flwr-serverapp", federation)
-    streams = running_programs("flwr", federation, "--stream")
-    for stream in streams:
-        os.kill(stream, signal.SIGSTOP)
-    os.kill(app, signal.SIGKILL)
-    with pytest.raises(RunError, match="ended finished:failed: No heartbeat received"):
-        going.end()
-    assert len(streams) == 1
-    again = Going(federation, tmp_path / "again", {**SHORT, "rounds": 1})
-    again.end()
-    assert again.rounds[-1]["kept"] == 4
-
-
-def running_programs(name: str, federation: FederationDirectory, option: str = "") -> list[int]:
-    """Return the process ids of a federation's programs of that name, with an option if given."""
-    found = []
-    for process in processes_of(federation):
-        with suppress(psutil.Error):  # gone meanwhile
-            words = process.cmdline()
-            if any(Path(w).name == name for w in words[:2]) and (not option or option in words):
-                found.append(process.pid)
-    return found
 
 
 BACKBONE = 4 * 17_000
@@ -420,19 +208,6 @@ def states(federation: FederationDirectory) -> list[str]:
     return [run["status"] for run in runs(connected(federation))]
 
 
-def runs(link: SuperLink) -> list[dict[str, Any]]:
-    """Return Flower's list of all runs on a SuperLink."""
-    listed = subprocess.run(
-        link.flwr("ls", "--format", "json"),
-        env=dict(link.environment),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found: list[dict[str, Any]] = json.loads(listed.stdout)["runs"]
-    return found
-
-
 def busy(federation: FederationDirectory) -> list[str]:
     """Return the running ServerApps, and the ClientApps that use CPU time."""
     found = []
@@ -455,65 +230,6 @@ def test_sigterm_ends_nodes_up_and_all_it_has_started(tmp_path: Path) -> None:
         assert running.end() == (143, "interrupted\n")
     assert processes_of(made) == []
     assert status(made) is None
-
-
-def supernode(
-    federation: FederationDirectory, key: Path, root: Path | None, *options: str
-) -> tuple[int, str]:
-    """Run a SuperNode that is expected to give up; return its exit status and output.
-
-    The output goes through a file: its SuperExec, which would hold the other end of a pipe, lives
-    until the SuperNode is no zombie any more.
-    """
-    found = status(federation)
-    assert found is not None
-    environment = federation.environment()
-    command = [program("flower-supernode", environment), "--superlink", found.address]
-    command += ["--port", str(free_port()), "--max-retries", "1", *options]
-    if root is not None:
-        command += ["--root-certificates", str(root), "--auth-supernode-private-key", str(key)]
-    with tempfile.TemporaryFile("w+") as output:
-        done = subprocess.run(
-            command,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            timeout=PATIENCE,
-            check=False,
-        )
-        output.seek(0)
-        return done.returncode, output.read()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def test_who_is_not_registered_or_not_who_they_say_is_refused(
-    federation: FederationDirectory, tmp_path: Path
-) -> None:
-    """Refused: an unregistered key, another authority, plain text, and a key in use."""
-    root = federation.path / "ca.crt"
-    make_node_key(tmp_path / "stranger.key", tmp_path / "stranger.pub")
-    make_authority(tmp_path / "other.crt", tmp_path / "other.key")
-    code, output = supernode(federation, tmp_path / "stranger.key", root)
-    assert code != 0
-    assert "Failed to initialize the connection" in output
-    key = federation.path / "node-5" / "node.key"
-    code, output = supernode(federation, key, tmp_path / "other.crt")
-    assert code != 0
-    assert "CERTIFICATE_VERIFY_FAILED" in output
-    code, output = supernode(federation, key, None, "--insecure")
-    assert code != 0
-    code, output = supernode(federation, federation.path / "node-0" / "node.key", root)
-    assert code != 0
-    assert "Failed to initialize the connection" in output
-    found = status(federation)
-    assert found is not None
-    said = online(connected(federation))
-    assert sorted(said[node] for node in found.ids.values()) == ["online"] * 4
 
 
 def test_a_fault_that_fails_ends_the_run_with_its_name(

@@ -20,7 +20,7 @@ from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.run import run_experiment
 
-pytestmark = pytest.mark.deployment
+pytestmark = pytest.mark.drills
 
 PATIENCE = 1800.0
 """Maximum time to wait for anything."""

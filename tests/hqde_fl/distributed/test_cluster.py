@@ -23,7 +23,7 @@ from hqde_fl.rules import Krum, Median, SerialExecutor, Tree, aggregate
 from hqde_fl.simulations.engines.ray.private_ray import private_ray
 from hqde_fl.updates import Updates
 
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.deployment]
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.drills]
 D = 3 * 2048
 
 
