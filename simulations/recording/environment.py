@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -12,6 +13,7 @@ PACKAGES = ("hqde-fl", "torch", "flwr", "ray", "numpy")
 """Packages whose version can change the numbers of a run."""
 
 
+@cache
 def versions() -> dict[str, str | None]:
     """Return the versions of Python and of ``PACKAGES``, None for a package not installed."""
     installed: dict[str, str | None] = {"python": platform.python_version()}
@@ -23,6 +25,7 @@ def versions() -> dict[str, str | None]:
     return installed
 
 
+@cache
 def hardware() -> dict[str, Any]:
     """Return this machine's numbers of cores and threads, memory in GiB, type and system."""
     return {

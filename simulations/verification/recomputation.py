@@ -46,10 +46,14 @@ class Recomputation:
     def __init__(self, run: Run) -> None:
         from hqde_fl.simulations.client_app import build_app
 
-        own = {"engine": {"name": "inline"}, "checkpoint": {"every": 1, "keep": 1}}
-        table = {**stored_experiment(run.path), **own, "callbacks": []}
+        own = {
+            "engine": {"name": "inline"},
+            "checkpoint": {"every": 1, "keep": 1},
+            "monitor": {"enabled": False},
+            "callbacks": [],
+        }
         self._run, self._store = run, Store(run.path)
-        self._experiment = Experiment.parse({k: v for k, v in table.items() if k != "monitor"})
+        self._experiment = Experiment.parse({**stored_experiment(run.path), **own})
         _check_seeded(self._experiment)
         self._task = self._experiment.checked_task()
         self._app = build_app(self._experiment, self._task)
@@ -82,11 +86,12 @@ class Recomputation:
             yield from self._compare_states(Store(again).snapshot(last), contexts)
 
     def _point(self, base: int, again: Path) -> ResumePoint:
-        """Return the state after the round ``base``, and write the lines of the rounds until it."""
+        """Return the state after the round ``base``, and write what else a resumed run reads."""
         snapshot = self._store.snapshot(base)
         contexts = self._store.contexts(snapshot)
         lines = [dict(line) for line in self._run.rounds if line["round"] <= base]
-        append_lines(again / ROUNDS, lines)
+        follows = self._experiment.stopping.follows  # a metric through all rounds
+        append_lines(again / ROUNDS, lines if follows else lines[-1:])
         with suppress(FileNotFoundError):
             shutil.copyfile(self._run.path / PRIVACY, again / PRIVACY)
         return ResumePoint(Store(again), snapshot.state, snapshot.attack, contexts, snapshot.edges)

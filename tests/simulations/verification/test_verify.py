@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from benchmarks.verification import rewrite_rounds
 from hqde_fl.errors import ConfigError
 from hqde_fl.protocol.records import from_record
 from hqde_fl.simulations.checkpoint import container
@@ -23,8 +22,6 @@ from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.recording.round_chain import (
     CHAIN_HASH,
     MODEL_HASH,
-    START,
-    chain_hash,
     model_hash,
 )
 from hqde_fl.simulations.recording.weights_file import weights_to_bytes
@@ -33,7 +30,6 @@ from hqde_fl.simulations.verification.chain_check import (
     Finding,
     check_chain,
     check_models,
-    clients_by_round,
 )
 from hqde_fl.simulations.verification.recomputation import Recomputation
 from hqde_fl.simulations.verification.spot_check import (
@@ -80,19 +76,6 @@ def forged(recorded: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(recorded, tmp_path / "forged"))
 
 
-def rewrite(path: Path, change: Callable[[dict[str, Any]], None], *, chained: bool = True) -> None:
-    """Change lines of ``rounds.jsonl``, and make a new chain for them if ``chained``."""
-    run = Run.load(path)
-    clients, previous, lines = clients_by_round(run), START, []
-    for line in map(dict, run.rounds):
-        change(line)
-        if chained:
-            own = clients.get(line["round"], [])
-            previous = line[CHAIN_HASH] = chain_hash(previous, line, own)
-        lines.append(json.dumps(line, sort_keys=True) + "\n")
-    (path / "rounds.jsonl").write_text("".join(lines))
-
-
 @pytest.mark.parametrize("part", PARTS)
 def test_runs_of_every_kind_are_computed_again_to_the_bit(part: str, tmp_path: Path) -> None:
     run = record(tmp_path / "run", **PARTS[part])
@@ -118,7 +101,7 @@ def test_a_changed_line_breaks_the_chain(forged: Path, key: str) -> None:
         if line["round"] == 4:
             line[key] = {"accuracy": 0.99} if key == "server" else 7
 
-    rewrite(forged, change, chained=False)
+    rewrite_rounds(forged, change, chained=False)
     found = {finding.round for finding in check_chain(Run.load(forged))}
     assert (7 if key == "round" else 4) in found
 
@@ -134,7 +117,7 @@ def test_a_removed_round_or_client_breaks_the_chain(forged: Path) -> None:
 
 
 def test_durations_are_not_chained(forged: Path) -> None:
-    rewrite(forged, lambda line: line.update(seconds=1e6), chained=False)
+    rewrite_rounds(forged, lambda line: line.update(seconds=1e6), chained=False)
     assert [*check_chain(Run.load(forged))] == []
 
 
@@ -145,7 +128,7 @@ def test_three_forged_rounds_in_a_new_chain_are_computed_again(forged: Path) -> 
         if line["round"] in (3, 6, 9):
             line["server"]["accuracy"] = 0.999
 
-    rewrite(forged, change)
+    rewrite_rounds(forged, change, chained=True)
     run = Run.load(forged)
     assert [*check_chain(run), *check_models(run)] == []
     assert findings(run) == [
@@ -169,7 +152,7 @@ def forge_model(path: Path, number: int) -> None:
         if line["round"] == number:
             line[MODEL_HASH] = model_hash(state.arrays())
 
-    rewrite(path, change)
+    rewrite_rounds(path, change, chained=True)
 
 
 def test_a_forged_model_is_found_in_its_round_and_the_next(forged: Path) -> None:
@@ -211,7 +194,7 @@ def test_without_checkpoints_rounds_are_computed_from_the_beginning(
 
 
 def test_a_run_without_a_chain_is_refused(forged: Path) -> None:
-    rewrite(forged, lambda line: line.pop(CHAIN_HASH), chained=False)
+    rewrite_rounds(forged, lambda line: line.pop(CHAIN_HASH), chained=False)
     result = invoke("verify", forged)
     assert result.exit_code == 2
     assert "has no chain of hashes: it was recorded by an earlier version" in result.output
