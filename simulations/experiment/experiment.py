@@ -296,13 +296,26 @@ class Experiment(Section):
         """Return the number of rounds in which clients may train: with edges, those of an edge."""
         return self.rounds * self.edges.rounds
 
-    @property
-    def faulty(self) -> dict[int, str]:
-        """Return partition id -> name of its earliest fault, for clients faulty in any round."""
+    @cached_property
+    def faulty(self) -> Mapping[int, str]:
+        """Partition id -> name of its earliest fault, for clients faulty in any round."""
         faulty: dict[int, str] = {}
         for number in range(1, self.client_rounds + 1):
             faulty = self.parts.faults.in_round(number) | faulty
         return faulty
+
+    @cached_property
+    def lasting_attackers(self) -> frozenset[int]:
+        """The partition ids of faults that keep their clients and act in some round."""
+        plan = self.parts.faults.plan
+        lasting = [not schedule.resample for schedule in plan.schedules]
+        return frozenset(
+            client
+            for number in range(1, self.client_rounds + 1)
+            for clients, keeps in zip(plan.faulty(number), lasting, strict=True)
+            for client in clients
+            if keeps
+        )
 
     def load_task(self, partitions: int | None = None) -> Task:
         """Return the experiment's task, with its data divided among the clients.

@@ -104,7 +104,7 @@ class RunDirectory(Callback):
         self.path = path
         self._experiment, self._measures = experiment, dict(measures or {})
         self._filters = experiment.parts.filters
-        self._attackers = _lasting_attackers(experiment)
+        self._attackers = experiment.lasting_attackers
         self._resumed, self._objective, self._clients_of = resumed, objective, clients_of
         self._final: Mapping[str, float | None] = {}
         self._hosts: dict[str, int] = {}
@@ -293,19 +293,6 @@ def _privacy(experiment: Experiment) -> dict[str, Any]:
         "noise": "seeded" if plan.privacy.noise.seeded else "from a secure generator",
     }
     return {**entries, "privacy": facts}
-
-
-def _lasting_attackers(experiment: Experiment) -> frozenset[int]:
-    """Return the partition ids of faults that keep their clients and act in some round."""
-    plan = experiment.parts.faults.plan
-    lasting = [not schedule.resample for schedule in plan.schedules]
-    return frozenset(
-        client
-        for number in range(1, experiment.client_rounds + 1)
-        for clients, keeps in zip(plan.faulty(number), lasting, strict=True)
-        for client in clients
-        if keeps
-    )
 
 
 def _objective(objective: Objective) -> dict[str, Any]:
