@@ -62,6 +62,7 @@ EXAMPLES = {
     "clients.regularization-noise": "regularization-noise = { scale = 0.01 }",
     "clients.speed": 'speed = { name = "log-uniform", ratio = 10 }',
     "clients.voters": "voters = 3",
+    "clients.without": "without = [3, 5]",
     "edges.bandwidth": 'bandwidth = { name = "constant", up = 100, down = 100 }',
     "engine.address": 'address = "10.0.0.5:6379"',
     "engine.files": 'files = ["data/*.csv"]',
