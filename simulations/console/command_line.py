@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from hqde_fl.errors import ConfigError, HQDEError
 from hqde_fl.own_modules import own_code
+from hqde_fl.simulations.attack_search.command import attack_search
 from hqde_fl.simulations.console.fetch import fetch
 from hqde_fl.simulations.console.interruption import (
     Terminated,
@@ -366,6 +367,7 @@ def audit(
 
 app.command()(fetch)
 app.command()(top)
+app.command("attack-search")(attack_search)
 app.command()(verify)
 app.command()(replay)
 

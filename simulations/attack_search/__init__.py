@@ -1,0 +1,1 @@
+"""Search for the attack under which a rule learns least: what AutoAttack is for vision."""

@@ -1,0 +1,159 @@
+"""Run an experiment under candidates of an attack search, several at once, and keep the results."""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import shutil
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, final
+
+from hqde_fl.errors import ConfigError, HQDEError
+from hqde_fl.simulations.attack_search.candidates import Candidate
+from hqde_fl.simulations.console.interruption import uninterrupted
+from hqde_fl.simulations.experiment.experiment import Experiment
+from hqde_fl.simulations.recording.recorded_run import Run, read_lines
+from hqde_fl.simulations.recording.run_directory import append_lines
+from hqde_fl.simulations.sweep.worker import CellWorker
+
+RESULTS = "runs.jsonl"
+"""The file with a line for every run: candidate, seed, and the final metric or an error."""
+
+
+@final
+class Evaluator:
+    """Runs an experiment under attacks in worker processes, and remembers the results in a file.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment without its faults; engine inline.
+    f : int
+        The number of attackers.
+    out : Path
+        Directory of the results; those of an earlier search in it are used again.
+    jobs : int
+        Number of runs at once.
+    lock : int
+        File descriptor that the processes hold open, so that the directory stays locked.
+    """
+
+    def __init__(self, experiment: Experiment, f: int, out: Path, jobs: int, lock: int) -> None:
+        self._table, self._f, self._out = experiment.to_table(), f, out
+        self._known: dict[tuple[str, int], float | None] = {}
+        self._sizes: dict[int, list[int]] = {}
+        for line in read_lines(out / RESULTS):
+            self._known[line["candidate"], line["seed"]] = line["value"]
+        self._workers = [CellWorker(out / f"worker-{index}.log", lock) for index in range(jobs)]
+        self._idle: queue.SimpleQueue[CellWorker] = queue.SimpleQueue()
+        for worker in self._workers:
+            self._idle.put(worker)
+        self._threads = ThreadPoolExecutor(jobs, "run")
+        self._writing = ThreadPoolExecutor(1, "results")
+        task = self._experiment(Candidate({"name": "zero"}), 0).checked_task()
+        objective = task.objective
+        self.metric, self.higher_is_better = objective.primary, objective.higher_is_better()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with uninterrupted():
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            for worker in self._workers:
+                worker.close()
+            self._threads.shutdown()
+            self._writing.shutdown()
+
+    @property
+    def runs(self) -> int:
+        """The number of results, those of an earlier search included."""
+        return len(self._known)
+
+    def value(self, candidate: Candidate | None, seed: int) -> Future[float | None]:
+        """Return the primary metric after the last round of a run, when it is there.
+
+        Parameters
+        ----------
+        candidate : Candidate or None
+            The attack; None for none.
+        seed : int
+            The run's seed.
+
+        Returns
+        -------
+        Future[float or None]
+            None if the run failed, or its metric is not finite.
+        """
+        key = "none" if candidate is None else candidate.key
+        if (key, seed) in self._known:
+            known: Future[float | None] = Future()
+            known.set_result(self._known[key, seed])
+            return known
+        return self._threads.submit(self._run, candidate, seed, key)
+
+    def is_known(self, candidate: Candidate, seed: int) -> bool:
+        """Return True if a run has a result."""
+        return (candidate.key, seed) in self._known
+
+    def values(self, candidate: Candidate | None, seeds: Iterable[int]) -> list[float | None]:
+        """Return the final metric for each seed, in order; see ``value``."""
+        return [future.result() for future in [self.value(candidate, seed) for seed in seeds]]
+
+    def _run(self, candidate: Candidate | None, seed: int, key: str) -> float | None:
+        name = hashlib.sha256(f"{key} {seed}".encode()).hexdigest()[:16]
+        out, value, error = self._out / name, None, None
+        worker = self._idle.get_nowait()  # there are as many as threads
+        try:
+            experiment = self._experiment(candidate, seed)
+            error = worker.run(experiment, out, lambda line: None)
+            value = None if error else Run.load(out).primary
+        except HQDEError as problem:
+            error = str(problem)
+        finally:
+            self._idle.put(worker)
+            shutil.rmtree(out, ignore_errors=True)
+        line = {"candidate": key, "seed": seed, "value": value, "error": error}
+        self._writing.submit(append_lines, self._out / RESULTS, [line]).result()
+        self._known[key, seed] = value
+        return value
+
+    def _experiment(self, candidate: Candidate | None, seed: int) -> Experiment:
+        own: dict[str, Any] = {
+            "seed": seed,
+            "faults": [],
+            "engine": {"name": "inline"},
+            "checkpoint": {"every": 0},
+            "monitor": {"enabled": False},
+        }
+        if candidate is not None:
+            own["faults"] = candidate.faults(self._f, self._sizes_of(candidate, seed))
+        return Experiment.parse({**self._table, **own})
+
+    def _sizes_of(self, candidate: Candidate, seed: int) -> Sequence[int]:
+        """Return the clients' numbers of examples under a seed, if the candidate asks for them."""
+        if candidate.who == "drawn":
+            return ()
+        if seed not in self._sizes:
+            experiment = Experiment.parse({**self._table, "seed": seed, "faults": []})
+            task, count = experiment.load_task(), experiment.clients.count
+            self._sizes[seed] = [_size(task.partition(client, count)) for client in range(count)]
+        return self._sizes[seed]
+
+
+def _size(data: Any) -> int:
+    """Return the number of examples of a data set, which has to have one."""
+    try:
+        return len(data)
+    except TypeError:
+        raise ConfigError(
+            "the attack search orders clients by their numbers of examples, found data without one"
+        ) from None

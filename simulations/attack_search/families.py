@@ -1,0 +1,102 @@
+"""The attacks that a search tries, with the ranges of their parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+class Trial(Protocol):
+    """What a search draws parameters from; Optuna's trials are such."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """Return a number in [low, high], on a logarithmic scale if ``log``."""
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        """Return an integer in [low, high]."""
+
+    def suggest_categorical(self, name: str, choices: tuple[Any, ...]) -> Any:
+        """Return one of the choices."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values of a parameter.
+
+    Parameters
+    ----------
+    low, high : float
+        The bounds, both included.
+    log : bool
+        Draw from a logarithmic scale.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+    def suggest(self, trial: Trial, name: str) -> float:
+        """Return a value that a trial draws under a name, with three significant digits."""
+        return float(f"{trial.suggest_float(name, self.low, self.high, log=self.log):.3g}")
+
+
+@dataclass(frozen=True)
+class Family:
+    """An attack by name with the parameters that a search may set.
+
+    Parameters
+    ----------
+    name : str
+        The name of the fault, as in ``[[faults]]``.
+    ranges : Mapping[str, Range]
+        Parameter -> its values.
+    choices : Mapping[str, tuple]
+        Parameter -> its values, where they are no numbers.
+    fixed : Mapping[str, Any]
+        The parameters of the fixed attack, beside which the search is measured; its defaults where
+        they are not given.
+    """
+
+    name: str
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+    choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+    def suggest(self, trial: Trial) -> dict[str, Any]:
+        """Return the fault's table with parameters that a trial draws."""
+        table: dict[str, Any] = {"name": self.name}
+        for name, values in self.ranges.items():
+            table[name] = values.suggest(trial, f"{self.name}.{name}")
+        for name, choices in self.choices.items():
+            places = tuple(range(len(choices)))  # Optuna stores numbers, not tables
+            table[name] = choices[trial.suggest_categorical(f"{self.name}.{name}", places)]
+        return table
+
+
+PERTURBATIONS = {"perturbation": ("std", "unit", "sign")}
+
+FAMILIES = (
+    Family("sign-flip", {"scale": Range(0.3, 10, log=True)}, fixed={"scale": 4.0}),
+    Family("scaling", {"scale": Range(1.5, 30, log=True)}),
+    Family("gaussian", {"sigma": Range(0.003, 1, log=True)}),
+    Family("label-flip"),
+    Family("ipm", {"epsilon": Range(0.05, 10, log=True)}),
+    Family("alie", {"z": Range(0.1, 6)}, fixed={"z": 1.5}),
+    Family("min-max", choices=PERTURBATIONS),
+    Family("min-sum", choices=PERTURBATIONS),
+    Family("mimic"),
+    Family("copycat", {"noise": Range(0, 0.5)}),
+    Family("sideways", {"strength": Range(0.2, 5, log=True), "noise": Range(0, 1)}),
+    Family("constant-direction", {"strength": Range(0.1, 4, log=True), "noise": Range(0, 1.5)}),
+    Family("poisoned-fl", {"scale": Range(0.5, 20, log=True)}),
+    Family("fed-sa", {"rate": Range(0.05, 0.9), "reach": Range(0.01, 1, log=True)}),
+    Family("optimal-alie"),
+    Family("optimal-ipm"),
+    Family(
+        "evasive",
+        {"share": Range(0.5, 1), "limit": Range(1, 8, log=True), "noise": Range(0, 1)},
+        {"attack": ({"name": "min-max"}, {"name": "min-sum"}, {"name": "ipm"}, {"name": "alie"})},
+    ),
+)
+"""Attacks that are known to hurt some rule. Backdoors, which aim at other metrics, are none."""

@@ -1,0 +1,64 @@
+"""The experiment in which an attack search tries a rule."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hqde_fl.errors import ConfigError
+from hqde_fl.simulations.experiment.experiment import Experiment
+
+
+def searched_experiment(
+    rule: str, file: Path | None, overrides: Sequence[str], f: int, setting: dict[str, Any]
+) -> Experiment:
+    """Return an experiment with a rule, which is told f where it takes it.
+
+    Parameters
+    ----------
+    rule : str
+        A rule's name, or an inline TOML table with a name and parameters.
+    file : Path or None
+        The experiment's file; ``setting`` if None.
+    overrides : Sequence[str]
+        Overrides of dotted keys.
+    f : int
+        The number of attackers.
+    setting : dict[str, Any]
+        The experiment without a file.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such rule, or it does not fit.
+    """
+    from hqde_fl.catalogue import RULES
+
+    try:
+        table = tomllib.loads(f"rule = {rule}")["rule"] if rule.startswith("{") else {"name": rule}
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"RULE must be a name or a TOML table, found {rule!r}: {error}") from None
+    name = table.get("name")
+    if "f" not in table and isinstance(name, str) and "f" in RULES.parameters(name):
+        table = {**table, "f": f}
+    base = Experiment.load(file, overrides).to_table() if file is not None else setting
+    label = str(name).replace(":", "-").replace("/", "-")
+    strategy = {**base.get("strategy", {}), "rule": table}
+    changed = {**base, "name": label, "strategy": strategy, "faults": []}
+    return Experiment.parse(changed, () if file is not None else overrides)
+
+
+def seed_list(text: str, option: str) -> tuple[int, ...]:
+    """Return the seeds in a list such as ``1,2``.
+
+    Raises
+    ------
+    ConfigError
+        If the text is no such list; the message names the option.
+    """
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ConfigError(f"{option} must be seeds such as 1,2, found {text!r}") from None

@@ -1,0 +1,208 @@
+"""An attack search finds what a fixed attack does not, on seeds that it never saw, and goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from hqde_fl.errors import ConfigError, RunError
+from hqde_fl.simulations.attack_search.candidates import (
+    Candidate,
+    fixed_candidates,
+    suggested,
+)
+from hqde_fl.simulations.attack_search.command import SETTING, summary
+from hqde_fl.simulations.attack_search.families import FAMILIES, Family, Range
+from hqde_fl.simulations.attack_search.search import (
+    SearchOutcome,
+    SearchSettings,
+    attack_search,
+)
+from hqde_fl.simulations.attack_search.setting import searched_experiment
+from hqde_fl.simulations.console import command_line
+from hqde_fl.simulations.experiment.experiment import Experiment
+
+TINY = {
+    "name": "mean",
+    "rounds": 3,
+    "task": {"name": "digits", "hidden": 8},
+    "clients": {"count": 4, "lr": 0.3},
+    "strategy": {"rule": "mean"},
+}
+MILD = (Family("sign-flip", {"scale": Range(8, 30, log=True)}, fixed={"scale": 0.1}),)
+"""A fixed attack that hardly hurts, and candidates that do."""
+SETTINGS = SearchSettings(budget=4, minutes=5, training_seeds=(1, 2), held_out_seeds=(11, 12))
+
+
+class Drawn:
+    """A trial that draws what it is told, by name, else the first choice or the lower bound."""
+
+    def __init__(self, **values: Any) -> None:
+        self.values, self.asked = values, set[str]()
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        self.asked.add(name)
+        return float(self.values.get(name, low))
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        self.asked.add(name)
+        return int(self.values.get(name, low))
+
+    def suggest_categorical(self, name: str, choices: tuple[Any, ...]) -> Any:
+        self.asked.add(name)
+        return self.values.get(name, choices[0])
+
+
+def search(out: Path, **more: Any) -> SearchOutcome:
+    experiment = Experiment.parse(TINY)
+    return attack_search(experiment, 1, out, SETTINGS, jobs=2, families=MILD, **more)
+
+
+def test_a_search_finds_a_worse_attack_and_measures_it_on_other_seeds(tmp_path: Path) -> None:
+    seen = []
+    outcome = search(tmp_path, on_candidate=lambda number, *about: seen.append((number, *about)))
+    assert [number for number, *_ in seen] == [1, 2, 3, 4, 5]
+    assert (outcome.candidates, outcome.failed, outcome.metric) == (5, 0, "accuracy")
+    assert outcome.found.label.startswith("sign-flip(scale=")
+    assert outcome.found.faults != outcome.fixed[0].faults
+    assert fmean(outcome.found.training) < fmean(outcome.fixed[0].training)
+    assert outcome.difference.mean == pytest.approx(
+        fmean(outcome.found.held_out) - fmean(outcome.fixed[0].held_out)
+    )
+    assert outcome.difference.mean < -0.05
+    table = json.loads((tmp_path / "attack-search.json").read_text())
+    assert table["found"]["held_out"] == list(outcome.found.held_out)
+    assert table["f"] == 1
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_a_search_that_was_interrupted_goes_on_with_what_it_has(tmp_path: Path) -> None:
+    def stop(number: int, *about: Any) -> None:
+        if number == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path / "one", on_candidate=stop)
+    begun = (tmp_path / "one" / "runs.jsonl").read_text().splitlines()
+    outcome = search(tmp_path / "one")
+    lines = (tmp_path / "one" / "runs.jsonl").read_text().splitlines()
+    assert lines[: len(begun)] == begun
+    assert len({(json.loads(s)["candidate"], json.loads(s)["seed"]) for s in lines}) == len(lines)
+    assert outcome == search(tmp_path / "one") == search(tmp_path / "whole")
+
+
+def test_runs_that_fail_are_counted_and_their_errors_kept(tmp_path: Path) -> None:
+    families = (*MILD, Family("alie"))  # whose z is 0 with so few clients
+    experiment = Experiment.parse(TINY)
+    outcome = attack_search(experiment, 1, tmp_path, SETTINGS, families=families)
+    assert outcome.failed >= 1
+    assert [each.label for each in outcome.fixed] == ["sign-flip(scale=0.1)"]
+    assert "ALIE.z must be given" in (tmp_path / "runs.jsonl").read_text()
+    with pytest.raises(RunError, match="no run finished under any fixed attack"):
+        attack_search(experiment, 1, tmp_path / "none", SETTINGS, families=(Family("alie"),))
+
+
+def test_every_family_can_be_drawn_and_carried_out() -> None:
+    """Each at its lower bounds, and with its fixed parameters, makes an experiment that fits."""
+    for family, fixed in zip(FAMILIES, fixed_candidates(), strict=True):
+        drawn = suggested(Drawn(family=family.name), 20)
+        assert set(family.ranges) | set(family.choices) == drawn.fault.keys() - {"name"}
+        for candidate in (drawn, fixed):
+            faults = candidate.faults(2, ())
+            experiment = Experiment.parse({**SETTING, "name": "x", "faults": faults})
+            experiment.checked_task()
+            assert len(experiment.faulty) == 2
+
+
+def test_who_attacks_and_when_become_keys_of_the_fault() -> None:
+    fault = {"name": "ipm", "epsilon": 0.5}
+    sizes = [30, 10, 20, 30, 5]
+    assert Candidate(fault, "most-data").faults(2, sizes) == [{**fault, "clients": [0, 3]}]
+    assert Candidate(fault, "least-data").faults(2, sizes) == [{**fault, "clients": [1, 4]}]
+    assert Candidate(fault).faults(2, sizes) == [{**fault, "count": 2}]
+    late = suggested(Drawn(family="mimic", when="late", start=5), 20)
+    assert late.faults(1, ()) == [{"name": "mimic", "start": 5, "count": 1}]
+    assert late.label == "mimic, from round 5"
+    onoff = suggested(Drawn(family="mimic", when="on-off", period=3, on=5, who="most-data"), 20)
+    assert onoff.when == {"period": 3, "on": 2}
+    assert onoff.label == "mimic, clients with most data, 2 of 3 rounds"
+
+
+def test_a_search_by_the_data_that_clients_have(tmp_path: Path) -> None:
+    """The clients' sizes differ by seed, and so do the attackers."""
+    from hqde_fl.simulations.attack_search.evaluation import Evaluator
+    from hqde_fl.simulations.recording.directory_lock import directory_lock
+
+    table = {**TINY, "clients": {"count": 4, "partition": {"name": "dirichlet", "alpha": 0.2}}}
+    experiment = Experiment.parse(table)
+    with (
+        directory_lock(tmp_path, ConfigError("in use")) as lock,
+        Evaluator(experiment, 1, tmp_path, 1, lock) as evaluator,
+    ):
+        found = {
+            who: evaluator.value(Candidate({"name": "sign-flip"}, who), 1).result()
+            for who in ("most-data", "least-data")
+        }
+    assert None not in found.values()
+    assert found["most-data"] != found["least-data"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"budget": 0}, "--budget must be >= 1, found 0"),
+        ({"minutes": 0.0}, "--minutes must be > 0, found 0"),
+        ({"held_out_seeds": (1, 2)}, r"not be both training and held-out, found \[1, 2\]"),
+        ({"held_out_seeds": (3,)}, "at least 1 training seed and 2 held-out seeds"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SearchSettings(**settings)
+
+
+def test_a_rule_is_told_f_where_it_takes_it(tmp_path: Path) -> None:
+    def rule(text: str) -> Any:
+        return searched_experiment(text, None, (), 3, SETTING).strategy.rule
+
+    assert rule("krum") == {"name": "krum", "f": 3}
+    assert rule("median") == {"name": "median"}
+    assert rule('{ name = "krum", f = 1 }') == {"name": "krum", "f": 1}
+    file = tmp_path / "own.toml"
+    file.write_text('name = "own"\nrounds = 7\n')
+    found = searched_experiment("krum", file, ("clients.count=9",), 2, SETTING)
+    assert (found.rounds, found.clients.count, found.name) == (7, 9, "krum")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("crum",), "did you mean 'krum'"),
+        (("{ name = ",), "RULE must be a name or a TOML table"),
+        (("median", "--seeds", "a"), "--seeds must be seeds such as 1,2, found 'a'"),
+        (("krum", "--attackers", "4", "--set", "clients.count=9"), "needs at least"),
+    ],
+)
+def test_what_cannot_be_searched_is_one_line(arguments: tuple[str, ...], message: str) -> None:
+    result = CliRunner().invoke(command_line.app, ["attack-search", *arguments])
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_a_search_that_found_nothing_says_so(tmp_path: Path) -> None:
+    families = (Family("sign-flip", {"scale": Range(0.1, 0.2)}, fixed={"scale": 20.0}),)
+    outcome = attack_search(Experiment.parse(TINY), 1, tmp_path, SETTINGS, families=families)
+    assert "no candidate was worse than the fixed attacks on the training seeds" in summary(
+        outcome, SETTINGS.held_out_seeds
+    )
+
+
+def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "optuna", None)
+    with pytest.raises(ConfigError, match=r"pip install 'hqde-fl\[search\]'"):
+        search(tmp_path)
