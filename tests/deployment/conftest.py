@@ -17,6 +17,8 @@ from tests.deployment.superlink import Site, superlink
 PARTS = {
     "test_sites": "sites",
     "test_restarts": "restarts",
+    "test_hostile_nodes": "hostile nodes",
+    "test_own_parts": "own parts",
     "test_hostile_memory": "hostile memory",
     "test_drills": "drills",
     "test_edges": "edges",
