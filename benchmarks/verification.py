@@ -47,6 +47,7 @@ from hqde_fl.simulations.verification.spot_check import (  # noqa: E402
     choose_rounds,
     detection_probability,
     spot_check,
+    stretches,
 )
 
 SPOTS, ROUNDS = 44, 500
@@ -90,7 +91,9 @@ def verified(path: Path, spots: int) -> list[Finding]:
     """Return the findings of a whole verification."""
     run = Run.load(path)
     found = [*check_chain(run), *check_models(run)]
-    return [*found, *spot_check(Recomputation(run), choose_rounds(run, spots))]
+    recomputation = Recomputation(run)
+    planned = stretches(choose_rounds(run, spots), recomputation.bases())
+    return [*found, *spot_check(recomputation, planned)]
 
 
 def forged_rounds(path: Path, rounds: Sequence[int], spots: int, *, chained: bool) -> set[int]:

@@ -54,8 +54,10 @@ def check_chain(run: Run) -> Iterator[Finding]:
     Raises
     ------
     ConfigError
-        If the run has no chain, as it was recorded by an earlier version.
+        If the run has no rounds, or no chain, as it was recorded by an earlier version.
     """
+    if not run.rounds:
+        raise ConfigError(f"{run.path} has no rounds yet")
     if not any(CHAIN_HASH in line for line in run.rounds):
         raise ConfigError(
             f"{run.path} has no chain of hashes: it was recorded by an earlier version"

@@ -36,9 +36,12 @@ def verify(
 
     The exit status is 1 if something does not fit.
     """
+    from hqde_fl.simulations.checkpoint.resume import stored_folders
+    from hqde_fl.simulations.experiment.own_modules import add_folder_of
     from hqde_fl.simulations.recording.recorded_run import Run
     from hqde_fl.simulations.verification.chain_check import check_chain, check_models
 
+    add_folder_of(None, stored_folders(directory))
     with _quiet():
         run, console = Run.load(directory), Console()
         found = [*check_chain(run), *check_models(run)]
@@ -57,6 +60,7 @@ def _spot_check(run: Run, console: Console, spots: int, seed: int | None) -> lis
         DETECTION_SHARE,
         choose_rounds,
         detection_probability,
+        spot_check,
         stretches,
     )
 
@@ -71,11 +75,10 @@ def _spot_check(run: Run, console: Console, spots: int, seed: int | None) -> lis
             f"{computed} rounds have to be computed for these {len(chosen)}: a run with "
             "[checkpoint] every = 1, keep = 0 has a checkpoint before each",
         )
-    found: list[Finding] = []
-    for stretch in track(
+    shown = track(
         planned, "computed again", console=console, transient=True, disable=not console.is_terminal
-    ):
-        found += recomputation.differences(stretch.base, stretch.last)
+    )
+    found = [*spot_check(recomputation, shown)]
     chance = detection_probability(len(chosen), len(run.rounds) - 1)
     _say(
         console,

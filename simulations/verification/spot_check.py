@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from hqde_fl.seeding import Seeds
@@ -78,12 +78,7 @@ def stretches(chosen: Collection[int], bases: Sequence[int]) -> list[Stretch]:
     return [Stretch(base, last) for base, last in last_of.items()]
 
 
-def spot_check(
-    recomputation: Recomputation,
-    chosen: Collection[int],
-    on_stretch: Callable[[Stretch], None] = lambda stretch: None,
-) -> Iterator[Finding]:
+def spot_check(recomputation: Recomputation, planned: Iterable[Stretch]) -> Iterator[Finding]:
     """Compute rounds again, and yield what differs, each as soon as it is found."""
-    for stretch in stretches(chosen, recomputation.bases()):
+    for stretch in planned:
         yield from recomputation.differences(stretch.base, stretch.last)
-        on_stretch(stretch)

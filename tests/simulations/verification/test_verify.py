@@ -51,7 +51,9 @@ def record(out: Path, **changes: Any) -> Run:
 def findings(run: Run) -> list[Finding]:
     """Return what a check of everything finds, in the order of the rounds."""
     numbers = [line["round"] for line in run.rounds[1:]]
-    found = [*check_chain(run), *check_models(run), *spot_check(Recomputation(run), numbers)]
+    recomputation = Recomputation(run)
+    computed = spot_check(recomputation, stretches(numbers, recomputation.bases()))
+    found = [*check_chain(run), *check_models(run), *computed]
     return sorted(found, key=lambda finding: finding.round)
 
 
@@ -198,6 +200,41 @@ def test_a_run_without_a_chain_is_refused(forged: Path) -> None:
     result = invoke("verify", forged)
     assert result.exit_code == 2
     assert "has no chain of hashes: it was recorded by an earlier version" in result.output
+
+
+def test_a_run_without_rounds_is_refused(forged: Path) -> None:
+    (forged / "rounds.jsonl").write_text("")
+    result = invoke("verify", forged)
+    assert result.exit_code == 2
+    assert "has no rounds yet" in result.output
+
+
+OWN_TASK = """
+from hqde_fl.simulations.tasks.digits import Digits
+from hqde_fl.simulations.tasks.partition import PARTITIONERS
+
+
+def task(partitions, seed, partition):
+    return Digits(hidden=8).build(PARTITIONERS.build(partition), seed)
+"""
+
+
+def test_a_run_with_an_own_task_is_verified_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tmp_path / "study"
+    study.mkdir()
+    (study / "own_verified_task.py").write_text(OWN_TASK)
+    (study / "own.toml").write_text(
+        'name = "own"\nrounds = 2\ntask = "own_verified_task:task"\n[clients]\ncount = 3\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    made = invoke("run", "study/own.toml", "--engine", "inline", "--out", tmp_path / "run")
+    assert made.exit_code == 0, made.output
+    monkeypatch.chdir("/")
+    result = invoke("verify", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "2 of 2 rounds computed again: all fits" in result.output
 
 
 def test_noise_from_a_secure_generator_cannot_be_computed_again(tmp_path: Path) -> None:
