@@ -54,7 +54,7 @@ def attack_search(
     held_out: Annotated[
         str, typer.Option(metavar="LIST", help="Seeds on which the result is measured.")
     ] = "11,12,13,14,15",
-    jobs: Annotated[int, typer.Option(metavar="N", help="Runs at once; default one a core.")] = 0,
+    jobs: Annotated[int, typer.Option(metavar="N", min=0, help="Runs at once; 0: one a core.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the search itself.")] = 0,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Default runs/attack-search-RULE.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import queue
 import shutil
 from collections.abc import Iterable, Sequence
@@ -15,10 +16,13 @@ from hqde_fl.errors import ConfigError, HQDEError
 from hqde_fl.simulations.attack_search.candidates import Candidate
 from hqde_fl.simulations.console.interruption import uninterrupted
 from hqde_fl.simulations.experiment.experiment import Experiment
+from hqde_fl.simulations.recording.atomic_files import replace_file
 from hqde_fl.simulations.recording.recorded_run import Run, read_lines
 from hqde_fl.simulations.recording.run_directory import append_lines
 from hqde_fl.simulations.sweep.worker import CellWorker
 
+EXPERIMENT = "experiment.json"
+"""The file with the experiment whose runs are in the directory, and f."""
 RESULTS = "runs.jsonl"
 """The file with a line for every run: candidate, seed, and the final metric or an error."""
 
@@ -45,8 +49,12 @@ class Evaluator:
         self._table, self._f, self._out = experiment.to_table(), f, out
         self._known: dict[tuple[str, int], float | None] = {}
         self._sizes: dict[int, list[int]] = {}
+        self._require_same()
         for line in read_lines(out / RESULTS):
-            self._known[line["candidate"], line["seed"]] = line["value"]
+            if line["value"] is not None:  # what failed may have been interrupted
+                self._known[line["candidate"], line["seed"]] = line["value"]
+        self._going: dict[tuple[str, int], Future[float | None]] = {}
+        self._closing = False
         self._workers = [CellWorker(out / f"worker-{index}.log", lock) for index in range(jobs)]
         self._idle: queue.SimpleQueue[CellWorker] = queue.SimpleQueue()
         for worker in self._workers:
@@ -66,6 +74,7 @@ class Evaluator:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._closing = True
         with uninterrupted():
             self._threads.shutdown(wait=False, cancel_futures=True)
             for worker in self._workers:
@@ -73,10 +82,17 @@ class Evaluator:
             self._threads.shutdown()
             self._writing.shutdown()
 
-    @property
-    def runs(self) -> int:
-        """The number of results, those of an earlier search included."""
-        return len(self._known)
+    def _require_same(self) -> None:
+        """Raise ``ConfigError`` if the directory holds the search of another experiment."""
+        own = {key: value for key, value in self._table.items() if key not in ("seed", "faults")}
+        text = json.dumps({**own, "f": self._f}, sort_keys=True, indent=1) + "\n"
+        file = self._out / EXPERIMENT
+        if file.exists() and file.read_text() != text:
+            raise ConfigError(
+                f"{self._out} holds the search of another experiment or number of attackers: "
+                "choose another --out"
+            )
+        replace_file(file, text.encode())
 
     def value(self, candidate: Candidate | None, seed: int) -> Future[float | None]:
         """Return the primary metric after the last round of a run, when it is there.
@@ -98,7 +114,9 @@ class Evaluator:
             known: Future[float | None] = Future()
             known.set_result(self._known[key, seed])
             return known
-        return self._threads.submit(self._run, candidate, seed, key)
+        if (key, seed) not in self._going:  # two at once would use the same directory
+            self._going[key, seed] = self._threads.submit(self._run, candidate, seed, key)
+        return self._going[key, seed]
 
     def is_known(self, candidate: Candidate, seed: int) -> bool:
         """Return True if a run has a result."""
@@ -121,6 +139,8 @@ class Evaluator:
         finally:
             self._idle.put(worker)
             shutil.rmtree(out, ignore_errors=True)
+        if self._closing:  # its process was ended
+            return None
         line = {"candidate": key, "seed": seed, "value": value, "error": error}
         self._writing.submit(append_lines, self._out / RESULTS, [line]).result()
         self._known[key, seed] = value
@@ -133,6 +153,7 @@ class Evaluator:
             "engine": {"name": "inline"},
             "checkpoint": {"every": 0},
             "monitor": {"enabled": False},
+            "callbacks": [],
         }
         if candidate is not None:
             own["faults"] = candidate.faults(self._f, self._sizes_of(candidate, seed))

@@ -67,6 +67,9 @@ class SearchSettings:
             raise ConfigError(f"--minutes must be > 0, found {self.minutes:g}")
         if not self.training_seeds or len(self.held_out_seeds) < 2:
             raise ConfigError("a search needs at least 1 training seed and 2 held-out seeds")
+        for seeds in (self.training_seeds, self.held_out_seeds):
+            if len(set(seeds)) < len(seeds):
+                raise ConfigError(f"a search needs different seeds, found {list(seeds)}")
         if both := set(self.training_seeds) & set(self.held_out_seeds):
             raise ConfigError(f"seeds must not be both training and held-out, found {sorted(both)}")
 
@@ -104,7 +107,7 @@ class SearchOutcome:
     clean : tuple[float, ...]
         The final metric without attackers, for each held-out seed.
     fixed : tuple[Measured, ...]
-        The fixed attacks, the worst on the held-out seeds first.
+        The fixed attacks, the worst on the training seeds first.
     found : Measured
         The worst attack on the training seeds, which may be a fixed one.
     candidates, failed : int
@@ -257,7 +260,7 @@ class _Search:
             self._measured(candidate, futures)
             for candidate, futures in zip(fixed, others, strict=True)
         ]
-        ordered = sorted(measured, key=lambda each: self._sign * fmean(each.held_out))
+        ordered = sorted(measured, key=lambda each: self._sign * fmean(each.training))
         return SearchOutcome(
             rule,
             self._evaluator.metric,

@@ -43,11 +43,14 @@ def searched_experiment(
     name = table.get("name")
     if "f" not in table and isinstance(name, str) and "f" in RULES.parameters(name):
         table = {**table, "f": f}
-    base = Experiment.load(file, overrides).to_table() if file is not None else setting
+    if file is not None:
+        base = Experiment.load(file, overrides).to_table()
+    else:
+        base = Experiment.parse({"name": "search", **setting}, overrides).to_table()
     label = str(name).replace(":", "-").replace("/", "-")
     strategy = {**base.get("strategy", {}), "rule": table}
     changed = {**base, "name": label, "strategy": strategy, "faults": []}
-    return Experiment.parse(changed, () if file is not None else overrides)
+    return Experiment.parse(changed)
 
 
 def seed_list(text: str, option: str) -> tuple[int, ...]:

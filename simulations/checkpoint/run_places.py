@@ -55,5 +55,6 @@ class RunPlaces(WrappedGrid):
             facts = [manifest["name"], manifest["started"], str(self._directory.resolve())]
             self._run = sha256("\n".join(facts).encode()).hexdigest()[:32], resumed
         # one more than are kept: the last one may not have been written yet
-        back = self._checkpoint.every * (self._checkpoint.keep + 1)
-        return RunPlace(*self._run, number, max(0, number - 1 - back))
+        every, keep = self._checkpoint.every, self._checkpoint.keep
+        oldest = max(0, number - 1 - every * (keep + 1)) if keep else 0
+        return RunPlace(*self._run, number, oldest)

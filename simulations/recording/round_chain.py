@@ -2,9 +2,10 @@
 
 Each round's line has two hashes. ``model-sha256`` is that of the model after the round.
 ``chain-sha256`` is that of the previous line's chain, of this line and of its clients' lines, so
-whoever changes a round has to change the chain of every later one. It covers no durations and no
-node ids, in which two runs of one experiment may differ. A hash is no signature: who can write all
-files can make a new chain. ``hqde-fl verify`` therefore also computes rounds again.
+whoever changes a round has to change the chain of every later one. It covers no durations, no node
+ids and no bytes sent to clients, in which two runs of one experiment may differ. A hash is no
+signature: who can write all files can make a new chain. ``hqde-fl verify`` therefore also computes
+rounds again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from hqde_fl.protocol.held_entries import array_hash
 
 MODEL_HASH, CHAIN_HASH = "model-sha256", "chain-sha256"
 """Keys of a line of ``rounds.jsonl``."""
+UNSTEADY = ("node", "bytes-down", "bytes-down-by-role", "client-bytes-down")
+"""Keys in which two runs of one experiment may differ, beside durations: a run that was resumed
+sends again to nodes what they held."""
 START = ""
 """The chain before the first line."""
 
@@ -54,9 +58,9 @@ def chain_of(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def lasting(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a line without durations and node ids, which another run of the same may not have."""
+    """Return a line without what another run of the same experiment may not have."""
     return {
         key: lasting(value) if isinstance(value, Mapping) else value
         for key, value in record.items()
-        if not key.endswith("seconds") and key != "node"
+        if not key.endswith("seconds") and key not in UNSTEADY
     }

@@ -70,8 +70,17 @@ def check_chain(run: Run) -> Iterator[Finding]:
         if line.get(CHAIN_HASH) != chain_hash(previous, line, clients.get(number, [])):
             yield Finding(number, f"{CHAIN_HASH} does not fit its lines or those before")
         previous = line.get(CHAIN_HASH, START)
-    if surplus := clients.keys() - {line["round"] for line in run.rounds}:
+    ended, rounds = run.manifest["status"] == "finished", run.manifest["experiment"]["rounds"]
+    last = run.rounds[-1]["round"]
+    surplus = clients.keys() - {line["round"] for line in run.rounds}
+    if not ended:  # it was ended between the clients' lines and the round's
+        surplus -= {last + 1}
+    if surplus:
         yield Finding(min(surplus), "has clients, but no line of its own")
+    if ended and "ended-early" not in run.manifest and last != rounds:
+        yield Finding(last, f"is the last one, of {rounds}, though the run has finished")
+    if ended and dict(run.manifest.get("final", {})) != dict(run.final):
+        yield Finding(last, "its metrics are not the final ones in manifest.json")
 
 
 def check_models(run: Run) -> Iterator[Finding]:
@@ -85,7 +94,7 @@ def check_models(run: Run) -> Iterator[Finding]:
             continue
         if not _is_model_of(lines.get(number), arrays):
             yield Finding(number, f"its checkpoint's model has another {MODEL_HASH}")
-    if run.complete and run.rounds:
+    if run.manifest["status"] == "finished" and run.rounds:
         try:
             final = to_record(read_weights(run.path / MODEL)[0])
         except DataError as error:

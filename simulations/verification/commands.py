@@ -44,12 +44,15 @@ def verify(
     add_folder_of(None, stored_folders(directory))
     with _quiet():
         run, console = Run.load(directory), Console()
+        if run.manifest["status"] == "running":
+            raise ConfigError(f"{directory} is a run that goes on: verify it when it has ended")
         found = [*check_chain(run), *check_models(run)]
         _say(console, f"chain and models of {len(run.rounds)} rounds: {_verdict(found)}")
+        _list(console, found)
         if spot and len(run.rounds) > 1:
-            found += _spot_check(run, console, spot, seed)
-        for finding in sorted(found, key=lambda finding: finding.round):
-            _say(console, f"round {finding.round}: {finding.what}")
+            computed = _spot_check(run, console, spot, seed)
+            _list(console, computed)
+            found += computed
     if found:
         raise typer.Exit(1)
 
@@ -115,9 +118,9 @@ def replay(
     before, table = Run.load(directory), dict(stored_experiment(directory))
     left_out = sorted({*table["clients"].get("without", ()), *_partitions(without)})
     experiment = Experiment.parse({**table, "clients": {**table["clients"], "without": left_out}})
-    out = out or directory.with_name(
-        f"{directory.name}-without-{without.replace(',', '-') or 'nobody'}"
-    )
+    name = "-".join(map(str, left_out)) or "nobody"
+    whole = directory.resolve()
+    out = out or whole.with_name(f"{whole.name}-without-{name}")
     console = Console()
     with _quiet(), progress(experiment.rounds, console, experiment.name) as on_round:
         run_experiment(experiment, out, engine=engine, on_round=on_round)
@@ -166,6 +169,11 @@ def _differing_machine(run: Run) -> list[str]:
             if there[key] != here[key]
         ]
     return notes
+
+
+def _list(console: Console, found: Sequence[Finding]) -> None:
+    for finding in sorted(found, key=lambda finding: finding.round):
+        _say(console, f"round {finding.round}: {finding.what}")
 
 
 def _verdict(found: Sequence[Finding]) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, final
 
@@ -23,8 +21,8 @@ from hqde_fl.simulations.recording.round_chain import CHAIN_HASH, lasting
 from hqde_fl.simulations.recording.run_directory import append_lines
 from hqde_fl.simulations.verification.chain_check import Finding, clients_by_round
 
-NOT_COMPARED = (CHAIN_HASH, "bytes-down", "client-bytes-down", "edges")
-"""Keys of lines that may differ in a resumed run: to nodes it sends again what they hold."""
+NOT_COMPARED = (CHAIN_HASH, "edges")
+"""Keys of lines that may differ in a resumed run: it sends again to nodes what they hold."""
 
 
 @final
@@ -46,22 +44,29 @@ class Recomputation:
     def __init__(self, run: Run) -> None:
         from hqde_fl.simulations.client_app import build_app
 
+        stored = stored_experiment(run.path)
         own = {
             "engine": {"name": "inline"},
             "checkpoint": {"every": 1, "keep": 1},
             "monitor": {"enabled": False},
             "callbacks": [],
+            "strategy": {**stored["strategy"], "executor": {"name": "auto"}},
         }
         self._run, self._store = run, Store(run.path)
-        self._experiment = Experiment.parse({**stored_experiment(run.path), **own})
+        self._experiment = Experiment.parse({**stored, **own})
         _check_seeded(self._experiment)
         self._task = self._experiment.checked_task()
         self._app = build_app(self._experiment, self._task)
         self._clients = clients_by_round(run)
+        engines = [
+            run.manifest.get("engine"),
+            *(r["engine"] for r in run.manifest.get("resumed", ())),
+        ]
+        self._knows_clients = "flower" not in engines  # there the nodes keep the clients' states
 
     def bases(self) -> list[int]:
         """Return the rounds from which others can be computed, in order; 0 is the beginning."""
-        return sorted({0, *self._store.numbers()})
+        return sorted({0, *(self._store.numbers() if self._knows_clients else ())})
 
     def differences(self, base: int, last: int) -> Iterator[Finding]:
         """Compute the rounds after ``base`` until ``last`` again, and yield what differs.
@@ -82,8 +87,9 @@ class Recomputation:
                 return
             contexts = self._compute(again, point, last)
             own = Run(again, {}, read_lines(again / ROUNDS), read_lines(again / CLIENTS))
-            yield from self._compare(own, range(base + 1, last + 1))
-            yield from self._compare_states(Store(again).snapshot(last), contexts)
+            yield from self._compare(own, range(base + 1 if base else 0, last + 1))
+            if last in Store(again).numbers():
+                yield from self._compare_states(Store(again).snapshot(last), contexts)
 
     def _point(self, base: int, again: Path) -> ResumePoint:
         """Return the state after the round ``base``, and write what else a resumed run reads."""
@@ -92,8 +98,9 @@ class Recomputation:
         lines = [dict(line) for line in self._run.rounds if line["round"] <= base]
         follows = self._experiment.stopping.follows  # a metric through all rounds
         append_lines(again / ROUNDS, lines if follows else lines[-1:])
-        with suppress(FileNotFoundError):
-            shutil.copyfile(self._run.path / PRIVACY, again / PRIVACY)
+        ledger = read_lines(self._run.path / PRIVACY)
+        if ledger:
+            append_lines(again / PRIVACY, [dict(line) for line in ledger if line["round"] <= base])
         return ResumePoint(Store(again), snapshot.state, snapshot.attack, contexts, snapshot.edges)
 
     def _compute(
@@ -106,8 +113,13 @@ class Recomputation:
         experiment, clients = self._experiment, self._experiment.clients.count
         grid = InlineGrid(self._app, clients, {}, experiment.seed)
         try:
-            with without_autocast(), suppress(RunError):  # a void round: its line says so
+            with without_autocast():
                 serve(grid, experiment, self._task, again, point=point, until=last)
+            return grid.contexts(range(clients))
+        except RunError:
+            # without an aggregate a run has failed, but its lines say what happened
+            if not any(line["round"] == last for line in read_lines(again / ROUNDS)):
+                raise
             return grid.contexts(range(clients))
         finally:
             grid.close()
@@ -147,6 +159,8 @@ class Recomputation:
             yield Finding(last, f"its checkpoint: {error}")
             return
         now = _content(computed, contexts)
+        if not self._knows_clients:
+            del before["clients"]
         if keys := sorted(name for name in before if before[name] != now[name]):
             yield Finding(last, f"its checkpoint holds other {', '.join(keys)}")
 

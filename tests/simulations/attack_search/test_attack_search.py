@@ -107,6 +107,25 @@ def test_runs_that_fail_are_counted_and_their_errors_kept(tmp_path: Path) -> Non
         attack_search(experiment, 1, tmp_path / "none", SETTINGS, families=(Family("alie"),))
 
 
+def test_another_experiments_runs_are_not_taken(tmp_path: Path) -> None:
+    search(tmp_path)
+    other = Experiment.parse({**TINY, "rounds": 2})
+    for experiment, f in ((other, 1), (Experiment.parse(TINY), 2)):
+        with pytest.raises(ConfigError, match="search of another experiment or number of att"):
+            attack_search(experiment, f, tmp_path, SETTINGS, families=MILD)
+
+
+def test_equal_candidates_at_once_are_one_run(tmp_path: Path) -> None:
+    """The family has no parameters, so that candidates of one batch are often the same."""
+    families = (Family("label-flip"),)
+    outcome = attack_search(
+        Experiment.parse(TINY), 1, tmp_path, SETTINGS, jobs=4, families=families
+    )
+    lines = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
+    assert len({(line["candidate"], line["seed"]) for line in lines}) == len(lines)
+    assert outcome.failed == 0
+
+
 def test_every_family_can_be_drawn_and_carried_out() -> None:
     """Each at its lower bounds, and with its fixed parameters, makes an experiment that fits."""
     for family, fixed in zip(FAMILIES, fixed_candidates(), strict=True):
@@ -158,6 +177,7 @@ def test_a_search_by_the_data_that_clients_have(tmp_path: Path) -> None:
         ({"budget": 0}, "--budget must be >= 1, found 0"),
         ({"minutes": 0.0}, "--minutes must be > 0, found 0"),
         ({"held_out_seeds": (1, 2)}, r"not be both training and held-out, found \[1, 2\]"),
+        ({"training_seeds": (1, 1)}, r"needs different seeds, found \[1, 1\]"),
         ({"held_out_seeds": (3,)}, "at least 1 training seed and 2 held-out seeds"),
     ],
 )

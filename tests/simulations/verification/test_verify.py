@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -78,9 +79,18 @@ def forged(recorded: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(recorded, tmp_path / "forged"))
 
 
-@pytest.mark.parametrize("part", PARTS)
+MORE_PARTS: dict[str, dict[str, Any]] = PARTS | {
+    "seeded privacy": {
+        "privacy": {"clipping-norm": 1.0, "noise-multiplier": 1.0, "noise": "seeded-gaussian"},
+        "strategy": {"rule": "mean"},
+    },
+    "frozen entries": {"task": {"name": "tests.simulations.odd_tasks:frozen_backbone"}},
+}
+
+
+@pytest.mark.parametrize("part", MORE_PARTS)
 def test_runs_of_every_kind_are_computed_again_to_the_bit(part: str, tmp_path: Path) -> None:
-    run = record(tmp_path / "run", **PARTS[part])
+    run = record(tmp_path / "run", **MORE_PARTS[part])
     assert findings(run) == []
 
 
@@ -116,6 +126,30 @@ def test_a_removed_round_or_client_breaks_the_chain(forged: Path) -> None:
     clients = (forged / "clients.jsonl").read_text().splitlines(keepends=True)
     (forged / "clients.jsonl").write_text("".join(clients[1:]))
     assert [finding.round for finding in check_chain(Run.load(forged))] == [1]
+
+
+def test_a_run_that_was_cut_off_is_noticed(forged: Path) -> None:
+    """The last two rounds are taken away, with their clients and checkpoints."""
+    lines = (forged / "rounds.jsonl").read_text().splitlines(keepends=True)
+    (forged / "rounds.jsonl").write_text("".join(lines[:-2]))
+    clients = (forged / "clients.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in clients if json.loads(line)["round"] <= 8]
+    (forged / "clients.jsonl").write_text("".join(kept))
+    shutil.rmtree(forged / "checkpoint")
+    run = Run.load(forged)
+    assert [finding.what for finding in [*check_chain(run), *check_models(run)]] == [
+        "is the last one, of 10, though the run has finished",
+        "its metrics are not the final ones in manifest.json",
+        "model.safetensors has another model-sha256",
+    ]
+
+
+def test_a_run_that_goes_on_is_refused(forged: Path) -> None:
+    manifest = json.loads((forged / "manifest.json").read_text())
+    (forged / "manifest.json").write_text(json.dumps({**manifest, "status": "running"}))
+    result = invoke("verify", forged)
+    assert result.exit_code == 2
+    assert "is a run that goes on" in result.output
 
 
 def test_durations_are_not_chained(forged: Path) -> None:
