@@ -37,7 +37,7 @@ from hqde_fl.simulations.recording.round_chain import (  # noqa: E402
 )
 from hqde_fl.simulations.run import run_experiment  # noqa: E402
 from hqde_fl.simulations.verification.chain_check import (  # noqa: E402
-    Finding,
+    Mismatch,
     check_chain,
     check_models,
     clients_by_round,
@@ -87,7 +87,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
     return work(), time.process_time() - cpu, time.perf_counter() - wall
 
 
-def verified(path: Path, spots: int) -> list[Finding]:
+def verified(path: Path, spots: int) -> list[Mismatch]:
     """Return the findings of a whole verification."""
     run = Run.load(path)
     found = [*check_chain(run), *check_models(run)]

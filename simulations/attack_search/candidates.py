@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from hqde_fl.simulations.attack_search.families import FAMILIES, Family, Trial
+from hqde_fl.simulations.attack_search.families import FAMILIES, AttackFamily, Trial
 
 Who = Literal["drawn", "most-data", "least-data"]
 """Which clients attack: drawn by the seed, or those with most, or fewest, examples."""
@@ -71,12 +71,12 @@ class Candidate:
         return [{**table, "clients": sorted(order[:f])}]
 
 
-def fixed_candidates(families: Sequence[Family] = FAMILIES) -> list[Candidate]:
+def fixed_candidates(families: Sequence[AttackFamily] = FAMILIES) -> list[Candidate]:
     """Return every family's fixed attack, in every round, by clients drawn."""
     return [Candidate({"name": family.name, **family.fixed}) for family in families]
 
 
-def suggested(trial: Trial, rounds: int, families: Sequence[Family] = FAMILIES) -> Candidate:
+def suggested(trial: Trial, rounds: int, families: Sequence[AttackFamily] = FAMILIES) -> Candidate:
     """Return a candidate that a trial draws for a run of so many rounds."""
     by_name = {family.name: family for family in families}
     family = by_name[trial.suggest_categorical("family", tuple(by_name))]

@@ -42,7 +42,7 @@ class Range:
 
 
 @dataclass(frozen=True)
-class Family:
+class AttackFamily:
     """An attack by name with the parameters that a search may set.
 
     Parameters
@@ -77,23 +77,25 @@ class Family:
 PERTURBATIONS = {"perturbation": ("std", "unit", "sign")}
 
 FAMILIES = (
-    Family("sign-flip", {"scale": Range(0.3, 10, log=True)}, fixed={"scale": 4.0}),
-    Family("scaling", {"scale": Range(1.5, 30, log=True)}),
-    Family("gaussian", {"sigma": Range(0.003, 1, log=True)}),
-    Family("label-flip"),
-    Family("ipm", {"epsilon": Range(0.05, 10, log=True)}),
-    Family("alie", {"z": Range(0.1, 6)}, fixed={"z": 1.5}),
-    Family("min-max", choices=PERTURBATIONS),
-    Family("min-sum", choices=PERTURBATIONS),
-    Family("mimic"),
-    Family("copycat", {"noise": Range(0, 0.5)}),
-    Family("sideways", {"strength": Range(0.2, 5, log=True), "noise": Range(0, 1)}),
-    Family("constant-direction", {"strength": Range(0.1, 4, log=True), "noise": Range(0, 1.5)}),
-    Family("poisoned-fl", {"scale": Range(0.5, 20, log=True)}),
-    Family("fed-sa", {"rate": Range(0.05, 0.9), "reach": Range(0.01, 1, log=True)}),
-    Family("optimal-alie"),
-    Family("optimal-ipm"),
-    Family(
+    AttackFamily("sign-flip", {"scale": Range(0.3, 10, log=True)}, fixed={"scale": 4.0}),
+    AttackFamily("scaling", {"scale": Range(1.5, 30, log=True)}),
+    AttackFamily("gaussian", {"sigma": Range(0.003, 1, log=True)}),
+    AttackFamily("label-flip"),
+    AttackFamily("ipm", {"epsilon": Range(0.05, 10, log=True)}),
+    AttackFamily("alie", {"z": Range(0.1, 6)}, fixed={"z": 1.5}),
+    AttackFamily("min-max", choices=PERTURBATIONS),
+    AttackFamily("min-sum", choices=PERTURBATIONS),
+    AttackFamily("mimic"),
+    AttackFamily("copycat", {"noise": Range(0, 0.5)}),
+    AttackFamily("sideways", {"strength": Range(0.2, 5, log=True), "noise": Range(0, 1)}),
+    AttackFamily(
+        "constant-direction", {"strength": Range(0.1, 4, log=True), "noise": Range(0, 1.5)}
+    ),
+    AttackFamily("poisoned-fl", {"scale": Range(0.5, 20, log=True)}),
+    AttackFamily("fed-sa", {"rate": Range(0.05, 0.9), "reach": Range(0.01, 1, log=True)}),
+    AttackFamily("optimal-alie"),
+    AttackFamily("optimal-ipm"),
+    AttackFamily(
         "evasive",
         {"share": Range(0.5, 1), "limit": Range(1, 8, log=True), "noise": Range(0, 1)},
         {"attack": ({"name": "min-max"}, {"name": "min-sum"}, {"name": "ipm"}, {"name": "alie"})},

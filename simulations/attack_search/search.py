@@ -21,7 +21,7 @@ from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.attack_search.candidates import Candidate, fixed_candidates, suggested
 from hqde_fl.simulations.attack_search.evaluation import Evaluator
-from hqde_fl.simulations.attack_search.families import FAMILIES, Family
+from hqde_fl.simulations.attack_search.families import FAMILIES, AttackFamily
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.atomic_files import replace_file
 from hqde_fl.simulations.recording.directory_lock import directory_lock
@@ -75,7 +75,7 @@ class SearchSettings:
 
 
 @dataclass(frozen=True)
-class Measured:
+class AttackScores:
     """An attack with what it left of the metric.
 
     Parameters
@@ -106,9 +106,9 @@ class SearchOutcome:
         The primary metric.
     clean : tuple[float, ...]
         The final metric without attackers, for each held-out seed.
-    fixed : tuple[Measured, ...]
+    fixed : tuple[AttackScores, ...]
         The fixed attacks, the worst on the training seeds first.
-    found : Measured
+    found : AttackScores
         The worst attack on the training seeds, which may be a fixed one.
     candidates, failed : int
         Numbers of candidates, and of those whose runs failed.
@@ -117,8 +117,8 @@ class SearchOutcome:
     rule: str
     metric: str
     clean: tuple[float, ...]
-    fixed: tuple[Measured, ...]
-    found: Measured
+    fixed: tuple[AttackScores, ...]
+    found: AttackScores
     candidates: int
     failed: int
 
@@ -136,7 +136,7 @@ def attack_search(
     settings: SearchSettings,
     *,
     jobs: int = 1,
-    families: Sequence[Family] = FAMILIES,
+    families: Sequence[AttackFamily] = FAMILIES,
     on_candidate: OnCandidate = lambda number, candidate, value, worst: None,
 ) -> SearchOutcome:
     """Search for the attack under which an experiment ends worst.
@@ -154,7 +154,7 @@ def attack_search(
         The settings.
     jobs : int, default=1
         Number of runs at once.
-    families : Sequence[Family]
+    families : Sequence[AttackFamily]
         The attacks to try.
     on_candidate : Callable
         Called after each candidate.
@@ -208,7 +208,7 @@ class _Search:
         self,
         evaluator: Evaluator,
         settings: SearchSettings,
-        families: Sequence[Family],
+        families: Sequence[AttackFamily],
         on_candidate: OnCandidate,
     ) -> None:
         self._evaluator, self._settings, self._tell = evaluator, settings, on_candidate
@@ -306,9 +306,11 @@ class _Search:
     def _futures(self, candidate: Candidate | None) -> list[Future[float | None]]:
         return [self._evaluator.value(candidate, s) for s in self._settings.held_out_seeds]
 
-    def _measured(self, candidate: Candidate, futures: Sequence[Future[float | None]]) -> Measured:
+    def _measured(
+        self, candidate: Candidate, futures: Sequence[Future[float | None]]
+    ) -> AttackScores:
         training = self._evaluator.values(candidate, self._settings.training_seeds)
-        return Measured(
+        return AttackScores(
             candidate.label,
             candidate.key,
             tuple(value for value in training if value is not None),

@@ -25,7 +25,7 @@ from hqde_fl.simulations.recording.weights_file import read_weights
 
 
 @dataclass(frozen=True)
-class Finding:
+class Mismatch:
     """Something in a run that does not fit.
 
     Parameters
@@ -48,7 +48,7 @@ def clients_by_round(run: Run) -> Mapping[int, list[Mapping[str, Any]]]:
     return lines
 
 
-def check_chain(run: Run) -> Iterator[Finding]:
+def check_chain(run: Run) -> Iterator[Mismatch]:
     """Yield the rounds whose lines do not fit their hash or the line before, in order.
 
     Raises
@@ -66,9 +66,9 @@ def check_chain(run: Run) -> Iterator[Finding]:
     for place, line in enumerate(run.rounds):
         number = line["round"]
         if number != place:
-            yield Finding(number, f"stands where round {place} should")
+            yield Mismatch(number, f"stands where round {place} should")
         if line.get(CHAIN_HASH) != chain_hash(previous, line, clients.get(number, [])):
-            yield Finding(number, f"{CHAIN_HASH} does not fit its lines or those before")
+            yield Mismatch(number, f"{CHAIN_HASH} does not fit its lines or those before")
         previous = line.get(CHAIN_HASH, START)
     ended, rounds = run.manifest["status"] == "finished", run.manifest["experiment"]["rounds"]
     last = run.rounds[-1]["round"]
@@ -76,32 +76,32 @@ def check_chain(run: Run) -> Iterator[Finding]:
     if not ended:  # it was ended between the clients' lines and the round's
         surplus -= {last + 1}
     if surplus:
-        yield Finding(min(surplus), "has clients, but no line of its own")
+        yield Mismatch(min(surplus), "has clients, but no line of its own")
     if ended and "ended-early" not in run.manifest and last != rounds:
-        yield Finding(last, f"is the last one, of {rounds}, though the run has finished")
+        yield Mismatch(last, f"is the last one, of {rounds}, though the run has finished")
     if ended and dict(run.manifest.get("final", {})) != dict(run.final):
-        yield Finding(last, "its metrics are not the final ones in manifest.json")
+        yield Mismatch(last, "its metrics are not the final ones in manifest.json")
 
 
-def check_models(run: Run) -> Iterator[Finding]:
+def check_models(run: Run) -> Iterator[Mismatch]:
     """Yield the rounds whose checkpoint, or final model, is not the model of their line."""
     store, lines = Store(run.path), {line["round"]: line for line in run.rounds}
     for number in store.numbers():
         try:
             arrays = store.snapshot(number).state.arrays()
         except CheckpointError as error:
-            yield Finding(number, f"its checkpoint: {error}")
+            yield Mismatch(number, f"its checkpoint: {error}")
             continue
         if not _is_model_of(lines.get(number), arrays):
-            yield Finding(number, f"its checkpoint's model has another {MODEL_HASH}")
+            yield Mismatch(number, f"its checkpoint's model has another {MODEL_HASH}")
     if run.manifest["status"] == "finished" and run.rounds:
         try:
             final = to_record(read_weights(run.path / MODEL)[0])
         except DataError as error:
-            yield Finding(run.rounds[-1]["round"], str(error))
+            yield Mismatch(run.rounds[-1]["round"], str(error))
             return
         if not _is_model_of(run.rounds[-1], final):
-            yield Finding(run.rounds[-1]["round"], f"{MODEL} has another {MODEL_HASH}")
+            yield Mismatch(run.rounds[-1]["round"], f"{MODEL} has another {MODEL_HASH}")
 
 
 def _is_model_of(line: Mapping[str, Any] | None, arrays: ArrayRecord) -> bool:

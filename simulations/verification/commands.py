@@ -16,7 +16,7 @@ from hqde_fl.simulations.console.interruption import interruptible
 
 if TYPE_CHECKING:
     from hqde_fl.simulations.recording.recorded_run import Run
-    from hqde_fl.simulations.verification.chain_check import Finding
+    from hqde_fl.simulations.verification.chain_check import Mismatch
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 DEFAULT_SPOTS = 44
@@ -57,7 +57,7 @@ def verify(
         raise typer.Exit(1)
 
 
-def _spot_check(run: Run, console: Console, spots: int, seed: int | None) -> list[Finding]:
+def _spot_check(run: Run, console: Console, spots: int, seed: int | None) -> list[Mismatch]:
     from hqde_fl.simulations.verification.recomputation import Recomputation
     from hqde_fl.simulations.verification.spot_check import (
         DETECTION_SHARE,
@@ -171,12 +171,12 @@ def _differing_machine(run: Run) -> list[str]:
     return notes
 
 
-def _list(console: Console, found: Sequence[Finding]) -> None:
+def _list(console: Console, found: Sequence[Mismatch]) -> None:
     for finding in sorted(found, key=lambda finding: finding.round):
         _say(console, f"round {finding.round}: {finding.what}")
 
 
-def _verdict(found: Sequence[Finding]) -> str:
+def _verdict(found: Sequence[Mismatch]) -> str:
     return f"{len(found)} findings" if found else "all fits"
 
 

@@ -19,7 +19,7 @@ from hqde_fl.simulations.recording.file_names import CLIENTS, PRIVACY, ROUNDS
 from hqde_fl.simulations.recording.recorded_run import Run, read_lines
 from hqde_fl.simulations.recording.round_chain import CHAIN_HASH, lasting
 from hqde_fl.simulations.recording.run_directory import append_lines
-from hqde_fl.simulations.verification.chain_check import Finding, clients_by_round
+from hqde_fl.simulations.verification.chain_check import Mismatch, clients_by_round
 
 NOT_COMPARED = (CHAIN_HASH, "edges")
 """Keys of lines that may differ in a resumed run: it sends again to nodes what they hold."""
@@ -68,7 +68,7 @@ class Recomputation:
         """Return the rounds from which others can be computed, in order; 0 is the beginning."""
         return sorted({0, *(self._store.numbers() if self._knows_clients else ())})
 
-    def differences(self, base: int, last: int) -> Iterator[Finding]:
+    def differences(self, base: int, last: int) -> Iterator[Mismatch]:
         """Compute the rounds after ``base`` until ``last`` again, and yield what differs.
 
         Parameters
@@ -83,7 +83,7 @@ class Recomputation:
             try:
                 point = self._point(base, again) if base else None
             except CheckpointError as error:
-                yield Finding(last, f"cannot be computed, the checkpoint of round {base}: {error}")
+                yield Mismatch(last, f"cannot be computed, the checkpoint of round {base}: {error}")
                 return
             contexts = self._compute(again, point, last)
             own = Run(again, {}, read_lines(again / ROUNDS), read_lines(again / CLIENTS))
@@ -124,30 +124,30 @@ class Recomputation:
         finally:
             grid.close()
 
-    def _compare(self, own: Run, rounds: range) -> Iterator[Finding]:
+    def _compare(self, own: Run, rounds: range) -> Iterator[Mismatch]:
         recorded = {line["round"]: line for line in self._run.rounds}
         computed = {line["round"]: line for line in own.rounds}
         clients = clients_by_round(own)
         for number in rounds:
             if number not in computed or number not in recorded:
                 where = "the run" if number not in recorded else "the recomputed run"
-                yield Finding(number, f"is not in {where}")
+                yield Mismatch(number, f"is not in {where}")
                 continue
             if keys := _differing(recorded[number], computed[number]):
-                yield Finding(number, f"computed again, differs in {', '.join(keys)}")
+                yield Mismatch(number, f"computed again, differs in {', '.join(keys)}")
             before, now = self._clients.get(number, []), clients.get(number, [])
             if len(before) != len(now):
-                yield Finding(
+                yield Mismatch(
                     number, f"has {len(before)} clients' lines, computed again {len(now)}"
                 )
                 continue
             keys = sorted({k for a, b in zip(before, now, strict=True) for k in _differing(a, b)})
             if keys:
-                yield Finding(number, f"computed again, its clients differ in {', '.join(keys)}")
+                yield Mismatch(number, f"computed again, its clients differ in {', '.join(keys)}")
 
     def _compare_states(
         self, computed: Snapshot, contexts: Mapping[int, RecordDict]
-    ) -> Iterator[Finding]:
+    ) -> Iterator[Mismatch]:
         """Yield a finding if the run's checkpoint of a round holds another state of the run."""
         last = computed.state.round
         if last not in self._store.numbers():
@@ -156,13 +156,13 @@ class Recomputation:
             recorded = self._store.snapshot(last)
             before = _content(recorded, self._store.contexts(recorded))
         except CheckpointError as error:
-            yield Finding(last, f"its checkpoint: {error}")
+            yield Mismatch(last, f"its checkpoint: {error}")
             return
         now = _content(computed, contexts)
         if not self._knows_clients:
             del before["clients"]
         if keys := sorted(name for name in before if before[name] != now[name]):
-            yield Finding(last, f"its checkpoint holds other {', '.join(keys)}")
+            yield Mismatch(last, f"its checkpoint holds other {', '.join(keys)}")
 
 
 def _content(snapshot: Snapshot, contexts: Mapping[int, RecordDict]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.recording.recorded_run import Run
-from hqde_fl.simulations.verification.chain_check import Finding
+from hqde_fl.simulations.verification.chain_check import Mismatch
 from hqde_fl.simulations.verification.recomputation import Recomputation
 
 DETECTION_SHARE = 0.1
@@ -78,7 +78,7 @@ def stretches(chosen: Collection[int], bases: Sequence[int]) -> list[Stretch]:
     return [Stretch(base, last) for base, last in last_of.items()]
 
 
-def spot_check(recomputation: Recomputation, planned: Iterable[Stretch]) -> Iterator[Finding]:
+def spot_check(recomputation: Recomputation, planned: Iterable[Stretch]) -> Iterator[Mismatch]:
     """Compute rounds again, and yield what differs, each as soon as it is found."""
     for stretch in planned:
         yield from recomputation.differences(stretch.base, stretch.last)

@@ -17,7 +17,7 @@ from hqde_fl.simulations.attack_search.candidates import (
     suggested,
 )
 from hqde_fl.simulations.attack_search.command import SETTING, summary
-from hqde_fl.simulations.attack_search.families import FAMILIES, Family, Range
+from hqde_fl.simulations.attack_search.families import FAMILIES, AttackFamily, Range
 from hqde_fl.simulations.attack_search.search import (
     SearchOutcome,
     SearchSettings,
@@ -34,7 +34,7 @@ TINY = {
     "clients": {"count": 4, "lr": 0.3},
     "strategy": {"rule": "mean"},
 }
-MILD = (Family("sign-flip", {"scale": Range(8, 30, log=True)}, fixed={"scale": 0.1}),)
+MILD = (AttackFamily("sign-flip", {"scale": Range(8, 30, log=True)}, fixed={"scale": 0.1}),)
 """A fixed attack that hardly hurts, and candidates that do."""
 SETTINGS = SearchSettings(budget=4, minutes=5, training_seeds=(1, 2), held_out_seeds=(11, 12))
 
@@ -97,14 +97,14 @@ def test_a_search_that_was_interrupted_goes_on_with_what_it_has(tmp_path: Path) 
 
 
 def test_runs_that_fail_are_counted_and_their_errors_kept(tmp_path: Path) -> None:
-    families = (*MILD, Family("alie"))  # whose z is 0 with so few clients
+    families = (*MILD, AttackFamily("alie"))  # whose z is 0 with so few clients
     experiment = Experiment.parse(TINY)
     outcome = attack_search(experiment, 1, tmp_path, SETTINGS, families=families)
     assert outcome.failed >= 1
     assert [each.label for each in outcome.fixed] == ["sign-flip(scale=0.1)"]
     assert "ALIE.z must be given" in (tmp_path / "runs.jsonl").read_text()
     with pytest.raises(RunError, match="no run finished under any fixed attack"):
-        attack_search(experiment, 1, tmp_path / "none", SETTINGS, families=(Family("alie"),))
+        attack_search(experiment, 1, tmp_path / "none", SETTINGS, families=(AttackFamily("alie"),))
 
 
 def test_another_experiments_runs_are_not_taken(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_another_experiments_runs_are_not_taken(tmp_path: Path) -> None:
 
 def test_equal_candidates_at_once_are_one_run(tmp_path: Path) -> None:
     """The family has no parameters, so that candidates of one batch are often the same."""
-    families = (Family("label-flip"),)
+    families = (AttackFamily("label-flip"),)
     outcome = attack_search(
         Experiment.parse(TINY), 1, tmp_path, SETTINGS, jobs=4, families=families
     )
@@ -215,7 +215,7 @@ def test_what_cannot_be_searched_is_one_line(arguments: tuple[str, ...], message
 
 
 def test_a_search_that_found_nothing_says_so(tmp_path: Path) -> None:
-    families = (Family("sign-flip", {"scale": Range(0.1, 0.2)}, fixed={"scale": 20.0}),)
+    families = (AttackFamily("sign-flip", {"scale": Range(0.1, 0.2)}, fixed={"scale": 20.0}),)
     outcome = attack_search(Experiment.parse(TINY), 1, tmp_path, SETTINGS, families=families)
     assert "no candidate was worse than the fixed attacks on the training seeds" in summary(
         outcome, SETTINGS.held_out_seeds

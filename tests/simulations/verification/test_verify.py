@@ -28,7 +28,7 @@ from hqde_fl.simulations.recording.round_chain import (
 from hqde_fl.simulations.recording.weights_file import weights_to_bytes
 from hqde_fl.simulations.run import run_experiment
 from hqde_fl.simulations.verification.chain_check import (
-    Finding,
+    Mismatch,
     check_chain,
     check_models,
 )
@@ -49,7 +49,7 @@ def record(out: Path, **changes: Any) -> Run:
     return Run.load(out)
 
 
-def findings(run: Run) -> list[Finding]:
+def findings(run: Run) -> list[Mismatch]:
     """Return what a check of everything finds, in the order of the rounds."""
     numbers = [line["round"] for line in run.rounds[1:]]
     recomputation = Recomputation(run)
@@ -121,7 +121,7 @@ def test_a_changed_line_breaks_the_chain(forged: Path, key: str) -> None:
 def test_a_removed_round_or_client_breaks_the_chain(forged: Path) -> None:
     lines = (forged / "rounds.jsonl").read_text().splitlines(keepends=True)
     (forged / "rounds.jsonl").write_text("".join(lines[:5] + lines[6:]))
-    assert Finding(6, "stands where round 5 should") in [*check_chain(Run.load(forged))]
+    assert Mismatch(6, "stands where round 5 should") in [*check_chain(Run.load(forged))]
     (forged / "rounds.jsonl").write_text("".join(lines))
     clients = (forged / "clients.jsonl").read_text().splitlines(keepends=True)
     (forged / "clients.jsonl").write_text("".join(clients[1:]))
@@ -168,7 +168,7 @@ def test_three_forged_rounds_in_a_new_chain_are_computed_again(forged: Path) -> 
     run = Run.load(forged)
     assert [*check_chain(run), *check_models(run)] == []
     assert findings(run) == [
-        Finding(number, "computed again, differs in server") for number in (3, 6, 9)
+        Mismatch(number, "computed again, differs in server") for number in (3, 6, 9)
     ]
     result = invoke("verify", forged)
     assert result.exit_code == 1
@@ -196,7 +196,7 @@ def test_a_forged_model_is_found_in_its_round_and_the_next(forged: Path) -> None
     run = Run.load(forged)
     assert [*check_chain(run), *check_models(run)] == []
     assert {finding.round for finding in findings(run)} == {5, 6}
-    assert Finding(5, "its checkpoint holds other models") in findings(run)
+    assert Mismatch(5, "its checkpoint holds other models") in findings(run)
 
 
 def test_a_checkpoint_or_final_model_of_another_run_is_named(
@@ -208,8 +208,8 @@ def test_a_checkpoint_or_final_model_of_another_run_is_named(
     weights = from_record(Store(other.path).snapshot(10).state.arrays())
     (forged / "model.safetensors").write_bytes(weights_to_bytes(weights))
     assert [*check_models(Run.load(forged))] == [
-        Finding(5, "its checkpoint's model has another model-sha256"),
-        Finding(10, "model.safetensors has another model-sha256"),
+        Mismatch(5, "its checkpoint's model has another model-sha256"),
+        Mismatch(10, "model.safetensors has another model-sha256"),
     ]
     (forged / "checkpoint" / name).write_bytes(b"torn")
     (forged / "model.safetensors").write_bytes(b"torn")
