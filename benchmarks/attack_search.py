@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.reporting import check, conclude, machine  # noqa: E402
-from hqde_fl.simulations.attack_search.command import SETTING, summary  # noqa: E402
+from hqde_fl.simulations.attack_search.command import summary  # noqa: E402
 from hqde_fl.simulations.attack_search.search import SearchSettings, attack_search  # noqa: E402
 from hqde_fl.simulations.attack_search.setting import searched_experiment  # noqa: E402
 
@@ -49,7 +49,7 @@ QUICK = ("median", "robust")
 
 def searched(name: str, settings: SearchSettings, out: Path) -> dict[str, Any]:
     """Return a rule's row of the table."""
-    experiment = searched_experiment(RULES[name], None, (), ATTACKERS, SETTING)
+    experiment = searched_experiment(RULES[name], None, (), ATTACKERS)
     started = time.monotonic()
     outcome = attack_search(experiment, ATTACKERS, out, settings, jobs=os.cpu_count() or 1)
     difference, worst = outcome.difference, outcome.fixed[0]

@@ -1,4 +1,4 @@
-"""What it costs to verify a run, and whether forged rounds are noticed.
+"""Measure the cost of verifying a run, and count the forged rounds that are noticed.
 
 A run of digits writes a checkpoint after every round and keeps them all. Then 44 random rounds of
 it are computed again. The cost is the time of that, with the checks of the chain and of all

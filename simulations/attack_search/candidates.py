@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from hqde_fl.simulations.attack_search.families import FAMILIES, AttackFamily, Trial
 
 Who = Literal["drawn", "most-data", "least-data"]
-"""Which clients attack: drawn by the seed, or those with most, or fewest, examples."""
+"""The clients that attack: drawn by the seed, or those with most, or fewest, examples."""
 
 
 @dataclass(frozen=True)

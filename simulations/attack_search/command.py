@@ -17,18 +17,7 @@ from hqde_fl.simulations.console.interruption import interruptible
 if TYPE_CHECKING:
     from hqde_fl.simulations.attack_search.search import SearchOutcome
 
-SETTING: dict[str, Any] = {
-    "rounds": 20,
-    "task": {"name": "digits"},
-    "clients": {
-        "count": 10,
-        "epochs": 3,
-        "batch-size": 32,
-        "lr": 0.2,
-        "partition": {"name": "dirichlet", "alpha": 0.5},
-    },
-}
-"""The experiment without a FILE."""
+SEEDS = "seeds such as 1,2"
 FIXED_SHOWN = 5
 """Fixed attacks in the table."""
 
@@ -67,15 +56,17 @@ def attack_search(
     """
     from hqde_fl.simulations.attack_search.search import SearchSettings
     from hqde_fl.simulations.attack_search.search import attack_search as search
-    from hqde_fl.simulations.attack_search.setting import searched_experiment, seed_list
+    from hqde_fl.simulations.attack_search.setting import searched_experiment
+    from hqde_fl.simulations.console.integer_list import integer_list
     from hqde_fl.simulations.console.progress import quiet_flower
     from hqde_fl.simulations.experiment.own_modules import add_folder_of
 
     add_folder_of(file)
+    training = integer_list(seeds, "--seeds", SEEDS)
     settings = SearchSettings(
-        budget, minutes, seed_list(seeds, "--seeds"), seed_list(held_out, "--held-out"), seed
+        budget, minutes, training, integer_list(held_out, "--held-out", SEEDS), seed
     )
-    experiment = searched_experiment(rule, file, set_ or (), f, SETTING)
+    experiment = searched_experiment(rule, file, set_ or (), f)
     directory = out or Path("runs") / f"attack-search-{experiment.name}"
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())

@@ -6,6 +6,7 @@ import hashlib
 import json
 import queue
 import shutil
+import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -47,20 +48,21 @@ class Evaluator:
 
     def __init__(self, experiment: Experiment, f: int, out: Path, jobs: int, lock: int) -> None:
         self._table, self._f, self._out = experiment.to_table(), f, out
-        self._known: dict[tuple[str, int], float | None] = {}
+        self._runs: dict[tuple[str, int], Future[float | None]] = {}
         self._sizes: dict[int, list[int]] = {}
         self._require_same()
         for line in read_lines(out / RESULTS):
             if line["value"] is not None:  # what failed may have been interrupted
-                self._known[line["candidate"], line["seed"]] = line["value"]
-        self._going: dict[tuple[str, int], Future[float | None]] = {}
+                known: Future[float | None] = Future()
+                known.set_result(line["value"])
+                self._runs[line["candidate"], line["seed"]] = known
         self._closing = False
         self._workers = [CellWorker(out / f"worker-{index}.log", lock) for index in range(jobs)]
         self._idle: queue.SimpleQueue[CellWorker] = queue.SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)
         self._threads = ThreadPoolExecutor(jobs, "run")
-        self._writing = ThreadPoolExecutor(1, "results")
+        self._writing = threading.Lock()
         task = self._experiment(Candidate({"name": "zero"}), 0).checked_task()
         objective = task.objective
         self.metric, self.higher_is_better = objective.primary, objective.higher_is_better()
@@ -80,7 +82,6 @@ class Evaluator:
             for worker in self._workers:
                 worker.close()
             self._threads.shutdown()
-            self._writing.shutdown()
 
     def _require_same(self) -> None:
         """Raise ``ConfigError`` if the directory holds the search of another experiment."""
@@ -110,17 +111,13 @@ class Evaluator:
             None if the run failed, or its metric is not finite.
         """
         key = "none" if candidate is None else candidate.key
-        if (key, seed) in self._known:
-            known: Future[float | None] = Future()
-            known.set_result(self._known[key, seed])
-            return known
-        if (key, seed) not in self._going:  # two at once would use the same directory
-            self._going[key, seed] = self._threads.submit(self._run, candidate, seed, key)
-        return self._going[key, seed]
+        if (key, seed) not in self._runs:  # two at once would use the same directory
+            self._runs[key, seed] = self._threads.submit(self._run, candidate, seed, key)
+        return self._runs[key, seed]
 
-    def is_known(self, candidate: Candidate, seed: int) -> bool:
-        """Return True if a run has a result."""
-        return (candidate.key, seed) in self._known
+    def was_tried(self, candidate: Candidate, seed: int) -> bool:
+        """Return True if ``value`` was asked for a run, now or in an earlier search."""
+        return (candidate.key, seed) in self._runs
 
     def values(self, candidate: Candidate | None, seeds: Iterable[int]) -> list[float | None]:
         """Return the final metric for each seed, in order; see ``value``."""
@@ -142,8 +139,8 @@ class Evaluator:
         if self._closing:  # its process was ended
             return None
         line = {"candidate": key, "seed": seed, "value": value, "error": error}
-        self._writing.submit(append_lines, self._out / RESULTS, [line]).result()
-        self._known[key, seed] = value
+        with self._writing:
+            append_lines(self._out / RESULTS, [line])
         return value
 
     def _experiment(self, candidate: Candidate | None, seed: int) -> Experiment:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 
 class Trial(Protocol):
-    """What a search draws parameters from; Optuna's trials are such."""
+    """A source of a candidate's parameters, such as a trial of Optuna."""
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
         """Return a number in [low, high], on a logarithmic scale if ``log``."""

@@ -293,10 +293,7 @@ class _Search:
         self.candidates += 1
         self.failed += value is None
         seeds = self._settings.training_seeds
-        complete = value is not None and all(
-            self._evaluator.is_known(candidate, seed) for seed in seeds
-        )
-        if value is not None and complete:
+        if value is not None and all(self._evaluator.was_tried(candidate, s) for s in seeds):
             signed = self._sign * value
             if self._worst is None or signed < self._worst[0]:
                 self._worst = signed, candidate
@@ -329,8 +326,9 @@ class _Search:
 
     @staticmethod
     def _mean(values: Sequence[float | None]) -> float | None:
+        """Return the mean of the values of runs; None if one of them failed."""
         known = [value for value in values if value is not None]
-        return fmean(known) if known and len(known) == len(values) else None
+        return fmean(known) if len(known) == len(values) else None
 
 
 def _failed_state() -> Any:

@@ -10,9 +10,22 @@ from typing import Any
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.experiment.experiment import Experiment
 
+SETTING: dict[str, Any] = {
+    "rounds": 20,
+    "task": {"name": "digits"},
+    "clients": {
+        "count": 10,
+        "epochs": 3,
+        "batch-size": 32,
+        "lr": 0.2,
+        "partition": {"name": "dirichlet", "alpha": 0.5},
+    },
+}
+"""The experiment without a file."""
+
 
 def searched_experiment(
-    rule: str, file: Path | None, overrides: Sequence[str], f: int, setting: dict[str, Any]
+    rule: str, file: Path | None, overrides: Sequence[str], f: int
 ) -> Experiment:
     """Return an experiment with a rule, which is told f where it takes it.
 
@@ -21,13 +34,11 @@ def searched_experiment(
     rule : str
         A rule's name, or an inline TOML table with a name and parameters.
     file : Path or None
-        The experiment's file; ``setting`` if None.
+        The experiment's file; ``SETTING`` if None.
     overrides : Sequence[str]
         Overrides of dotted keys.
     f : int
         The number of attackers.
-    setting : dict[str, Any]
-        The experiment without a file.
 
     Raises
     ------
@@ -46,22 +57,7 @@ def searched_experiment(
     if file is not None:
         base = Experiment.load(file, overrides).to_table()
     else:
-        base = Experiment.parse({"name": "search", **setting}, overrides).to_table()
+        base = Experiment.parse({"name": "search", **SETTING}, overrides).to_table()
     label = str(name).replace(":", "-").replace("/", "-")
-    strategy = {**base.get("strategy", {}), "rule": table}
-    changed = {**base, "name": label, "strategy": strategy, "faults": []}
-    return Experiment.parse(changed)
-
-
-def seed_list(text: str, option: str) -> tuple[int, ...]:
-    """Return the seeds in a list such as ``1,2``.
-
-    Raises
-    ------
-    ConfigError
-        If the text is no such list; the message names the option.
-    """
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise ConfigError(f"{option} must be seeds such as 1,2, found {text!r}") from None
+    strategy = {**base["strategy"], "rule": table}
+    return Experiment.parse({**base, "name": label, "strategy": strategy, "faults": []})

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.simulations.console.integer_list import integer_list
 from hqde_fl.simulations.console.interruption import interruptible
 
 if TYPE_CHECKING:
@@ -46,14 +47,14 @@ def verify(
         run, console = Run.load(directory), Console()
         if run.manifest["status"] == "running":
             raise ConfigError(f"{directory} is a run that goes on: verify it when it has ended")
-        found = [*check_chain(run), *check_models(run)]
-        _say(console, f"chain and models of {len(run.rounds)} rounds: {_verdict(found)}")
-        _list(console, found)
+        mismatches = [*check_chain(run), *check_models(run)]
+        _say(console, f"chain and models of {len(run.rounds)} rounds: {_verdict(mismatches)}")
+        _list(console, mismatches)
         if spot and len(run.rounds) > 1:
             computed = _spot_check(run, console, spot, seed)
             _list(console, computed)
-            found += computed
-    if found:
+            mismatches += computed
+    if mismatches:
         raise typer.Exit(1)
 
 
@@ -81,14 +82,14 @@ def _spot_check(run: Run, console: Console, spots: int, seed: int | None) -> lis
     shown = track(
         planned, "computed again", console=console, transient=True, disable=not console.is_terminal
     )
-    found = [*spot_check(recomputation, shown)]
+    mismatches = [*spot_check(recomputation, shown)]
     chance = detection_probability(len(chosen), len(run.rounds) - 1)
     _say(
         console,
-        f"{len(chosen)} of {len(run.rounds) - 1} rounds computed again: {_verdict(found)} "
+        f"{len(chosen)} of {len(run.rounds) - 1} rounds computed again: {_verdict(mismatches)} "
         f"(if {DETECTION_SHARE:.0%} were forged, one is among them with probability {chance:.3f})",
     )
-    return found
+    return mismatches
 
 
 def replay(
@@ -116,7 +117,12 @@ def replay(
 
     add_folder_of(None, stored_folders(directory))
     before, table = Run.load(directory), dict(stored_experiment(directory))
-    left_out = sorted({*table["clients"].get("without", ()), *_partitions(without)})
+    left_out = sorted(
+        {
+            *table["clients"].get("without", ()),
+            *integer_list(without, "--without", "partition ids such as 3,5"),
+        }
+    )
     experiment = Experiment.parse({**table, "clients": {**table["clients"], "without": left_out}})
     name = "-".join(map(str, left_out)) or "nobody"
     whole = directory.resolve()
@@ -146,14 +152,6 @@ def _comparison(before: Run, after: Run, metric: str) -> Iterator[str]:
     yield f"run directory: {after.path}"
 
 
-def _partitions(text: str) -> list[int]:
-    """Return the partition ids in a list such as ``3,5``; raise ``ConfigError`` for others."""
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise ConfigError(f"--without must be partition ids such as 3,5, found {text!r}") from None
-
-
 def _differing_machine(run: Run) -> list[str]:
     """Return lines about what differs here from where a run was recorded, and changes bits."""
     from hqde_fl.simulations.recording.environment import hardware, versions
@@ -171,13 +169,13 @@ def _differing_machine(run: Run) -> list[str]:
     return notes
 
 
-def _list(console: Console, found: Sequence[Mismatch]) -> None:
-    for finding in sorted(found, key=lambda finding: finding.round):
-        _say(console, f"round {finding.round}: {finding.what}")
+def _list(console: Console, mismatches: Sequence[Mismatch]) -> None:
+    for one in sorted(mismatches, key=lambda mismatch: mismatch.round):
+        _say(console, f"round {one.round}: {one.what}")
 
 
-def _verdict(found: Sequence[Mismatch]) -> str:
-    return f"{len(found)} findings" if found else "all fits"
+def _verdict(mismatches: Sequence[Mismatch]) -> str:
+    return f"{len(mismatches)} findings" if mismatches else "all fits"
 
 
 def _say(console: Console, text: str) -> None:

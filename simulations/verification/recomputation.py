@@ -22,7 +22,8 @@ from hqde_fl.simulations.recording.run_directory import append_lines
 from hqde_fl.simulations.verification.chain_check import Mismatch, clients_by_round
 
 NOT_COMPARED = (CHAIN_HASH, "edges")
-"""Keys of lines that may differ in a resumed run: it sends again to nodes what they hold."""
+"""Keys of lines that are not compared: the chain follows from the others, and among the bytes of
+each level of edges are those of what a resumed run sends again."""
 
 
 @final

@@ -16,14 +16,14 @@ from hqde_fl.simulations.attack_search.candidates import (
     fixed_candidates,
     suggested,
 )
-from hqde_fl.simulations.attack_search.command import SETTING, summary
+from hqde_fl.simulations.attack_search.command import summary
 from hqde_fl.simulations.attack_search.families import FAMILIES, AttackFamily, Range
 from hqde_fl.simulations.attack_search.search import (
     SearchOutcome,
     SearchSettings,
     attack_search,
 )
-from hqde_fl.simulations.attack_search.setting import searched_experiment
+from hqde_fl.simulations.attack_search.setting import SETTING, searched_experiment
 from hqde_fl.simulations.console import command_line
 from hqde_fl.simulations.experiment.experiment import Experiment
 
@@ -188,14 +188,14 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: 
 
 def test_a_rule_is_told_f_where_it_takes_it(tmp_path: Path) -> None:
     def rule(text: str) -> Any:
-        return searched_experiment(text, None, (), 3, SETTING).strategy.rule
+        return searched_experiment(text, None, (), 3).strategy.rule
 
     assert rule("krum") == {"name": "krum", "f": 3}
     assert rule("median") == {"name": "median"}
     assert rule('{ name = "krum", f = 1 }') == {"name": "krum", "f": 1}
     file = tmp_path / "own.toml"
     file.write_text('name = "own"\nrounds = 7\n')
-    found = searched_experiment("krum", file, ("clients.count=9",), 2, SETTING)
+    found = searched_experiment("krum", file, ("clients.count=9",), 2)
     assert (found.rounds, found.clients.count, found.name) == (7, 9, "krum")
 
 
