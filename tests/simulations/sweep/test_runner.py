@@ -166,8 +166,7 @@ def test_missing_data_stops_a_sweep_before_it_starts(file, tmp_path):
 KILLS = """
 rounds = 8
 [task]
-name = "digits"
-hidden = 8
+name = "held:task"
 [clients]
 count = 4
 [engine]
@@ -178,10 +177,25 @@ attack = ["sign-flip", "ipm"]
 f = [0, 1]
 seeds = [1, 2]
 """
+HELD = """
+import os, signal
+from hqde_fl.simulations.tasks.digits import Digits
+from hqde_fl.simulations.tasks.partition import PARTITIONERS
+
+def task(partitions, seed, partition):
+    if name := os.environ.get("HELD"):  # one of the last cells waits to be killed
+        with open(name, "a") as file:
+            file.write("x")
+            if file.tell() == 12:
+                signal.pause()
+    return Digits(hidden=8).build(PARTITIONERS.build("iid"), seed)
+"""
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_and_resumed_the_results_are_the_same(file, tmp_path):
+def test_killed_at_any_moment_and_resumed_the_results_are_the_same(file, tmp_path, monkeypatch):
+    (tmp_path / "held.py").write_text(HELD)
+    monkeypatch.syspath_prepend(tmp_path)
     path = file(KILLS)
     undisturbed = run_sweep(Sweep.load(path), tmp_path / "whole", report=False)
     assert {row.status for row in undisturbed.rows} == {"finished"}
@@ -195,7 +209,11 @@ def test_killed_at_any_moment_and_resumed_the_results_are_the_same(file, tmp_pat
         "--out",
         str(out),
     ]
-    environment = os.environ | {"PYTHONPATH": str(APP_ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(APP_ROOT), str(tmp_path)]),
+        "OMP_NUM_THREADS": "1",
+        "HELD": str(tmp_path / "cells-begun"),
+    }
     process = subprocess.Popen(
         [*command, "--jobs", "2"],
         cwd=tmp_path,
