@@ -165,9 +165,9 @@ def run_experiment(
         if superlink and not (out / ROUNDS).exists():
             return RunResult(out, {}, given=experiment)  # the ServerApp's host has the rest
         if report and experiment.engine.name != "flower":
-            from hqde_fl.simulations.report import write_report
+            from hqde_fl.simulations.report import report_or_warn
 
-            write_report(Comparison.of(Run.load(out)), out)
+            report_or_warn(Comparison.of(Run.load(out)), out)
         run = Run.load(out)
         return RunResult(out, run.final, run.void_rounds, experiment)
 
@@ -206,9 +206,9 @@ def _is_complete(out: Path, experiment: Experiment, report: bool) -> bool:
     if manifest["status"] != "finished" or manifest["experiment"]["rounds"] < experiment.rounds:
         return False
     if report and not (out / REPORT).exists():
-        from hqde_fl.simulations.report import write_report
+        from hqde_fl.simulations.report import report_or_warn
 
-        write_report(Comparison.of(Run.load(out)), out)
+        report_or_warn(Comparison.of(Run.load(out)), out)
     return True
 
 

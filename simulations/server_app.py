@@ -79,14 +79,14 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the experiment of the run's config, record it, and draw its report."""
-    from hqde_fl.simulations.report import write_report
+    from hqde_fl.simulations.report import report_or_warn
 
     start_json_log("server")
     if job := context.run_config.get(JOB):
         serve_edge(grid, context.run_config, Path(str(job)))
         return
     out = serve_run_config(grid, context.run_config, context.run_id)
-    write_report(Comparison.of(Run.load(out)), out)
+    report_or_warn(Comparison.of(Run.load(out)), out)
 
 
 def serve_edge(grid: Grid, run_config: UserConfig, job: Path) -> None:

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from hqde_fl.errors import ConfigError, HQDEError
+from hqde_fl.errors import ConfigError, HQDEError, RunError
 from hqde_fl.own_modules import own_code
 from hqde_fl.simulations.attack_search.command import attack_search
 from hqde_fl.simulations.console.fetch import fetch
@@ -141,7 +141,7 @@ def run(
     from hqde_fl.simulations.experiment.hierarchy import HierarchyBound, bound_text
     from hqde_fl.simulations.experiment.own_modules import add_folder_of
     from hqde_fl.simulations.experiment.warnings import require_none, warnings_of
-    from hqde_fl.simulations.recording.file_names import REPORT
+    from hqde_fl.simulations.recording.file_names import REPORT, ROUNDS
     from hqde_fl.simulations.run import run_experiment
 
     overrides = _overrides(set_, engine, ray_address, seed, data_dir)
@@ -182,12 +182,14 @@ def run(
     final = ", ".join(
         f"{name} {value:.4f}" for name, value in sorted(result.final.items()) if value is not None
     )
-    if not (directory / REPORT).exists():
+    if not (directory / ROUNDS).exists():
         _say(console, "completed: its run directory is on the SuperLink's host, below runs/")
         return
     if result.void_rounds:
         _say(console, result.void_rounds)
-    _say(console, f"final: {final or 'no metrics'}\nreport: {_shown(directory / REPORT)}")
+    _say(console, f"final: {final or 'no metrics'}")
+    if (directory / REPORT).exists():
+        _say(console, f"report: {_shown(directory / REPORT)}")
 
 
 @app.command()
@@ -414,8 +416,9 @@ def _directory(out: Path | None, name: str) -> Path:
 def _name_what_is_kept(directory: Path) -> Iterator[None]:
     """Limit Flower's log to warnings; if a signal ends the block, say so and exit.
 
-    The message names the directory if it exists.
+    The message names the directory if it exists, and that of an error of the disk how to go on.
     """
+    from hqde_fl.simulations.checkpoint.store import DIRECTORY
     from hqde_fl.simulations.console.progress import quiet_flower
 
     try:
@@ -425,6 +428,17 @@ def _name_what_is_kept(directory: Path) -> Iterator[None]:
         kept = f", kept in {_shown(directory)}" if directory.exists() else ""
         _complain(f"interrupted{kept}")
         raise typer.Exit(_status(end)) from None
+    except RunError as error:
+        if _is_of_disk(error) and any((directory / DIRECTORY).glob("*")):
+            raise RunError(
+                f"{error}: `hqde-fl run --resume {_shown(directory)}` goes on"
+            ) from error
+        raise
+
+
+def _is_of_disk(error: BaseException | None) -> bool:
+    """Return True if an error of the operating system caused this one."""
+    return error is not None and (isinstance(error, OSError) or _is_of_disk(error.__cause__))
 
 
 def _status(end: KeyboardInterrupt | Terminated) -> int:

@@ -17,5 +17,8 @@ MODEL, REPORT = "model.safetensors", "report.html"
 BEST_MODEL = "best.safetensors"
 """The best model by the metric of ``[stopping]``; it is there only if that is followed."""
 
+RESERVE = ".reserve"
+"""A file that keeps room on the disk, while a run goes on, for the record of how it ends."""
+
 INDEX = "sweep.json"
 """The file that lists the axes and cells of a sweep."""

@@ -13,11 +13,13 @@ from typing import Any
 from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.simulations.recording.atomic_files import replace_file
-from hqde_fl.simulations.recording.file_names import MANIFEST
+from hqde_fl.simulations.recording.file_names import MANIFEST, RESERVE
 from hqde_fl.simulations.recording.strict_json import parse_json, to_json_value, to_kebab_case
 
 _REQUIRED = {"error", "experiment", "faulty", "name", "started", "status"}
 """Keys without which a file is no manifest."""
+RESERVE_BYTES = 1 << 16
+"""More than a manifest takes."""
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -40,6 +42,15 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     """Replace the manifest of the run directory ``path`` in one step."""
     text = json.dumps(to_json_value(manifest), indent=2, allow_nan=False) + "\n"
     replace_file(path / MANIFEST, text.encode())
+
+
+def keep_reserve(path: Path) -> None:
+    """Keep room on the disk of a run directory in which ``record_end`` can write.
+
+    On a full disk the file is shorter, or missing.
+    """
+    with suppress(OSError), (path / RESERVE).open("wb") as file:
+        file.write(bytes(RESERVE_BYTES))
 
 
 def attempt_of(path: Path) -> tuple[str, int] | None:
@@ -79,6 +90,7 @@ def record_end(
         return  # the run ended before its manifest was written
     if manifest["status"] == "running":
         ended = {"status": status, "error": error, "ended": timestamp(), "final": final}
+        (path / RESERVE).unlink(missing_ok=True)
         write_manifest(path, manifest | ended)
 
 

@@ -32,6 +32,7 @@ from hqde_fl.simulations.recording.environment import hardware, versions
 from hqde_fl.simulations.recording.file_names import CLIENTS, MANIFEST, MODEL, POOL, ROUNDS, TREE
 from hqde_fl.simulations.recording.manifest import (
     add_to_manifest,
+    keep_reserve,
     read_manifest,
     record_end,
     timestamp,
@@ -151,6 +152,7 @@ class RunDirectory(Callback):
             "hardware": hardware(),
         }
         write_manifest(self.path, manifest)
+        keep_reserve(self.path)
         for name in (ROUNDS, CLIENTS):
             (self.path / name).touch()
         TASKS.take()  # those of an earlier run in this process

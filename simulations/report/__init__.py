@@ -7,12 +7,14 @@ but the Flower App Bundle. So the templates are files of a kind that a bundle ca
 
 from __future__ import annotations
 
+from logging import WARNING
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tomli_w
 
 from hqde_fl.errors import RunError
+from hqde_fl.protocol.flower_internals import log
 from hqde_fl.simulations.experiment.display_names import component_label, faults_label
 from hqde_fl.simulations.recording.atomic_files import replace_file
 from hqde_fl.simulations.recording.choice import chosen_only
@@ -86,6 +88,18 @@ def write_report(comparison: Comparison, out: Path) -> Path:
         write_figures(comparison, out)
         write_paper_tables(comparison, out)
     return path
+
+
+def report_or_warn(comparison: Comparison, out: Path) -> None:
+    """Write the report as ``write_report`` does; if its files cannot be written, only warn.
+
+    What it shows is on record, and ``hqde-fl report`` draws it again.
+    """
+    try:
+        write_report(comparison, out)
+    except (OSError, RunError) as error:
+        again = f"`hqde-fl report {out}` draws it"
+        log(WARNING, "no report, but all results are on record (%s): %s", error, again)
 
 
 def render(comparison: Comparison) -> str:

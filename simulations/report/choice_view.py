@@ -8,8 +8,9 @@ from hqde_fl.clients.objective import VALIDATION
 from hqde_fl.simulations.recording.atomic_files import replace_file
 from hqde_fl.simulations.recording.choice import choices, setting_axes
 from hqde_fl.simulations.recording.comparison import Comparison
+from hqde_fl.simulations.recording.csv_text import csv_text
 from hqde_fl.simulations.report.number_text import metric_text
-from hqde_fl.simulations.report.paper_tables import PaperCell, PaperTable, latex, markdown, to_csv
+from hqde_fl.simulations.report.paper_tables import PaperCell, PaperTable, latex, markdown
 
 CHOICES = "choices"
 """Name of the files ``choices.csv``, ``.md`` and ``.tex``."""
@@ -50,6 +51,6 @@ def write_choices(comparison: Comparison, out: Path) -> None:
     records = [
         dict(zip(table.heads, [cell.text for cell in row], strict=True)) for row in table.rows
     ]
-    replace_file(out / f"{CHOICES}.csv", to_csv(records))
+    replace_file(out / f"{CHOICES}.csv", csv_text(records))
     replace_file(out / f"{CHOICES}.md", markdown(table).encode())
     replace_file(out / f"{CHOICES}.tex", latex(table).encode())

@@ -7,16 +7,15 @@ for each line, condition and metric.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hqde_fl.simulations.recording.atomic_files import replace_file
 from hqde_fl.simulations.recording.comparison import Comparison
+from hqde_fl.simulations.recording.csv_text import csv_text
 from hqde_fl.simulations.recording.seed_groups import SeedGroup
 from hqde_fl.simulations.report.number_text import metric_text
 from hqde_fl.simulations.report.scores import line_scores
@@ -69,7 +68,7 @@ def write_paper_tables(comparison: Comparison, out: Path) -> None:
     table = paper_table(comparison)
     replace_file(out / LATEX, latex(table).encode())
     replace_file(out / MARKDOWN, markdown(table).encode())
-    replace_file(out / STATISTICS, to_csv(statistics_records(comparison)))
+    replace_file(out / STATISTICS, csv_text(statistics_records(comparison)))
 
 
 def paper_table(comparison: Comparison) -> PaperTable:
@@ -250,12 +249,3 @@ def _tex(text: str) -> str:
 
 def _escaped(text: str) -> str:
     return re.sub(r"([\\|*_`<])", r"\\\1", text)
-
-
-def to_csv(records: Sequence[Mapping[str, Any]]) -> bytes:
-    """Return records with the same keys, at least one, as CSV with a head."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue().encode()

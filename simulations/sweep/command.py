@@ -56,7 +56,8 @@ def run_and_show(
         _say(console, f"failed: {', '.join(row.labels)}: {row.error}")
     if failed:
         _say(console, f"{len(failed)} of {len(comparison.rows)} cells failed")
-    _say(console, f"report: {_shown(out / REPORT)}")
+    if (out / REPORT).exists():
+        _say(console, f"report: {_shown(out / REPORT)}")
     return comparison
 
 

@@ -137,9 +137,9 @@ def run_sweep(
                 comparison.save(out)
                 write_tables(comparison, out)
         if report:
-            from hqde_fl.simulations.report import write_report
+            from hqde_fl.simulations.report import report_or_warn
 
-            write_report(comparison, out)
+            report_or_warn(comparison, out)
     return comparison
 
 

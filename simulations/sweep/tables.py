@@ -7,7 +7,6 @@ one that was not. Time and memory are in ``timings.csv``.
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from hqde_fl.clients.objective import ATTACK_SUCCESS
 from hqde_fl.simulations.recording.atomic_files import replace_file
 from hqde_fl.simulations.recording.choice import is_chosen
 from hqde_fl.simulations.recording.comparison import Comparison
+from hqde_fl.simulations.recording.csv_text import csv_text
 from hqde_fl.simulations.recording.detection import Detection
 from hqde_fl.simulations.recording.seed_groups import ComparisonRow
 
@@ -32,11 +32,11 @@ def write_tables(comparison: Comparison, out: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    replace_file(out / RESULTS, _csv(_results(comparison)))
+    replace_file(out / RESULTS, csv_text(_results(comparison)))
     buffer = io.BytesIO()
     pq.write_table(pa.table(result_columns(comparison)), buffer)
     replace_file(out / PARQUET, buffer.getvalue())
-    replace_file(out / TIMINGS, _csv([_timing(comparison, row) for row in comparison.rows]))
+    replace_file(out / TIMINGS, csv_text([_timing(comparison, row) for row in comparison.rows]))
 
 
 def result_columns(comparison: Comparison) -> dict[str, list[Any]]:
@@ -131,21 +131,6 @@ def _timing(comparison: Comparison, row: ComparisonRow) -> dict[str, Any]:
 
 def _megabytes(rounds: Sequence[Mapping[str, Any]], key: str) -> float:
     return float(sum(line[key] for line in rounds)) / MEGABYTE
-
-
-def _csv(records: Sequence[Mapping[str, Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {key: _csv_value(value) for key, value in record.items()} for record in records
-    )
-    return text.getvalue().encode()
-
-
-def _csv_value(value: Any) -> Any:
-    """Return ``"true"`` or ``"false"`` for a boolean, and any other value unchanged."""
-    return str(value).lower() if isinstance(value, bool) else value
 
 
 def _typed(values: list[Any]) -> list[Any]:

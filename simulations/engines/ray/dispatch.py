@@ -1,25 +1,28 @@
 """Send clients to workers in batches, and collect their outcomes as they finish.
 
 The size of a batch follows from the measured cost of a client: many small clients share one Ray
-call, a large one has its own. When a worker dies, the clients of its batch run again one by one, so
-that only the client that kills its worker gets an error; from then on that client always runs
-alone.
+call, a large one has its own. When a worker dies, the clients of its batch run again, each alone.
+Only a client under which two workers die in a row, each while it runs alone, gets an error; from
+then on it always runs alone, and one more death is enough. A worker that goes with its machine
+counts against nobody.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from logging import WARNING
 from typing import Any
 
 import ray
+from flwr.common.logger import log
 from ray.exceptions import RayError, RayTaskError
 
 from hqde_fl.monitor.task_counters import TASKS, TaskCount
 from hqde_fl.protocol.reply_block import BlockRow
 from hqde_fl.simulations.engines.ray.packing import Packed, pack, unpack
-from hqde_fl.simulations.engines.ray.pool import Pool, Slot
+from hqde_fl.simulations.engines.ray.pool import Pool, Slot, lives
 from hqde_fl.simulations.engines.ray.resources import Allocation
 from hqde_fl.simulations.engines.ray.worker import CohortOutcome, Job, Outcome
 
@@ -33,6 +36,10 @@ MIN_SHARE = 8
 that hangs or dies stops or repeats all of its batch."""
 BATCH_BYTES = 32 << 20
 """Intended size of all replies of a batch together."""
+PATIENCE = 30.0
+"""Seconds without any running batch after which a warning says what the workers wait for."""
+KILLS = 2
+"""Workers that must have died under a client alone, on machines that live, until it is at fault."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +88,7 @@ class Counters:
     deaths : int
         Workers that died.
     reruns : int
-        Clients that ran again because their worker died while it ran a batch of several.
+        Clients that ran again because their worker died, in a batch or for the first time alone.
     lost_states : int
         Clients whose state could not be fetched when they were to run.
     cancelled : int
@@ -124,7 +131,8 @@ class Dispatcher:
     _queues: dict[tuple[Allocation, Any], deque[ClientCall]] = field(default_factory=dict)
     _alone: deque[ClientCall] = field(default_factory=deque)
     _running: dict[Any, CallBatch] = field(default_factory=dict)
-    _suspects: set[int] = field(default_factory=set)
+    _kills: Counter[int] = field(default_factory=Counter)
+    _told: bool = False
     _seconds: float = 0.0
     _bytes: float = 0.0
     _submitted: int = 0
@@ -134,7 +142,7 @@ class Dispatcher:
         calls = list(calls)
         self._submitted = len(calls)
         for call in calls:
-            if call.job.node in self._suspects:
+            if self._kills[call.job.node] >= KILLS:
                 self._alone.append(call)
             else:
                 self._queues.setdefault((call.allocation, call.content), deque()).append(call)
@@ -167,9 +175,18 @@ class Dispatcher:
         waiting = [*self._running, *boots]
         if not waiting:
             self.pool.refresh()
+            self._grow()
+            if not self.waiting:
+                self._say_why()
             return []
+        if self._running:
+            self._told = False
+        elif not self._told:  # others may hold what the cluster has
+            timeout = PATIENCE if timeout is None else min(timeout, PATIENCE)
         ready, _ = ray.wait(waiting, num_returns=1, timeout=timeout, fetch_local=False)
-        if ready:
+        if not ready and timeout == PATIENCE:
+            self._say_why()
+        elif ready:
             ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
         outcomes: list[tuple[ClientCall, Outcome]] = []
         for reference in ready:
@@ -200,6 +217,14 @@ class Dispatcher:
             wanted[batch.slot.allocation] = wanted.get(batch.slot.allocation, 0) + 1
         if any(count > self.pool.count(allocation) for allocation, count in wanted.items()):
             self.pool.grow(wanted)
+
+    def _say_why(self) -> None:
+        """Warn that clients wait for a worker, with what one asks for and what there is; once."""
+        calls = [*self._alone, *(call for queue in self._queues.values() for call in queue)]
+        if calls and not self._told:
+            self._told = True
+            room = self.pool.room(calls[0].allocation)
+            log(WARNING, "%d clients wait for a worker: %s", len(calls), room)
 
     def _assign(self) -> None:
         """Start a batch on every idle worker for whose allocation calls are queued.
@@ -265,6 +290,8 @@ class Dispatcher:
         except RayError as error:
             return self._handle_death(batch, str(error).strip().splitlines()[0])
         batch.slot.busy = False
+        if self._kills and self._kills[batch.calls[0].job.node] < KILLS:
+            del self._kills[batch.calls[0].job.node]
         outcomes = returned.outcomes() if isinstance(returned, CohortOutcome) else returned
         for place, (call, outcome) in enumerate(zip(batch.calls, outcomes, strict=True)):
             self.changed.add(call.job.node)
@@ -288,20 +315,22 @@ class Dispatcher:
     def _handle_death(self, batch: CallBatch, reason: str) -> list[tuple[ClientCall, Outcome]]:
         """Queue the calls of a batch whose worker died again, each alone, and return [].
 
-        If the batch had only one call, return it with an error; its client always runs alone from
-        then on.
+        If the batch was one call of a client under which ``KILLS`` workers have died so, return it
+        with an error.
         """
         self.counters.deaths += 1
         self.pool.end_worker(batch.slot)
         self.pool.refresh()
-        if len(batch.calls) > 1:
-            self.counters.reruns += len(batch.calls)
-            kind = batch.calls[0].job.metadata[1].partition(".")[0]
-            TASKS.add(TaskCount(kind, batch.slot.host, reruns=len(batch.calls)))
-            self._alone.extend(batch.calls)
-            return []
-        self._suspects.add(batch.calls[0].job.node)
-        return [(batch.calls[0], _failed(f"the client's process died: {reason}"))]
+        call, node = batch.calls[0], batch.calls[0].job.node
+        if len(batch.calls) == 1 and lives(batch.slot.host):
+            self._kills[node] += 1
+            if self._kills[node] >= KILLS:
+                return [(call, _failed(f"the client's process died: {reason}"))]
+        self.counters.reruns += len(batch.calls)
+        kind = call.job.metadata[1].partition(".")[0]
+        TASKS.add(TaskCount(kind, batch.slot.host, reruns=len(batch.calls)))
+        self._alone.extend(batch.calls)
+        return []
 
     def _measure(self, outcomes: Sequence[Outcome]) -> None:
         """Update the running means of a client's seconds and reply bytes by those of a batch."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -25,7 +26,12 @@ from hqde_fl.simulations.engines.ray.private_ray import (
     read_environment,
     remove_files,
 )
-from hqde_fl.simulations.engines.ray.resources import Allocation, Resources, allocate
+from hqde_fl.simulations.engines.ray.resources import (
+    Allocation,
+    Resources,
+    allocate,
+    listed,
+)
 from hqde_fl.simulations.engines.ray.starter import Starter
 from hqde_fl.simulations.experiment import import_path
 
@@ -37,6 +43,9 @@ _announced: list[str] = []
 
 KILL_ROUNDS = 5
 """Maximum number of passes over Ray's processes to kill them."""
+
+REFRESH_SECONDS = 2.0
+"""Time between two readings of the cluster's resources while more workers are wanted than fit."""
 
 BOOT_FAILURES = 3
 """Number of workers that fail to start in a row after which a run ends."""
@@ -213,6 +222,12 @@ def cluster() -> list[dict[str, float]]:
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
+def lives(host: str) -> bool:
+    """Return False if the node of the cluster with this id is gone."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return not any(node["NodeID"] == host and not node["Alive"] for node in nodes)
+
+
 @dataclass(eq=False)
 class Slot:
     """A worker that is starting, idle or busy.
@@ -247,6 +262,7 @@ class Pool:
 
     slots: list[Slot] = field(default_factory=list)
     _nodes: list[dict[str, float]] = field(default_factory=list)
+    _refreshed: float = 0.0
     _failures: int = 0
 
     def allocate(self, groups: Sequence[Resources]) -> list[Allocation]:
@@ -254,7 +270,7 @@ class Pool:
 
         ``ConfigError`` is raised if a client of a group fits on no node.
         """
-        self._nodes = cluster()
+        self.refresh()
         return [allocate(group, self._nodes) for group in groups]
 
     def count(self, allocation: Allocation) -> int:
@@ -281,7 +297,9 @@ class Pool:
                     missing[allocation] -= 1
                     started = True
             if not started:
-                return
+                if time.monotonic() < self._refreshed + REFRESH_SECONDS:
+                    return
+                self.refresh()  # a node may have joined
 
     def start_workers(
         self, groups: Sequence[Resources], workers: int, modules: Sequence[str]
@@ -305,7 +323,16 @@ class Pool:
 
     def refresh(self) -> None:
         """Read the cluster's resources again: a node may have been added or lost."""
-        self._nodes = cluster()
+        self._nodes, self._refreshed = cluster(), time.monotonic()
+
+    def room(self, allocation: Allocation) -> str:
+        """Return a sentence with what a client asks for and what each node has, used or free."""
+        free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+        return (
+            f"each asks for {allocation.num_cpus:g} CPUs and {allocation.num_gpus:g} GPUs; the "
+            f"cluster has {listed(self._nodes)}, of which {free.get('CPU', 0):g} CPUs and "
+            f"{free.get('GPU', 0):g} GPUs are free"
+        )
 
     def mark_started(self, slot: Slot) -> None:
         """Mark a worker as started, or remove it if its start failed.

@@ -120,9 +120,14 @@ def allocate(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> Allo
         gpus = 1 / max(clients_per_gpu) if clients_per_gpu else 0.0
     allocation = Allocation(resources.num_cpus, gpus, resources.memory_fraction)
     if not any(allocation.fits(node) for node in nodes):
-        listed = "; ".join(f"{n.get('CPU', 0):g} CPUs, {n.get('GPU', 0):g} GPUs" for n in nodes)
         raise ConfigError(
             f"a client with num-cpus = {allocation.num_cpus:g}, num-gpus = {allocation.num_gpus:g} "
-            f"fits on no node of the cluster, which has {listed}"
+            f"fits on no node of the cluster, which has {listed(nodes)}"
         )
     return allocation
+
+
+def listed(nodes: Sequence[Mapping[str, float]]) -> str:
+    """Return the CPUs and GPUs of each node as text."""
+    each = [f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes]
+    return "; ".join(each) or "no nodes"

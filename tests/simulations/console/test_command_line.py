@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from hqde_fl.errors import RunError
 from hqde_fl.simulations.console import command_line, entry
+from hqde_fl.simulations.recording.manifest import read_manifest
 from hqde_fl.simulations.recording.recorded_run import Run
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -123,7 +125,6 @@ def test_the_default_directory_has_the_name_and_the_time(invoke, tiny_file, tmp_
 
 
 def test_a_failed_run_exits_1_with_one_line(invoke, tiny_file, monkeypatch):
-    from hqde_fl.errors import RunError
     from hqde_fl.simulations import run
 
     def fail(*_args, **_options):
@@ -165,6 +166,54 @@ def test_a_report_is_written_whole_or_not_at_all(invoke, tiny, record, tmp_path,
         f"error: {page} cannot be written: No space left on device\n",
     )
     assert not (tmp_path / page).exists()
+
+
+def test_a_run_whose_report_cannot_be_written_has_succeeded(invoke, tiny_file, monkeypatch, caplog):
+    from hqde_fl.simulations import report
+
+    def full(*_):
+        raise RunError("report.html cannot be written: No space left on device")
+
+    monkeypatch.setattr(report, "write_report", full)
+    result = invoke("run", tiny_file, "--out", "run", "--set", "rounds=1")
+    assert result.exit_code == 0
+    assert "final: accuracy" in result.stdout
+    assert "report:" not in result.stdout
+    assert "`hqde-fl report" in caplog.text
+    assert read_manifest(Path("run"))["status"] == "finished"
+
+
+def test_a_full_disk_is_recorded_and_the_message_says_how_to_go_on(
+    invoke, tiny_file, tmp_path, monkeypatch
+):
+    from hqde_fl.simulations.recording import run_directory
+
+    append = run_directory.append_lines
+
+    def fill(path, lines):
+        """Fail from round 2 on, as long as the run has not ended."""
+        if any(line.get("round") == 2 for line in lines) and (tmp_path / "run/.reserve").exists():
+            try:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            except OSError as error:
+                raise RunError(f"{path.name} cannot be written: {error.strerror}") from error
+        append(path, lines)
+
+    monkeypatch.setattr(run_directory, "append_lines", fill)
+    options = ["--set", "rounds=3", "--set", "checkpoint.every=1"]
+    result = invoke("run", tiny_file, "--out", "run", *options)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        "error: clients.jsonl cannot be written: No space left on device: "
+        "`hqde-fl run --resume run` goes on"
+    )
+    run = Run.load(tmp_path / "run")
+    assert (run.manifest["status"], len(run.rounds)) == ("failed", 2)
+    assert not (tmp_path / "run/.reserve").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert invoke("run", "--resume", "run").exit_code == 0
+    assert len(Run.load(tmp_path / "run").rounds) == 4
 
 
 def test_list(invoke):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
+from pathlib import Path
 
 import pytest
+import ray
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
@@ -15,6 +18,7 @@ from hqde_fl.monitor.spans import CollectedRecords, recorded_by
 from hqde_fl.protocol.replies import read_once
 from hqde_fl.simulations.engines.inline import InlineGrid
 from hqde_fl.simulations.engines.node_ids import node_ids
+from hqde_fl.simulations.engines.ray import dispatch
 from hqde_fl.simulations.engines.ray.grid import RayGrid
 from hqde_fl.simulations.engines.ray.pool import POOL
 from hqde_fl.simulations.engines.ray.resources import Resources
@@ -40,7 +44,10 @@ def app_of() -> ClientApp:
         partition = int(context.node_config["partition-id"])
         target, what = config.get("who", -1), config.get("what", "")
         if partition == target or target == "all":
-            if what == "exit":
+            if what == "once" and not os.path.exists(str(config["file"])):
+                open(str(config["file"]), "w").close()
+                os._exit(1)
+            elif what == "exit":
                 os._exit(1)
             elif what == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -104,6 +111,13 @@ def metric(reply: Message, name: str) -> float:
 
 def grid_of(partitions: int, *resources: Resources, seed: int = 3) -> RayGrid:
     return RayGrid(app_of(), partitions, {}, seed=seed, resources=resources)
+
+
+class Holder:
+    """An actor that only holds its resources."""
+
+    def hold(self) -> None:
+        """Return once the actor has started."""
 
 
 def test_a_stock_strategy_gives_the_same_model_as_in_one_process() -> None:
@@ -175,7 +189,39 @@ def test_a_client_that_kills_its_process_costs_nobody_else(what: str) -> None:
         reason = replies[culprit].error.reason
         assert reason is not None
         assert "the client's process died" in reason
+    assert grid.counters.deaths == 1 + (20 if what == "exit" else 2)  # twice in the first round
     assert metric(ask(grid)[culprit], "rounds") == 1
+
+
+def test_a_client_whose_worker_dies_once_is_asked_again(tmp_path: Path) -> None:
+    grid, file = grid_of(3), tmp_path / "died"
+    for deaths in (1, 2):  # a later round starts anew
+        replies = ask(grid, what="once", who=1, file=str(file))
+        assert not any(reply.has_error() for reply in replies.values())
+        assert (grid.counters.deaths, grid.counters.reruns) == (deaths, deaths)
+        file.unlink()
+
+
+def test_a_run_whose_workers_get_no_cpu_says_so_once_and_goes_on_when_they_do(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(dispatch, "PATIENCE", 0.2)
+    POOL.close()
+    blocker = ray.remote(num_cpus=3)(Holder).remote()
+    ray.get(blocker.hold.remote())
+    grid = grid_of(2, Resources(num_cpus=1, num_gpus=0))
+    replies: list[Message] = []
+    asking = threading.Thread(target=lambda: replies.extend(ask(grid).values()))
+    with caplog.at_level("WARNING", "flwr"):
+        asking.start()
+        while not caplog.messages and asking.is_alive():
+            asking.join(0.05)
+        ray.kill(blocker)
+        asking.join()
+    (said,) = caplog.messages
+    assert said.startswith("2 clients wait for a worker: each asks for 1 CPUs and 0 GPUs; the")
+    assert "3 CPUs, 2 GPUs, of which 0 CPUs" in said
+    assert len(replies) == 2
 
 
 @pytest.mark.slow
@@ -186,7 +232,7 @@ def test_who_dies_in_a_batch_is_found_and_the_others_run_again() -> None:
     assert len(replies) == 200
     wrong = [node for node, reply in replies.items() if reply.has_error()]
     assert wrong == [grid.get_node_ids()[77]]
-    assert grid.counters.deaths == 2  # with its batch, then alone
+    assert grid.counters.deaths == 3  # with its batch, then twice alone
     assert 1 < grid.counters.reruns <= 100
     assert {metric(r, "rounds") for n, r in replies.items() if n != wrong[0]} == {2}
 
