@@ -1,0 +1,259 @@
+"""Run the arena, rules against attacks cell by cell, and write who wins where.
+
+``python benchmarks/arena.py [--quick] [--minutes 60] [--jobs 2] [--page] [--json FILE]``
+
+The sweep is ``experiments/arena.toml``. A cell with a result in ``experiments/arena/results.csv`` is
+not run again: start it as often as you like, each call adds cells. All cells of the first seed come
+first. A rule whose first seed is more than .15 below the best rule of that condition is dropped
+from the race there: its other seeds are not run, and its regret is that of one seed. ``--page`` runs
+nothing, and writes the tables of docs/arena.md anew. ``--quick`` runs a tenth of the cells that are
+missing, for four minutes at most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.reporting import check, conclude, machine  # noqa: E402
+from hqde_fl.simulations.statistics.regret import regrets  # noqa: E402
+from hqde_fl.simulations.sweep.cells import Cell, Sweep  # noqa: E402
+
+EXPERIMENT = ROOT / "experiments" / "arena.toml"
+RESULTS = ROOT / "experiments" / "arena" / "results.csv"
+PAGE = ROOT / "docs" / "arena.md"
+COLUMNS = ("rule", "attack", "f", "partition", "seed", "accuracy")
+DROPPED = 0.15
+"""Accuracy below the best rule's on the first seed, from which a rule is dropped there."""
+ROBUST, FILTER = "robust", "byzantine-filter"
+WITHIN, SHARE = 0.03, 0.95
+FILTER_WITHIN, FILTER_F = 0.05, 3
+QUICK_MINUTES, QUICK_SHARE = 4.0, 0.1
+
+Condition = tuple[str, str, str]
+"""Attack, f and partition."""
+Table = dict[Condition, dict[str, dict[int, float]]]
+"""Condition -> rule -> seed -> accuracy."""
+
+
+def label_of(cell: Cell) -> tuple[str, Condition, int]:
+    """Return a cell's rule, condition and seed; without attackers all attacks are one."""
+    rule, attack, f, partition = cell.labels[:4]
+    return rule, ("none" if f == "0" else attack, f, partition), cell.experiment.seed
+
+
+def results() -> Table:
+    """Return what has been run."""
+    table: Table = defaultdict(lambda: defaultdict(dict))
+    if RESULTS.exists():
+        with RESULTS.open(newline="") as file:
+            for row in csv.DictReader(file):
+                condition = (row["attack"], row["f"], row["partition"])
+                table[condition][row["rule"]][int(row["seed"])] = float(row["accuracy"])
+    return table
+
+
+def add(rule: str, condition: Condition, seed: int, accuracy: float) -> None:
+    """Write a result at the end of the file."""
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    new = not RESULTS.exists()
+    with RESULTS.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if new:
+            writer.writerow(COLUMNS)
+        writer.writerow([rule, *condition, seed, f"{accuracy:.4f}"])
+
+
+def run(experiment_json: str) -> float:
+    """Run a cell in one thread, and return its final accuracy."""
+    import torch
+
+    from hqde_fl.simulations.experiment.experiment import Experiment
+    from hqde_fl.simulations.run import run_experiment
+
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        result = run_experiment(Experiment.from_json(experiment_json), out, report=False)
+    return float(result.final["accuracy"] or 0.0)
+
+
+def is_dropped(table: Table, condition: Condition, rule: str, first: int) -> bool:
+    """Return True if a rule's first seed is too far below the best one under a condition."""
+    values = {name: seeds[first] for name, seeds in table[condition].items() if first in seeds}
+    return rule in values and values[rule] < max(values.values()) - DROPPED
+
+
+def run_cells(minutes: float, jobs: int, share: float) -> int:
+    """Run cells that have no result until the time is used up; return the number of those run."""
+    table, end, done = results(), time.monotonic() + 60 * minutes, 0
+    cells: dict[tuple[str, Condition, int], Cell] = {}
+    for cell in Sweep.load(EXPERIMENT).cells:
+        cells.setdefault(label_of(cell), cell)
+    first = min(seed for _, _, seed in cells)
+    ordered = sorted(cells, key=lambda key: key[2] != first)  # stable: the first seed first
+    due = [(r, c, s) for r, c, s in ordered if s not in table[c][r]]
+    due = due[:: round(1 / share)]
+    print(f"{len(due)} of {len(cells)} cells to run", flush=True)
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        running: dict[Future[float], tuple[str, Condition, int]] = {}
+        while due or running:
+            while due and len(running) < jobs and time.monotonic() < end:
+                rule, condition, seed = key = due.pop(0)
+                if seed == first or not is_dropped(table, condition, rule, first):
+                    running[pool.submit(run, cells[key].experiment.to_json())] = key
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                rule, condition, seed = running.pop(future)
+                table[condition][rule][seed] = future.result()
+                add(rule, condition, seed, future.result())
+                done += 1
+    return done
+
+
+def regret_table(table: Table) -> dict[Condition, dict[str, float]]:
+    """Return condition -> rule -> mean regret; of one seed for rules that were dropped."""
+    found: dict[Condition, dict[str, float]] = {}
+    for condition, rules in table.items():
+        most = max(map(len, rules.values()))
+        whole = {rule: seeds for rule, seeds in rules.items() if len(seeds) == most}
+        own = {rule: regret.mean for rule, regret in regrets(whole).items()}
+        if not own:
+            continue
+        first = min(seed for seeds in rules.values() for seed in seeds)
+        best = max(whole, key=lambda rule: fmean(whole[rule].values()))
+        own |= {r: whole[best][first] - s[first] for r, s in rules.items() if r not in whole}
+        found[condition] = own
+    return found
+
+
+def rows_of(table: Table) -> list[dict[str, Any]]:
+    """Return a row for each rule: worst and mean accuracy, regrets, wins."""
+    regret, rows = regret_table(table), []
+    for rule in {rule: None for rules in table.values() for rule in rules}:
+        means = {c: fmean(rules[rule].values()) for c, rules in table.items() if rules.get(rule)}
+        own = [values[rule] for values in regret.values() if rule in values]
+        worst = min(means, key=lambda condition: means[condition])
+        rows.append(
+            {
+                "rule": rule,
+                "cells": len(means),
+                "mean": fmean(means.values()),
+                "worst": means[worst],
+                "worst at": ", ".join(worst),
+                "mean regret": fmean(own) if own else None,
+                "greatest regret": max(own, default=None),
+                "within .03": fmean(value <= WITHIN for value in own) if own else None,
+            }
+        )
+    return sorted(rows, key=lambda row: -row["worst"])
+
+
+def checks_of(table: Table, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the checks on ``robust`` and the filter."""
+    by_rule, regret = {row["rule"]: row for row in rows}, regret_table(table)
+    checks = []
+    if ROBUST in by_rule and by_rule[ROBUST]["within .03"] is not None:
+        claim = f"robust: share of {len(regret)} conditions within {WITHIN} of the best rule"
+        checks.append(check(claim, by_rule[ROBUST]["within .03"], SHARE))
+        others = max(row["worst"] for row in rows if row["rule"] != ROBUST)
+        checks.append(check("robust: worst case, of all rules", by_rule[ROBUST]["worst"], others))
+    own = [
+        values[FILTER]
+        for (_, f, partition), values in regret.items()
+        if FILTER in values and int(f) <= FILTER_F and partition != "alpha .1"
+    ]
+    if own:
+        claim = f"byzantine-filter: greatest regret, f <= {FILTER_F}, alpha >= .5"
+        checks.append(check(claim, max(own), FILTER_WITHIN, upper=True))
+    return checks
+
+
+def markdown(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return the table of rules in Markdown."""
+
+    def number(value: float | None) -> str:
+        return "" if value is None else f"{value:.3f}"
+
+    lines = [
+        "| rule | conditions | mean | worst | at | mean regret | greatest | within .03 |",
+        "|---|---:|---:|---:|---|---:|---:|---:|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['rule']} | {row['cells']} | {number(row['mean'])} | {number(row['worst'])} "
+            f"| {row['worst at']} | {number(row['mean regret'])} "
+            f"| {number(row['greatest regret'])} | {number(row['within .03'])} |"
+        )
+    return "\n".join(lines)
+
+
+def far_from_best(table: Table) -> str:
+    """Return the conditions in which ``robust`` is far from the best rule, in Markdown."""
+    lines = [
+        "| condition | best rule | its accuracy | robust | regret |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for condition, values in sorted(
+        regret_table(table).items(), key=lambda item: -item[1].get(ROBUST, 0)
+    ):
+        if values.get(ROBUST, 0.0) <= WITHIN:
+            break
+        means = {rule: fmean(seeds.values()) for rule, seeds in table[condition].items()}
+        best = max(means, key=lambda rule: means[rule])
+        lines.append(
+            f"| {', '.join(condition)} | {best} | {means[best]:.3f} | {means[ROBUST]:.3f} "
+            f"| {values[ROBUST]:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def write_page(table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write each table of the page anew, between its two marks."""
+    text = PAGE.read_text()
+    for name, body in (("rules", markdown(rows)), ("robust", far_from_best(table))):
+        before, rest = text.split(f"<!-- {name} -->")
+        after = rest.split(f"<!-- end of {name} -->")[1]
+        text = f"{before}<!-- {name} -->\n{body}\n<!-- end of {name} -->{after}"
+    PAGE.write_text(text)
+
+
+def main() -> int:
+    """Run what is due, print the table, write the page or the JSON file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--quick", action="store_true", help="a tenth of what is missing")
+    parser.add_argument("--minutes", type=float, default=75.0, help="begin no cell after this")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at the same time")
+    parser.add_argument("--page", action="store_true", help="write docs/arena.md, run nothing")
+    options = parser.parse_args()
+    if not options.page:
+        minutes, share = (QUICK_MINUTES, QUICK_SHARE) if options.quick else (options.minutes, 1.0)
+        print(f"{run_cells(minutes, options.jobs, share)} cells run")
+    table = results()
+    rows = rows_of(table)
+    print(markdown(rows))
+    if options.page:
+        write_page(table, rows)
+    about = {**machine(), "quick": options.quick}
+    return conclude([dict(row) for row in rows], checks_of(table, rows), options.json, about)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
