@@ -2,12 +2,12 @@
 
 ``python benchmarks/arena.py [--quick] [--minutes 60] [--jobs 2] [--page] [--json FILE]``
 
-The sweep is ``experiments/arena.toml``. A cell with a result in ``experiments/arena/results.csv`` is
-not run again: start it as often as you like, each call adds cells. All cells of the first seed come
-first. A rule whose first seed is more than .15 below the best rule of that condition is dropped
-from the race there: its other seeds are not run, and its regret is that of one seed. ``--page`` runs
-nothing, and writes the tables of docs/arena.md anew. ``--quick`` runs a tenth of the cells that are
-missing, for four minutes at most.
+The sweep is ``experiments/arena.toml``. A cell with a result in ``experiments/arena/results.csv``
+is not run again: start it as often as you like, each call adds cells. All cells of the first seed
+come first. A rule whose first seed is more than .15 below the best rule of that condition is
+dropped from the race there: its other seeds are not run, and its regret is that of one seed.
+``--page`` runs nothing, and writes the tables of docs/arena.md anew. ``--quick`` runs a tenth of
+the cells that are missing, for four minutes at most.
 """
 
 from __future__ import annotations
