@@ -6,8 +6,9 @@ The sweep is ``experiments/arena.toml``. A cell with a result in ``experiments/a
 is not run again: start it as often as you like, each call adds cells. All cells of the first seed
 come first. A rule whose first seed is more than .15 below the best rule of that condition is
 dropped from the race there: its other seeds are not run, and its regret is that of one seed.
-``--page`` runs nothing, and writes the tables of docs/arena.md anew. ``--quick`` runs a tenth of
-the cells that are missing, for four minutes at most.
+A condition counts once every rule has all its seeds, or is dropped. A cell that fails is named,
+and has no result. ``--page`` runs nothing, and writes the tables of docs/arena.md anew. ``--quick``
+runs missing cells for four minutes, in the order of the whole, and leaves the file as it is.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import logging
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
@@ -31,6 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.reporting import check, conclude, machine  # noqa: E402
 from hqde_fl.simulations.statistics.regret import regrets  # noqa: E402
+from hqde_fl.simulations.statistics.samples import Sample  # noqa: E402
 from hqde_fl.simulations.sweep.cells import Cell, Sweep  # noqa: E402
 
 EXPERIMENT = ROOT / "experiments" / "arena.toml"
@@ -42,7 +44,7 @@ DROPPED = 0.15
 ROBUST, FILTER = "robust", "byzantine-filter"
 WITHIN, SHARE = 0.03, 0.95
 FILTER_WITHIN, FILTER_F = 0.05, 3
-QUICK_MINUTES, QUICK_SHARE = 4.0, 0.1
+QUICK_MINUTES = 4.0
 
 Condition = tuple[str, str, str]
 """Attack, f and partition."""
@@ -53,6 +55,7 @@ Table = dict[Condition, dict[str, dict[int, float]]]
 def label_of(cell: Cell) -> tuple[str, Condition, int]:
     """Return a cell's rule, condition and seed; without attackers all attacks are one."""
     rule, attack, f, partition = cell.labels[:4]
+    f = f.removeprefix("f=")
     return rule, ("none" if f == "0" else attack, f, partition), cell.experiment.seed
 
 
@@ -93,73 +96,106 @@ def run(experiment_json: str) -> float:
     return float(result.final["accuracy"] or 0.0)
 
 
-def is_dropped(table: Table, condition: Condition, rule: str, first: int) -> bool:
+def is_dropped(rules: Mapping[str, Mapping[int, float]], rule: str, first: int) -> bool:
     """Return True if a rule's first seed is too far below the best one under a condition."""
-    values = {name: seeds[first] for name, seeds in table[condition].items() if first in seeds}
+    values = {name: seeds[first] for name, seeds in rules.items() if first in seeds}
     return rule in values and values[rule] < max(values.values()) - DROPPED
 
 
-def run_cells(minutes: float, jobs: int, share: float) -> int:
-    """Run cells that have no result until the time is used up; return the number of those run."""
-    table, end, done = results(), time.monotonic() + 60 * minutes, 0
+def cells_of() -> dict[tuple[str, Condition, int], Cell]:
+    """Return the cells of the arena, those of the first seed first."""
     cells: dict[tuple[str, Condition, int], Cell] = {}
     for cell in Sweep.load(EXPERIMENT).cells:
         cells.setdefault(label_of(cell), cell)
+    return dict(sorted(cells.items(), key=lambda item: item[0][2]))  # stable
+
+
+def run_cells(table: Table, minutes: float, jobs: int, *, keep: bool) -> int:
+    """Run cells without a result until the time is used up; return the number of those run.
+
+    Their results are added to the table and, with ``keep``, to the file.
+    """
+    end, done, cells = time.monotonic() + 60 * minutes, 0, cells_of()
     first = min(seed for _, _, seed in cells)
-    ordered = sorted(cells, key=lambda key: key[2] != first)  # stable: the first seed first
-    due = [(r, c, s) for r, c, s in ordered if s not in table[c][r]]
-    due = due[:: round(1 / share)]
-    print(f"{len(due)} of {len(cells)} cells to run", flush=True)
+    due = deque((r, c, s) for r, c, s in cells if s not in table[c][r])
+    print(f"{len(due)} of {len(cells)} cells have no result", flush=True)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         running: dict[Future[float], tuple[str, Condition, int]] = {}
         while due or running:
             while due and len(running) < jobs and time.monotonic() < end:
-                rule, condition, seed = key = due.pop(0)
-                if seed == first or not is_dropped(table, condition, rule, first):
+                rule, condition, seed = key = due.popleft()
+                if seed == first or not is_dropped(table[condition], rule, first):
                     running[pool.submit(run, cells[key].experiment.to_json())] = key
             if not running:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                rule, condition, seed = running.pop(future)
+                rule, condition, seed = key = running.pop(future)
+                if (error := future.exception()) is not None:
+                    print(f"failed: {key}: {type(error).__name__}: {error}", flush=True)
+                    continue
                 table[condition][rule][seed] = future.result()
-                add(rule, condition, seed, future.result())
+                if keep:
+                    add(rule, condition, seed, future.result())
                 done += 1
     return done
 
 
+def complete(table: Table) -> Table:
+    """Return the conditions in which every rule has all its seeds, or is dropped."""
+    wanted: dict[Condition, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
+    for rule, condition, seed in cells_of():
+        wanted[condition][rule].add(seed)
+    return {
+        condition: {rule: dict(table[condition][rule]) for rule in rules}
+        for condition, rules in wanted.items()
+        if all(min(seeds) in table[condition][rule] for rule, seeds in rules.items())
+        and all(
+            seeds == table[condition][rule].keys() or is_dropped(table[condition], rule, min(seeds))
+            for rule, seeds in rules.items()
+        )
+    }
+
+
 def regret_table(table: Table) -> dict[Condition, dict[str, float]]:
     """Return condition -> rule -> mean regret; of one seed for rules that were dropped."""
-    found: dict[Condition, dict[str, float]] = {}
-    for condition, rules in table.items():
-        most = max(map(len, rules.values()))
-        whole = {rule: seeds for rule, seeds in rules.items() if len(seeds) == most}
-        own = {rule: regret.mean for rule, regret in regrets(whole).items()}
-        if not own:
-            continue
-        first = min(seed for seeds in rules.values() for seed in seeds)
-        best = max(whole, key=lambda rule: fmean(whole[rule].values()))
-        own |= {r: whole[best][first] - s[first] for r, s in rules.items() if r not in whole}
-        found[condition] = own
-    return found
+    return {
+        condition: {rule: fmean(found.values()) for rule, found in regrets(rules).items()}
+        for condition, rules in table.items()
+    }
+
+
+def mean_regret(table: Table, rule: str) -> Sample:
+    """Return a rule's regret under each seed, in the mean over the conditions.
+
+    Where it was dropped, its one seed stands for all.
+    """
+    seeds = sorted({seed for rules in table.values() for own in rules.values() for seed in own})
+    found = [regrets(rules)[rule] for rules in table.values()]
+    return Sample(
+        tuple(fmean(own.get(s, next(iter(own.values()))) for own in found) for s in seeds)
+    )
 
 
 def rows_of(table: Table) -> list[dict[str, Any]]:
-    """Return a row for each rule: worst and mean accuracy, regrets, wins."""
+    """Return a row for each rule: worst and mean accuracy, regrets, all of complete conditions."""
     regret, rows = regret_table(table), []
     for rule in {rule: None for rules in table.values() for rule in rules}:
-        means = {c: fmean(rules[rule].values()) for c, rules in table.items() if rules.get(rule)}
-        own = [values[rule] for values in regret.values() if rule in values]
+        means = {condition: fmean(rules[rule].values()) for condition, rules in table.items()}
+        own = [values[rule] for values in regret.values()]
         worst = min(means, key=lambda condition: means[condition])
+        sample = mean_regret(table, rule)
         rows.append(
             {
                 "rule": rule,
-                "cells": len(means),
+                "conditions": len(means),
                 "mean": fmean(means.values()),
                 "worst": means[worst],
                 "worst at": ", ".join(worst),
-                "mean regret": fmean(own) if own else None,
-                "greatest regret": max(own, default=None),
-                "within .03": fmean(value <= WITHIN for value in own) if own else None,
+                "mean regret": sample.mean,
+                "interval": sample.interval,
+                "greatest regret": max(own),
+                "within .03": fmean(value <= WITHIN for value in own),
+                "best": fmean(values[rule] == min(values.values()) for values in regret.values()),
             }
         )
     return sorted(rows, key=lambda row: -row["worst"])
@@ -169,7 +205,7 @@ def checks_of(table: Table, rows: Sequence[Mapping[str, Any]]) -> list[dict[str,
     """Return the checks on ``robust`` and the filter."""
     by_rule, regret = {row["rule"]: row for row in rows}, regret_table(table)
     checks = []
-    if ROBUST in by_rule and by_rule[ROBUST]["within .03"] is not None:
+    if ROBUST in by_rule:
         claim = f"robust: share of {len(regret)} conditions within {WITHIN} of the best rule"
         checks.append(check(claim, by_rule[ROBUST]["within .03"], SHARE))
         others = max(row["worst"] for row in rows if row["rule"] != ROBUST)
@@ -177,7 +213,7 @@ def checks_of(table: Table, rows: Sequence[Mapping[str, Any]]) -> list[dict[str,
     own = [
         values[FILTER]
         for (_, f, partition), values in regret.items()
-        if FILTER in values and int(f) <= FILTER_F and partition != "alpha .1"
+        if int(f) <= FILTER_F and partition != "alpha .1"
     ]
     if own:
         claim = f"byzantine-filter: greatest regret, f <= {FILTER_F}, alpha >= .5"
@@ -187,19 +223,16 @@ def checks_of(table: Table, rows: Sequence[Mapping[str, Any]]) -> list[dict[str,
 
 def markdown(rows: Iterable[Mapping[str, Any]]) -> str:
     """Return the table of rules in Markdown."""
-
-    def number(value: float | None) -> str:
-        return "" if value is None else f"{value:.3f}"
-
     lines = [
-        "| rule | conditions | mean | worst | at | mean regret | greatest | within .03 |",
-        "|---|---:|---:|---:|---|---:|---:|---:|",
+        "| rule | conditions | mean | worst | at | mean regret | greatest | within .03 | best |",
+        "|---|---:|---:|---:|---|---:|---:|---:|---:|",
     ]
     for row in rows:
+        low, high = row["interval"]
         lines.append(
-            f"| {row['rule']} | {row['cells']} | {number(row['mean'])} | {number(row['worst'])} "
-            f"| {row['worst at']} | {number(row['mean regret'])} "
-            f"| {number(row['greatest regret'])} | {number(row['within .03'])} |"
+            f"| {row['rule']} | {row['conditions']} | {row['mean']:.3f} | {row['worst']:.3f} "
+            f"| {row['worst at']} | {row['mean regret']:.3f} [{low:.3f}, {high:.3f}] "
+            f"| {row['greatest regret']:.3f} | {row['within .03']:.2f} | {row['best']:.2f} |"
         )
     return "\n".join(lines)
 
@@ -210,10 +243,8 @@ def far_from_best(table: Table) -> str:
         "| condition | best rule | its accuracy | robust | regret |",
         "|---|---|---:|---:|---:|",
     ]
-    for condition, values in sorted(
-        regret_table(table).items(), key=lambda item: -item[1].get(ROBUST, 0)
-    ):
-        if values.get(ROBUST, 0.0) <= WITHIN:
+    for condition, values in sorted(regret_table(table).items(), key=lambda item: -item[1][ROBUST]):
+        if values[ROBUST] <= WITHIN:
             break
         means = {rule: fmean(seeds.values()) for rule, seeds in table[condition].items()}
         best = max(means, key=lambda rule: means[rule])
@@ -238,15 +269,17 @@ def main() -> int:
     """Run what is due, print the table, write the page or the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="where to write the figures")
-    parser.add_argument("--quick", action="store_true", help="a tenth of what is missing")
+    parser.add_argument("--quick", action="store_true", help="four minutes, nothing is kept")
     parser.add_argument("--minutes", type=float, default=75.0, help="begin no cell after this")
     parser.add_argument("--jobs", type=int, default=2, help="runs at the same time")
     parser.add_argument("--page", action="store_true", help="write docs/arena.md, run nothing")
     options = parser.parse_args()
-    if not options.page:
-        minutes, share = (QUICK_MINUTES, QUICK_SHARE) if options.quick else (options.minutes, 1.0)
-        print(f"{run_cells(minutes, options.jobs, share)} cells run")
     table = results()
+    if not options.page:
+        minutes = QUICK_MINUTES if options.quick else options.minutes
+        print(f"{run_cells(table, minutes, options.jobs, keep=not options.quick)} cells run")
+    table = complete(table)
+    print(f"{len(table)} conditions are complete")
     rows = rows_of(table)
     print(markdown(rows))
     if options.page:
