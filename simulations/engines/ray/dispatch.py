@@ -16,10 +16,10 @@ from logging import WARNING
 from typing import Any
 
 import ray
-from flwr.common.logger import log
 from ray.exceptions import RayError, RayTaskError
 
 from hqde_fl.monitor.task_counters import TASKS, TaskCount
+from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.reply_block import BlockRow
 from hqde_fl.simulations.engines.ray.packing import Packed, pack, unpack
 from hqde_fl.simulations.engines.ray.pool import Pool, Slot, lives
