@@ -183,7 +183,13 @@ def run(
         f"{name} {value:.4f}" for name, value in sorted(result.final.items()) if value is not None
     )
     if not (directory / ROUNDS).exists():
-        _say(console, "completed: its run directory is on the SuperLink's host, below runs/")
+        place = (
+            "below runs/ of the folder in which the SuperLink runs (of a unit: /var/lib/hqde-fl)"
+        )
+        fetch_it = f"`hqde-fl fetch --superlink {superlink}` brings it here"
+        _say(
+            console, f"completed: its run directory is on the SuperLink's host, {place}; {fetch_it}"
+        )
         return
     if result.void_rounds:
         _say(console, result.void_rounds)

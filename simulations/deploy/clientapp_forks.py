@@ -214,15 +214,15 @@ def main() -> None:
     forks = Forks(shim.parent / "socket")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the SuperNode's end is ours
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    preload()
+    own, request = os.getpid(), None
     try:
+        preload()
         request = forks.next_request(parent)
-    except SystemExit:
-        forks.kill()
-        raise
+    finally:
+        if request is None and os.getpid() == own:  # ended, or the SuperNode has: it may be killed
+            forks.kill()
+            shutil.rmtree(shim.parent, ignore_errors=True)
     if request is None:
-        forks.kill()
-        shutil.rmtree(shim.parent, ignore_errors=True)
         return
     signal.signal(signal.SIGINT, signal.default_int_handler)
     become(request)

@@ -110,7 +110,11 @@ def status(
     ] = None,
     run: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="Whose round times and reasons; default the latest."),
+        typer.Option(
+            metavar="RUN",
+            help="Whose round times and reasons: a run directory; with --superlink a run's id, "
+            "by default the latest.",
+        ),
     ] = None,
 ) -> None:
     """Show certificates, processes and nodes; exit status 1 if one is not up or not online.

@@ -27,7 +27,9 @@ folder=$(cd "$(dirname "$0")" && pwd)
 program=${HQDE_FL:-/opt/hqde-fl/venv/bin/hqde-fl}
 if ! command -v "$program" >/dev/null; then
     echo "$program is missing. As root:" >&2
-    echo "  python3 -m venv /opt/hqde-fl/venv && /opt/hqde-fl/venv/bin/pip install hqde-fl" >&2
+    echo "  python3 -m venv /opt/hqde-fl/venv" >&2
+    echo "  /opt/hqde-fl/venv/bin/pip install hqde_fl-*.whl" >&2
+    echo "If it is elsewhere: HQDE_FL=/path/to/hqde-fl sh check.sh" >&2
     exit 1
 fi
 exec "$program" nodes check "$folder" "$@"
@@ -152,6 +154,12 @@ def revoke(federation: FederationDirectory, name: str) -> FederationDirectory:
 def was_revoked(federation: FederationDirectory, name: str) -> bool:
     """Return True if a node of that name was revoked."""
     return any((federation.path / REVOKED).glob(f"{name}.*.pub"))
+
+
+def revoked_names(federation: FederationDirectory) -> list[str]:
+    """Return the names of nodes that were revoked and not added again, sorted."""
+    keys = (federation.path / REVOKED).glob("*.*.pub")
+    return sorted({path.name.rsplit(".", 2)[0] for path in keys} - {*federation.names})
 
 
 def bundle(federation: FederationDirectory, name: str, out: Path | None = None) -> Path:

@@ -82,9 +82,11 @@ def revoke(directory: Directory, name: Name, superlink: SuperLinkName = "") -> N
 
     federation = _load(directory)
     with interruptible():
-        if name in federation.names or not membership.was_revoked(federation, name):
+        before = name not in federation.names and membership.was_revoked(federation, name)
+        if not before:
             federation = membership.revoke(federation, name)
-        typer.echo(f"{name}: revoked{_synchronised(federation, superlink)}")
+        done = "was revoked before; up to date" if before else "revoked"
+        typer.echo(f"{name}: {done}{_synchronised(federation, superlink)}")
 
 
 @app.command()
@@ -117,8 +119,27 @@ def bundle(
 
 
 @app.command()
+def start(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="An unpacked bundle, or DIR/superlink.")
+    ],
+    state: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="What it keeps; default FOLDER/state."),
+    ] = None,
+) -> None:
+    """Run what the unit in a folder runs, where there is no systemd, until it is ended."""
+    from hqde_fl.simulations.deploy.unit_process import become_unit
+
+    become_unit(folder, folder / "state" if state is None else state)
+
+
+@app.command()
 def check(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The site's own folder.")],
+    unit: Annotated[
+        bool, typer.Option(help="Whether the unit hides /home, /root and /tmp from the node.")
+    ] = True,
 ) -> None:
     """Check a site's folder on its host; exit status 1 if something is wrong.
 
@@ -126,10 +147,10 @@ def check(
     """
     from hqde_fl.simulations.deploy.site_check import check_site, make_key
 
-    findings = check_site(folder)
+    findings = check_site(folder, unit=unit)
     if make_key(folder):
         typer.echo(f"made node.key; send {folder / 'node.pub'} to the federation's operator")
-        findings = check_site(folder)
+        findings = check_site(folder, unit=unit)
     for finding in findings:
         typer.echo(f"{'ok' if not finding.problem else 'WRONG':<6} {finding.what}", nl=False)
         typer.echo(f": {finding.problem}" if finding.problem else "")

@@ -66,6 +66,11 @@ class ControlAddress:
         """
         known, file = read_flower_config()
         connections = {k: v for k, v in known.get("superlink", {}).items() if k != "default"}
+        if name not in connections and Path(name).is_dir():
+            raise ConfigError(
+                f"--superlink {name}: needs the name of a SuperLink in {file}, found a directory. "
+                "A run on a federation on this machine has its files where `hqde-fl run` was begun"
+            )
         if name not in connections:
             raise UnknownNameError(f"SuperLink in {file}", name, connections)
         entry = connections[name]

@@ -49,8 +49,8 @@ class SiteFinding:
     problem: str = ""
 
 
-def check_site(folder: Path) -> list[SiteFinding]:
-    """Check the folder of a node, and make the node's key if it has none.
+def check_site(folder: Path, *, unit: bool = True) -> list[SiteFinding]:
+    """Check the folder of a node; without ``unit`` not whether the unit hides its data.
 
     Raises
     ------
@@ -66,6 +66,8 @@ def check_site(folder: Path) -> list[SiteFinding]:
         "SuperLink": _superlink,
         "data": _data,
     }
+    if unit:
+        checks["data"] = lambda folder: _data(folder) or _hidden_data(folder)
     return [SiteFinding(what, check(folder)) for what, check in checks.items()]
 
 
@@ -145,6 +147,11 @@ def _data(folder: Path) -> str:
     path = site_settings(folder).get(DATA_VARIABLE, "")
     if path and not os.access(path, os.R_OK):
         return f"{DATA_VARIABLE}={path} in {ENVIRONMENT_FILE} cannot be read by this user"
+    return ""
+
+
+def _hidden_data(folder: Path) -> str:
+    path = site_settings(folder).get(DATA_VARIABLE, "")
     unit = (folder / UNIT).read_text(encoding="utf-8").splitlines()
     for setting, hidden in _HIDDEN.items():
         for top in hidden if path and setting in unit else ():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import typer
 from cryptography import x509
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +18,7 @@ from rich.text import Text
 from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.simulations.deploy.authority import days_left
 from hqde_fl.simulations.deploy.federation import FederationDirectory
+from hqde_fl.simulations.deploy.membership import revoked_names
 from hqde_fl.simulations.deploy.node_overview import NodeTimes, ago, last_seen, node_times
 from hqde_fl.simulations.deploy.nodes import Status
 from hqde_fl.simulations.deploy.registered_keys import UNREGISTERED, ControlAddress, public_key
@@ -26,6 +29,8 @@ from hqde_fl.terminal_text import printable
 
 WARNING_DAYS = 30
 """Days before the end of a certificate from which it is warned of."""
+UNLIMITED = 1_000
+"""Columns of a table that goes into a file or a pipe."""
 _SECONDS = 10.0
 """Time for a SuperLink to show its certificate."""
 
@@ -78,7 +83,7 @@ def show_processes(current: Status) -> bool:
             str(report.restarts),
             "" if report.exit_code is None else str(report.exit_code),
         )
-    Console().print(table)
+    _print(table)
     return all(report.pid is not None for report in current.processes)
 
 
@@ -108,8 +113,18 @@ def show_nodes(
             row += [str(recent.round), _seconds(recent.train), _seconds(recent.turnaround)]
             row.append(Text(printable(recent.reason, 200)))
         table.add_row(*row)
-    Console().print(table)
+    _print(table)
+    if revoked := revoked_names(federation):
+        typer.echo(f"revoked: {', '.join(revoked)}")
     return well
+
+
+def _print(table: Table) -> None:
+    """Print a table as wide as the terminal, or into a file or pipe as wide as it is."""
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(width=UNLIMITED)
+    console.print(table)
 
 
 def _registered(
@@ -145,7 +160,9 @@ def times_of_run(run: str, control: ControlAddress | None) -> dict[int, NodeTime
     directory = Path(run)
     if control is None or not run.isdigit() or directory.is_dir():
         if not (directory / CLIENTS).is_file():
-            raise ConfigError(f"{run} has no {CLIENTS}: --run takes a run directory or a run's id")
+            what = "a run directory or a run's id" if control else "a run directory"
+            hint = "" if control else ", and with --superlink NAME a run's id"
+            raise ConfigError(f"{run} has no {CLIENTS}: --run takes {what}{hint}")
         return node_times(read_lines(directory / CLIENTS))
     with tempfile.TemporaryDirectory(prefix="hqde-fl-") as folder:
         RunFetcher(control, run).fetch(Path(folder), only=(CLIENTS,))

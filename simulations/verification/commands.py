@@ -37,7 +37,7 @@ def verify(
 
     The exit status is 1 if something does not fit.
     """
-    from hqde_fl.simulations.checkpoint.resume import stored_folders
+    from hqde_fl.simulations.checkpoint.resume import stored_experiment, stored_folders
     from hqde_fl.simulations.experiment.own_modules import add_folder_of
     from hqde_fl.simulations.recording.recorded_run import Run
     from hqde_fl.simulations.verification.chain_check import check_chain, check_models
@@ -50,7 +50,9 @@ def verify(
         mismatches = [*check_chain(run), *check_models(run)]
         _say(console, f"chain and models of {len(run.rounds)} rounds: {_verdict(mismatches)}")
         _list(console, mismatches)
-        if spot and len(run.rounds) > 1:
+        if spot and stored_experiment(directory)["clients"].get("registered"):
+            _say(console, "no round is computed again: only the registered nodes have its data")
+        elif spot and len(run.rounds) > 1:
             computed = _spot_check(run, console, spot, seed)
             _list(console, computed)
             mismatches += computed

@@ -15,6 +15,7 @@ from hqde_fl.simulations.console.command_line import app
 from hqde_fl.simulations.deploy import membership, nodes
 from hqde_fl.simulations.deploy.authority import days_left, make_node_key
 from hqde_fl.simulations.deploy.federation import FederationDirectory
+from hqde_fl.simulations.deploy.registered_keys import ControlAddress
 from hqde_fl.simulations.deploy.site_check import check_site, make_key
 
 
@@ -144,6 +145,7 @@ def test_a_site_is_told_what_is_wrong(federation: FederationDirectory) -> None:
     for hidden, setting in {"/tmp": "PrivateTmp=yes", "/home": "ProtectHome=yes"}.items():
         (folder / "site.env").write_text(f"HQDE_FL_DATA={hidden}\n")
         assert f"is in {hidden}, which the unit hides ({setting})" in problems(folder)["data"]
+        assert next(f.problem for f in check_site(folder, unit=False) if f.what == "data") == ""
     assert not {"key", "authority", "programs"} & found.keys()
     (folder / "node.key").chmod(0o640)
     assert "other users can read node.key" in problems(folder)["key"]
@@ -154,6 +156,20 @@ def test_a_site_is_told_what_is_wrong(federation: FederationDirectory) -> None:
     assert "node.key is damaged" in problems(folder)["key"]
     with pytest.raises(ConfigError, match="is no folder of a node"):
         check_site(federation.path)
+
+
+def test_names_of_revoked_nodes_that_are_not_back(federation: FederationDirectory) -> None:
+    for name in ("clinic", "factory"):
+        federation = membership.add(federation, name)
+        federation = membership.revoke(federation, name)
+    assert membership.revoked_names(federation) == ["clinic", "factory"]
+    federation = membership.add(federation, "clinic")
+    assert membership.revoked_names(federation) == ["factory"]
+
+
+def test_a_directory_is_no_name_of_a_superlink(federation: FederationDirectory) -> None:
+    with pytest.raises(ConfigError, match="found a directory"):
+        ControlAddress.named(str(federation.path))
 
 
 def test_the_commands_say_what_to_do_next(federation: FederationDirectory) -> None:

@@ -271,6 +271,15 @@ def test_a_run_with_an_own_task_is_verified_from_another_folder(
     assert "2 of 2 rounds computed again: all fits" in result.output
 
 
+def test_of_a_run_of_whoever_was_registered_only_the_chain_is_checked(forged: Path) -> None:
+    manifest = json.loads((forged / "manifest.json").read_text())
+    manifest["experiment"]["clients"]["registered"] = True
+    (forged / "manifest.json").write_text(json.dumps(manifest))
+    result = invoke("verify", forged)
+    assert result.exit_code == 0
+    assert "no round is computed again: only the registered nodes have its data" in result.stdout
+
+
 def test_noise_from_a_secure_generator_cannot_be_computed_again(tmp_path: Path) -> None:
     secure = {"epsilon": 8.0, "noise": "secure-gaussian"}
     run = record(tmp_path / "run", rounds=1, clients={"count": 4, "local-dp": secure})
