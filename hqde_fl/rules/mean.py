@@ -115,4 +115,6 @@ def efficiency_factors(efficiency: Sequence[float], strength: float) -> Tensor:
     values = torch.tensor(efficiency, dtype=torch.float64).clamp(0, 1)
     ratios = values / values.median()
     ratios = torch.where(values == values.median(), 1.0, ratios)  # also where the median is 0
-    return (ratios**strength).clamp(1 / MAX_EFFICIENCY_RATIO, MAX_EFFICIENCY_RATIO)
+    # one by one: in a vector, the last bits of a power depend on the place
+    factors = torch.tensor([ratio**strength for ratio in ratios.tolist()], dtype=torch.float64)
+    return factors.clamp(1 / MAX_EFFICIENCY_RATIO, MAX_EFFICIENCY_RATIO)

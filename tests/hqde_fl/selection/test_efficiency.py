@@ -74,6 +74,14 @@ def test_efficiencies_are_those_of_the_definition(histories: list[ClientHistory]
     assert efficiencies(histories) == pytest.approx(oracle(histories), rel=1e-12, abs=1e-300)
 
 
+def test_a_factor_does_not_depend_on_its_place() -> None:
+    shares = torch.linspace(0.3, 0.7, 101, dtype=torch.float64)
+    factors = efficiency_factors(shares.tolist(), 0.9)
+    for shift in range(101):  # torch takes the last powers of a vector one by one
+        moved = efficiency_factors(shares.roll(shift).tolist(), 0.9)
+        assert torch.equal(moved, factors.roll(shift))
+
+
 @given(HISTORIES, st.floats(0, 1), st.randoms(use_true_random=False))
 @settings(max_examples=60, deadline=None)
 def test_weights_are_bounded_and_follow_the_clients(
