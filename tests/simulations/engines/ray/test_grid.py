@@ -179,17 +179,18 @@ def test_a_client_that_raises_gives_an_error_reply_and_keeps_the_state_it_had() 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["exit", "kill"])
 def test_a_client_that_kills_its_process_costs_nobody_else(what: str) -> None:
-    """In each of twenty rounds, every other client replies."""
+    """In each of ten rounds, every other client replies."""
     grid = grid_of(8)
     culprit = grid.get_node_ids()[5]
-    for _ in range(20 if what == "exit" else 2):
+    times = 10 if what == "exit" else 2
+    for _ in range(times):
         replies = ask(grid, what=what, who=5)
         assert len(replies) == 8
         assert [node for node, reply in replies.items() if reply.has_error()] == [culprit]
         reason = replies[culprit].error.reason
         assert reason is not None
         assert "the client's process died" in reason
-    assert grid.counters.deaths == 1 + (20 if what == "exit" else 2)  # twice in the first round
+    assert grid.counters.deaths == 1 + times  # twice in the first round
     assert metric(ask(grid)[culprit], "rounds") == 1
 
 
