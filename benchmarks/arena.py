@@ -49,7 +49,9 @@ QUICK_MINUTES = 4.0
 Condition = tuple[str, str, str]
 """Attack, f and partition."""
 Table = dict[Condition, dict[str, dict[int, float]]]
-"""Condition -> rule -> seed -> accuracy."""
+"""Condition -> rule -> seed -> accuracy, or regret."""
+Regret = dict[Condition, dict[str, float]]
+"""Condition -> rule -> mean regret; of one seed for rules that were dropped."""
 
 
 def label_of(cell: Cell) -> tuple[str, Condition, int]:
@@ -156,34 +158,26 @@ def complete(table: Table) -> Table:
     }
 
 
-def regret_table(table: Table) -> dict[Condition, dict[str, float]]:
-    """Return condition -> rule -> mean regret; of one seed for rules that were dropped."""
-    return {
-        condition: {rule: fmean(found.values()) for rule, found in regrets(rules).items()}
-        for condition, rules in table.items()
-    }
-
-
-def mean_regret(table: Table, rule: str) -> Sample:
+def mean_regret(by_seed: Table, rule: str) -> Sample:
     """Return a rule's regret under each seed, in the mean over the conditions.
 
     Where it was dropped, its one seed stands for all.
     """
-    seeds = sorted({seed for rules in table.values() for own in rules.values() for seed in own})
-    found = [regrets(rules)[rule] for rules in table.values()]
+    seeds = sorted({seed for rules in by_seed.values() for own in rules.values() for seed in own})
+    conditions = [rules[rule] for rules in by_seed.values()]
     return Sample(
-        tuple(fmean(own.get(s, next(iter(own.values()))) for own in found) for s in seeds)
+        tuple(fmean(own.get(s, next(iter(own.values()))) for own in conditions) for s in seeds)
     )
 
 
-def rows_of(table: Table) -> list[dict[str, Any]]:
+def rows_of(table: Table, by_seed: Table, regret: Regret) -> list[dict[str, Any]]:
     """Return a row for each rule: worst and mean accuracy, regrets, all of complete conditions."""
-    regret, rows = regret_table(table), []
+    rows = []
     for rule in {rule: None for rules in table.values() for rule in rules}:
         means = {condition: fmean(rules[rule].values()) for condition, rules in table.items()}
         own = [values[rule] for values in regret.values()]
         worst = min(means, key=lambda condition: means[condition])
-        sample = mean_regret(table, rule)
+        sample = mean_regret(by_seed, rule)
         rows.append(
             {
                 "rule": rule,
@@ -201,9 +195,9 @@ def rows_of(table: Table) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["worst"])
 
 
-def checks_of(table: Table, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def checks_of(regret: Regret, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the checks on ``robust`` and the filter."""
-    by_rule, regret = {row["rule"]: row for row in rows}, regret_table(table)
+    by_rule = {row["rule"]: row for row in rows}
     checks = []
     if ROBUST in by_rule:
         claim = f"robust: share of {len(regret)} conditions within {WITHIN} of the best rule"
@@ -237,13 +231,13 @@ def markdown(rows: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def far_from_best(table: Table) -> str:
+def far_from_best(table: Table, regret: Regret) -> str:
     """Return the conditions in which ``robust`` is far from the best rule, in Markdown."""
     lines = [
         "| condition | best rule | its accuracy | robust | regret |",
         "|---|---|---:|---:|---:|",
     ]
-    for condition, values in sorted(regret_table(table).items(), key=lambda item: -item[1][ROBUST]):
+    for condition, values in sorted(regret.items(), key=lambda item: -item[1][ROBUST]):
         if values[ROBUST] <= WITHIN:
             break
         means = {rule: fmean(seeds.values()) for rule, seeds in table[condition].items()}
@@ -255,10 +249,10 @@ def far_from_best(table: Table) -> str:
     return "\n".join(lines)
 
 
-def write_page(table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write each table of the page anew, between its two marks."""
+def write_page(rules: str, robust: str) -> None:
+    """Write the two tables of the page anew, each between its two marks."""
     text = PAGE.read_text()
-    for name, body in (("rules", markdown(rows)), ("robust", far_from_best(table))):
+    for name, body in (("rules", rules), ("robust", robust)):
         before, rest = text.split(f"<!-- {name} -->")
         after = rest.split(f"<!-- end of {name} -->")[1]
         text = f"{before}<!-- {name} -->\n{body}\n<!-- end of {name} -->{after}"
@@ -280,12 +274,17 @@ def main() -> int:
         print(f"{run_cells(table, minutes, options.jobs, keep=not options.quick)} cells run")
     table = complete(table)
     print(f"{len(table)} conditions are complete")
-    rows = rows_of(table)
+    by_seed = {condition: regrets(rules) for condition, rules in table.items()}
+    regret = {
+        condition: {rule: fmean(own.values()) for rule, own in rules.items()}
+        for condition, rules in by_seed.items()
+    }
+    rows = rows_of(table, by_seed, regret)
     print(markdown(rows))
     if options.page:
-        write_page(table, rows)
+        write_page(markdown(rows), far_from_best(table, regret))
     about = {**machine(), "quick": options.quick}
-    return conclude([dict(row) for row in rows], checks_of(table, rows), options.json, about)
+    return conclude([dict(row) for row in rows], checks_of(regret, rows), options.json, about)
 
 
 if __name__ == "__main__":

@@ -151,11 +151,6 @@ def revoke(federation: FederationDirectory, name: str) -> FederationDirectory:
     return federation
 
 
-def was_revoked(federation: FederationDirectory, name: str) -> bool:
-    """Return True if a node of that name was revoked."""
-    return any((federation.path / REVOKED).glob(f"{name}.*.pub"))
-
-
 def revoked_names(federation: FederationDirectory) -> list[str]:
     """Return the names of nodes that were revoked and not added again, sorted."""
     keys = (federation.path / REVOKED).glob("*.*.pub")

@@ -82,7 +82,7 @@ def revoke(directory: Directory, name: Name, superlink: SuperLinkName = "") -> N
 
     federation = _load(directory)
     with interruptible():
-        before = name not in federation.names and membership.was_revoked(federation, name)
+        before = name in membership.revoked_names(federation)
         if not before:
             federation = membership.revoke(federation, name)
         done = "was revoked before; up to date" if before else "revoked"

@@ -1,4 +1,4 @@
-"""How far each rule is from the best one, chosen on other seeds than it is scored on.
+"""Measure the distance of each rule to the best one, chosen on other seeds than it is scored on.
 
 The best of twelve noisy rules looks better than it is: its mean is the greatest partly by luck. So
 for each seed the best rule is the one with the best mean over the *other* seeds, and its value

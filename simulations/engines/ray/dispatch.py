@@ -22,7 +22,7 @@ from hqde_fl.monitor.task_counters import TASKS, TaskCount
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.reply_block import BlockRow
 from hqde_fl.simulations.engines.ray.packing import Packed, pack, unpack
-from hqde_fl.simulations.engines.ray.pool import Pool, Slot, lives
+from hqde_fl.simulations.engines.ray.pool import Pool, Slot, living_nodes
 from hqde_fl.simulations.engines.ray.resources import Allocation
 from hqde_fl.simulations.engines.ray.worker import CohortOutcome, Job, Outcome
 
@@ -322,7 +322,7 @@ class Dispatcher:
         self.pool.end_worker(batch.slot)
         self.pool.refresh()
         call, node = batch.calls[0], batch.calls[0].job.node
-        if len(batch.calls) == 1 and lives(batch.slot.host):
+        if len(batch.calls) == 1 and batch.slot.host in living_nodes():
             self._kills[node] += 1
             if self._kills[node] >= KILLS:
                 return [(call, _failed(f"the client's process died: {reason}"))]

@@ -16,6 +16,7 @@ from hqde_fl.monitor.performance_monitor import PerformanceMonitor
 from hqde_fl.monitor.schema import Host, Record, ResourceSample
 from hqde_fl.simulations.console.interruption import ends_process
 from hqde_fl.simulations.engines.ray.node_sampler import NodeSampler
+from hqde_fl.simulations.engines.ray.pool import living_nodes
 from hqde_fl.simulations.experiment import import_path
 
 SEARCH_SECONDS = 10.0
@@ -77,7 +78,7 @@ class NodeSamples:
     def _find_nodes(self) -> None:
         """Start an actor on each node that has none, and forget those of lost nodes."""
         own = ray.get_runtime_context().get_node_id()
-        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+        alive = living_nodes().keys()
         self._nodes = {key: node for key, node in self._nodes.items() if key in alive}
         remote: Any = ray.remote(NodeSampler)
         for key in sorted(alive - self._nodes.keys()):

@@ -219,13 +219,13 @@ def _ray_processes() -> list[psutil.Process]:
 
 def cluster() -> list[dict[str, float]]:
     """Return the resources of each living node of the cluster: Ray's name -> amount."""
-    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return list(living_nodes().values())
 
 
-def lives(host: str) -> bool:
-    """Return False if the node of the cluster with this id is gone."""
+def living_nodes() -> dict[str, dict[str, float]]:
+    """Return the resources of each living node of the cluster by its id: Ray's name -> amount."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return not any(node["NodeID"] == host and not node["Alive"] for node in nodes)
+    return {node["NodeID"]: dict(node["Resources"]) for node in nodes if node["Alive"]}
 
 
 @dataclass(eq=False)

@@ -129,5 +129,5 @@ def allocate(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> Allo
 
 def listed(nodes: Sequence[Mapping[str, float]]) -> str:
     """Return the CPUs and GPUs of each node as text."""
-    each = [f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes]
-    return "; ".join(each) or "no nodes"
+    texts = (f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
+    return "; ".join(texts) or "no nodes"

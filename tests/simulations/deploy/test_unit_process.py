@@ -1,4 +1,4 @@
-"""What a unit runs is run without systemd: the same arguments, other places."""
+"""A unit's program runs without systemd, with the same arguments and other places."""
 
 from __future__ import annotations
 
