@@ -330,15 +330,17 @@ class Coordinator:
         return found
 
     def _share_accesses(self, slot: _Slot) -> None:
-        """Tell a new replica what the others have counted."""
+        """Tell a new replica what the others have counted.
+
+        A read is counted by more than half of the replicas, and not by the same ones each time.
+        """
         for other in self._slots:
             if other is not slot and other.filled:
                 try:
                     accesses = ray.get(other.actor.accesses.remote())
-                    ray.get(slot.actor.adopt_accesses.remote(accesses))
-                    return
                 except RayActorError:
                     continue
+                ray.get(slot.actor.adopt_accesses.remote(accesses))
 
     def _on_all(self, call: Callable[[Any], Any]) -> None:
         """Make a call on every replica; replace and fill those that are dead.

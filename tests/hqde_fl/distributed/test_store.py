@@ -5,15 +5,17 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import ray
 import torch
+from ray.exceptions import RayActorError
 from torch import Tensor
 
 from hqde_fl.distributed.store import (
@@ -42,7 +44,16 @@ def kill(store: DistributedWeightStore, *which: int) -> None:
     """Kill replicas by number, the coordinator by -1."""
     for number in which:
         name = coordinator_name(store.name) if number < 0 else replica_name(store.name, number)
-        ray.kill(ray.get_actor(name, namespace=NAMESPACE))
+        kill_actor(name)
+
+
+def kill_actor(name: str) -> None:
+    """Kill an actor, and wait until it is dead: before that it may still answer."""
+    actor = ray.get_actor(name, namespace=NAMESPACE)
+    ray.kill(actor)
+    with suppress(RayActorError):
+        while True:
+            ray.get(actor.__ray_ready__.remote())
 
 
 def number_of(store: DistributedWeightStore, key: str, version: int | None = None) -> float:
@@ -56,16 +67,22 @@ def store(one_ray: None) -> Iterator[DistributedWeightStore]:
     store.close()
 
 
-def test_versions_of_a_key(store: DistributedWeightStore) -> None:
-    assert [store.put("a", weights(k), facts={"round": k}) for k in range(3)] == [1, 2, 3]
-    assert store.put("b", weights(7)) == 1
-    assert store.versions("a") == [1, 2, 3]
-    assert {"a", "b"} <= set(store.keys())
-    assert number_of(store, "a", 2) == 1
-    latest = store.latest("a")
+@pytest.fixture
+def key() -> str:
+    """A name that no test has used, not even this one if it has failed and runs again."""
+    return uuid4().hex
+
+
+def test_versions_of_a_key(store: DistributedWeightStore, key: str) -> None:
+    assert [store.put(key, weights(k), facts={"round": k}) for k in range(3)] == [1, 2, 3]
+    assert store.put(f"{key} b", weights(7)) == 1
+    assert store.versions(key) == [1, 2, 3]
+    assert {key, f"{key} b"} <= set(store.keys())
+    assert number_of(store, key, 2) == 1
+    latest = store.latest(key)
     assert (latest.version, latest.facts) == (3, {"round": 2})
-    with pytest.raises(NoSuchVersionError, match=r"'a' have no version 4, found \[1, 2, 3\]"):
-        store.get("a", 4)
+    with pytest.raises(NoSuchVersionError, match=r" have no version 4, found \[1, 2, 3\]"):
+        store.get(key, 4)
     with pytest.raises(NoSuchVersionError, match=r"'nothing' have no version, found \[\]"):
         store.latest("nothing")
 
@@ -100,23 +117,23 @@ def test_what_is_no_tensor_is_refused(
         store.put("odd", entries, facts=facts)
 
 
-def test_compare_and_set(store: DistributedWeightStore) -> None:
-    assert store.compare_and_set("cas", weights(1), expected=0) == 1
-    with pytest.raises(VersionConflictError, match="'cas': expected version 0, found 1"):
-        store.compare_and_set("cas", weights(2), expected=0)
-    assert store.compare_and_set("cas", weights(2), expected=1) == 2
-    assert store.versions("cas") == [1, 2]
+def test_compare_and_set(store: DistributedWeightStore, key: str) -> None:
+    assert store.compare_and_set(key, weights(1), expected=0) == 1
+    with pytest.raises(VersionConflictError, match=f"'{key}': expected version 0, found 1"):
+        store.compare_and_set(key, weights(2), expected=0)
+    assert store.compare_and_set(key, weights(2), expected=1) == 2
+    assert store.versions(key) == [1, 2]
 
 
-def test_one_of_many_writers_wins_each_version(store: DistributedWeightStore) -> None:
+def test_one_of_many_writers_wins_each_version(store: DistributedWeightStore, key: str) -> None:
     won: list[int] = []
 
     def write(number: int) -> None:
         own, written = DistributedWeightStore.open("shared"), 0
         while written < 5:
-            latest = (own.versions("race") or [0])[-1]
+            latest = (own.versions(key) or [0])[-1]
             try:
-                version = own.compare_and_set("race", weights(number), expected=latest)
+                version = own.compare_and_set(key, weights(number), expected=latest)
             except VersionConflictError:
                 continue
             won.append(version)
@@ -128,47 +145,47 @@ def test_one_of_many_writers_wins_each_version(store: DistributedWeightStore) ->
     for writer in writers:
         writer.join()
     assert sorted(won) == list(range(1, 16))
-    assert store.versions("race") == list(range(1, 16))
+    assert store.versions(key) == list(range(1, 16))
 
 
 @pytest.mark.slow
 def test_another_process_reads_the_latest_and_outlives_its_writer(
-    store: DistributedWeightStore,
+    store: DistributedWeightStore, key: str
 ) -> None:
     @ray.remote(num_cpus=0)
-    def write_and_die() -> int:
-        return DistributedWeightStore.open("shared").put("global", {"w": torch.ones(200_000)})
+    def write_and_die(key: str) -> int:
+        return DistributedWeightStore.open("shared").put(key, {"w": torch.ones(200_000)})
 
     @ray.remote(num_cpus=0)
-    def read() -> tuple[int, float]:
-        latest = DistributedWeightStore.open("shared").latest("global")
+    def read(key: str) -> tuple[int, float]:
+        latest = DistributedWeightStore.open("shared").latest(key)
         return latest.version, float(latest.weights["w"].sum())
 
     writer_class: Any = ray.remote(num_cpus=0)(_Writer)
     writer = writer_class.remote()
-    assert ray.get(writer.put.remote()) == 1
+    assert ray.get(writer.put.remote(key)) == 1
     ray.kill(writer)
-    assert ray.get(write_and_die.remote()) == 2
-    assert ray.get(read.remote()) == (2, 200_000)
-    assert float(store.get("global", 1).weights["w"].sum()) == 400_000
+    assert ray.get(write_and_die.remote(key)) == 2
+    assert ray.get(read.remote(key)) == (2, 200_000)
+    assert float(store.get(key, 1).weights["w"].sum()) == 400_000
 
 
 class _Writer:
-    def put(self) -> int:
-        return DistributedWeightStore.open("shared").put("global", {"w": torch.full((200_000,), 2)})
+    def put(self, key: str) -> int:
+        return DistributedWeightStore.open("shared").put(key, {"w": torch.full((200_000,), 2)})
 
 
-def test_one_replica_that_is_left_fills_the_others(store: DistributedWeightStore) -> None:
-    store.put("counted", weights(1))
-    store.put("counted", weights(2))
+def test_one_replica_that_is_left_fills_the_others(store: DistributedWeightStore, key: str) -> None:
+    store.put(key, weights(1))
+    store.put(key, weights(2))
     for _ in range(3):
-        store.get("counted", 1)
+        store.get(key, 1)
     kill(store, 1)
     store.repair()
     kill(store, 0, 2)
-    assert number_of(store, "counted") == 2
+    assert number_of(store, key) == 2
     store.repair()
-    first, second = (access for access in store.statistics() if access.key == "counted")
+    first, second = (access for access in store.statistics() if access.key == key)
     assert (first.version, first.reads, second.reads) == (1, 3, 1)
     assert first.last_read is not None
     assert second.last_read is not None
@@ -176,12 +193,12 @@ def test_one_replica_that_is_left_fills_the_others(store: DistributedWeightStore
 
 
 @pytest.mark.slow
-def test_kills_lose_nothing_and_no_read_is_stale(store: DistributedWeightStore) -> None:
-    rng, written = random.Random(3), {"x": 0, "y": 0}
+def test_kills_lose_nothing_and_no_read_is_stale(store: DistributedWeightStore, key: str) -> None:
+    rng, written = random.Random(3), {key: 0, f"{key} y": 0}
     for turn in range(45):
         if turn % 15 == 5:  # several at once, but never all replicas
             kill(store, *rng.sample([-1, rng.choice([0, 1]), 2], rng.choice([1, 2])))
-        key = rng.choice("xy")
+        key = rng.choice(list(written))
         if rng.random() < 0.5:
             written[key] += 1
             assert store.put(key, weights(written[key])) == written[key]
@@ -204,11 +221,11 @@ def test_kills_lose_nothing_and_no_read_is_stale(store: DistributedWeightStore) 
     ids=str,
 )
 def test_old_versions_are_evicted(
-    one_ray: None, settings: dict[str, Any], kept: dict[str, list[int]]
+    one_ray: None, key: str, settings: dict[str, Any], kept: dict[str, list[int]]
 ) -> None:
-    with coordinator("full", StoreSettings(replicas=1, **settings)) as store:
-        for number, key in enumerate("abaaa"):
-            store.write(key, f"token-{number}", content(80), None)
+    with coordinator(key, StoreSettings(replicas=1, **settings)) as store:
+        for number, name in enumerate("abaaa"):
+            store.write(name, f"token-{number}", content(80), None)
         assert store.keys() == kept
         assert store.look_up("a", 1) == (None, [])
         found, (reference,) = store.look_up("a", 4)
@@ -216,15 +233,17 @@ def test_old_versions_are_evicted(
         assert found.bytes == len(ray.get(reference)) == 80
 
 
-def test_a_write_that_is_tried_again_makes_one_version(one_ray: None, tmp_path: Path) -> None:
+def test_a_write_that_is_tried_again_makes_one_version(
+    one_ray: None, key: str, tmp_path: Path
+) -> None:
     settings = StoreSettings(replicas=1, directory=str(tmp_path), checkpoint_every=2)
-    with coordinator("again", settings) as store:
+    with coordinator(key, settings) as store:
         assert store.write("a", "first", content(10), None) == (True, 1)
         assert store.write("a", "first", content(10), None) == (True, 1)
         assert read_checkpoint(tmp_path) == []
         assert store.write("a", "second", content(20), 1) == (True, 2)
         assert [version.bytes for version, _ in read_checkpoint(tmp_path)] == [10, 20]
-        other = Coordinator("again", settings, new=False)
+        other = Coordinator(key, settings, new=False)
         assert other.write("a", "second", content(20), 1) == (True, 2)
         assert other.write("a", "third", content(30), 2) == (True, 3)
         with pytest.raises(SupersededError, match="epoch 1 has ended: it is 2"):
@@ -243,12 +262,12 @@ def coordinator(name: str, settings: StoreSettings) -> Iterator[Coordinator]:
         yield Coordinator(name, settings, new=True)
     finally:
         for number in range(settings.replicas):
-            ray.kill(ray.get_actor(replica_name(name, number), namespace=NAMESPACE))
+            kill_actor(replica_name(name, number))
 
 
 @pytest.mark.slow
-def test_all_gone_and_restored_from_disk(one_ray: None, tmp_path: Path) -> None:
-    store = DistributedWeightStore("durable", replicas=1, directory=str(tmp_path))
+def test_all_gone_and_restored_from_disk(one_ray: None, key: str, tmp_path: Path) -> None:
+    store = DistributedWeightStore(key, replicas=1, directory=str(tmp_path))
     store.put("a", weights(1))
     store.put("a", weights(2), facts={"round": 2})
     kill(store, 0, -1)
@@ -260,7 +279,9 @@ def test_all_gone_and_restored_from_disk(one_ray: None, tmp_path: Path) -> None:
     store.close()
     with pytest.raises(RunError, match="is closed"):
         store.latest("a")
-    with coordinator("later", store.settings) as later:  # another store on the same directory
+    with coordinator(
+        f"{key} later", store.settings
+    ) as later:  # another store on the same directory
         assert later.keys() == {"a": [1, 2, 3]}
     next(tmp_path.glob("00000002-*")).write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match="is damaged"):
@@ -268,16 +289,16 @@ def test_all_gone_and_restored_from_disk(one_ray: None, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_all_gone_without_a_checkpoint_is_an_error(one_ray: None) -> None:
-    store = DistributedWeightStore("lost", replicas=1)
+def test_all_gone_without_a_checkpoint_is_an_error(one_ray: None, key: str) -> None:
+    store = DistributedWeightStore(key, replicas=1)
     store.put("a", weights(1))
     with pytest.raises(ConfigError, match="no directory"):
         store.checkpoint()
     kill(store, 0)
-    with pytest.raises(RunError, match="'lost' is lost: all its replicas died"):
+    with pytest.raises(RunError, match=f"'{key}' is lost: all its replicas died"):
         store.latest("a")
     kill(store, -1)
-    with pytest.raises(RunError, match="'lost' is lost"):
+    with pytest.raises(RunError, match=f"'{key}' is lost"):
         store.put("a", weights(2))
     store.close()
 
