@@ -11,6 +11,7 @@ from hqde_fl.protocol.message_roles import role_config
 from hqde_fl.protocol.screening import Screening
 from hqde_fl.strategies.metrics import mean_metrics, spread_metrics
 from hqde_fl.strategies.roster import Roster
+from hqde_fl.strategies.round.look_alikes import note_look_alikes
 from hqde_fl.strategies.round.outgoing import address, leave_out_held
 from hqde_fl.strategies.round.reply_notes import noted_reports
 from hqde_fl.strategies.round.reply_screening import screen_reports
@@ -79,6 +80,7 @@ class Evaluation:
         """
         noted = noted_reports(replies, self.messages, roster)
         reports, lacking = screen_reports(noted, self.messages, limits)
+        note_look_alikes(reports)
         if not reports:
             return None, lacking
         ordered = [reports[node] for node in roster.order(reports)]

@@ -32,6 +32,7 @@ from hqde_fl.strategies.resting import add_resting
 from hqde_fl.strategies.roster import Roster
 from hqde_fl.strategies.round import aggregation
 from hqde_fl.strategies.round.aggregation import MergedModel
+from hqde_fl.strategies.round.look_alikes import note_look_alikes
 from hqde_fl.strategies.round.observations import Histories, histories_after, observe, sketches
 from hqde_fl.strategies.round.outgoing import address, contents, control_records
 from hqde_fl.strategies.round.packed_replies import decoding_threads, in_order
@@ -182,6 +183,7 @@ class Round:
             merged = private.merged
         moved_members = [member for member, outcome in enumerate(merged) if outcome.is_moved]
         passed = round_log.record_influence(merged)
+        note_look_alikes({node: screened.metrics(node) for node in screened.accepted})
         reports = [
             reported_metrics(screened.metrics(node), self._work.get(node, 1.0))
             for node in screened.accepted
