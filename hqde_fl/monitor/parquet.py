@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hqde_fl.monitor.schema import FILE, KINDS, PARQUET, Gpu, file_keys, from_line
+from hqde_fl.private_files import private
 
 BLOCK_BYTES = 1 << 26
 """Bytes that are parsed at a time, at least one line: one that names a million clients has 8 MB."""
@@ -35,7 +36,8 @@ def write_parquet(directory: Path) -> Path | None:
             return None
         table = _read(io.BytesIO(lines))
     new = path.with_name(f".{PARQUET}.new")
-    pq.write_table(table, new, compression="zstd")
+    with open(new, "wb", opener=private) as file:
+        pq.write_table(table, file, compression="zstd")
     os.replace(new, path)
     return path
 

@@ -71,6 +71,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hqde_fl.private_files import private
+
 FILE, PARQUET = "monitor.jsonl", "monitor.parquet"
 FORMAT = 1
 
@@ -297,7 +299,7 @@ def append_records(path: Path, records: Iterable[Record]) -> None:
     text = "".join(map(to_line, records)).encode()
     if not text:
         return
-    with path.open("ab+") as file:
+    with open(path, "ab+", opener=private) as file:
         if file.tell() or file.seek(0, 2):
             file.seek(-1, 2)
             if file.read(1) != b"\n":

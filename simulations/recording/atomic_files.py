@@ -1,18 +1,21 @@
-"""Write files atomically and durably."""
+"""Write files atomically and durably, for their owner alone."""
 
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
 from hqde_fl.errors import RunError
+from hqde_fl.private_files import PRIVATE_MODE, private
 
 
 def replace_file(path: Path, *pieces: bytes | memoryview) -> None:
     """Write a file under another name, flush it to the disk, then give it its name.
 
-    A reader sees the complete old file or the complete new one, also after a power failure.
+    A reader sees the complete old file or the complete new one, also after a power failure. A file
+    that was there keeps its mode; a new one is readable for its owner alone.
 
     Parameters
     ----------
@@ -28,7 +31,9 @@ def replace_file(path: Path, *pieces: bytes | memoryview) -> None:
     """
     new = path.with_name(f".{path.name}.new")
     try:
-        with new.open("wb") as file:
+        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else PRIVATE_MODE
+        with open(new, "wb", opener=private) as file:
+            os.fchmod(file.fileno(), mode)
             for piece in pieces:
                 file.write(piece)
             file.flush()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hqde_fl.errors import ConfigError, RunError
+from hqde_fl.private_files import private
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.simulations.recording.atomic_files import replace_file
 from hqde_fl.simulations.recording.file_names import MANIFEST, RESERVE
@@ -49,7 +50,7 @@ def keep_reserve(path: Path) -> None:
 
     On a full disk the file is shorter, or missing.
     """
-    with suppress(OSError), (path / RESERVE).open("wb") as file:
+    with suppress(OSError), open(path / RESERVE, "wb", opener=private) as file:
         file.write(bytes(RESERVE_BYTES))
 
 

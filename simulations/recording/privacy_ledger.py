@@ -11,6 +11,7 @@ from typing import ClassVar, final
 
 from hqde_fl.errors import CheckpointError, RunError
 from hqde_fl.privacy.ledger import Ledger, Release
+from hqde_fl.private_files import private
 from hqde_fl.simulations.recording.atomic_files import sync
 from hqde_fl.simulations.recording.file_names import PRIVACY
 
@@ -67,7 +68,7 @@ class FileLedger(Ledger):
         line = json.dumps(dataclasses.asdict(release), sort_keys=True) + "\n"
         try:
             new = not self._path.exists()
-            with self._path.open("ab") as file:
+            with open(self._path, "ab", opener=private) as file:
                 self._cut_torn_line()
                 file.write(line.encode())
                 file.flush()

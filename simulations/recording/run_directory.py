@@ -20,6 +20,7 @@ from flwr.app import ArrayRecord
 from hqde_fl.clients.objective import ATTACK_SUCCESS, VALIDATION, Objective
 from hqde_fl.errors import ConfigError, RunError, UnknownNameError
 from hqde_fl.monitor.task_counters import TASKS, TaskCount
+from hqde_fl.private_files import private
 from hqde_fl.protocol.records import from_record
 from hqde_fl.rules.tree_report import NodeReport
 from hqde_fl.simulations.console.interruption import interrupted, uninterrupted
@@ -326,7 +327,7 @@ def append_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     """Append records to a ``.jsonl`` file; raise ``RunError`` if it cannot be written."""
     text = "".join(json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in lines)
     try:
-        with path.open("a", encoding="utf-8") as file:
+        with open(path, "a", encoding="utf-8", opener=private) as file:
             file.write(text)
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error.strerror}") from error

@@ -21,6 +21,7 @@ from typing import IO, Any, final
 
 from hqde_fl.errors import RunError
 from hqde_fl.given_objects import given_objects
+from hqde_fl.private_files import private
 from hqde_fl.simulations.engines.torch_settings import TorchSettings
 from hqde_fl.simulations.experiment import own_modules
 from hqde_fl.simulations.experiment.experiment import Experiment
@@ -104,7 +105,7 @@ class CellWorker:
 
     def _start(self) -> subprocess.Popen[str]:
         path = os.pathsep.join(folder for folder in sys.path if folder)
-        with self._log.open("ab") as errors:
+        with open(self._log, "ab", opener=private) as errors:
             return subprocess.Popen(
                 # -P: a module in the working directory must not hide one of hqde-fl
                 [sys.executable, "-P", "-m", "hqde_fl.simulations.sweep.worker"],

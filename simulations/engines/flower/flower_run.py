@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TextIO
 
 from hqde_fl.errors import RunError
+from hqde_fl.private_files import private
 from hqde_fl.simulations.engines.flower.app_writer import APP_NAME, write_app
 from hqde_fl.simulations.engines.flower.carried_files import CarriedFiles
 from hqde_fl.simulations.engines.flower.run_watch import RunWatch
@@ -104,7 +105,9 @@ class FlowerRun:
         self._out.mkdir(parents=True, exist_ok=True)
         command = ["run", str(self._app), *self._names, "--stream", *arguments]
         with (
-            (self._out / LOG_FILE).open("a" if self._resume else "w", encoding="utf-8") as file,
+            open(
+                self._out / LOG_FILE, "a" if self._resume else "w", encoding="utf-8", opener=private
+            ) as file,
             _process(self._superlink.flwr(*command), self._superlink) as process,
         ):
             watch = RunWatch(self._superlink.home, "".join(self._names), process.kill)
