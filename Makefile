@@ -1,7 +1,7 @@
 # hqde-fl: everything runs in .venv, made by `make install`; with FLWR=1.42 in .venv-flwr-1.42.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-deploy test test-slow test-deployment test-drills test-zoo mutants lint lint-deploy bench conformance published
+.PHONY: help install demo demo-deploy test test-slow test-deployment test-drills test-soak test-zoo mutants lint lint-deploy bench conformance published
 
 # Which version of Flower, if not that in constraints.txt: its pins are in constraints-flwr-$(FLWR).txt.
 FLWR ?=
@@ -56,7 +56,11 @@ test-deployment: install ## add, revoke, restart, refuse and abuse real nodes (s
 # Not part of CI: half an hour on a slow machine.
 test-drills: install ## kill nodes, edges and machines of a Ray cluster in the middle of their work (long)
 	$(BIN)/python -m pytest -m drills -n 3 --dist loadgroup tests/deployment \
-		tests/hqde_fl/distributed/test_cluster.py $(ARGS)
+		tests/hqde_fl/distributed/test_cluster.py tests/simulations/test_machine_faults.py $(ARGS)
+
+# Not part of CI: half an hour.
+test-soak: install ## long runs on Ray and on real nodes, of which anything is killed, and which must not grow
+	$(BIN)/python -m pytest -m soak -s tests/simulations/test_soak.py tests/deployment/test_soak.py $(ARGS)
 
 test-zoo: install ## every kind of model with every codec, optimiser, rule and downlink (long)
 	$(BIN)/python -m pytest -m zoo -n 2 $(ARGS)
@@ -66,11 +70,12 @@ mutants: install ## change the code at random and list the changes that no test 
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[mutants]"
 	$(BIN)/python tests/mutation/run.py --minutes $(MINUTES) --seed $(SEED) $(ARGS)
 
-lint: install ## check style, types and the layers
+lint: install ## check style, types, the layers and what is known to be dangerous
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive hqde_fl strategies clients simulations
 
 # Installed on demand, as they are no part of the development environment.
 lint-deploy: install ## check the Dockerfile and the Kubernetes manifests

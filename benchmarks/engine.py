@@ -73,7 +73,7 @@ def digits_app() -> tuple[Any, Any]:
 
     demo = Experiment.load(ROOT / "experiments" / "quickstart.toml", ["faults=[]"])
     task = demo.load_task()
-    app = ensemble_app(task, training=demo.training, seed=demo.seed)
+    app = ensemble_app(task, training=demo.parts.training, seed=demo.seed)
     return app, to_record(initial_state(task, 1, Seeds(demo.seed)))
 
 

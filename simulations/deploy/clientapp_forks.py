@@ -4,6 +4,11 @@ A SuperNode starts a process for every message, and importing is most of what th
 seconds of CPU time. Here a process imports once and forks a ClientApp for each message, in which
 only the app itself is loaded. A ``flwr-clientapp`` of our own on the SuperNode's ``PATH`` asks for
 them (``clientapp_shim.py``). Linux only; ``HQDE_FL_PRELOAD=0`` leaves everything to Flower.
+
+On a node that gets too little CPU, Flower takes a ClientApp that is slow to begin for lost, and
+starts another one for the same message every half minute. So only ``HQDE_FL_CLIENTAPPS`` of them
+run at once; the others wait, and those that are not needed any more end as soon as they begin. One
+that hangs would keep others waiting for ever: after a minute the oldest is killed.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import select
 import selectors
 import shlex
 import shutil
@@ -19,20 +25,27 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.deploy import clientapp_shim
 from hqde_fl.simulations.deploy.clientapp_shim import LENGTH
 
 VARIABLE = "HQDE_FL_PRELOAD"
 """Environment variable that is 0 where ClientApps are to be started by Flower."""
+MOST_VARIABLE = "HQDE_FL_CLIENTAPPS"
+"""Environment variable with the number of ClientApps that run at once; by default 2, or as many as
+there are cores."""
 PROGRAM = "flwr-clientapp"
 MODULES = ("torch._dynamo", "flwr.supernode.cli", "hqde_fl.simulations.client_app")
 """Modules that are imported before a fork: a process's first optimiser needs ``torch._dynamo``."""
+PATIENCE_SECONDS = 60.0
+"""Time for which a ClientApp waits for one of too many to end, before the oldest is killed."""
 POLL_SECONDS = 1.0  # between looks at whether the SuperNode is still there
 
 
@@ -68,9 +81,13 @@ class Forks:
     ----------
     path : Path
         The socket, in a folder of its own.
+    most : int
+        ClientApps that run at once, >= 1.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, most: int) -> None:
+        self._most = most
+        self._asked: float | None = None  # when a request was first seen to wait
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen(64)
@@ -90,6 +107,7 @@ class Forks:
         The result is None in the first process, once the process ``parent`` has ended.
         """
         while os.getppid() == parent:
+            self._limit()
             for key, _ in self._selector.select(POLL_SECONDS):
                 if key.fileobj is self._listener:
                     request = self._fork(self._listener.accept()[0])
@@ -101,6 +119,28 @@ class Forks:
                 else:
                     self._pass_signal(key.data)
         return None
+
+    def _limit(self) -> None:
+        """Answer new requests or leave them waiting, but not for too long."""
+        full, listens = len(self._waiting) >= self._most, self._listener in self._selector.get_map()
+        if full and listens:
+            self._selector.unregister(self._listener)
+        elif not full and not listens:
+            self._selector.register(self._listener, selectors.EVENT_READ)
+        now = time.monotonic()
+        if not (full and select.select([self._listener], [], [], 0)[0]):
+            self._asked = None
+        elif self._asked is None:
+            self._asked = now
+        elif now - self._asked > PATIENCE_SECONDS:
+            print(
+                f"hqde-fl: {self._most} ClientApps have run for {PATIENCE_SECONDS:g} s while "
+                f"another one waits: the oldest is killed (see {MOST_VARIABLE})",
+                file=sys.stderr,
+                flush=True,
+            )
+            os.kill(next(iter(self._waiting)), signal.SIGKILL)
+            self._asked = None
 
     def kill(self) -> None:
         """Kill all ClientApps that are left."""
@@ -208,10 +248,26 @@ def become(request: dict[str, Any]) -> None:
     torch.seed()
 
 
+def most_clientapps() -> int:
+    """Return the number of ClientApps that may run at once on this node.
+
+    Raises
+    ------
+    ConfigError
+        If ``HQDE_FL_CLIENTAPPS`` is no number >= 1.
+    """
+    text = os.environ.get(MOST_VARIABLE, "")
+    if not text:
+        return max(2, len(os.sched_getaffinity(0)))
+    if not (text.isdecimal() and int(text) >= 1):
+        raise ConfigError(f"{MOST_VARIABLE} needs a number >= 1, found {text!r}")
+    return int(text)
+
+
 def main() -> None:
     """Serve forks for the SuperNode that has started this process; a fork runs its ClientApp."""
     shim, parent = Path(sys.argv[1]), os.getppid()
-    forks = Forks(shim.parent / "socket")
+    forks = Forks(shim.parent / "socket", most_clientapps())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the SuperNode's end is ours
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     own, request = os.getpid(), None

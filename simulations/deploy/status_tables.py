@@ -6,9 +6,11 @@ import os
 import ssl
 import tempfile
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import typer
 from cryptography import x509
 from rich.console import Console
@@ -16,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hqde_fl.errors import ConfigError, RunError
+from hqde_fl.simulations.deploy import clientapp_forks, clientapp_shim
 from hqde_fl.simulations.deploy.authority import days_left
 from hqde_fl.simulations.deploy.federation import FederationDirectory
 from hqde_fl.simulations.deploy.membership import revoked_names
@@ -74,7 +77,7 @@ def shown_certificate_line(federation: FederationDirectory, control: ControlAddr
 def show_processes(current: Status) -> bool:
     """Print the processes of a federation on this machine; return True if all are up."""
     table = Table(box=None)
-    for title in ("process", "pid", "restarts", "last exit"):
+    for title in ("process", "pid", "restarts", "last exit", "ClientApps"):
         table.add_column(title, no_wrap=True)
     for report in current.processes:
         table.add_row(
@@ -82,9 +85,24 @@ def show_processes(current: Status) -> bool:
             "waiting" if report.pid is None else str(report.pid),
             str(report.restarts),
             "" if report.exit_code is None else str(report.exit_code),
+            "" if report.pid is None else clientapps(report.pid),
         )
     _print(table)
     return all(report.pid is not None for report in current.processes)
+
+
+def clientapps(pid: int) -> str:
+    """Return how many ClientApps a SuperNode runs, and how many wait: "2, 1 waiting"; "" if none."""
+    running, asked = -1, 0  # the process that forks them looks as they do
+    with suppress(psutil.Error):
+        for child in psutil.Process(pid).children(recursive=True):
+            with suppress(psutil.Error):
+                words = " ".join(child.cmdline())
+                running += clientapp_forks.__name__ in words
+                asked += clientapp_shim.__file__ in words
+    waiting = asked - max(running, 0)
+    texts = [str(asked - waiting)] if asked else []
+    return ", ".join(texts + [f"{waiting} waiting"] * (waiting > 0))
 
 
 def show_nodes(

@@ -103,7 +103,7 @@ def characters(name: str, letters: int, length: int, part: Part, train: int) -> 
     text = np.empty((len(owner), length + 1), np.int64)
     text[:, 0] = random.integers(letters, size=len(owner))
     for place in range(length):
-        choice = random.random(len(owner))
+        choice = random.random(len(owner))  # nosec B311
         following = successor[text[:, place]]
         own = (text[:, place] + owner) % letters
         text[:, place + 1] = np.where(choice < 0.7, following, np.where(choice < 0.9, own, 0))

@@ -74,6 +74,6 @@ def _sequences(part: Part, count: int) -> ExampleTable:
     random = Seeds(0).numpy("token-order", part)
     labels = np.arange(count) % len(ORDERS)
     tokens = random.integers(MARKED, VOCABULARY, (count, LENGTH))
-    places = np.sort(random.random((count, LENGTH)).argsort(axis=1)[:, :MARKED], axis=1)
+    places = np.sort(random.random((count, LENGTH)).argsort(axis=1)[:, :MARKED], axis=1)  # nosec B311
     np.put_along_axis(tokens, places, ORDERS[labels], axis=1)
     return ExampleTable(torch.from_numpy(tokens), torch.from_numpy(labels))

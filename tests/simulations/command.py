@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,13 +112,15 @@ class Running:
 
 
 @contextmanager
-def started(*arguments: object, cwd: Path) -> Iterator[Running]:
-    """Start the command; whatever happens, it does not outlive the test."""
+def started(
+    *arguments: object, cwd: Path, variables: Mapping[str, str] | None = None
+) -> Iterator[Running]:
+    """Start the command, with more environment variables; it does not outlive the test."""
     mark = f"{os.getpid()}-{time.monotonic_ns()}"
     process = subprocess.Popen(
         command(*arguments),
         cwd=cwd,
-        env=environment(**{MARK: mark}),
+        env=environment(**(variables or {}), **{MARK: mark}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -14,7 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.deploy import clientapp_shim
+from hqde_fl.simulations.deploy.clientapp_forks import MOST_VARIABLE, most_clientapps
 
 SERVER = """
 import os, signal, sys, time
@@ -31,6 +34,7 @@ def app():
     time.sleep(600)
 
 clientapp_forks.preload = lambda: None
+clientapp_forks.PATIENCE_SECONDS = 2.0
 flower_internals.flwr_clientapp = app
 clientapp_forks.main()
 """
@@ -61,6 +65,11 @@ def parent(folder: Path) -> Iterator[subprocess.Popen[str]]:
     process.kill()
     process.communicate()
     wait_until(lambda: not (folder / "socket").exists())
+
+
+@pytest.fixture
+def most() -> int:
+    return most_clientapps()
 
 
 @pytest.fixture
@@ -125,6 +134,34 @@ def test_signals_reach_the_app(ask: Ask, number: int) -> None:
     assert asked.wait() == -number
     wait_until(lambda: not psutil.pid_exists(pid))
     assert psutil.pid_exists(others)
+
+
+def test_more_than_so_many_wait_until_one_ends(ask: Ask, most: int) -> None:
+    running = [ask("sleep") for _ in range(most)]
+    pids = [pid_of(asked) for asked in running]
+    waiting = ask("exit", "0")
+    assert not select.select([waiting.stdout], [], [], 0.5)[0]
+    assert all(psutil.pid_exists(pid) for pid in pids)
+    running[1].terminate()
+    assert waiting.wait() == 0
+    assert psutil.pid_exists(pids[0])
+
+
+def test_one_that_hangs_does_not_keep_others_waiting_for_ever(ask: Ask, most: int) -> None:
+    hanging = [ask("sleep") for _ in range(most)]
+    pids = [pid_of(asked) for asked in hanging]
+    assert ask("exit", "0").wait() == 0
+    assert hanging[0].wait() == -signal.SIGKILL
+    assert all(psutil.pid_exists(pid) for pid in pids[1:])
+
+
+@pytest.mark.parametrize("text", ["0", "many", "-1"])
+def test_an_impossible_number_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv(MOST_VARIABLE, text)
+    with pytest.raises(
+        ConfigError, match=f"HQDE_FL_CLIENTAPPS needs a number >= 1, found '{text}'"
+    ):
+        most_clientapps()
 
 
 def test_all_apps_end_with_the_supernode(
