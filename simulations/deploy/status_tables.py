@@ -92,7 +92,7 @@ def show_processes(current: Status) -> bool:
 
 
 def clientapps(pid: int) -> str:
-    """Return how many ClientApps a SuperNode runs, and how many wait: "2, 1 waiting"; "" if none."""
+    """Return how many ClientApps a SuperNode has, such as "2, 1 waiting"; "" if none."""
     running, asked = -1, 0  # the process that forks them looks as they do
     with suppress(psutil.Error):
         for child in psutil.Process(pid).children(recursive=True):
