@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.simulations.console.interruption import interruptible
+from hqde_fl.simulations.engines.locked_folder import temporary_folder
 
 PIPE_WIDTH = 100
 """Columns of the text where stdout is no terminal."""
@@ -51,7 +51,7 @@ def top(
     with suppress(KeyboardInterrupt), ExitStack() as stack:  # Ctrl-C is how one leaves
         update: Callable[[], object] = _nothing
         if superlink:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hqde-fl-")))
+            folder = stack.enter_context(temporary_folder())
             update = _mirror(str(directory), superlink, folder)
             directory = folder
         stack.enter_context(interruptible())

@@ -24,7 +24,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -35,6 +34,7 @@ from typing import Any
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.deploy import clientapp_shim
 from hqde_fl.simulations.deploy.clientapp_shim import LENGTH
+from hqde_fl.simulations.engines.locked_folder import LockedFolder
 
 VARIABLE = "HQDE_FL_PRELOAD"
 """Environment variable that is 0 where ClientApps are to be started by Flower."""
@@ -56,7 +56,8 @@ def forked_clientapps() -> Iterator[None]:
     if sys.platform != "linux" or os.environ.get(VARIABLE) == "0" or program is None:
         yield
         return
-    folder = Path(tempfile.mkdtemp(prefix="hqde-fl-"))
+    locked = LockedFolder("hqde-fl-forks-")
+    folder = Path(locked.path)
     shim = folder / PROGRAM
     words = [sys.executable, "-IS", clientapp_shim.__file__, str(folder / "socket"), program]
     shim.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
@@ -71,7 +72,7 @@ def forked_clientapps() -> Iterator[None]:
         os.environ["PATH"] = path
         process.terminate()
         process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+        locked.close()
 
 
 class Forks:

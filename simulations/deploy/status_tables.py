@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import ssl
-import tempfile
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +25,7 @@ from hqde_fl.simulations.deploy.node_overview import NodeTimes, ago, last_seen, 
 from hqde_fl.simulations.deploy.nodes import Status
 from hqde_fl.simulations.deploy.registered_keys import UNREGISTERED, ControlAddress, public_key
 from hqde_fl.simulations.deploy.run_files import RunFetcher
+from hqde_fl.simulations.engines.locked_folder import temporary_folder
 from hqde_fl.simulations.recording.file_names import CLIENTS
 from hqde_fl.simulations.recording.recorded_run import read_lines
 from hqde_fl.terminal_text import printable
@@ -182,9 +182,9 @@ def times_of_run(run: str, control: ControlAddress | None) -> dict[int, NodeTime
             hint = "" if control else ", and with --superlink NAME a run's id"
             raise ConfigError(f"{run} has no {CLIENTS}: --run takes {what}{hint}")
         return node_times(read_lines(directory / CLIENTS))
-    with tempfile.TemporaryDirectory(prefix="hqde-fl-") as folder:
-        RunFetcher(control, run).fetch(Path(folder), only=(CLIENTS,))
-        return node_times(read_lines(Path(folder) / CLIENTS))
+    with temporary_folder() as folder:
+        RunFetcher(control, run).fetch(folder, only=(CLIENTS,))
+        return node_times(read_lines(folder / CLIENTS))
 
 
 def latest_run(control: ControlAddress) -> str:

@@ -7,7 +7,9 @@ import os
 import shutil
 import tempfile
 import weakref
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import final
 
 _ATTEMPTS = 3  # another process may take a new folder for an abandoned one, or still write into it
@@ -54,6 +56,16 @@ class LockedFolder:
     def keep(self) -> None:
         """Keep the folder for as long as this process lives; a later process removes it."""
         self._finalizer.detach()
+
+
+@contextmanager
+def temporary_folder(prefix: str = "hqde-fl-tmp-", parent: str | None = None) -> Iterator[Path]:
+    """Yield a ``LockedFolder``'s path, which is removed at the end of the block."""
+    folder = LockedFolder(prefix, parent)
+    try:
+        yield Path(folder.path)
+    finally:
+        folder.close()
 
 
 def _make(prefix: str, parent: str) -> tuple[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
@@ -12,6 +11,7 @@ from flwr.app import RecordDict
 from hqde_fl.errors import CheckpointError, ConfigError, RunError
 from hqde_fl.simulations.checkpoint.resume import ResumePoint, stored_experiment
 from hqde_fl.simulations.checkpoint.store import TREE, Snapshot, Store
+from hqde_fl.simulations.engines.locked_folder import temporary_folder
 from hqde_fl.simulations.engines.ray.packing import pack
 from hqde_fl.simulations.engines.torch_settings import without_autocast
 from hqde_fl.simulations.experiment.experiment import Experiment
@@ -79,8 +79,7 @@ class Recomputation:
         last : int
             A later round.
         """
-        with tempfile.TemporaryDirectory(prefix="hqde-fl-") as folder:
-            again = Path(folder)
+        with temporary_folder() as again:
             try:
                 point = self._point(base, again) if base else None
             except CheckpointError as error:

@@ -5,7 +5,6 @@ A run goes to a private SuperLink that simulates the nodes, or to a running one 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from hqde_fl.simulations.engines.flower.deployed_run import DeployedRun
 from hqde_fl.simulations.engines.flower.flower_run import FlowerRun
 from hqde_fl.simulations.engines.flower.round_lines import LOG_ROUNDS
 from hqde_fl.simulations.engines.flower.superlink import SuperLink, private_superlink
+from hqde_fl.simulations.engines.locked_folder import temporary_folder
 
 NODES = "nodes"
 """Folder in that of the checkpoints with the states that simulated nodes keep of their clients."""
@@ -103,8 +103,8 @@ def run_deployed(
         If the run did not end ``finished:completed``; the message has the reason.
     """
     config = {LOG_ROUNDS: "yes"} if connection else {}
-    with tempfile.TemporaryDirectory(prefix="hqde-fl-") as directory:
-        app = Path(directory) / "app"
+    with temporary_folder() as directory:
+        app = directory / "app"
         run = DeployedRun(superlink, app, out, on_line, connection, resume, config)
         try:
             run.execute(experiment_json, "" if connection else str(out.resolve()))
@@ -136,8 +136,8 @@ def run_on_superlink(
     RunError
         If the run did not end ``finished:completed``; the message has the reason.
     """
-    with tempfile.TemporaryDirectory(prefix="hqde-fl-") as directory:
-        app = Path(directory) / "app"
+    with temporary_folder() as directory:
+        app = directory / "app"
         run = DeployedRun(superlink, app, out, lambda line: None, config=config)
         run.execute(experiment_json, "")
 

@@ -30,6 +30,7 @@ from hqde_fl.clients.cache_location import CACHE_VARIABLE, STATE_VARIABLE
 from hqde_fl.errors import RunError
 from hqde_fl.simulations.console.interruption import uninterrupted
 from hqde_fl.simulations.engines.flower import process_guard
+from hqde_fl.simulations.engines.locked_folder import temporary_folder
 from hqde_fl.simulations.engines.ray.private_ray import is_private, private_environment
 from hqde_fl.simulations.engines.ray.session_folder import short_folder
 from hqde_fl.simulations.recording.monitoring import ROOT_VARIABLE
@@ -37,7 +38,7 @@ from hqde_fl.simulations.recording.monitoring import ROOT_VARIABLE
 _ATTEMPTS = 3  # another process may take the free port first
 _STARTUP = 60.0  # seconds
 _SHUTDOWN = 30.0  # seconds
-_PREFIX = "hqde-fl-"
+_PREFIX = "hqde-fl-sl-"
 
 
 @dataclass(frozen=True)
@@ -221,14 +222,10 @@ def _free_port() -> int:
 def _home() -> Iterator[Path]:
     """Yield a temporary directory whose path is short enough for Unix sockets below it.
 
-    It is removed at the end of the context.
+    It is removed at the end of the context, unless the guard has removed it already.
     """
-    with tempfile.TemporaryDirectory(
-        prefix=_PREFIX,
-        dir=short_folder(len(_PREFIX) + 8),
-        ignore_cleanup_errors=True,  # the guard has removed it already
-    ) as directory:
-        yield Path(directory)
+    with temporary_folder(_PREFIX, short_folder(len(_PREFIX) + 8)) as directory:
+        yield directory
 
 
 def _last_line(log: IO[bytes]) -> str:
