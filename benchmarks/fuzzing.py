@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -78,7 +79,8 @@ def fuzz(name: str, seconds: float, keep: bool) -> dict[str, Any]:
         for path in (inputs, found, least):
             path.mkdir()
         kept = [path.read_bytes() for path in sorted((CORPUS / name).glob("*"))]
-        for number, data in enumerate([*target.seeds(), *kept]):
+        seeds = set(target.seeds())
+        for number, data in enumerate([*seeds, *kept]):
             (inputs / str(number)).write_bytes(data)
         limits = [f"-max_len={MAX_INPUT}", f"-rss_limit_mb={MEMORY_MB}", f"-timeout={SLOW_SECONDS}"]
         log = atheris(
@@ -90,6 +92,9 @@ def fuzz(name: str, seconds: float, keep: bool) -> dict[str, Any]:
             print(f"crash: fuzzing-{name}-{path.name}\n{log[-3000:]}", file=sys.stderr)
         if keep:
             atheris(name, least, str(inputs), "-merge=1", *limits)
+            for path in least.iterdir():
+                if path.read_bytes() in seeds:
+                    path.unlink()
             shutil.rmtree(CORPUS / name, ignore_errors=True)
             shutil.copytree(least, CORPUS / name)
         contents = [path.read_bytes() for path in inputs.iterdir()]
@@ -111,7 +116,11 @@ def fuzz(name: str, seconds: float, keep: bool) -> dict[str, Any]:
 
 def atheris(name: str, corpus: Path, *arguments: str) -> str:
     """Run a target under Atheris, and return what it prints."""
-    command = [sys.executable, "-m", "tests.fuzzing.fuzz", name, str(corpus), *arguments]
+    program = corpus.parent / "program"
+    words = [sys.executable, "-m", "tests.fuzzing.fuzz", str(program), name]
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+    program.chmod(0o700)
+    command = [str(program), str(corpus), *arguments]
     done = subprocess.run(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
     )

@@ -1,6 +1,8 @@
-"""Run one target under Atheris: ``python -m tests.fuzzing.fuzz TARGET CORPUS [OPTION ...]``.
+"""Run one target under Atheris: ``python -m tests.fuzzing.fuzz PROGRAM TARGET [ARGUMENT ...]``.
 
-The options are libFuzzer's. A finding is a file, and ends the process with another status than 0.
+The arguments are libFuzzer's: folders of inputs, and options. To merge folders it starts itself
+again by ``PROGRAM``, which must be executable and pass its own arguments on to this module. A
+finding is a file, and ends the process with another status than 0.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ def main() -> None:
     """Fuzz the target that the command line names."""
     logging.disable()
     warnings.simplefilter("ignore")
-    target = TARGETS[sys.argv[1]]
-    atheris.Setup([sys.argv[0], *sys.argv[2:]], target.run)
+    program, name, *arguments = sys.argv[1:]
+    atheris.Setup([program, *arguments], TARGETS[name].run)
     atheris.Fuzz()
 
 

@@ -70,14 +70,14 @@ class Target:
 
 def uploads(data: bytes) -> None:
     """Read objects that a node uploaded, and screen the reply that they form."""
-    objects = dict(_objects(data))
+    objects, sent = dict(_objects(data)), _sent()
     try:
         content = inflate(next(iter(objects), ""), objects, LIMITS)
     except ReplyError:
         return
     if isinstance(content, RecordDict):
         reply = Message(content, dst_node_id=1, message_type="train")
-        assert isinstance(screen(reply, _sent(), Screening()), Accepted | Rejected)
+        assert isinstance(screen(reply, sent, Screening()), Accepted | Rejected)
         lacks_entries(content)
         claimed_digest(content)
 
