@@ -1,7 +1,7 @@
 # hqde-fl: everything runs in .venv, made by `make install`; with FLWR=1.42 in .venv-flwr-1.42.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-deploy test test-slow test-deployment test-drills test-soak test-zoo mutants lint lint-deploy bench conformance published
+.PHONY: help install demo demo-deploy test test-slow test-deployment test-drills test-soak test-zoo mutants lint lint-deploy sbom audit bench conformance published
 
 # Which version of Flower, if not that in constraints.txt: its pins are in constraints-flwr-$(FLWR).txt.
 FLWR ?=
@@ -77,6 +77,20 @@ lint: install ## check style, types, the layers and what is known to be dangerou
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive hqde_fl strategies clients simulations
+
+# Their tools have an environment of their own, so that they change nothing in .venv.
+.venv-audit/.installed: install
+	$(BIN)/python -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet cyclonedx-bom==7.5.0 pip-audit==2.10.1
+	touch $@
+
+sbom: .venv-audit/.installed ## write sbom.json, what is installed in .venv, as a CycloneDX bill of materials
+	.venv-audit/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type library \
+		--output-reproducible --output-file sbom.json $(BIN)/python
+
+audit: .venv-audit/.installed ## look for contradictory versions, and ask PyPI for known defects of the image's
+	$(BIN)/python -m pip check
+	.venv-audit/bin/pip-audit --disable-pip --require-hashes --requirement deploy/requirements.txt
 
 # Installed on demand, as they are no part of the development environment.
 lint-deploy: install ## check the Dockerfile and the Kubernetes manifests
