@@ -20,7 +20,7 @@ from flwr.app import ArrayRecord
 from hqde_fl.clients.objective import ATTACK_SUCCESS, VALIDATION, Objective
 from hqde_fl.errors import ConfigError, RunError, UnknownNameError
 from hqde_fl.monitor.task_counters import TASKS, TaskCount
-from hqde_fl.private_files import private
+from hqde_fl.private_files import PRIVATE_MODE, private
 from hqde_fl.protocol.records import from_record
 from hqde_fl.rules.tree_report import NodeReport
 from hqde_fl.simulations.console.interruption import interrupted, uninterrupted
@@ -155,7 +155,7 @@ class RunDirectory(Callback):
         write_manifest(self.path, manifest)
         keep_reserve(self.path)
         for name in (ROUNDS, CLIENTS):
-            (self.path / name).touch()
+            (self.path / name).touch(PRIVATE_MODE)
         TASKS.take()  # those of an earlier run in this process
         try:
             yield

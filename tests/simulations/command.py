@@ -120,7 +120,7 @@ def started(
     process = subprocess.Popen(
         command(*arguments),
         cwd=cwd,
-        env=environment(**(variables or {}), **{MARK: mark}),
+        env={**environment(**{MARK: mark}), **(variables or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

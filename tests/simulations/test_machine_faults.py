@@ -60,6 +60,7 @@ def no_home(folder: Path) -> dict[str, str]:
 
 
 def clock(folder: Path) -> dict[str, str]:
+    """Return the variables that put the clock of all processes under the file ``clock``."""
     (folder / "clock").write_text("+0")
     return {
         "LD_PRELOAD": str(FAKETIME),
@@ -107,8 +108,15 @@ def run(folder: Path, engine: str, *options: str) -> subprocess.CompletedProcess
     )
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", FAULTS)
+TRIED = [
+    (name, engine)
+    for name in FAULTS
+    for engine in ENGINES
+    if not (name.startswith("clock") and engine == "ray")  # Ray's programs hang with libfaketime
+]
+
+
+@pytest.mark.parametrize(("name", "engine"), TRIED)
 def test_a_run_does_not_notice(
     name: str, engine: str, undisturbed: Callable[[str], list[str]], tmp_path: Path
 ) -> None:

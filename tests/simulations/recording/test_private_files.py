@@ -21,6 +21,7 @@ TINY = {
     "clients": {"count": 4, "lr": 0.1},
     "strategy": {"rule": "median"},
     "engine": {"name": "inline"},
+    "checkpoint": {"every": 1},
 }
 
 
@@ -42,7 +43,7 @@ def test_all_files_of_a_run_have_mode_600(tmp_path: Path, usual_umask: None) -> 
     assert {"manifest.json", "rounds.jsonl", "monitor.jsonl", "report.html"} <= {
         path.name for path in files
     }
-    assert any(path.parent.name == "checkpoints" for path in files)
+    assert any("checkpoint" in path.parent.name for path in files)
     assert {path.name: oct(mode(path)) for path in files if mode(path) != 0o600} == {}
 
 
