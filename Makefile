@@ -55,6 +55,7 @@ test-deployment: install ## add, revoke, restart, refuse and abuse real nodes (s
 
 # Not part of CI: half an hour on a slow machine.
 test-drills: install ## kill nodes, edges and machines of a Ray cluster in the middle of their work (long)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[drills]"
 	$(BIN)/python -m pytest -m drills -n 3 --dist loadgroup tests/deployment \
 		tests/hqde_fl/distributed/test_cluster.py tests/simulations/test_machine_faults.py \
 		tests/simulations/engines/ray/test_removed_nodes.py $(ARGS)

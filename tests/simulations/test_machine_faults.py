@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import libfaketime
 import pytest
 
 from tests.simulations.command import SECONDS, command, environment, rounds_in, started
@@ -30,7 +29,6 @@ clients = { count = 4, epochs = 40, lr = 0.1 }
 strategy = { rule = "geometric-median", fraction-evaluate = 0.5 }
 """
 HOUR = 3600
-FAKETIME = Path(libfaketime.__file__).parent / "vendor/libfaketime/src/libfaketime.so.1"
 NO_PROXY = "http://127.0.0.1:9"  # nobody listens on this port
 
 
@@ -61,9 +59,12 @@ def no_home(folder: Path) -> dict[str, str]:
 
 def clock(folder: Path) -> dict[str, str]:
     """Return the variables that put the clock of all processes under the file ``clock``."""
+    import libfaketime  # the extra drills
+
     (folder / "clock").write_text("+0")
+    library = Path(libfaketime.__file__).parent / "vendor/libfaketime/src/libfaketime.so.1"
     return {
-        "LD_PRELOAD": str(FAKETIME),
+        "LD_PRELOAD": str(library),
         "FAKETIME_TIMESTAMP_FILE": str(folder / "clock"),
         "FAKETIME_CACHE_DURATION": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # setting a clock does not change that one
