@@ -79,7 +79,11 @@ class Recomputation:
         last : int
             A later round.
         """
-        with temporary_folder() as again:
+        with temporary_folder() as folder:
+            again = (
+                folder / "run"
+            )  # the folder itself is locked, as a run directory is while written
+            again.mkdir()
             try:
                 point = self._point(base, again) if base else None
             except CheckpointError as error:
