@@ -11,13 +11,12 @@ one line says why.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.reporting import check, conclude, machine  # noqa: E402
+from hqde_fl.simulations.recording.recorded_run import read_lines  # noqa: E402
 
 ENGINES = ("inline", "ray", "flower")
 SIZES = (1.0, 2.5, 5.0)
@@ -49,7 +49,6 @@ class Peaks:
     server: float = 0
     client: float = 0
     together: float = 0
-    _main: set[int] = field(default_factory=set)
 
     def sample(self, main: psutil.Process) -> None:
         """Look at the processes below ``main``."""
@@ -87,7 +86,7 @@ def run(engine: str, gigabytes: float) -> dict[str, Any]:
                 time.sleep(0.1)
             log.seek(0)
             said = log.read().strip().splitlines()
-        lines = [json.loads(line) for line in _lines(out / "rounds.jsonl")]
+        lines = read_lines(out / "rounds.jsonl")
     return {
         "engine": engine,
         "gigabytes": gigabytes,
@@ -101,10 +100,6 @@ def run(engine: str, gigabytes: float) -> dict[str, Any]:
         "all-gigabytes": peaks.together / GB,
         "last-line": said[-1] if said else "",
     }
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def main() -> int:

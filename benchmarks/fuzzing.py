@@ -27,9 +27,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.reporting import check, conclude, machine  # noqa: E402
 from hqde_fl.simulations.audit.peak_memory import memory_bound  # noqa: E402
-from tests.fuzzing.targets import TARGETS, peak_memory  # noqa: E402
+from tests.fuzzing.targets import CORPUS, TARGETS, kept_inputs, peak_memory  # noqa: E402
 
-CORPUS = ROOT / "tests" / "fuzzing" / "corpus"
 QUICK_SECONDS = 15.0
 MAX_INPUT = 1 << 14
 """Bytes of an input, at most; for uploads the catalogue has the larger ones."""
@@ -78,9 +77,8 @@ def fuzz(name: str, seconds: float, keep: bool) -> dict[str, Any]:
         inputs, found, least = (Path(folder) / part for part in ("inputs", "found", "least"))
         for path in (inputs, found, least):
             path.mkdir()
-        kept = [path.read_bytes() for path in sorted((CORPUS / name).glob("*"))]
-        seeds = set(target.seeds())
-        for number, data in enumerate([*seeds, *kept]):
+        seeds = dict.fromkeys(target.seeds())
+        for number, data in enumerate([*seeds, *kept_inputs(name)]):
             (inputs / str(number)).write_bytes(data)
         limits = [f"-max_len={MAX_INPUT}", f"-rss_limit_mb={MEMORY_MB}", f"-timeout={SLOW_SECONDS}"]
         log = atheris(
@@ -90,6 +88,9 @@ def fuzz(name: str, seconds: float, keep: bool) -> dict[str, Any]:
         for path in found.iterdir():
             shutil.copy(path, ROOT / f"fuzzing-{name}-{path.name}")
             print(f"crash: fuzzing-{name}-{path.name}\n{log[-3000:]}", file=sys.stderr)
+        executed = re.search(r"number_of_executed_units: *(\d+)", log)
+        if executed is None and not any(found.iterdir()):
+            raise RuntimeError(f"{name} was not fuzzed:\n{log[-3000:]}")
         if keep:
             atheris(name, least, str(inputs), "-merge=1", *limits)
             for path in least.iterdir():
@@ -101,7 +102,6 @@ def fuzz(name: str, seconds: float, keep: bool) -> dict[str, Any]:
         crashes = len(list(found.iterdir()))
     peaks = [] if crashes else [(peak_memory(target, data), len(data)) for data in contents]
     covered = re.findall(r"cov: (\d+)", log)
-    executed = re.search(r"number_of_executed_units: *(\d+)", log)
     return {
         "target": name,
         "seconds": seconds,

@@ -1,4 +1,4 @@
-"""A task whose model has as many numbers as ``big-numbers`` says, of which an example uses one."""
+"""A task whose model has as many numbers as ``task.numbers`` says, of which an example uses one."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.soak
 
 ROUNDS = 15
 VICTIMS = ("superlink", "node-1", "a ClientApp", "the ServerApp", "node-3")
-"""What is killed, in an order that is drawn."""
+"""Parts of the federation that are killed, in random order."""
 
 
 def test_anything_is_killed_and_the_run_ends(

@@ -1,4 +1,4 @@
-"""What is fuzzed: each reader of bytes from elsewhere, with inputs to begin with.
+"""Targets of fuzzing: each reader of bytes from elsewhere, with inputs to begin with.
 
 A target takes any bytes, and raises nothing: the reader's own error is what it is for. Where a
 checksum stands before the reader, the target puts the right one there, as an attacker would.
@@ -45,6 +45,8 @@ from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.strategies.hqde import HQDEStrategy
 from hqde_fl.updates.weights_bytes import weights_from_bytes, weights_to_bytes
 
+CORPUS = Path(__file__).parent / "corpus"
+"""Folder with a folder of inputs for each target."""
 VALUES = 64
 """Numbers that a payload is to have."""
 
@@ -190,12 +192,13 @@ def _checkpoints() -> Iterator[bytes]:
 
 
 @cache
+def _temporary() -> TemporaryDirectory[str]:
+    """Return this process's folder, which is removed when the process ends."""
+    return TemporaryDirectory(prefix="fuzzing-")
+
+
 def _folder() -> Path:
-    _folder_of_process.append(TemporaryDirectory(prefix="fuzzing-"))
-    return Path(_folder_of_process[0].name)
-
-
-_folder_of_process: list[TemporaryDirectory[str]] = []  # removed when the process ends
+    return Path(_temporary().name)
 
 
 def weights(data: bytes) -> None:
@@ -269,6 +272,11 @@ TARGETS = {
     "runs": Target(runs, _runs),
 }
 """Name of a target -> the target."""
+
+
+def kept_inputs(name: str) -> list[bytes]:
+    """Return the inputs of a target that fuzzing found worth keeping."""
+    return [path.read_bytes() for path in sorted((CORPUS / name).glob("*"))]
 
 
 def peak_memory(target: Target, data: bytes) -> int:

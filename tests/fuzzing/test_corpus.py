@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from hqde_fl.simulations.audit.peak_memory import memory_bound
-from tests.fuzzing.targets import TARGETS, peak_memory
-
-CORPUS = Path(__file__).parent / "corpus"
+from tests.fuzzing.targets import TARGETS, kept_inputs, peak_memory
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_input_is_read_in_bounded_memory(name: str) -> None:
     target = TARGETS[name]
-    kept = [path.read_bytes() for path in sorted((CORPUS / name).glob("*"))]
-    inputs = [*target.seeds(), *kept]
+    inputs = [*target.seeds(), *kept_inputs(name)]
     assert inputs
     for data in inputs:
         target.run(data)  # what is made once only, such as caches, does not count below

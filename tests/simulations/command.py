@@ -15,6 +15,9 @@ from pathlib import Path
 
 import psutil
 
+from hqde_fl.simulations.recording.recorded_run import read_lines
+from hqde_fl.simulations.recording.round_chain import CHAIN_HASH
+
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "HQDE_FL_TEST_PROCESS_OF"
 SECONDS = 300.0
@@ -139,3 +142,8 @@ def rounds_in(run: Path) -> int:
     """Return the number of rounds that a run has recorded."""
     rounds = run / "rounds.jsonl"
     return rounds.read_text().count("\n") if rounds.exists() else 0
+
+
+def chain_in(run: Path) -> list[str]:
+    """Return the hash of each recorded round, which covers its records and its model."""
+    return [line[CHAIN_HASH] for line in read_lines(run / "rounds.jsonl")]

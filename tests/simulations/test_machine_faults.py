@@ -12,11 +12,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.simulations.command import SECONDS, command, environment, rounds_in, started
+from hqde_fl.simulations.recording.recorded_run import read_lines
+from tests.simulations.command import (
+    SECONDS,
+    call,
+    chain_in,
+    command,
+    environment,
+    rounds_in,
+    started,
+)
 
 pytestmark = pytest.mark.drills
 
@@ -34,7 +42,7 @@ NO_PROXY = "http://127.0.0.1:9"  # nobody listens on this port
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong around a run.
+    """A fault of the machine around a run.
 
     Parameters
     ----------
@@ -79,15 +87,6 @@ FAULTS = {
 }
 
 
-def records(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
-
-
-def chain(run: Path) -> list[str]:
-    """Return the hash of each round, which covers its records and its model."""
-    return [line["chain-sha256"] for line in records(run)]
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]:
     """Return the hashes of the rounds of a run without faults, by engine."""
@@ -96,17 +95,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], lis
     def hashes(engine: str) -> list[str]:
         folder = tmp_path_factory.mktemp(engine)
         (folder / "drill.toml").write_text(EXPERIMENT)
-        run(folder, engine).check_returncode()
-        return chain(folder / "run")
+        words = ("run", "drill.toml", "--engine", engine, "--out", "run")
+        call(*words, cwd=folder).check_returncode()
+        return chain_in(folder / "run")
 
     return hashes
-
-
-def run(folder: Path, engine: str, *options: str) -> subprocess.CompletedProcess[str]:
-    words = ("run", "drill.toml", "--engine", engine, "--out", "run", *options)
-    return subprocess.run(
-        command(*words), cwd=folder, env=environment(), capture_output=True, text=True, check=False
-    )
 
 
 TRIED = [
@@ -130,8 +123,9 @@ def test_a_run_does_not_notice(
         fault.strike(tmp_path)
         status, errors = running.end()
     assert status == 0, errors
-    assert chain(out) == expected
-    assert all(line["seconds"] is None or 0 <= line["seconds"] < SECONDS for line in records(out))
+    assert chain_in(out) == expected
+    lines = read_lines(out / "rounds.jsonl")
+    assert all(line["seconds"] is None or 0 <= line["seconds"] < SECONDS for line in lines)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -147,7 +141,7 @@ def test_two_runs_at_once_do_not_notice_each_other(
     ):
         ends = [one.end(), two.end()]
     assert [status for status, _ in ends] == [0, 0], ends
-    assert chain(tmp_path / "one") == chain(tmp_path / "two") == expected
+    assert chain_in(tmp_path / "one") == chain_in(tmp_path / "two") == expected
 
 
 KIB = (16, 100, 250, 400, 600)
@@ -181,7 +175,7 @@ def test_a_full_disk_loses_no_recorded_round(
         check=False,
     )
     copy = tmp_path / "copy"
-    before = chain(copy) if rounds_in(copy) else []
+    before = chain_in(copy) if rounds_in(copy) else []
     if done.returncode == 0:  # there was room for all, or for all but the report
         assert before == expected
         return
@@ -189,13 +183,6 @@ def test_a_full_disk_loses_no_recorded_round(
     assert json.loads((copy / "manifest.json").read_text())["status"] == "failed"
     assert before == expected[: len(before)]
     shutil.move(copy, disk / "run")
-    again = subprocess.run(
-        command("run", "--resume", disk / "run"),
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    again = call("run", "--resume", disk / "run", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert chain(disk / "run") == expected
+    assert chain_in(disk / "run") == expected

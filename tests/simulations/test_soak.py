@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -15,12 +14,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-from tests.simulations.command import Running, rounds_in, started
+from tests.simulations.command import Running, chain_in, rounds_in, started
 
 pytestmark = pytest.mark.soak
 
@@ -40,7 +38,7 @@ checkpoint = {{ every = 5 }}
 
 @dataclass(frozen=True)
 class Use:
-    """What a run and its processes hold.
+    """Resources that a run and its processes use.
 
     Parameters
     ----------
@@ -78,12 +76,8 @@ class Use:
 
 
 def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
-    with suppress(FileNotFoundError), os.scandir(folder) as found:
-        yield from found
-
-
-def records(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        yield from entries
 
 
 def test_a_run_that_is_killed_at_random_ends_with_the_same_model(tmp_path: Path) -> None:
@@ -118,19 +112,17 @@ def test_a_run_that_is_killed_at_random_ends_with_the_same_model(tmp_path: Path)
     print(f"killed: {drivers} drivers, {workers} workers")
     assert drivers > 2
     assert workers > 2
-    assert [line["chain-sha256"] for line in records(killed)] == [
-        line["chain-sha256"] for line in records(calm)
-    ]
+    assert chain_in(killed) == chain_in(calm)
     assert max(growths(uses).values()) <= MAX_GROWTH
 
 
 def kill_worker(running: Running, rng: random.Random) -> int:
     """Kill one of the run's Ray workers; return the number of those that were killed."""
-    found = [process for process in running.left() if named(process).startswith("ray::")]
-    if not found:
+    workers = [process for process in running.left() if named(process).startswith("ray::")]
+    if not workers:
         return 0
     with suppress(psutil.Error):
-        rng.choice(found).kill()
+        rng.choice(workers).kill()
         return 1
     return 0
 

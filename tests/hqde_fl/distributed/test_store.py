@@ -81,7 +81,7 @@ def test_versions_of_a_key(store: DistributedWeightStore, key: str) -> None:
     assert number_of(store, key, 2) == 1
     latest = store.latest(key)
     assert (latest.version, latest.facts) == (3, {"round": 2})
-    with pytest.raises(NoSuchVersionError, match=r" have no version 4, found \[1, 2, 3\]"):
+    with pytest.raises(NoSuchVersionError, match=rf"'{key}' have no version 4, found \[1, 2, 3\]"):
         store.get(key, 4)
     with pytest.raises(NoSuchVersionError, match=r"'nothing' have no version, found \[\]"):
         store.latest("nothing")

@@ -13,17 +13,6 @@ from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.atomic_files import replace_file
 from hqde_fl.simulations.run import run_experiment
 
-TINY = {
-    "name": "tiny",
-    "seed": 7,
-    "rounds": 2,
-    "task": {"name": "digits", "hidden": 8},
-    "clients": {"count": 4, "lr": 0.1},
-    "strategy": {"rule": "median"},
-    "engine": {"name": "inline"},
-    "checkpoint": {"every": 1},
-}
-
 
 @pytest.fixture
 def usual_umask() -> Iterator[None]:
@@ -36,9 +25,11 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_all_files_of_a_run_have_mode_600(tmp_path: Path, usual_umask: None) -> None:
+def test_all_files_of_a_run_have_mode_600(
+    tiny: Experiment, tmp_path: Path, usual_umask: None
+) -> None:
     out = tmp_path / "run"
-    run_experiment(Experiment.parse(TINY), out)
+    run_experiment(Experiment.parse(tiny.to_table() | {"checkpoint": {"every": 1}}), out)
     files = [path for path in out.rglob("*") if path.is_file()]
     assert {"manifest.json", "rounds.jsonl", "monitor.jsonl", "report.html"} <= {
         path.name for path in files

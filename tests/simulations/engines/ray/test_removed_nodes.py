@@ -5,17 +5,16 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ray.cluster_utils import Cluster
 
 from hqde_fl.simulations.engines.ray.private_ray import private_ray
-from tests.simulations.command import rounds_in, started
+from hqde_fl.simulations.recording.recorded_run import read_lines
+from tests.simulations.command import chain_in, rounds_in, started
 
 pytestmark = [pytest.mark.drills, pytest.mark.xdist_group("removed nodes")]
 
@@ -41,10 +40,6 @@ def cluster() -> Iterator[Cluster]:
         cluster.shutdown()
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def run(folder: Path, cluster: Cluster, removal: random.Random | None) -> list[str]:
     """Run the experiment on the cluster, and return the hashes of its rounds.
 
@@ -66,14 +61,14 @@ def run(folder: Path, cluster: Cluster, removal: random.Random | None) -> list[s
     if removal is not None:
         cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
-    assert [client for client in lines(out / "clients.jsonl") if not client["kept"]] == []
-    return [line["chain-sha256"] for line in lines(out / "rounds.jsonl")]
+    assert [client for client in read_lines(out / "clients.jsonl") if not client["kept"]] == []
+    return chain_in(out)
 
 
 def test_a_removed_node_changes_nothing(cluster: Cluster, tmp_path: Path) -> None:
-    rng, found = random.Random(3), []
+    rng, chains = random.Random(3), []
     for number in range(RUNS + 1):
         folder = tmp_path / str(number)
         folder.mkdir()
-        found.append(run(folder, cluster, rng if number else None))
-    assert found[1:] == found[:1] * RUNS
+        chains.append(run(folder, cluster, rng if number else None))
+    assert chains[1:] == chains[:1] * RUNS
