@@ -7,6 +7,7 @@ but the Flower App Bundle. So the templates are files of a kind that a bundle ca
 
 from __future__ import annotations
 
+import functools
 from logging import WARNING
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -143,6 +144,7 @@ def render(comparison: Comparison) -> str:
     )
 
 
+@functools.cache  # compiling the templates takes longer than filling them
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

@@ -6,6 +6,7 @@ import tomli_w
 from flwr.app import ArrayRecord
 
 from hqde_fl import own_files
+from hqde_fl.simulations import report
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.recording.run_directory import RunDirectory
@@ -19,6 +20,21 @@ def own_folders():
     own_files.folders.clear()
     yield
     sys.path[:], own_files.folders[:] = path, folders
+
+
+@pytest.fixture(autouse=True)
+def reports(request, monkeypatch):
+    """Let runs in this process write no report, most of a tiny run's time, unless a test asks.
+
+    A test asks with ``@pytest.mark.usefixtures("with_reports")``.
+    """
+    if "with_reports" not in request.fixturenames:
+        monkeypatch.setattr(report, "report_or_warn", lambda comparison, out: None)
+
+
+@pytest.fixture
+def with_reports():
+    """Let runs write their reports."""
 
 
 TINY = {

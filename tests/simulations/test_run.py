@@ -17,6 +17,7 @@ from hqde_fl.simulations.run import run_experiment
 from hqde_fl.simulations.tasks import load_task
 
 
+@pytest.mark.usefixtures("with_reports")
 def test_same_seed_twice_gives_the_same_bits(tmp_path, tiny, comparable):
     rounds = []
     result = run_experiment(tiny, tmp_path / "a", on_round=rounds.append)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hqde_fl.errors import ConfigError, RunError
+from hqde_fl.simulations.attack_search import evaluation
 from hqde_fl.simulations.attack_search.candidates import (
     Candidate,
     fixed_candidates,
@@ -26,6 +28,9 @@ from hqde_fl.simulations.attack_search.search import (
 from hqde_fl.simulations.attack_search.setting import SETTING, searched_experiment
 from hqde_fl.simulations.console import command_line
 from hqde_fl.simulations.experiment.experiment import Experiment
+from hqde_fl.simulations.recording.directory_lock import directory_lock
+from hqde_fl.simulations.recording.run_follower import OnRound
+from hqde_fl.simulations.sweep.cell_run import run_cell
 
 TINY = {
     "name": "mean",
@@ -63,10 +68,43 @@ def search(out: Path, **more: Any) -> SearchOutcome:
     return attack_search(experiment, 1, out, SETTINGS, jobs=2, families=MILD, **more)
 
 
-def test_a_search_finds_a_worse_attack_and_measures_it_on_other_seeds(tmp_path: Path) -> None:
-    seen = []
-    outcome = search(tmp_path, on_candidate=lambda number, *about: seen.append((number, *about)))
-    assert [number for number, *_ in seen] == [1, 2, 3, 4, 5]
+class WorkerHere:
+    """Runs cells in this process, where starting another would take longer than the runs."""
+
+    def __init__(self, log: Path, inherited: int) -> None:
+        pass
+
+    def run(self, experiment: Experiment, out: Path, on_round: OnRound) -> str | None:
+        return run_cell(experiment, out, on_round)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "CellWorker", WorkerHere)
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A whole search: its directory, the number of each candidate as it was told, its outcome."""
+
+    out: Path
+    numbers: list[int]
+    outcome: SearchOutcome
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    out, numbers = tmp_path_factory.mktemp("whole"), []
+    outcome = search(out, on_candidate=lambda number, *about: numbers.append(number))
+    return Searched(out, numbers, outcome)
+
+
+def test_a_search_finds_a_worse_attack_and_measures_it_on_other_seeds(whole: Searched) -> None:
+    outcome = whole.outcome
+    assert whole.numbers == [1, 2, 3, 4, 5]
     assert (outcome.candidates, outcome.failed, outcome.metric) == (5, 0, "accuracy")
     assert outcome.found.label.startswith("sign-flip(scale=")
     assert outcome.found.faults != outcome.fixed[0].faults
@@ -75,27 +113,30 @@ def test_a_search_finds_a_worse_attack_and_measures_it_on_other_seeds(tmp_path: 
         fmean(outcome.found.held_out) - fmean(outcome.fixed[0].held_out)
     )
     assert outcome.difference.mean < -0.05
-    table = json.loads((tmp_path / "attack-search.json").read_text())
+    table = json.loads((whole.out / "attack-search.json").read_text())
     assert table["found"]["held_out"] == list(outcome.found.held_out)
     assert table["f"] == 1
-    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert not [path for path in whole.out.iterdir() if path.is_dir()]
 
 
-def test_a_search_that_was_interrupted_goes_on_with_what_it_has(tmp_path: Path) -> None:
+def test_a_search_that_was_interrupted_goes_on_with_what_it_has(
+    whole: Searched, tmp_path: Path
+) -> None:
     def stop(number: int, *about: Any) -> None:
         if number == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        search(tmp_path / "one", on_candidate=stop)
-    begun = (tmp_path / "one" / "runs.jsonl").read_text().splitlines()
-    outcome = search(tmp_path / "one")
-    lines = (tmp_path / "one" / "runs.jsonl").read_text().splitlines()
+        search(tmp_path, on_candidate=stop)
+    begun = (tmp_path / "runs.jsonl").read_text().splitlines()
+    outcome = search(tmp_path)
+    lines = (tmp_path / "runs.jsonl").read_text().splitlines()
     assert lines[: len(begun)] == begun
     assert len({(json.loads(s)["candidate"], json.loads(s)["seed"]) for s in lines}) == len(lines)
-    assert outcome == search(tmp_path / "one") == search(tmp_path / "whole")
+    assert outcome == search(tmp_path) == whole.outcome
 
 
+@pytest.mark.usefixtures("here")
 def test_runs_that_fail_are_counted_and_their_errors_kept(tmp_path: Path) -> None:
     families = (*MILD, AttackFamily("alie"))  # whose z is 0 with so few clients
     experiment = Experiment.parse(TINY)
@@ -107,19 +148,18 @@ def test_runs_that_fail_are_counted_and_their_errors_kept(tmp_path: Path) -> Non
         attack_search(experiment, 1, tmp_path / "none", SETTINGS, families=(AttackFamily("alie"),))
 
 
-def test_another_experiments_runs_are_not_taken(tmp_path: Path) -> None:
-    search(tmp_path)
+def test_another_experiments_runs_are_not_taken(whole: Searched) -> None:
     other = Experiment.parse({**TINY, "rounds": 2})
     for experiment, f in ((other, 1), (Experiment.parse(TINY), 2)):
         with pytest.raises(ConfigError, match="search of another experiment or number of att"):
-            attack_search(experiment, f, tmp_path, SETTINGS, families=MILD)
+            attack_search(experiment, f, whole.out, SETTINGS, families=MILD)
 
 
 def test_equal_candidates_at_once_are_one_run(tmp_path: Path) -> None:
     """The family has no parameters, so that candidates of one batch are often the same."""
     families = (AttackFamily("label-flip"),)
     outcome = attack_search(
-        Experiment.parse(TINY), 1, tmp_path, SETTINGS, jobs=4, families=families
+        Experiment.parse(TINY), 1, tmp_path, SETTINGS, jobs=2, families=families
     )
     lines = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
     assert len({(line["candidate"], line["seed"]) for line in lines}) == len(lines)
@@ -152,16 +192,14 @@ def test_who_attacks_and_when_become_keys_of_the_fault() -> None:
     assert onoff.label == "mimic, clients with most data, 2 of 3 rounds"
 
 
+@pytest.mark.usefixtures("here")
 def test_a_search_by_the_data_that_clients_have(tmp_path: Path) -> None:
     """The clients' sizes differ by seed, and so do the attackers."""
-    from hqde_fl.simulations.attack_search.evaluation import Evaluator
-    from hqde_fl.simulations.recording.directory_lock import directory_lock
-
     table = {**TINY, "clients": {"count": 4, "partition": {"name": "dirichlet", "alpha": 0.2}}}
     experiment = Experiment.parse(table)
     with (
         directory_lock(tmp_path, ConfigError("in use")) as lock,
-        Evaluator(experiment, 1, tmp_path, 1, lock) as evaluator,
+        evaluation.Evaluator(experiment, 1, tmp_path, 1, lock) as evaluator,
     ):
         found = {
             who: evaluator.value(Candidate({"name": "sign-flip"}, who), 1).result()
@@ -214,6 +252,7 @@ def test_what_cannot_be_searched_is_one_line(arguments: tuple[str, ...], message
     assert message in result.output
 
 
+@pytest.mark.usefixtures("here")
 def test_a_search_that_found_nothing_says_so(tmp_path: Path) -> None:
     families = (AttackFamily("sign-flip", {"scale": Range(0.1, 0.2)}, fixed={"scale": 20.0}),)
     outcome = attack_search(Experiment.parse(TINY), 1, tmp_path, SETTINGS, families=families)

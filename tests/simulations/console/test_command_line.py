@@ -60,6 +60,7 @@ def test_a_wrong_experiment_is_one_line_exit_2_and_nothing_written(
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.usefixtures("with_reports")
 def test_run_sweep_and_report(invoke, tiny_file, tmp_path):
     result = invoke("run", tiny_file, "--seed", 3, "--out", "run", "--set", "rounds=1")
     assert result.exit_code == 0, result.output
@@ -168,6 +169,7 @@ def test_a_report_is_written_whole_or_not_at_all(invoke, tiny, record, tmp_path,
     assert not (tmp_path / page).exists()
 
 
+@pytest.mark.usefixtures("with_reports")
 def test_a_run_whose_report_cannot_be_written_has_succeeded(invoke, tiny_file, monkeypatch, caplog):
     from hqde_fl.simulations import report
 

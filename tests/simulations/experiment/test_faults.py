@@ -43,6 +43,7 @@ def test_impossible_faults_are_refused_in_one_line(
         Experiment.parse({"faults": faults, "engine": {"name": "inline"}})
 
 
+@pytest.mark.usefixtures("with_reports")
 def test_clients_are_faulty_when_the_file_says_so(tmp_path, tiny):
     """A fault of single clients in some rounds, and colluding clients drawn in every round."""
     faults = [

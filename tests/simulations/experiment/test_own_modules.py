@@ -53,9 +53,9 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("engine", "here"),
     [
-        ("inline", True),
+        pytest.param("inline", True, marks=pytest.mark.slow),
         ("inline", False),
-        pytest.param("ray", True, marks=pytest.mark.xdist_group("ray")),
+        pytest.param("ray", True, marks=(pytest.mark.slow, pytest.mark.xdist_group("ray"))),
         pytest.param("flower", True, marks=(pytest.mark.slow, pytest.mark.xdist_group("ray"))),
     ],
     ids=["inline", "inline-by-path", "ray", "flower"],

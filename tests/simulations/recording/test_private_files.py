@@ -25,6 +25,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+@pytest.mark.usefixtures("with_reports")
 def test_all_files_of_a_run_have_mode_600(
     tiny: Experiment, tmp_path: Path, usual_umask: None
 ) -> None:

@@ -203,28 +203,6 @@ def test_a_client_whose_worker_dies_once_is_asked_again(tmp_path: Path) -> None:
         file.unlink()
 
 
-def test_a_run_whose_workers_get_no_cpu_says_so_once_and_goes_on_when_they_do(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(dispatch, "PATIENCE", 0.2)
-    POOL.close()
-    blocker = ray.remote(num_cpus=3)(Holder).remote()
-    ray.get(blocker.hold.remote())
-    grid = grid_of(2, Resources(num_cpus=1, num_gpus=0))
-    replies: list[Message] = []
-    asking = threading.Thread(target=lambda: replies.extend(ask(grid).values()))
-    with caplog.at_level("WARNING", "flwr"):
-        asking.start()
-        while not caplog.messages and asking.is_alive():
-            asking.join(0.05)
-        ray.kill(blocker)
-        asking.join()
-    (said,) = caplog.messages
-    assert said.startswith("2 clients wait for a worker: each asks for 1 CPUs and 0 GPUs; the")
-    assert "3 CPUs, 2 GPUs, of which 0 CPUs" in said
-    assert len(replies) == 2
-
-
 @pytest.mark.slow
 def test_who_dies_in_a_batch_is_found_and_the_others_run_again() -> None:
     grid = grid_of(200)
@@ -322,3 +300,25 @@ def test_node_ids_are_the_same_for_any_population_and_distinct() -> None:
     assert node_ids(5, 1000)[:10] == node_ids(5, 10)
     assert len(set(node_ids(5, 100_000))) == 100_000
     assert node_ids(5, 10) != node_ids(6, 10)
+
+
+def test_a_run_whose_workers_get_no_cpu_says_so_once_and_goes_on_when_they_do(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(dispatch, "PATIENCE", 0.2)
+    POOL.close()
+    blocker = ray.remote(num_cpus=3)(Holder).remote()
+    ray.get(blocker.hold.remote())
+    grid = grid_of(2, Resources(num_cpus=1, num_gpus=0))
+    replies: list[Message] = []
+    asking = threading.Thread(target=lambda: replies.extend(ask(grid).values()))
+    with caplog.at_level("WARNING", "flwr"):
+        asking.start()
+        while not caplog.messages and asking.is_alive():
+            asking.join(0.05)
+        ray.kill(blocker)
+        asking.join()
+    (said,) = caplog.messages
+    assert said.startswith("2 clients wait for a worker: each asks for 1 CPUs and 0 GPUs; the")
+    assert "3 CPUs, 2 GPUs, of which 0 CPUs" in said
+    assert len(replies) == 2
