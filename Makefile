@@ -58,13 +58,13 @@ test-drills: install ## kill nodes, edges and machines of a Ray cluster in the m
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[drills]"
 	$(BIN)/python -m pytest -m drills -n 3 --dist loadgroup tests/deployment \
 		tests/hqde_fl/distributed/test_cluster.py tests/simulations/test_machine_faults.py \
-		tests/simulations/engines/ray/test_removed_nodes.py $(ARGS)
+		tests/simulations/checkpoint/test_resume.py tests/simulations/engines/ray $(ARGS)
 
 # Not part of CI: half an hour.
 test-soak: install ## long runs on Ray and on real nodes, of which anything is killed, and which must not grow
 	$(BIN)/python -m pytest -m soak -s tests/simulations/test_soak.py tests/deployment/test_soak.py $(ARGS)
 
-test-zoo: install ## every kind of model with every codec, optimiser, rule and downlink (long)
+test-zoo: install ## every kind of model and task with every codec, rule, engine and so on (long)
 	$(BIN)/python -m pytest -m zoo -n 2 $(ARGS)
 
 # Not part of CI: it takes as long as it is given, and what survives wants to be read.

@@ -126,8 +126,8 @@ def up(
     ConfigError
         If the federation is up already, has fewer keys, or the port is out of range.
     RunError
-        If the nodes do not connect, after all processes have been ended; or if the directory is
-        locked by another process or cannot be written.
+        If the nodes do not connect, after all processes have been ended; or if the port is in use,
+        or the directory is locked by another process or cannot be written.
     """
     count = len(federation.local) if count is None else count
     if federation.edges and 1 <= count <= federation.count:
@@ -179,6 +179,8 @@ def _up(
     with federation.locked():
         if (current := status(federation)) is not None and current.running:
             raise ConfigError(f"{federation.path} is up already, at {current.address}")
+        if port and not _free(port, listen):
+            raise RunError(f"port {port} is in use on {listen}: choose another with --port")
         try:
             federation.state.mkdir(mode=0o700, exist_ok=True)
             (federation.state / STATUS).unlink(missing_ok=True)
@@ -364,11 +366,11 @@ def _choose_ports(federation: FederationDirectory, count: int, port: int) -> Non
     replace_file(path, json.dumps(ports).encode())
 
 
-def _free(port: int) -> bool:
+def _free(port: int, listen: str = supervisor.LOOPBACK) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((listen, port))
         except (OSError, OverflowError):
             return False
     return True

@@ -85,7 +85,7 @@ def test_an_experiment(name: str, members: int, tmp_path: Path) -> None:
     run_task(name, members, "inline", tmp_path / "run")
 
 
-@pytest.mark.slow
+@pytest.mark.zoo
 @pytest.mark.xdist_group("ray")
 def test_on_ray(tmp_path: Path) -> None:
     lease = RayLease()

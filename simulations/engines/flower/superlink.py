@@ -97,6 +97,12 @@ def private_superlink(states: Path) -> Iterator[SuperLink]:
                 raise RunError(f"the local SuperLink did not start: {_last_line(log)}")
 
 
+def no_proxy_on_loopback(base: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of an environment with which no proxy is asked for 127.0.0.1."""
+    exempt = ",".join(filter(None, [base.get("NO_PROXY") or base.get("no_proxy"), "127.0.0.1"]))
+    return {"NO_PROXY": exempt, "no_proxy": exempt}
+
+
 def environment_for(home: Path, base: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a private SuperLink and of all processes that it starts.
 
@@ -107,9 +113,6 @@ def environment_for(home: Path, base: Mapping[str, str]) -> dict[str, str]:
     base : Mapping of str to str
         The environment to start from.
     """
-    loopback = [
-        name for name in (base.get("NO_PROXY") or base.get("no_proxy"), "127.0.0.1") if name
-    ]
     return {
         **base,
         "FLWR_HOME": str(home),
@@ -122,8 +125,7 @@ def environment_for(home: Path, base: Mapping[str, str]) -> dict[str, str]:
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
         "RAY_TMPDIR": str(home),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "NO_PROXY": ",".join(loopback),
-        "no_proxy": ",".join(loopback),
+        **no_proxy_on_loopback(base),
         "PATH": os.pathsep.join([sysconfig.get_path("scripts"), base.get("PATH", os.defpath)]),
         "PYTHONUNBUFFERED": "1",
     }

@@ -67,7 +67,7 @@ def test_every_dtype(dtype: torch.dtype) -> None:
     assert torch.equal(there.delta, here.delta)
 
 
-@pytest.mark.slow
+@pytest.mark.zoo
 def test_the_bits_do_not_depend_on_how_many_tasks_run_at_one_time() -> None:
     updates = Updates(draw(d=15_000))
     results = [

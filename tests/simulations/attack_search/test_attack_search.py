@@ -65,7 +65,7 @@ class Drawn:
 
 def search(out: Path, **more: Any) -> SearchOutcome:
     experiment = Experiment.parse(TINY)
-    return attack_search(experiment, 1, out, SETTINGS, jobs=2, families=MILD, **more)
+    return attack_search(experiment, 1, out, SETTINGS, families=MILD, **more)
 
 
 class WorkerHere:
@@ -98,7 +98,9 @@ class Searched:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Searched:
     out, numbers = tmp_path_factory.mktemp("whole"), []
-    outcome = search(out, on_candidate=lambda number, *about: numbers.append(number))
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr(evaluation, "CellWorker", WorkerHere)
+        outcome = search(out, on_candidate=lambda number, *about: numbers.append(number))
     return Searched(out, numbers, outcome)
 
 
@@ -119,6 +121,7 @@ def test_a_search_finds_a_worse_attack_and_measures_it_on_other_seeds(whole: Sea
     assert not [path for path in whole.out.iterdir() if path.is_dir()]
 
 
+@pytest.mark.usefixtures("here")
 def test_a_search_that_was_interrupted_goes_on_with_what_it_has(
     whole: Searched, tmp_path: Path
 ) -> None:
@@ -156,7 +159,7 @@ def test_another_experiments_runs_are_not_taken(whole: Searched) -> None:
 
 
 def test_equal_candidates_at_once_are_one_run(tmp_path: Path) -> None:
-    """The family has no parameters, so that candidates of one batch are often the same."""
+    """In processes. The family has no parameters, so that candidates of one batch are often the same."""
     families = (AttackFamily("label-flip"),)
     outcome = attack_search(
         Experiment.parse(TINY), 1, tmp_path, SETTINGS, jobs=2, families=families

@@ -312,7 +312,7 @@ def test_two_processes_cannot_write_into_one_directory(tmp_path: Path) -> None:
         assert os.listdir(tmp_path / "run") == []
 
 
-@pytest.mark.slow
+@pytest.mark.drills
 @pytest.mark.parametrize("engine", ["ray", "flower"])
 def test_what_clients_keep_outlives_kills_on_every_engine(tmp_path: Path, engine: str) -> None:
     kept = experiment("kept optimizer", rounds=20, engine={"name": engine})
@@ -323,7 +323,7 @@ def test_what_clients_keep_outlives_kills_on_every_engine(tmp_path: Path, engine
     assert result.same_records or engine == "flower"  # whose node ids are other ones in each run
 
 
-@pytest.mark.slow
+@pytest.mark.drills
 def test_killed_three_times_and_resumed(tmp_path: Path) -> None:
     result = drill(tmp_path, experiment(rounds=20), kills=3, seed=32)  # in the first six rounds
     assert result.kills == 3

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import socket
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ from hqde_fl.simulations.deploy import federation as module
 from hqde_fl.simulations.deploy import nodes
 from hqde_fl.simulations.deploy.federation import FederationDirectory
 from hqde_fl.simulations.deploy.named_superlink import find
+from hqde_fl.simulations.deploy.registered_keys import ControlAddress
 from hqde_fl.simulations.deploy.units import NodeSettings, node_command
 
 
@@ -358,3 +361,31 @@ def test_an_experiment_and_its_federation_agree_on_edges(
     monkeypatch.setattr("hqde_fl.simulations.deploy.named_superlink.connected", lambda _: None)
     with pytest.raises(ConfigError, match=message):
         find(str(root.path), 2, edges)
+
+
+def test_a_port_that_is_taken_is_named_before_anything_starts(
+    federation: FederationDirectory,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(RunError, match=f"port {port} is in use on 127.0.0.1: choose another"):
+            nodes.up(federation, port=port)
+    assert not federation.state.exists()
+
+
+def test_no_proxy_is_asked_for_a_superlink_on_loopback(
+    federation: FederationDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    with socket.create_server(("127.0.0.1", 0)) as proxy, socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # it listens to nobody
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        before = dict(os.environ)
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(RunError, match=r"the SuperLink does not list its nodes: .*refused"):
+            ControlAddress(address, federation.superlink / "ca.crt").nodes()
+        proxy.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody has connected
+            proxy.accept()
+    assert dict(os.environ) == before

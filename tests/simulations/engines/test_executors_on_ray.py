@@ -38,7 +38,7 @@ def recorded(rule: dict[str, Any], executor: str, engine: str, out: Path) -> Run
     return Run.load(out)
 
 
-@pytest.mark.slow
+@pytest.mark.zoo
 @pytest.mark.parametrize("rule", RULES)
 def test_map_reduce_on_ray_is_serial_in_this_process(
     rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

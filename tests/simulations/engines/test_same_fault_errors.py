@@ -51,7 +51,7 @@ def test_ray(tmp_path: Path) -> None:
     assert reason.startswith("failed: client 3: the data set raised OSError: disk failed (odd_task")
 
 
-@pytest.mark.slow
+@pytest.mark.zoo
 def test_flower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(APP_ROOT)  # the task's module is found from there
     ended_by_its_fault("flower", tmp_path / "own")

@@ -18,6 +18,11 @@ ON_ENGINES = {
     "tied-transformer": {"rule": "robust", "codec": {"name": "top-k", "fraction": 0.25}},
 }
 
+ON_FLOWER = [
+    pytest.param(kind, marks=pytest.mark.slow if kind == "lora" else pytest.mark.zoo)
+    for kind in ON_ENGINES
+]
+
 
 def experiment(kind: str, rounds: int = 3) -> Experiment:
     return Experiment.parse(
@@ -54,8 +59,7 @@ def test_ray(kind: str, tmp_path: Path) -> None:
     assert final_model(kind, "ray", tmp_path / "ray") == inline
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ON_ENGINES)
+@pytest.mark.parametrize("kind", ON_FLOWER)
 def test_flower(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(APP_ROOT)  # the task's module is found from there
     inline = final_model(kind, "inline", tmp_path / "inline")

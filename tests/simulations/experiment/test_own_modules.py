@@ -55,7 +55,7 @@ def folder(tmp_path: Path) -> Path:
     [
         pytest.param("inline", True, marks=pytest.mark.slow),
         ("inline", False),
-        pytest.param("ray", True, marks=(pytest.mark.slow, pytest.mark.xdist_group("ray"))),
+        pytest.param("ray", True, marks=(pytest.mark.zoo, pytest.mark.xdist_group("ray"))),
         pytest.param("flower", True, marks=(pytest.mark.slow, pytest.mark.xdist_group("ray"))),
     ],
     ids=["inline", "inline-by-path", "ray", "flower"],

@@ -190,8 +190,11 @@ def test_a_killed_run_goes_on_in_the_same_file(tmp_path):
         "from hqde_fl import Callback\n"
         "class Killed(Callback):\n"
         "    def on_round(self, record, arrays):\n"
-        "        file = self.path / 'monitor.jsonl'\n"
-        "        while record.round == 2 and '\"round\":1' not in file.read_text():\n"
+        '        span = (\'"name":"round"\', \'"round":1\')\n'
+        "        while record.round == 2 and not any(\n"
+        "            all(part in line for part in span)\n"
+        "            for line in (self.path / 'monitor.jsonl').read_text().splitlines()\n"
+        "        ):\n"
         "            time.sleep(0.01)\n"
         "        if record.round == 2:\n"
         "            os._exit(9)\n"

@@ -42,6 +42,7 @@ def rows_of(out):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("with_reports")
 def test_a_sweep_leaves_tidy_tables_and_a_cell_that_fails_is_a_row(file, recorded, tmp_path):
     sweep = Sweep.load(file(ROBUST.replace('"mean"', '"sign-guard"')))
     recorded[2] = ValueError("boom\nand more")

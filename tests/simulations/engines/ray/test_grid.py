@@ -176,8 +176,13 @@ def test_a_client_that_raises_gives_an_error_reply_and_keeps_the_state_it_had() 
     assert metric(ask(grid)[culprit], "rounds") == 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("what", ["exit", "kill"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        pytest.param("exit", marks=pytest.mark.drills),
+        pytest.param("kill", marks=pytest.mark.slow),
+    ],
+)
 def test_a_client_that_kills_its_process_costs_nobody_else(what: str) -> None:
     """In each of ten rounds, every other client replies."""
     grid = grid_of(8)
