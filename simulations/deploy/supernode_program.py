@@ -12,9 +12,13 @@ several SuperNodes can run on one host.
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from collections.abc import Sequence
+from logging import ERROR
 
+from hqde_fl.protocol.flower_internals import log
 from hqde_fl.simulations.deploy.clientapp_forks import forked_clientapps
 from hqde_fl.simulations.deploy.free_port import free_port
 from hqde_fl.simulations.deploy.server_log import start_server_log
@@ -31,11 +35,19 @@ def with_free_port(arguments: Sequence[str]) -> list[str]:
 
 
 def main() -> None:
-    """Run the SuperNode with the arguments of this process."""
+    """Run the SuperNode with the arguments of this process, which ends with it.
+
+    Flower's SuperNode returns without an error when its SuperLink answers with one, as while its
+    database is locked. The server for its ClientApps would then keep the process, which nobody
+    would start again.
+    """
     sys.argv[:] = ["flower-supernode", *with_free_port(sys.argv[1:])]
     start_server_log("supernode")
     with forked_clientapps():
         flower_supernode()
+    log(ERROR, "the SuperNode has lost its SuperLink, and ends so that it is started again")
+    logging.shutdown()
+    os._exit(1)  # the server's thread does not end by itself
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ def test_another_experiments_runs_are_not_taken(whole: Searched) -> None:
 
 
 def test_equal_candidates_at_once_are_one_run(tmp_path: Path) -> None:
-    """In processes. The family has no parameters, so that candidates of one batch are often the same."""
+    """In processes; without parameters, candidates of one batch are often the same."""
     families = (AttackFamily("label-flip"),)
     outcome = attack_search(
         Experiment.parse(TINY), 1, tmp_path, SETTINGS, jobs=2, families=families

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import logging.config
+import os
+import subprocess
+import sys
 
 import pytest
 from uvicorn.config import LOGGING_CONFIG
@@ -76,3 +79,29 @@ def test_port_0_is_a_free_port_and_others_stay(zero: list[str]) -> None:
     assert found == ["--superlink", "a:0", "--port", "--host", "127.0.0.1"]
     fixed = ["--port", "9095", "--host", "0"]
     assert with_free_port(fixed) == fixed
+
+
+LOST = """
+import sys, threading, time
+from hqde_fl.simulations.deploy import supernode_program
+
+def supernode():
+    threading.Thread(target=time.sleep, args=(600,)).start()
+
+supernode_program.flower_supernode = supernode
+sys.argv[:] = ["supernode"]
+supernode_program.main()
+"""
+
+
+def test_a_supernode_that_lost_its_superlink_ends_to_be_started_again() -> None:
+    """As Flower's SuperNode returns then, while the thread of its server goes on."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOST],
+        env={**os.environ, "HQDE_FL_PRELOAD": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "the SuperNode has lost its SuperLink" in done.stderr + done.stdout
