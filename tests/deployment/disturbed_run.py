@@ -112,6 +112,10 @@ class Going:
             self.end()
 
 
+def wait_for_round(going: Going, number: int) -> None:
+    wait_until(lambda: len(going.rounds) > number or going.error, f"round {number}")
+
+
 def wait_until(holds: Callable[[], object], what: str) -> None:
     until = time.monotonic() + PATIENCE
     while not holds():
@@ -156,12 +160,18 @@ def kill(federation: FederationDirectory, name: str) -> int:
     return before.restarts
 
 
+def control_of(federation: FederationDirectory) -> ControlAddress:
+    """Return the control address of a federation that is up."""
+    current = status(federation)
+    assert current is not None
+    return ControlAddress(current.address, federation.superlink / "ca.crt")
+
+
 def all_online(federation: FederationDirectory) -> bool:
     found = status(federation)
     assert found is not None
-    control = ControlAddress(found.address, federation.superlink / "ca.crt")
     try:
-        said = control.statuses()
+        said = control_of(federation).statuses()
     except RunError:  # it is being restarted
         return False
     return all(said[node] == "online" for node in found.ids.values())
@@ -169,10 +179,7 @@ def all_online(federation: FederationDirectory) -> bool:
 
 def node_id(federation: FederationDirectory, name: str) -> int:
     """Return the id of a node, whose key is registered already."""
-    current = status(federation)
-    assert current is not None
-    control = ControlAddress(current.address, federation.superlink / "ca.crt")
-    return control.registered()[public_key(federation.superlink / f"{name}.pub")]
+    return control_of(federation).registered()[public_key(federation.superlink / f"{name}.pub")]
 
 
 def running_programs(name: str, federation: FederationDirectory, option: str = "") -> list[int]:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -32,7 +32,9 @@ from tests.deployment.disturbed_run import (
     EXPERIMENT,
     Going,
     all_online,
+    control_of,
     node_id,
+    wait_for_round,
     wait_until,
 )
 from tests.simulations.test_machine_faults import HOUR, clock, proxies
@@ -67,7 +69,7 @@ def federation_with_a_site(
     with nodes.federation_up(made, 3) as found:
         synchronise(made, ControlAddress(found.address, made.superlink / "ca.crt"), [SITE])
         host, own_port = found.address.rsplit(":", 1)
-        with relay(int(own_port), port) if port else nothing():
+        with relay(int(own_port), port) if port else nullcontext():
             settings = NodeSettings(made.cache(SITE), 3, 4)
             words = node_command(made.path / SITE, f"{host}:{port or own_port}", 0, settings)
             again = ["sh", "-c", 'while :; do "$@"; sleep 1; done', "-"]  # as systemd does
@@ -87,16 +89,8 @@ def federation_with_a_site(
                 site.wait()
 
 
-@contextmanager
-def nothing() -> Iterator[None]:
-    yield
-
-
 def site_is_online(federation: FederationDirectory) -> bool:
-    found = nodes.status(federation)
-    assert found is not None
-    control = ControlAddress(found.address, federation.superlink / "ca.crt")
-    return control.statuses()[node_id(federation, SITE)] == "online"
+    return control_of(federation).statuses()[node_id(federation, SITE)] == "online"
 
 
 @contextmanager
@@ -135,10 +129,6 @@ def relay(to: int, port: int) -> Iterator[None]:
         for end in going:
             end.close()
         accepting.join()
-
-
-def wait_for_round(going: Going, number: int) -> None:
-    wait_until(lambda: len(going.rounds) > number or going.error, f"round {number}")
 
 
 def ended(going: Going, resumed: int = 0) -> tuple[Going, int]:
@@ -207,7 +197,7 @@ def test_a_slow_link_that_breaks_again_and_again(expected: bytes, tmp_path: Path
 
 @pytest.mark.parametrize("seconds", [HOUR, -HOUR])
 def test_the_clock_of_a_site_jumps_and_is_put_right(seconds: int, tmp_path: Path) -> None:
-    """What the site cannot do meanwhile is named; the others go on."""
+    """The reasons why the site was not kept are recorded, and the others are always kept."""
     with federation_with_a_site(tmp_path, clock(tmp_path)) as federation:
         going = Going(federation, tmp_path / "run", CHANGES)
         wait_for_round(going, 2)

@@ -19,6 +19,7 @@ from tests.deployment.disturbed_run import (
     kill,
     running_programs,
     training,
+    wait_for_round,
     wait_until,
 )
 
@@ -50,10 +51,6 @@ def test_anything_is_killed_and_the_run_ends(
     lost = [line for line in going.clients() if not line["kept"]]
     assert all(line["reason"] for line in lost)
     print(f"lost replies: {[(line['round'], line['reason']) for line in lost]}")
-
-
-def wait_for_round(going: Going, number: int) -> None:
-    wait_until(lambda: len(going.rounds) > number or going.error, f"round {number}")
 
 
 def strike(federation: FederationDirectory, victim: str) -> None:

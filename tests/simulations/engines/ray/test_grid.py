@@ -307,6 +307,7 @@ def test_node_ids_are_the_same_for_any_population_and_distinct() -> None:
     assert node_ids(5, 10) != node_ids(6, 10)
 
 
+# It is the last one, as it ends the workers that the others share.
 def test_a_run_whose_workers_get_no_cpu_says_so_once_and_goes_on_when_they_do(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
