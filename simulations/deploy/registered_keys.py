@@ -6,7 +6,6 @@ the node's next message, and can never be registered again.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,13 +18,11 @@ from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
 from hqde_fl.errors import ConfigError, RunError, UnknownNameError
 from hqde_fl.simulations.deploy.federation import REVOKED, FederationDirectory
-from hqde_fl.simulations.engines.flower.superlink import no_proxy_on_loopback
+from hqde_fl.simulations.engines.flower.control_client import control_client
 from hqde_fl.simulations.engines.flower_internals import (
-    ControlHttpClient,
     ListNodesRequest,
     ListRunsRequest,
     RegisterNodeRequest,
-    RuntimeVersionHttpInterceptor,
     UnregisterNodeRequest,
     public_key_to_bytes,
     read_flower_config,
@@ -123,33 +120,10 @@ class ControlAddress:
         Any error is raised as ``RunError`` with the words of ``failure``.
         """
         try:
-            with _loopback_without_proxy():
-                client = ControlHttpClient.from_server_address(
-                    self.address,
-                    insecure=False,
-                    root_certificates=self.root.read_bytes(),
-                    interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
-                )
-            with client:
+            with control_client(self.address, self.root.read_bytes()) as client:
                 yield client
         except Exception as error:  # of Flower, of its HTTP library, of TLS
             raise RunError(f"the SuperLink {failure}: {error}") from error
-
-
-@contextmanager
-def _loopback_without_proxy() -> Iterator[None]:
-    """Let HTTP clients that are made in the context ask no proxy for 127.0.0.1."""
-    own = no_proxy_on_loopback(os.environ)
-    before = {name: os.environ.get(name) for name in own}
-    os.environ.update(own)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def synchronise(

@@ -12,11 +12,8 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-from hqde_fl.simulations.engines.flower_internals import (
-    ControlHttpClient,
-    ListRunsRequest,
-    RuntimeVersionHttpInterceptor,
-)
+from hqde_fl.simulations.engines.flower.control_client import control_client
+from hqde_fl.simulations.engines.flower_internals import ListRunsRequest
 
 POLL_SECONDS = 15.0
 GRACE_SECONDS = 5.0
@@ -70,11 +67,10 @@ class RunWatch:
         """Return True if the run has ended, False if not; None if the SuperLink does not say."""
         root = self._entry.get("root-certificates")
         try:
-            with ControlHttpClient.from_server_address(
+            with control_client(
                 str(self._entry["address"]),
+                None if root is None else (self._root / str(root)).read_bytes(),
                 insecure=bool(self._entry.get("insecure", False)),
-                root_certificates=None if root is None else (self._root / str(root)).read_bytes(),
-                interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
             ) as client:
                 answer = client.ListRuns(ListRunsRequest(run_id=run_id))
             return bool(answer.run_dict[run_id].status.status == "finished")
