@@ -15,9 +15,12 @@ from hqde_fl.clients.mods.control_variates import ControlVariatesMod
 from hqde_fl.clients.mods.downlink import DownlinkMod
 from hqde_fl.clients.mods.entries import HeldEntriesMod, UnchangedEntriesMod
 from hqde_fl.clients.mods.local_statistics import LocalStatisticsMod
+from hqde_fl.clients.mods.secure_aggregation import SecureAggregationMod, unanswered
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.training import Training
 from hqde_fl.prediction import EnsemblePredictor
+from hqde_fl.privacy.secagg import SecureAggregation
+from hqde_fl.protocol.secure_messages import QUERIES
 
 
 class EnsembleApp(ClientApp):
@@ -30,7 +33,7 @@ class EnsembleApp(ClientApp):
     mods : Sequence[Mod]
         All mods around it, the outermost first.
     has_mods : bool
-        True if the user's are among them.
+        True if some of them change updates, so that clients are called one by one.
     """
 
     def __init__(self, client: EnsembleClient, mods: Sequence[Mod], has_mods: bool) -> None:
@@ -61,6 +64,7 @@ def ensemble_app(
     bagging: bool = False,
     predictor: EnsemblePredictor | None = None,
     mods: Sequence[Mod] = (),
+    secure_aggregation: SecureAggregation | None = None,
 ) -> EnsembleApp:
     """Build a ``ClientApp`` that trains, evaluates and reports the partition it holds.
 
@@ -85,6 +89,8 @@ def ensemble_app(
     mods : Sequence[Mod], default=()
         Flower mods around every message, the outermost first. Models are unpacked and replies
         packed outside of all of them.
+    secure_aggregation : SecureAggregation, optional
+        Return updates under masks alone; the settings must be the server's.
     """
     client = EnsembleClient(
         task,
@@ -94,11 +100,17 @@ def ensemble_app(
         bagging=bagging,
         predictor=predictor,
     )
-    inner: list[Mod] = [UnchangedEntriesMod(), CodecMod(seed=seed), LocalStatisticsMod(), *mods]
+    inner: list[Mod] = [UnchangedEntriesMod(), CodecMod(seed=seed)]
+    if secure_aggregation is not None:
+        inner.append(SecureAggregationMod(secure_aggregation, seed))
+    inner += [LocalStatisticsMod(), *mods]
     outer: list[Mod] = [ControlVariatesMod(), HeldEntriesMod(), DownlinkMod()]
-    app = EnsembleApp(client, [*outer, *inner], has_mods=bool(mods))
+    one_by_one = bool(mods) or secure_aggregation is not None
+    app = EnsembleApp(client, [*outer, *inner], has_mods=one_by_one)
     app.train()(client.train)
     app.evaluate()(client.evaluate)
     app.query("identity")(client.identity)
     app.query("examples")(client.examples)
+    for action in QUERIES:
+        app.query(action)(unanswered)
     return app

@@ -9,6 +9,7 @@
     ├── BoundError            a rule cannot run on a round's updates, mostly too few of them
     ├── CodecError            bytes that are no payload of the size expected
     ├── UpdateError           one client's update has a wrong form or is lost
+    ├── SecureAggregationError  a step of secure aggregation that would reveal an update, or failed
     ├── CohortError           too few nodes connected or answered for the run to go on
     ├── TaskError             the user's code (model, loss, metric, data set) raised an exception
     └── RunError              an engine failed during a run (exit status 1)
@@ -86,6 +87,13 @@ class UpdateError(HQDEError, ValueError):
 
     def __reduce__(self) -> tuple[type[UpdateError], tuple[int, str]]:
         return type(self), (self.client, self.problem)
+
+
+class SecureAggregationError(HQDEError, ValueError):
+    """A step of secure aggregation that cannot be done, or must not, as it would reveal an update.
+
+    A client that raises it does not answer; for the server the bucket is void.
+    """
 
 
 class CohortError(HQDEError, RuntimeError):

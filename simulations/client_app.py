@@ -15,6 +15,7 @@ from hqde_fl.clients.task import Task
 from hqde_fl.given_objects import given_objects
 from hqde_fl.own_modules import searched_first
 from hqde_fl.protocol.node_numbers import numbered
+from hqde_fl.protocol.secure_messages import QUERIES
 from hqde_fl.simulations.checkpoint.node_states import kept_on_disk
 from hqde_fl.simulations.edges.edge_home import EDGE_HOME
 from hqde_fl.simulations.engines.torch_settings import TorchSettings
@@ -60,6 +61,10 @@ def examples(message: Message, context: Context) -> Message:
     return _reply(message, context)
 
 
+for action in QUERIES:
+    app.query(action)(lambda message, context: _reply(message, context))
+
+
 def build_app(experiment: Experiment, task: Task) -> EnsembleApp:
     """Return the ClientApp of an experiment whose task has been loaded."""
     parts = experiment.parts
@@ -72,6 +77,7 @@ def build_app(experiment: Experiment, task: Task) -> EnsembleApp:
         bagging=experiment.clients.bagging,
         predictor=parts.predictor,
         mods=parts.client_mods(),
+        secure_aggregation=parts.aggregation.secure_aggregation,
     )
 
 

@@ -56,6 +56,10 @@ class ClientRecord:
     epsilon : float or None
         The epsilon of all that it has sent so far, as it says itself, with local differential
         privacy or DP-SGD.
+    bucket : int or None
+        With secure aggregation: the bucket of the round that it was dealt into, from 0. The server
+        knows the sum of the bucket alone: its clients are kept or filtered together, and each has
+        an even share of the bucket's influence.
     """
 
     round: int
@@ -74,6 +78,7 @@ class ClientRecord:
     filtered_from: tuple[int, ...] = ()
     feedback_lost: bool = False
     epsilon: float | None = None
+    bucket: int | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
 from hqde_fl.codec.formats import register
-from hqde_fl.errors import RunError
+from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.monitor.spans import EVALUATE, ROUND, note_sent, span
 from hqde_fl.own_modules import own_code
 from hqde_fl.protocol.flower_internals import log
@@ -32,6 +32,7 @@ from hqde_fl.strategies.round.aggregation import average_members
 from hqde_fl.strategies.round.evaluation import Evaluation
 from hqde_fl.strategies.round.reply_times import ReplyTimes
 from hqde_fl.strategies.round.round import Round
+from hqde_fl.strategies.round.secure_round import SecureRound
 from hqde_fl.strategies.run_report import EvaluateFn, RunReport
 from hqde_fl.strategies.settings import (
     Aggregation,
@@ -107,6 +108,7 @@ class HQDEStrategy(FedAvg):
             roles,
         )
         self.settings.check_control_variates()
+        self.settings.check_secure_aggregation()
         _ = self.settings.plan  # raises if differential privacy does not go with the rest
         register(self.settings.communication.codec)
         register(self.settings.communication.downlink)
@@ -137,7 +139,14 @@ class HQDEStrategy(FedAvg):
             If fewer than ``min_available_nodes`` are connected after ``wait_for_nodes`` seconds.
         RunError
             If the round would exceed the privacy budget.
+        ConfigError
+            With secure aggregation, which needs ``start``.
         """
+        if self.settings.aggregation.secure_aggregation is not None:
+            raise ConfigError(
+                "HQDEStrategy with secure aggregation cannot be inside of another strategy, which "
+                "would read masked updates: call its start"
+            )
         # a strategy around this one may read the replies, and needs all entries
         if self.settings.plan is not None:
             self.state = self._starting_state(server_round, arrays)
@@ -178,6 +187,7 @@ class HQDEStrategy(FedAvg):
                 self._keys,
                 leave_out=leave_out,
                 times=ReplyTimes(grid, self._deadline),
+                secure=self._secure_round(server_round, grid),
             )
             messages = current.address(choice.nodes, config, choice.work)
         self.state, self._round = current.state, current
@@ -401,6 +411,14 @@ class HQDEStrategy(FedAvg):
     @property
     def _keys(self) -> tuple[str, str]:
         return self.arrayrecord_key, self.configrecord_key
+
+    def _secure_round(self, number: int, grid: Grid) -> SecureRound | None:
+        """Return the server's end of secure aggregation in a round; None without it."""
+        settings = self.settings.aggregation.secure_aggregation
+        if settings is None:
+            return None
+        key, seeds = self.arrayrecord_key, self.settings.seeds
+        return SecureRound(settings, number, grid, self._deadline, seeds, key)
 
     def _current_round(self, number: int) -> Round:
         """Return the round that ``configure_train`` began; raise if it is not this one."""

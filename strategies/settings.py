@@ -14,6 +14,7 @@ from hqde_fl.distributed.auto_executor import AutoExecutor
 from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.privacy.central import CentralDP
 from hqde_fl.privacy.ledger import Ledger
+from hqde_fl.privacy.secagg import SecureAggregation
 from hqde_fl.protocol.screening import Screening
 from hqde_fl.rules import Aggregator, Executor, Mean
 from hqde_fl.rules.tolerance import silence_warning
@@ -23,6 +24,7 @@ from hqde_fl.strategies.callbacks import Callback
 from hqde_fl.strategies.confidence import Confidence, HeldOut
 from hqde_fl.strategies.optimizers import SGD, ServerOptimizer
 from hqde_fl.strategies.private_plan import PrivatePlan
+from hqde_fl.strategies.secure_checks import check_secure_aggregation
 from hqde_fl.strategies.server_data import RootTraining, check_root_training
 from hqde_fl.updates.roles import Roles
 
@@ -79,6 +81,10 @@ class Aggregation:
         variate with the model, and merge the changes of the clients' by the rule. Clients of
         ``ensemble_app`` need ``Training(control_variates=True)``; the replies of others are
         rejected. By default False.
+    secure_aggregation : SecureAggregation, optional
+        Secure aggregation: the server learns the sums of small random buckets of clients, and the
+        rule merges the means of these buckets. Clients of ``ensemble_app`` need the same settings.
+        Rules with ``weighted=True`` weigh buckets by their examples. By default None.
     """
 
     rule: Aggregator = field(default_factory=lambda: Mean(weighted=True))
@@ -91,6 +97,7 @@ class Aggregation:
     privacy: CentralDP | None = None
     root_training: RootTraining | None = None
     control_variates: bool = False
+    secure_aggregation: SecureAggregation | None = None
 
     def __post_init__(self) -> None:
         if self.control_variates and self.privacy is not None:
@@ -274,6 +281,19 @@ class StrategySettings:
             raise ConfigError(
                 "Aggregation.control_variates needs Ensemble.mode = 'independent': a control "
                 "variate belongs to one model, and 'fedavg' averages the members"
+            )
+
+    def check_secure_aggregation(self) -> None:
+        """Raise ``ConfigError`` if a part needs more of single clients than the sum of a bucket."""
+        if self.aggregation.secure_aggregation is not None:
+            check_secure_aggregation(
+                self.aggregation.rule,
+                self.participation.selector,
+                {
+                    "Aggregation.control_variates": self.aggregation.control_variates,
+                    "Aggregation.privacy": self.aggregation.privacy,
+                    "Communication.codec": self.communication.codec != Identity(),
+                },
             )
 
     @property

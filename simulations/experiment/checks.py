@@ -64,6 +64,29 @@ def check_privacy(parts: Parts, strategy: StrategySection, metrics: MetricsSecti
         _ = parts.plan
 
 
+def check_secure_aggregation(parts: Parts, metrics: MetricsSection) -> None:
+    """Raise ``ConfigError`` if a part of an experiment reads single updates, which are masked."""
+    secure = parts.aggregation.secure_aggregation
+    if secure is None:
+        return
+    key = "strategy.secure-aggregation"
+    settings = parts.settings
+    settings.check_secure_aggregation()
+    for found, reason in (
+        (parts.edges is not None, "edges.groups: edges take no masks off"),
+        (metrics.honest_mean, "metrics.honest-mean, which reads single updates"),
+        (parts.faults.attack is not None, "colluding attacks, which compute with the updates of "
+        "others: faults of single clients do"),
+    ):
+        if found:
+            raise ConfigError(f"{key} does not go together with {reason}")
+    if parts.cohort < (needed := secure.threshold_of(parts.cohort)):
+        of_each = " of each member" if parts.members_differ else ""
+        raise ConfigError(
+            f"{key} needs at least {needed} clients{of_each} in a round, found {parts.cohort}"
+        )
+
+
 def check_calibration(plan: PrivatePlan, rounds: int) -> None:
     """Raise ``ConfigError`` if no noise makes a number of rounds as private as they are to be.
 
@@ -137,10 +160,13 @@ def check_cohort(parts: Parts, clients: ClientsSection, strategy: StrategySectio
         raise ConfigError(
             f"strategy.quorum = {strategy.quorum} needs as many clients{of_each}, found {cohort}"
         )
-    minimum = parts.rule.minimum()
-    if parts.cohort < minimum:
+    minimum, merged = parts.rule.minimum(), parts.cohort
+    if (secure := parts.aggregation.secure_aggregation) is not None:
+        merged = secure.buckets(parts.cohort)
+        cohort = f"{merged} (buckets of {secure.bucket}, {cohort})"
+    if merged < minimum:
         raise ConfigError(f"{parts.rule} needs at least {minimum} updates{of_each}, found {cohort}")
-    if isinstance(parts.rule, Tree) and not parts.rule.fits(parts.cohort):
+    if isinstance(parts.rule, Tree) and not parts.rule.fits(merged):
         raise ConfigError(
             f"{parts.rule} needs groups large enough for its rules{of_each}, found {cohort}: "
             "choose another fanout or another number of clients"

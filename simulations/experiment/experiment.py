@@ -39,6 +39,7 @@ from hqde_fl.simulations.experiment.checks import (
     check_calibration,
     check_cohort,
     check_privacy,
+    check_secure_aggregation,
 )
 from hqde_fl.simulations.experiment.client_privacy import check_private_training
 from hqde_fl.simulations.experiment.components import Component, build_component
@@ -461,6 +462,7 @@ class Experiment(Section):
         self._check_engine(self.engine.name)
         check_attacks(parts)
         check_privacy(parts, self.strategy, self.metrics)
+        check_secure_aggregation(parts, self.metrics)
         check_cohort(parts, self.clients, self.strategy)
 
     def _check_engine(self, name: str) -> None:

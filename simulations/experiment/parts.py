@@ -18,6 +18,7 @@ from hqde_fl.clients.training import Training
 from hqde_fl.codec import CODECS
 from hqde_fl.errors import ConfigError
 from hqde_fl.prediction import VOTES, EnsemblePredictor
+from hqde_fl.privacy.secagg import SecureAggregation
 from hqde_fl.protocol.screening import Screening
 from hqde_fl.registry import Registry
 from hqde_fl.rules import RULES, Aggregator
@@ -55,6 +56,7 @@ from hqde_fl.strategies.settings import (
 )
 
 SCREENING = Registry("screening", Screening, {"standard": Screening})
+SECURE = Registry("secure aggregation", SecureAggregation, {"buckets": SecureAggregation})
 RESOURCES = Registry("resources", Resources, {"group": Resources})
 
 
@@ -119,6 +121,18 @@ class Parts:
         """Return the number of all clients."""
         return self.participation.min_available_nodes
 
+    @property
+    def settings(self) -> StrategySettings:
+        """Return the settings of the strategy, but for what it reports."""
+        return StrategySettings(
+            self.aggregation,
+            self.communication,
+            self.participation,
+            self.ensemble,
+            Reporting(),
+            self.seeds,
+        )
+
     @cached_property
     def plan(self) -> PrivatePlan | None:
         """Return the differential privacy of the server; None if there is none.
@@ -128,15 +142,7 @@ class Parts:
         ConfigError
             If it does not go together with the other parts.
         """
-        settings = StrategySettings(
-            self.aggregation,
-            self.communication,
-            self.participation,
-            self.ensemble,
-            Reporting(),
-            self.seeds,
-        )
-        return settings.plan
+        return self.settings.plan
 
     @property
     def sampled(self) -> int:
@@ -181,6 +187,8 @@ class Parts:
     @property
     def warning(self) -> str | None:
         """Return a one-line warning if f silent clients, or fewer, void a round; else None."""
+        if self.aggregation.secure_aggregation is not None:
+            return None  # a client that is silent takes no part, and its bucket may go on
         return silence_warning(self.rule, self.merged, " of each member" * self.members_differ)
 
     @property
@@ -252,6 +260,7 @@ def build_parts(
             central_privacy(privacy or PrivacySection()),
             _not_trained if "reference" in rule.needs else None,
             clients.control_variates,
+            _secure_aggregation(strategy.secure_aggregation),
         )
         communication = Communication(codec, downlink, screening, strategy.deadline)
         participation = Participation(
@@ -313,6 +322,16 @@ def _check_control_variates(clients: ClientsSection, edges: EdgesSection) -> Non
     ]
     if found:
         raise ConfigError(f"clients.control-variates does not go together with {found[0]}")
+
+
+def _secure_aggregation(table: Mapping[str, Any]) -> SecureAggregation | None:
+    """Return the secure aggregation that a table describes; None for an empty one."""
+    if not table:
+        return None
+    key = "strategy.secure-aggregation"
+    with parameters_of(key):
+        settings: SecureAggregation = build_component(SECURE, {"name": "buckets", **table}, key)
+    return settings
 
 
 def _left_out(clients: ClientsSection) -> frozenset[int]:

@@ -235,6 +235,9 @@ class StrategySection(Section):
         client keeps its own (FedBN).
     executor : Component
         Where the rule works: in the server's process, or in tasks on Ray.
+    secure_aggregation : Table
+        Secure aggregation: the server learns the sums of random buckets of clients, whose means
+        the rule merges; none if empty.
     """
 
     selector: Component = Field({"name": "uniform"})
@@ -256,6 +259,7 @@ class StrategySection(Section):
     confidence_metric: str = ""
     buffers: Buffers = "merge"
     executor: Component = Field({"name": "auto"})
+    secure_aggregation: Table = Field({})
 
 
 class EdgesSection(Section):

@@ -7,6 +7,7 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import replace
 from logging import INFO, WARNING
+from typing import TYPE_CHECKING
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message
@@ -32,6 +33,9 @@ from hqde_fl.strategies.round.packed_replies import has_packed_update
 from hqde_fl.strategies.round.round_log import RoundLog
 from hqde_fl.strategies.state import ModelState
 from hqde_fl.terminal_text import MAX_REASON_LENGTH, printable
+
+if TYPE_CHECKING:
+    from hqde_fl.strategies.round.secure_round import SecureRound
 
 MAX_REASON_TAIL = 4096
 """Characters at the end of an error's reason that are looked at."""
@@ -63,6 +67,8 @@ class ScreenedReplies:
         Name of a reply's one ``ArrayRecord``.
     controls : bool, default=False
         True if a reply needs control variates beside it.
+    secure : SecureRound, optional
+        With secure aggregation: screens masked updates, and keeps them.
 
     Attributes
     ----------
@@ -89,7 +95,9 @@ class ScreenedReplies:
         limits: Screening,
         arrays_key: str,
         controls: bool = False,
+        secure: SecureRound | None = None,
     ) -> None:
+        self._secure = secure
         self.accepted: dict[int, Mapping[int, Accepted]] = {}
         self.held: list[dict[int, int]] = [{} for _ in models]
         self.without_residual: set[tuple[int, int]] = set()
@@ -198,7 +206,10 @@ class ScreenedReplies:
         record = None
         if self._controls:
             reply, record = without_control(reply)
-        screened = self._screen(reply, members) if begun is None else begun.result()
+        if self._secure is not None:
+            screened: Screened = self._secure.screen(node, reply)
+        else:
+            screened = self._screen(reply, members) if begun is None else begun.result()
         if self._controls and not isinstance(screened, Rejected):
             screened = self._with_controls(screened, record)
         if isinstance(screened, Rejected):

@@ -42,6 +42,8 @@ from hqde_fl.strategies.round.reply_screening import ScreenedReplies
 from hqde_fl.strategies.round.reply_times import ReplyTimes
 from hqde_fl.strategies.round.role_changes import apply_role_changes
 from hqde_fl.strategies.round.round_log import RoundLog
+from hqde_fl.strategies.round.secure_merge import BucketMeans
+from hqde_fl.strategies.round.secure_round import SecureRound
 from hqde_fl.strategies.round.update_storage import UpdateStorage
 from hqde_fl.strategies.settings import StrategySettings
 from hqde_fl.strategies.state import ModelState, ServerState
@@ -69,6 +71,8 @@ class Round:
         True if clients may leave unchanged entries out of their replies.
     times : ReplyTimes
         Measures the replies.
+    secure : SecureRound, optional
+        The secure aggregation of the round.
 
     Attributes
     ----------
@@ -88,8 +92,10 @@ class Round:
         keys: tuple[str, str],
         leave_out: bool,
         times: ReplyTimes,
+        secure: SecureRound | None = None,
     ) -> None:
         self.number, self.state = number, state
+        self._secure = secure
         self._arrays: ArrayRecord | None = arrays
         self.record = RoundRecord(round=number)
         self._settings, self._roster, self._keys = settings, roster, keys
@@ -138,11 +144,16 @@ class Round:
         self._assignments = {
             node: assigned_members(self._roster.identity(node), number, seeds) for node in nodes
         }
+        if self._secure is not None:
+            nodes = self._secure.exchange(nodes, self._assignments, self.state.models)
+            self._assignments = {node: self._assignments[node] for node in nodes}
         content = contents(self.state.models, self._assignments, config, self._tags)
         self._work = work
         controls = control_records(self.state.models, self._assignments, self._tags)
         kind = MessageType.TRAIN
         self._messages = address(nodes, content, self._keys, number, kind, work, controls)
+        if self._secure is not None:
+            self._secure.add_shares(self._messages)
         self.times.start()
         return self._messages
 
@@ -165,14 +176,24 @@ class Round:
         screened = self._screen(replies, round_log)
         with span("aggregate", round=self.number):
             self._record_times(round_log)
+            if self._secure is not None:
+                for node, reason in self._secure.absent.items():
+                    round_log.add_absent(node, self._roster.partition(node), reason)
             self._aggregate(screened, round_log)
         self._messages = []  # they hold the last model
 
     def _aggregate(self, screened: ScreenedReplies, round_log: RoundLog) -> None:
         """Merge the accepted replies and complete state and record."""
         settings = self._settings
-        plan, private = settings.plan, None
-        if plan is None:
+        plan, private, means = settings.plan, None, None
+        if self._secure is not None:
+            means = BucketMeans(self._secure.unmask(screened.accepted))
+            projections: Mapping[int, Tensor] = {}
+            models = [screened.with_held(*pair) for pair in enumerate(self.state.models)]
+            seeds = list(map(settings.member_seeds, range(len(models))))
+            merged = means.merge(settings, models, self.number, seeds, round_log)
+            means.record(self._secure, round_log)
+        elif plan is None:
             changes = self._role_changes(screened, round_log)
             projections = self._sketches(screened)
             screened.drop_updates()
@@ -182,16 +203,16 @@ class Round:
             projections = self._sketches(screened)
             merged = private.merged
         moved_members = [member for member, outcome in enumerate(merged) if outcome.is_moved]
-        passed = round_log.record_influence(merged)
+        passed = round_log.record_influence(merged, None if means is None else means.nodes)
         note_look_alikes({node: screened.metrics(node) for node in screened.accepted})
         reports = [
             reported_metrics(screened.metrics(node), self._work.get(node, 1.0))
             for node in screened.accepted
-            if node in passed and private is None
+            if node in passed and private is None and means is None
         ]
-        models = tuple(outcome.model for outcome in merged)
+        next_models = tuple(outcome.model for outcome in merged)
         if settings.ensemble.mode == "fedavg":
-            models = aggregation.average_members(models, moved_members)
+            next_models = aggregation.average_members(next_models, moved_members)
         skipped = list(map(self._roster.identity, round_log.skipped()))
         residuals = self._residuals(screened.without_residual, round_log)
         facts = aggregation.summarize(merged)
@@ -199,6 +220,8 @@ class Round:
             log(WARNING, "round %d keeps the model: %s", self.number, facts["note"])
         elif private is not None:
             facts |= {"note": private.note, "diagnostics": private.diagnostics}
+        if means is not None:
+            facts["diagnostics"] = {**facts["diagnostics"], **means.diagnostics}
         if plan is not None and private is not None:
             facts["epsilon"] = plan.epsilon(private.state)
         f = settings.aggregation.rule.expected_faulty
@@ -211,7 +234,7 @@ class Round:
         self.record = replace(record, virtual_time=None if virtual is None else virtual_time)
         self.state = ServerState(
             self.number,
-            models,
+            next_models,
             residuals,
             add_resting(self.state.resting, self.number, skipped),
             None if counted is None else counted + is_aggregate,
@@ -243,6 +266,7 @@ class Round:
             self._settings.communication.screening,
             self._keys[0],
             controls=self._settings.aggregation.control_variates,
+            secure=self._secure,
         )
         notes = ReplyNotes(self.number, self._roster, round_log)
         storage = UpdateStorage(self._settings, self.state.models, len(self._messages), self.number)
@@ -253,7 +277,7 @@ class Round:
                 node = screened.add(reply, begun)
                 if node is not None:
                     self.times.record_reply(node, arrived)
-                if node in screened.accepted:
+                if node in screened.accepted and self._secure is None:
                     client = self._roster.identity(node)
                     screened.accepted[node] = storage.stored(client, screened.accepted[node])
                 notes.add(node)

@@ -83,6 +83,29 @@ class RoundLog:
             for message in messages
         }
 
+    def add_absent(self, node: int, partition: int | None, reason: str) -> None:
+        """Add a client that was asked to take part, but got no training message."""
+        self._clients[node] = {
+            "round": self.round,
+            "node": node,
+            "partition": partition,
+            "kept": False,
+            "influence": 0.0,
+            "reason": reason,
+            "bytes_down": 0,
+            "bytes_up": 0,
+            "seconds": None,
+            "members": self._assignments.get(node, ()),
+        }
+
+    def add_traffic(self, node: int, down: int, up: int) -> None:
+        """Count bytes of other messages to a client, and of its answers."""
+        fields = self._clients[node]
+        self.update(node, bytes_down=fields["bytes_down"] + down, bytes_up=fields["bytes_up"] + up)
+        self._down["other"] += down
+        own = self._up.get(node, {})
+        self._up[node] = {**own, "other": own.get("other", 0) + up}
+
     def has_reply(self, node: int) -> bool:
         """Return whether a reply of this client has been recorded already."""
         return bool(self._clients[node]["reason"] != LATE)
@@ -129,13 +152,18 @@ class RoundLog:
         clients = self._clients.items()
         return [node for node, fields in clients if outcome_of(fields["reason"]) == SKIPPED]
 
-    def record_influence(self, merged: Sequence[MergedModel]) -> set[int]:
+    def record_influence(
+        self, merged: Sequence[MergedModel], buckets: Mapping[int, Sequence[int]] | None = None
+    ) -> set[int]:
         """Record the clients' influence, and which of them were kept or filtered by the rule.
 
         Parameters
         ----------
         merged : Sequence[MergedModel]
             Outcome for each member.
+        buckets : Mapping[int, Sequence[int]], optional
+            With secure aggregation, where the outcomes are of buckets: bucket -> its nodes, among
+            which its influence is divided evenly.
 
         Returns
         -------
@@ -151,7 +179,9 @@ class RoundLog:
             influences, filtered = model.outcome.influence.tolist(), model.outcome.filtered.tolist()
             for node, influence, out in zip(model.nodes, influences, filtered, strict=True):
                 mean = influence / moved_models if model.is_moved else 0.0
-                by_node.setdefault(node, []).append((member, mean, out))
+                nodes = (node,) if buckets is None else buckets[node]
+                for one in nodes:
+                    by_node.setdefault(one, []).append((member, mean / len(nodes), out))
         passed = set()
         for node, entries in by_node.items():
             filtered_from = tuple(member for member, _, out in entries if out)

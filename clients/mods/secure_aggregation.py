@@ -1,0 +1,188 @@
+"""Secure aggregation on clients: nothing of an update leaves but under masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp.typing import ClientAppCallable
+
+from hqde_fl.clients.message_fields import array_record, is_training, server_round
+from hqde_fl.errors import HQDEError, SecureAggregationError
+from hqde_fl.privacy.secagg import SecureAggregation
+from hqde_fl.privacy.secure_sums.client import SecureClient
+from hqde_fl.protocol.flower_internals import ErrorCode
+from hqde_fl.protocol.members import (
+    TAGS,
+    message_config,
+    model_arrays,
+)
+from hqde_fl.protocol.message_roles import message_layouts
+from hqde_fl.protocol.npy import MalformedError
+from hqde_fl.protocol.records import from_record
+from hqde_fl.protocol.screening import NUM_EXAMPLES
+from hqde_fl.protocol.secure_messages import (
+    KEYS,
+    SECURE,
+    SHARES,
+    UNMASK,
+    answer,
+    by_client,
+    masked_record,
+    query_type,
+    read_keys,
+    secure_record,
+    value_of,
+    with_clients,
+)
+from hqde_fl.protocol.secure_state import forget, load, store
+from hqde_fl.protocol.secure_vectors import ClientVector
+from hqde_fl.seeding import Seeds
+
+
+@final
+@dataclass(frozen=True)
+class SecureAggregationMod:
+    """A Flower mod that sends an update only as a part of a sum that no server can take apart.
+
+    A training message that does not ask for masks is refused, as is a bucket with a lower threshold
+    than that of the settings. Metrics of the training stay on the client. It belongs outside of all
+    mods that change the weights. The keys of a round are kept in ``Context.state`` until it ends.
+
+    Parameters
+    ----------
+    settings : SecureAggregation
+        The settings, which must be the server's.
+    seed : int, default=0
+        The run's seed, for rounding. Keys come from the operating system.
+    """
+
+    settings: SecureAggregation
+    seed: int = 0
+
+    def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        """Answer a step of secure aggregation; train, and return the update under masks."""
+        steps = {
+            query_type(KEYS): self._advertise,
+            query_type(SHARES): self._share,
+            query_type(UNMASK): self._unmask,
+        }
+        step = steps.get(message.metadata.message_type)
+        try:
+            if step is not None:
+                return step(message, context)
+            if is_training(message):
+                return self._train(message, context, call_next)
+        except (SecureAggregationError, MalformedError) as error:
+            return refused(message, str(error))
+        return call_next(message, context)
+
+    def _advertise(self, message: Message, context: Context) -> Message:
+        """Return new public keys; those of an earlier round are forgotten."""
+        record = _record(message)
+        number = value_of(record, "number", int)
+        client = SecureClient.new(value_of(record, "session", str), number)
+        store(context, client)
+        keys = client.public_keys
+        return answer(
+            message, ConfigRecord({"cipher-key": keys.cipher, "masking-key": keys.masking})
+        )
+
+    def _share(self, message: Message, context: Context) -> Message:
+        """Return the encrypted shares of this client's secrets for the others of its bucket."""
+        record, client = _record(message), load(context)
+        peers, threshold = read_keys(record), value_of(record, "threshold", int)
+        if threshold < (least := self.settings.threshold_of(len(peers))):
+            raise SecureAggregationError(
+                f"the server's threshold is {threshold} among {len(peers)} clients, this client's "
+                f"is {least}"
+            )
+        client, encrypted, seed_hash = client.share(peers, threshold)
+        store(context, client)
+        lists = with_clients("receivers", "shares", encrypted)
+        return answer(message, ConfigRecord({**lists, "commitment": seed_hash}))
+
+    def _train(
+        self, message: Message, context: Context, call_next: ClientAppCallable
+    ) -> Message:
+        """Train, and return the update under masks."""
+        record, client = _record(message), load(context)
+        peers = client.peers or {}
+        encrypted = by_client(record, "senders", "shares", peers)
+        client.check_stays(encrypted)  # before the training, which may take long
+        rotation, bits = value_of(record, "rotation", int), value_of(record, "bits", int)
+        _, arrays = array_record(message)
+        layouts = message_layouts(message, arrays)
+        sent = [from_record(model_arrays(arrays, member)) for member in layouts]
+        fixed_point = self.settings.fixed_point
+        vector = ClientVector(tuple(layouts.values()), fixed_point, bits)
+        if bits != (expected := fixed_point.sum_bits(len(peers))):
+            raise SecureAggregationError(
+                f"the server has {bits} bits for a sum over {len(peers)} clients, this client's "
+                f"settings {expected}"
+            )
+        reply = call_next(message, context)
+        if reply.has_error():
+            return reply
+        name, trained = array_record(reply)
+        partition = int(context.node_config.get("partition-id", context.node_id))
+        masked_from = vector.encode(
+            sent,
+            [from_record(model_arrays(trained, member)) for member in layouts],
+            _examples(reply),
+            rotation,
+            Seeds(self.seed).numpy("secure aggregation", partition, server_round(message)),
+        )
+        client, masked = client.masked(encrypted, masked_from)
+        store(context, client)
+        content = RecordDict({name: masked_record(masked), "metrics": MetricRecord()})
+        if TAGS in reply.content.config_records:
+            content[TAGS] = reply.content.config_records[TAGS]
+        return Message(content, reply_to=message)
+
+    def _unmask(self, message: Message, context: Context) -> Message:
+        """Return the shares by which the server takes the masks off the sum; forget all keys."""
+        record, client = _record(message), load(context)
+        stayed = [n for n in value_of(record, "stayed", list) if type(n) is int]
+        forget(context)  # whatever becomes of the answer, there is no second one
+        seeds, keys = client.unmask(stayed)
+        return answer(
+            message,
+            ConfigRecord(
+                {
+                    **with_clients("stayed", "seed-shares", seeds),
+                    **with_clients("left", "key-shares", keys),
+                }
+            ),
+        )
+
+
+def unanswered(message: Message, context: Context) -> Message:
+    """Return the error reply of an app without a ``SecureAggregationMod``.
+
+    An app that has the mod registers this function for the queries, so that Flower calls the mod.
+    """
+    return refused(message, "this client has no settings of secure aggregation")
+
+
+def refused(message: Message, reason: str) -> Message:
+    """Return an error reply with a reason."""
+    text = f"secure aggregation: {reason.removeprefix('secure aggregation: ')}"
+    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, text), reply_to=message)
+
+
+def _record(message: Message) -> ConfigRecord:
+    record = secure_record(message.content)
+    if record is None:
+        raise SecureAggregationError("the server asks for an update without masks")
+    return record
+
+
+def _examples(reply: Message) -> int:
+    """Return the number of examples that the training reports; 0 if it reports none."""
+    for record in reply.content.metric_records.values():
+        count = record.get(NUM_EXAMPLES)
+        if isinstance(count, int | float) and count == count:  # NaN is not
+            return int(min(max(count, 0), 1e12))
+    return 0

@@ -1,0 +1,388 @@
+"""A round of secure aggregation on the server: buckets, keys, masked updates and their sums.
+
+The server asks for keys and encrypted shares before the training, forwards them, and asks for the
+shares that take the masks off once the masked updates are there. A client that does not answer a
+question, or answers it wrongly, has dropped out; it is recorded with the reason. A bucket in which
+too few are left is void.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from logging import WARNING
+from typing import final
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from hqde_fl.errors import SecureAggregationError
+from hqde_fl.privacy.secagg import SecureAggregation
+from hqde_fl.privacy.secure_sums.bucket import Bucket
+from hqde_fl.privacy.secure_sums.client import PublicKeys
+from hqde_fl.protocol.flower_internals import log
+from hqde_fl.protocol.message_size import message_bytes
+from hqde_fl.protocol.npy import MalformedError
+from hqde_fl.protocol.reply_matching import ReplyMatcher
+from hqde_fl.protocol.screening import Accepted, Rejected
+from hqde_fl.protocol.secure_messages import (
+    KEYS,
+    SECURE,
+    SHARES,
+    UNMASK,
+    by_client,
+    keys_record,
+    query,
+    read_masked,
+    secure_record,
+    value_of,
+    with_clients,
+)
+from hqde_fl.protocol.secure_vectors import ClientVector
+from hqde_fl.seeding import Seeds
+from hqde_fl.strategies.outcomes import FAILED, LATE, REJECTED
+from hqde_fl.strategies.round.reply_screening import last_line
+from hqde_fl.strategies.state import ModelState
+from hqde_fl.terminal_text import printable
+
+NO_UPDATE = torch.empty(0)
+"""Stands for the update that the server does not see."""
+
+
+@dataclass(eq=False)
+class DealtBucket:
+    """A bucket of a round.
+
+    Parameters
+    ----------
+    place : int
+        Its number among the round's buckets, from 0.
+    nodes : Sequence[int]
+        The nodes that were dealt into it; a client's number in it is its place here, from 1.
+    members : tuple[int, ...]
+        The members of the ensemble that they train.
+    sums : Bucket
+        What the server knows of the sum.
+    vector : ClientVector
+        The form of the clients' vectors.
+    """
+
+    place: int
+    nodes: Sequence[int]
+    members: tuple[int, ...]
+    sums: Bucket
+    vector: ClientVector
+
+    def node(self, number: int) -> int:
+        """Return the node of a client's number."""
+        return self.nodes[number - 1]
+
+
+@dataclass(frozen=True, eq=False)
+class BucketMean:
+    """What the server learns of a bucket.
+
+    Parameters
+    ----------
+    place : int
+        Its number among the round's buckets.
+    dealt : tuple[int, ...]
+        The nodes that were dealt into it.
+    members : tuple[int, ...]
+        The members of the ensemble that they train.
+    nodes : tuple[int, ...]
+        The nodes in the sum; of a void bucket those whose masked update the server has.
+    accepted : Mapping[int, Accepted]
+        Member -> the mean update of these nodes; empty if the bucket is void.
+    void : str or None
+        Why there is no sum; None if there is one.
+    clipped : int
+        The number of updates that were clipped.
+    """
+
+    place: int
+    dealt: tuple[int, ...]
+    members: tuple[int, ...]
+    nodes: tuple[int, ...]
+    accepted: Mapping[int, Accepted]
+    void: str | None = None
+    clipped: int = 0
+
+
+@final
+@dataclass(eq=False)
+class SecureRound:
+    """The server's end of secure aggregation in one round.
+
+    Parameters
+    ----------
+    settings : SecureAggregation
+        The settings.
+    number : int
+        The round.
+    grid : Grid
+        Delivers the questions.
+    deadline : float
+        Seconds to wait for the answers to one of them.
+    seeds : Seeds
+        The run's seeds; they deal the buckets.
+    arrays_key : str
+        Name of a reply's one ``ArrayRecord``.
+
+    Attributes
+    ----------
+    absent : dict[int, str]
+        Node that dropped out before the training -> the reason.
+    traffic : dict[int, list[int]]
+        Node -> bytes of the questions to it, and of its answers.
+    """
+
+    settings: SecureAggregation
+    number: int
+    grid: Grid
+    deadline: float
+    seeds: Seeds
+    arrays_key: str
+    absent: dict[int, str] = field(default_factory=dict)
+    traffic: dict[int, list[int]] = field(default_factory=dict)
+    _buckets: list[DealtBucket] = field(default_factory=list)
+    _places: dict[int, tuple[DealtBucket, int]] = field(default_factory=dict)
+    _models: Sequence[ModelState] = ()
+
+    def exchange(
+        self,
+        nodes: Sequence[int],
+        assignments: Mapping[int, tuple[int, ...]],
+        models: Sequence[ModelState],
+    ) -> list[int]:
+        """Deal the nodes into buckets, exchange keys and shares; return the nodes that may train.
+
+        Parameters
+        ----------
+        nodes : Sequence[int]
+            The round's nodes, in the order of their clients.
+        assignments : Mapping[int, tuple[int, ...]]
+            Node -> the members that it trains.
+        models : Sequence[ModelState]
+            The members as they are sent.
+        """
+        self._models = models
+        self._deal(nodes, assignments)
+        dealt = list(self._places)
+        asked = {node: ConfigRecord(self._names(node)) for node in dealt}
+        self.absent |= self._ask(KEYS, asked, self._add_keys)
+        left = self._left("advertised keys", lambda sums: sums.keys)
+        lists = []
+        for bucket in self._buckets:
+            bits = self.settings.fixed_point.sum_bits(len(bucket.sums.keys))
+            bucket.vector = replace(bucket.vector, bits=bits)
+            threshold = {"threshold": bucket.sums.threshold}
+            lists.append(ConfigRecord({**keys_record(bucket.sums.keys), **threshold}))
+        asked = {node: lists[self._places[node][0].place] for node in left}
+        self.absent |= self._ask(SHARES, asked, self._add_shares)
+        return self._left("shared their secrets", lambda sums: sums.shares)
+
+    def add_shares(self, messages: Iterable[Message]) -> None:
+        """Add to the training messages what the others of each client's bucket encrypted for it."""
+        for message in messages:
+            bucket, number = self._places[message.metadata.dst_node_id]
+            lists = with_clients("senders", "shares", bucket.sums.shares_for(number))
+            record = ConfigRecord(
+                {**lists, "rotation": self._rotation, "bits": bucket.vector.bits}
+            )
+            content = RecordDict(dict(message.content))
+            content[SECURE] = record
+            message.content = content
+
+    def screen(self, node: int, reply: Message) -> Mapping[int, Accepted] | Rejected:
+        """Keep the masked update of a reply; return an empty update of each member, or a reason."""
+        bucket, number = self._places[node]
+        vector = bucket.vector
+        try:
+            record = reply.content.get(self.arrays_key)
+            if not isinstance(record, ArrayRecord):
+                raise MalformedError(f"expected one ArrayRecord {self.arrays_key!r}")
+            masked = read_masked(record, vector.words, vector.wide, vector.bits)
+        except (MalformedError, SecureAggregationError) as error:
+            return Rejected(str(error))
+        except Exception as error:  # a client can break only its own reply
+            return Rejected(f"malformed ({type(error).__name__}: {printable(str(error), 120)})")
+        bucket.sums.masked[number] = masked
+        return dict.fromkeys(bucket.members, Accepted(NO_UPDATE, {}, {}, 1.0, {}))
+
+    def unmask(self, accepted: Iterable[int]) -> list[BucketMean]:
+        """Take the masks off and return what each bucket tells.
+
+        Parameters
+        ----------
+        accepted : Iterable[int]
+            The nodes whose reply passed screening.
+        """
+        kept = set(accepted)
+        for bucket in self._buckets:
+            sums = bucket.sums
+            sums.masked = {n: v for n, v in sums.masked.items() if bucket.node(n) in kept}
+        asked = {}
+        for bucket in self._buckets:
+            if len(bucket.sums.masked) >= bucket.sums.threshold:
+                record = ConfigRecord({"stayed": sorted(bucket.sums.masked)})
+                asked |= {bucket.node(number): record for number in bucket.sums.masked}
+        self._ask(UNMASK, asked, self._add_revealed)
+        means = [self._mean(bucket) for bucket in self._buckets]
+        for mean in means:
+            if mean.void:
+                text = "round %d: bucket %d is void: %s"
+                log(WARNING, text, self.number, mean.place, mean.void)
+        return means
+
+    @property
+    def _rotation(self) -> int:
+        return self.seeds.integer("secure aggregation: rotation", self.number)
+
+    def _deal(self, nodes: Sequence[int], assignments: Mapping[int, tuple[int, ...]]) -> None:
+        """Deal the nodes that train the same members into buckets."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for node in nodes:
+            groups.setdefault(assignments[node], []).append(node)
+        run = self.grid.run.run_id
+        for members, group in groups.items():
+            rng = self.seeds.numpy("secure aggregation: buckets", self.number, *members)
+            dealt = self.settings.deal(group, rng)
+            if not dealt:
+                reason = (
+                    f"{FAILED}: too few clients for a bucket, found {len(group)}, needed are "
+                    f"{self.settings.threshold_of(len(group))}"
+                )
+                self.absent |= dict.fromkeys(group, reason)
+            for bucket_nodes in dealt:
+                place, size = len(self._buckets), len(bucket_nodes)
+                session = f"run {run}\nround {self.number}\nbucket {place}"
+                layouts = tuple(self._models[member].layout for member in members)
+                fixed_point = self.settings.fixed_point
+                bucket = DealtBucket(
+                    place,
+                    bucket_nodes,
+                    members,
+                    Bucket(session, self.settings.threshold_of(size)),
+                    ClientVector(layouts, fixed_point, 0),
+                )
+                self._buckets.append(bucket)
+                for number, node in enumerate(bucket_nodes, start=1):
+                    self._places[node] = bucket, number
+
+    def _names(self, node: int) -> dict[str, str | int]:
+        bucket, number = self._places[node]
+        return {"session": bucket.sums.session, "number": number}
+
+    def _left(self, what: str, clients: Callable[[Bucket], Collection[int]]) -> list[int]:
+        """Return the nodes that are left after a step, in the buckets that are not void."""
+        left = []
+        for bucket in self._buckets:
+            numbers = clients(bucket.sums)
+            shortage = bucket.sums.shortage(numbers, what)
+            for number, node in enumerate(bucket.nodes, start=1):
+                if node in self.absent:
+                    continue
+                if number not in numbers:
+                    self.absent[node] = LATE
+                elif shortage is not None:
+                    self.absent[node] = f"{FAILED}: its bucket is void: {shortage}"
+                else:
+                    left.append(node)
+        return left
+
+    def _ask(
+        self,
+        action: str,
+        records: Mapping[int, ConfigRecord],
+        take: Callable[[DealtBucket, int, ConfigRecord], None],
+    ) -> dict[int, str]:
+        """Ask nodes for a step and hand their answers on; return why some are not accepted."""
+        excluded: dict[int, str] = {}
+        if not records:
+            return excluded
+        messages = [query(node, action, record, self.number) for node, record in records.items()]
+        sizes = {id(m.content): message_bytes(m.content) for m in messages}
+        for message in messages:
+            node = message.metadata.dst_node_id
+            self.traffic.setdefault(node, [0, 0])[0] += sizes[id(message.content)]
+        matcher, seen = ReplyMatcher(messages), set[int]()
+        for reply in self.grid.send_and_receive(messages, timeout=self.deadline):
+            node = matcher.source(reply)
+            if node is None:
+                source = reply.metadata.src_node_id
+                log(WARNING, "dropped a reply signed by node %d to a message never sent", source)
+                continue
+            reason = None
+            if node in seen:
+                reason = f"{REJECTED}: duplicate reply"
+            elif reply.has_error():
+                reason = f"{FAILED}: {last_line(reply.error.reason)}"
+            elif not reply.has_content() or (error := matcher.envelope_error(reply, node)):
+                text = error if reply.has_content() else "neither a content nor an error"
+                reason = f"{REJECTED}: {text}"
+            else:
+                self.traffic[node][1] += message_bytes(reply.content)
+                reason = self._taken(node, reply, take)
+            seen.add(node)
+            if reason is not None:
+                excluded[node] = reason
+                log(WARNING, "round %d: node %d %s", self.number, node, reason)
+        return excluded
+
+    def _taken(
+        self, node: int, reply: Message, take: Callable[[DealtBucket, int, ConfigRecord], None]
+    ) -> str | None:
+        """Hand an answer on; return why it is not accepted, or None."""
+        try:
+            record = secure_record(reply.content)
+            if record is None:
+                raise MalformedError("secure aggregation: no record")
+            take(*self._places[node], record)
+        except (MalformedError, SecureAggregationError) as error:
+            return f"{REJECTED}: {error}"
+        except Exception as error:  # a client can break only its own reply
+            text = printable(str(error), 120)
+            return f"{REJECTED}: malformed answer ({type(error).__name__}: {text})"
+        return None
+
+    @staticmethod
+    def _add_keys(bucket: DealtBucket, number: int, record: ConfigRecord) -> None:
+        keys = PublicKeys(
+            value_of(record, "cipher-key", bytes), value_of(record, "masking-key", bytes)
+        )
+        bucket.sums.add_keys(number, keys)
+
+    @staticmethod
+    def _add_shares(bucket: DealtBucket, number: int, record: ConfigRecord) -> None:
+        shares = by_client(record, "receivers", "shares", bucket.sums.keys)
+        bucket.sums.add_shares(number, shares, value_of(record, "commitment", bytes))
+
+    @staticmethod
+    def _add_revealed(bucket: DealtBucket, number: int, record: ConfigRecord) -> None:
+        known = bucket.sums.shares
+        seeds = by_client(record, "stayed", "seed-shares", known)
+        keys = by_client(record, "left", "key-shares", known)
+        bucket.sums.add_revealed(number, seeds, keys)
+
+    def _mean(self, bucket: DealtBucket) -> BucketMean:
+        """Return what a bucket tells."""
+        sums, dealt = bucket.sums, tuple(bucket.nodes)
+        nodes = tuple(bucket.node(number) for number in sums.masked)
+        place, members = bucket.place, bucket.members
+        try:
+            total = sums.total()
+            models = [self._models[member] for member in members]
+            mean = bucket.vector.decode(
+                total, len(nodes), [model.others for model in models], self._rotation
+            )
+        except SecureAggregationError as error:
+            return BucketMean(place, dealt, members, nodes, {}, void=str(error))
+        accepted = {
+            member: Accepted(delta, others, {}, float(mean.examples), {})
+            for member, delta, others in zip(
+                bucket.members, mean.deltas, mean.others, strict=True
+            )
+        }
+        return BucketMean(place, dealt, members, nodes, accepted, clipped=mean.clipped)

@@ -1,0 +1,59 @@
+"""What does not go together with secure aggregation, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hqde_fl.errors import ConfigError
+from hqde_fl.rules import Aggregator, Chain, Rule
+from hqde_fl.selection import Selector
+
+_REASONS = {
+    "control_variates": "control variates would reach the server without masks",
+    "privacy": "the server would have to clip single updates",
+    "codec": "packed updates cannot be added up: SecureAggregation.bits says how many bits a "
+    "number has",
+}
+
+
+def check_secure_aggregation(
+    rule: Aggregator, selector: Selector, others: Mapping[str, object]
+) -> None:
+    """Raise ``ConfigError`` if a part needs more of single clients than the sum of a bucket.
+
+    Parameters
+    ----------
+    rule : Aggregator
+        The rule, which merges the means of buckets that are other ones in each round.
+    selector : Selector
+        Chooses the clients of a round.
+    others : Mapping[str, object]
+        Name of a setting -> a true value if it is set.
+    """
+    wanted = "secure aggregation needs"
+    if _remembers(rule) or "history" in rule.needs:
+        raise ConfigError(
+            f"{wanted} a rule that remembers no clients, as buckets are dealt anew in each round, "
+            f"found {rule}"
+        )
+    if rule.confidence_from is not None:
+        raise ConfigError(
+            f"{wanted} a rule without confidence in single clients, whose updates and metrics the "
+            f"server does not see, found {rule}"
+        )
+    if selector.uses_history or selector.uses_sketches:
+        raise ConfigError(
+            f"{wanted} a selector that knows nothing of the clients' updates and losses, "
+            f"found {selector}"
+        )
+    for name, is_set in others.items():
+        if is_set:
+            raise ConfigError(
+                f"{wanted} {name} to be left out: {_REASONS[name.rpartition('.')[2]]}"
+            )
+
+
+def _remembers(rule: Aggregator) -> bool:
+    """Return True if a rule, or one of a chain, remembers clients."""
+    steps = rule.steps if isinstance(rule, Chain) else (rule,)
+    return any(isinstance(step, Rule) and step.remembers for step in steps)
