@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import final
 
 from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
 from hqde_fl.clients.message_fields import array_record, is_training, server_round
-from hqde_fl.errors import HQDEError, SecureAggregationError
+from hqde_fl.clients.node_folder import NODE_FOLDER, PEERS, PRIVATE_KEY
+from hqde_fl.errors import SecureAggregationError
 from hqde_fl.privacy.secagg import SecureAggregation
 from hqde_fl.privacy.secure_sums.client import SecureClient
+from hqde_fl.privacy.secure_sums.signatures import SiteIdentity
 from hqde_fl.protocol.flower_internals import ErrorCode
 from hqde_fl.protocol.members import (
     TAGS,
-    message_config,
     model_arrays,
 )
 from hqde_fl.protocol.message_roles import message_layouts
@@ -24,11 +26,11 @@ from hqde_fl.protocol.records import from_record
 from hqde_fl.protocol.screening import NUM_EXAMPLES
 from hqde_fl.protocol.secure_messages import (
     KEYS,
-    SECURE,
     SHARES,
     UNMASK,
     answer,
     by_client,
+    keys_record,
     masked_record,
     query_type,
     read_keys,
@@ -84,10 +86,8 @@ class SecureAggregationMod:
         number = value_of(record, "number", int)
         client = SecureClient.new(value_of(record, "session", str), number)
         store(context, client)
-        keys = client.public_keys
-        return answer(
-            message, ConfigRecord({"cipher-key": keys.cipher, "masking-key": keys.masking})
-        )
+        keys = _identity(context).signed(client.public_keys, client.session, number)
+        return answer(message, keys_record({number: keys}))
 
     def _share(self, message: Message, context: Context) -> Message:
         """Return the encrypted shares of this client's secrets for the others of its bucket."""
@@ -98,14 +98,13 @@ class SecureAggregationMod:
                 f"the server's threshold is {threshold} among {len(peers)} clients, this client's "
                 f"is {least}"
             )
+        _identity(context).check(peers, client.session)
         client, encrypted, seed_hash = client.share(peers, threshold)
         store(context, client)
         lists = with_clients("receivers", "shares", encrypted)
         return answer(message, ConfigRecord({**lists, "commitment": seed_hash}))
 
-    def _train(
-        self, message: Message, context: Context, call_next: ClientAppCallable
-    ) -> Message:
+    def _train(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         """Train, and return the update under masks."""
         record, client = _record(message), load(context)
         peers = client.peers or {}
@@ -170,6 +169,14 @@ def refused(message: Message, reason: str) -> Message:
     """Return an error reply with a reason."""
     text = f"secure aggregation: {reason.removeprefix('secure aggregation: ')}"
     return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, text), reply_to=message)
+
+
+def _identity(context: Context) -> SiteIdentity:
+    """Return the site's key and those that it trusts; neither where the node has no folder."""
+    folder = context.node_config.get(NODE_FOLDER)
+    if not isinstance(folder, str):
+        return SiteIdentity()
+    return SiteIdentity.of_files(Path(folder) / PRIVATE_KEY, Path(folder) / PEERS)
 
 
 def _record(message: Message) -> ConfigRecord:

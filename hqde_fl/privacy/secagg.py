@@ -1,4 +1,4 @@
-"""Settings of secure aggregation: the server learns the sums of small random buckets, and no update.
+"""Settings of secure aggregation: the server learns sums of small random buckets, and no update.
 
 Each round the cohort is dealt at random into buckets. Within a bucket, clients mask their updates
 so that the masks cancel in the sum (Bonawitz et al., 2017, "Practical secure aggregation for
@@ -66,9 +66,7 @@ class SecureAggregation:
                 f"{self.bucket} (at least 3 and more than half of a bucket), found {self.threshold}"
             )
         if not 1 <= self.bits <= MAX_BITS:
-            raise ConfigError(
-                f"SecureAggregation.bits must be in 1..{MAX_BITS}, found {self.bits}"
-            )
+            raise ConfigError(f"SecureAggregation.bits must be in 1..{MAX_BITS}, found {self.bits}")
         if not 0 < self.clipping_norm < math.inf:
             raise ConfigError(
                 "SecureAggregation.clipping_norm must be finite and > 0, "

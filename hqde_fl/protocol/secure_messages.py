@@ -91,6 +91,8 @@ def keys_record(peers: Mapping[int, PublicKeys]) -> ConfigRecord:
             "clients": list(peers),
             "cipher-keys": [keys.cipher for keys in peers.values()],
             "masking-keys": [keys.masking for keys in peers.values()],
+            "signers": [keys.signer for keys in peers.values()],
+            "signatures": [keys.signature for keys in peers.values()],
         }
     )
 
@@ -98,9 +100,9 @@ def keys_record(peers: Mapping[int, PublicKeys]) -> ConfigRecord:
 def read_keys(record: ConfigRecord) -> dict[int, PublicKeys]:
     """Return client -> keys, of a record that ``keys_record`` made."""
     clients = [number for number in value_of(record, "clients", list) if type(number) is int]
-    cipher = by_client(record, "clients", "cipher-keys", clients)
-    masking = by_client(record, "clients", "masking-keys", clients)
-    return {number: PublicKeys(cipher[number], masking[number]) for number in clients}
+    lists = ("cipher-keys", "masking-keys", "signers", "signatures")
+    columns = [by_client(record, "clients", name, clients) for name in lists]
+    return {number: PublicKeys(*(column[number] for column in columns)) for number in clients}
 
 
 def masked_record(vector: RingVector) -> ArrayRecord:
@@ -138,4 +140,3 @@ def query(node: int, action: str, record: ConfigRecord, round_number: int) -> Me
 def answer(message: Message, record: ConfigRecord) -> Message:
     """Return the reply to such a message."""
     return Message(RecordDict({SECURE: record}), reply_to=message)
-

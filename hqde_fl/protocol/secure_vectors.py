@@ -27,7 +27,7 @@ STATISTICS_BITS = 32
 """Bits after the point of statistics."""
 
 MAX_CHANGE = 2.0**24
-"""Largest magnitude of a change of statistics, beyond which it is cut: 128 of them fit in 64 bits."""
+"""Largest magnitude of a change of statistics; larger ones are cut, so that sums fit in 64 bits."""
 
 MAX_EXAMPLES = 1_000_000_000
 COUNTS = 2

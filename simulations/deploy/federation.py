@@ -26,6 +26,7 @@ from typing import Any
 
 import tomli_w
 
+from hqde_fl.clients.node_folder import PEERS
 from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.simulations.deploy.authority import (
     address_of,
@@ -398,6 +399,14 @@ class FederationDirectory:
         if self.partitions:
             table |= {"partitions": self.partitions, "total": self.total}
         replace_file(self.path / SETTINGS_FILE, tomli_w.dumps(table).encode())
+        self.write_peers()
+
+    def write_peers(self) -> None:
+        """Write the public keys of all nodes into the folder of each, for secure aggregation."""
+        keys = [file.read_bytes().strip() for file in sorted(self.superlink.glob("*.pub"))]
+        for name in self.names:
+            if (folder := self.path / name).is_dir():
+                replace_file(folder / PEERS, b"".join(key + b"\n" for key in keys))
 
 
 def _numbered(count: int) -> tuple[str, ...]:

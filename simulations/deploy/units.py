@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hqde_fl.clients.cache_location import CACHE_DIR
+from hqde_fl.clients.node_folder import NODE_FOLDER, PRIVATE_KEY
 from hqde_fl.errors import ConfigError
 from hqde_fl.protocol.partition_claims import EDGE_ID
 from hqde_fl.simulations.edges.edge_home import EDGE_HOME
@@ -153,14 +154,15 @@ def node_command(folder: Path, superlink: str, port: int, settings: NodeSettings
 
     ``folder`` holds its key. Port 0 stands for a free one.
     """
+    config = (settings.config + _setting(NODE_FOLDER, folder)).strip()
     return [
         *("python", "-P", "-m", "hqde_fl.simulations.deploy.supernode_program"),
         *("--superlink", superlink),
         *("--root-certificates", str(folder / "ca.crt")),
-        *("--auth-supernode-private-key", str(folder / "node.key")),
+        *("--auth-supernode-private-key", str(folder / PRIVATE_KEY)),
         *("--host", "127.0.0.1"),
         *("--port", str(port)),
-        *(["--node-config", settings.config] if settings.config else []),
+        *(["--node-config", config] if config else []),
     ]
 
 

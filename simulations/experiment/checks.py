@@ -75,8 +75,11 @@ def check_secure_aggregation(parts: Parts, metrics: MetricsSection) -> None:
     for found, reason in (
         (parts.edges is not None, "edges.groups: edges take no masks off"),
         (metrics.honest_mean, "metrics.honest-mean, which reads single updates"),
-        (parts.faults.attack is not None, "colluding attacks, which compute with the updates of "
-        "others: faults of single clients do"),
+        (
+            parts.faults.attack is not None,
+            "colluding attacks, which compute with the updates of "
+            "others: faults of single clients do",
+        ),
     ):
         if found:
             raise ConfigError(f"{key} does not go together with {reason}")

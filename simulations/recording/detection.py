@@ -7,11 +7,14 @@ separately, because a client that crashed was not detected.
 An attacker counts in the rounds in which its fault acts. While it sleeps, because the fault starts
 later or has stopped, the client counts neither as faulty nor as honest: to filter it is no success,
 but no false alarm either. Faults that draw other clients in every round have no sleeping attackers.
+
+With secure aggregation the rule judges buckets, so that a bucket counts in the place of its
+clients, as a faulty one if one of them is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -72,7 +75,8 @@ class Detection:
     def of(cls, clients: Iterable[Mapping[str, Any]], filters: bool = True) -> Self:
         """Return the counts over those lines of ``clients.jsonl`` that have a partition id.
 
-        A round that left the model as it was made no decision: no client in it was judged.
+        A round that left the model as it was made no decision: no client in it was judged. With
+        secure aggregation a bucket counts as one client, faulty if one of its clients is.
 
         Parameters
         ----------
@@ -91,6 +95,7 @@ class Detection:
     @classmethod
     def _of_round(cls, lines: list[Mapping[str, Any]], filters: bool) -> Self:
         decided = any(line["kept"] for line in lines)
+        lines = _with_buckets(lines)
         known = [line for line in lines if line["partition"] is not None]
         outcomes = [
             (outcome_of(line["reason"]), line) for line in known if not line.get("sleeping")
@@ -181,3 +186,22 @@ class Detection:
     def to_line(self) -> dict[str, int | float | None]:
         """Return the counts, precision and recall, as a line of ``rounds.jsonl`` has them."""
         return {**self.counts(), "precision": self.precision, "recall": self.recall}
+
+
+def _with_buckets(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return a round's lines with one line in place of those of the clients of each bucket.
+
+    It has the outcome of the clients that reached the rule, if there are any.
+    """
+    buckets: dict[int, list[Mapping[str, Any]]] = {}
+    for line in lines:
+        if (bucket := line.get("bucket")) is not None:
+            buckets.setdefault(bucket, []).append(line)
+    joined = [line for line in lines if line.get("bucket") is None]
+    for clients in buckets.values():
+        judged = [line for line in clients if line["kept"] or outcome_of(line["reason"]) == FILTERED]
+        counted = judged or clients
+        awake = [line["fault"] for line in counted if line["fault"] and not line.get("sleeping")]
+        fault = awake[0] if awake else None
+        joined.append({**counted[0], "fault": fault, "sleeping": False})
+    return joined

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -55,7 +55,7 @@ class BucketMeans:
         seeds: Sequence[Seeds],
         round_log: RoundLog,
     ) -> list[MergedModel]:
-        """Return each member merged from the means of its buckets, which the rule takes for clients.
+        """Return each member merged from the means of its buckets, one row of the rule for each.
 
         A void bucket with a client that was rejected or failed counts as a rejected client.
 

@@ -20,7 +20,6 @@ from flwr.serverapp import Grid
 from hqde_fl.errors import SecureAggregationError
 from hqde_fl.privacy.secagg import SecureAggregation
 from hqde_fl.privacy.secure_sums.bucket import Bucket
-from hqde_fl.privacy.secure_sums.client import PublicKeys
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.message_size import message_bytes
 from hqde_fl.protocol.npy import MalformedError
@@ -34,6 +33,7 @@ from hqde_fl.protocol.secure_messages import (
     by_client,
     keys_record,
     query,
+    read_keys,
     read_masked,
     secure_record,
     value_of,
@@ -170,7 +170,7 @@ class SecureRound:
         self._models = models
         self._deal(nodes, assignments)
         dealt = list(self._places)
-        asked = {node: ConfigRecord(self._names(node)) for node in dealt}
+        asked = {node: self._names(node) for node in dealt}
         self.absent |= self._ask(KEYS, asked, self._add_keys)
         left = self._left("advertised keys", lambda sums: sums.keys)
         lists = []
@@ -181,16 +181,15 @@ class SecureRound:
             lists.append(ConfigRecord({**keys_record(bucket.sums.keys), **threshold}))
         asked = {node: lists[self._places[node][0].place] for node in left}
         self.absent |= self._ask(SHARES, asked, self._add_shares)
-        return self._left("shared their secrets", lambda sums: sums.shares)
+        left = self._left("shared their secrets", lambda sums: sums.shares)
+        return [node for node in nodes if node in left]
 
     def add_shares(self, messages: Iterable[Message]) -> None:
         """Add to the training messages what the others of each client's bucket encrypted for it."""
         for message in messages:
             bucket, number = self._places[message.metadata.dst_node_id]
             lists = with_clients("senders", "shares", bucket.sums.shares_for(number))
-            record = ConfigRecord(
-                {**lists, "rotation": self._rotation, "bits": bucket.vector.bits}
-            )
+            record = ConfigRecord({**lists, "rotation": self._rotation, "bits": bucket.vector.bits})
             content = RecordDict(dict(message.content))
             content[SECURE] = record
             message.content = content
@@ -223,7 +222,7 @@ class SecureRound:
         for bucket in self._buckets:
             sums = bucket.sums
             sums.masked = {n: v for n, v in sums.masked.items() if bucket.node(n) in kept}
-        asked = {}
+        asked: dict[int, ConfigRecord] = {}
         for bucket in self._buckets:
             if len(bucket.sums.masked) >= bucket.sums.threshold:
                 record = ConfigRecord({"stayed": sorted(bucket.sums.masked)})
@@ -271,13 +270,13 @@ class SecureRound:
                 for number, node in enumerate(bucket_nodes, start=1):
                     self._places[node] = bucket, number
 
-    def _names(self, node: int) -> dict[str, str | int]:
+    def _names(self, node: int) -> ConfigRecord:
         bucket, number = self._places[node]
-        return {"session": bucket.sums.session, "number": number}
+        return ConfigRecord({"session": bucket.sums.session, "number": number})
 
-    def _left(self, what: str, clients: Callable[[Bucket], Collection[int]]) -> list[int]:
+    def _left(self, what: str, clients: Callable[[Bucket], Collection[int]]) -> set[int]:
         """Return the nodes that are left after a step, in the buckets that are not void."""
-        left = []
+        left = set()
         for bucket in self._buckets:
             numbers = clients(bucket.sums)
             shortage = bucket.sums.shortage(numbers, what)
@@ -289,7 +288,7 @@ class SecureRound:
                 elif shortage is not None:
                     self.absent[node] = f"{FAILED}: its bucket is void: {shortage}"
                 else:
-                    left.append(node)
+                    left.add(node)
         return left
 
     def _ask(
@@ -305,8 +304,8 @@ class SecureRound:
         messages = [query(node, action, record, self.number) for node, record in records.items()]
         sizes = {id(m.content): message_bytes(m.content) for m in messages}
         for message in messages:
-            node = message.metadata.dst_node_id
-            self.traffic.setdefault(node, [0, 0])[0] += sizes[id(message.content)]
+            traffic = self.traffic.setdefault(message.metadata.dst_node_id, [0, 0])
+            traffic[0] += sizes[id(message.content)]
         matcher, seen = ReplyMatcher(messages), set[int]()
         for reply in self.grid.send_and_receive(messages, timeout=self.deadline):
             node = matcher.source(reply)
@@ -319,9 +318,10 @@ class SecureRound:
                 reason = f"{REJECTED}: duplicate reply"
             elif reply.has_error():
                 reason = f"{FAILED}: {last_line(reply.error.reason)}"
-            elif not reply.has_content() or (error := matcher.envelope_error(reply, node)):
-                text = error if reply.has_content() else "neither a content nor an error"
-                reason = f"{REJECTED}: {text}"
+            elif not reply.has_content():
+                reason = f"{REJECTED}: neither a content nor an error"
+            elif error := matcher.envelope_error(reply, node):
+                reason = f"{REJECTED}: {error}"
             else:
                 self.traffic[node][1] += message_bytes(reply.content)
                 reason = self._taken(node, reply, take)
@@ -349,10 +349,10 @@ class SecureRound:
 
     @staticmethod
     def _add_keys(bucket: DealtBucket, number: int, record: ConfigRecord) -> None:
-        keys = PublicKeys(
-            value_of(record, "cipher-key", bytes), value_of(record, "masking-key", bytes)
-        )
-        bucket.sums.add_keys(number, keys)
+        keys = read_keys(record)
+        if keys.keys() != {number}:
+            raise MalformedError("secure aggregation: keys of another client")
+        bucket.sums.add_keys(number, keys[number])
 
     @staticmethod
     def _add_shares(bucket: DealtBucket, number: int, record: ConfigRecord) -> None:
@@ -381,8 +381,6 @@ class SecureRound:
             return BucketMean(place, dealt, members, nodes, {}, void=str(error))
         accepted = {
             member: Accepted(delta, others, {}, float(mean.examples), {})
-            for member, delta, others in zip(
-                bucket.members, mean.deltas, mean.others, strict=True
-            )
+            for member, delta, others in zip(bucket.members, mean.deltas, mean.others, strict=True)
         }
         return BucketMean(place, dealt, members, nodes, accepted, clipped=mean.clipped)

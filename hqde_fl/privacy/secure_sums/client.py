@@ -15,7 +15,7 @@ clients on its side than twice the threshold less the bucket's size (Bonawitz et
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, final
 
 from hqde_fl.errors import SecureAggregationError
@@ -49,10 +49,14 @@ class PublicKeys:
         The key with which others encrypt shares for it.
     masking : bytes
         The key from which pairs of clients derive their masks.
+    signer, signature : bytes
+        The public key of the client's site, and its signature; empty without one.
     """
 
     cipher: bytes
     masking: bytes
+    signer: bytes = field(default=b"", compare=False)
+    signature: bytes = field(default=b"", compare=False)
 
     def __post_init__(self) -> None:
         if len(self.cipher) != KEY_BYTES or len(self.masking) != KEY_BYTES:
@@ -194,9 +198,7 @@ class SecureClient:
         assert self.peers is not None
         result = vector + mask(self.seed, vector)
         for other in encrypted.keys() - {self.number}:
-            pair = pair_mask(
-                self.masking_key, self.peers[other].masking, self.session, vector
-            )
+            pair = pair_mask(self.masking_key, self.peers[other].masking, self.session, vector)
             result = result + pair if other > self.number else result - pair
         return replace(self, stage="masked", encrypted=dict(encrypted), seed=b""), result
 
@@ -217,7 +219,8 @@ class SecureClient:
             or a share has been changed on its way.
         """
         self._expect("masked")
-        assert self.encrypted is not None and self.peers is not None
+        assert self.encrypted is not None
+        assert self.peers is not None
         took_part = self.encrypted.keys() | {self.number}
         if unknown := set(stayed) - took_part:
             raise SecureAggregationError(f"client {min(unknown)} has not shared its secrets")
@@ -237,7 +240,8 @@ class SecureClient:
     def _shares_of(self, owner: int) -> bytes:
         if owner == self.number:
             return self.own_shares
-        assert self.encrypted is not None and self.peers is not None
+        assert self.encrypted is not None
+        assert self.peers is not None
         purpose = self._purpose(owner, self.number)
         key = agreed_key(self.cipher_key, self.peers[owner].cipher, purpose)
         shares = decrypt(key, self.encrypted[owner], purpose)

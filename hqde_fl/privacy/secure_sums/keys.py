@@ -1,4 +1,4 @@
-"""Keys that two clients agree on, what is encrypted with them, and masks that are drawn from them."""
+"""Keys that two clients agree on, what they encrypt with them, and the masks drawn from them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEY_BYTES = 32
 
 
 def new_key() -> bytes:
-    """Return a private key of the operating system's random bits, which no run's seed determines."""
+    """Return a private key of the operating system's random bits, whatever the run's seed."""
     return X25519PrivateKey.generate().private_bytes_raw()
 
 

@@ -49,7 +49,7 @@ class RingVector:
         return RingVector(words, self.wide - other.wide, self.bits)
 
     def to_bytes(self) -> bytes:
-        """Return the vector in ``ring_bytes(d, m, bits)`` bytes: the wide integers, then the words."""
+        """Return the vector in ``ring_bytes`` bytes: first the wide integers, then the words."""
         return self.wide.astype("<u8").tobytes() + pack_words(self.words, self.bits)
 
     @classmethod

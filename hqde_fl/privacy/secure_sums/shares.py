@@ -17,16 +17,16 @@ MAX_TRIALS = 5_000
 
 
 def split(secret: bytes, threshold: int, count: int) -> dict[int, bytes]:
-    """Return ``count`` shares, by their number from 1, of which any ``threshold`` give the secret."""
-    first = Shamir.split(threshold, count, secret[:HALF])
-    second = dict(Shamir.split(threshold, count, secret[HALF:]))
+    """Return ``count`` shares by number, from 1; any ``threshold`` of them give the secret."""
+    first = Shamir.split(threshold, count, secret[:HALF], ssss=False)
+    second = dict(Shamir.split(threshold, count, secret[HALF:], ssss=False))
     return {number: share + second[number] for number, share in first}
 
 
 def combine(shares: Mapping[int, bytes]) -> bytes:
     """Return the secret of exactly as many shares as its threshold."""
     halves = [
-        Shamir.combine([(number, share[part]) for number, share in shares.items()])
+        Shamir.combine([(number, s[part]) for number, s in shares.items()], ssss=False)
         for part in (slice(HALF), slice(HALF, None))
     ]
     return b"".join(halves)

@@ -163,9 +163,7 @@ class TestServerThatLies:
     def keys(self) -> dict[int, PublicKeys]:
         return {i: SecureClient.new(SESSION, i).public_keys for i in range(1, SIZE + 1)}
 
-    @pytest.mark.parametrize(
-        ("threshold", "count"), [(2, 3), (3, 6), (0, 6), (7, 6), (4, 3)]
-    )
+    @pytest.mark.parametrize(("threshold", "count"), [(2, 3), (3, 6), (0, 6), (7, 6), (4, 3)])
     def test_a_threshold_that_is_not_safe(self, threshold, count):
         client = SecureClient.new(SESSION, 1)
         keys = {**dict(itertools.islice(self.keys().items(), count)), 1: client.public_keys}
@@ -266,7 +264,9 @@ class TestClientThatLies:
         one = Sum()
         one.advertise([1])
         with pytest.raises(SecureAggregationError, match="another client of the bucket"):
-            one.bucket.add_keys(2, replace(one.clients[1].public_keys, cipher=public_key(new_key())))
+            one.bucket.add_keys(
+                2, replace(one.clients[1].public_keys, cipher=public_key(new_key()))
+            )
 
     def test_shares_for_too_few(self):
         one = Sum()
@@ -289,4 +289,3 @@ def test_bytes_of_a_vector(bits, words):
     assert same(RingVector.from_bytes(data, words, 3, bits), sent)
     with pytest.raises(SecureAggregationError, match="bytes, expected"):
         RingVector.from_bytes(data + b"x", words, 3, bits)
-
