@@ -4,6 +4,7 @@ from hqde_fl.clients.app import ensemble_app as ensemble_app
 from hqde_fl.clients.ensemble import EnsembleClient as EnsembleClient
 from hqde_fl.clients.mods.codec import CodecMod as CodecMod
 from hqde_fl.clients.mods.downlink import DownlinkMod as DownlinkMod
+from hqde_fl.clients.mods.secure_aggregation import SecureAggregationMod as SecureAggregationMod
 from hqde_fl.clients.task import Task as Task
 from hqde_fl.clients.training import Training as Training
 from hqde_fl.codec import AdaptiveQuantizer as AdaptiveQuantizer
@@ -32,6 +33,7 @@ from hqde_fl.privacy.central import AdaptiveClipping as AdaptiveClipping
 from hqde_fl.privacy.central import CentralDP as CentralDP
 from hqde_fl.privacy.noise_source import NoiseSource as NoiseSource
 from hqde_fl.privacy.noise_source import SeededGaussian as SeededGaussian
+from hqde_fl.privacy.secagg import SecureAggregation as SecureAggregation
 from hqde_fl.privacy.secure_gaussian import SecureGaussian as SecureGaussian
 from hqde_fl.protocol.records import from_record as from_record
 from hqde_fl.protocol.records import to_record as to_record

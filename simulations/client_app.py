@@ -61,8 +61,13 @@ def examples(message: Message, context: Context) -> Message:
     return _reply(message, context)
 
 
+def _secure_query(message: Message, context: Context) -> Message:
+    """Reply to a step of secure aggregation."""
+    return _reply(message, context)
+
+
 for action in QUERIES:
-    app.query(action)(lambda message, context: _reply(message, context))
+    app.query(action)(_secure_query)
 
 
 def build_app(experiment: Experiment, task: Task) -> EnsembleApp:

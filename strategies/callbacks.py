@@ -118,8 +118,9 @@ class RoundRecord:
     diagnostics : Mapping[str, Any]
         Diagnostics of the rule by name; in an ensemble with the members' names before theirs.
     epsilon : float or None
-        With central differential privacy: the epsilon that the run has spent after the round. The
-        means of the clients' metrics are empty then, and the noise is among the diagnostics.
+        With central differential privacy, or with the noise of secure aggregation: the epsilon that
+        the run has spent after the round. The means of the clients' metrics are empty then, and the
+        noise of the former is among the diagnostics.
     note : str or None
         Why the round kept the old model, or members of an ensemble; None if all moved.
     tree : tuple[tuple[int, NodeReport], ...]

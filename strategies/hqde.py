@@ -34,6 +34,7 @@ from hqde_fl.strategies.round.reply_times import ReplyTimes
 from hqde_fl.strategies.round.round import Round
 from hqde_fl.strategies.round.secure_round import SecureRound
 from hqde_fl.strategies.run_report import EvaluateFn, RunReport
+from hqde_fl.strategies.secure_checks import check_secure_models
 from hqde_fl.strategies.settings import (
     Aggregation,
     Communication,
@@ -417,6 +418,9 @@ class HQDEStrategy(FedAvg):
         settings = self.settings.aggregation.secure_aggregation
         if settings is None:
             return None
+        if settings.noise_multiplier:
+            assert self.state is not None
+            check_secure_models(self.state.models, self.settings.aggregation.buffers)
         key, seeds = self.arrayrecord_key, self.settings.seeds
         return SecureRound(settings, number, grid, self._deadline, seeds, key)
 

@@ -1,7 +1,8 @@
 """Functions that build named strategies from their parts.
 
-Each accepts the keyword arguments of ``HQDEStrategy``, and ``quorum`` and ``privacy`` of
-``Aggregation`` as well. With ``privacy`` the means of FedAvg weigh all clients equally.
+Each accepts the keyword arguments of ``HQDEStrategy``, and ``quorum``, ``privacy`` and
+``secure_aggregation`` of ``Aggregation`` as well. With ``privacy`` the means of FedAvg weigh all
+clients equally.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, TypedDict, Unpack, overload
 from hqde_fl.codec import Codec, EntropyCoded, ErrorFeedback, Identity, Quantized
 from hqde_fl.errors import ConfigError
 from hqde_fl.privacy.central import CentralDP
+from hqde_fl.privacy.secagg import SecureAggregation
 from hqde_fl.rules import (
     Adaptive,
     Aggregator,
@@ -40,6 +42,7 @@ class PresetOptions(TypedDict, total=False):
 
     quorum: int
     privacy: CentralDP
+    secure_aggregation: SecureAggregation
     communication: Communication
     participation: Participation
     ensemble: Ensemble
@@ -51,9 +54,9 @@ def _compose(
     rule: Aggregator, server_optimizer: ServerOptimizer | None = None, **options: Any
 ) -> HQDEStrategy:
     """Build a strategy from a rule, a server optimiser (default ``SGD()``) and preset options."""
-    quorum, privacy = options.pop("quorum", 0), options.pop("privacy", None)
-    optimizer = server_optimizer or SGD()
-    return HQDEStrategy(Aggregation(rule, optimizer, quorum, privacy=privacy), **options)
+    names = ("quorum", "privacy", "secure_aggregation")
+    own = {name: options.pop(name) for name in names if name in options}
+    return HQDEStrategy(Aggregation(rule, server_optimizer or SGD(), **own), **options)
 
 
 def _fedavg_mean(options: PresetOptions) -> Mean:

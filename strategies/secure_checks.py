@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.rules import Aggregator, Chain, Rule
 from hqde_fl.selection import Selector
+from hqde_fl.strategies.state import ModelState
 
 _REASONS = {
     "control_variates": "control variates would reach the server without masks",
@@ -57,3 +58,42 @@ def _remembers(rule: Aggregator) -> bool:
     """Return True if a rule, or one of a chain, remembers clients."""
     steps = rule.steps if isinstance(rule, Chain) else (rule,)
     return any(isinstance(step, Rule) and step.remembers for step in steps)
+
+
+def check_secure_noise(members: int, fraction_evaluate: float) -> None:
+    """Raise ``ConfigError`` if something of clients would leave them without noise.
+
+    Parameters
+    ----------
+    members : int
+        The number of members of the ensemble.
+    fraction_evaluate : float
+        The fraction of clients that evaluate the model.
+    """
+    wanted = "SecureAggregation.noise_multiplier > 0 needs"
+    if members > 1:
+        raise ConfigError(f"{wanted} one model, found {members} members")
+    if fraction_evaluate:
+        raise ConfigError(
+            f"{wanted} Participation.fraction_evaluate = 0, as metrics have no noise, "
+            f"found {fraction_evaluate:g}"
+        )
+
+
+def check_secure_models(models: Sequence[ModelState], buffers: str) -> None:
+    """Raise ``ConfigError`` if a model has statistics that would have to be merged without noise.
+
+    Parameters
+    ----------
+    models : Sequence[ModelState]
+        The members.
+    buffers : str
+        "local" if statistics stay with the clients.
+    """
+    for model in models:
+        statistics = [e.name for e in model.layout.others if e.role == "statistics"]
+        if statistics and buffers != "local":
+            raise ConfigError(
+                "SecureAggregation.noise_multiplier > 0 needs Aggregation.buffers = 'local', as "
+                f"merged statistics have no noise, found {statistics[0]!r} and {buffers!r}"
+            )

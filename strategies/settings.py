@@ -24,7 +24,7 @@ from hqde_fl.strategies.callbacks import Callback
 from hqde_fl.strategies.confidence import Confidence, HeldOut
 from hqde_fl.strategies.optimizers import SGD, ServerOptimizer
 from hqde_fl.strategies.private_plan import PrivatePlan
-from hqde_fl.strategies.secure_checks import check_secure_aggregation
+from hqde_fl.strategies.secure_checks import check_secure_aggregation, check_secure_noise
 from hqde_fl.strategies.server_data import RootTraining, check_root_training
 from hqde_fl.updates.roles import Roles
 
@@ -295,6 +295,8 @@ class StrategySettings:
                     "Communication.codec": self.communication.codec != Identity(),
                 },
             )
+            if self.aggregation.secure_aggregation.noise_multiplier:
+                check_secure_noise(self.ensemble.members, self.participation.fraction_evaluate)
 
     @property
     def keeps_histories(self) -> bool:

@@ -114,12 +114,12 @@ class SecureAggregationMod:
         _, arrays = array_record(message)
         layouts = message_layouts(message, arrays)
         sent = [from_record(model_arrays(arrays, member)) for member in layouts]
-        fixed_point = self.settings.fixed_point
-        vector = ClientVector(tuple(layouts.values()), fixed_point, bits)
-        if bits != (expected := fixed_point.sum_bits(len(peers))):
+        parts = tuple(layouts.values())
+        vector = ClientVector(parts, self.settings, len(peers), client.threshold)
+        if bits != vector.bits:
             raise SecureAggregationError(
                 f"the server has {bits} bits for a sum over {len(peers)} clients, this client's "
-                f"settings {expected}"
+                f"settings {vector.bits}"
             )
         reply = call_next(message, context)
         if reply.has_error():

@@ -17,6 +17,7 @@ from typing import TypeVar, final
 import numpy as np
 
 from hqde_fl.errors import ConfigError
+from hqde_fl.privacy.analytic_gaussian import gaussian_epsilon
 from hqde_fl.privacy.secure_sums.fixed_point import MAX_BITS, FixedPoint
 
 MIN_THRESHOLD = 3
@@ -46,12 +47,20 @@ class SecureAggregation:
         more, which is what a client uploads.
     clipping_norm : float
         The norm to which clients clip their updates, > 0, and the server each bucket's mean.
+    noise_multiplier : float
+        Deviation of the noise in a bucket's sum, over 2 x ``clipping_norm``, >= 0: each client adds
+        a part of it, so that the sum, and all that a rule makes of it, is differentially private.
+        0, the default: no noise.
+    delta : float
+        The delta of (epsilon, delta)-differential privacy, in (0, 1).
     """
 
     bucket: int = 5
     threshold: int = 4
     bits: int = 16
     clipping_norm: float = 10.0
+    noise_multiplier: float = 0.0
+    delta: float = 1e-5
 
     def __post_init__(self) -> None:
         if not MIN_THRESHOLD <= self.bucket <= MAX_BUCKET // 2:
@@ -72,6 +81,20 @@ class SecureAggregation:
                 "SecureAggregation.clipping_norm must be finite and > 0, "
                 f"found {self.clipping_norm}"
             )
+
+        if not 0 <= self.noise_multiplier < math.inf:
+            raise ConfigError(
+                "SecureAggregation.noise_multiplier must be finite and >= 0, "
+                f"found {self.noise_multiplier}"
+            )
+        if not 0 < self.delta < 1:
+            raise ConfigError(f"SecureAggregation.delta must be in (0, 1), found {self.delta}")
+
+    def epsilon(self, rounds: int) -> float | None:
+        """Return the epsilon of a client that took part in some rounds; None without noise."""
+        if not self.noise_multiplier:
+            return None
+        return gaussian_epsilon(math.sqrt(rounds) / self.noise_multiplier, self.delta)
 
     @cached_property
     def fixed_point(self) -> FixedPoint:

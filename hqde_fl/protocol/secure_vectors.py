@@ -9,6 +9,7 @@ of examples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,9 @@ import torch
 from torch import Tensor
 
 from hqde_fl.errors import SecureAggregationError
+from hqde_fl.privacy.secagg import SecureAggregation
 from hqde_fl.privacy.secure_sums.fixed_point import FixedPoint
+from hqde_fl.privacy.secure_sums.noise import MIN_DEVIATION, TAIL, noise_share, sum_deviation
 from hqde_fl.privacy.secure_sums.ring import RingVector
 from hqde_fl.updates.layout import Entry, Layout, to_numbers
 
@@ -28,6 +31,8 @@ STATISTICS_BITS = 32
 
 MAX_CHANGE = 2.0**24
 """Largest magnitude of a change of statistics; larger ones are cut, so that sums fit in 64 bits."""
+
+MAX_RING_BITS = 32
 
 MAX_EXAMPLES = 1_000_000_000
 COUNTS = 2
@@ -44,15 +49,59 @@ class ClientVector:
     ----------
     layouts : tuple[Layout, ...]
         The layouts of the members that the client trains.
-    fixed_point : FixedPoint
-        The form of the weights.
-    bits : int
-        Bits of a sum.
+    settings : SecureAggregation
+        The form of the weights, and the noise.
+    clients : int
+        The number of clients that have advertised keys.
+    threshold : int
+        The number of them that must stay.
     """
 
     layouts: tuple[Layout, ...]
-    fixed_point: FixedPoint
-    bits: int
+    settings: SecureAggregation
+    clients: int
+    threshold: int
+
+    @property
+    def fixed_point(self) -> FixedPoint:
+        """The form of the weights."""
+        return self.settings.fixed_point
+
+    @cached_property
+    def noise(self) -> float:
+        """The deviation of a client's noise, in integers; 0 without noise.
+
+        ``SecureAggregationError`` is raised if it is too small for its rounding to be harmless.
+        """
+        if not (multiplier := self.settings.noise_multiplier):
+            return 0.0
+        norm = self.fixed_point.integer_norm(self.words)
+        share = sum_deviation(multiplier, norm, self.words) / math.sqrt(self.threshold)
+        if share < MIN_DEVIATION:
+            raise SecureAggregationError(
+                f"a client's noise needs a deviation of {MIN_DEVIATION:g} integers, found "
+                f"{share:.3g}: choose more bits or a larger noise-multiplier"
+            )
+        return share
+
+    @cached_property
+    def margin(self) -> int:
+        """The room that noise has above and below the sums of integers."""
+        return math.ceil(TAIL * self.noise * math.sqrt(self.clients))
+
+    @cached_property
+    def bits(self) -> int:
+        """The bits of a sum.
+
+        ``SecureAggregationError`` is raised if they are more than 32.
+        """
+        bits = (self.clients * self.fixed_point.levels + 2 * self.margin).bit_length()
+        if bits > MAX_RING_BITS:
+            raise SecureAggregationError(
+                f"a sum needs {bits} bits, at most {MAX_RING_BITS}: choose fewer bits or a smaller "
+                "noise-multiplier"
+            )
+        return bits
 
     @property
     def words(self) -> int:
@@ -106,8 +155,15 @@ class ClientVector:
             clipped |= too_long
             wide += [_change(entry, before[entry.name], after[entry.name]) for entry in moving]
         counts = [int(clipped), min(max(examples, 0), MAX_EXAMPLES)]
-        integers = np.concatenate([*wide, np.array(counts, np.int64)])
-        return RingVector(np.concatenate(words), integers.view(np.uint64), self.bits)
+        exact = np.concatenate([*wide, np.array(counts, np.int64)])
+        if self.noise:  # what has no noise would tell of the data
+            exact[:] = 0
+        integers = exact.view(np.uint64)
+        numbers = np.concatenate(words)
+        if self.noise:
+            noised = (numbers + noise_share(self.noise, self.words)).view(np.uint64)
+            numbers = (noised & np.uint64((1 << self.bits) - 1)).astype(np.uint32)
+        return RingVector(numbers, integers, self.bits)
 
     def decode(
         self, total: RingVector, clients: int, sent: Sequence[State], rotation: int
@@ -130,8 +186,10 @@ class ClientVector:
         SecureAggregationError
             If it cannot be the sum of so many clients: one of them went beyond the range.
         """
-        largest = clients * self.fixed_point.levels
-        if total.words.size and int(total.words.max()) > largest:
+        largest = clients * self.fixed_point.levels + self.margin
+        sums = total.words.astype(np.int64)
+        sums[sums >= (1 << self.bits) - self.margin] -= 1 << self.bits
+        if sums.size and int(sums.max()) > largest:
             raise SecureAggregationError("a client has sent numbers beyond the range")
         integers = total.wide.view(np.int64)
         clipped, examples = int(integers[-2]), int(integers[-1])
@@ -139,8 +197,8 @@ class ClientVector:
             raise SecureAggregationError("a client has sent counts beyond the range")
         deltas, others, word, place = [], [], 0, 0
         for layout, moving, before in zip(self.layouts, self._moving, sent, strict=True):
-            words = total.words[word : word + layout.size]
-            mean = self.fixed_point.mean(words, clients, rotation)
+            own = sums[word : word + layout.size]
+            mean = self.fixed_point.mean(own, clients, rotation)
             deltas.append(torch.from_numpy(mean).to(layout.dtype))
             word += layout.size
             values = {}
@@ -149,7 +207,7 @@ class ClientVector:
                 values[entry.name] = _changed(entry, before[entry.name], numbers / clients)
                 place += entry.numbers
             others.append(values)
-        return MeanOfClients(deltas, others, clipped, examples)
+        return MeanOfClients(deltas, others, clipped, clients if self.noise else examples)
 
 
 @final

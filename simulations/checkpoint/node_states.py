@@ -26,12 +26,15 @@ from hqde_fl.clients.message_fields import is_training
 from hqde_fl.errors import CheckpointError
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.run_place import RunPlace
+from hqde_fl.protocol.secure_state import KEPT
 from hqde_fl.simulations.checkpoint import container
 from hqde_fl.simulations.checkpoint.store import SUFFIX, TREE
 from hqde_fl.simulations.engines.ray.packing import pack, unpack
 
 OF_RUN = "hqde.state-of-run"
 """Name in a client's state of the run to which it belongs; it is not written."""
+UNWRITTEN = (OF_RUN, KEPT)
+"""Names of what is not written: also the keys of secure aggregation, which no disk should have."""
 RUNS_KEPT = 4
 """Number of runs whose states a node keeps, the newest ones."""
 
@@ -79,7 +82,10 @@ class NodeStates:
         own = context.state.config_records.get(OF_RUN, ConfigRecord())
         if own.get("run") == self.place.run and own.get("attempt") == self.place.attempt:
             return
+        keys = context.state.get(KEPT)  # of the round that goes on
         context.state.clear()
+        if keys is not None:
+            context.state[KEPT] = keys
         context.state[OF_RUN] = ConfigRecord({"run": self.place.run, "attempt": self.place.attempt})
         for attempt, number in sorted(self._written(), reverse=True):
             if not self.place.belongs(attempt, number):
@@ -100,7 +106,7 @@ class NodeStates:
         Files that no resumed run will need are deleted. If that or the writing fails, a warning is
         logged: the training counts nevertheless.
         """
-        kept = [(name, record) for name, record in context.state.items() if name != OF_RUN]
+        kept = [(name, one) for name, one in context.state.items() if name not in UNWRITTEN]
         if not kept:
             return
         try:

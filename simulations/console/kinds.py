@@ -70,6 +70,7 @@ TABLES = {
     "privacy.adaptive-clipping": "hqde_fl.privacy.central:AdaptiveClipping",
     "strategy.exploration-noise": "hqde_fl.noise:ExplorationNoise",
     "strategy.screening": "hqde_fl.protocol.screening:Screening",
+    "strategy.secure-aggregation": "hqde_fl.privacy.secagg:SecureAggregation",
 }
 """Tables whose keys are the parameters of a class."""
 

@@ -96,6 +96,7 @@ EXAMPLES = {
     "strategy.exploration-noise": "exploration-noise = { scale = 0.1 }",
     "strategy.held-out-measure": 'held-out-measure = "mine.py:quality"',
     "strategy.screening": "screening = { max-metrics = 100 }",
+    "strategy.secure-aggregation": "secure-aggregation = { bucket = 5, threshold = 4 }",
     "engine.resources.memory-fraction": "memory-fraction = 0.25",
     "engine.resources.partitions": 'partitions = "0-4,7"',
 }

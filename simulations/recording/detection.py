@@ -199,7 +199,9 @@ def _with_buckets(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]
             buckets.setdefault(bucket, []).append(line)
     joined = [line for line in lines if line.get("bucket") is None]
     for clients in buckets.values():
-        judged = [line for line in clients if line["kept"] or outcome_of(line["reason"]) == FILTERED]
+        judged = [
+            line for line in clients if line["kept"] or outcome_of(line["reason"]) == FILTERED
+        ]
         counted = judged or clients
         awake = [line["fault"] for line in counted if line["fault"] and not line.get("sleeping")]
         fault = awake[0] if awake else None

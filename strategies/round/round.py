@@ -220,6 +220,9 @@ class Round:
             log(WARNING, "round %d keeps the model: %s", self.number, facts["note"])
         elif private is not None:
             facts |= {"note": private.note, "diagnostics": private.diagnostics}
+        secure = settings.aggregation.secure_aggregation
+        if secure is not None and secure.noise_multiplier:
+            facts["epsilon"] = secure.epsilon(self.number)
         if means is not None:
             facts["diagnostics"] = {**facts["diagnostics"], **means.diagnostics}
         if plan is not None and private is not None:

@@ -175,8 +175,7 @@ class SecureRound:
         left = self._left("advertised keys", lambda sums: sums.keys)
         lists = []
         for bucket in self._buckets:
-            bits = self.settings.fixed_point.sum_bits(len(bucket.sums.keys))
-            bucket.vector = replace(bucket.vector, bits=bits)
+            bucket.vector = replace(bucket.vector, clients=len(bucket.sums.keys))
             threshold = {"threshold": bucket.sums.threshold}
             lists.append(ConfigRecord({**keys_record(bucket.sums.keys), **threshold}))
         asked = {node: lists[self._places[node][0].place] for node in left}
@@ -258,14 +257,15 @@ class SecureRound:
                 place, size = len(self._buckets), len(bucket_nodes)
                 session = f"run {run}\nround {self.number}\nbucket {place}"
                 layouts = tuple(self._models[member].layout for member in members)
-                fixed_point = self.settings.fixed_point
+                threshold = self.settings.threshold_of(size)
                 bucket = DealtBucket(
                     place,
                     bucket_nodes,
                     members,
-                    Bucket(session, self.settings.threshold_of(size)),
-                    ClientVector(layouts, fixed_point, 0),
+                    Bucket(session, threshold),
+                    ClientVector(layouts, self.settings, size, threshold),
                 )
+                _ = bucket.vector.bits  # raises if there are too many
                 self._buckets.append(bucket)
                 for number, node in enumerate(bucket_nodes, start=1):
                     self._places[node] = bucket, number

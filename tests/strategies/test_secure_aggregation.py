@@ -22,8 +22,9 @@ from hqde_fl.clients.node_folder import NODE_FOLDER, PEERS, PRIVATE_KEY
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.training import Training
 from hqde_fl.codec import Quantized
-from hqde_fl.errors import ConfigError, RunError
+from hqde_fl.errors import ConfigError, RunError, SecureAggregationError
 from hqde_fl.privacy import CentralDP
+from hqde_fl.privacy.analytic_gaussian import gaussian_epsilon
 from hqde_fl.privacy.secagg import SecureAggregation
 from hqde_fl.privacy.secure_sums import bucket as secure_bucket
 from hqde_fl.privacy.secure_sums import client as secure_client
@@ -107,6 +108,7 @@ def run(
     members: int = 1,
     clients: int = CLIENTS,
     client_settings: SecureAggregation | None = None,
+    buffers: Any = "merge",
     **communication: Any,
 ) -> tuple[HQDEStrategy, Recorder, Changed, InlineGrid]:
     app = Changed(
@@ -121,7 +123,7 @@ def run(
     )
     grid, recorder = InlineGrid(app, clients, {}, seed=1), Recorder()
     strategy = HQDEStrategy(
-        Aggregation(rule or Mean(), secure_aggregation=secure),
+        Aggregation(rule or Mean(), secure_aggregation=secure, buffers=buffers),
         communication=Communication(**communication),
         participation=Participation(
             fraction_evaluate=0, min_available_nodes=clients, identify=True
@@ -428,7 +430,7 @@ class TestHostileServers:
             "threshold": 3,
             "stayed": [1],
             "clients": [],
-            **dict.fromkeys(("cipher-keys", "masking-keys", "signers", "signatures"), []),
+            **{key: [] for key in ("cipher-keys", "masking-keys", "signers", "signatures")},
         }
         assert "keeps no keys" in Server().reason(query_type(action), record)
 
@@ -459,9 +461,7 @@ class TestHostileServers:
                 reply.content["arrays"] = to_record(state)
             return reply
 
-        app = ensemble_app(
-            TASK, training=TRAINING, secure_aggregation=SETTINGS, mods=[with_nan]
-        )
+        app = ensemble_app(TASK, training=TRAINING, secure_aggregation=SETTINGS, mods=[with_nan])
         grid = InlineGrid(app, CLIENTS, {}, seed=1)
         recorder = Recorder()
         strategy = HQDEStrategy(
@@ -474,7 +474,7 @@ class TestHostileServers:
 
 
 class TestSignedKeys:
-    """Sites with a list of the others' keys, and a SuperLink that puts other keys in their place."""
+    """Sites that know each other's keys, and a SuperLink that puts others in their place."""
 
     def folders(self, path: Path, count: int = CLIENTS) -> dict[int, Path]:
         folders = {}
@@ -550,9 +550,71 @@ class TestSignedKeys:
             for client in recorder.rounds[-1].clients
             if client.bucket == bucket and client.partition != 2
         }
-        expected = "none of the trusted sites" if kind in ("unsigned", "a stranger's") else "not one"
+        expected = (
+            "none of the trusted sites" if kind in ("unsigned", "a stranger's") else "not one"
+        )
         assert all(expected in reason or "void" in reason for reason in reasons), reasons
         assert recorder.rounds[-1].kept == CLIENTS // 2
+
+
+class TestNoise:
+    """Noise of the clients, of which each bucket's sum has enough."""
+
+    SETTINGS = SecureAggregation(4, 3, bits=12, clipping_norm=1.0, noise_multiplier=0.5)
+
+    def spread(self, settings: SecureAggregation, clients: int = 40) -> float:
+        """Return the deviation of the numbers of a mean of buckets from the one without noise."""
+        results = [
+            final(run(1, s, clients=clients, buffers="local")[0])
+            for s in (settings, replace(settings, noise_multiplier=0.0))
+        ]
+        names = ("0.weight", "0.bias", "1.weight", "1.bias", "2.weight")
+        noise = torch.cat([(results[0][n] - results[1][n]).flatten() for n in names])
+        return float(noise.square().mean().sqrt())
+
+    def test_a_sum_has_at_least_the_noise_that_it_needs(self):
+        """Deviation of the mean over buckets, where the norm of none is clipped."""
+        little = replace(self.SETTINGS, bits=16, noise_multiplier=0.02)
+        per_bucket = 0.02 * 2 * 1.0 / 4  # of the mean of four clients
+        expected = per_bucket * (4 / 3) ** 0.5 / 10**0.5  # ten buckets; all four stay
+        assert self.spread(little) == pytest.approx(expected, rel=0.4)
+
+    def test_epsilon_is_that_of_composed_gaussians(self):
+        _, recorder, _, _ = run(3, self.SETTINGS, buffers="local")
+        for record in recorder.rounds[1:]:
+            mu = record.round**0.5 / self.SETTINGS.noise_multiplier
+            assert record.epsilon == pytest.approx(gaussian_epsilon(mu, 1e-5))
+
+    def test_nothing_exact_leaves_a_client(self):
+        strategy, recorder, _, _ = run(1, self.SETTINGS, buffers="local")
+        assert recorder.rounds[-1].diagnostics["clipped"] == 0.0
+        start = initial_state(TASK, 1, Seeds(0))
+        for name in ("1.running_mean", "1.running_var", "1.num_batches_tracked"):
+            assert torch.equal(final(strategy)[name], start[name])
+
+    def test_too_few_integers_in_a_deviation(self):
+        with pytest.raises(SecureAggregationError, match="needs a deviation of 100 integers"):
+            run(1, replace(self.SETTINGS, bits=4, noise_multiplier=0.01), buffers="local")
+
+    def test_too_many_bits(self):
+        with pytest.raises(SecureAggregationError, match="at most 32: choose fewer bits"):
+            run(1, replace(self.SETTINGS, bits=24, noise_multiplier=100.0), buffers="local")
+
+    def test_statistics_would_have_no_noise(self):
+        with pytest.raises(ConfigError, match="'local', as merged statistics have no noise"):
+            run(1, self.SETTINGS)
+
+    @pytest.mark.parametrize(
+        ("other", "text"),
+        [
+            ({"ensemble": Ensemble(2)}, "needs one model, found 2"),
+            ({"participation": Participation(fraction_evaluate=0.5)}, "metrics have no noise"),
+        ],
+    )
+    def test_what_would_leave_without_noise(self, other, text):
+        options = {"participation": Participation(fraction_evaluate=0.0), **other}
+        with pytest.raises(ConfigError, match=text):
+            HQDEStrategy(Aggregation(Mean(), secure_aggregation=self.SETTINGS), **options)
 
 
 class TestRefusals:
@@ -568,6 +630,8 @@ class TestRefusals:
             ({"bits": 25}, "bits must be in 1..24, found 25"),
             ({"clipping_norm": 0.0}, "clipping_norm must be finite and > 0"),
             ({"clipping_norm": float("inf")}, "clipping_norm must be finite and > 0"),
+            ({"noise_multiplier": -1.0}, "noise_multiplier must be finite and >= 0"),
+            ({"delta": 1.0}, "delta must be in"),
         ],
     )
     def test_settings(self, values, text):

@@ -24,6 +24,7 @@ DEVIATIONS = 6.0
 clipped, with a probability below 4e-8 (Hoeffding's inequality)."""
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 
 @final
@@ -47,9 +48,9 @@ class FixedPoint:
         """The largest integer that stands for a number."""
         return (1 << self.bits) - 1
 
-    def sum_bits(self, clients: int) -> int:
-        """Return the bits of a sum over clients: that of the largest integers fits."""
-        return (clients * self.levels).bit_length()
+    def integer_norm(self, size: int) -> float:
+        """Return the norm of a clipped update of some size in integers, before it is rounded."""
+        return self.clipping_norm * (self.levels / 2) / self.bound(size)
 
     def bound(self, size: int) -> float:
         """Return the largest magnitude of a rotated number of an update of some size."""
@@ -78,20 +79,20 @@ class FixedPoint:
         np.clip(numbers, 0, self.levels, out=numbers)
         return numbers.astype(np.uint32), clipped
 
-    def mean(self, words: Words, clients: int, rotation: int) -> Floats:
+    def mean(self, sums: Integers, clients: int, rotation: int) -> Floats:
         """Return the mean update (d,) of a sum, clipped.
 
         Parameters
         ----------
-        words : ndarray
-            (d,) sums of the clients' integers.
+        sums : ndarray
+            (d,) sums of the clients' integers; noise may be among them.
         clients : int
             The number of clients in the sum.
         rotation : int
             Seed of the rotation.
         """
         half = self.levels / 2
-        numbers = (words / clients - half) * (self.bound(words.size) / half)
+        numbers = (sums / clients - half) * (self.bound(sums.size) / half)
         update = rotate(numbers, rotation, back=True)
         norm = float(np.linalg.norm(update))
         return update * (self.clipping_norm / norm) if norm > self.clipping_norm else update

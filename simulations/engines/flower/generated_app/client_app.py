@@ -39,3 +39,24 @@ def examples(message: Message, context: Context) -> Message:
     """Return hqde-fl's reply to the question for the number of examples."""
     with observed_call(message, context):
         return client_app.app(message, context)
+
+
+@app.query("secure_keys")
+def secure_keys(message: Message, context: Context) -> Message:
+    """Return hqde-fl's reply to the question for the keys of secure aggregation."""
+    with observed_call(message, context):
+        return client_app.app(message, context)
+
+
+@app.query("secure_shares")
+def secure_shares(message: Message, context: Context) -> Message:
+    """Return hqde-fl's reply to the question for encrypted shares of secrets."""
+    with observed_call(message, context):
+        return client_app.app(message, context)
+
+
+@app.query("secure_unmask")
+def secure_unmask(message: Message, context: Context) -> Message:
+    """Return hqde-fl's reply to the question for the shares that take masks off a sum."""
+    with observed_call(message, context):
+        return client_app.app(message, context)
