@@ -10,6 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from hqde_fl.protocol.members import member_name
 from hqde_fl.protocol.packed_updates import DELTA
+from hqde_fl.protocol.secure_messages import MASKED
 from hqde_fl.updates.layout import Layout
 from hqde_fl.updates.roles import Role
 
@@ -34,7 +35,7 @@ def message_bytes(content: Mapping[str, ArrayRecord | MetricRecord | ConfigRecor
 def bytes_by_role(content: RecordDict, layouts: Sequence[Layout]) -> dict[str, int]:
     """Return the bytes of a message's content by the role of what they carry.
 
-    They sum to ``message_bytes``. Payloads of codecs are trainable. An array counts with its name,
+    They sum to ``message_bytes``. Payloads of codecs and masked vectors are trainable. An array counts with its name,
     shape and dtype, as they travel with it.
 
     Parameters
@@ -60,6 +61,8 @@ def bytes_by_role(content: RecordDict, layouts: Sequence[Layout]) -> dict[str, i
 
 def _role(name: str, layouts: Sequence[Layout]) -> str:
     """Return the role of an array in a message, or ``OTHER`` if no model has such an entry."""
+    if name == MASKED:
+        return "trainable"
     if len(layouts) == 1:
         layout, own_name = layouts[0], name
     else:
