@@ -35,8 +35,8 @@ def message_bytes(content: Mapping[str, ArrayRecord | MetricRecord | ConfigRecor
 def bytes_by_role(content: RecordDict, layouts: Sequence[Layout]) -> dict[str, int]:
     """Return the bytes of a message's content by the role of what they carry.
 
-    They sum to ``message_bytes``. Payloads of codecs and masked vectors are trainable. An array counts with its name,
-    shape and dtype, as they travel with it.
+    They sum to ``message_bytes``. Payloads of codecs and masked vectors are trainable. An array
+    counts with its name, shape and dtype, as they travel with it.
 
     Parameters
     ----------

@@ -35,7 +35,10 @@ def test_each_host_gets_what_it_needs_and_no_more(federation: FederationDirector
         for folder in federation.path.iterdir()
         if folder.is_dir()
     }
-    node = {"ca.crt", "node.key", "node.pub", "hqde-fl-supernode.service", "site.env"}
+    node = {
+        *("ca.crt", "node.key", "node.pub", "peers.pub"),
+        *("hqde-fl-supernode.service", "site.env"),
+    }
     assert found == {
         "superlink": {
             *("ca.crt", "server.crt", "server.key", "node-0.pub", "node-1.pub"),
@@ -59,7 +62,8 @@ def test_units_name_the_host_and_the_key_and_no_partition(federation: Federation
     unit = (federation.path / "node-1" / "hqde-fl-supernode.service").read_text()
     assert "--superlink fl.example.org:9443 " in unit
     cache = "cache-dir='/var/lib/hqde-fl/entries'"
-    assert f"--node-config \"{cache} data-path='${{HQDE_FL_DATA}}'\"" in unit
+    data = "data-path='${HQDE_FL_DATA}' node-folder='/etc/hqde-fl'"
+    assert f'--node-config "{cache} {data}"' in unit
     assert "EnvironmentFile=/etc/hqde-fl/site.env" in unit
     assert "SuperNode node-1 of hqde-fl" in unit
     assert "partition" not in unit
@@ -291,14 +295,20 @@ def test_the_commands_say_what_they_did(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["plain", "with a space", "it's", 'a "b"', "ünï"])
 def test_flower_reads_the_folder_of_a_nodes_cache(name: str) -> None:
     folder = Path("/srv") / name
-    command = node_command(Path("keys"), "host:1", 2, NodeSettings(folder, 3, 4))
+    command = node_command(folder, "host:1", 2, NodeSettings(folder, 3, 4))
     config = parse_config_args([command[-1]])
-    assert config == {"partition-id": 3, "num-partitions": 4, "cache-dir": str(folder)}
+    assert config == {
+        "partition-id": 3,
+        "num-partitions": 4,
+        "cache-dir": str(folder),
+        "node-folder": str(folder),
+    }
 
 
 @pytest.mark.parametrize("name", ["both ' and \"", "back\\slash", "line\nbreak"])
 def test_a_folder_that_flower_cannot_read_is_no_cache(name: str) -> None:
-    command = node_command(Path("keys"), "host:1", 2, NodeSettings(Path("/srv") / name, 3, 4))
+    folder = Path("/srv") / name
+    command = node_command(folder, "host:1", 2, NodeSettings(folder, 3, 4))
     assert parse_config_args([command[-1]]) == {"partition-id": 3, "num-partitions": 4}
 
 
@@ -389,3 +399,18 @@ def test_no_proxy_is_asked_for_a_superlink_on_loopback(
         with pytest.raises(BlockingIOError):  # nobody has connected
             proxy.accept()
     assert dict(os.environ) == before
+
+
+def test_every_node_has_the_public_keys_of_all(tmp_path: Path) -> None:
+    """They are those of the nodes that are members now: an added one is there, a revoked one not."""
+    made = FederationDirectory.create(tmp_path / "fed", 3)
+    peers = [(made.path / name / "peers.pub").read_bytes() for name in made.names]
+    keys = [file.read_bytes().strip() for file in sorted(made.superlink.glob("*.pub"))]
+    assert set(peers) == {b"".join(key + b"\n" for key in keys)}
+    run, directory = CliRunner(), str(made.path)
+    assert run.invoke(app, ["nodes", "add", directory, "fourth"]).exit_code == 0
+    for name in (*made.names, "fourth"):
+        lines = (made.path / name / "peers.pub").read_bytes().splitlines()
+        assert len(lines) == 4
+    assert run.invoke(app, ["nodes", "revoke", directory, "node-1"]).exit_code == 0
+    assert len((made.path / "node-0" / "peers.pub").read_bytes().splitlines()) == 3

@@ -105,7 +105,7 @@ def test_a_bundle_has_all_that_a_site_needs_and_only_this_user_reads_it(
         "clinic/check.sh": 0o755,
         **{
             f"clinic/{name}": 0o644
-            for name in ("ca.crt", "node.pub", "site.env", "hqde-fl-supernode.service")
+            for name in ("ca.crt", "node.pub", "peers.pub", "site.env", "hqde-fl-supernode.service")
         },
     }
     with pytest.raises(UnknownNameError, match="unknown node 'clinics': did you mean 'clinic'"):

@@ -38,7 +38,8 @@ def test_a_site_gets_its_folders_and_its_settings(
         "--auth-supernode-private-key": f"{folder}/node.key",
         "--host": "127.0.0.1",
         "--port": "0",
-        "--node-config": f"cache-dir='{state}/entries' data-path='/srv/images'",
+        "--node-config": f"cache-dir='{state}/entries' data-path='/srv/images' "
+        f"node-folder='{folder}'",
     }
     assert environment["FLWR_HOME"] == f"{state}/flwr"
     assert environment["FLWR_TELEMETRY_ENABLED"] == "0"
