@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import replace
 from logging import INFO, WARNING
-from typing import TYPE_CHECKING
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message
@@ -27,19 +25,13 @@ from hqde_fl.protocol.spent_epsilon import reported_epsilon
 from hqde_fl.strategies.clients_model import version_held
 from hqde_fl.strategies.outcomes import MISSING
 from hqde_fl.strategies.round.block_screening import BlockScreening
+from hqde_fl.strategies.round.error_reasons import last_line
 from hqde_fl.strategies.round.member_screening import screen_members
 from hqde_fl.strategies.round.outgoing import Tags
 from hqde_fl.strategies.round.packed_replies import has_packed_update
 from hqde_fl.strategies.round.round_log import RoundLog
+from hqde_fl.strategies.round.secure_round import SecureRound
 from hqde_fl.strategies.state import ModelState
-from hqde_fl.terminal_text import MAX_REASON_LENGTH, printable
-
-if TYPE_CHECKING:
-    from hqde_fl.strategies.round.secure_round import SecureRound
-
-MAX_REASON_TAIL = 4096
-"""Characters at the end of an error's reason that are looked at."""
-
 
 NO_UPDATE = torch.empty(0)
 """Stands for an update that has been dropped."""
@@ -330,20 +322,3 @@ def screen_reports(
         else:
             reports[node] = screened
     return reports, lacking
-
-
-def last_line(reason: object) -> str:
-    """Return the last line of an error reply's reason, printable and of limited length.
-
-    For an exception this is its type and message; of a ``TaskError``, which says itself what raised
-    which exception, the message alone. "no reason given" if there is none.
-    """
-    text = str(reason or "")[-MAX_REASON_TAIL:].strip()
-    line = text.splitlines()[-1].strip() if text else "no reason given"
-    if flower := _FLOWERS_REPORT.search(line):
-        line = flower["message"]
-    return printable(line.removeprefix("TaskError: "), MAX_REASON_LENGTH)
-
-
-_FLOWERS_REPORT = re.compile(r"Exception \w+ occurred\. Message: (?P<message>.*?)('>)?$")
-"""What Flower makes of an exception in a ClientApp; the name is not that of the exception."""

@@ -42,7 +42,7 @@ from hqde_fl.protocol.secure_messages import (
 from hqde_fl.protocol.secure_vectors import ClientVector
 from hqde_fl.seeding import Seeds
 from hqde_fl.strategies.outcomes import FAILED, LATE, REJECTED
-from hqde_fl.strategies.round.reply_screening import last_line
+from hqde_fl.strategies.round.error_reasons import last_line
 from hqde_fl.strategies.state import ModelState
 from hqde_fl.terminal_text import printable
 

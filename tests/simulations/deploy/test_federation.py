@@ -402,7 +402,7 @@ def test_no_proxy_is_asked_for_a_superlink_on_loopback(
 
 
 def test_every_node_has_the_public_keys_of_all(tmp_path: Path) -> None:
-    """They are those of the nodes that are members now: an added one is there, a revoked one not."""
+    """They are those of the members: an added node is among them, a revoked one is not."""
     made = FederationDirectory.create(tmp_path / "fed", 3)
     peers = [(made.path / name / "peers.pub").read_bytes() for name in made.names]
     keys = [file.read_bytes().strip() for file in sorted(made.superlink.glob("*.pub"))]

@@ -61,6 +61,21 @@ def test_inline_and_ray_agree_to_the_bit(
     assert run.rounds[-1]["virtual-time"] > 0
 
 
+def test_secure_aggregation_gives_the_same_model_although_its_keys_differ(tmp_path: Path) -> None:
+    secure = {"bucket": 4, "threshold": 3}
+    table = {
+        "rounds": 2,
+        "seed": 3,
+        "clients": {"count": 9, "drop-out": 0.1},
+        "strategy": {"rule": "median", "secure-aggregation": secure},
+    }
+    for name in ("inline", "ray", "again"):
+        engine = "inline" if name == "again" else name
+        run_experiment(Experiment.parse(table), tmp_path / name, engine=engine, report=False)
+    models = {(tmp_path / n / "model.safetensors").read_bytes() for n in ("inline", "ray", "again")}
+    assert len(models) == 1
+
+
 @contextmanager
 def float64() -> Iterator[None]:
     """Let torch make float64 tensors by default, as a user's program may."""

@@ -27,7 +27,7 @@ from hqde_fl.protocol.omitted_entries import ENTRIES
 from hqde_fl.protocol.records import to_record
 from hqde_fl.protocol.reply_matching import ReplyMatcher
 from hqde_fl.simulations.engines.inline import InlineGrid
-from hqde_fl.strategies.round.reply_screening import last_line
+from hqde_fl.strategies.round.error_reasons import last_line
 from hqde_fl.terminal_text import printable
 from tests.strategies.federation import (
     HOSTILE,
