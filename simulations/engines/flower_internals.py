@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         UnregisterNodeRequest,
     )
     from flwr.proto.fleet_pb2 import DeactivateNodeRequest
+    from flwr.supercore import sql_mixin
     from flwr.supercore.control import ControlHttpClient
     from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
     from flwr.supercore.primitives.asymmetric import public_key_to_bytes
@@ -67,6 +68,7 @@ _LAZY = {
     "NodeAuthHttpInterceptor": "flwr.supernode.node_auth_http_interceptor",
     "RuntimeVersionHttpInterceptor": "flwr.supercore.interceptors.http.runtime_version",
     "flower_superlink": "flwr.superlink.cli",
+    "sql_mixin": "flwr.supercore",
     "flower_supernode": "flwr.supernode.cli",
     "flwr_clientapp": "flwr.supernode.cli",
     "public_key_to_bytes": "flwr.supercore.primitives.asymmetric",
@@ -112,12 +114,17 @@ __all__ = [
     "read_flower_config",
     "recorddict_from_proto",
     "recorddict_to_proto",
+    "sql_mixin",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        value = getattr(import_module(_LAZY[name]), name)
+        home = _LAZY[name]
+        if name == "sql_mixin":  # a module, whose own name is changed
+            value: Any = import_module(f"{home}.{name}")
+        else:
+            value = getattr(import_module(home), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,11 +1,16 @@
-"""A server shows a renewed certificate without a restart."""
+"""A SuperLink that hqde-fl starts: certificates that are renewed, locks, and its SuperExec."""
 
 from __future__ import annotations
 
+import signal
 import socket
+import sqlite3
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +18,7 @@ import pytest
 from hqde_fl.simulations.deploy import superlink_program
 from hqde_fl.simulations.deploy.federation import FederationDirectory
 from hqde_fl.simulations.deploy.superlink_program import reload_when_changed
+from hqde_fl.simulations.engines.flower_internals import sql_mixin
 
 
 @pytest.fixture
@@ -79,3 +85,39 @@ def test_a_pair_that_does_not_fit_is_not_shown(
     assert [shown(context) for _ in range(20)] == [renewed] * 20
     federation.renew()
     wait_for(context, (federation.superlink / "server.crt").read_text())
+
+
+def test_a_locked_database_is_waited_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql_mixin, "SQLITE_PRAGMAS", tuple(sql_mixin.SQLITE_PRAGMAS))
+    superlink_program.wait_for_locks(12.5)
+    with closing(sqlite3.connect(":memory:")) as database:
+        sql_mixin._set_sqlite_pragmas(database, None)
+        assert database.execute("PRAGMA busy_timeout").fetchone() == (12500,)
+
+
+PROGRAM = """
+import subprocess, sys, threading
+from hqde_fl.simulations.deploy import superlink_program as program
+program.POLL_SECONDS = 0.05
+program.PATIENCE_SECONDS = 0.1
+child = subprocess.Popen([sys.executable, "-c", "input()", "the-program"], stdin=subprocess.PIPE)
+ended = threading.Event()
+threading.Thread(target=program.end_without, args=("the-program", ended), daemon=True).start()
+print("started", flush=True)
+sys.stdin.readline()
+child.communicate(b"\\n")
+print(ended.wait(60), flush=True)
+threading.Event().wait()
+"""
+
+
+def test_a_superlink_ends_when_what_starts_its_runs_has_ended() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        assert process.poll() is None
+        out, _ = process.communicate("\n", timeout=120)
+    assert out == "True\n"
+    assert process.returncode == -signal.SIGTERM
