@@ -106,7 +106,6 @@ threading.Thread(target=program.end_without, args=("the-program", ended), daemon
 print("started", flush=True)
 sys.stdin.readline()
 child.communicate(b"\\n")
-print(ended.wait(60), flush=True)
 threading.Event().wait()
 """
 
@@ -118,6 +117,5 @@ def test_a_superlink_ends_when_what_starts_its_runs_has_ended() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
         assert process.poll() is None
-        out, _ = process.communicate("\n", timeout=120)
-    assert out == "True\n"
+        process.communicate("\n", timeout=120)
     assert process.returncode == -signal.SIGTERM
