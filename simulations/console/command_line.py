@@ -468,6 +468,9 @@ def _summary(experiment: Experiment) -> str:
         f"rule: {component_label(experiment.strategy.rule)}",
         f"faults: {faults_label(experiment.faults)}" + (f", clients {faulty}" if faulty else ""),
     ]
+    if (secure := experiment.parts.aggregation.secure_aggregation) is not None:
+        text = f"secure aggregation: buckets of {secure.bucket}, threshold {secure.threshold}"
+        lines.insert(2, text)
     if experiment.strategy.codec["name"] != "identity":
         lines.insert(2, f"codec: {component_label(experiment.strategy.codec)}")
     return "\n".join(lines)

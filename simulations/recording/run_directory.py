@@ -11,6 +11,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -285,7 +286,9 @@ def _edges(experiment: Experiment) -> dict[str, Any]:
 def _privacy(experiment: Experiment) -> dict[str, Any]:
     """Return the manifest's entries about differential privacy by the server and by clients."""
     of_clients = experiment.parts.client_privacy.facts(experiment.client_rounds)
-    entries = {"privacy-of-clients": of_clients} if of_clients else {}
+    entries: dict[str, Any] = {"privacy-of-clients": of_clients} if of_clients else {}
+    if (secure := experiment.parts.aggregation.secure_aggregation) is not None:
+        entries["secure-aggregation"] = to_kebab_case(asdict(secure))
     if (plan := experiment.parts.plan) is None:
         return entries
     facts = {
