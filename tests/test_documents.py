@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from flwr.app import Context, Message, RecordDict
 
+from hqde_fl.privacy.secagg import SecureAggregation
 from hqde_fl.rules import Rule, aggregate
+from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.updates import Updates
 
 ROOT = Path(__file__).parent.parent
@@ -57,3 +61,15 @@ def test_the_example_of_a_new_rule_runs(document: str) -> None:
 def test_the_example_of_the_rules_runs() -> None:
     names = names_of(blocks("docs/rules.md")[0][1])
     assert names["result"].delta.shape == (1000,)
+
+
+def test_the_examples_of_secure_aggregation() -> None:
+    found = blocks("docs/secure-aggregation.md")
+    (table,) = (text for language, text in found if language == "toml")
+    experiment = Experiment.parse(tomllib.loads(table))
+    assert experiment.parts.aggregation.secure_aggregation == SecureAggregation(5, 4)
+    apps = [names_of(text)["app"] for language, text in found if language == "python"]
+    for app in apps:
+        message = Message(RecordDict(), 1, "query.secure_keys")
+        reply = app(message, Context(1, 1, {}, RecordDict(), {}))
+        assert "without masks" in reply.error.reason  # there is no record in it
