@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from flwr.app import Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 
 from hqde_fl.privacy.secagg import SecureAggregation
 from hqde_fl.rules import Rule, aggregate
@@ -63,7 +64,9 @@ def test_the_example_of_the_rules_runs() -> None:
     assert names["result"].delta.shape == (1000,)
 
 
-def test_the_examples_of_secure_aggregation() -> None:
+def test_the_examples_of_secure_aggregation(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("run_id", "task_id", "node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
     found = blocks("docs/secure-aggregation.md")
     (table,) = (text for language, text in found if language == "toml")
     experiment = Experiment.parse(tomllib.loads(table))

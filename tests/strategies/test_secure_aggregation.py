@@ -12,6 +12,7 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.supercore.task_identity import TaskIdentity
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -399,6 +400,11 @@ def start_arrays() -> ArrayRecord:
 
 class TestHostileServers:
     """What a client answers only with an error."""
+
+    @pytest.fixture(autouse=True)
+    def task_identity(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("run_id", "task_id", "node_id"):
+            monkeypatch.setattr(TaskIdentity, name, 1)
 
     def test_a_plain_training_message(self):
         assert "without masks" in Server().reason("train", None, start_arrays())
