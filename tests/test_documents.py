@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 from flwr.app import Context, Message, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
 from hqde_fl.privacy.secagg import SecureAggregation
 from hqde_fl.rules import Rule, aggregate
+from hqde_fl.simulations.engines.inline import InlineGrid
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.updates import Updates
 
@@ -64,15 +64,14 @@ def test_the_example_of_the_rules_runs() -> None:
     assert names["result"].delta.shape == (1000,)
 
 
-def test_the_examples_of_secure_aggregation(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("run_id", "task_id", "node_id"):
-        monkeypatch.setattr(TaskIdentity, name, 1)
+def test_the_examples_of_secure_aggregation() -> None:
     found = blocks("docs/secure-aggregation.md")
     (table,) = (text for language, text in found if language == "toml")
     experiment = Experiment.parse(tomllib.loads(table))
     assert experiment.parts.aggregation.secure_aggregation == SecureAggregation(5, 4)
     apps = [names_of(text)["app"] for language, text in found if language == "python"]
     for app in apps:
+        InlineGrid(app, 1, {}, seed=1)  # makes this process one of a run, as messages need
         message = Message(RecordDict(), 1, "query.secure_keys")
         reply = app(message, Context(1, 1, {}, RecordDict(), {}))
         assert "without masks" in reply.error.reason  # there is no record in it

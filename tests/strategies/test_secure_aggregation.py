@@ -12,7 +12,6 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.supercore.task_identity import TaskIdentity
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -376,6 +375,7 @@ class Server:
 
     def __init__(self, settings: SecureAggregation = SETTINGS) -> None:
         self.app = ensemble_app(TASK, training=TRAINING, secure_aggregation=settings)
+        InlineGrid(self.app, 1, {}, seed=1)  # makes this process one of a run, as messages need
         config = {"partition-id": 0, "num-partitions": 4}
         self.context = Context(1, 1, config, RecordDict(), {})
 
@@ -400,11 +400,6 @@ def start_arrays() -> ArrayRecord:
 
 class TestHostileServers:
     """What a client answers only with an error."""
-
-    @pytest.fixture(autouse=True)
-    def task_identity(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in ("run_id", "task_id", "node_id"):
-            monkeypatch.setattr(TaskIdentity, name, 1)
 
     def test_a_plain_training_message(self):
         assert "without masks" in Server().reason("train", None, start_arrays())
@@ -450,6 +445,7 @@ class TestHostileServers:
 
     def test_an_app_without_settings(self):
         app = ensemble_app(TASK, training=TRAINING)
+        InlineGrid(app, 1, {}, seed=1)
         message = Message(RecordDict(), 1, query_type(KEYS))
         reply = app(message, Context(1, 1, {}, RecordDict(), {}))
         assert "no settings of secure aggregation" in reply.error.reason
