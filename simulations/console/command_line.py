@@ -77,7 +77,10 @@ app = typer.Typer(
 
 app.add_typer(nodes)
 
-File = Annotated[Path, typer.Argument(metavar="FILE", help="The experiment, a TOML file.")]
+File = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", help="The experiment: a TOML file, or a name like quickstart."),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a dotted key; may be repeated."),
@@ -95,7 +98,7 @@ Out = Annotated[
 DataDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the task's files are.")]
 MaybeFile = Annotated[
     Path | None,
-    typer.Argument(metavar="FILE", help="The experiment, a TOML file; not needed to resume."),
+    typer.Argument(metavar="FILE", help="The experiment: a TOML file, or a name like quickstart."),
 ]
 Resume = Annotated[
     Path | None,

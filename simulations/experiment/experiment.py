@@ -61,6 +61,7 @@ from hqde_fl.simulations.experiment.sections import (
     StoppingSection,
     StrategySection,
 )
+from hqde_fl.simulations.experiment.shipped import experiment_file_of
 from hqde_fl.simulations.experiment.trial import try_own_parts
 from hqde_fl.simulations.tasks import TASKS, load_task
 from hqde_fl.simulations.tasks.partition import PARTITIONERS
@@ -161,7 +162,8 @@ class Experiment(Section):
         Parameters
         ----------
         path : str or Path
-            The file; the experiment is named after it unless it has a ``name`` of its own.
+            The file, or the name of one that comes with hqde-fl, such as ``quickstart``; the
+            experiment is named after it unless it has a ``name`` of its own.
         overrides : Sequence[str]
             ``"dotted.key=value"``, the value written as in TOML; what is no TOML is a string.
 
@@ -171,6 +173,7 @@ class Experiment(Section):
             If the file cannot be read, is no TOML or has a ``[sweep]`` table, or if a key is wrong:
             one line that names the key, what is wrong with it, and what would be right.
         """
+        path = experiment_file_of(path)
         document = read_toml(path)
         if "sweep" in document:
             raise ConfigError(f"{path} has a [sweep] table: run it with `hqde-fl sweep {path}`")

@@ -16,6 +16,7 @@ from hqde_fl.errors import ConfigError, UnknownNameError
 from hqde_fl.own_modules import is_own, searched_first
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.experiment.overrides import name_of, read_toml, with_overrides
+from hqde_fl.simulations.experiment.shipped import experiment_file_of
 from hqde_fl.simulations.recording.comparison import SEED
 from hqde_fl.simulations.statistics.analysis import FAULT_AXES, Analysis
 from hqde_fl.simulations.sweep.sweep_table import Axis, axes_of, document_at
@@ -90,7 +91,7 @@ class Sweep:
         Parameters
         ----------
         path : str or Path
-            The file.
+            The file, or the name of one that comes with hqde-fl, such as ``robustness``.
         overrides : Sequence[str]
             ``"dotted.key=value"``; ``sweep.NAME=[...]`` for an axis.
 
@@ -100,6 +101,7 @@ class Sweep:
             If the file has no ``[sweep]`` table, if it, an axis or any cell is wrong, or if an
             override sets a key that varies.
         """
+        path = experiment_file_of(path)
         document = {"name": name_of(path), **read_toml(path)}
         if not isinstance(document.get("sweep"), Mapping):
             raise ConfigError(f"{path} has no [sweep] table: run it with `hqde-fl run {path}`")
