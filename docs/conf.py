@@ -112,6 +112,15 @@ def python_reference() -> str:
     return "\n".join(parts)
 
 
+def skip_member(
+    app: Sphinx, kind: str, name: str, value: object, skip: bool, options: object
+) -> bool | None:
+    """Leave out members that are functions of another library, as a default is."""
+    home = getattr(value, "__module__", None) or ""
+    return True if callable(value) and not home.startswith("hqde_fl") else None
+
+
 def setup(app: Sphinx) -> None:
-    """Register the hook."""
+    """Register the hooks."""
     app.connect("source-read", fill_in)
+    app.connect("autodoc-skip-member", skip_member)

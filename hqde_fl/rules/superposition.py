@@ -19,7 +19,7 @@ from hqde_fl.rules.results import Decision, Measured, State
 
 @dataclass(frozen=True)
 class Superposition(Rule):
-    """Mean weighted by Born's rule: |a_i|^2 with amplitudes a = sqrt(softmax(confidence / T)).
+    """Mean weighted by Born's rule: ``|a_i|^2``, with ``a = sqrt(softmax(confidence / T))``.
 
     The confidence in a client is, by default, the cosine between its update and the geometric
     median of all. The squared amplitudes are the
