@@ -192,7 +192,8 @@ class HQDEStrategy(FedAvg):
             )
             messages = current.address(choice.nodes, config, choice.work)
         self.state, self._round = current.state, current
-        note_sent(server_round, list(map(self._roster.identity, choice.nodes)))
+        addressed = [message.metadata.dst_node_id for message in messages]
+        note_sent(server_round, list(map(self._roster.identity, addressed)))
         return messages
 
     def aggregate_train(

@@ -348,6 +348,8 @@ class StrategySettings:
         clients : int
             Number of clients selected for a round.
         """
+        if self.aggregation.secure_aggregation is not None:
+            return None  # a client that is silent takes no part, and its bucket may go on
         cohort = self.ensemble.min_cohort(clients)
         cohort_name = "" if cohort == clients else " of each member"
         return silence_warning(self.aggregation.rule, cohort, cohort_name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -18,10 +19,13 @@ from hqde_fl.privacy.secure_sums.signatures import SiteIdentity
 from hqde_fl.protocol.flower_internals import ErrorCode
 from hqde_fl.protocol.members import (
     TAGS,
+    add_member_prefix,
+    config_value,
     model_arrays,
 )
 from hqde_fl.protocol.message_roles import message_layouts
 from hqde_fl.protocol.npy import MalformedError
+from hqde_fl.protocol.omitted_entries import ENTRIES, LEAVE_OUT, UNCHANGED, mask_of
 from hqde_fl.protocol.records import from_record
 from hqde_fl.protocol.screening import NUM_EXAMPLES
 from hqde_fl.protocol.secure_messages import (
@@ -41,6 +45,7 @@ from hqde_fl.protocol.secure_messages import (
 from hqde_fl.protocol.secure_state import forget, load, store
 from hqde_fl.protocol.secure_vectors import ClientVector
 from hqde_fl.seeding import Seeds
+from hqde_fl.updates.layout import Layout
 
 
 @final
@@ -136,6 +141,8 @@ class SecureAggregationMod:
         client, masked = client.masked(encrypted, masked_from)
         store(context, client)
         content = RecordDict({name: masked_record(masked), "metrics": MetricRecord()})
+        if config_value(message, LEAVE_OUT, bool) is True:
+            content[ENTRIES] = _frozen_entries(layouts)
         if TAGS in reply.content.config_records:
             content[TAGS] = reply.content.config_records[TAGS]
         return Message(content, reply_to=message)
@@ -155,6 +162,17 @@ class SecureAggregationMod:
                 }
             ),
         )
+
+
+def _frozen_entries(layouts: Mapping[int | None, Layout]) -> ConfigRecord:
+    """Return the record by which a mod further out says that the node holds the frozen entries."""
+    told = ConfigRecord()
+    for member, layout in layouts.items():
+        frozen = {entry.name for entry in layout.entries if entry.role == "frozen"}
+        if frozen and not layout.inferred:
+            mask = {UNCHANGED: mask_of(frozen, layout.names)}
+            told.update(mask if member is None else add_member_prefix(member, mask))
+    return told
 
 
 def unanswered(message: Message, context: Context) -> Message:

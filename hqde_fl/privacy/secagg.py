@@ -18,12 +18,13 @@ import numpy as np
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.privacy.analytic_gaussian import gaussian_epsilon
+from hqde_fl.privacy.secure_sums.client import MAX_CLIENTS, MIN_CLIENTS
 from hqde_fl.privacy.secure_sums.fixed_point import MAX_BITS, FixedPoint
 
-MIN_THRESHOLD = 3
+MIN_THRESHOLD = MIN_CLIENTS
 """Fewest clients of a sum: in the sum of two, each would know the other's update."""
 
-MAX_BUCKET = 128
+MAX_BUCKET = MAX_CLIENTS
 """Largest bucket: the sum of so many numbers of ``MAX_BITS`` bits fits in 32 bits."""
 
 Client = TypeVar("Client", bound=Hashable)

@@ -23,6 +23,7 @@ from hqde_fl.privacy.secure_sums.bucket import Bucket
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.message_size import message_bytes
 from hqde_fl.protocol.npy import MalformedError
+from hqde_fl.protocol.omitted_entries import omitted_entries
 from hqde_fl.protocol.reply_matching import ReplyMatcher
 from hqde_fl.protocol.screening import Accepted, Rejected
 from hqde_fl.protocol.secure_messages import (
@@ -202,12 +203,20 @@ class SecureRound:
             if not isinstance(record, ArrayRecord):
                 raise MalformedError(f"expected one ArrayRecord {self.arrays_key!r}")
             masked = read_masked(record, vector.words, vector.wide, vector.bits)
+            held = {
+                member: omitted_entries(
+                    reply.content,
+                    self._models[member].layout.names,
+                    member if len(self._models) > 1 else None,
+                ).unchanged
+                for member in bucket.members
+            }
         except (MalformedError, SecureAggregationError) as error:
             return Rejected(str(error))
         except Exception as error:  # a client can break only its own reply
             return Rejected(f"malformed ({type(error).__name__}: {printable(str(error), 120)})")
         bucket.sums.masked[number] = masked
-        return dict.fromkeys(bucket.members, Accepted(NO_UPDATE, {}, {}, 1.0, {}))
+        return {m: Accepted(NO_UPDATE, {}, {}, 1.0, {}, held[m]) for m in bucket.members}
 
     def unmask(self, accepted: Iterable[int]) -> list[BucketMean]:
         """Take the masks off and return what each bucket tells.

@@ -44,6 +44,24 @@ def adapted() -> nn.Module:
 frozen_backbone = Task(adapted, examples, held_back)
 
 
+class Tied(nn.Module):
+    """Two layers with one weight, a complex factor for each number, and batch normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(FEATURES, FEATURES), nn.Linear(FEATURES, FEATURES)
+        self.second.weight = self.first.weight
+        self.factor = nn.Parameter(torch.ones(FEATURES, dtype=torch.complex64))
+        self.norm, self.last = nn.BatchNorm1d(FEATURES), nn.Linear(FEATURES, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mixed = self.second(torch.relu(self.first(x))) * self.factor
+        return self.last(self.norm(mixed.real))
+
+
+tied = Task(Tied, examples, held_back)
+
+
 def first_output(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Return the mean squared error of the first output."""
     return nn.functional.mse_loss(outputs[:, 0], targets.float())

@@ -35,7 +35,7 @@ from hqde_fl.privacy.secure_sums.shares import SHARE_BYTES, split
 
 Stage = Literal["advertised", "shared", "masked"]
 
-MIN_CLIENTS = 3
+MIN_CLIENTS, MAX_CLIENTS = 3, 128
 
 
 @final
@@ -134,6 +134,10 @@ class SecureClient:
             raise SecureAggregationError(
                 f"a threshold of {threshold} among {len(peers)} clients is not safe (at least "
                 f"{MIN_CLIENTS}, and more than half)"
+            )
+        if not all(1 <= number <= MAX_CLIENTS for number in peers):
+            raise SecureAggregationError(
+                f"clients of a bucket have numbers in 1..{MAX_CLIENTS}, found {max(peers)}"
             )
         if peers.get(self.number) != self.public_keys:
             raise SecureAggregationError("the server has put other keys in the place of its own")

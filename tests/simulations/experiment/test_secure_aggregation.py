@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.experiment.experiment import Experiment
@@ -80,3 +82,21 @@ def test_drop_outs_virtual_time_ensembles_and_a_downlink(tmp_path: Path) -> None
     assert any("not finite" in (reason or "") for reason in reasons)
     assert sum(line["diagnostics"]["void-buckets"] for line in rounds) < 12
     assert rounds[-1]["server"]["loss"] < run.rounds[0]["server"]["loss"]
+
+
+@pytest.mark.parametrize("name", ["tied", "frozen_backbone"])
+def test_the_roles_of_entries(name: str, tmp_path: Path) -> None:
+    """Models as they come: up to rounding, what is trained without masks."""
+    task = {"task": {"name": f"tests.simulations.odd_tasks:{name}"}}
+    models = []
+    for out, secure in (("secure", {**SECURE, "bits": 24}), ("plain", {})):
+        experiment = Experiment.parse(table(**task, strategy={"secure-aggregation": secure}))
+        run_experiment(experiment, tmp_path / out, engine="inline", report=False)
+        models.append(load_file(tmp_path / out / "model.safetensors"))
+    secure_model, plain = models
+    assert secure_model.keys() == plain.keys()
+    for key, value in plain.items():
+        torch.testing.assert_close(secure_model[key], value, atol=1e-4, rtol=0, msg=key)
+    lines = Run.load(tmp_path / "secure").rounds
+    first, second = (line["bytes-down-by-role"]["frozen"] for line in lines[1:])
+    assert second == 0 or second <= first / 20  # what the nodes hold is not sent again

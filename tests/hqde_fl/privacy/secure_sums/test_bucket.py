@@ -170,6 +170,13 @@ class TestServerThatLies:
         with pytest.raises(SecureAggregationError, match="is not safe"):
             client.share(keys, threshold)
 
+    @pytest.mark.parametrize("number", [0, 129, 10**9])
+    def test_a_number_that_would_need_many_shares(self, number):
+        client = SecureClient.new(SESSION, 1)
+        keys = {**self.keys(), 1: client.public_keys, number: self.keys()[2]}
+        with pytest.raises(SecureAggregationError, match=r"numbers in 1\.\.128"):
+            client.share(keys, THRESHOLD)
+
     def test_other_keys_in_its_name(self):
         with pytest.raises(SecureAggregationError, match="in the place of its own"):
             SecureClient.new(SESSION, 1).share(self.keys(), THRESHOLD)
