@@ -27,6 +27,7 @@ from hqde_fl.simulations.console.interruption import (
 from hqde_fl.simulations.console.option_hints import unknown_option, with_plain_help
 from hqde_fl.simulations.console.top import top
 from hqde_fl.simulations.deploy.commands import app as nodes
+from hqde_fl.simulations.tour.command import tour
 from hqde_fl.simulations.verification.commands import replay, verify
 
 if TYPE_CHECKING:
@@ -379,6 +380,7 @@ def audit(
 app.command()(fetch)
 app.command()(top)
 app.command("attack-search")(attack_search)
+app.command()(tour)
 app.command()(verify)
 app.command()(replay)
 

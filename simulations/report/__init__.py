@@ -122,7 +122,7 @@ def render(comparison: Comparison) -> str:
     }
     if not comparison.axes:
         grids = _grids(begun, RUN_GRID_WIDTH)
-        page = _environment().get_template("run.html.md")
+        page = page_environment().get_template("run.html.md")
         return page.render(
             shared,
             run=first,
@@ -138,14 +138,15 @@ def render(comparison: Comparison) -> str:
     view = sweep_view(comparison)
     grids = _grids(view["shown"], SWEEP_GRID_WIDTH)
     return (
-        _environment()
+        page_environment()
         .get_template("sweep.html.md")
         .render(shared, **view, grids=grids, choice=choice)
     )
 
 
 @functools.cache  # compiling the templates takes longer than filling them
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """Return the templates of all pages, with the filters and functions that they use."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(

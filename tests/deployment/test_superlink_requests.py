@@ -130,6 +130,7 @@ PINS = {
     "read_flower_config": Pin("`--superlink NAME`", ""),
     "recorddict_from_proto": Pin("clients on the inline engine", "recorddict_proto"),
     "recorddict_to_proto": Pin("clients on the inline engine", "recorddict"),
+    "sql_mixin": Pin("how long a SuperLink waits for a locked database", has="SQLITE_PRAGMAS"),
     "set_message_id": Pin("matching replies on the inline and Ray engines", "message key"),
 }
 

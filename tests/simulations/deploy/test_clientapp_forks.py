@@ -148,8 +148,10 @@ def test_more_than_so_many_wait_until_one_ends(ask: Ask, most: int) -> None:
 
 
 def test_one_that_hangs_does_not_keep_others_waiting_for_ever(ask: Ask, most: int) -> None:
-    hanging = [ask("sleep") for _ in range(most)]
-    pids = [pid_of(asked) for asked in hanging]
+    hanging, pids = [], []
+    for _ in range(most):  # one after the other: the first of them is the oldest
+        hanging.append(ask("sleep"))
+        pids.append(pid_of(hanging[-1]))
     assert ask("exit", "0").wait() == 0
     assert hanging[0].wait() == -signal.SIGKILL
     assert all(psutil.pid_exists(pid) for pid in pids[1:])
