@@ -1,4 +1,4 @@
-"""What does not go together with secure aggregation, and why."""
+"""Checks of what does not go together with secure aggregation, with the reasons."""
 
 from __future__ import annotations
 

@@ -23,7 +23,8 @@ NAMES = """
     HQDEStrategy HQDESystem Identity InlineGrid Krum MDA MapReduce Meamed Mean Median MoNNA
     MonitorCallback MultiKrum NNM NoiseSource Participation PerformanceMonitor Poisson QUBO
     Quantized RayGrid Reporting Resources Robust Roles Rotated RoundRecord Rule RunError RunResult
-    SGD Screening SecureAggregation SecureAggregationMod SecureGaussian SeededGaussian Seeds Selection Selector SignGuard Superposition
+    SGD Screening SecureAggregation SecureAggregationMod SecureGaussian SeededGaussian Seeds
+    Selection Selector SignGuard Superposition
     SweepResult Task TopK Training Tree TrimmedMean Uniform UnknownNameError Updates Voting Yogi
     __version__ adaptive_quantum aggregate byzantine_filter create_hqde_system ensemble_app fedadam
     fedavg fedyogi from_record geometric_median hierarchical median packing quantized

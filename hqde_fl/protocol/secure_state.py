@@ -1,4 +1,4 @@
-"""What a client keeps of a secure sum between the server's questions, in its Flower context."""
+"""A client's state between the server's questions about a secure sum, in its Flower context."""
 
 from __future__ import annotations
 

@@ -72,10 +72,9 @@ def voting() -> TourFigure:
 
 def adaptive() -> TourFigure:
     """Choose among the three by the measured uncertainty."""
-    rho = merged(Adaptive()).diagnostics
-    uncertainty = float(next(iter(v for k, v in rho.items() if isinstance(v, float))))
-    names = ", ".join(f"{key} {value}" for key, value in rho.items())
-    return TourFigure(uncertainty, names)
+    found = merged(Adaptive()).diagnostics
+    entropy = float(found["adaptive-entropy"])
+    return TourFigure(entropy, f"entropy {entropy:.2f} of 1: {found['adaptive-choice']}")
 
 
 def coherence() -> TourFigure:

@@ -54,10 +54,8 @@ def merged_members() -> TourFigure:
 
 def quantizer() -> TourFigure:
     """Let clients pack their updates with four to sixteen bits a number."""
-    plain, packed = (
-        run(rounds=4),
-        run(rounds=4, strategy={"rule": "mean", "codec": "adaptive-quantizer"}),
-    )
+    strategy = {"rule": "mean", "codec": "adaptive-quantizer"}
+    plain, packed = run(rounds=4), run(rounds=4, strategy=strategy)
     up = [sum(line["bytes-up"] for line in of.rounds) for of in (plain, packed)]
     ratio = up[0] / up[1]
     difference = accuracy(packed) - accuracy(plain)

@@ -10,7 +10,7 @@ from typing import final
 @final
 @dataclass(frozen=True)
 class TourFigure:
-    """What a stop has measured.
+    """The figure that a stop has measured.
 
     Parameters
     ----------

@@ -82,7 +82,7 @@ class DealtBucket:
 
 @dataclass(frozen=True, eq=False)
 class BucketMean:
-    """What the server learns of a bucket.
+    """The mean of a bucket, which is all that the server learns of it.
 
     Parameters
     ----------

@@ -66,7 +66,7 @@ class PublicKeys:
 @final
 @dataclass(frozen=True)
 class SecureClient:
-    """What a client keeps of a sum until it ends.
+    """The state of a client in a sum until it ends.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ class SecureClient:
 
     @property
     def public_keys(self) -> PublicKeys:
-        """What it advertises."""
+        """The public keys that it advertises."""
         return PublicKeys(public_key(self.cipher_key), public_key(self.masking_key))
 
     def share(
