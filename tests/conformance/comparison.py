@@ -180,8 +180,13 @@ def chain_reason(pair: Pair, case: Case) -> str:
         return ARITHMETIC
     # the stages agree one by one: rounding of the first one's rows decides a tie of the second
     inner = replace(wide, rows=SUBJECTS[first].ours(case) / case.unit)
-    if SUBJECTS[last].is_admitted(inner, result_of(pair.theirs, case), TOLERANCE):
+    theirs = result_of(pair.theirs, case)
+    if SUBJECTS[last].is_admitted(inner, theirs, TOLERANCE):
         return f"{last}: {TIE}"
+    for variant in stages[last].variants:  # that has ties of its own
+        by_variant = replace(SUBJECTS[last], equation=variant.equation, criterion=None)
+        if by_variant.is_admitted(inner, theirs, TOLERANCE):
+            return f"{last}: {variant.reason}"
     return UNEXPLAINED
 
 
