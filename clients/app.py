@@ -18,6 +18,7 @@ from hqde_fl.clients.mods.local_statistics import LocalStatisticsMod
 from hqde_fl.clients.mods.secure_aggregation import SecureAggregationMod, unanswered
 from hqde_fl.clients.task import Task
 from hqde_fl.clients.training import Training
+from hqde_fl.errors import ConfigError
 from hqde_fl.prediction import EnsemblePredictor
 from hqde_fl.privacy.secagg import SecureAggregation
 from hqde_fl.protocol.secure_messages import QUERIES
@@ -91,7 +92,17 @@ def ensemble_app(
         packed outside of all of them.
     secure_aggregation : SecureAggregation, optional
         Return updates under masks alone; the settings must be the server's.
+
+    Raises
+    ------
+    ConfigError
+        If secure aggregation is asked for with control variates.
     """
+    if secure_aggregation is not None and training is not None and training.control_variates:
+        raise ConfigError(
+            "ensemble_app needs Training.control_variates = False with secure aggregation: control "
+            "variates would leave the client without masks"
+        )
     client = EnsembleClient(
         task,
         members=members,

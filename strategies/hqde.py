@@ -422,8 +422,7 @@ class HQDEStrategy(FedAvg):
         if settings.noise_multiplier:
             assert self.state is not None
             check_secure_models(self.state.models, self.settings.aggregation.buffers)
-        key, seeds = self.arrayrecord_key, self.settings.seeds
-        return SecureRound(settings, number, grid, self._deadline, seeds, key)
+        return SecureRound(settings, number, grid, self.settings.seeds, self.arrayrecord_key)
 
     def _current_round(self, number: int) -> Round:
         """Return the round that ``configure_train`` began; raise if it is not this one."""

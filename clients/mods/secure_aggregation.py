@@ -34,6 +34,7 @@ from hqde_fl.protocol.secure_messages import (
     UNMASK,
     answer,
     by_client,
+    commitment_lists,
     keys_record,
     masked_record,
     query_type,
@@ -44,6 +45,7 @@ from hqde_fl.protocol.secure_messages import (
 )
 from hqde_fl.protocol.secure_state import forget, load, store
 from hqde_fl.protocol.secure_vectors import ClientVector
+from hqde_fl.protocol.spent_epsilon import EPSILON
 from hqde_fl.seeding import Seeds
 from hqde_fl.updates.layout import Layout
 
@@ -54,7 +56,8 @@ class SecureAggregationMod:
     """A Flower mod that sends an update only as a part of a sum that no server can take apart.
 
     A training message that does not ask for masks is refused, as is a bucket with a lower threshold
-    than that of the settings. Metrics of the training stay on the client. It belongs outside of all
+    than that of the settings. Metrics of the training stay on the client, but for
+    an epsilon. It belongs outside of all
     mods that change the weights. The keys of a round are kept in ``Context.state`` until it ends.
 
     Parameters
@@ -104,10 +107,10 @@ class SecureAggregationMod:
                 f"is {least}"
             )
         _identity(context).check(peers, client.session)
-        client, encrypted, seed_hash = client.share(peers, threshold)
+        client, encrypted, hashes = client.share(peers, threshold)
         store(context, client)
         lists = with_clients("receivers", "shares", encrypted)
-        return answer(message, ConfigRecord({**lists, "commitment": seed_hash}))
+        return answer(message, ConfigRecord({**lists, **commitment_lists(hashes)}))
 
     def _train(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         """Train, and return the update under masks."""
@@ -140,7 +143,10 @@ class SecureAggregationMod:
         )
         client, masked = client.masked(encrypted, masked_from)
         store(context, client)
-        content = RecordDict({name: masked_record(masked), "metrics": MetricRecord()})
+        metrics = MetricRecord()
+        for value in _values(reply, EPSILON):  # it tells nothing of the data
+            metrics[EPSILON] = value
+        content = RecordDict({name: masked_record(masked), "metrics": metrics})
         if config_value(message, LEAVE_OUT, bool) is True:
             content[ENTRIES] = _frozen_entries(layouts)
         if TAGS in reply.content.config_records:
@@ -206,8 +212,10 @@ def _record(message: Message) -> ConfigRecord:
 
 def _examples(reply: Message) -> int:
     """Return the number of examples that the training reports; 0 if it reports none."""
-    for record in reply.content.metric_records.values():
-        count = record.get(NUM_EXAMPLES)
-        if isinstance(count, int | float) and count == count:  # NaN is not
-            return int(min(max(count, 0), 1e12))
-    return 0
+    return next((int(min(max(count, 0), 1e12)) for count in _values(reply, NUM_EXAMPLES)), 0)
+
+
+def _values(reply: Message, metric: str) -> list[float]:
+    """Return the numbers that a reply has under the name of a metric, but for NaN."""
+    found = (record.get(metric) for record in reply.content.metric_records.values())
+    return [float(value) for value in found if isinstance(value, int | float) and value == value]

@@ -12,6 +12,7 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from threading import TIMEOUT_MAX
 from typing import TypeVar, final
 
 import numpy as np
@@ -54,6 +55,8 @@ class SecureAggregation:
         0, the default: no noise.
     delta : float
         The delta of (epsilon, delta)-differential privacy, in (0, 1).
+    question_deadline : float
+        Seconds to wait for the answers to each of the three questions beside the training, > 0.
     """
 
     bucket: int = 5
@@ -62,6 +65,7 @@ class SecureAggregation:
     clipping_norm: float = 10.0
     noise_multiplier: float = 0.0
     delta: float = 1e-5
+    question_deadline: float = 60.0
 
     def __post_init__(self) -> None:
         if not MIN_THRESHOLD <= self.bucket <= MAX_BUCKET // 2:
@@ -88,6 +92,11 @@ class SecureAggregation:
                 "SecureAggregation.noise_multiplier must be finite and >= 0, "
                 f"found {self.noise_multiplier}"
             )
+        if not 0 < self.question_deadline <= TIMEOUT_MAX:
+            raise ConfigError(
+                f"SecureAggregation.question_deadline must be in (0, {TIMEOUT_MAX:g}], "
+                f"found {self.question_deadline}"
+            )
         if not 0 < self.delta < 1:
             raise ConfigError(f"SecureAggregation.delta must be in (0, 1), found {self.delta}")
 
@@ -103,9 +112,9 @@ class SecureAggregation:
         return FixedPoint(self.bits, self.clipping_norm)
 
     def threshold_of(self, size: int) -> int:
-        """Return the threshold of a bucket of some size."""
+        """Return the threshold of a bucket of some size, never below ``threshold``."""
         spare = self.bucket - self.threshold
-        return max(MIN_THRESHOLD, size // 2 + 1, size - spare)
+        return max(self.threshold, size // 2 + 1, size - spare)
 
     def buckets(self, clients: int) -> int:
         """Return the number of buckets of a cohort; 0 if it is too small for one."""

@@ -35,6 +35,10 @@ NUM_EXAMPLES = "num-examples"
 """The metric with the number of examples that a client claims to have trained on."""
 
 
+NO_UPDATE = torch.empty(0)
+"""Stands for an update that has been dropped, or that the server does not see."""
+
+
 @dataclass(frozen=True)
 class Screening:
     """Limits on the metrics of a reply.

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from hqde_fl.privacy.secure_sums.client import PublicKeys
+from hqde_fl.privacy.secure_sums.client import Commitment, PublicKeys
 from hqde_fl.privacy.secure_sums.ring import RingVector
 from hqde_fl.protocol.npy import MalformedError
 from hqde_fl.protocol.records import plain_array
@@ -103,6 +103,25 @@ def read_keys(record: ConfigRecord) -> dict[int, PublicKeys]:
     lists = ("cipher-keys", "masking-keys", "signers", "signatures")
     columns = [by_client(record, "clients", name, clients) for name in lists]
     return {number: PublicKeys(*(column[number] for column in columns)) for number in clients}
+
+
+def commitment_lists(hashes: Commitment) -> dict[str, bytes | list[int] | list[bytes]]:
+    """Return a commitment as the values that ``read_commitment`` reads."""
+    return {
+        "commitment": hashes.seed,
+        "holders": list(hashes.shares),
+        "seed-hashes": [pair[0] for pair in hashes.shares.values()],
+        "key-hashes": [pair[1] for pair in hashes.shares.values()],
+    }
+
+
+def read_commitment(record: ConfigRecord, holders: Iterable[int]) -> Commitment:
+    """Return the commitment in a record; raise ``MalformedError`` if it is none."""
+    holders = set(holders)
+    seeds = by_client(record, "holders", "seed-hashes", holders)
+    keys = by_client(record, "holders", "key-hashes", holders)
+    pairs = {holder: (seeds[holder], keys[holder]) for holder in seeds}
+    return Commitment(value_of(record, "commitment", bytes), pairs)
 
 
 def masked_record(vector: RingVector) -> ArrayRecord:

@@ -7,7 +7,6 @@ from concurrent.futures import Executor, Future
 from dataclasses import replace
 from logging import INFO, WARNING
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message
 
 from hqde_fl.codec.parallel import alone
@@ -20,7 +19,14 @@ from hqde_fl.protocol.no_data import NO_DATA, has_no_data
 from hqde_fl.protocol.packed_updates import FEEDBACK, NO_RESIDUAL
 from hqde_fl.protocol.reply_block import BlockRow, untouched_row
 from hqde_fl.protocol.reply_matching import ReplyMatcher
-from hqde_fl.protocol.screening import Accepted, Rejected, Screening, screen, screen_evaluation
+from hqde_fl.protocol.screening import (
+    NO_UPDATE,
+    Accepted,
+    Rejected,
+    Screening,
+    screen,
+    screen_evaluation,
+)
 from hqde_fl.protocol.spent_epsilon import reported_epsilon
 from hqde_fl.strategies.clients_model import version_held
 from hqde_fl.strategies.outcomes import MISSING
@@ -32,9 +38,6 @@ from hqde_fl.strategies.round.packed_replies import has_packed_update
 from hqde_fl.strategies.round.round_log import RoundLog
 from hqde_fl.strategies.round.secure_round import SecureRound
 from hqde_fl.strategies.state import ModelState
-
-NO_UPDATE = torch.empty(0)
-"""Stands for an update that has been dropped."""
 
 Screened = Mapping[int, Accepted] | Rejected
 """The update of each member in a reply, or why the reply is rejected."""
@@ -104,7 +107,7 @@ class ScreenedReplies:
     def begin(self, reply: Message, pool: Executor) -> Future[Screened] | None:
         """Begin to screen the content of a packed reply in a thread; None for any other reply."""
         node = self._matcher.source(reply)
-        if node is None or self._controls or self._log.has_reply(node):
+        if node is None or self._controls or self._secure or self._log.has_reply(node):
             return None
         if not has_packed_update(reply) or self._matcher.envelope_error(reply, node):
             return None

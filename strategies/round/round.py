@@ -146,10 +146,10 @@ class Round:
         }
         if self._secure is not None:
             nodes = self._secure.exchange(nodes, self._assignments, self.state.models)
-            self._assignments = {node: self._assignments[node] for node in nodes}
-        content = contents(self.state.models, self._assignments, config, self._tags)
+        addressed = {node: self._assignments[node] for node in nodes}
+        content = contents(self.state.models, addressed, config, self._tags)
         self._work = work
-        controls = control_records(self.state.models, self._assignments, self._tags)
+        controls = control_records(self.state.models, addressed, self._tags)
         kind = MessageType.TRAIN
         self._messages = address(nodes, content, self._keys, number, kind, work, controls)
         if self._secure is not None:
@@ -180,7 +180,7 @@ class Round:
                 for node, reason in self._secure.absent.items():
                     round_log.add_absent(node, self._roster.partition(node), reason)
             self._aggregate(screened, round_log)
-        self._messages = []  # they hold the last model
+        self._messages, self._secure = [], None  # they hold the last model
 
     def _aggregate(self, screened: ScreenedReplies, round_log: RoundLog) -> None:
         """Merge the accepted replies and complete state and record."""
@@ -191,7 +191,7 @@ class Round:
             projections: Mapping[int, Tensor] = {}
             models = [screened.with_held(*pair) for pair in enumerate(self.state.models)]
             seeds = list(map(settings.member_seeds, range(len(models))))
-            merged = means.merge(settings, models, self.number, seeds, round_log)
+            merged = means.merge(settings, models, self.number, seeds, self._secure, round_log)
             means.record(self._secure, round_log)
         elif plan is None:
             changes = self._role_changes(screened, round_log)

@@ -53,11 +53,13 @@ class BucketMeans:
         models: Sequence[ModelState],
         server_round: int,
         seeds: Sequence[Seeds],
+        secure: SecureRound,
         round_log: RoundLog,
     ) -> list[MergedModel]:
         """Return each member merged from the means of its buckets, one row of the rule for each.
 
-        A void bucket with a client that was rejected or failed counts as a rejected client.
+        A void bucket counts as a faulty client if one of its clients was rejected or failed, or has
+        lied; if clients were only late, as a late one.
 
         Parameters
         ----------
@@ -69,8 +71,10 @@ class BucketMeans:
             The round.
         seeds : Sequence[Seeds]
             The seeds of each member.
+        secure : SecureRound
+            Knows who has not answered a question, or wrongly.
         round_log : RoundLog
-            Knows the outcomes of clients.
+            Knows what became of the training of the others.
         """
         merged = []
         for member, model in enumerate(models):
@@ -79,13 +83,7 @@ class BucketMeans:
                 b.place: b.accepted[member] for b in own if b.void is None
             }
             void = [b for b in own if b.void is not None]
-            faulty = sum(
-                any(
-                    outcome_of(round_log.client(node).reason) in (REJECTED, FAILED)
-                    for node in bucket.dealt
-                )
-                for bucket in void
-            )
+            faulty = sum(self._is_faulty(bucket, secure, round_log) for bucket in void)
             cohort = Cohort(
                 tuple(replies),
                 tuple(self._examples(settings, b) for b in own if b.void is None),
@@ -101,6 +99,15 @@ class BucketMeans:
         return merged
 
     @staticmethod
+    def _is_faulty(bucket: BucketMean, secure: SecureRound, round_log: RoundLog) -> bool:
+        """Return True if a void bucket is so because of clients that are more than late."""
+        reasons = []
+        for node in bucket.dealt:
+            own = None if node in secure.absent else round_log.client(node).reason
+            reasons.append(secure.causes.get(node, own))
+        return bucket.is_broken or any(outcome_of(r) in (REJECTED, FAILED) for r in reasons)
+
+    @staticmethod
     def _examples(settings: StrategySettings, bucket: BucketMean) -> float:
         """Return a bucket's number of examples; that of a client, where the server trains, too."""
         reply = next(iter(bucket.accepted.values()))
@@ -113,8 +120,8 @@ class BucketMeans:
             for node in bucket.dealt:
                 round_log.update(node, bucket=bucket.place)
             if bucket.void is not None:
+                void = f"{FAILED}: its bucket is void: {bucket.void}"
                 for node in bucket.nodes:
-                    reason = f"{FAILED}: its bucket is void: {bucket.void}"
-                    round_log.update(node, reason=reason)
+                    round_log.update(node, reason=secure.causes.get(node, void))
         for node, (down, up) in secure.traffic.items():
             round_log.add_traffic(node, down, up)

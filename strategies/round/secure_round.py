@@ -8,24 +8,25 @@ too few are left is void.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from logging import WARNING
 from typing import final
 
-import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from hqde_fl.errors import SecureAggregationError
 from hqde_fl.privacy.secagg import SecureAggregation
 from hqde_fl.privacy.secure_sums.bucket import Bucket
 from hqde_fl.protocol.flower_internals import log
+from hqde_fl.protocol.members import records_of
 from hqde_fl.protocol.message_size import message_bytes
 from hqde_fl.protocol.npy import MalformedError
 from hqde_fl.protocol.omitted_entries import omitted_entries
 from hqde_fl.protocol.reply_matching import ReplyMatcher
-from hqde_fl.protocol.screening import Accepted, Rejected
+from hqde_fl.protocol.screening import NO_UPDATE, Accepted, Rejected
 from hqde_fl.protocol.secure_messages import (
     KEYS,
     SECURE,
@@ -34,21 +35,19 @@ from hqde_fl.protocol.secure_messages import (
     by_client,
     keys_record,
     query,
+    read_commitment,
     read_keys,
     read_masked,
     secure_record,
-    value_of,
     with_clients,
 )
 from hqde_fl.protocol.secure_vectors import ClientVector
+from hqde_fl.protocol.spent_epsilon import EPSILON
 from hqde_fl.seeding import Seeds
 from hqde_fl.strategies.outcomes import FAILED, LATE, REJECTED
 from hqde_fl.strategies.round.error_reasons import last_line
 from hqde_fl.strategies.state import ModelState
 from hqde_fl.terminal_text import printable
-
-NO_UPDATE = torch.empty(0)
-"""Stands for the update that the server does not see."""
 
 
 @dataclass(eq=False)
@@ -98,6 +97,8 @@ class BucketMean:
         Member -> the mean update of these nodes; empty if the bucket is void.
     void : str or None
         Why there is no sum; None if there is one.
+    is_broken : bool
+        True if there is none although enough clients stayed: one of them has lied.
     clipped : int
         The number of updates that were clipped.
     """
@@ -108,6 +109,7 @@ class BucketMean:
     nodes: tuple[int, ...]
     accepted: Mapping[int, Accepted]
     void: str | None = None
+    is_broken: bool = False
     clipped: int = 0
 
 
@@ -124,8 +126,6 @@ class SecureRound:
         The round.
     grid : Grid
         Delivers the questions.
-    deadline : float
-        Seconds to wait for the answers to one of them.
     seeds : Seeds
         The run's seeds; they deal the buckets.
     arrays_key : str
@@ -134,7 +134,10 @@ class SecureRound:
     Attributes
     ----------
     absent : dict[int, str]
-        Node that dropped out before the training -> the reason.
+        Node without a training message -> the reason.
+    causes : dict[int, str]
+        Node that did not answer a question, or answered wrongly -> the reason: those in ``absent``
+        without the others of a void bucket, and those that did not help to take masks off.
     traffic : dict[int, list[int]]
         Node -> bytes of the questions to it, and of its answers.
     """
@@ -142,10 +145,10 @@ class SecureRound:
     settings: SecureAggregation
     number: int
     grid: Grid
-    deadline: float
     seeds: Seeds
     arrays_key: str
     absent: dict[int, str] = field(default_factory=dict)
+    causes: dict[int, str] = field(default_factory=dict)
     traffic: dict[int, list[int]] = field(default_factory=dict)
     _buckets: list[DealtBucket] = field(default_factory=list)
     _places: dict[int, tuple[DealtBucket, int]] = field(default_factory=dict)
@@ -172,7 +175,7 @@ class SecureRound:
         self._deal(nodes, assignments)
         dealt = list(self._places)
         asked = {node: self._names(node) for node in dealt}
-        self.absent |= self._ask(KEYS, asked, self._add_keys)
+        self._ask(KEYS, asked, self._add_keys)
         left = self._left("advertised keys", lambda sums: sums.keys)
         lists = []
         for bucket in self._buckets:
@@ -180,7 +183,7 @@ class SecureRound:
             threshold = {"threshold": bucket.sums.threshold}
             lists.append(ConfigRecord({**keys_record(bucket.sums.keys), **threshold}))
         asked = {node: lists[self._places[node][0].place] for node in left}
-        self.absent |= self._ask(SHARES, asked, self._add_shares)
+        self._ask(SHARES, asked, self._add_shares)
         left = self._left("shared their secrets", lambda sums: sums.shares)
         return [node for node in nodes if node in left]
 
@@ -216,7 +219,8 @@ class SecureRound:
         except Exception as error:  # a client can break only its own reply
             return Rejected(f"malformed ({type(error).__name__}: {printable(str(error), 120)})")
         bucket.sums.masked[number] = masked
-        return {m: Accepted(NO_UPDATE, {}, {}, 1.0, {}, held[m]) for m in bucket.members}
+        spent = _epsilon(reply)
+        return {m: Accepted(NO_UPDATE, {}, {}, 1.0, spent, held[m]) for m in bucket.members}
 
     def unmask(self, accepted: Iterable[int]) -> list[BucketMean]:
         """Take the masks off and return what each bucket tells.
@@ -287,13 +291,13 @@ class SecureRound:
         """Return the nodes that are left after a step, in the buckets that are not void."""
         left = set()
         for bucket in self._buckets:
-            numbers = clients(bucket.sums)
+            numbers = {n for n in clients(bucket.sums) if bucket.node(n) not in self.causes}
             shortage = bucket.sums.shortage(numbers, what)
             for number, node in enumerate(bucket.nodes, start=1):
                 if node in self.absent:
                     continue
                 if number not in numbers:
-                    self.absent[node] = LATE
+                    self.absent[node] = self.causes.get(node, LATE)
                 elif shortage is not None:
                     self.absent[node] = f"{FAILED}: its bucket is void: {shortage}"
                 else:
@@ -305,18 +309,18 @@ class SecureRound:
         action: str,
         records: Mapping[int, ConfigRecord],
         take: Callable[[DealtBucket, int, ConfigRecord], None],
-    ) -> dict[int, str]:
-        """Ask nodes for a step and hand their answers on; return why some are not accepted."""
-        excluded: dict[int, str] = {}
+    ) -> None:
+        """Ask nodes for a step, hand their answers on, and note why some are not accepted."""
         if not records:
-            return excluded
+            return
         messages = [query(node, action, record, self.number) for node, record in records.items()]
         sizes = {id(m.content): message_bytes(m.content) for m in messages}
         for message in messages:
             traffic = self.traffic.setdefault(message.metadata.dst_node_id, [0, 0])
             traffic[0] += sizes[id(message.content)]
         matcher, seen = ReplyMatcher(messages), set[int]()
-        for reply in self.grid.send_and_receive(messages, timeout=self.deadline):
+        timeout = self.settings.question_deadline
+        for reply in self.grid.send_and_receive(messages, timeout=timeout):
             node = matcher.source(reply)
             if node is None:
                 source = reply.metadata.src_node_id
@@ -336,9 +340,10 @@ class SecureRound:
                 reason = self._taken(node, reply, take)
             seen.add(node)
             if reason is not None:
-                excluded[node] = reason
+                self.causes[node] = reason
                 log(WARNING, "round %d: node %d %s", self.number, node, reason)
-        return excluded
+        for node in records.keys() - seen:
+            self.causes[node] = LATE
 
     def _taken(
         self, node: int, reply: Message, take: Callable[[DealtBucket, int, ConfigRecord], None]
@@ -366,7 +371,7 @@ class SecureRound:
     @staticmethod
     def _add_shares(bucket: DealtBucket, number: int, record: ConfigRecord) -> None:
         shares = by_client(record, "receivers", "shares", bucket.sums.keys)
-        bucket.sums.add_shares(number, shares, value_of(record, "commitment", bytes))
+        bucket.sums.add_shares(number, shares, read_commitment(record, bucket.sums.keys))
 
     @staticmethod
     def _add_revealed(bucket: DealtBucket, number: int, record: ConfigRecord) -> None:
@@ -380,16 +385,31 @@ class SecureRound:
         sums, dealt = bucket.sums, tuple(bucket.nodes)
         nodes = tuple(bucket.node(number) for number in sums.masked)
         place, members = bucket.place, bucket.members
+        holders = {holder for shares in sums.seed_shares.values() for holder in shares}
+        shortage = sums.shortage(sums.masked, "sent a masked update")
+        shortage = shortage or sums.shortage(holders, "revealed their shares")
         try:
             total = sums.total()
+            sums.masked = {}  # they may be large
             models = [self._models[member] for member in members]
             mean = bucket.vector.decode(
                 total, len(nodes), [model.others for model in models], self._rotation
             )
         except SecureAggregationError as error:
-            return BucketMean(place, dealt, members, nodes, {}, void=str(error))
+            sums.masked = {}
+            text = shortage or str(error)
+            return BucketMean(place, dealt, members, nodes, {}, text, shortage is None)
         accepted = {
             member: Accepted(delta, others, {}, float(mean.examples), {})
             for member, delta, others in zip(bucket.members, mean.deltas, mean.others, strict=True)
         }
         return BucketMean(place, dealt, members, nodes, accepted, clipped=mean.clipped)
+
+
+def _epsilon(reply: Message) -> dict[str, float]:
+    """Return the epsilon that a reply reports, if it is a finite number."""
+    for record in records_of(reply.content, MetricRecord).values():
+        value = record.get(EPSILON)
+        if isinstance(value, int | float) and math.isfinite(value):
+            return {EPSILON: float(value)}
+    return {}

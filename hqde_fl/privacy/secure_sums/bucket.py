@@ -7,8 +7,16 @@ from dataclasses import dataclass, field
 from typing import final
 
 from hqde_fl.errors import SecureAggregationError
-from hqde_fl.privacy.secure_sums.client import PublicKeys, pair_mask
-from hqde_fl.privacy.secure_sums.keys import commitment, mask, public_key, total
+from hqde_fl.privacy.secure_sums.client import Commitment, PublicKeys, pair_mask
+from hqde_fl.privacy.secure_sums.keys import (
+    agreed_key,
+    commitment,
+    mask,
+    new_key,
+    public_key,
+    share_hash,
+    total,
+)
 from hqde_fl.privacy.secure_sums.ring import RingVector
 from hqde_fl.privacy.secure_sums.shares import recover
 
@@ -33,8 +41,8 @@ class Bucket:
         Number in the bucket -> what the client advertised.
     shares : dict[int, Shares]
         Sender -> receiver -> the encrypted shares.
-    commitments : dict[int, bytes]
-        Sender -> the hash of the seed of its mask.
+    commitments : dict[int, Commitment]
+        Sender -> the hashes of its secrets.
     masked : dict[int, RingVector]
         Client -> its masked vector.
     seed_shares, key_shares : dict[int, dict[int, bytes]]
@@ -45,7 +53,7 @@ class Bucket:
     threshold: int
     keys: dict[int, PublicKeys] = field(default_factory=dict)
     shares: dict[int, Shares] = field(default_factory=dict)
-    commitments: dict[int, bytes] = field(default_factory=dict)
+    commitments: dict[int, Commitment] = field(default_factory=dict)
     masked: dict[int, RingVector] = field(default_factory=dict)
     seed_shares: dict[int, dict[int, bytes]] = field(default_factory=dict)
     key_shares: dict[int, dict[int, bytes]] = field(default_factory=dict)
@@ -56,14 +64,17 @@ class Bucket:
         Raises
         ------
         SecureAggregationError
-            If another client of the bucket has advertised one of them, which would stop all.
+            If another client of the bucket has advertised one of them, or one is no key: all others
+            would stop.
         """
+        for key in (keys.cipher, keys.masking):
+            agreed_key(new_key(), key, "hqde secure aggregation: a key that can be used")
         known = {key for one in self.keys.values() for key in (one.cipher, one.masking)}
         if keys.cipher == keys.masking or {keys.cipher, keys.masking} & known:
             raise SecureAggregationError("a public key that another client of the bucket has")
         self.keys[client] = keys
 
-    def add_shares(self, sender: int, shares: Shares, seed_hash: bytes) -> None:
+    def add_shares(self, sender: int, shares: Shares, hashes: Commitment) -> None:
         """Keep what a client has encrypted for all others that advertised keys.
 
         Raises
@@ -75,7 +86,11 @@ class Bucket:
             raise SecureAggregationError(
                 f"shares for {len(shares)} clients, expected {len(self.keys) - 1}"
             )
-        self.shares[sender], self.commitments[sender] = shares, seed_hash
+        if hashes.shares.keys() != self.keys.keys():
+            raise SecureAggregationError(
+                f"hashes of {len(hashes.shares)} shares, expected {len(self.keys)}"
+            )
+        self.shares[sender], self.commitments[sender] = shares, hashes
 
     def shares_for(self, receiver: int) -> dict[int, bytes]:
         """Return sender -> the shares for a client, of all others that have sent some."""
@@ -84,12 +99,13 @@ class Bucket:
         }
 
     def add_revealed(self, holder: int, seeds: Shares, keys: Shares) -> None:
-        """Keep the shares that a client reveals.
+        """Keep the shares that a client reveals, but for those that its owners have not shared.
 
         Raises
         ------
         SecureAggregationError
-            If they are not those of the seeds of all that stayed and the keys of all that left.
+            If they are not those of the seeds of all that stayed and the keys of all that left, or
+            some have not the hash that their owner has told: these are left out.
         """
         left = self.shares.keys() - self.masked.keys()
         if seeds.keys() != self.masked.keys() or keys.keys() != left:
@@ -97,10 +113,17 @@ class Bucket:
                 f"shares of {len(seeds)} seeds and {len(keys)} keys, expected "
                 f"{len(self.masked)} and {len(left)}"
             )
-        for owner, share in seeds.items():
-            self.seed_shares.setdefault(owner, {})[holder] = share
-        for owner, share in keys.items():
-            self.key_shares.setdefault(owner, {})[holder] = share
+        wrong = []
+        for kept, kind, revealed in ((self.seed_shares, 0, seeds), (self.key_shares, 1, keys)):
+            for owner, share in revealed.items():
+                if share_hash(share) == self.commitments[owner].shares[holder][kind]:
+                    kept.setdefault(owner, {})[holder] = share
+                else:
+                    wrong.append(owner)
+        if wrong:
+            raise SecureAggregationError(
+                f"its share of client {wrong[0]}'s secret is not the one that was shared"
+            )
 
     def shortage(self, clients: Collection[int], what: str) -> str | None:
         """Return that too few clients have done something for a sum; None if they are enough."""
@@ -120,7 +143,7 @@ class Bucket:
             raise SecureAggregationError(reason)
         result = total(list(self.masked.values()))
         for client in self.masked:
-            shares, expected = self.seed_shares.get(client, {}), self.commitments[client]
+            shares, expected = self.seed_shares.get(client, {}), self.commitments[client].seed
             seed = recover(shares, self.threshold, commitment, expected, client)
             result = result - mask(seed, result)
         for left in self.shares.keys() - self.masked.keys():

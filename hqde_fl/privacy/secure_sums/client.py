@@ -29,6 +29,7 @@ from hqde_fl.privacy.secure_sums.keys import (
     new_key,
     new_seed,
     public_key,
+    share_hash,
 )
 from hqde_fl.privacy.secure_sums.ring import RingVector
 from hqde_fl.privacy.secure_sums.shares import SHARE_BYTES, split
@@ -61,6 +62,23 @@ class PublicKeys:
     def __post_init__(self) -> None:
         if len(self.cipher) != KEY_BYTES or len(self.masking) != KEY_BYTES:
             raise SecureAggregationError(f"a public key has {KEY_BYTES} bytes")
+
+
+@final
+@dataclass(frozen=True)
+class Commitment:
+    """Hashes by which the server recognises what is revealed of a client's secrets.
+
+    Parameters
+    ----------
+    seed : bytes
+        That of the seed of its mask; its mask key is recognised by the public one.
+    shares : Mapping[int, tuple[bytes, bytes]]
+        Holder -> those of its shares of the seed and of the mask key.
+    """
+
+    seed: bytes
+    shares: Mapping[int, tuple[bytes, bytes]]
 
 
 @final
@@ -113,7 +131,7 @@ class SecureClient:
 
     def share(
         self, peers: Mapping[int, PublicKeys], threshold: int
-    ) -> tuple[SecureClient, dict[int, bytes], bytes]:
+    ) -> tuple[SecureClient, dict[int, bytes], Commitment]:
         """Return the next state, encrypted shares for the others by number, and a commitment.
 
         Parameters
@@ -135,9 +153,9 @@ class SecureClient:
                 f"a threshold of {threshold} among {len(peers)} clients is not safe (at least "
                 f"{MIN_CLIENTS}, and more than half)"
             )
-        if not all(1 <= number <= MAX_CLIENTS for number in peers):
+        if outside := [number for number in peers if not 1 <= number <= MAX_CLIENTS]:
             raise SecureAggregationError(
-                f"clients of a bucket have numbers in 1..{MAX_CLIENTS}, found {max(peers)}"
+                f"clients of a bucket have numbers in 1..{MAX_CLIENTS}, found {outside[0]}"
             )
         if peers.get(self.number) != self.public_keys:
             raise SecureAggregationError("the server has put other keys in the place of its own")
@@ -162,7 +180,8 @@ class SecureClient:
             peers=dict(peers),
             own_shares=seeds[self.number] + masking[self.number],
         )
-        return state, encrypted, commitment(self.seed)
+        hashes = {other: (share_hash(seeds[other]), share_hash(masking[other])) for other in peers}
+        return state, encrypted, Commitment(commitment(self.seed), hashes)
 
     def check_stays(self, encrypted: Mapping[int, bytes]) -> None:
         """Raise unless a sum with the senders of these shares may go on.

@@ -59,6 +59,13 @@ def commitment(seed: bytes) -> bytes:
     return digest.finalize()
 
 
+def share_hash(share: bytes) -> bytes:
+    """Return the hash by which a share is recognised once it is revealed."""
+    digest = hashes.Hash(hashes.SHA256())
+    digest.update(b"hqde secure aggregation: share" + share)
+    return digest.finalize()
+
+
 def encrypt(key: bytes, text: bytes, purpose: str) -> bytes:
     """Return a text encrypted and authenticated; one key may encrypt one text only."""
     return ChaCha20Poly1305(key).encrypt(bytes(12), text, purpose.encode())

@@ -11,7 +11,7 @@ import pytest
 
 from hqde_fl.errors import SecureAggregationError
 from hqde_fl.privacy.secure_sums.bucket import Bucket
-from hqde_fl.privacy.secure_sums.client import PublicKeys, SecureClient
+from hqde_fl.privacy.secure_sums.client import Commitment, PublicKeys, SecureClient
 from hqde_fl.privacy.secure_sums.keys import new_key, public_key
 from hqde_fl.privacy.secure_sums.ring import RingVector
 
@@ -239,25 +239,61 @@ class TestServerThatLies:
 class TestClientThatLies:
     """What the server bears, and whom it names."""
 
-    def full(self) -> Sum:
+    def revealed(self, forged: dict[int, bytes], liars: tuple[int, ...]) -> Sum:
+        """Return a sum of which client 6 has dropped out, and in which some reveal wrong shares."""
         one = shared_sum()
-        one.mask(range(1, SIZE))  # client 6 drops out
-        one.unmask(range(1, SIZE))
+        one.mask(range(1, SIZE))
+        for holder in range(1, SIZE):
+            seeds, keys = one.clients[holder].unmask(one.bucket.masked)
+            if holder in liars:
+                seeds = {owner: forged.get(owner, share) for owner, share in seeds.items()}
+                keys = {owner: forged.get(owner, share) for owner, share in keys.items()}
+            if holder in liars:
+                with pytest.raises(SecureAggregationError, match="is not the one that was shared"):
+                    one.bucket.add_revealed(holder, seeds, keys)
+            else:
+                one.bucket.add_revealed(holder, seeds, keys)
         return one
 
-    def test_a_wrong_share_is_left_out(self):
-        one = self.full()
-        one.bucket.seed_shares[2][1] = bytes(32)
-        one.bucket.key_shares[6][3] = bytes(32)
-        assert same(one.bucket.total(), plain_sum(range(1, SIZE)))
+    def test_wrong_shares_are_left_out(self):
+        forged = {owner: bytes(32) for owner in range(1, SIZE + 1)}
+        assert same(self.revealed(forged, (1,)).bucket.total(), plain_sum(range(1, SIZE)))
 
     @pytest.mark.parametrize("wrong", [bytes(32), b"", bytes(31)])
     def test_too_many_wrong_shares_void_the_bucket(self, wrong):
-        one = self.full()
-        for holder in (1, 2):
-            one.bucket.seed_shares[3][holder] = wrong
-        with pytest.raises(SecureAggregationError, match="client 3's secret"):
+        one = self.revealed({3: wrong}, (1, 2))
+        with pytest.raises(SecureAggregationError, match="3 shares of client 3's secret, needed"):
             one.bucket.total()
+
+    @pytest.mark.parametrize("owner", [2, 6])
+    def test_who_shares_another_secret_than_its_own(self, owner):
+        one = Sum()
+        one.advertise(range(1, SIZE + 1))
+        other = replace(one.clients[owner], seed=new_key(), masking_key=new_key())
+        honest = one.clients[owner]
+        keys = {**one.bucket.keys, owner: other.public_keys}
+        _, encrypted, hashes = other.share(keys, THRESHOLD)
+        one.share(set(range(1, SIZE + 1)) - {owner})
+        one.clients[owner], _, own = honest.share(one.bucket.keys, THRESHOLD)
+        one.bucket.add_shares(owner, encrypted, replace(hashes, seed=own.seed))
+        one.mask(range(1, SIZE))
+        for holder in set(range(1, SIZE)) - {owner}:
+            one.bucket.add_revealed(holder, *one.clients[holder].unmask(one.bucket.masked))
+        with pytest.raises(SecureAggregationError, match=f"client {owner} has shared another"):
+            one.bucket.total()
+
+    @pytest.mark.parametrize("which", ["cipher", "masking"])
+    def test_a_key_that_is_none(self, which):
+        one = Sum()
+        with pytest.raises(SecureAggregationError, match="none of Curve25519"):
+            one.bucket.add_keys(1, replace(one.clients[1].public_keys, **{which: bytes(32)}))
+
+    def test_hashes_of_too_few_shares(self):
+        one = Sum()
+        one.advertise(range(1, SIZE + 1))
+        _, encrypted, hashes = one.clients[1].share(one.bucket.keys, THRESHOLD)
+        with pytest.raises(SecureAggregationError, match="hashes of 0 shares, expected 6"):
+            one.bucket.add_shares(1, encrypted, replace(hashes, shares={}))
 
     def test_shares_of_others_than_asked(self):
         one = shared_sum()
@@ -279,7 +315,7 @@ class TestClientThatLies:
         one = Sum()
         one.advertise(range(1, SIZE + 1))
         with pytest.raises(SecureAggregationError, match="shares for 1 clients, expected 5"):
-            one.bucket.add_shares(1, {2: b""}, b"")
+            one.bucket.add_shares(1, {2: b""}, Commitment(b"", {}))
 
 
 @pytest.mark.parametrize("bits", [1, 8, 11, 16, 17, 19, 27, 32])
