@@ -13,7 +13,8 @@ from hqde_fl.strategies.outcomes import FAILED, REJECTED, outcome_of
 from hqde_fl.strategies.round import aggregation
 from hqde_fl.strategies.round.aggregation import MergedModel
 from hqde_fl.strategies.round.round_log import RoundLog
-from hqde_fl.strategies.round.secure_round import BucketMean, SecureRound
+from hqde_fl.strategies.round.secure_buckets import BucketMean
+from hqde_fl.strategies.round.secure_round import SecureRound
 from hqde_fl.strategies.settings import StrategySettings
 from hqde_fl.strategies.state import ModelState
 
@@ -104,7 +105,7 @@ class BucketMeans:
         reasons = []
         for node in bucket.dealt:
             own = None if node in secure.absent else round_log.client(node).reason
-            reasons.append(secure.causes.get(node, own))
+            reasons.append(secure.questions.causes.get(node, own))
         return bucket.is_broken or any(outcome_of(r) in (REJECTED, FAILED) for r in reasons)
 
     @staticmethod
@@ -122,6 +123,6 @@ class BucketMeans:
             if bucket.void is not None:
                 void = f"{FAILED}: its bucket is void: {bucket.void}"
                 for node in bucket.nodes:
-                    round_log.update(node, reason=secure.causes.get(node, void))
-        for node, (down, up) in secure.traffic.items():
+                    round_log.update(node, reason=secure.questions.causes.get(node, void))
+        for node, (down, up) in secure.questions.traffic.items():
             round_log.add_traffic(node, down, up)

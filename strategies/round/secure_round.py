@@ -22,10 +22,8 @@ from hqde_fl.privacy.secagg import SecureAggregation
 from hqde_fl.privacy.secure_sums.bucket import Bucket
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.members import records_of
-from hqde_fl.protocol.message_size import message_bytes
 from hqde_fl.protocol.npy import MalformedError
 from hqde_fl.protocol.omitted_entries import omitted_entries
-from hqde_fl.protocol.reply_matching import ReplyMatcher
 from hqde_fl.protocol.screening import NO_UPDATE, Accepted, Rejected
 from hqde_fl.protocol.secure_messages import (
     KEYS,
@@ -34,83 +32,19 @@ from hqde_fl.protocol.secure_messages import (
     UNMASK,
     by_client,
     keys_record,
-    query,
     read_commitment,
     read_keys,
     read_masked,
-    secure_record,
     with_clients,
 )
 from hqde_fl.protocol.secure_vectors import ClientVector
 from hqde_fl.protocol.spent_epsilon import EPSILON
 from hqde_fl.seeding import Seeds
-from hqde_fl.strategies.outcomes import FAILED, LATE, REJECTED
-from hqde_fl.strategies.round.error_reasons import last_line
+from hqde_fl.strategies.outcomes import FAILED, LATE
+from hqde_fl.strategies.round.secure_buckets import BucketMean, DealtBucket
+from hqde_fl.strategies.round.secure_questions import SecureQuestions
 from hqde_fl.strategies.state import ModelState
 from hqde_fl.terminal_text import printable
-
-
-@dataclass(eq=False)
-class DealtBucket:
-    """A bucket of a round.
-
-    Parameters
-    ----------
-    place : int
-        Its number among the round's buckets, from 0.
-    nodes : Sequence[int]
-        The nodes that were dealt into it; a client's number in it is its place here, from 1.
-    members : tuple[int, ...]
-        The members of the ensemble that they train.
-    sums : Bucket
-        What the server knows of the sum.
-    vector : ClientVector
-        The form of the clients' vectors.
-    """
-
-    place: int
-    nodes: Sequence[int]
-    members: tuple[int, ...]
-    sums: Bucket
-    vector: ClientVector
-
-    def node(self, number: int) -> int:
-        """Return the node of a client's number."""
-        return self.nodes[number - 1]
-
-
-@dataclass(frozen=True, eq=False)
-class BucketMean:
-    """The mean of a bucket, which is all that the server learns of it.
-
-    Parameters
-    ----------
-    place : int
-        Its number among the round's buckets.
-    dealt : tuple[int, ...]
-        The nodes that were dealt into it.
-    members : tuple[int, ...]
-        The members of the ensemble that they train.
-    nodes : tuple[int, ...]
-        The nodes in the sum; of a void bucket those whose masked update the server has.
-    accepted : Mapping[int, Accepted]
-        Member -> the mean update of these nodes; empty if the bucket is void.
-    void : str or None
-        Why there is no sum; None if there is one.
-    is_broken : bool
-        True if there is none although enough clients stayed: one of them has lied.
-    clipped : int
-        The number of updates that were clipped.
-    """
-
-    place: int
-    dealt: tuple[int, ...]
-    members: tuple[int, ...]
-    nodes: tuple[int, ...]
-    accepted: Mapping[int, Accepted]
-    void: str | None = None
-    is_broken: bool = False
-    clipped: int = 0
 
 
 @final
@@ -135,11 +69,8 @@ class SecureRound:
     ----------
     absent : dict[int, str]
         Node without a training message -> the reason.
-    causes : dict[int, str]
-        Node that did not answer a question, or answered wrongly -> the reason: those in ``absent``
-        without the others of a void bucket, and those that did not help to take masks off.
-    traffic : dict[int, list[int]]
-        Node -> bytes of the questions to it, and of its answers.
+    questions : SecureQuestions
+        Knows who has dropped out and why, without the others of a void bucket.
     """
 
     settings: SecureAggregation
@@ -148,11 +79,13 @@ class SecureRound:
     seeds: Seeds
     arrays_key: str
     absent: dict[int, str] = field(default_factory=dict)
-    causes: dict[int, str] = field(default_factory=dict)
-    traffic: dict[int, list[int]] = field(default_factory=dict)
     _buckets: list[DealtBucket] = field(default_factory=list)
     _places: dict[int, tuple[DealtBucket, int]] = field(default_factory=dict)
     _models: Sequence[ModelState] = ()
+
+    def __post_init__(self) -> None:
+        deadline = self.settings.question_deadline
+        self.questions = SecureQuestions(self.number, self.grid, deadline)
 
     def exchange(
         self,
@@ -175,7 +108,7 @@ class SecureRound:
         self._deal(nodes, assignments)
         dealt = list(self._places)
         asked = {node: self._names(node) for node in dealt}
-        self._ask(KEYS, asked, self._add_keys)
+        self.questions.ask(KEYS, asked, self._add_keys)
         left = self._left("advertised keys", lambda sums: sums.keys)
         lists = []
         for bucket in self._buckets:
@@ -183,7 +116,7 @@ class SecureRound:
             threshold = {"threshold": bucket.sums.threshold}
             lists.append(ConfigRecord({**keys_record(bucket.sums.keys), **threshold}))
         asked = {node: lists[self._places[node][0].place] for node in left}
-        self._ask(SHARES, asked, self._add_shares)
+        self.questions.ask(SHARES, asked, self._add_shares)
         left = self._left("shared their secrets", lambda sums: sums.shares)
         return [node for node in nodes if node in left]
 
@@ -239,7 +172,7 @@ class SecureRound:
             if len(bucket.sums.masked) >= bucket.sums.threshold:
                 record = ConfigRecord({"stayed": sorted(bucket.sums.masked)})
                 asked |= {bucket.node(number): record for number in bucket.sums.masked}
-        self._ask(UNMASK, asked, self._add_revealed)
+        self.questions.ask(UNMASK, asked, self._add_revealed)
         means = [self._mean(bucket) for bucket in self._buckets]
         for mean in means:
             if mean.void:
@@ -291,90 +224,34 @@ class SecureRound:
         """Return the nodes that are left after a step, in the buckets that are not void."""
         left = set()
         for bucket in self._buckets:
-            numbers = {n for n in clients(bucket.sums) if bucket.node(n) not in self.causes}
+            causes = self.questions.causes
+            numbers = {n for n in clients(bucket.sums) if bucket.node(n) not in causes}
             shortage = bucket.sums.shortage(numbers, what)
             for number, node in enumerate(bucket.nodes, start=1):
                 if node in self.absent:
                     continue
                 if number not in numbers:
-                    self.absent[node] = self.causes.get(node, LATE)
+                    self.absent[node] = causes.get(node, LATE)
                 elif shortage is not None:
                     self.absent[node] = f"{FAILED}: its bucket is void: {shortage}"
                 else:
                     left.add(node)
         return left
 
-    def _ask(
-        self,
-        action: str,
-        records: Mapping[int, ConfigRecord],
-        take: Callable[[DealtBucket, int, ConfigRecord], None],
-    ) -> None:
-        """Ask nodes for a step, hand their answers on, and note why some are not accepted."""
-        if not records:
-            return
-        messages = [query(node, action, record, self.number) for node, record in records.items()]
-        sizes = {id(m.content): message_bytes(m.content) for m in messages}
-        for message in messages:
-            traffic = self.traffic.setdefault(message.metadata.dst_node_id, [0, 0])
-            traffic[0] += sizes[id(message.content)]
-        matcher, seen = ReplyMatcher(messages), set[int]()
-        timeout = self.settings.question_deadline
-        for reply in self.grid.send_and_receive(messages, timeout=timeout):
-            node = matcher.source(reply)
-            if node is None:
-                source = reply.metadata.src_node_id
-                log(WARNING, "dropped a reply signed by node %d to a message never sent", source)
-                continue
-            reason = None
-            if node in seen:
-                reason = f"{REJECTED}: duplicate reply"
-            elif reply.has_error():
-                reason = f"{FAILED}: {last_line(reply.error.reason)}"
-            elif not reply.has_content():
-                reason = f"{REJECTED}: neither a content nor an error"
-            elif error := matcher.envelope_error(reply, node):
-                reason = f"{REJECTED}: {error}"
-            else:
-                self.traffic[node][1] += message_bytes(reply.content)
-                reason = self._taken(node, reply, take)
-            seen.add(node)
-            if reason is not None:
-                self.causes[node] = reason
-                log(WARNING, "round %d: node %d %s", self.number, node, reason)
-        for node in records.keys() - seen:
-            self.causes[node] = LATE
-
-    def _taken(
-        self, node: int, reply: Message, take: Callable[[DealtBucket, int, ConfigRecord], None]
-    ) -> str | None:
-        """Hand an answer on; return why it is not accepted, or None."""
-        try:
-            record = secure_record(reply.content)
-            if record is None:
-                raise MalformedError("secure aggregation: no record")
-            take(*self._places[node], record)
-        except (MalformedError, SecureAggregationError) as error:
-            return f"{REJECTED}: {error}"
-        except Exception as error:  # a client can break only its own reply
-            text = printable(str(error), 120)
-            return f"{REJECTED}: malformed answer ({type(error).__name__}: {text})"
-        return None
-
-    @staticmethod
-    def _add_keys(bucket: DealtBucket, number: int, record: ConfigRecord) -> None:
+    def _add_keys(self, node: int, record: ConfigRecord) -> None:
+        bucket, number = self._places[node]
         keys = read_keys(record)
         if keys.keys() != {number}:
             raise MalformedError("secure aggregation: keys of another client")
         bucket.sums.add_keys(number, keys[number])
 
-    @staticmethod
-    def _add_shares(bucket: DealtBucket, number: int, record: ConfigRecord) -> None:
+    def _add_shares(self, node: int, record: ConfigRecord) -> None:
+        bucket, number = self._places[node]
         shares = by_client(record, "receivers", "shares", bucket.sums.keys)
         bucket.sums.add_shares(number, shares, read_commitment(record, bucket.sums.keys))
 
-    @staticmethod
-    def _add_revealed(bucket: DealtBucket, number: int, record: ConfigRecord) -> None:
+    def _add_revealed(self, node: int, record: ConfigRecord) -> None:
+        bucket, number = self._places[node]
         known = bucket.sums.shares
         seeds = by_client(record, "stayed", "seed-shares", known)
         keys = by_client(record, "left", "key-shares", known)
