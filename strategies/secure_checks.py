@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from hqde_fl.errors import ConfigError
-from hqde_fl.rules import Aggregator, Chain, Rule
+from hqde_fl.rules import Aggregator, ByzantineFilter, Chain, Robust, Rule
 from hqde_fl.selection import Selector
 from hqde_fl.strategies.state import ModelState
 
@@ -15,6 +15,13 @@ _REASONS = {
     "codec": "packed updates cannot be added up: SecureAggregation.bits says how many bits a "
     "number has",
 }
+
+
+_WITHOUT_MEMORY: Mapping[type | None, str] = {
+    Robust: " (Robust with directions=False)",
+    ByzantineFilter: " (ByzantineFilter with detectors other than 'directions')",
+}
+"""Rule -> how it remembers none."""
 
 
 def check_secure_aggregation(
@@ -32,10 +39,11 @@ def check_secure_aggregation(
         Name of a setting -> a true value if it is set.
     """
     wanted = "secure aggregation needs"
-    if _remembers(rule) or "history" in rule.needs:
+    if (found := _remembering(rule)) is not None or "history" in rule.needs:
+        hint = _WITHOUT_MEMORY.get(type(found), "")
         raise ConfigError(
-            f"{wanted} a rule that remembers no clients, as buckets are dealt anew in each round, "
-            f"found {rule}"
+            f"{wanted} a rule that remembers no clients, as buckets are dealt anew in each round"
+            f"{hint}, found {rule}"
         )
     if rule.confidence_from is not None:
         raise ConfigError(
@@ -54,10 +62,10 @@ def check_secure_aggregation(
             )
 
 
-def _remembers(rule: Aggregator) -> bool:
-    """Return True if a rule, or one of a chain, remembers clients."""
+def _remembering(rule: Aggregator) -> Rule | None:
+    """Return the rule, or that of a chain, that remembers clients; None if none does."""
     steps = rule.steps if isinstance(rule, Chain) else (rule,)
-    return any(isinstance(step, Rule) and step.remembers for step in steps)
+    return next((step for step in steps if isinstance(step, Rule) and step.remembers), None)
 
 
 def check_secure_noise(members: int, fraction_evaluate: float) -> None:

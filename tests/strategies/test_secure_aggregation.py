@@ -43,7 +43,7 @@ from hqde_fl.protocol.secure_messages import (
 )
 from hqde_fl.protocol.secure_state import KEPT
 from hqde_fl.protocol.wrapped_grid import WrappedGrid
-from hqde_fl.rules import FoolsGold, Krum, Mean, Median, Robust, TrimmedMean
+from hqde_fl.rules import ByzantineFilter, FoolsGold, Krum, Mean, Median, Robust, TrimmedMean
 from hqde_fl.seeding import Seeds
 from hqde_fl.selection import Ensemble, Oort, Uniform
 from hqde_fl.simulations.deploy.authority import make_node_key
@@ -727,7 +727,8 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("aggregation", "other", "text"),
         [
-            ({"rule": Robust()}, {}, "remembers no clients"),
+            ({"rule": Robust()}, {}, "remembers no clients.*Robust with directions=False"),
+            ({"rule": ByzantineFilter()}, {}, "remembers no clients.*detectors other than"),
             ({"rule": FoolsGold()}, {}, "remembers no clients"),
             ({"control_variates": True}, {}, "control variates would reach the server"),
             (
