@@ -11,12 +11,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
+from tests.conformance import equations
 from tests.conformance.cases import Case
 from tests.conformance.peers import Pair, installed_pairs
 from tests.conformance.subjects import SUBJECTS, Function, Subject
 
 TOLERANCE = 1e-5
 """Largest difference, in units of the largest magnitude of the rows, that counts as agreement."""
+
+CONVERGENCE = 1e-3
+"""Largest difference that steps towards an eigenvector may leave, of which a peer takes many."""
 
 TIE = "both are results that the paper admits: a tie"
 ARITHMETIC = (
@@ -25,6 +29,7 @@ ARITHMETIC = (
 NOTHING = "raises or returns nothing"
 NOT_A_NUMBER = "divides zero by zero where rows coincide, and goes on with NaN"
 ENDLESS = "does not end (stopped after a fifth of a second of its own)"
+EQUALLY_FAR = "rows that are equally far: rounding leaves one of them some weight"
 SECONDS = 0.2
 UNEXPLAINED = "unexplained"
 OURS = "ours departs from the paper"
@@ -147,10 +152,12 @@ def reason_for(
             return pair.repaired.reason
         for variant in pair.variants:
             by_variant = replace(subject, equation=variant.equation, criterion=None)
-            if by_variant.is_admitted(wide, repaired, TOLERANCE):
+            if by_variant.is_admitted(wide, repaired, CONVERGENCE):
                 return f"{pair.repaired.reason}, and {variant.reason}"
     if again is None:
         return NOTHING
+    if pair.subject == "caf" and equations.caf_has_ties(wide):
+        return EQUALLY_FAR
     return NOT_A_NUMBER if meets_nan(pair.theirs, wide) else UNEXPLAINED
 
 

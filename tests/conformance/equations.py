@@ -199,6 +199,26 @@ def caf(case: Case, *, over_all: bool = False) -> np.ndarray:
     return best
 
 
+def caf_has_ties(case: Case) -> bool:
+    """Return True if two rows are equally far in one of the first steps of CAF."""
+    rows, n, f = case.rows, len(case.rows), case.f
+    weights = np.ones(n)
+    for _ in range(100):
+        if weights.sum() <= n - 2 * f + 1e-12:
+            return False
+        centred = rows - weights @ rows / weights.sum()
+        covariance = (weights[:, None] * centred).T @ centred / weights.sum()
+        along = (centred @ np.linalg.eigh(covariance)[1][:, -1]) ** 2
+        furthest = along[weights > 0].max()
+        if furthest <= 1e-28:
+            return False
+        if (along[weights > 0] > furthest * (1 - 1e-9)).sum() > 1:
+            return True
+        kept = 1 - along / furthest
+        weights = np.where(kept > 1e-12, weights * kept, 0.0)
+    return False
+
+
 def alie(case: Case, correction: int = 0, sign: float = -1.0) -> np.ndarray:
     rows = case.rows
     deviation = rows.std(axis=0, ddof=correction)
