@@ -51,7 +51,7 @@ from hqde_fl.strategies.settings import Aggregation, Participation, Reporting
 
 CLIENTS, ATTACKERS = 100, 20
 SCALE = 4.0
-"""How many times longer the attackers' update is, with the opposite sign."""
+"""Length of the attackers' update, which has the opposite sign, over that of an honest one."""
 
 RULES: Mapping[str, dict[str, Any]] = {
     "mean": {"name": "mean"},

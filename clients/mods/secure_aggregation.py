@@ -56,9 +56,9 @@ class SecureAggregationMod:
     """A Flower mod that sends an update only as a part of a sum that no server can take apart.
 
     A training message that does not ask for masks is refused, as is a bucket with a lower threshold
-    than that of the settings. Metrics of the training stay on the client, but for
-    an epsilon. It belongs outside of all
-    mods that change the weights. The keys of a round are kept in ``Context.state`` until it ends.
+    than that of the settings. Metrics of the training stay on the client, but for an epsilon. It
+    belongs outside of all mods that change the weights. The keys of a round are kept in
+    ``Context.state`` until it ends.
 
     Parameters
     ----------
@@ -217,5 +217,5 @@ def _examples(reply: Message) -> int:
 
 def _values(reply: Message, metric: str) -> list[float]:
     """Return the numbers that a reply has under the name of a metric, but for NaN."""
-    found = (record.get(metric) for record in reply.content.metric_records.values())
-    return [float(value) for value in found if isinstance(value, int | float) and value == value]
+    values = (record.get(metric) for record in reply.content.metric_records.values())
+    return [float(value) for value in values if isinstance(value, int | float) and value == value]

@@ -68,7 +68,7 @@ _LAZY = {
     "NodeAuthHttpInterceptor": "flwr.supernode.node_auth_http_interceptor",
     "RuntimeVersionHttpInterceptor": "flwr.supercore.interceptors.http.runtime_version",
     "flower_superlink": "flwr.superlink.cli",
-    "sql_mixin": "flwr.supercore",
+    "sql_mixin": "flwr.supercore.sql_mixin",
     "flower_supernode": "flwr.supernode.cli",
     "flwr_clientapp": "flwr.supernode.cli",
     "public_key_to_bytes": "flwr.supercore.primitives.asymmetric",
@@ -120,11 +120,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        home = _LAZY[name]
-        if name == "sql_mixin":  # a module, whose own name is changed
-            value: Any = import_module(f"{home}.{name}")
-        else:
-            value = getattr(import_module(home), name)
+        module: Any = import_module(home := _LAZY[name])
+        value = module if home.endswith(f".{name}") else getattr(module, name)
         globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

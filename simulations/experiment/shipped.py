@@ -11,7 +11,7 @@ FOLDERS = tuple(
     folder / "experiments"
     for folder in (Path(hqde_fl.__file__).parent, Path(hqde_fl.__file__).parent.parent)
 )
-"""Where they are: in the package, where a wheel has put them, or beside it, in a checkout."""
+"""Their folders: in the package, where a wheel has put them, or beside it, in a checkout."""
 
 
 def shipped_experiments() -> dict[str, Path]:

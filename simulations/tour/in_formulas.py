@@ -72,9 +72,9 @@ def voting() -> TourFigure:
 
 def adaptive() -> TourFigure:
     """Choose among the three by the measured uncertainty."""
-    found = merged(Adaptive()).diagnostics
-    entropy = float(found["adaptive-entropy"])
-    return TourFigure(entropy, f"entropy {entropy:.2f} of 1: {found['adaptive-choice']}")
+    numbers = merged(Adaptive()).diagnostics
+    entropy = float(numbers["adaptive-entropy"])
+    return TourFigure(entropy, f"entropy {entropy:.2f} of 1: {numbers['adaptive-choice']}")
 
 
 def coherence() -> TourFigure:
@@ -104,9 +104,11 @@ def qubo() -> TourFigure:
     rng = SEEDS.numpy("tour", "qubo")
     gains, pairs = rng.random(CLIENTS), rng.random((CLIENTS, CLIENTS))
     problem = SubsetProblem(gains, (pairs + pairs.T) / 2, 4)
-    found = problem.value(SwapAnnealing().solve(problem, rng))
+    reached = problem.value(SwapAnnealing().solve(problem, rng))
     best = max(problem.value(list(chosen)) for chosen in combinations(range(CLIENTS), 4))
-    return TourFigure(found / best, f"annealing reaches {found / best:.3f} of the best of 210 sets")
+    return TourFigure(
+        reached / best, f"annealing reaches {reached / best:.3f} of the best of 210 sets"
+    )
 
 
 def tree() -> TourFigure:

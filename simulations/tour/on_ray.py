@@ -6,7 +6,6 @@ from functools import cache
 from uuid import uuid4
 
 import torch
-from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from hqde_fl.distributed.mapreduce import MapReduce
@@ -15,29 +14,11 @@ from hqde_fl.rules import Cohort, GeometricMedian, aggregate
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.engines.ray.lease import RayLease
 from hqde_fl.simulations.system.create_system import create_hqde_system
+from hqde_fl.simulations.tasks.models import mlp
 from hqde_fl.simulations.tour.stop import TourFigure, TourStop
 from hqde_fl.updates import Updates
 
 SEEDS = Seeds(0)
-
-
-class Perceptron(nn.Module):
-    """A network for 8 x 8 images of digits.
-
-    Parameters
-    ----------
-    hidden : int
-        Number of hidden units.
-    """
-
-    def __init__(self, hidden: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return class scores (n, 10) of images (n, 64)."""
-        scores: Tensor = self.layers(images)
-        return scores
 
 
 @cache
@@ -57,7 +38,11 @@ def system() -> TourFigure:
     train, test = digits()
     loader = DataLoader(train, batch_size=64, shuffle=True, generator=SEEDS.torch("tour", "loader"))
     with create_hqde_system(
-        Perceptron, {"hidden": 64}, num_workers=4, engine="ray", show_progress=False
+        mlp,
+        {"inputs": 64, "hidden": 64, "classes": 10},
+        num_workers=4,
+        engine="ray",
+        show_progress=False,
     ) as made:
         made.train(loader, num_epochs=4)
         accuracy = made.evaluate(DataLoader(test, batch_size=200))["accuracy"]

@@ -68,35 +68,32 @@ class RoundLog:
         totals = {key: sum(size.values()) for key, size in sizes.items()}
         # the fields of the clients' records, which change several times in a round
         self._clients: dict[int, dict[str, Any]] = {
-            (node := message.metadata.dst_node_id): {
-                "round": server_round,
-                "node": node,
-                "partition": roster.partition(node),
-                "kept": False,
-                "influence": 0.0,
-                "reason": LATE,
-                "bytes_down": totals[id(message.content)],
-                "bytes_up": 0,
-                "seconds": None,
-                "members": assignments.get(node, ()),
-            }
+            (node := message.metadata.dst_node_id): self._first_fields(
+                node, roster.partition(node), LATE, totals[id(message.content)]
+            )
             for message in messages
         }
 
-    def add_absent(self, node: int, partition: int | None, reason: str) -> None:
-        """Add a client that was asked to take part, but got no training message."""
-        self._clients[node] = {
+    def _first_fields(
+        self, node: int, partition: int | None, reason: str, bytes_down: int
+    ) -> dict[str, Any]:
+        """Return the fields of a client's record before anything is known of its reply."""
+        return {
             "round": self.round,
             "node": node,
             "partition": partition,
             "kept": False,
             "influence": 0.0,
             "reason": reason,
-            "bytes_down": 0,
+            "bytes_down": bytes_down,
             "bytes_up": 0,
             "seconds": None,
             "members": self._assignments.get(node, ()),
         }
+
+    def add_absent(self, node: int, partition: int | None, reason: str) -> None:
+        """Add a client that was asked to take part, but got no training message."""
+        self._clients[node] = self._first_fields(node, partition, reason, 0)
 
     def add_traffic(self, node: int, down: int, up: int) -> None:
         """Count bytes of other messages to a client, and of its answers."""

@@ -476,7 +476,7 @@ def start_arrays() -> ArrayRecord:
 
 
 class TestHostileServers:
-    """What a client answers only with an error."""
+    """Questions that a client answers only with an error."""
 
     def test_a_plain_training_message(self):
         assert "without masks" in Server().reason("train", None, start_arrays())

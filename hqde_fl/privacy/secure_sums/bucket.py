@@ -10,11 +10,10 @@ from hqde_fl.errors import SecureAggregationError
 from hqde_fl.privacy.secure_sums.client import Commitment, PublicKeys, pair_mask
 from hqde_fl.privacy.secure_sums.keys import (
     agreed_key,
-    commitment,
     mask,
     new_key,
     public_key,
-    share_hash,
+    secret_hash,
     total,
 )
 from hqde_fl.privacy.secure_sums.ring import RingVector
@@ -116,7 +115,7 @@ class Bucket:
         wrong = []
         for kept, kind, revealed in ((self.seed_shares, 0, seeds), (self.key_shares, 1, keys)):
             for owner, share in revealed.items():
-                if share_hash(share) == self.commitments[owner].shares[holder][kind]:
+                if secret_hash(share) == self.commitments[owner].shares[holder][kind]:
                     kept.setdefault(owner, {})[holder] = share
                 else:
                     wrong.append(owner)
@@ -144,7 +143,7 @@ class Bucket:
         result = total(list(self.masked.values()))
         for client in self.masked:
             shares, expected = self.seed_shares.get(client, {}), self.commitments[client].seed
-            seed = recover(shares, self.threshold, commitment, expected, client)
+            seed = recover(shares, self.threshold, secret_hash, expected, client)
             result = result - mask(seed, result)
         for left in self.shares.keys() - self.masked.keys():
             shares, expected = self.key_shares.get(left, {}), self.keys[left].masking

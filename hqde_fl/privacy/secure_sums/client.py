@@ -22,14 +22,13 @@ from hqde_fl.errors import SecureAggregationError
 from hqde_fl.privacy.secure_sums.keys import (
     KEY_BYTES,
     agreed_key,
-    commitment,
     decrypt,
     encrypt,
     mask,
     new_key,
     new_seed,
     public_key,
-    share_hash,
+    secret_hash,
 )
 from hqde_fl.privacy.secure_sums.ring import RingVector
 from hqde_fl.privacy.secure_sums.shares import SHARE_BYTES, split
@@ -180,8 +179,10 @@ class SecureClient:
             peers=dict(peers),
             own_shares=seeds[self.number] + masking[self.number],
         )
-        hashes = {other: (share_hash(seeds[other]), share_hash(masking[other])) for other in peers}
-        return state, encrypted, Commitment(commitment(self.seed), hashes)
+        hashes = {
+            other: (secret_hash(seeds[other]), secret_hash(masking[other])) for other in peers
+        }
+        return state, encrypted, Commitment(secret_hash(self.seed), hashes)
 
     def check_stays(self, encrypted: Mapping[int, bytes]) -> None:
         """Raise unless a sum with the senders of these shares may go on.

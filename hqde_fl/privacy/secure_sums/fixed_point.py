@@ -108,11 +108,8 @@ def rotate(vector: Floats, seed: int, *, back: bool = False) -> Floats:
     if size == 0:
         return vector.copy()
     length = _power_of_two(size)
-    signs = (
-        Seeds(seed).numpy("secure aggregation: rotation").integers(0, 2, (2, size), dtype=np.int8)
-        * 2.0
-        - 1.0
-    )
+    rng = Seeds(seed).numpy("secure aggregation: rotation")
+    signs = rng.integers(0, 2, (2, size), dtype=np.int8) * 2.0 - 1.0
     parts = [slice(0, length), slice(size - length, size)]
     rotated = vector.astype(np.float64)
     for turn in (1, 0) if back else (0, 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 
@@ -52,18 +53,9 @@ def agreed_key(private: bytes, public: bytes, purpose: str) -> bytes:
     return derivation.derive(shared)
 
 
-def commitment(seed: bytes) -> bytes:
-    """Return the hash by which a seed is recognised once it is revealed."""
-    digest = hashes.Hash(hashes.SHA256())
-    digest.update(b"hqde secure aggregation: seed of a mask" + seed)
-    return digest.finalize()
-
-
-def share_hash(share: bytes) -> bytes:
-    """Return the hash by which a share is recognised once it is revealed."""
-    digest = hashes.Hash(hashes.SHA256())
-    digest.update(b"hqde secure aggregation: share" + share)
-    return digest.finalize()
+def secret_hash(secret: bytes) -> bytes:
+    """Return the hash by which a seed or a share is recognised once it is revealed."""
+    return hashlib.sha256(b"hqde secure aggregation: secret" + secret).digest()
 
 
 def encrypt(key: bytes, text: bytes, purpose: str) -> bytes:

@@ -7,6 +7,7 @@ imports this package first, which sets the import path, and only then hqde-fl.
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from hqde_fl.protocol.secure_messages import QUERIES
 from hqde_fl.simulations import client_app
 from hqde_fl.simulations.engines.deployment.site_calls import observed_call
 
@@ -41,22 +42,11 @@ def examples(message: Message, context: Context) -> Message:
         return client_app.app(message, context)
 
 
-@app.query("secure_keys")
-def secure_keys(message: Message, context: Context) -> Message:
-    """Return hqde-fl's reply to the question for the keys of secure aggregation."""
+def secure_query(message: Message, context: Context) -> Message:
+    """Return hqde-fl's reply to a question of secure aggregation."""
     with observed_call(message, context):
         return client_app.app(message, context)
 
 
-@app.query("secure_shares")
-def secure_shares(message: Message, context: Context) -> Message:
-    """Return hqde-fl's reply to the question for encrypted shares of secrets."""
-    with observed_call(message, context):
-        return client_app.app(message, context)
-
-
-@app.query("secure_unmask")
-def secure_unmask(message: Message, context: Context) -> Message:
-    """Return hqde-fl's reply to the question for the shares that take masks off a sum."""
-    with observed_call(message, context):
-        return client_app.app(message, context)
+for action in QUERIES:
+    app.query(action)(secure_query)

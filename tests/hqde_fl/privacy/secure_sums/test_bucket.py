@@ -158,7 +158,7 @@ def shared_sum() -> Sum:
 
 
 class TestServerThatLies:
-    """What a client refuses."""
+    """Questions that a client refuses."""
 
     def keys(self) -> dict[int, PublicKeys]:
         return {i: SecureClient.new(SESSION, i).public_keys for i in range(1, SIZE + 1)}
@@ -237,7 +237,7 @@ class TestServerThatLies:
 
 
 class TestClientThatLies:
-    """What the server bears, and whom it names."""
+    """Answers that the server bears, with the client that it names."""
 
     def revealed(self, forged: dict[int, bytes], liars: tuple[int, ...]) -> Sum:
         """Return a sum of which client 6 has dropped out, and in which some reveal wrong shares."""
