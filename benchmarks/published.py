@@ -37,7 +37,7 @@ RESULTS = FOLDER / "results.jsonl"
 RUNS = ROOT / "runs" / "published"
 PAGE = ROOT / "docs" / "published.md"
 COMPARED = ("t1", "t2")
-"""Tables whose accuracies are compared; of t3, whose data are others, only the order is."""
+"""Tables whose accuracies are compared; of t3 only the order with and without bucketing is."""
 TOLERANCE, SHARE = 0.03, 0.9
 BUCKETING = "bucketing, "
 

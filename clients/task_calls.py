@@ -84,14 +84,14 @@ def _load_of_client(
 ) -> Dataset[Any]:
     extra = {}
     with user_code(part, function):
-        if _takes(function, "node_config"):
+        if takes_parameter(function, "node_config"):
             simulated = {"partition-id": number, "num-partitions": count}
             extra["node_config"] = dict(simulated if node_config is None else node_config)
         data = function(number, count, **extra)
     return _checked(part, data, function)
 
 
-def _takes(function: Callable[..., Any], parameter: str) -> bool:
+def takes_parameter(function: Callable[..., Any], parameter: str) -> bool:
     """Return True if a function has a parameter of that name; False if that cannot be known."""
     try:
         return parameter in inspect.signature(function).parameters

@@ -45,6 +45,10 @@ from hqde_fl.simulations.experiment.client_privacy import check_private_training
 from hqde_fl.simulations.experiment.components import Component, build_component
 from hqde_fl.simulations.experiment.errors import parameters_of, to_config_error
 from hqde_fl.simulations.experiment.held_out import Measure, certainty, measure_named
+from hqde_fl.simulations.experiment.honest_division import (
+    check_honest_division,
+    divided_among_honest,
+)
 from hqde_fl.simulations.experiment.metrics import metric_functions, with_metrics
 from hqde_fl.simulations.experiment.overrides import name_of, read_toml, with_overrides
 from hqde_fl.simulations.experiment.parts import Parts, build_parts
@@ -338,6 +342,8 @@ class Experiment(Section):
         with self._names():
             count = clients.count if partitions is None else partitions
             task = load_task(self.task, clients.partition, count, self.seed)
+            if clients.divide_among == "honest":
+                task = divided_among_honest(task, frozenset(self.faulty), count)
             return with_metrics(task, self.metrics)
 
     def held_out_measure(self) -> Measure:
@@ -467,6 +473,8 @@ class Experiment(Section):
         check_privacy(parts, self.strategy, self.metrics)
         check_secure_aggregation(parts, self.metrics)
         check_cohort(parts, self.clients, self.strategy)
+        if self.clients.divide_among == "honest":
+            check_honest_division(parts.faults, self.clients)
 
     def _check_engine(self, name: str) -> None:
         if name not in ENGINES:

@@ -63,6 +63,10 @@ class ClientsSection(Section):
         Train each member on a bootstrap sample of the client's examples.
     partition : Component
         The division of the training data among the clients.
+    divide_among : str
+        The clients among whom the data are divided: ``"all"``, or ``"honest"``, those without a
+        fault: a faulty client then has the same examples as one of them. Published experiments with
+        attackers mostly give these no data of their own.
     epochs : int
         Passes over the client's data in a round, >= 1.
     steps : int
@@ -131,6 +135,7 @@ class ClientsSection(Section):
     mode: Mode = Ensemble.mode
     bagging: bool = False
     partition: Component = Field({"name": "iid"})
+    divide_among: Literal["all", "honest"] = "all"
     epochs: int = Training.epochs
     steps: int = Training.steps
     batch_size: int = Training.batch_size

@@ -2,12 +2,14 @@
 
 Every key of the table lists values. A key is a dotted key of the experiment or one of
 ``SHORT_NAMES``. Any other name is a variable of the sweep, whose value replaces ``"$NAME"`` in the
-file. ``"$rounds"`` and ``"$seeds"`` refer to a key that is set as well. A value
-that is a table may have a ``label``.
+file, and may be part of a sum or a difference of integers: ``"10 + $f"``, ``"$n - $f"``.
+``"$rounds"`` and ``"$seeds"`` refer to a key that is set as well. A value that is a table may have
+a ``label``.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,6 +33,9 @@ DEFAULT_COUNT = "$f"
 
 NO_ATTACK = "none"
 """Value of ``attack`` for an experiment without faults."""
+
+_SUM = re.compile(r"(\$[\w.-]+|\d+) ([+-]) (\$[\w.-]+|\d+)")
+"""A sum or a difference; one without a ``$`` is a string like any other."""
 
 
 @dataclass(frozen=True)
@@ -219,38 +224,52 @@ def _faults(value: Any, counted: bool) -> list[Any]:
 
 
 def _references(value: Any) -> Iterator[str]:
-    """Yield NAME for every string ``"$NAME"`` in a value, a table or a list, at any depth."""
+    """Yield NAME for every ``"$NAME"`` in a value, a table or a list, at any depth, and in sums."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):
         for entry in value:
             yield from _references(entry)
-    elif isinstance(value, str) and value.startswith("$"):
-        yield value[1:]
+    elif isinstance(value, str):
+        terms = match.group(1, 3) if (match := _SUM.fullmatch(value)) else (value,)
+        yield from (term[1:] for term in terms if term.startswith("$"))
 
 
 def _without_references(value: Any) -> Any:
-    """Return a copy of a value without entries of tables that begin with ``$``, for its label."""
+    """Return a copy of a value without entries of tables that refer to variables, for its label."""
     if isinstance(value, Mapping):
         return {
             key: _without_references(entry)
             for key, entry in value.items()
-            if not (isinstance(entry, str) and entry.startswith("$"))
+            if not (isinstance(entry, str) and any(_references(entry)))
         }
     return [_without_references(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _substituted(value: Any, variables: Mapping[str, Any]) -> Any:
-    """Return a copy of a value with the variable's value in place of each string ``"$NAME"``.
+    """Return a copy of a value with values of variables in place of ``"$NAME"``, and with sums.
 
-    Raise ``UnknownNameError`` for a name that is not in ``variables``.
+    Raise ``UnknownNameError`` for a name that is not in ``variables``, and ``ConfigError`` for a
+    sum of anything but integers.
     """
     if isinstance(value, Mapping):
         return {key: _substituted(entry, variables) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_substituted(entry, variables) for entry in value]
-    if isinstance(value, str) and value.startswith("$"):
-        if value[1:] not in variables:
-            raise UnknownNameError("variable of the sweep", value[1:], variables)
-        return variables[value[1:]]
-    return value
+    if not isinstance(value, str):
+        return value
+    if (match := _SUM.fullmatch(value)) and "$" in value:
+        left, right = (_term(term, variables) for term in match.group(1, 3))
+        if type(left) is not int or type(right) is not int:
+            raise ConfigError(f"{value!r} needs integers, found {left!r} and {right!r}")
+        return left + right if match[2] == "+" else left - right
+    return _term(value, variables) if value.startswith("$") else value
+
+
+def _term(text: str, variables: Mapping[str, Any]) -> Any:
+    """Return the value of ``"$NAME"``, or the integer that another text is."""
+    if not text.startswith("$"):
+        return int(text)
+    if text[1:] not in variables:
+        raise UnknownNameError("variable of the sweep", text[1:], variables)
+    return variables[text[1:]]

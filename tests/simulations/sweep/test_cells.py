@@ -100,6 +100,21 @@ def test_a_variable_can_stand_in_the_file_and_an_attack_can_be_none_or_several(f
     assert sweep.cells[2].experiment.strategy.rule["f"] == 2
 
 
+def test_sums_and_differences_of_variables(file):
+    sweep = Sweep.load(
+        file(
+            'clients.count = "10 + $f"\nstrategy.fraction-train = 1.0\n'
+            "[sweep]\n"
+            'rule = [{ label = "mk", name = "multi-krum", f = "$f", m = "$n - $f" }]\n'
+            'attack = ["zero"]\nf = [1, 3]\nn = [8, 9]\n'
+        )
+    )
+    found = [
+        (cell.experiment.clients.count, cell.experiment.strategy.rule["m"]) for cell in sweep.cells
+    ]
+    assert found == [(11, 7), (11, 8), (13, 5), (13, 6)]
+
+
 def test_experiments_have_the_same_key_if_they_have_the_same_result():
     base = Experiment.parse({"name": "a", "seed": 1})
     same = [
@@ -146,6 +161,10 @@ def test_experiments_have_the_same_key_if_they_have_the_same_result():
         (
             'clients.lr = "$loss"\n[sweep]\nloss = [1, 2]\n',
             "[sweep] loss is the name of a column of the tables: choose another",
+        ),
+        (
+            'clients.count = "10 + $a"\n[sweep]\na = [0.5]\n',
+            "cell a=0.5: '10 + $a' needs integers, found 10 and 0.5",
         ),
         ("[sweep]\nattack = [3]\n", "cell attack=3: faults.0 needs to be a table, found 3"),
         ("[sweep]\nattack = [{ count = 1 }]\n", "cell attack={count=1}: faults.0 needs a name"),
