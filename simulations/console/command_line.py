@@ -460,9 +460,10 @@ def _status(end: KeyboardInterrupt | Terminated) -> int:
 def _summary(experiment: Experiment) -> str:
     """Return lines with an experiment's task, clients, rule, codec (unless identity) and faults."""
     from hqde_fl.simulations.experiment.display_names import component_label, faults_label
+    from hqde_fl.simulations.report.number_text import client_list_text
 
     clients = experiment.clients
-    faulty = ", ".join(str(client) for client in sorted(experiment.faulty))
+    faulty = client_list_text(experiment.faulty)
     own = ":" in str(experiment.task["name"])  # a task that may divide its data by itself
     division = None if own and clients.partition == {"name": "iid"} else clients.partition
     cohort = "whoever is registered" if clients.registered else f"{clients.count} clients"

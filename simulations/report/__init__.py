@@ -29,6 +29,7 @@ from hqde_fl.simulations.report.heat_colours import cell_colours
 from hqde_fl.simulations.report.monitor_view import monitor_view
 from hqde_fl.simulations.report.number_text import (
     byte_text,
+    client_list_text,
     fixed,
     interval_text,
     metric_text,
@@ -158,6 +159,7 @@ def page_environment() -> Environment:
     )
     environment.filters |= {
         "byte_text": byte_text,
+        "client_list": client_list_text,
         "duration": second_text,
         "fixed": fixed,
         "interval": interval_text,

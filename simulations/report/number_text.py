@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hqde_fl.simulations.statistics.samples import Interval
 
 MISSING = "\N{EN DASH}"
 """Text for a number that does not exist."""
 
 MINUS = "\N{MINUS SIGN}"
+
+MAX_LISTED_CLIENTS = 40
 
 
 def fixed(value: float | None, digits: int = 3) -> str:
@@ -29,6 +33,14 @@ def metric_text(value: float | None, digits: int = 3) -> str:
     else:
         text = fixed(value or 0.0, digits)
     return text.replace("-", MINUS, 1) if value < 0 else text
+
+
+def client_list_text(clients: Iterable[int]) -> str:
+    """Return the ids of clients in order: of many, the first ones and the number of the rest."""
+    numbers = sorted(clients)
+    text = ", ".join(map(str, numbers[:MAX_LISTED_CLIENTS]))
+    more = len(numbers) - MAX_LISTED_CLIENTS
+    return f"{text} and {more:,} more" if more > 0 else text
 
 
 def byte_text(count: float) -> str:

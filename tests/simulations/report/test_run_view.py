@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.report import write_report
-from hqde_fl.simulations.report.number_text import byte_text
+from hqde_fl.simulations.report.number_text import byte_text, client_list_text
 from hqde_fl.simulations.report.run_view import CarriedBytes, carried_bytes
 from hqde_fl.strategies.callbacks import ClientRecord, RoundRecord
 
@@ -56,3 +56,10 @@ def test_bytes_have_units():
     sizes = (0, 999, 1000, 40_520, 1_230_000, 15_940_620, 2_500_000_000)
     texts = ["0 B", "999 B", "1.00 kB", "40.5 kB", "1.23 MB", "15.9 MB", "2.50 GB"]
     assert [byte_text(size) for size in sizes] == texts
+
+
+def test_of_many_clients_the_first_are_listed() -> None:
+    assert client_list_text([3, 1, 2]) == "1, 2, 3"
+    assert client_list_text([]) == ""
+    text = client_list_text(range(200_000))
+    assert text.endswith(", 38, 39 and 199,960 more")
