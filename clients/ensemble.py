@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, final
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
+from hqde_fl.clients.cache_location import CACHE_DIR
 from hqde_fl.clients.control_variates import ControlVariate, control_variates
 from hqde_fl.clients.data_subset import data_subset
 from hqde_fl.clients.evaluation import evaluate
@@ -203,7 +204,7 @@ class EnsembleClient:
         config = context.node_config
         data = (
             self._partitions.get(
-                ("evaluation", partition, count, frozenset(config.items())),
+                ("evaluation", *_data_key(context)),
                 lambda: load_evaluation_set(self.task, partition, count, config),
             )
             if self.task.evaluation is not None
@@ -367,10 +368,15 @@ class EnsembleClient:
         """Return the data of a node's partition, from the cache if they are there."""
         partition, count = partition_of(context)
         config = context.node_config
-        key = (partition, count, frozenset(config.items()))
         return self._partitions.get(
-            key, lambda: load_partition(self.task, partition, count, config)
+            _data_key(context), lambda: load_partition(self.task, partition, count, config)
         )
+
+
+def _data_key(context: Context) -> tuple[Hashable, ...]:
+    """Return what a client's data depend on; each simulated run has another cache folder."""
+    config = {key: value for key, value in context.node_config.items() if key != CACHE_DIR}
+    return (*partition_of(context), frozenset(config.items()))
 
 
 def training_metrics(

@@ -147,7 +147,9 @@ def test_a_node_reports_its_partition(task, ask, node):
     assert dict(reply.content["identity"]) == {"partition-id": 2}
 
 
-def test_models_are_built_once_and_partitions_are_loaded_once(task, ask, node, monkeypatch):
+def test_models_are_built_once_and_partitions_are_loaded_once(
+    task, ask, node, monkeypatch, tmp_path
+):
     built, loaded = [], []
 
     def model():
@@ -164,6 +166,10 @@ def test_models_are_built_once_and_partitions_are_loaded_once(task, ask, node, m
     for number in (0, 1, 0, 2, 1):
         app(message, node(number))
     assert len(built) == 2
+    assert loaded == [0, 1, 2]
+    elsewhere = node(1)
+    elsewhere.node_config["cache-dir"] = str(tmp_path)  # each simulated run has its own
+    app(message, elsewhere)
     assert loaded == [0, 1, 2]
 
     loaded.clear()

@@ -10,7 +10,7 @@ from tests.simulations.command import call, chain_in
 
 pytestmark = pytest.mark.slow
 
-TASK = '''
+TASK = """
 import torch
 from hqde_fl import Task
 
@@ -19,7 +19,7 @@ def examples(client, clients):
     return torch.utils.data.TensorDataset(x, (x[:, 0] > 0).long())
 
 task = Task(lambda: torch.nn.Linear(10, 2), examples, test=lambda: examples(10**7, 1))
-'''
+"""
 EXPERIMENT = """
 rounds = 2
 task = { name = "million.py:task" }
