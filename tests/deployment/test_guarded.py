@@ -118,7 +118,7 @@ MALFORMED: Mapping[str, tuple[Mapping[str, Callable[[bytes], bytes]], str]] = {
     ),
     "a child from nowhere": (
         {"ArrayRecord": lambda content: sealed("ArrayRecord", ["0" * 64], b"{}")},
-        "it refers to an object that is not part of it",
+        "its upload was not completed",
     ),
     "no content": ({"Message": lambda c: sealed("Message", [], c.partition(b"\x00")[2])}, "0 cont"),
     "5 MB of objects for a shape": (
@@ -392,14 +392,34 @@ def test_a_run_that_is_stopped_ends_the_round(site: Site, monkeypatch: pytest.Mo
 
 
 def test_the_tree_may_not_be_what_the_objects_are(site: Site) -> None:
-    """An object that the tree leaves out is missed when it is read."""
+    """An object that the tree leaves out is asked for, and is not there."""
     node = Node(site.address)
     replies = ask(site, node)
-    upload = node.reply(content())
+    upload = node.reply(content(MODEL + 1))  # the SuperLink has what was sent to the node
     bare = ObjectTree(object_id=upload.tree.object_id)
     node.hand_in(replace(upload, tree=bare))
     (reply,) = replies
-    assert "it refers to an object that is not part of it" in str(reply.error.reason)
+    assert "its upload was not completed" in str(reply.error.reason)
+
+
+def without_parts(tree: ObjectTree, kind: str, upload: Upload) -> ObjectTree:
+    """Return a tree in which objects of a type have nothing below them."""
+    bare = upload.objects[tree.object_id].startswith(kind.encode() + b" ")
+    below = [] if bare else [without_parts(child, kind, upload) for child in tree.children]
+    return ObjectTree(object_id=tree.object_id, children=below)
+
+
+def test_parts_that_another_node_left_out_are_pulled_by_their_ids(site: Site) -> None:
+    """The SuperLink believes the first node that declares an object about its parts."""
+    liar, honest = Node(site.address), Node(site.address)
+    replies = ask(site, liar, honest)
+    lie = liar.reply(content())
+    liar.hand_in(replace(lie, tree=without_parts(lie.tree, "Array", lie)))
+    honest.hand_in(honest.reply(content()))
+    by_node = {reply.metadata.src_node_id: reply for reply in replies}
+    assert not by_node[honest.id].has_error(), by_node[honest.id].error
+    (record,) = by_node[honest.id].content.array_records.values()
+    assert np.array_equal(record["weight"].numpy(), MODEL)
 
 
 def wide(upload: Upload, count: int) -> ObjectTree:

@@ -25,7 +25,7 @@ from hqde_fl.errors import CohortError, ConfigError
 from hqde_fl.protocol.flower_internals import ErrorCode, NodeInfo, log
 from hqde_fl.protocol.message_size import message_bytes
 from hqde_fl.protocol.wrapped_grid import WrappedGrid
-from hqde_fl.simulations.engines.deployment.inflate import inflate
+from hqde_fl.simulations.engines.deployment.inflate import inflate, unlisted_children
 from hqde_fl.simulations.engines.deployment.limits import (
     CHUNK_BYTES,
     Limits,
@@ -293,7 +293,7 @@ class _ReplyCollector(threading.Thread):
             upload = self._uploads[key] = _Upload(announced.root, [])
             upload.missing = announced.object_ids(self._limits.max_objects)
         until = time.monotonic() + SLICE_SECONDS
-        while upload.missing:
+        while upload.missing or self._add_unlisted(upload):
             left = min(self._limits.max_bytes - upload.size, self._limits.object_bytes)
             content = self._link.object(upload.missing[-1], left)
             if content is None or self._over.is_set():
@@ -305,6 +305,17 @@ class _ReplyCollector(threading.Thread):
             if time.monotonic() > until and upload.missing:
                 return None
         return inflate(upload.root, upload.objects, self._limits)
+
+    def _add_unlisted(self, upload: _Upload) -> bool:
+        """Add parts of the objects that the SuperLink did not list; return True if there are any.
+
+        ``ReplyError`` is raised if there are too many.
+        """
+        children = unlisted_children(upload.objects)
+        if len(upload.objects) + len(children) > self._limits.max_objects:
+            raise ReplyError(f"too large: more than {self._limits.max_objects} objects")
+        upload.missing = children
+        return bool(children)
 
     def _check_node(self, key: str, connected: Mapping[int, str] | None) -> None:
         """Raise ``ReplyError`` if a node disconnected during its upload, or has restarted.

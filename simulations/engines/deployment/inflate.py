@@ -94,6 +94,27 @@ def inflate(root: str, objects: Mapping[str, bytes], limits: Limits) -> RecordDi
         raise ReplyError(reason) from None
 
 
+def unlisted_children(objects: Mapping[str, bytes]) -> list[str]:
+    """Return the ids of children that the heads of objects name and that are not among them.
+
+    A SuperLink that keeps its objects in memory lists the parts of an object as the first node
+    that declared it did. If that node left some out, they are missing in the list of every other
+    reply with the same object, although they have been uploaded.
+
+    Raises
+    ------
+    ReplyError
+        If a head is malformed.
+    """
+    missing: dict[str, None] = {}
+    for content in objects.values():
+        end = max(content.find(HEAD_BODY_DIVIDER), 0)
+        first, last = content.find(b" ", 0, end), content.rfind(b" ", 0, end)
+        children = _ids(content, first + 1, last, "object")
+        missing |= dict.fromkeys(child for child in children if child not in objects)
+    return list(missing)
+
+
 @dataclass(frozen=True)
 class _Opened:
     """An object whose head has been checked; ``body`` is a view of its content from ``start``."""
