@@ -7,7 +7,8 @@ import importlib.util
 import re
 import shlex
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,16 +47,26 @@ def commands_in(text: str, *, console: bool = False) -> Iterator[tuple[list[str]
 
     In a console block these are the lines after ``$``; the others are output.
     """
-    joined = re.sub(r"\\\n\s*", " ", text)
-    for line in joined.splitlines():
+    lines = iter(re.sub(r"\\\n\s*", " ", text).splitlines())
+    for line in lines:
         if console and not line.startswith("$ "):
             continue
-        words = shlex.split(line.removeprefix("$ ") if console else line, comments=True)
+        line = line.removeprefix("$ ") if console else line
+        while (words := words_of(line)) is None:  # a quotation over several lines
+            line += "\n" + next(lines)
         while "&&" in words:
             yield words[: words.index("&&")], False
             words = words[words.index("&&") + 1 :]
         if words:
             yield words, "# fails: exit status 2" in line
+
+
+def words_of(line: str) -> list[str] | None:
+    """Return the words of a line, or None if a quotation does not end in it."""
+    try:
+        return shlex.split(line, comments=True)
+    except ValueError:
+        return None
 
 
 def check(words: Sequence[str], folder: Path) -> None:
@@ -171,22 +182,34 @@ def _flower_program(name: str) -> Callable[[Sequence[str], Path], None]:
     return check_options
 
 
+@dataclass(frozen=True)
+class Makefile:
+    """The Makefile's targets with their recipes, and the variables that a caller may set."""
+
+    targets: Mapping[str, str]
+    variables: frozenset[str]
+
+    @classmethod
+    @cache
+    def read(cls) -> Makefile:
+        """Return the targets and variables of the repository's Makefile."""
+        text = (ROOT / "Makefile").read_text()
+        pattern = r"^([a-z-]+):[^=\n]*\n((?:\t.*\n)*)"
+        targets = {found[1]: found[2] for found in re.finditer(pattern, text, re.MULTILINE)}
+        return cls(targets, frozenset(re.findall(r"^([A-Z]+) \?=", text, re.MULTILINE)))
+
+
 def _make(arguments: Sequence[str], folder: Path) -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    targets = {
-        found[1]: found[2]
-        for found in re.finditer(r"^([a-z-]+):[^=\n]*\n((?:\t.*\n)*)", makefile, re.MULTILINE)
-    }
+    makefile = Makefile.read()
     variables = {f[1]: f[2] for f in map(ASSIGNMENT.fullmatch, arguments) if f}
     for name in variables:
-        assert f"$({name})" in makefile, f"the Makefile has no variable {name}"
+        assert name in makefile.variables, f"the Makefile has no variable {name}"
     for target in (word for word in arguments if not ASSIGNMENT.fullmatch(word)):
-        assert target in targets, f"the Makefile has no target {target!r}"
-        recipe = targets[target]
+        assert target in makefile.targets, f"the Makefile has no target {target!r}"
+        recipe = makefile.targets[target]
         if more := shlex.split(variables.get("ARGS", "")):
-            assert "$(ARGS)" in recipe, f"make {target} takes no ARGS"
             program = re.search(r"\$\(BIN\)/python ((?:-m )?\S+)[^\n]*\$\(ARGS\)", recipe)
-            assert program is not None, recipe
+            assert program is not None, f"make {target} takes no ARGS"
             _python([*program[1].split(), *more], folder)
 
 
