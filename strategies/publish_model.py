@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flwr.app import ArrayRecord
 
 from hqde_fl.protocol.records import from_record
 from hqde_fl.strategies.callbacks import Callback, RoundRecord
-
-if TYPE_CHECKING:
-    from hqde_fl.distributed.store import DistributedWeightStore
 
 
 @dataclass(eq=False)
@@ -48,7 +45,8 @@ class PublishModel(Callback):
     directory: str = ""
     keep: bool = False
 
-    _store: DistributedWeightStore | None = field(default=None, init=False)
+    # Annotated so that a file can name this class: the store's class is imported with Ray only.
+    _store: Any = field(default=None, init=False)
 
     def on_start(self, arrays: ArrayRecord, rounds: int) -> None:
         """Make the store; raise ``RunError`` if this process is not connected to a Ray."""

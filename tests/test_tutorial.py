@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).parent.parent / "docs"
+from tests.documents import ROOT, blocks_of
+
+DOCS = ROOT / "docs"
 PAGES = ("first-run", "own-model", "own-rule", "own-attack", "sweep")
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NAME = re.compile(r"# ([\w.]+\.(?:py|toml))\n")
 FAILS = re.compile(r"# fails: exit status (\d+)")
 PROGRAM = "import sys; from hqde_fl.simulations.console.entry import main; sys.exit(main())"
@@ -33,12 +34,11 @@ def command(line: str) -> list[str]:
 
 def follow(page: str, folder: Path) -> None:
     """Write the files of a page into a folder, and run its commands there."""
-    root = str(DOCS.parent)
-    environment = {**os.environ, "PYTHONPATH": root}
-    for language, text in BLOCK.findall((DOCS / "tutorial" / f"{page}.md").read_text()):
-        if name := NAME.match(text):
-            (folder / name[1]).write_text(text)
-        for line in text.splitlines() if language == "console" else ():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for block in blocks_of(f"docs/tutorial/{page}.md"):
+        if name := NAME.match(block.text):
+            (folder / name[1]).write_text(block.text)
+        for line in block.text.splitlines() if block.language == "console" else ():
             if not line.startswith("$ "):
                 continue
             done = subprocess.run(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 from typer.testing import CliRunner
@@ -155,3 +156,9 @@ def test_a_package_is_found_by_its_metadata(
         assert KINDS["votes"].registry.reference("own") == "no_such_package:Own"
     finally:
         registry._plugins.cache_clear()
+
+
+@pytest.mark.parametrize("registry", [kind.registry for kind in KINDS.values() if kind.registry])
+def test_a_file_can_name_every_part(registry: registry.Registry[Any]) -> None:
+    for name in registry:
+        get_type_hints(registry[name])  # a file's values are checked against them
