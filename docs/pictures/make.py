@@ -77,7 +77,8 @@ def top(folder: Path) -> None:
     """Begin a run, and take what ``hqde-fl top`` shows of it in its middle."""
     (folder / "run.toml").write_text(LONG_RUN)
     out = folder / "run"
-    with subprocess.Popen([*HQDE_FL, "run", str(folder / "run.toml"), "--out", str(out)]) as process:
+    command = [*HQDE_FL, "run", str(folder / "run.toml"), "--out", str(out)]
+    with subprocess.Popen(command) as process:
         run = LiveRun(out)
         while process.poll() is None:
             run.refresh()
