@@ -1,7 +1,7 @@
 # hqde-fl: everything runs in .venv, made by `make install`; with FLWR=1.42 in .venv-flwr-1.42.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-deploy test test-slow test-deployment test-drills test-soak test-zoo mutants lint lint-deploy sbom audit docs bench conformance published
+.PHONY: help install demo demo-deploy test test-slow test-deployment test-drills test-soak test-zoo mutants lint lint-deploy sbom audit docs examples dist bench conformance published
 
 # Which version of Flower, if not that in constraints.txt: its pins are in constraints-flwr-$(FLWR).txt.
 FLWR ?=
@@ -102,6 +102,27 @@ lint-deploy: install ## check the Dockerfile and the Kubernetes manifests
 
 docs: install ## build the documentation site in site/, with warnings as errors
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs site
+
+# Lightning and transformers go into a folder of their own, laid over the environment: torch stays as it is.
+$(VENV)-examples/.installed: install
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)-examples \
+		accelerate==1.15.0 lightning==2.6.6 lightning-utilities==0.15.3 \
+		regex==2026.11.19 tokenizers==0.23.3 torchmetrics==1.9.0 transformers==5.24.0
+	@touch $@
+
+examples: $(VENV)-examples/.installed ## run the examples: clients that train with Lightning and with Hugging Face's Trainer
+	PYTHONPATH=$(CURDIR)/$(VENV)-examples $(BIN)/python -m pytest -m examples tests/test_examples.py $(ARGS)
+
+# The tools have an environment of their own, as those of `make audit`.
+.venv-dist/.installed: install
+	$(BIN)/python -m venv .venv-dist
+	.venv-dist/bin/pip install --quiet build==1.6.1 twine==7.0.0
+	touch $@
+
+dist: .venv-dist/.installed ## build wheel and source distribution into dist/, and check them
+	rm -rf dist
+	.venv-dist/bin/python -m build --quiet --outdir dist .
+	.venv-dist/bin/twine check --strict dist/*
 
 bench: install ## run every benchmark, in its quick form
 	@trap 'exit 130' INT TERM; failed=; \

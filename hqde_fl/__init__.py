@@ -14,7 +14,7 @@ _HERE = Path(__file__).resolve().parent
 if not (_HERE / "strategies").is_dir():
     __path__.append(str(_HERE.parent))
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Public name -> module. Their types are in __init__.pyi; a test holds the two together.
 _HOMES = {

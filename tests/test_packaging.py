@@ -145,3 +145,12 @@ def test_a_copy_without_links_is_whole(tmp_path: Path, installed: Path) -> None:
     done = run(["-c", code], tmp_path, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "clients" / "__init__.py")
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    version = hqde_fl.__version__
+    assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## [{version}] - " in (ROOT / "CHANGELOG.md").read_text()
+    for name in ("site", "superlink"):
+        manifest = (ROOT / "deploy" / "kubernetes" / f"{name}.yaml").read_text()
+        assert f"image: hqde-fl:{version}\n" in manifest

@@ -30,6 +30,7 @@ from hqde_fl.simulations.report.monitor_view import monitor_view
 from hqde_fl.simulations.report.number_text import (
     byte_text,
     client_list_text,
+    deviation_text,
     fixed,
     interval_text,
     metric_text,
@@ -164,6 +165,7 @@ def page_environment() -> Environment:
         "fixed": fixed,
         "interval": interval_text,
         "metric": metric_text,
+        "deviation": deviation_text,
         "p_value": p_text,
         "signed": signed,
         "toml": tomli_w.dumps,

@@ -97,6 +97,7 @@ def line_chart(
         if log:
             axes.set_yscale("log")
             axes.minorticks_off()
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")  # not TeX
 
     return _figure(draw, name)
 

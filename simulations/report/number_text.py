@@ -43,6 +43,13 @@ def client_list_text(clients: Iterable[int]) -> str:
     return f"{text} and {more:,} more" if more > 0 else text
 
 
+def deviation_text(deviation: float, value: float | None, digits: int = 3) -> str:
+    """Return a standard deviation with the decimals that its value has in ``metric_text``."""
+    if value is not None and metric_text(value, digits) == fixed(value, digits):
+        return fixed(deviation, digits)
+    return metric_text(deviation, digits)
+
+
 def byte_text(count: float) -> str:
     """Return a number of bytes with a unit, three digits at least from a kilobyte on."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

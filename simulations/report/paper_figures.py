@@ -29,7 +29,7 @@ from hqde_fl.simulations.report.heat_colours import (
     is_logarithmic,
 )
 from hqde_fl.simulations.report.heat_maps import HeatMap, colour_scale, file_name, metric_maps
-from hqde_fl.simulations.report.number_text import metric_text
+from hqde_fl.simulations.report.number_text import deviation_text, metric_text
 from hqde_fl.simulations.report.ranks_view import RANK_LABEL, rank_intervals
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _draw_heat(figure: Figure, heat: HeatMap, scale: ColourScale, metric: str) -
             ink = "#000000" if cell.value is None else cell_colours(cell.position)[1]
             text = metric_text(cell.value, 2)
             if cell.deviation is not None:
-                text += f"\n\N{PLUS-MINUS SIGN}{metric_text(cell.deviation, 2)}"
+                text += f"\n\N{PLUS-MINUS SIGN}{deviation_text(cell.deviation, cell.value, 2)}"
             axes.text(x, y, text, ha="center", va="center", color=ink, size=6.5, linespacing=0.95)
     bar = figure.colorbar(image, ax=axes, label=f"final {metric}", pad=0.02, ticks=[0, 0.5, 1])
     bar.ax.set_yticklabels([metric_text(scale.value(place), 2) for place in (0, 0.5, 1)])

@@ -2,7 +2,12 @@ import pytest
 
 from hqde_fl.simulations.report.charts import interval_chart, line_chart, shared_limits
 from hqde_fl.simulations.report.heat_colours import ColourScale, cell_colours, scale_colours
-from hqde_fl.simulations.report.number_text import interval_text, metric_text, signed
+from hqde_fl.simulations.report.number_text import (
+    deviation_text,
+    interval_text,
+    metric_text,
+    signed,
+)
 
 
 def test_heat_maps_share_one_colour_scale():
@@ -88,3 +93,14 @@ def test_labels_with_any_characters_stand_beside_intervals():
     assert "$\\bad$</text>" in chart
     assert ">mean rank</text>" in chart
     assert "#0000" not in chart
+
+
+def test_a_logarithmic_axis_is_labelled_with_numbers():
+    chart = line_chart({"a": [(0, 1.0), (1, 100000.0)]}, "loss", log=True)
+    assert ">100000</text>" in chart
+    assert "mathdefault" not in chart
+
+
+def test_a_deviation_has_the_decimals_of_its_value():
+    assert deviation_text(0.0039, 0.92, 2) == "0.00"
+    assert deviation_text(0.0039, 0.0004, 2) == "0.0039"

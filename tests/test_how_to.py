@@ -1,0 +1,110 @@
+"""The how-to pages are followed: files are written, commands are run, and what is shown is printed.
+
+A block whose first line is a comment with a file's name is that file. Each block of shell is run,
+but for those that install something. The lines of a block of text are found in what was printed,
+but for numbers of seconds, and folders.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = ROOT / "docs" / "how-to"
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+NAME = re.compile(r"# ([\w.]+\.(?:py|toml))\n")
+PROGRAM = "import sys; from hqde_fl.simulations.console.entry import main; sys.exit(main())"
+NOT_HERE = {"gpus", "ray-cluster", "own-training"}
+"""Pages that need GPUs, a cluster, or what ``make examples`` installs."""
+NODES = {"real-sites", "revoke-a-site"}
+"""Pages that start real nodes."""
+NEVER_TWICE = {"differential-privacy": "its noise comes from no seed"}
+MAX_LINES = 70
+"""Of a page, its files included: a screen or little more."""
+
+FOLLOWED = sorted(path.stem for path in PAGES.glob("*.md") if path.stem not in NOT_HERE | NODES)
+
+
+def follow(page: str, folder: Path) -> str:
+    """Write the files of a page into a folder, run its commands there, return what they print.
+
+    What a block starts in the background is ended with the page.
+    """
+    programs = folder / "bin"
+    programs.mkdir()
+    for name, words in {"hqde-fl": f"-P -c '{PROGRAM}'", "python": ""}.items():
+        (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} {words} "$@"\n')
+        (programs / name).chmod(0o755)
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "PATH": path}
+    printed, started = folder / "printed.txt", []
+    try:
+        for language, text in BLOCK.findall((PAGES / f"{page}.md").read_text()):
+            if name := NAME.match(text):
+                (folder / name[1]).write_text(text)
+            if language != "sh" or text.startswith("pip "):
+                continue
+            with printed.open("ab") as output:
+                process = subprocess.Popen(
+                    ["bash", "-ec", text],
+                    cwd=folder,
+                    env=environment,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                )
+            started.append(process)
+            assert process.wait() == 0, f"{text}\n{printed.read_text()[-4000:]}"
+    finally:
+        for process in started:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+    return printed.read_text()
+
+
+def without_times(line: str) -> str:
+    """Return a line without what differs from run to run."""
+    return re.sub(r"[\d.]+ (s|min|%)\b|/\S+/", "", line).strip()
+
+
+def shown(page: str) -> list[str]:
+    """Return the lines of a page that are said to be printed."""
+    blocks = BLOCK.findall((PAGES / f"{page}.md").read_text())
+    return [line for language, text in blocks if language == "text" for line in text.splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", FOLLOWED)
+def test_a_page_is_true(page: str, tmp_path: Path) -> None:
+    printed = follow(page, tmp_path)
+    if out := os.environ.get("HOW_TO_OUTPUT"):  # to see what a page could show
+        Path(out, f"{page}.txt").write_text(printed)
+    lines = {without_times(line) for line in printed.splitlines()}
+    missing = [line for line in shown(page) if without_times(line) not in lines]
+    assert page in NEVER_TWICE or not missing, f"not printed by {page}.md: {missing}"
+
+
+@pytest.mark.deployment
+@pytest.mark.parametrize("page", sorted(NODES))
+def test_a_page_with_real_nodes_is_true(page: str, tmp_path: Path) -> None:
+    follow(page, tmp_path)
+
+
+@pytest.mark.parametrize("page", sorted(path.stem for path in PAGES.glob("*.md")))
+def test_a_page_is_short_and_says_where_more_is(page: str) -> None:
+    text = (PAGES / f"{page}.md").read_text()
+    assert len(text.splitlines()) <= MAX_LINES
+    assert "Details: [" in text
+    assert f"how-to/{page}\n" in (PAGES.parent / "index.md").read_text()
+
+
+def test_pages_that_are_not_followed_exist() -> None:
+    assert {path.stem for path in PAGES.glob("*.md")} >= NOT_HERE | NODES
