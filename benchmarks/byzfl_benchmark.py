@@ -105,13 +105,14 @@ def run(experiment_json: str, line: Line) -> Line:
     }
 
 
-def run_ours(model: str, seeds: int, data: str, jobs: int, rules: Sequence[str]) -> None:
-    """Run all of our cells of some rules that have no result."""
+def run_ours(options: argparse.Namespace) -> None:
+    """Run those of our cells that were asked for and have no result."""
+    model = options.model
     overrides = [
         f"task.model={model}",
-        f"task.data-dir={data}",
+        f"task.data-dir={options.data}",
         "checkpoint.every=0",
-        f"sweep.seeds={list(range(1, seeds + 1))}",
+        f"sweep.seeds={list(range(1, options.seeds + 1))}",
     ]
     known = {key_of(line) for line in results()}
     due = []
@@ -126,33 +127,36 @@ def run_ours(model: str, seeds: int, data: str, jobs: int, rules: Sequence[str])
             "f": int(f.removeprefix("f=")),
             "seed": cell.experiment.seed,
         }
-        if rule in rules and key_of(line) not in known:
+        wanted = rule in options.rules and line["gamma"] in options.gammas
+        if wanted and key_of(line) not in known:
             due.append((cell.experiment.to_json(), line))
     print(f"{OURS}: {len(due)} runs", flush=True)
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         for done in as_completed([pool.submit(run, *one) for one in due]):
             add(done.result())
 
 
-def run_theirs(model: str, seeds: int, data: str, jobs: int, rules: Sequence[str]) -> None:
-    """Run byzfl's benchmark of some rules, or what is left of it; write what has no line yet."""
+def run_theirs(options: argparse.Namespace) -> None:
+    """Run what was asked for of byzfl's benchmark, and write what has no line yet."""
     folder = RUNS / THEIRS
-    command = [sys.executable, "-m", "benchmarks.byzfl_parts.in_byzfl", str(folder), data]
+    asked = {
+        "folder": str(folder),
+        "data": options.data,
+        "model": MODELS[options.model],
+        "seeds": options.seeds,
+        "jobs": options.jobs,
+        "aggregators": [name for name, rule in RULES.items() if rule in options.rules],
+        "gammas": [float(gamma) for gamma in options.gammas],
+    }
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     subprocess.run(
-        [
-            *command,
-            MODELS[model],
-            str(seeds),
-            str(jobs),
-            *(a for a, r in RULES.items() if r in rules),
-        ],
+        [sys.executable, "-m", "benchmarks.byzfl_parts.in_byzfl", json.dumps(asked)],
         check=True,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": path},
     )
     known = {key_of(line) for line in results()}
-    for line in lines_of(folder / "results", model, seeds):
+    for line in lines_of(folder / "results", options.model, options.seeds):
         if key_of(line) not in known:
             add(line)
 
@@ -309,13 +313,14 @@ def main() -> int:
     parser.add_argument("--only", choices=(OURS, THEIRS), help="run one of the two")
     names = list(RULES.values())
     parser.add_argument("--rules", nargs="+", choices=names, default=names, help="these rules")
+    parser.add_argument("--gammas", nargs="+", choices=GAMMAS, default=GAMMAS, help="these gammas")
     options = parser.parse_args()
     if not (options.quick or options.page):
         if options.data is None:
             parser.error("--data is needed: the folder of MNIST's four files")
         for name, start in ((OURS, run_ours), (THEIRS, run_theirs)):
             if options.only in (None, name):
-                start(options.model, options.seeds, options.data, options.jobs, options.rules)
+                start(options)
     lines = [line for line in results() if line["model"] == options.model]
     maps = maps_of(lines)
     if options.page:

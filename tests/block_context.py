@@ -66,6 +66,14 @@ task = Task(model=lambda: nn.Linear(2, 2), partition=lambda number, count: Tenso
     "docs/experiments.md": """
 partition, labels, partitions, seed = {"name": "dirichlet", "alpha": 0.5}, [0, 1] * 50, 4, 7
 """,
+    "docs/how-to/own-training.md": LEARNING
+    + """
+network, data_of = MyModel, points
+
+
+def train(model, examples):
+    return 0.5
+""",
     "docs/lora.md": """
 import torch
 from torch import nn

@@ -31,8 +31,8 @@ from hqde_fl.simulations.sweep import Sweep
 from tests.documents import ROOT
 
 FOREIGN = {
-    *("cd", "chmod", "chown", "cmp", "cp", "export", "git", "mkdir", "mv", "nano", "ray"),
-    *("sed", "source", "su", "systemctl", "tar", "useradd"),
+    *("cat", "cd", "chmod", "chown", "cmp", "cp", "echo", "export", "git", "mkdir", "mv", "nano"),
+    *("npm", "ray", "sed", "sleep", "source", "su", "systemctl", "tar", "useradd"),
 }
 """Programs of others, whose arguments are not checked."""
 
@@ -54,6 +54,10 @@ def commands_in(text: str, *, console: bool = False) -> Iterator[tuple[list[str]
         line = line.removeprefix("$ ") if console else line
         while (words := words_of(line)) is None:  # a quotation over several lines
             line += "\n" + next(lines)
+        if words[:1] in (["for"], ["done"]):
+            continue
+        if words[:1] == ["until"]:  # until COMMAND; do sleep 3; done
+            words = [word.rstrip(";") for word in words[1 : words.index("do")]]
         while "&&" in words:
             yield words[: words.index("&&")], False
             words = words[words.index("&&") + 1 :]

@@ -1,6 +1,6 @@
-"""Run byzfl's default benchmark in byzfl, with the model, seeds and aggregators asked for.
+"""Run byzfl's default benchmark, or a part of it, in byzfl.
 
-``python -m benchmarks.byzfl_parts.in_byzfl FOLDER DATA MODEL SEEDS JOBS AGGREGATOR [...]``
+``python -m benchmarks.byzfl_parts.in_byzfl JSON``, an object with the arguments of ``main``.
 
 byzfl's own ``run_benchmark`` runs what its own ``default_config`` says, on the CPU, and goes on
 where it was interrupted. Two packages that it imports are replaced: torchvision by a reader of
@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import types
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,16 @@ def _replace_packages() -> None:
         sys.modules[module.__name__] = module
 
 
-def main(folder: str, data: str, model: str, seeds: str, jobs: str, *aggregators: str) -> None:
-    """Write byzfl's configuration into a folder, and run it there."""
+def main(
+    folder: str,
+    data: str,
+    model: str,
+    seeds: int,
+    jobs: int,
+    aggregators: Sequence[str],
+    gammas: Sequence[float],
+) -> None:
+    """Write byzfl's default configuration with a few changes into a folder, and run it there."""
     global DATA
     DATA = str(Path(data).resolve())
     _replace_packages()
@@ -74,14 +83,16 @@ def main(folder: str, data: str, model: str, seeds: str, jobs: str, *aggregators
 
     torch.set_num_threads(1)
     config = copy.deepcopy(default_config)
-    config["benchmark_config"] |= {"device": "cpu", "nb_training_seeds": int(seeds)}
+    benchmark = config["benchmark_config"]
+    benchmark |= {"device": "cpu", "nb_training_seeds": seeds}
+    benchmark["data_distribution"][0]["distribution_parameter"] = list(gammas)
     config["model"]["name"] = model
     config["aggregator"] = [one for one in config["aggregator"] if one["name"] in aggregators]
     Path(folder).mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
     Path("config.json").write_text(json.dumps(config))
-    run_benchmark(int(jobs))
+    run_benchmark(jobs)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(**json.loads(sys.argv[1]))

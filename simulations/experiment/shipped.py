@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 
 import hqde_fl
@@ -20,7 +21,7 @@ def shipped_experiments() -> dict[str, Path]:
     return {file.stem: file for file in files}
 
 
-def experiment_file_of(path: str | Path) -> Path:
+def experiment_file_of(path: str | PathLike[str]) -> Path:
     """Return a path unchanged, or the file of an experiment that comes with hqde-fl.
 
     It is the latter if the path is a bare name, such as ``quickstart``, and there is no such file.

@@ -21,13 +21,14 @@ from hqde_fl.simulations.experiment.overrides import name_of, read_toml
 from hqde_fl.simulations.experiment.own_modules import add_folder_of
 from hqde_fl.simulations.experiment.python_settings import to_toml, with_settings
 from hqde_fl.simulations.experiment.sections import CheckpointSection, MonitorSection
+from hqde_fl.simulations.experiment.shipped import experiment_file_of
 from hqde_fl.simulations.python_api.run_result import RunResult
 from hqde_fl.simulations.python_api.sweep_result import SweepResult
 from hqde_fl.simulations.run import run_experiment
 from hqde_fl.simulations.server_app import default_directory
 
 Source = str | PathLike[str] | Mapping[str, Any] | Experiment
-"""An experiment: a TOML file, the settings of one, or an ``Experiment``."""
+"""An experiment: a TOML file, one that comes with hqde-fl, settings, or an ``Experiment``."""
 
 
 def run(
@@ -48,8 +49,9 @@ def run(
     Parameters
     ----------
     experiment : str, Path, Mapping or Experiment, optional
-        A TOML file, settings like those of ``Experiment``, or an ``Experiment``. If not given, the
-        settings are all there is; with ``resume``, the experiment is that of the directory.
+        A TOML file, the name of one that comes with hqde-fl such as ``"quickstart"``, settings like
+        those of ``Experiment``, or an ``Experiment``. If not given, the settings are all there is;
+        with ``resume``, the experiment is that of the directory.
     overrides : Mapping[str, Any], optional
         Settings that replace those of the experiment, by dotted key: ``{"strategy.quorum": 3}``.
         A dict changes the keys that it has; one with a ``name`` replaces the whole table.
@@ -285,7 +287,7 @@ def _read(source: Source) -> _Read:
         document = with_settings({}, settings, Experiment.defaults(), objects)
         return _Read(document if axes is None else {**document, "sweep": axes}, objects)
     if isinstance(source, str | PathLike):
-        path = Path(source)
+        path = experiment_file_of(source)
         add_folder_of(path)
         document = {"name": name_of(path), **read_toml(path)}
         return _Read(document, name=str(path), folder=str(path.absolute().parent))
