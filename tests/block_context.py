@@ -33,7 +33,12 @@ validation_loader, test_loader, held_out_loader = (DataLoader(points(n), 24) for
 """A model and loaders."""
 
 NAMES = {
-    "README.md": LEARNING,
+    "README.md": LEARNING
+    + """
+from hqde_fl import HQDEStrategy, InlineGrid, Task, TrimmedMean, ensemble_app, to_record
+
+grid = InlineGrid(ensemble_app(Task(MyModel, lambda number, count: points(40))), 6, {}, seed=1)
+""",
     "docs/deploy.md": """
 from pathlib import Path
 

@@ -58,6 +58,8 @@ def commands_in(text: str, *, console: bool = False) -> Iterator[tuple[list[str]
             continue
         if words[:1] == ["until"]:  # until COMMAND; do sleep 3; done
             words = [word.rstrip(";") for word in words[1 : words.index("do")]]
+        ends = [place for place, word in enumerate(words) if word in (">", "|", "&")]
+        words = words[: min(ends, default=len(words))]
         while "&&" in words:
             yield words[: words.index("&&")], False
             words = words[words.index("&&") + 1 :]

@@ -22,7 +22,16 @@ LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*
 REFERENCE = re.compile(r"^\[[^\]]+\]: (\S+)", re.MULTILINE)
 AUTOMATIC = re.compile(r"<(https?:[^>]*)>")
 FOLDERS = (
-    *("benchmarks", "clients", "deploy", "docs", "experiments", "hqde_fl", "simulations"),
+    *(
+        "benchmarks",
+        "clients",
+        "deploy",
+        "docs",
+        "examples",
+        "experiments",
+        "hqde_fl",
+        "simulations",
+    ),
     *("strategies", "tests"),
 )
 REPOSITORY_PATH = re.compile(rf"(?:{'|'.join(FOLDERS)})/[\w./*{{}},-]*")
