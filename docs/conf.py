@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import sys
-from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,9 @@ sys.path.insert(0, str(ROOT))
 
 project = "hqde-fl"
 author = copyright = "the hqde-fl developers"
-release = version = installed("hqde-fl")
+release = version = re.findall(r'__version__ = "(.*)"', (ROOT / "hqde_fl/__init__.py").read_text())[
+    0
+]
 
 extensions = [
     "myst_parser",
