@@ -149,8 +149,15 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Page]]
         for file, content in FILES.get(page, {}).items():
             (folder / file).write_text(content)
     yield result
-    if "ray" in sys.modules:
-        sys.modules["ray"].shutdown()
+
+
+@pytest.fixture(scope="module")
+def own_ray() -> Iterator[list[Any]]:
+    """The module ``ray`` once blocks have started a Ray of their own, which ends with them."""
+    started: list[Any] = []
+    yield started
+    for ray in started:
+        ray.shutdown()
 
 
 @pytest.fixture(autouse=True)
@@ -178,7 +185,7 @@ def here(
 
 
 @pytest.fixture
-def ray_for(pages: dict[str, Page]) -> Any:
+def ray_for(own_ray: list[Any]) -> Any:
     """Return a function that starts a Ray if a page's blocks use one."""
 
     def start(block: Block) -> None:
@@ -191,6 +198,7 @@ def ray_for(pages: dict[str, Page]) -> Any:
                 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
                 with private_ray():
                     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+                own_ray.append(ray)
 
     return start
 
