@@ -133,7 +133,7 @@ class Page:
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Page]]:
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Page]:
     """Folder of a page's files by its name; those of the tutorial have one together."""
     tutorial = tmp_path_factory.mktemp("tutorial")
     result: dict[str, Page] = {}
@@ -148,7 +148,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Page]]
                 (folder / name[1]).write_text(block.text)
         for file, content in FILES.get(page, {}).items():
             (folder / file).write_text(content)
-    yield result
+    return result
 
 
 @pytest.fixture(scope="module")
