@@ -30,7 +30,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.reporting import check, conclude, machine  # noqa: E402
+from benchmarks.reporting import check, conclude, machine, write_between_marks  # noqa: E402
 from hqde_fl.simulations.statistics.regret import regrets  # noqa: E402
 from hqde_fl.simulations.statistics.samples import Sample  # noqa: E402
 from hqde_fl.simulations.sweep.cells import Cell, Sweep  # noqa: E402
@@ -249,16 +249,6 @@ def far_from_best(table: Table, regret: Regret) -> str:
     return "\n".join(lines)
 
 
-def write_page(rules: str, robust: str) -> None:
-    """Write the two tables of the page anew, each between its two marks."""
-    text = PAGE.read_text()
-    for name, body in (("rules", rules), ("robust", robust)):
-        before, rest = text.split(f"<!-- {name} -->")
-        after = rest.split(f"<!-- end of {name} -->")[1]
-        text = f"{before}<!-- {name} -->\n{body}\n<!-- end of {name} -->{after}"
-    PAGE.write_text(text)
-
-
 def main() -> int:
     """Run what is due, print the table, write the page or the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -282,7 +272,8 @@ def main() -> int:
     rows = rows_of(table, by_seed, regret)
     print(markdown(rows))
     if options.page:
-        write_page(markdown(rows), far_from_best(table, regret))
+        bodies = {"rules": markdown(rows), "robust": far_from_best(table, regret)}
+        write_between_marks(PAGE, bodies)
     about = {**machine(), "quick": options.quick}
     return conclude([dict(row) for row in rows], checks_of(regret, rows), options.json, about)
 

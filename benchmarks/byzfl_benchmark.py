@@ -30,7 +30,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.reporting import check, conclude, machine  # noqa: E402
+from benchmarks.reporting import check, conclude, machine, write_between_marks  # noqa: E402
 from hqde_fl.simulations.sweep.cells import Sweep  # noqa: E402
 
 RESULTS = ROOT / "experiments" / "published" / "byzfl.jsonl"
@@ -321,15 +321,9 @@ def write_page(lines: Sequence[Line], maps: Mapping[str, Mapping[str, Map]]) -> 
         for row in same_runs(lines)
     ]
     head = ["| rule | attack | gamma | f | byzfl | hqde-fl | difference |", "|---" * 7 + "|"]
-    text = PAGE.read_text()
-    for name, body in (
-        ("runs", "\n".join([*head, *rows])),
-        ("maps", "\n\n".join(table(rule, of_rule) for rule, of_rule in maps.items())),
-    ):
-        before, rest = text.split(f"<!-- {name} -->")
-        after = rest.split(f"<!-- end of {name} -->")[1]
-        text = f"{before}<!-- {name} -->\n{body}\n<!-- end of {name} -->{after}"
-    PAGE.write_text(text)
+    tables = [table(rule, of_rule) for rule, of_rule in maps.items()]
+    bodies = {"runs": "\n".join([*head, *rows]), "maps": "\n\n".join(tables)}
+    write_between_marks(PAGE, bodies)
     draw(maps, ROOT / "docs" / "pictures" / "byzfl.png")
 
 

@@ -28,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.reporting import check, conclude, machine  # noqa: E402
+from benchmarks.reporting import check, conclude, machine, write_between_marks  # noqa: E402
 from hqde_fl.simulations.statistics.samples import Sample  # noqa: E402
 from hqde_fl.simulations.sweep.cells import Cell, Sweep  # noqa: E402
 
@@ -165,18 +165,13 @@ def markdown_row(row: Mapping[str, Any]) -> str:
 
 
 def write_page(found: Results) -> None:
-    """Write each table of the page anew, between its two marks."""
-    text = PAGE.read_text()
+    """Write each table of the page anew."""
     head = (
         "| cell | published | ours, last round | difference | mean of the last ten evaluations "
         "| seeds | 95 % interval |\n|---|---|---|---|---|---|---|"
     )
-    for table in figures():
-        body = "\n".join([head, *map(markdown_row, rows_of(table, found))])
-        begin, end = f"<!-- {table} -->", f"<!-- end of {table} -->"
-        before, rest = text.split(begin)
-        text = f"{before}{begin}\n{body}\n{end}{rest.split(end)[1]}"
-    PAGE.write_text(text)
+    rows = {table: map(markdown_row, rows_of(table, found)) for table in figures()}
+    write_between_marks(PAGE, {table: "\n".join([head, *rows[table]]) for table in rows})
 
 
 def checks_of(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What both examples share: data for each client, a server with a robust rule, and a liar."""
+"""Shared parts of both examples: data for each client, a server with a robust rule, a liar."""
 
 from __future__ import annotations
 

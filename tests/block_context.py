@@ -1,4 +1,4 @@
-"""What the code blocks of the documents suppose: names, files and tables that a reader has.
+"""Names, files and tables that the code blocks of the documents suppose a reader to have.
 
 Everything is as small as it can be.
 """

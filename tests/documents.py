@@ -18,6 +18,9 @@ PAGES = (
 """The documents, as paths relative to the repository's root."""
 
 FENCE = re.compile(r"^(\s*)(`{3,}|~{3,})(.*)$")
+INLINE_CODE = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
+FILE_NAME = re.compile(r"# ([\w.]+\.(?:py|toml))\n")
+"""The first line of a code block that is a file."""
 HEADING = re.compile(r"^(#{1,6}) (.*?)\s*#*$")
 
 
@@ -83,7 +86,7 @@ def lines_of(page: str) -> tuple[str, ...]:
 @cache
 def blocks_of(page: str) -> tuple[Block, ...]:
     """Return the code blocks of a document in order."""
-    found: list[Block] = []
+    blocks: list[Block] = []
     opened: tuple[int, str, str, str] | None = None
     body: list[str] = []
     for number, line in enumerate(lines_of(page), start=1):
@@ -95,12 +98,12 @@ def blocks_of(page: str) -> tuple[Block, ...]:
         start, indent, mark, language = opened
         if fence and fence[2].startswith(mark) and not fence[3].strip():
             text = "".join(f"{part.removeprefix(indent)}\n" for part in body)
-            found.append(Block(page, start, language, text, number))
+            blocks.append(Block(page, start, language, text, number))
             opened = None
         else:
             body.append(line)
     assert opened is None, f"{page}: the code block of line {opened[0]} has no end"
-    return tuple(found)
+    return tuple(blocks)
 
 
 @cache
@@ -139,7 +142,7 @@ def slug_of(heading: str) -> str:
 @cache
 def anchors_of(page: str) -> frozenset[str]:
     """Return the anchors of a document's headings, and those set by HTML or MyST."""
-    found: set[str] = set()
+    anchors: set[str] = set()
     count: dict[str, int] = {}
     for section in sections_of(page):
         if not section.level:
@@ -147,16 +150,16 @@ def anchors_of(page: str) -> frozenset[str]:
         slug = slug_of(section.title)
         repeated = count.get(slug, 0)
         count[slug] = repeated + 1
-        found.add(f"{slug}-{repeated}" if repeated else slug)
+        anchors.add(f"{slug}-{repeated}" if repeated else slug)
     for line in prose_of(page):
-        found.update(re.findall(r"<a (?:id|name)=\"([^\"]+)\"", line))
-        found.update(re.findall(r"^\(([\w-]+)\)=$", line))
-    return frozenset(found)
+        anchors.update(re.findall(r"<a (?:id|name)=\"([^\"]+)\"", line))
+        anchors.update(re.findall(r"^\(([\w-]+)\)=$", line))
+    return frozenset(anchors)
 
 
 def inline_code(page: str) -> Iterator[tuple[int, str]]:
     """Yield the line number and the text of each piece of inline code outside code blocks."""
     text = "\n".join(prose_of(page))
-    for found in re.finditer(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", text, re.DOTALL):
-        if "\n\n" not in found[2]:
-            yield text.count("\n", 0, found.start()) + 1, " ".join(found[2].split())
+    for code in INLINE_CODE.finditer(text):
+        if "\n\n" not in code[2]:
+            yield text.count("\n", 0, code.start()) + 1, " ".join(code[2].split())

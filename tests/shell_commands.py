@@ -39,6 +39,9 @@ FOREIGN = {
 PLACEHOLDERS = {"run_vectors.py", "check.sh", "/etc/hqde-fl/check.sh"}
 """Scripts that the project writes or ships under another path."""
 
+PLACE_OF_COMMAND = re.compile(r"[A-Z]+|\.{3}")
+"""A word that stands for a command."""
+
 ASSIGNMENT = re.compile(r"([A-Z][A-Z0-9_]*)=(.*)")
 
 
@@ -86,9 +89,9 @@ def check(words: Sequence[str], folder: Path) -> None:
         If the parser of the program refuses the arguments.
     """
     words = list(words)
-    while words and (found := ASSIGNMENT.fullmatch(words[0])):
-        if found[1].startswith("HQDE_FL_"):
-            assert is_read_somewhere(found[1]), f"nothing reads the variable {found[1]}"
+    while words and (assigned := ASSIGNMENT.fullmatch(words[0])):
+        if assigned[1].startswith("HQDE_FL_"):
+            assert is_read_somewhere(assigned[1]), f"nothing reads the variable {assigned[1]}"
         words.pop(0)
     if not words:
         return
@@ -130,14 +133,24 @@ def _hqde_fl(arguments: Sequence[str], folder: Path) -> None:
         assert given["what"] is None or given["what"] in {*KINDS, "keys"}, given["what"]
 
 
+def subcommand(
+    command: click.Command, name: str, words: Sequence[str]
+) -> tuple[click.Command, str, list[str]]:
+    """Return the command that words name below another one, its name, and the other words."""
+    rest = list(words)
+    while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
+        if PLACE_OF_COMMAND.fullmatch(rest[0]):
+            break
+        name = rest.pop(0)
+        below = command.get_command(click.Context(command), name)
+        assert below is not None, f"no command {name!r}"
+        command = below
+    return command, name, rest
+
+
 def parsed(command: click.Command, name: str, arguments: Sequence[str]) -> click.Context:
     """Return the context of a command with these arguments parsed, and nothing run."""
-    rest = list(arguments)
-    while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
-        name = rest.pop(0)
-        found = command.get_command(click.Context(command), name)
-        assert found is not None, f"no command {name!r}"
-        command = found
+    command, name, rest = subcommand(command, name, arguments)
     return command.make_context(name, rest)
 
 
@@ -180,10 +193,10 @@ def _flower_program(name: str) -> Callable[[Sequence[str], Path], None]:
     """Return the check that a program of Flower has each option, in the module of its name."""
 
     def check_options(arguments: Sequence[str], folder: Path) -> None:
-        found = sorted(Path(flwr.__file__).parent.rglob(f"{name.replace('-', '_')}.py"))
-        assert found, f"Flower has no program {name}"
-        shared = found[0].parents[2] / "supercore" / "cli"
-        flags_of(found[0], arguments, *sorted(shared.glob("*.py")))
+        files = sorted(Path(flwr.__file__).parent.rglob(f"{name.replace('-', '_')}.py"))
+        assert files, f"Flower has no program {name}"
+        shared = files[0].parents[2] / "supercore" / "cli"
+        flags_of(files[0], arguments, *sorted(shared.glob("*.py")))
 
     return check_options
 
@@ -227,10 +240,10 @@ def _python(arguments: Sequence[str], folder: Path) -> None:
         if module == "pytest":
             _pytest(rest, folder)
             return
-        found = importlib.util.find_spec(module)
-        assert found is not None, f"no module {module}"
-        if found.origin is not None and Path(found.origin).is_relative_to(ROOT):
-            origin = Path(found.origin)
+        spec = importlib.util.find_spec(module)
+        assert spec is not None, f"no module {module}"
+        if spec.origin is not None and Path(spec.origin).is_relative_to(ROOT):
+            origin = Path(spec.origin)
             source = origin.with_name("__main__.py") if origin.name == "__init__.py" else origin
             flags_of(source, rest)
         return

@@ -50,11 +50,10 @@ from hqde_fl.simulations.sweep import Sweep
 from hqde_fl.updates import Updates
 from tests import shell_commands
 from tests.block_context import FILES, NAMES, REPLACED, TABLES
-from tests.documents import PAGES, ROOT, Block, blocks_of, lines_of
+from tests.documents import FILE_NAME, PAGES, ROOT, Block, blocks_of, lines_of
 
 SHELL = ("sh", "bash", "console")
 READ_ONLY = ("text", "nginx", "{toctree}", "{eval-rst}")
-FILE_NAME = re.compile(r"# ([\w.]+\.(?:py|toml))\n")
 OPTIONAL = {"peft"}
 """Modules that the development environment leaves out; without them a block is skipped."""
 

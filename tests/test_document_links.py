@@ -1,4 +1,4 @@
-"""What the documents point to exists: pages and their headings, files, commands and options."""
+"""Pages, headings, files, commands and options to which the documents point exist."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ import pytest
 import typer
 
 from hqde_fl.simulations.console.command_line import app
-from tests.documents import PAGES, ROOT, anchors_of, blocks_of, inline_code, prose_of
-from tests.shell_commands import Makefile, flags_of
+from tests.documents import (
+    INLINE_CODE,
+    PAGES,
+    ROOT,
+    anchors_of,
+    blocks_of,
+    inline_code,
+    prose_of,
+)
+from tests.shell_commands import PLACE_OF_COMMAND, Makefile, flags_of, subcommand
 
 LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
 REFERENCE = re.compile(r"^\[[^\]]+\]: (\S+)", re.MULTILINE)
 AUTOMATIC = re.compile(r"<(https?:[^>]*)>")
 FOLDERS = (
-    *(
-        "benchmarks",
-        "clients",
-        "deploy",
-        "docs",
-        "examples",
-        "experiments",
-        "hqde_fl",
-        "simulations",
-    ),
-    *("strategies", "tests"),
+    *("benchmarks", "clients", "deploy", "docs", "examples", "experiments", "hqde_fl"),
+    *("simulations", "strategies", "tests"),
 )
 REPOSITORY_PATH = re.compile(rf"(?:{'|'.join(FOLDERS)})/[\w./*{{}},-]*")
 MODULE_PATH = re.compile(r"(?!/)[\w./*]+\.py")
@@ -48,10 +47,10 @@ PLACEHOLDER = re.compile(r"\b(NAME|DIR|FILE|X)\b")
 def links_in(page: str) -> Iterator[tuple[int, str]]:
     """Yield the line and the target of each link outside code."""
     text = "\n".join(prose_of(page))
-    text = re.sub(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", lambda m: re.sub(r"[^\n]", "x", m[0]), text)
+    text = INLINE_CODE.sub(lambda code: re.sub(r"[^\n]", "x", code[0]), text)
     for pattern in (LINK, REFERENCE, AUTOMATIC):
-        for found in pattern.finditer(text):
-            yield text.count("\n", 0, found.start()) + 1, found[1]
+        for link in pattern.finditer(text):
+            yield text.count("\n", 0, link.start()) + 1, link[1]
 
 
 @cache
@@ -135,8 +134,8 @@ def test_files_named_in_the_text_exist(page: str) -> None:
             path = word.rstrip(".,")
             whole = REPOSITORY_PATH.fullmatch(path)
             module = MODULE_PATH.fullmatch(path) and ("/" in path or page == ARCHITECTURE)
-            found = path in OTHERS or (whole and exists(path)) or (module and is_module(path))
-            if (whole or module) and not found:
+            known = path in OTHERS or (whole and exists(path)) or (module and is_module(path))
+            if (whole or module) and not known:
                 missing.append(f"{page}:{line}: {word}")
     assert missing == []
 
@@ -164,15 +163,9 @@ def check_mention(code: str) -> None:
 
 def check_own_command(words: list[str]) -> None:
     """Check that a command of ``hqde-fl`` exists and has the options given."""
-    command: click.Command = typer.main.get_command(app)
-    rest = list(words)
-    while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
-        name = rest.pop(0)
-        if re.fullmatch(r"[A-Z]+|\.{3}", name):
-            return
-        found = command.get_command(click.Context(command), name)
-        assert found is not None, f"hqde-fl has no command {name!r}"
-        command = found
+    command, _, rest = subcommand(typer.main.get_command(app), "hqde-fl", words)
+    if isinstance(command, click.Group) and rest and PLACE_OF_COMMAND.fullmatch(rest[0]):
+        return
     known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
     for word in rest:
         option = word.strip("[]").partition("=")[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,11 +18,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.documents import FILE_NAME, ROOT, blocks_of
+from tests.simulations.command import command
+
 PAGES = ROOT / "docs" / "how-to"
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-NAME = re.compile(r"# ([\w.]+\.(?:py|toml))\n")
-PROGRAM = "import sys; from hqde_fl.simulations.console.entry import main; sys.exit(main())"
 NOT_HERE = {"gpus", "ray-cluster", "own-training"}
 """Pages that need GPUs, a cluster, or what ``make examples`` installs."""
 NODES = {"real-sites", "revoke-a-site"}
@@ -40,17 +40,18 @@ def follow(page: str, folder: Path) -> str:
     """
     programs = folder / "bin"
     programs.mkdir()
-    for name, words in {"hqde-fl": f"-P -c '{PROGRAM}'", "python": ""}.items():
-        (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} {words} "$@"\n')
+    for name, words in {"hqde-fl": command(), "python": [sys.executable]}.items():
+        (programs / name).write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
         (programs / name).chmod(0o755)
     path = f"{programs}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "PATH": path}
     printed, started = folder / "printed.txt", []
     try:
-        for language, text in BLOCK.findall((PAGES / f"{page}.md").read_text()):
-            if name := NAME.match(text):
+        for block in blocks_of(f"docs/how-to/{page}.md"):
+            text = block.text
+            if name := FILE_NAME.match(text):
                 (folder / name[1]).write_text(text)
-            if language != "sh" or text.startswith("pip "):
+            if block.language != "sh" or text.startswith("pip "):
                 continue
             with printed.open("ab") as output:
                 process = subprocess.Popen(
@@ -77,8 +78,8 @@ def without_times(line: str) -> str:
 
 def shown(page: str) -> list[str]:
     """Return the lines of a page that are said to be printed."""
-    blocks = BLOCK.findall((PAGES / f"{page}.md").read_text())
-    return [line for language, text in blocks if language == "text" for line in text.splitlines()]
+    blocks = [block for block in blocks_of(f"docs/how-to/{page}.md") if block.language == "text"]
+    return [line for block in blocks for line in block.text.splitlines()]
 
 
 @pytest.mark.slow

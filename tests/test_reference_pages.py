@@ -65,14 +65,14 @@ def first_codes(page: str, title: str) -> list[str]:
 @cache
 def modules() -> dict[str, ast.Module]:
     """Return module -> its syntax, of all packages."""
-    found = {}
+    trees = {}
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             if not any(parent.is_symlink() for parent in path.parents):
                 name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
                 name = name if name.startswith("hqde_fl") else f"hqde_fl.{name}"
-                found[name.removesuffix(".__init__")] = ast.parse(path.read_text())
-    return found
+                trees[name.removesuffix(".__init__")] = ast.parse(path.read_text())
+    return trees
 
 
 def error_classes() -> dict[str, type[HQDEError]]:
@@ -153,15 +153,15 @@ def test_every_command_is_listed_and_those_that_exit_with_1() -> None:
 @cache
 def texts() -> tuple[str, ...]:
     """Return the string constants of all packages, f-strings without what is put into them."""
-    found = []
+    constants = []
     for tree in modules().values():
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.append(node.value)
+                constants.append(node.value)
             elif isinstance(node, ast.JoinedStr):
                 parts = [v.value if isinstance(v, ast.Constant) else "..." for v in node.values]
-                found.append("".join(str(part) for part in parts))
-    return tuple(found)
+                constants.append("".join(str(part) for part in parts))
+    return tuple(constants)
 
 
 def messages() -> Iterator[str]:
@@ -284,9 +284,9 @@ def keys_of(file: Path) -> set[str]:
 def test_every_key_of_a_record_is_described(runs: Path, name: str) -> None:
     described = first_codes(DIRECTORIES, name)
     assert len(set(described)) == len(described)
-    found = set().union(*map(keys_of, runs.rglob(name)))
-    assert found - set(described) == set()
-    missing = set(described) - found - ELSEWHERE.get(name, set())
+    written = set().union(*map(keys_of, runs.rglob(name)))
+    assert written - set(described) == set()
+    missing = set(described) - written - ELSEWHERE.get(name, set())
     assert missing <= fields_of(name), missing
     for key in ELSEWHERE.get(name, ()):
         assert any(key in text for text in texts()), key

@@ -15,20 +15,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.documents import ROOT, blocks_of
+from tests.documents import FILE_NAME, ROOT, blocks_of
+from tests.simulations.command import command as own_command
 
 DOCS = ROOT / "docs"
 PAGES = ("first-run", "own-model", "own-rule", "own-attack", "sweep")
-NAME = re.compile(r"# ([\w.]+\.(?:py|toml))\n")
 FAILS = re.compile(r"# fails: exit status (\d+)")
-PROGRAM = "import sys; from hqde_fl.simulations.console.entry import main; sys.exit(main())"
 
 
 def command(line: str) -> list[str]:
     """Return the words of a command, with this interpreter for ``hqde-fl`` and ``python``."""
     words = shlex.split(line, comments=True)
     if words[0] == "hqde-fl":
-        return [sys.executable, "-P", "-c", PROGRAM, *words[1:]]
+        return own_command(*words[1:])
     return [sys.executable, *words[1:]] if words[0] == "python" else words
 
 
@@ -36,7 +35,7 @@ def follow(page: str, folder: Path) -> None:
     """Write the files of a page into a folder, and run its commands there."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for block in blocks_of(f"docs/tutorial/{page}.md"):
-        if name := NAME.match(block.text):
+        if name := FILE_NAME.match(block.text):
             (folder / name[1]).write_text(block.text)
         for line in block.text.splitlines() if block.language == "console" else ():
             if not line.startswith("$ "):

@@ -66,6 +66,24 @@ def check(
     }
 
 
+def write_between_marks(page: Path, bodies: Mapping[str, str]) -> None:
+    """Replace parts of a page, each between ``<!-- NAME -->`` and ``<!-- end of NAME -->``.
+
+    Parameters
+    ----------
+    page : Path
+        The page, which has both marks of each part.
+    bodies : Mapping[str, str]
+        Name of a part -> its new text.
+    """
+    text = page.read_text()
+    for name, body in bodies.items():
+        before, rest = text.split(f"<!-- {name} -->")
+        after = rest.split(f"<!-- end of {name} -->")[1]
+        text = f"{before}<!-- {name} -->\n{body}\n<!-- end of {name} -->{after}"
+    page.write_text(text)
+
+
 def conclude(
     rows: list[dict[str, Any]],
     checks: Iterable[dict[str, Any]],

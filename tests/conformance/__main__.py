@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.reporting import write_between_marks
 from tests.conformance.comparison import OURS, UNEXPLAINED, Tally, compare_one
 from tests.conformance.peers import installed_pairs
 from tests.conformance.vector_files import write_all
 
 PAGE = Path(__file__).parents[2] / "docs" / "conformance.md"
-START, END = "<!-- table -->\n", "<!-- end of table -->\n"
 
 
 def table(tallies: list[Tally]) -> str:
@@ -84,11 +84,8 @@ def main() -> int:
     peers = sorted({tally.peer.split()[0].split(".")[0] for tally in tallies})
     versions = ", ".join(f"{peer} {importlib.metadata.version(peer)}" for peer in peers)
     if options.page:
-        text = PAGE.read_text()
-        head, rest = text.split(START)
-        tail = rest.split(END)[1]
         lines = f"{len(tallies)} pairs; {versions}.\n\n{table(tallies)}"
-        PAGE.write_text(f"{head}{START}\n{lines}\n{END}{tail}")
+        write_between_marks(PAGE, {"table": f"\n{lines}"})
     bad = sum(
         count
         for tally in tallies

@@ -108,8 +108,7 @@ def unlisted_children(objects: Mapping[str, bytes]) -> list[str]:
     """
     missing: dict[str, None] = {}
     for content in objects.values():
-        end = max(content.find(HEAD_BODY_DIVIDER), 0)
-        first, last = content.find(b" ", 0, end), content.rfind(b" ", 0, end)
+        first, last, _ = _head(content)
         children = _ids(content, first + 1, last, "object")
         missing |= dict.fromkeys(child for child in children if child not in objects)
     return list(missing)
@@ -165,13 +164,8 @@ class _ReplyReader:
         content = self._objects.get(key)
         if content is None:
             raise ReplyError("malformed reply: it refers to an object that is not part of it")
-        end = content.find(HEAD_BODY_DIVIDER)
-        if end < 0:
-            raise ReplyError("malformed reply: an object without a head")
+        first, last, end = _head(content)
         self._describe(end)
-        first, last = content.find(b" ", 0, end), content.rfind(b" ", 0, end)
-        if first == last:
-            raise ReplyError("malformed reply: an object without a head")
         name = content[: min(40, first)].decode()
         kind = next((known for known in allowed if known.__qualname__ == name), None)
         if kind is None:
@@ -282,6 +276,18 @@ class _ReplyReader:
             raise ReplyError(
                 f"too large: reading it takes more than {self._memory} bytes of memory"
             )
+
+
+def _head(content: bytes) -> tuple[int, int, int]:
+    """Return the places of the first and the last space in an object's head, and of its end.
+
+    ``ReplyError`` is raised if there is no head.
+    """
+    end = content.find(HEAD_BODY_DIVIDER)
+    first, last = content.find(b" ", 0, max(end, 0)), content.rfind(b" ", 0, max(end, 0))
+    if first == last:
+        raise ReplyError("malformed reply: an object without a head")
+    return first, last, end
 
 
 def _ids(content: bytes, start: int, end: int, name: str) -> list[str]:
