@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -101,16 +102,14 @@ def unlisted_children(objects: Mapping[str, bytes]) -> list[str]:
     that declared it did. If that node left some out, they are missing in the list of every other
     reply with the same object, although they have been uploaded.
 
-    Raises
-    ------
-    ReplyError
-        If a head is malformed.
+    A malformed head names none here: ``inflate`` raises for it, and says what is wrong.
     """
     missing: dict[str, None] = {}
     for content in objects.values():
-        first, last, _ = _head(content)
-        children = _ids(content, first + 1, last, "object")
-        missing |= dict.fromkeys(child for child in children if child not in objects)
+        with suppress(ReplyError):
+            first, last, _ = _head(content)
+            children = _ids(content, first + 1, last, "object")
+            missing |= dict.fromkeys(child for child in children if child not in objects)
     return list(missing)
 
 
