@@ -22,6 +22,7 @@ ATTACKS: Registry[Any] = Registry(
         "min-sum": "hqde_fl.simulations.attacks.min_sum:MinSum",
         "optimal-alie": "hqde_fl.simulations.attacks.optimal_alie:OptimalALIE",
         "optimal-ipm": "hqde_fl.simulations.attacks.optimal_ipm:OptimalIPM",
+        "optimal-push": "hqde_fl.simulations.attacks.optimal_push:OptimalPush",
         "poisoned-fl": "hqde_fl.simulations.attacks.poisoned_fl:PoisonedFL",
         "sideways": "hqde_fl.simulations.attacks.sideways:Sideways",
     },

@@ -72,8 +72,12 @@ class Candidate:
 
 
 def fixed_candidates(families: Sequence[AttackFamily] = FAMILIES) -> list[Candidate]:
-    """Return every family's fixed attack, in every round, by clients drawn."""
-    return [Candidate({"name": family.name, **family.fixed}) for family in families]
+    """Return the fixed attacks of the families that have one, in every round, by clients drawn."""
+    return [
+        Candidate({"name": family.name, **family.fixed})
+        for family in families
+        if family.fixed is not None
+    ]
 
 
 def suggested(trial: Trial, rounds: int, families: Sequence[AttackFamily] = FAMILIES) -> Candidate:

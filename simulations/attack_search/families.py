@@ -53,15 +53,15 @@ class AttackFamily:
         Parameter -> its values.
     choices : Mapping[str, tuple]
         Parameter -> its values, where they are no numbers.
-    fixed : Mapping[str, Any]
+    fixed : Mapping[str, Any] or None
         The parameters of the fixed attack, beside which the search is measured; its defaults where
-        they are not given.
+        they are not given. None if the family is only searched.
     """
 
     name: str
     ranges: Mapping[str, Range] = field(default_factory=dict)
     choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    fixed: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] | None = field(default_factory=dict)
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
         """Return the fault's table with parameters that a trial draws."""
@@ -95,6 +95,7 @@ FAMILIES = (
     AttackFamily("fed-sa", {"rate": Range(0.05, 0.9), "reach": Range(0.01, 1, log=True)}),
     AttackFamily("optimal-alie"),
     AttackFamily("optimal-ipm"),
+    AttackFamily("optimal-push", choices={"goal": ("opposite", "distance")}, fixed=None),
     AttackFamily(
         "evasive",
         {"share": Range(0.5, 1), "limit": Range(1, 8, log=True), "noise": Range(0, 1)},

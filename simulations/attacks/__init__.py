@@ -18,6 +18,7 @@ from hqde_fl.simulations.attacks.min_max import MinMax
 from hqde_fl.simulations.attacks.min_sum import MinSum
 from hqde_fl.simulations.attacks.optimal_alie import OptimalALIE
 from hqde_fl.simulations.attacks.optimal_ipm import OptimalIPM
+from hqde_fl.simulations.attacks.optimal_push import OptimalPush
 from hqde_fl.simulations.attacks.poisoned_fl import PoisonedFL
 from hqde_fl.simulations.attacks.sideways import Sideways
 
@@ -46,6 +47,7 @@ __all__ = [
     "MinSum",
     "OptimalALIE",
     "OptimalIPM",
+    "OptimalPush",
     "PoisonedFL",
     "Sideways",
     "attack_name",

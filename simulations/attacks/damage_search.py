@@ -1,14 +1,16 @@
 """Search for the attackers' update that does the most damage under the rule in use.
 
-The search follows a line, start + t direction, in the span of the honest updates and a few further
-vectors. Linear rules that decide by distances alone are evaluated on coordinates in that span,
-which costs O(n^2) per try, whatever the model's size. Any other rule is run on the updates.
+The search goes through the span of the honest updates and a few further vectors, or follows a line
+in it, start + t direction. Linear rules that decide by distances alone are evaluated on coordinates
+in that span, which costs O(n^2) per try, whatever the model's size. Any other rule is run on the
+updates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +25,10 @@ from hqde_fl.updates import MappedColumns
 
 Damage = Callable[[float], float]
 """Position t on the line -> squared distance of the rule's result from the honest mean."""
+
+Goal = Literal["distance", "opposite"]
+"""What counts as damage: the squared distance of the rule's result from the honest mean, or how far
+the result goes against it, the inner product of mean - result and mean."""
 
 ON_UPDATES = ("combine", "added_rows", "second_score", "finish")
 """Methods by which a rule depends on more than distances between updates and its memory."""
@@ -50,16 +56,39 @@ def damage_along(
     knowledge : AttackerKnowledge
         The clients, the rule and its state.
     """
+    damage = damage_in(span, f, knowledge)
+    return lambda t: damage(start + t * direction)
+
+
+def damage_in(
+    span: UpdateSpan, f: int, knowledge: AttackerKnowledge, goal: Goal = "distance"
+) -> Callable[[Tensor], float]:
+    """Return the damage of f attackers as a function of the point (k,) of a span that they send.
+
+    It is 0 where the rule finds the updates too few.
+
+    Parameters
+    ----------
+    span : UpdateSpan
+        The span of the honest updates and further vectors.
+    f : int
+        Number of attackers.
+    knowledge : AttackerKnowledge
+        The clients, the rule and its state.
+    goal : str
+        What counts as damage.
+    """
     cohort, order = knowledge.cohort()
 
-    def rows(t: float) -> Tensor:
-        sent = (start + t * direction).expand(f, -1)
-        return torch.cat([span.honest_rows(), sent])[order]
+    def rows(point: Tensor) -> Tensor:
+        return torch.cat([span.honest_rows(), point.expand(f, -1)])[order]
 
     steps = _steps(knowledge.rule)
     if steps is None:
         mean = span.vector(span.mean())
-        return lambda t: _or_none(partial(_on_columns, span, rows(t), mean, cohort, knowledge))
+        return lambda point: _or_none(
+            partial(_on_columns, span, rows(point), mean, cohort, knowledge, goal)
+        )
     remembered = [
         tuple(s.remembered_rows(knowledge.state.get(str(i), {}))) for i, s in enumerate(steps)
     ]
@@ -69,7 +98,9 @@ def damage_along(
     for vectors in remembered:
         places.append([wide.row(below + k) for k in range(len(vectors))])
         below += len(vectors)
-    return lambda t: _or_none(partial(_on_gram, wide, rows(t), places, steps, cohort, knowledge))
+    return lambda point: _or_none(
+        partial(_on_gram, wide, rows(point), places, steps, cohort, knowledge, goal)
+    )
 
 
 def find_most_harmful(damage: Damage, known: Sequence[float], limit: float, tries: int) -> float:
@@ -141,11 +172,9 @@ def _on_gram(
     steps: Sequence[Rule],
     cohort: Cohort,
     knowledge: AttackerKnowledge,
+    goal: Goal,
 ) -> float:
-    """Return the damage with the rule's steps applied to coordinates in the span.
-
-    It is the squared distance of the result from the honest mean.
-    """
+    """Return the damage with the rule's steps applied to coordinates in the span."""
     cohort = apply_tolerance(knowledge.rule, cohort)
     total = span.origin().shape[0]
     mixing = torch.nn.functional.pad(rows, (0, total - rows.shape[1]))
@@ -157,17 +186,27 @@ def _on_gram(
         decision = step.decide(measured, members, knowledge.state.get(str(index), {}))
         assert decision.mixing is not None
         mixing = decision.mixing @ mixing
-    ends = torch.cat([mixing, span.mean()[None, :]])
-    return float(span.geometry.mixed(ends).squared_distances()[0, 1]) * span.geometry.unit**2
+    ends = span.geometry.mixed(torch.cat([mixing, span.mean()[None, :]]))
+    if goal == "distance":
+        return float(ends.squared_distances()[0, 1]) * ends.unit**2
+    products = ends.products()
+    return float(products[1, 1] - products[0, 1]) * ends.unit**2
 
 
 def _on_columns(
-    span: UpdateSpan, rows: Tensor, mean: Tensor, cohort: Cohort, knowledge: AttackerKnowledge
+    span: UpdateSpan,
+    rows: Tensor,
+    mean: Tensor,
+    cohort: Cohort,
+    knowledge: AttackerKnowledge,
+    goal: Goal,
 ) -> float:
     """Return the damage with the rule applied to the updates themselves.
 
-    It is the squared distance of the result from the honest ``mean`` (d,).
+    The honest ``mean`` is (d,).
     """
     updates = MappedColumns(span.columns, partial(linear, rows), rows.shape[0])
-    delta = aggregate(knowledge.rule, updates, cohort, knowledge.state).delta
-    return float(torch.linalg.vector_norm(delta - mean, dtype=torch.float64)) ** 2
+    lost = mean - aggregate(knowledge.rule, updates, cohort, knowledge.state).delta
+    if goal == "distance":
+        return float(torch.linalg.vector_norm(lost, dtype=torch.float64)) ** 2
+    return float(lost.to(torch.float64) @ mean.to(torch.float64))

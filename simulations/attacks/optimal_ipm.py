@@ -51,10 +51,13 @@ class OptimalIPM(Attack):
         return span.vector(-epsilon * span.mean())
 
 
-def check_search(attack: Attack, limit: float, tries: int) -> None:
-    """Raise ``ConfigError`` unless an attack's limit is finite and > 0, and its tries are >= 3."""
+def check_search(attack: Attack, limit: float, tries: int, least: int = 3) -> None:
+    """Raise ``ConfigError`` unless an attack's limit is finite and > 0, and its tries suffice.
+
+    ``least`` is the smallest number of tries.
+    """
     name = type(attack).__name__
     if not (math.isfinite(limit) and limit > 0):
         raise ConfigError(f"{name}.limit must be finite and > 0, found {limit}")
-    if tries < 3:
-        raise ConfigError(f"{name}.tries must be >= 3, found {tries}")
+    if tries < least:
+        raise ConfigError(f"{name}.tries must be >= {least}, found {tries}")

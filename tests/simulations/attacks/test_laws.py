@@ -23,6 +23,7 @@ from hqde_fl.simulations.attacks import (
     MinSum,
     OptimalALIE,
     OptimalIPM,
+    OptimalPush,
     PoisonedFL,
     Sideways,
 )
@@ -124,6 +125,7 @@ def test_one_honest_client_is_enough(attack, draw):
         (lambda: Fang(threshold=0.0), "Fang.threshold must be finite and > 0, found 0.0"),
         (lambda: Mimic(warmup=0), "Mimic.warmup must be >= 1, found 0"),
         (lambda: OptimalALIE(limit=0.0), "OptimalALIE.limit must be finite and > 0, found 0.0"),
+        (lambda: OptimalPush(goal="away"), "OptimalPush.goal must be one of"),
         (lambda: OptimalIPM(tries=2), "OptimalIPM.tries must be >= 3, found 2"),
         (lambda: Copycat(noise=-1.0), "Copycat.noise must be finite and >= 0, found -1.0"),
         (

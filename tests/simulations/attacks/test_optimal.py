@@ -27,9 +27,22 @@ from hqde_fl.rules import (
     TrimmedMean,
     aggregate,
 )
-from hqde_fl.simulations.attacks import ALIE, IPM, AttackerKnowledge, OptimalALIE, OptimalIPM
+from hqde_fl.simulations.attacks import (
+    ALIE,
+    IPM,
+    AttackerKnowledge,
+    OptimalALIE,
+    OptimalIPM,
+    OptimalPush,
+)
 from hqde_fl.simulations.attacks.columnwise import standard_deviation
-from hqde_fl.simulations.attacks.damage_search import _steps, damage_along, find_most_harmful
+from hqde_fl.simulations.attacks.damage_search import (
+    _steps,
+    damage_along,
+    damage_in,
+    find_most_harmful,
+)
+from hqde_fl.simulations.attacks.optimal_push import ascend, worst_along_axes
 from hqde_fl.simulations.attacks.update_span import UpdateSpan
 from hqde_fl.updates import Updates
 
@@ -219,3 +232,69 @@ def test_the_rule_must_be_known():
     for attack in (OptimalALIE(), OptimalIPM()):
         with pytest.raises(ConfigError, match="needs a defence that tells the rule"):
             AdversaryGrid(None, attack, {1})
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_damage_may_be_how_far_the_result_goes_against_the_honest_mean(draw, rule):
+    rows = draw(0, common=0.5)
+    mean, std = rows.mean(dim=0), standard_deviation(Updates(rows))
+    state = outcome(rule, draw(50), draw(60)[:3]).state
+    span = UpdateSpan(Updates(rows), (std,))
+    damage = damage_in(span, 3, knowledge_for(rule, state), "opposite")
+    for a, b in ((0.0, 0.0), (1.5, 0.0), (0.0, 2.0), (-3.0, 1.0)):
+        result = outcome(rule, rows, mean - a * mean - b * std, state).delta
+        expected = float((mean - result) @ mean)
+        found = damage(span.mean() - a * span.mean() - b * span.row(0))
+        assert found == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+def against_the_mean(rule, rows, sent):
+    mean = rows.mean(dim=0)
+    return float((mean - outcome(rule, rows, sent).delta) @ mean)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_the_optimal_push_goes_further_against_the_mean_than_fixed_attacks(draw, rule):
+    rows = draw(1, common=0.5)
+    found = against_the_mean(rule, rows, OptimalPush().craft(rows, 3, knowledge_for(rule)))
+    fixed = (IPM(), IPM(epsilon=0.1), IPM(epsilon=3.0), ALIE(z=1.5))
+    others = [against_the_mean(rule, rows, attack.craft(rows, 3)) for attack in fixed]
+    assert found >= max(others) - 1e-6 * abs(max(others))
+
+
+def test_the_optimal_push_finds_more_than_a_line_search_along_the_mean(draw):
+    """CAF lets a longer push pass along mean and deviation than along the mean alone."""
+    ratios = []
+    for seed in range(6):
+        rows = draw(seed, common=0.3)
+        push, line = (
+            attack.craft(rows, 3, knowledge_for(CAF(3))) for attack in (OptimalPush(), OptimalIPM())
+        )
+        ratios.append(against_the_mean(CAF(3), rows, push) / against_the_mean(CAF(3), rows, line))
+    assert max(ratios) > 1.05
+
+
+def test_the_ascent_finds_the_top_of_a_hill_within_its_tries():
+    top, calls = torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64), []
+
+    def hill(push):
+        calls.append(push)
+        return -float((push - top).square().sum())
+
+    best = ascend(hill, torch.zeros(3).double(), 10.0, 100)
+    assert torch.allclose(best, top, atol=0.1)
+    assert len(calls) <= 100
+
+
+def test_the_ascent_starts_at_the_worst_point_of_the_axes():
+    def cliff(push):
+        return float(push[1]) if push[1] <= 2.5 else 0.0
+
+    start = worst_along_axes(cliff, 10.0, 24)
+    assert start.tolist() == [0, pytest.approx(2.5, abs=0.1), 0]
+
+
+def test_no_multiple_of_a_direction_exceeds_the_limit():
+    start = worst_along_axes(lambda push: float(push[0]), 2.0, 12)
+    assert start.tolist() == [2.0, 0, 0]
+    assert ascend(lambda push: float(push[0]), start, 2.0, 48)[0] == 2.0
