@@ -20,8 +20,9 @@ import sys
 import tempfile
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
@@ -30,28 +31,37 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.arena_parts.page import (  # noqa: E402
+    assumptions,
+    far_from_best,
+    lost_by_all,
+    rules_table,
+    winners,
+)
+from benchmarks.arena_parts.results import (  # noqa: E402
+    WITHIN,
+    Condition,
+    Regret,
+    Table,
+    complete,
+    is_dropped,
+    rows_of,
+)
 from benchmarks.reporting import check, conclude, machine, write_between_marks  # noqa: E402
+from hqde_fl.simulations.experiment.experiment import Experiment  # noqa: E402
+from hqde_fl.simulations.recording.recorded_run import Run  # noqa: E402
+from hqde_fl.simulations.run import run_experiment  # noqa: E402
 from hqde_fl.simulations.statistics.regret import regrets  # noqa: E402
-from hqde_fl.simulations.statistics.samples import Sample  # noqa: E402
 from hqde_fl.simulations.sweep.cells import Cell, Sweep  # noqa: E402
 
 EXPERIMENT = ROOT / "experiments" / "arena.toml"
 RESULTS = ROOT / "experiments" / "arena" / "results.csv"
 PAGE = ROOT / "docs" / "arena.md"
 COLUMNS = ("rule", "attack", "f", "partition", "seed", "accuracy")
-DROPPED = 0.15
-"""Accuracy below the best rule's on the first seed, from which a rule is dropped there."""
 ROBUST, FILTER = "robust", "byzantine-filter"
-WITHIN, SHARE = 0.03, 0.95
+SHARE = 0.95
 FILTER_WITHIN, FILTER_F = 0.05, 3
 QUICK_MINUTES = 4.0
-
-Condition = tuple[str, str, str]
-"""Attack, f and partition."""
-Table = dict[Condition, dict[str, dict[int, float]]]
-"""Condition -> rule -> seed -> accuracy, or regret."""
-Regret = dict[Condition, dict[str, float]]
-"""Condition -> rule -> mean regret; of one seed for rules that were dropped."""
 
 
 def label_of(cell: Cell) -> tuple[str, Condition, int]:
@@ -87,9 +97,6 @@ def run(experiment_json: str) -> float:
     """Run a cell in one thread, and return its final accuracy."""
     import torch
 
-    from hqde_fl.simulations.experiment.experiment import Experiment
-    from hqde_fl.simulations.run import run_experiment
-
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -98,14 +105,9 @@ def run(experiment_json: str) -> float:
     return float(result.final["accuracy"] or 0.0)
 
 
-def is_dropped(rules: Mapping[str, Mapping[int, float]], rule: str, first: int) -> bool:
-    """Return True if a rule's first seed is too far below the best one under a condition."""
-    values = {name: seeds[first] for name, seeds in rules.items() if first in seeds}
-    return rule in values and values[rule] < max(values.values()) - DROPPED
-
-
+@cache
 def cells_of() -> dict[tuple[str, Condition, int], Cell]:
-    """Return the cells of the arena, those of the first seed first."""
+    """Return the cells of the arena by rule, condition and seed, those of the first seed first."""
     cells: dict[tuple[str, Condition, int], Cell] = {}
     for cell in Sweep.load(EXPERIMENT).cells:
         cells.setdefault(label_of(cell), cell)
@@ -142,57 +144,26 @@ def run_cells(table: Table, minutes: float, jobs: int, *, keep: bool) -> int:
     return done
 
 
-def complete(table: Table) -> Table:
-    """Return the conditions in which every rule has all its seeds, or is dropped."""
+def wanted_seeds() -> dict[Condition, dict[str, set[int]]]:
+    """Return condition -> rule -> the seeds of its cells."""
     wanted: dict[Condition, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
     for rule, condition, seed in cells_of():
         wanted[condition][rule].add(seed)
-    return {
-        condition: {rule: dict(table[condition][rule]) for rule in rules}
-        for condition, rules in wanted.items()
-        if all(min(seeds) in table[condition][rule] for rule, seeds in rules.items())
-        and all(
-            seeds == table[condition][rule].keys() or is_dropped(table[condition], rule, min(seeds))
-            for rule, seeds in rules.items()
-        )
-    }
+    return wanted
 
 
-def mean_regret(by_seed: Table, rule: str) -> Sample:
-    """Return a rule's regret under each seed, in the mean over the conditions.
+def influence_of_attackers(condition: Condition) -> float:
+    """Return the attackers' part of the influence on ``robust``'s model, in the mean over rounds.
 
-    Where it was dropped, its one seed stands for all.
+    The run of the first seed is run again for it. With equal weights it is f / n.
     """
-    seeds = sorted({seed for rules in by_seed.values() for own in rules.values() for seed in own})
-    conditions = [rules[rule] for rules in by_seed.values()]
-    return Sample(
-        tuple(fmean(own.get(s, next(iter(own.values()))) for own in conditions) for s in seeds)
-    )
-
-
-def rows_of(table: Table, by_seed: Table, regret: Regret) -> list[dict[str, Any]]:
-    """Return a row for each rule: worst and mean accuracy, regrets, all of complete conditions."""
-    rows = []
-    for rule in {rule: None for rules in table.values() for rule in rules}:
-        means = {condition: fmean(rules[rule].values()) for condition, rules in table.items()}
-        own = [values[rule] for values in regret.values()]
-        worst = min(means, key=lambda condition: means[condition])
-        sample = mean_regret(by_seed, rule)
-        rows.append(
-            {
-                "rule": rule,
-                "conditions": len(means),
-                "mean": fmean(means.values()),
-                "worst": means[worst],
-                "worst at": ", ".join(worst),
-                "mean regret": sample.mean,
-                "interval": sample.interval,
-                "greatest regret": max(own),
-                "within .03": fmean(value <= WITHIN for value in own),
-                "best": fmean(values[rule] == min(values.values()) for values in regret.values()),
-            }
-        )
-    return sorted(rows, key=lambda row: -row["worst"])
+    seed = min(seed for _, _, seed in cells_of())
+    experiment = cells_of()[ROBUST, condition, seed].experiment
+    with tempfile.TemporaryDirectory() as folder:
+        run_experiment(experiment, Path(folder) / "run", report=False)
+        clients = [line for line in Run.load(Path(folder) / "run").clients if line["influence"]]
+    of_attackers = sum(line["influence"] for line in clients if line["fault"])
+    return float(of_attackers / sum(line["influence"] for line in clients))
 
 
 def checks_of(regret: Regret, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -215,40 +186,6 @@ def checks_of(regret: Regret, rows: Sequence[Mapping[str, Any]]) -> list[dict[st
     return checks
 
 
-def markdown(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return the table of rules in Markdown."""
-    lines = [
-        "| rule | conditions | mean | worst | at | mean regret | greatest | within .03 | best |",
-        "|---|---:|---:|---:|---|---:|---:|---:|---:|",
-    ]
-    for row in rows:
-        low, high = row["interval"]
-        lines.append(
-            f"| {row['rule']} | {row['conditions']} | {row['mean']:.3f} | {row['worst']:.3f} "
-            f"| {row['worst at']} | {row['mean regret']:.3f} [{low:.3f}, {high:.3f}] "
-            f"| {row['greatest regret']:.3f} | {row['within .03']:.2f} | {row['best']:.2f} |"
-        )
-    return "\n".join(lines)
-
-
-def far_from_best(table: Table, regret: Regret) -> str:
-    """Return the conditions in which ``robust`` is far from the best rule, in Markdown."""
-    lines = [
-        "| condition | best rule | its accuracy | robust | regret |",
-        "|---|---|---:|---:|---:|",
-    ]
-    for condition, values in sorted(regret.items(), key=lambda item: -item[1][ROBUST]):
-        if values[ROBUST] <= WITHIN:
-            break
-        means = {rule: fmean(seeds.values()) for rule, seeds in table[condition].items()}
-        best = max(means, key=lambda rule: means[rule])
-        lines.append(
-            f"| {', '.join(condition)} | {best} | {means[best]:.3f} | {means[ROBUST]:.3f} "
-            f"| {values[ROBUST]:.3f} |"
-        )
-    return "\n".join(lines)
-
-
 def main() -> int:
     """Run what is due, print the table, write the page or the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -262,7 +199,7 @@ def main() -> int:
     if not options.page:
         minutes = QUICK_MINUTES if options.quick else options.minutes
         print(f"{run_cells(table, minutes, options.jobs, keep=not options.quick)} cells run")
-    table = complete(table)
+    table = complete(table, wanted_seeds())
     print(f"{len(table)} conditions are complete")
     by_seed = {condition: regrets(rules) for condition, rules in table.items()}
     regret = {
@@ -270,10 +207,19 @@ def main() -> int:
         for condition, rules in by_seed.items()
     }
     rows = rows_of(table, by_seed, regret)
-    print(markdown(rows))
-    if options.page:
-        bodies = {"rules": markdown(rows), "robust": far_from_best(table, regret)}
-        write_between_marks(PAGE, bodies)
+    print(rules_table(rows))
+    if options.page and table:
+        logging.disable(logging.WARNING)
+        write_between_marks(
+            PAGE,
+            {
+                "rules": rules_table(rows),
+                "robust": far_from_best(table, regret, ROBUST, influence_of_attackers),
+                "winners": winners(table),
+                "lost": lost_by_all(table),
+                "assumptions": assumptions(table),
+            },
+        )
     about = {**machine(), "quick": options.quick}
     return conclude([dict(row) for row in rows], checks_of(regret, rows), options.json, about)
 

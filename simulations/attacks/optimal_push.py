@@ -102,7 +102,7 @@ def worst_along_axes(damage: Callable[[Tensor], float], limit: float, tries: int
     tries : int
         Number of calls of the function for each axis, besides those for what is known.
     """
-    ends = []
+    ends: list[Tensor] = []
     for axis, known in zip(torch.eye(len(KNOWN), dtype=torch.float64), KNOWN, strict=True):
         near = [max(-limit, min(limit, t)) for t in known]
         furthest = find_most_harmful(partial(_damage_at, damage, axis), near, limit, tries)

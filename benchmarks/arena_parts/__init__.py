@@ -1,0 +1,1 @@
+"""The parts of the arena: its table of results, and its page."""
