@@ -53,6 +53,7 @@ def searched(name: str, settings: SearchSettings, out: Path) -> dict[str, Any]:
     started = time.monotonic()
     outcome = attack_search(experiment, ATTACKERS, out, settings, jobs=os.cpu_count() or 1)
     difference, worst = outcome.difference, outcome.fixed[0]
+    assert difference is not None  # an accuracy is finite
     print(f"{name:<24}{fmean(outcome.clean):7.3f}{fmean(worst.held_out):9.3f}", end="")
     print(f"{fmean(outcome.found.held_out):9.3f}{difference.mean:+9.3f}  {outcome.found.label}")
     print(

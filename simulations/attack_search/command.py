@@ -35,14 +35,25 @@ def attack_search(
         typer.Option("--set", metavar="KEY=VALUE", help="Override a dotted key; may be repeated."),
     ] = None,
     f: Annotated[int, typer.Option("--attackers", help="The number of attackers, f.")] = 2,
-    budget: Annotated[int, typer.Option(help="Candidates beside the fixed attacks.")] = 200,
+    budget: Annotated[
+        int, typer.Option(help="Candidates drawn; the fixed attacks come besides.")
+    ] = 200,
     minutes: Annotated[float, typer.Option(help="Begin no candidate after this time.")] = 15.0,
     seeds: Annotated[
         str, typer.Option(metavar="LIST", help="Seeds that guide the search.")
     ] = "1,2",
     held_out: Annotated[
-        str, typer.Option(metavar="LIST", help="Seeds on which the result is measured.")
+        str,
+        typer.Option(metavar="LIST", help="Seeds on which the result is measured, at least two."),
     ] = "11,12,13,14,15",
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ATTACK",
+            help="A further attack to try: its name, such as mine.py:MyAttack, or a TOML table, in "
+            "which [low, high] is the range of a number; may be repeated.",
+        ),
+    ] = None,
     jobs: Annotated[int, typer.Option(metavar="N", min=0, help="Runs at once; 0: one a core.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the search itself.")] = 0,
     out: Annotated[
@@ -54,9 +65,10 @@ def attack_search(
     Families, strengths, who attacks and when. A search that was interrupted goes on in its
     directory.
     """
-    from hqde_fl.simulations.attack_search.search import SearchSettings
+    from hqde_fl.simulations.attack_search.families import FAMILIES, own_family
+    from hqde_fl.simulations.attack_search.search import FOUND, SearchSettings
     from hqde_fl.simulations.attack_search.search import attack_search as search
-    from hqde_fl.simulations.attack_search.setting import searched_experiment
+    from hqde_fl.simulations.attack_search.setting import require_attacks, searched_experiment
     from hqde_fl.simulations.console.integer_list import integer_list
     from hqde_fl.simulations.console.progress import quiet_flower
     from hqde_fl.simulations.experiment.own_modules import add_folder_of
@@ -67,6 +79,7 @@ def attack_search(
         budget, minutes, training, integer_list(held_out, "--held-out", SEEDS), seed
     )
     experiment = searched_experiment(rule, file, set_ or (), f)
+    own = require_attacks(experiment, [own_family(text) for text in also or ()], f)
     directory = out or Path("runs") / f"attack-search-{experiment.name}"
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -86,27 +99,55 @@ def attack_search(
             directory,
             settings,
             jobs=jobs or os.cpu_count() or 1,
+            families=(*FAMILIES, *own),
             on_candidate=on_candidate,
         )
     console.print(_table(outcome))
     for line in summary(outcome, settings.held_out_seeds):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+    said = f"the attack found, for an experiment's file: {directory / FOUND}"
+    console.print(said, highlight=False, markup=False, soft_wrap=True)
 
 
 def summary(outcome: SearchOutcome, held_out: tuple[int, ...]) -> list[str]:
     """Return lines that say what a search found, and on how many seeds."""
-    difference = outcome.difference
     lines = [
-        f"{outcome.candidates} candidates, {outcome.failed} of them failed; "
-        f"measured on {len(held_out)} held-out seeds",
-        f"without attackers: {fmean(outcome.clean):.3f}",
+        f"{outcome.candidates} attacks tried, the fixed ones included, {outcome.failed} of them "
+        f"failed; measured on {len(held_out)} held-out seeds",
+        f"without attackers: {fmean(outcome.clean):.3f}" if outcome.clean else "",
+        *(f"left out, a run on a held-out seed failed: {label}" for label in outcome.left_out),
+        _not_finite(outcome),
+        _comparison(outcome),
     ]
+    return list(filter(None, lines))
+
+
+def _not_finite(outcome: SearchOutcome) -> str:
+    """Return what runs without a finite metric count as; empty if there are none."""
+    if not any(each.not_finite for each in (outcome.found, *outcome.fixed)):
+        return ""
+    return f"a run that ends without a finite {outcome.metric} counts as the worst value possible"
+
+
+def _comparison(outcome: SearchOutcome) -> str:
+    """Return how much worse the attack found is than the worst fixed one."""
+    if not outcome.fixed:
+        return "no fixed attack is left to compare with"
+    worst = outcome.fixed[0]
     if outcome.found.faults in {fixed.faults for fixed in outcome.fixed}:
-        return [*lines, "no candidate was worse than the fixed attacks on the training seeds"]
-    text = f"found - worst fixed attack: {difference.mean:+.3f}"
-    if difference.interval is not None:
-        text += f" [{difference.interval.low:+.3f}, {difference.interval.high:+.3f}]"
-    return [*lines, text]
+        return "no candidate was worse than the fixed attacks on the training seeds"
+    difference, metric = outcome.difference, outcome.metric
+    if difference is None:
+        return f"no difference to the worst fixed attack, {worst.label}: a {metric} is not finite"
+    more = "higher" if difference.mean > 0 else "lower"
+    text = (
+        f"on the held-out seeds {metric} is {abs(difference.mean):.3f} {more} under the attack "
+        f"found than under the fixed attack that was worst on the training seeds, {worst.label}"
+    )
+    if (interval := difference.interval) is None:
+        return text
+    text += f"; 95 % interval of the difference [{interval.low:+.3f}, {interval.high:+.3f}]"
+    return text + (", so it may be chance" if interval.low <= 0 <= interval.high else "")
 
 
 def _table(outcome: SearchOutcome) -> Table:
@@ -118,7 +159,8 @@ def _table(outcome: SearchOutcome) -> Table:
         *(("fixed: ", each) for each in outcome.fixed[:FIXED_SHOWN]),
     ]
     for prefix, each in rows:
-        table.add_row(
-            prefix + each.label, f"{fmean(each.training):.3f}", f"{fmean(each.held_out):.3f}"
-        )
+        label = prefix + each.label
+        if each.not_finite:
+            label += f" ({each.not_finite} runs not finite)"
+        table.add_row(label, f"{fmean(each.training):.3f}", f"{fmean(each.held_out):.3f}")
     return table

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
 
-from hqde_fl.errors import ConfigError, HQDEError
+from hqde_fl.errors import ConfigError, HQDEError, RunError
 from hqde_fl.simulations.attack_search.candidates import Candidate
 from hqde_fl.simulations.console.interruption import uninterrupted
 from hqde_fl.simulations.experiment.experiment import Experiment
@@ -50,12 +50,8 @@ class Evaluator:
         self._table, self._f, self._out = experiment.to_table(), f, out
         self._runs: dict[tuple[str, int], Future[float | None]] = {}
         self._sizes: dict[int, list[int]] = {}
+        self._not_finite: set[tuple[str, int]] = set()
         self._require_same()
-        for line in read_lines(out / RESULTS):
-            if line["value"] is not None:  # what failed may have been interrupted
-                known: Future[float | None] = Future()
-                known.set_result(line["value"])
-                self._runs[line["candidate"], line["seed"]] = known
         self._closing = False
         self._workers = [CellWorker(out / f"worker-{index}.log", lock) for index in range(jobs)]
         self._idle: queue.SimpleQueue[CellWorker] = queue.SimpleQueue()
@@ -66,6 +62,13 @@ class Evaluator:
         task = self._experiment(Candidate({"name": "zero"}), 0).checked_task()
         objective = task.objective
         self.metric, self.higher_is_better = objective.primary, objective.higher_is_better()
+        self.worst = objective.bounds()[0 if self.higher_is_better else 1]
+        for line in read_lines(out / RESULTS):
+            if line["error"] is None:  # what failed may have been interrupted
+                known: Future[float | None] = Future()
+                place = line["candidate"], line["seed"]
+                known.set_result(self._counted(line["value"], place))
+                self._runs[place] = known
 
     def __enter__(self) -> Self:
         return self
@@ -108,9 +111,10 @@ class Evaluator:
         Returns
         -------
         Future[float or None]
-            None if the run failed, or its metric is not finite.
+            None if the run failed. A metric that is not finite counts as ``worst``, the worst value
+            that it can have.
         """
-        key = "none" if candidate is None else candidate.key
+        key = _key(candidate)
         if (key, seed) not in self._runs:  # two at once would use the same directory
             self._runs[key, seed] = self._threads.submit(self._run, candidate, seed, key)
         return self._runs[key, seed]
@@ -123,6 +127,22 @@ class Evaluator:
         """Return the final metric for each seed, in order; see ``value``."""
         return [future.result() for future in [self.value(candidate, seed) for seed in seeds]]
 
+    def not_finite(self, candidate: Candidate | None, seeds: Iterable[int]) -> int:
+        """Return the number of runs under a candidate whose metric was not finite."""
+        key = _key(candidate)
+        return sum((key, seed) in self._not_finite for seed in seeds)
+
+    def faults(self, candidate: Candidate, seed: int) -> list[dict[str, Any]]:
+        """Return the ``[[faults]]`` of a candidate under a seed."""
+        return candidate.faults(self._f, self._sizes_of(candidate, seed))
+
+    def _counted(self, value: float | None, place: tuple[str, int]) -> float:
+        """Return a metric, or the worst value that it can have if it is not finite."""
+        if value is None:
+            self._not_finite.add(place)
+            return self.worst
+        return value
+
     def _run(self, candidate: Candidate | None, seed: int, key: str) -> float | None:
         name = hashlib.sha256(f"{key} {seed}".encode()).hexdigest()[:16]
         out, value, error = self._out / name, None, None
@@ -130,7 +150,8 @@ class Evaluator:
         try:
             experiment = self._experiment(candidate, seed)
             error = worker.run(experiment, out, lambda line: None)
-            value = None if error else Run.load(out).primary
+            if error is None:
+                value = self._final(Run.load(out))
         except HQDEError as problem:
             error = str(problem)
         finally:
@@ -141,7 +162,16 @@ class Evaluator:
         line = {"candidate": key, "seed": seed, "value": value, "error": error}
         with self._writing:
             append_lines(self._out / RESULTS, [line])
-        return value
+        return self._counted(value, (key, seed)) if error is None else None
+
+    def _final(self, run: Run) -> float | None:
+        """Return the metric after a run's last round, None if it is not finite.
+
+        Raises ``RunError`` if the server did not measure it.
+        """
+        if self.metric not in run.final:
+            raise RunError(f"the server measured no {self.metric!r}: has the task a test set?")
+        return run.final[self.metric]
 
     def _experiment(self, candidate: Candidate | None, seed: int) -> Experiment:
         own: dict[str, Any] = {
@@ -153,7 +183,7 @@ class Evaluator:
             "callbacks": [],
         }
         if candidate is not None:
-            own["faults"] = candidate.faults(self._f, self._sizes_of(candidate, seed))
+            own["faults"] = self.faults(candidate, seed)
         return Experiment.parse({**self._table, **own})
 
     def _sizes_of(self, candidate: Candidate, seed: int) -> Sequence[int]:
@@ -165,6 +195,10 @@ class Evaluator:
             task, count = experiment.load_task(), experiment.clients.count
             self._sizes[seed] = [_size(task.partition(client, count)) for client in range(count)]
         return self._sizes[seed]
+
+
+def _key(candidate: Candidate | None) -> str:
+    return "none" if candidate is None else candidate.key
 
 
 def _size(data: Any) -> int:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Protocol
+
+from hqde_fl.errors import ConfigError
 
 
 class Trial(Protocol):
@@ -72,6 +76,39 @@ class AttackFamily:
             places = tuple(range(len(choices)))  # Optuna stores numbers, not tables
             table[name] = choices[trial.suggest_categorical(f"{self.name}.{name}", places)]
         return table
+
+
+def own_family(text: str) -> AttackFamily:
+    """Return the family that an option describes: an attack's name, or a TOML table of one.
+
+    A list of two numbers is the range of a parameter, any other value a fixed one:
+    ``{ name = "mine.py:Opposite", scale = [0.5, 10.0] }``. The fixed attack has the lower bounds.
+
+    Raises
+    ------
+    ConfigError
+        If the text is neither.
+    """
+    try:
+        table = tomllib.loads(f"a = {text}")["a"] if text.startswith("{") else {"name": text}
+    except tomllib.TOMLDecodeError as error:
+        found = f"found {text!r}: {error}"
+        raise ConfigError(f"--also must be a name or a TOML table, {found}") from None
+    name = table.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"--also must have a name, found {text!r}")
+    ranges, choices, fixed = {}, {}, {}
+    for key, value in table.items():
+        if not isinstance(value, list):
+            choices[key], fixed[key] = (value,), value
+            continue
+        if len(value) != 2 or not all(type(end) in (int, float) for end in value):
+            raise ConfigError(f"--also: {key} must be [low, high], found {value!r}")
+        low, high = map(float, value)
+        if not -inf < low < high < inf:
+            raise ConfigError(f"--also: {key} must be [low, high], low < high, found {value!r}")
+        ranges[key], fixed[key] = Range(low, high, log=low > 0), low
+    return AttackFamily(name, ranges, choices, fixed)
 
 
 PERTURBATIONS = {"perturbation": ("std", "unit", "sign")}

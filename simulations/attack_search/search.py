@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
+from math import inf, isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -27,7 +28,7 @@ from hqde_fl.simulations.recording.atomic_files import replace_file
 from hqde_fl.simulations.recording.directory_lock import directory_lock
 from hqde_fl.simulations.statistics.samples import Sample
 
-OUTCOME = "attack-search.json"
+OUTCOME, FOUND = "attack-search.json", "found.toml"
 MARGIN = 0.05
 """A candidate is dropped if the first seed's metric is better by more than this than the mean under
 the worst attack so far."""
@@ -45,7 +46,7 @@ class SearchSettings:
     Parameters
     ----------
     budget : int
-        Number of candidates beside the fixed attacks, >= 1.
+        Number of candidates that are drawn, >= 1. The fixed attacks are run besides.
     minutes : float
         Time after which no further candidate begins, > 0.
     training_seeds, held_out_seeds : tuple[int, ...]
@@ -66,7 +67,10 @@ class SearchSettings:
         if not self.minutes > 0:
             raise ConfigError(f"--minutes must be > 0, found {self.minutes:g}")
         if not self.training_seeds or len(self.held_out_seeds) < 2:
-            raise ConfigError("a search needs at least 1 training seed and 2 held-out seeds")
+            raise ConfigError(
+                "a search needs at least 1 training seed (--seeds) and 2 held-out seeds "
+                f"(--held-out), found {len(self.training_seeds)} and {len(self.held_out_seeds)}"
+            )
         for seeds in (self.training_seeds, self.held_out_seeds):
             if len(set(seeds)) < len(seeds):
                 raise ConfigError(f"a search needs different seeds, found {list(seeds)}")
@@ -85,13 +89,17 @@ class AttackScores:
     faults : str
         The attack as JSON: fault, who, when.
     training, held_out : tuple[float, ...]
-        The final metric for each training seed, and each held-out one.
+        The final metric for each training seed, and each held-out one. One that is not finite is in
+        it as the worst value that the metric can have.
+    not_finite : int
+        The number of these runs whose metric was not finite.
     """
 
     label: str
     faults: str
     training: tuple[float, ...]
     held_out: tuple[float, ...]
+    not_finite: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,29 +112,44 @@ class SearchOutcome:
         The rule.
     metric : str
         The primary metric.
+    higher_is_better : bool
+        Whether higher values of it are better.
     clean : tuple[float, ...]
-        The final metric without attackers, for each held-out seed.
+        The final metric without attackers, for each held-out seed; empty if a run failed.
     fixed : tuple[AttackScores, ...]
         The fixed attacks, the worst on the training seeds first.
     found : AttackScores
         The worst attack on the training seeds, which may be a fixed one.
+    found_faults : tuple[dict, ...]
+        The ``[[faults]]`` of the attack found, under the first held-out seed.
+    left_out : tuple[str, ...]
+        The attacks, in words, that are left out because a run on a held-out seed failed.
     candidates, failed : int
-        Numbers of candidates, and of those whose runs failed.
+        Numbers of attacks tried, the fixed ones included, and of those whose runs failed.
     """
 
     rule: str
     metric: str
+    higher_is_better: bool
     clean: tuple[float, ...]
     fixed: tuple[AttackScores, ...]
     found: AttackScores
+    found_faults: tuple[dict[str, Any], ...]
+    left_out: tuple[str, ...]
     candidates: int
     failed: int
 
     @property
-    def difference(self) -> Sample:
-        """The metric under the attack found, less that under the worst fixed one, by seed."""
+    def difference(self) -> Sample | None:
+        """The metric under the attack found, less that under the worst fixed one, by seed.
+
+        None without a fixed attack, and if one of the values is infinite.
+        """
+        if not self.fixed:
+            return None
         pairs = zip(self.found.held_out, self.fixed[0].held_out, strict=True)
-        return Sample(tuple(found - fixed for found, fixed in pairs))
+        differences = tuple(found - fixed for found, fixed in pairs)
+        return Sample(differences) if all(map(isfinite, differences)) else None
 
 
 def attack_search(
@@ -148,8 +171,8 @@ def attack_search(
     f : int
         The number of attackers.
     out : Path
-        Directory for ``attack-search.json`` and ``runs.jsonl``. A search that was interrupted there
-        goes on: runs that are in it are not run again.
+        Directory for ``attack-search.json``, ``found.toml`` and ``runs.jsonl``. A search that was
+        interrupted there goes on: runs that are in it are not run again.
     settings : SearchSettings
         The settings.
     jobs : int, default=1
@@ -164,7 +187,7 @@ def attack_search(
     ConfigError
         If Optuna is not installed (the extra ``search``), or the directory is in use.
     RunError
-        If no run finished under any attack.
+        If no run finished under any fixed attack, or no attack finished on all held-out seeds.
     """
     study = _study(settings.seed)
     out.mkdir(parents=True, exist_ok=True)
@@ -177,14 +200,44 @@ def attack_search(
         search.run(study, experiment.rounds, jobs)
         outcome = search.outcome(fixed, str(experiment.parts.rule))
     difference = outcome.difference
-    table = asdict(outcome) | {
+    table = _finite_numbers(asdict(outcome)) | {
         "settings": asdict(settings),
         "f": f,
-        "difference": {"mean": difference.mean, "interval": difference.interval},
+        "difference": difference and {"mean": difference.mean, "interval": difference.interval},
         "experiment": experiment.to_table(),
     }
-    replace_file(out / OUTCOME, (json.dumps(table, indent=1) + "\n").encode())
+    replace_file(out / OUTCOME, (json.dumps(table, indent=1, allow_nan=False) + "\n").encode())
+    replace_file(out / FOUND, found_toml(outcome, settings).encode())
     return outcome
+
+
+def found_toml(outcome: SearchOutcome, settings: SearchSettings) -> str:
+    """Return the attack found as TOML for an experiment's file, with a comment on what it is."""
+    seed = settings.held_out_seeds[0]
+    lines = [f"# The attack found: {outcome.found.label}"]
+    if any("clients" in fault for fault in outcome.found_faults):
+        lines.append(f"# The clients are those for seed = {seed}; another seed divides other data.")
+    for fault in outcome.found_faults:
+        lines += ["[[faults]]", *(f"{key} = {_toml(value)}" for key, value in fault.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """Return a value of a fault's table in one line of TOML."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_toml(entry)}" for key, entry in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value)
+
+
+def _finite_numbers(value: Any) -> Any:
+    """Return a value of dicts, lists and numbers with None for infinities, which JSON lacks."""
+    if isinstance(value, dict):
+        return {key: _finite_numbers(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite_numbers(entry) for entry in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def _study(seed: int) -> Any:
@@ -214,7 +267,7 @@ class _Search:
         self._evaluator, self._settings, self._tell = evaluator, settings, on_candidate
         self._families = families
         self._sign = 1.0 if evaluator.higher_is_better else -1.0
-        self._worst: tuple[float, Candidate] | None = None
+        self._tried: dict[str, tuple[float, Candidate]] = {}
         self.candidates = self.failed = 0
 
     def fixed(self) -> list[Candidate]:
@@ -252,21 +305,33 @@ class _Search:
                     study.tell(trial, self._sign * value)
 
     def outcome(self, fixed: Sequence[Candidate], rule: str) -> SearchOutcome:
-        """Run the worst attack found, and the fixed ones, on the held-out seeds."""
-        assert self._worst is not None
-        clean = self._futures(None)
-        found, others = self._futures(self._worst[1]), [self._futures(each) for each in fixed]
-        measured = [
-            self._measured(candidate, futures)
-            for candidate, futures in zip(fixed, others, strict=True)
-        ]
-        ordered = sorted(measured, key=lambda each: self._sign * fmean(each.training))
+        """Run the worst attack found, and the fixed ones, on the held-out seeds.
+
+        An attack with a run that fails there is left out; after the worst one comes the next.
+        """
+        ranked = sorted(self._tried.values(), key=lambda pair: pair[0])
+        seeds = self._settings.held_out_seeds
+        begun = [self._evaluator.value(each, s) for each in (None, *fixed) for s in seeds]
+        for future in begun:
+            future.result()
+        left_out = [] if self._held_out(None) else ["no attack"]
+        measured = [scores for each in fixed if (scores := self._measured(each, left_out))]
+        for _, candidate in ranked:
+            if (found := self._measured(candidate, left_out)) is not None:
+                break
+        else:
+            raise RunError(
+                "every attack had a run that failed on a held-out seed: runs.jsonl has its error"
+            )
         return SearchOutcome(
             rule,
             self._evaluator.metric,
-            self._finite(clean),
-            tuple(ordered),
-            self._measured(self._worst[1], found),
+            self._evaluator.higher_is_better,
+            self._held_out(None) or (),
+            tuple(sorted(measured, key=lambda each: self._sign * fmean(each.training))),
+            found,
+            tuple(self._evaluator.faults(candidate, seeds[0])),
+            tuple(dict.fromkeys(left_out)),
             self.candidates,
             self.failed,
         )
@@ -278,9 +343,7 @@ class _Search:
         further: list[list[Future[float | None]]] = []
         for candidate, future in zip(drawn, begun, strict=True):
             value = future.result()
-            goes_on = value is not None and (
-                self._worst is None or self._sign * value <= self._worst[0] + MARGIN
-            )
+            goes_on = value is not None and self._sign * value <= self._worst + MARGIN
             seeds = others if goes_on else ()
             further.append([self._evaluator.value(candidate, seed) for seed in seeds])
         return [
@@ -294,35 +357,41 @@ class _Search:
         self.failed += value is None
         seeds = self._settings.training_seeds
         if value is not None and all(self._evaluator.was_tried(candidate, s) for s in seeds):
-            signed = self._sign * value
-            if self._worst is None or signed < self._worst[0]:
-                self._worst = signed, candidate
-        worst = float("nan") if self._worst is None else self._sign * self._worst[0]
+            self._tried[candidate.key] = self._sign * value, candidate
+        worst = self._sign * self._worst if self._tried else float("nan")
         self._tell(self.candidates, candidate, value, worst)
 
-    def _futures(self, candidate: Candidate | None) -> list[Future[float | None]]:
-        return [self._evaluator.value(candidate, s) for s in self._settings.held_out_seeds]
+    @property
+    def _worst(self) -> float:
+        """The worst signed metric so far, infinite if no candidate was tried on all seeds."""
+        return min((signed for signed, _ in self._tried.values()), default=inf)
 
-    def _measured(
-        self, candidate: Candidate, futures: Sequence[Future[float | None]]
-    ) -> AttackScores:
-        training = self._evaluator.values(candidate, self._settings.training_seeds)
+    def _measured(self, candidate: Candidate, left_out: list[str]) -> AttackScores | None:
+        """Return an attack's values; None if a run failed, after adding its name to those left out.
+
+        All its runs on the training seeds have finished.
+        """
+        settings = self._settings
+        held_out = self._held_out(candidate)
+        if held_out is None:
+            left_out.append(candidate.label)
+            return None
+        training = self._evaluator.values(candidate, settings.training_seeds)
         return AttackScores(
             candidate.label,
             candidate.key,
             tuple(value for value in training if value is not None),
-            self._finite(futures),
+            held_out,
+            self._evaluator.not_finite(
+                candidate, (*settings.training_seeds, *settings.held_out_seeds)
+            ),
         )
 
-    def _finite(self, futures: Sequence[Future[float | None]]) -> tuple[float, ...]:
-        """Return the values of runs; raise ``RunError`` if one of them failed."""
-        values = [future.result() for future in futures]
-        if None in values:
-            raise RunError(
-                f"a run on held-out seed {self._settings.held_out_seeds[values.index(None)]} "
-                "failed: runs.jsonl has its error"
-            )
-        return tuple(value for value in values if value is not None)
+    def _held_out(self, candidate: Candidate | None) -> tuple[float, ...] | None:
+        """Return the metric of the runs on the held-out seeds; None if one of them failed."""
+        values = self._evaluator.values(candidate, self._settings.held_out_seeds)
+        known = tuple(value for value in values if value is not None)
+        return known if len(known) == len(values) else None
 
     @staticmethod
     def _mean(values: Sequence[float | None]) -> float | None:

@@ -106,7 +106,11 @@ Resume = Annotated[
     typer.Option(metavar="DIR", help="Go on with this run, or begin it if the directory is empty."),
 ]
 Interval = Annotated[
-    str | None, typer.Option(metavar="t|bootstrap", help="Kind of 95 % intervals over the seeds.")
+    str | None,
+    typer.Option(
+        metavar="t|bootstrap",
+        help="Kind of 95 % intervals over the seeds; results.tex and .md have them in place of ±.",
+    ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, run nothing.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Take warnings for errors.")]

@@ -19,10 +19,34 @@ T = TypeVar("T")
 UNSUPPORTED_VALUE = "unsupported_value"
 """Type of the validation error about a value that JSON cannot express."""
 
+NO_COMPONENT = "no_component"
+"""Type of the validation error about a value that is neither a name nor a table."""
+
+NONE = "none"
+"""The value of an optional table that stands for an empty one."""
+
 
 def as_table(value: Any) -> Any:
     """Return ``{"name": value}`` for a string, and any other value unchanged."""
     return {"name": value} if isinstance(value, str) else value
+
+
+def _named_table(value: Any) -> Any:
+    """Return the table of a name or a table; raise a validation error for any other value."""
+    table = as_table(value)
+    if not isinstance(table, Mapping):
+        raise PydanticCustomError(NO_COMPONENT, "neither a name nor a table")
+    return table
+
+
+def _empty_if_none(value: Any) -> Any:
+    """Return an empty table for ``"none"``, and any other value unchanged."""
+    return {} if value == NONE else value
+
+
+def _identity_if_none(value: Any) -> Any:
+    """Return ``"identity"`` for ``"none"``, and any other value unchanged."""
+    return "identity" if value == NONE else value
 
 
 def _require_json_values(value: Any) -> Any:
@@ -52,8 +76,18 @@ def _unsupported_values(value: Any, key: str) -> Iterator[tuple[str, Any]]:
 Table = Annotated[dict[str, Any], AfterValidator(_require_json_values)]
 """A table of the values that JSON knows."""
 
-Component = Annotated[Table, BeforeValidator(as_table)]
+Component = Annotated[Table, BeforeValidator(_named_table)]
 """A table whose ``name`` says what the other keys configure, or just that name."""
+
+# the validator that is written last runs first
+OptionalTable = Annotated[Table, BeforeValidator(_empty_if_none)]
+"""A table that may be empty, or ``"none"``."""
+
+OptionalComponent = Annotated[Component, BeforeValidator(_empty_if_none)]
+"""A component that may be empty, or ``"none"``."""
+
+CodecComponent = Annotated[Component, BeforeValidator(_identity_if_none)]
+"""A codec; ``"none"`` is ``"identity"``."""
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from hqde_fl.errors import ConfigError, UnknownNameError
-from hqde_fl.simulations.experiment.components import UNSUPPORTED_VALUE
+from hqde_fl.simulations.experiment.components import NO_COMPONENT, UNSUPPORTED_VALUE
 
 _TYPES = {
     "bool_type": "true or false",
@@ -20,10 +20,13 @@ _TYPES = {
     "float_type": "a number",
     "int_type": "an integer",
     "list_type": "a list",
-    "model_type": "a table",
+    NO_COMPONENT: "a name or a table",
     "string_type": "a string",
     "tuple_type": "a list of tables",
 }
+SHOWN_KEYS = 3
+"""Keys of a table that an error names where the table was expected."""
+
 _BOUNDS = {
     "greater_than": ("gt", ">"),
     "greater_than_equal": ("ge", ">="),
@@ -57,9 +60,18 @@ def to_config_error(error: ValidationError, model: type[BaseModel]) -> ConfigErr
         bound = str(context["expected"])
     elif problem["type"] == "string_pattern_mismatch":
         bound = "letters, digits, '.', '_' and '-'"
+    elif problem["type"] == "model_type":
+        bound = _table_of(key, model)
     else:
         bound = _TYPES.get(problem["type"], problem["msg"])
     return ConfigError(f"{key} needs to be {bound}, found {problem['input']!r}")
+
+
+def _table_of(section: str, model: type[BaseModel]) -> str:
+    """Return "a table", and the first keys that the section of this dotted key has."""
+    keys = [key for key in known_keys(model) if key.startswith(f"{section}.")]
+    some = ", ".join(key.removeprefix(f"{section}.") for key in keys[:SHOWN_KEYS])
+    return f"a table with keys such as {some}"
 
 
 @contextmanager

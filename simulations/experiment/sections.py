@@ -16,7 +16,14 @@ from hqde_fl.monitor.exporters.prometheus import host_and_port
 from hqde_fl.privacy.central import AccountantName
 from hqde_fl.selection import Ensemble
 from hqde_fl.selection.ensemble import Assignment, Mode
-from hqde_fl.simulations.experiment.components import Component, Table
+from hqde_fl.simulations.experiment.components import (
+    CodecComponent,
+    Component,
+    OptionalComponent,
+    OptionalTable,
+    Table,
+    as_table,
+)
 from hqde_fl.strategies.edges.groups import BY_NODE
 from hqde_fl.strategies.settings import Buffers, DensityPolicy
 
@@ -142,7 +149,7 @@ class ClientsSection(Section):
     optimizer: str = Training.optimizer
     keep_optimizer: bool = Training.keep_optimizer
     lr: float = Training.lr
-    lr_schedule: Component = Field({})
+    lr_schedule: OptionalComponent = Field({})
     momentum: float = Training.momentum
     dampening: float = Training.dampening
     weight_decay: float = Training.weight_decay
@@ -151,15 +158,15 @@ class ClientsSection(Section):
     control_variates: bool = Training.control_variates
     threads: int = Training.threads
     device: str = Training.device
-    regularization_noise: Table = Field({})
-    entanglement_noise: Table = Field({})
-    local_dp: Table = Field({})
-    dp_sgd: Table = Field({})
+    regularization_noise: OptionalTable = Field({})
+    entanglement_noise: OptionalTable = Field({})
+    local_dp: OptionalTable = Field({})
+    dp_sgd: OptionalTable = Field({})
     vote: Component = Field({"name": "soft-vote"})
     voters: int = Field(0, ge=0)
-    speed: Component = Field({})
-    bandwidth: Component = Field({})
-    drop_out: Component = Field({})
+    speed: OptionalComponent = Field({})
+    bandwidth: OptionalComponent = Field({})
+    drop_out: OptionalComponent = Field({})
 
     def check_nodes(self, *, real_nodes: bool) -> None:
         """Raise ``ConfigError`` if the clients are those registered, and none are real nodes."""
@@ -251,11 +258,11 @@ class StrategySection(Section):
     quorum: int = 0
     deadline: float = 600.0
     rule: Component = Field({"name": "mean", "weighted": True})
-    codec: Component = Field({"name": "identity"})
-    downlink: Component = Field({"name": "identity"})
+    codec: CodecComponent = Field({"name": "identity"})
+    downlink: CodecComponent = Field({"name": "identity"})
     server_optimizer: Component = Field({"name": "sgd"})
-    server_lr_schedule: Component = Field({})
-    exploration_noise: Table = Field({})
+    server_lr_schedule: OptionalComponent = Field({})
+    exploration_noise: OptionalTable = Field({})
     screening: Table = Field({})
     density: DensityPolicy = "free"
     held_out: int = Field(0, ge=0)
@@ -264,7 +271,7 @@ class StrategySection(Section):
     confidence_metric: str = ""
     buffers: Buffers = "merge"
     executor: Component = Field({"name": "auto"})
-    secure_aggregation: Table = Field({})
+    secure_aggregation: OptionalTable = Field({})
 
 
 class EdgesSection(Section):
@@ -302,9 +309,9 @@ class EdgesSection(Section):
     count: int = 0
     rounds: int = 1
     rule: Component = Field({"name": "mean", "weighted": True})
-    codec: Component = Field({"name": "identity"})
-    downlink: Component = Field({"name": "identity"})
-    bandwidth: Component = Field({})
+    codec: CodecComponent = Field({"name": "identity"})
+    downlink: CodecComponent = Field({"name": "identity"})
+    bandwidth: OptionalComponent = Field({})
     nodes: bool = False
 
     @field_validator("groups", mode="before")
@@ -332,7 +339,7 @@ class EdgesSection(Section):
 
 
 class EngineSection(Section):
-    """``[engine]``: where the experiment runs.
+    """``[engine]``: where the experiment runs. ``engine = "inline"`` is short for its name.
 
     Parameters
     ----------
@@ -354,6 +361,12 @@ class EngineSection(Section):
     runtime_env: Table = Field({})
     resources: tuple[Table, ...] = Field((), strict=False)
     files: tuple[str, ...] = Field((), strict=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, table: Any) -> Any:
+        """Return the table with a name for a string, and any other value unchanged."""
+        return as_table(table)
 
 
 class MetricsSection(Section):
@@ -500,6 +513,6 @@ class PrivacySection(Section):
     max_epsilon: float = 0.0
     delta: float = 1e-5
     clipping_norm: float = 1.0
-    adaptive_clipping: Table = Field({})
+    adaptive_clipping: OptionalTable = Field({})
     accountant: AccountantName = "pld"
     noise: Component = Field({"name": "secure-gaussian"})

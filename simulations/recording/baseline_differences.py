@@ -64,7 +64,7 @@ def baseline_differences(comparison: ComparedLines) -> BaselineDifferences:
     """Return the differences of all groups and lines of a sweep but the baseline's own."""
     baseline = comparison.baseline_line
     others = [line for line in comparison.lines if line != baseline]
-    method = comparison.analysis.interval
+    method = comparison.analysis.method
     groups: dict[tuple[str, ...], PairedDifference] = {}
     for column in comparison.columns:
         its_values = comparison.group_at(baseline, column).by_seed

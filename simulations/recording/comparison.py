@@ -289,7 +289,7 @@ class Comparison:
                 tuple(rows),
                 tuple("" if seed is None else row.labels[seed] for row in rows),
                 self.objective,
-                self.analysis.interval,
+                self.analysis.method,
             )
             for labels, rows in by_labels.items()
         )

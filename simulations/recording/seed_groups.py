@@ -96,7 +96,11 @@ class SeedGroup:
         finals = self.finals(metric)
         if len(finals) < len(self.rows):
             return None
-        return Sample(tuple(finals.values()), self.interval_method)
+        return self.measured(metric, tuple(finals.values()))
+
+    def measured(self, metric: str, values: tuple[float, ...]) -> Sample:
+        """Return values of a metric as a sample, with the interval's method and bounds."""
+        return Sample(values, self.interval_method, self.objective.bounds(metric))
 
     @property
     def mean(self) -> float | None:

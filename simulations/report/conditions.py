@@ -8,7 +8,6 @@ from statistics import fmean
 
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.seed_groups import SeedGroup
-from hqde_fl.simulations.statistics.samples import Sample
 
 MIN_BAND_SEEDS = 3
 """Fewest seeds whose interval a chart shows."""
@@ -51,7 +50,7 @@ class Condition:
         for group in self.groups:
             band = []
             for number, values in _points(group, metric).items():
-                interval = Sample(tuple(values), group.interval_method).interval if values else None
+                interval = group.measured(metric, tuple(values)).interval if values else None
                 if interval is not None and len(values) >= MIN_BAND_SEEDS:
                     band.append((number, *interval))
             if band:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hqde_fl.simulations.recording.atomic_files import replace_file
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.recording.csv_text import csv_text
 from hqde_fl.simulations.recording.seed_groups import SeedGroup
-from hqde_fl.simulations.report.number_text import metric_text
+from hqde_fl.simulations.report.number_text import interval_text, metric_text
 from hqde_fl.simulations.report.scores import line_scores
 from hqde_fl.simulations.statistics.paired import PairedDifference
 from hqde_fl.simulations.statistics.samples import METHOD_NAMES, Interval
@@ -56,11 +57,14 @@ class PaperTable:
         The heads of the columns.
     rows : tuple[tuple[PaperCell, ...], ...]
         The rows; the first cell is the line's label.
+    label : str
+        The key by which LaTeX refers to the table; none if empty.
     """
 
     caption: str
     heads: tuple[str, ...]
     rows: tuple[tuple[PaperCell, ...], ...]
+    label: str = ""
 
 
 def write_paper_tables(comparison: Comparison, out: Path) -> None:
@@ -72,13 +76,21 @@ def write_paper_tables(comparison: Comparison, out: Path) -> None:
 
 
 def paper_table(comparison: Comparison) -> PaperTable:
-    """Return the table of a sweep's compared metric."""
+    """Return the table of a sweep's compared metric.
+
+    Its spread is the standard deviation, or the interval if the analysis names one.
+    """
     metric, seeds = comparison.metric, max(len(group.rows) for group in comparison.groups)
     better = "higher" if comparison.objective.higher_is_better() else "lower"
     caption = f"Final {metric} on the server's test set ({better} is better)"
     caption += f", mean over {seeds} seed{'s' if seeds > 1 else ''}"
-    if seeds > 1:
+    interval = comparison.analysis.interval
+    if seeds > 1 and interval is None:
         caption += "; \N{PLUS-MINUS SIGN} is the standard deviation over the seeds"
+    elif seeds > 1 and interval is not None:
+        caption += f"; [ ] is the 95 % interval of the mean ({METHOD_NAMES[interval]})"
+        if ends := [f"{end:g}" for end in comparison.objective.bounds() if isfinite(end)]:
+            caption += f", cut at {' and '.join(ends)}"
     caption += ". Bold: the best of a column."
     first = comparison.compared_axes[0].name if comparison.compared_axes else ""
     if len(comparison.distinct_columns) <= MAX_CONDITIONS:
@@ -104,7 +116,7 @@ def paper_table(comparison: Comparison) -> PaperTable:
             _plain(comparison, [score.clean for score in scores]),
         ]
     rows = zip(map(PaperCell, lines), *columns, strict=True)
-    return PaperTable(caption, (first, *heads), tuple(rows))
+    return PaperTable(caption, (first, *heads), tuple(rows), f"tab:{comparison.title}")
 
 
 def latex(table: PaperTable) -> str:
@@ -122,6 +134,7 @@ def latex(table: PaperTable) -> str:
         r"\begin{table}",
         r"  \centering",
         f"  \\caption{{{_tex(table.caption)}}}",
+        *([f"  \\label{{{table.label}}}"] if table.label else []),
         f"  \\begin{{tabular}}{{{columns}}}",
         r"    \toprule",
         row([_tex(head) for head in table.heads]),
@@ -198,16 +211,22 @@ def _ends(name: str, interval: Interval | None) -> dict[str, float | None]:
 
 
 def _cells(comparison: Comparison, groups: Sequence[SeedGroup | None]) -> list[PaperCell]:
-    """Return the cells of a column: mean and standard deviation, or why there is none."""
+    """Return the cells of a column: mean and deviation or interval, or why there is none."""
     best = _best(comparison, [None if group is None else group.mean for group in groups])
-    return [PaperCell(_text(group), is_best) for group, is_best in zip(groups, best, strict=True)]
+    with_interval = comparison.analysis.interval is not None
+    return [
+        PaperCell(_text(group, with_interval=with_interval), is_best)
+        for group, is_best in zip(groups, best, strict=True)
+    ]
 
 
-def _text(group: SeedGroup | None) -> str:
+def _text(group: SeedGroup | None, *, with_interval: bool) -> str:
     if group is None:
         return metric_text(None)
     if group.mean is None:
         return group.status
+    if with_interval:
+        return f"{metric_text(group.mean)} {interval_text(group.interval)}".strip()
     spread = group.deviation
     return metric_text(group.mean) + (
         "" if spread is None else f" \N{PLUS-MINUS SIGN} {metric_text(spread)}"

@@ -48,7 +48,7 @@ def sweep_view(comparison: Comparison) -> dict[str, Any]:
         "seeds": max(len(group.rows) for group in comparison.groups),
         "scale": scale,
         "better": "higher" if comparison.objective.higher_is_better() else "lower",
-        "method": METHOD_NAMES[comparison.analysis.interval],
+        "method": METHOD_NAMES[comparison.analysis.method],
         "min_seeds": MIN_SEEDS,
         "min_band_seeds": MIN_BAND_SEEDS,
         "ranks": ranks_view(comparison),

@@ -34,8 +34,9 @@ class Analysis:
 
     Parameters
     ----------
-    interval : str, default="t"
-        How 95 % intervals are computed: ``t`` or ``bootstrap``.
+    interval : str, optional
+        How 95 % intervals are computed: ``t``, the default, or ``bootstrap``. If it is given, the
+        tables for a paper have the interval in place of the standard deviation.
     metric : str, optional
         The server's metric that is compared; by default the primary one of the task.
     compare : str, optional
@@ -51,7 +52,7 @@ class Analysis:
         ``best`` one on the validation set, for each attack, averaged over the seeds.
     """
 
-    interval: Method = "t"
+    interval: Method | None = None
     metric: str | None = None
     compare: str | None = None
     baseline: str | None = None
@@ -70,8 +71,13 @@ class Analysis:
                 raise ConfigError(f"[sweep] {key} needs to be a string, found {value!r}")
         if self.choose_round not in ROUNDS:
             raise UnknownNameError("choose-round", self.choose_round, ROUNDS)
-        if self.interval not in METHODS:
+        if self.interval is not None and self.interval not in METHODS:
             raise UnknownNameError("interval", self.interval, METHODS)
+
+    @property
+    def method(self) -> Method:
+        """How 95 % intervals are computed."""
+        return self.interval or "t"
 
     @classmethod
     def take(cls, table: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from math import sqrt
+from math import inf, sqrt
 from statistics import fmean, stdev
 from typing import Literal, NamedTuple
 
@@ -42,10 +42,14 @@ class Sample:
     method : str, default="t"
         How ``interval`` is computed: by Student's t distribution with n - 1 degrees of freedom, or
         as the percentile bootstrap of the mean.
+    bounds : tuple[float, float], optional
+        The least and the greatest value that the mean can have. ``interval`` is cut at them, unless
+        a value is beyond them: an accuracy in percent is not in [0, 1].
     """
 
     values: tuple[float, ...]
     method: Method = "t"
+    bounds: tuple[float, float] = (-inf, inf)
 
     @property
     def n(self) -> int:
@@ -83,4 +87,7 @@ class Sample:
                 method="percentile",
                 rng=Seeds(0).numpy("bootstrap"),
             ).confidence_interval
+        least, greatest = self.bounds
+        if least <= min(self.values) and max(self.values) <= greatest:
+            low, high = max(low, least), min(high, greatest)
         return Interval(float(low), float(high))

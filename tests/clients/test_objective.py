@@ -1,3 +1,5 @@
+from math import inf
+
 import pytest
 from torch.nn import Identity
 
@@ -33,6 +35,26 @@ def task(**changed):
 def test_the_direction_of_a_metric_follows_from_its_name_unless_given(name, higher):
     assert Objective().higher_is_better(name) is higher
     assert Objective(directions={name: not higher}).higher_is_better(name) is not higher
+
+
+@pytest.mark.parametrize(
+    ("name", "bounds"),
+    [
+        ("accuracy", (0, 1)),
+        ("validation/accuracy", (0, 1)),
+        ("f1-macro", (0, 1)),
+        ("attack-success", (0, 1)),
+        ("attack-success-2", (0, 1)),
+        ("accuracy-gap", (-inf, inf)),
+        ("rmse", (0, inf)),
+        ("rmse-gap", (-inf, inf)),
+        ("loss", (-inf, inf)),
+        ("r2", (-inf, inf)),
+    ],
+)
+def test_the_bounds_of_a_metric_follow_from_its_name_where_they_are_certain(name, bounds):
+    assert Objective().bounds(name) == bounds
+    assert Objective(name).bounds() == bounds
 
 
 def test_a_task_is_judged_by_its_accuracy_else_by_its_loss_unless_it_says_otherwise():

@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import shutil
+import tomllib
+from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar, get_args
 
 import pytest
+import tomli_w
 from typer.testing import CliRunner
 
 from hqde_fl.errors import ConfigError, RunError
 from hqde_fl.simulations.attack_search import evaluation
+from hqde_fl.simulations.attack_search import families as all_families
 from hqde_fl.simulations.attack_search.candidates import (
     Candidate,
+    Who,
     fixed_candidates,
     suggested,
 )
 from hqde_fl.simulations.attack_search.command import summary
-from hqde_fl.simulations.attack_search.families import FAMILIES, AttackFamily, Range
+from hqde_fl.simulations.attack_search.families import FAMILIES, AttackFamily, Range, own_family
 from hqde_fl.simulations.attack_search.search import (
     SearchOutcome,
     SearchSettings,
     attack_search,
+    found_toml,
 )
-from hqde_fl.simulations.attack_search.setting import SETTING, searched_experiment
+from hqde_fl.simulations.attack_search.setting import SETTING, require_attacks, searched_experiment
 from hqde_fl.simulations.console import command_line
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.directory_lock import directory_lock
+from hqde_fl.simulations.recording.recorded_run import Run
 from hqde_fl.simulations.recording.run_follower import OnRound
+from hqde_fl.simulations.run import run_experiment
 from hqde_fl.simulations.sweep.cell_run import run_cell
 
 TINY = {
@@ -119,6 +128,31 @@ def test_a_search_finds_a_worse_attack_and_measures_it_on_other_seeds(whole: Sea
     assert table["found"]["held_out"] == list(outcome.found.held_out)
     assert table["f"] == 1
     assert not [path for path in whole.out.iterdir() if path.is_dir()]
+    *_, last = summary(outcome, SETTINGS.held_out_seeds)
+    assert "on the held-out seeds accuracy is " in last
+    assert " lower under the attack found than under the fixed attack that was worst" in last
+
+
+def test_the_attack_found_can_be_pasted_into_a_file_and_run(
+    whole: Searched, tmp_path: Path
+) -> None:
+    text = (whole.out / "found.toml").read_text()
+    assert text.startswith(f"# The attack found: {whole.outcome.found.label}\n")
+    file = tmp_path / "pasted.toml"
+    seed = SETTINGS.held_out_seeds[0]
+    file.write_text(f"seed = {seed}\n{tomli_w.dumps({**TINY, 'engine': 'inline'})}\n{text}")
+    run_experiment(Experiment.load(file), tmp_path / "run", report=False)
+    assert Run.load(tmp_path / "run").primary == whole.outcome.found.held_out[0]
+
+
+@pytest.mark.parametrize("who", get_args(Who))
+def test_the_text_of_an_attack_is_its_faults(whole: Searched, who: Who) -> None:
+    fault = {"name": "evasive", "attack": {"name": "min-max"}, "limit": 1e-5}
+    faults = Candidate(fault, who, {"period": 3, "on": 2}).faults(2, [5, 9, 7])
+    outcome = replace(whole.outcome, found_faults=tuple(faults))
+    text = found_toml(outcome, SETTINGS)
+    assert tomllib.loads(text) == {"faults": faults}
+    assert ("for seed = 11" in text) is (who != "drawn")
 
 
 @pytest.mark.usefixtures("here")
@@ -223,7 +257,7 @@ def test_a_search_by_the_data_that_clients_have(tmp_path: Path) -> None:
         ({"minutes": 0.0}, "--minutes must be > 0, found 0"),
         ({"held_out_seeds": (1, 2)}, r"not be both training and held-out, found \[1, 2\]"),
         ({"training_seeds": (1, 1)}, r"needs different seeds, found \[1, 1\]"),
-        ({"held_out_seeds": (3,)}, "at least 1 training seed and 2 held-out seeds"),
+        ({"held_out_seeds": (3,)}, r"and 2 held-out seeds \(--held-out\), found 2 and 1"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -257,6 +291,140 @@ def test_what_cannot_be_searched_is_one_line(arguments: tuple[str, ...], message
     result = CliRunner().invoke(command_line.app, ["attack-search", *arguments])
     assert result.exit_code == 2
     assert message in result.output
+
+
+def test_a_sweeps_file_is_refused_with_what_to_take_out(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.toml"
+    file.write_text('rounds = 2\n[sweep]\nrule = ["mean", "median"]\nseeds = [1, 2]\n')
+    with pytest.raises(ConfigError, match="takes one experiment") as raised:
+        searched_experiment("median", file, (), 2)
+    assert "a [sweep] table with rule, seeds" in str(raised.value)
+    assert "hqde-fl sweep" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{ name = ", "--also must be a name or a TOML table"),
+        ("{ scale = 2 }", "--also must have a name"),
+        ('{ name = "ipm", epsilon = [1] }', r"epsilon must be \[low, high\], found \[1\]"),
+        ('{ name = "ipm", epsilon = [2, 1] }', "low < high, found"),
+        ("ipm", "--also 'ipm' is tried already"),
+        ("imp", "unknown .*'imp': did you mean 'ipm'"),
+        ('{ name = "stale", scale = 2 }', "'scale' does not belong to fault 'stale'"),
+    ],
+)
+def test_a_further_attack_that_cannot_be_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        require_attacks(Experiment.parse(TINY), [own_family(text)], 1)
+
+
+MINE = """
+from dataclasses import dataclass
+from hqde_fl.simulations.attacks import Attack
+from hqde_fl.simulations.attacks.columnwise import columnwise
+
+
+@dataclass(frozen=True)
+class Opposite(Attack):
+    scale: float = 1.0
+
+    def forge(self, honest, f, knowledge):
+        return columnwise(lambda tile: -self.scale * tile.mean(dim=0), honest)
+"""
+
+
+@pytest.mark.usefixtures("here")
+def test_an_attack_of_ones_own_is_tried_in_a_range(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(all_families, "FAMILIES", MILD)
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "own.toml").write_text(tomli_w.dumps(TINY))
+    also = '{ name = "mine.py:Opposite", scale = [2, 9] }'
+    out = tmp_path / "out"
+    options = ("--budget", "6", "--seeds", "1", "--held-out", "11,12", "--jobs", "1")
+    arguments = ("mean", tmp_path / "own.toml", "--attackers", "1", "--out", out, *options)
+    result = CliRunner().invoke(
+        command_line.app, ["attack-search", *map(str, arguments), "--also", also]
+    )
+    assert result.exit_code == 0, result.output
+    assert str(out / "found.toml") in result.output.replace("\n", "")
+    runs = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
+    own = [json.loads(r["candidate"])[0] for r in runs if "Opposite" in r["candidate"]]
+    assert {"name": "mine.py:Opposite", "scale": 2.0} in own  # the fixed one
+    assert all(2 <= fault["scale"] <= 9 for fault in own)
+    assert not any(run["error"] for run in runs)
+
+
+METRICS = """
+def {name}(outputs, targets):
+    right = float((outputs.argmax(1) == targets).float().mean())
+    return right if right > 0.3 else float("nan")
+"""
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(("name", "worst"), [("accuracy_if_sure", 0.0), ("score", -inf)])
+def test_a_metric_that_is_not_finite_counts_as_the_worst(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, worst: float
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "metrics.py").write_text(METRICS.format(name=name))
+    functions, name = [f"{tmp_path / 'metrics.py'}:{name}"], name.replace("_", "-")
+    metrics = {"functions": functions, "primary": name}
+    experiment = Experiment.parse({**TINY, "metrics": metrics})
+
+    def search() -> SearchOutcome:
+        return attack_search(experiment, 1, tmp_path / "out", SETTINGS, families=MILD)
+
+    outcome = search()
+    assert (outcome.failed, outcome.found.not_finite) == (0, 4)
+    assert outcome.found.training == outcome.found.held_out == (worst, worst)
+    assert (outcome.difference is None) is (worst == -inf)
+    said = summary(outcome, SETTINGS.held_out_seeds)
+    assert f"a run that ends without a finite {name} counts as the worst value possible" in said
+    table = json.loads((tmp_path / "out" / "attack-search.json").read_text())
+    assert table["found"]["held_out"] == ([0.0, 0.0] if worst == 0 else [None, None])
+    assert search() == outcome
+
+
+class FailsFor(WorkerHere):
+    """Fails under some attacks on seed 12."""
+
+    broken: ClassVar[tuple[Any, ...]] = ()
+
+    def run(self, experiment: Experiment, out: Path, on_round: OnRound) -> str | None:
+        scales = [fault["scale"] for fault in experiment.faults]
+        if experiment.seed == 12 and any(scale in self.broken for scale in scales):
+            return "RunError: broken"
+        return super().run(experiment, out, on_round)
+
+
+def test_an_attack_that_fails_on_a_held_out_seed_is_left_out(
+    whole: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "CellWorker", FailsFor)
+    found = json.loads(whole.outcome.found.faults)[0]["scale"]
+    monkeypatch.setattr(FailsFor, "broken", (found,))
+    next_worst = search(tmp_path)
+    assert next_worst.left_out == (whole.outcome.found.label,)
+    assert next_worst.found.label != whole.outcome.found.label
+    assert next_worst.fixed == whole.outcome.fixed
+    said = summary(next_worst, SETTINGS.held_out_seeds)
+    label = whole.outcome.found.label
+    assert f"left out, a run on a held-out seed failed: {label}" in said
+
+    shutil.copytree(whole.out, tmp_path / "fixed")
+    lines = (whole.out / "runs.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["seed"] != 12]
+    (tmp_path / "fixed" / "runs.jsonl").write_text("".join(kept))
+    monkeypatch.setattr(FailsFor, "broken", (0.1,))
+    without_fixed = search(tmp_path / "fixed")
+    assert (without_fixed.fixed, without_fixed.difference) == ((), None)
+    assert without_fixed.found == whole.outcome.found
+    last = summary(without_fixed, SETTINGS.held_out_seeds)[-1]
+    assert last == "no fixed attack is left to compare with"
 
 
 @pytest.mark.usefixtures("here")

@@ -75,7 +75,13 @@ def test_unknown_names_are_refused_with_the_nearest_right_one(document, message)
         ({"clients": {"threads": -1}}, "clients.threads needs to be >= 0, found -1"),
         ({"clients": {"members": 0}}, "clients.members needs to be >= 1, found 0"),
         ({"clients": {"count": 0}}, "clients.count needs to be >= 1, found 0"),
-        ({"clients": 3}, "clients needs to be a table, found 3"),
+        ({"clients": 3}, "clients needs to be a table with keys such as count, registered, "),
+        (
+            {"checkpoint": 3},
+            "checkpoint needs to be a table with keys such as every, keep, found 3",
+        ),
+        ({"engine": 3}, "engine needs to be a table with keys such as name, address, "),
+        ({"engine": "inlin"}, "unknown engine 'inlin': did you mean 'inline'?"),
         (
             {"strategy": {"fraction-train": 0}},
             "strategy.fraction-train needs to be in (0, 1], found 0",
@@ -104,7 +110,7 @@ def test_unknown_names_are_refused_with_the_nearest_right_one(document, message)
             {"faults": [{"name": "crash"}]},
             "faults.0 needs one of clients, count, fraction, found none",
         ),
-        ({"strategy": {"rule": 5}}, "strategy.rule needs to be a table, found 5"),
+        ({"strategy": {"rule": 5}}, "strategy.rule needs to be a name or a table, found 5"),
         ({"strategy": {"rule": {"f": 3}}}, "strategy.rule needs a name, one of: "),
         ({"strategy": {"rule": {"name": ["x"]}}}, "strategy.rule.name needs to be a string"),
         (
@@ -119,6 +125,46 @@ def test_unknown_names_are_refused_with_the_nearest_right_one(document, message)
 )
 def test_wrong_values_name_the_key_the_bound_and_the_value(document, message):
     assert message in refusal(document)
+
+
+NAMED = [
+    ("engine", {"engine": "inline"}, {"engine": {"name": "inline"}}),
+    ("rule", {"strategy": {"rule": "median"}}, {"strategy": {"rule": {"name": "median"}}}),
+    *(
+        (f"no {key}", {section: {key: "none"}}, {})
+        for section, key in (
+            ("clients", "lr-schedule"),
+            ("clients", "speed"),
+            ("clients", "bandwidth"),
+            ("clients", "drop-out"),
+            ("clients", "dp-sgd"),
+            ("clients", "local-dp"),
+            ("clients", "regularization-noise"),
+            ("clients", "entanglement-noise"),
+            ("strategy", "codec"),
+            ("strategy", "downlink"),
+            ("strategy", "server-lr-schedule"),
+            ("strategy", "exploration-noise"),
+            ("strategy", "secure-aggregation"),
+            ("privacy", "adaptive-clipping"),
+            ("edges", "codec"),
+            ("edges", "downlink"),
+            ("edges", "bandwidth"),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [case[1:] for case in NAMED], ids=[case[0] for case in NAMED]
+)
+def test_a_name_stands_for_its_table_and_none_for_a_table_that_may_be_empty(given, meant):
+    assert Experiment.parse(given) == Experiment.parse(meant)
+
+
+def test_keys_beside_an_engine_that_is_given_by_its_name_can_be_set():
+    experiment = Experiment.parse({"engine": "inline"}, ["engine.address=127.0.0.1:6379"])
+    assert (experiment.engine.name, experiment.engine.address) == ("inline", "127.0.0.1:6379")
 
 
 @pytest.mark.parametrize(

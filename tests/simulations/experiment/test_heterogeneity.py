@@ -256,7 +256,10 @@ MISTAKES = {
     "a text for a number": ('clients.bandwidth={name="constant",up="10"}', "valid number, found"),
     "a bandwidth without a name": ("clients.bandwidth={up=10}", "clients.bandwidth needs a name"),
     "a probability above 1": ("clients.drop-out=1.5", "must be in [0, 1], found 1.5"),
-    "a probability that is none": ("clients.drop-out=true", "clients.drop-out needs to be a table"),
+    "a probability that is none": (
+        "clients.drop-out=true",
+        "clients.drop-out needs to be a name or a table",
+    ),
     "drop-outs without a chance": ("clients.drop-out=random", "'random' needs probability"),
     "no such file": (
         'clients.speed={name="trace",file="devcies.csv"}',

@@ -23,6 +23,15 @@ def test_a_bootstrap_interval_is_seeded_and_within_the_values():
     assert (low, high) != tuple(Sample(VALUES).interval)
 
 
+@pytest.mark.parametrize("method", ["t", "bootstrap"])
+def test_an_interval_is_cut_at_the_bounds_of_its_values(method):
+    near = Sample((0.97, 1.0, 0.9), "t", (0.0, 1.0))
+    assert near.interval.high == 1.0 < Sample(near.values).interval.high
+    assert near.interval.low == Sample(near.values).interval.low
+    percent = Sample((97.0, 100.0, 90.0), method, (0.0, 1.0))
+    assert percent.interval == Sample(percent.values, method).interval
+
+
 def test_one_seed_has_no_interval_and_equal_values_have_one_of_no_length():
     assert (Sample((0.5,)).deviation, Sample((0.5,)).interval) == (None, None)
     for method in ("t", "bootstrap"):

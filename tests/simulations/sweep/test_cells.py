@@ -166,9 +166,15 @@ def test_experiments_have_the_same_key_if_they_have_the_same_result():
             'clients.count = "10 + $a"\n[sweep]\na = [0.5]\n',
             "cell a=0.5: '10 + $a' needs integers, found 10 and 0.5",
         ),
-        ("[sweep]\nattack = [3]\n", "cell attack=3: faults.0 needs to be a table, found 3"),
+        (
+            "[sweep]\nattack = [3]\n",
+            "cell attack=3: faults.0 needs to be a name or a table, found 3",
+        ),
         ("[sweep]\nattack = [{ count = 1 }]\n", "cell attack={count=1}: faults.0 needs a name"),
-        ("[sweep]\nfaults = [[3]]\n", "cell faults=[3]: faults.0 needs to be a table, found 3"),
+        (
+            "[sweep]\nfaults = [[3]]\n",
+            "cell faults=[3]: faults.0 needs to be a name or a table, found 3",
+        ),
     ],
 )
 def test_a_wrong_sweep_is_refused_before_anything_starts(file, text, message):

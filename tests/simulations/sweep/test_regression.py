@@ -16,6 +16,7 @@ from hqde_fl.simulations.console.results_table import results_table
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.report import render, write_report
 from hqde_fl.simulations.report.heat_maps import metric_maps
+from hqde_fl.simulations.report.paper_tables import latex, markdown, paper_table
 from hqde_fl.simulations.report.scores import line_scores
 from hqde_fl.simulations.sweep import Sweep
 from hqde_fl.simulations.sweep.runner import run_sweep
@@ -96,7 +97,7 @@ def test_intervals_and_differences_are_those_of_scipy_under_the_same_condition(s
         )
         interval = stats.ttest_1samp(own, 0).confidence_interval(0.95)
         assert float(row["mean"]) == pytest.approx(sum(own) / 3)
-        assert float(row["interval-low"]) == pytest.approx(interval.low)
+        assert float(row["interval-low"]) == pytest.approx(max(0, interval.low))
         assert float(row["interval-high"]) == pytest.approx(interval.high)
         assert (row["n"], row["p"]) == ("3", "")
         if row["rule"] != "FedAvg":
@@ -116,20 +117,35 @@ def test_the_bright_end_of_the_heat_map_is_the_small_error(swept):
 
 def test_tables_for_a_paper_have_the_smallest_error_in_bold(swept):
     out, comparison = swept
-    latex, markdown = ((out / name).read_text() for name in ("results.tex", "results.md"))
-    assert latex.count(r"\toprule") == latex.count(r"\midrule") == latex.count(r"\bottomrule") == 1
-    assert r"rule & none, f=2 & sign-flip, f=2 & alie, f=2 \\" in latex
-    assert "(lower is better), mean over 3 seeds; $\\pm$ is the standard deviation" in latex
+    tex, text = ((out / name).read_text() for name in ("results.tex", "results.md"))
+    assert tex.count(r"\toprule") == tex.count(r"\midrule") == tex.count(r"\bottomrule") == 1
+    assert r"rule & none, f=2 & sign-flip, f=2 & alie, f=2 \\" in tex
+    assert "(lower is better), mean over 3 seeds; $\\pm$ is the standard deviation" in tex
     for column in comparison.columns:
         best = min(
             (comparison.group_at(line, column) for line in comparison.lines),
             key=lambda group: group.mean,
         )
         mean, deviation = f"{best.mean:.3f}", f"{best.deviation:.3f}"
-        assert rf"\textbf{{{mean} $\pm$ {deviation}}}" in latex
-        assert f"**{mean} ± {deviation}**" in markdown
+        assert rf"\textbf{{{mean} $\pm$ {deviation}}}" in tex
+        assert f"**{mean} ± {deviation}**" in text
     names = {path.name for path in (out / "figures").iterdir()}
     assert {"curves-rmse.pdf", "curves-rmse.png", "final-rmse.pdf", "final-rmse.png"} <= names
+
+
+@pytest.mark.parametrize(("method", "name"), [("t", "Student's t"), ("bootstrap", "percentile")])
+def test_tables_have_the_interval_that_is_asked_for(swept, method, name):
+    comparison = Comparison.load(swept[0], {"interval": method})
+    table = paper_table(comparison)
+    text = latex(table)
+    assert f"[ ] is the 95 \\% interval of the mean ({name}" in text
+    assert "cut at 0. Bold" in text
+    assert r"\label{tab:" in text
+    assert r"\pm" not in text
+    group = comparison.group_at(comparison.lines[0], comparison.columns[0])
+    low, high = group.interval
+    assert f"{group.mean:.3f} [{low:.3f}, {high:.3f}]" in text
+    assert f"{group.mean:.3f} [{low:.3f}, {high:.3f}]" in markdown(table)
 
 
 def test_the_page_shows_the_error_the_intervals_and_the_file(swept):
