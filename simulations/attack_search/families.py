@@ -136,7 +136,14 @@ FAMILIES = (
     AttackFamily(
         "evasive",
         {"share": Range(0.5, 1), "limit": Range(1, 8, log=True), "noise": Range(0, 1)},
-        {"attack": ({"name": "min-max"}, {"name": "min-sum"}, {"name": "ipm"}, {"name": "alie"})},
+        {
+            "attack": (
+                {"name": "min-max"},
+                {"name": "min-sum"},
+                {"name": "ipm"},
+                {"name": "alie", "z": 1.5},
+            )
+        },
     ),
 )
 """Attacks that are known to hurt some rule. Backdoors, which aim at other metrics, are none."""

@@ -299,10 +299,8 @@ class _Search:
             values = self._raced(drawn)
             for trial, candidate, value in zip(trials, drawn, values, strict=True):
                 self._note(candidate, value)
-                if value is None:
-                    study.tell(trial, state=_failed_state())
-                else:
-                    study.tell(trial, self._sign * value)
+                # what fails counts as harmless: left out of the model it would be drawn again
+                study.tell(trial, inf if value is None else self._sign * value)
 
     def outcome(self, fixed: Sequence[Candidate], rule: str) -> SearchOutcome:
         """Run the worst attack found, and the fixed ones, on the held-out seeds.
@@ -398,9 +396,3 @@ class _Search:
         """Return the mean of the values of runs; None if one of them failed."""
         known = [value for value in values if value is not None]
         return fmean(known) if len(known) == len(values) else None
-
-
-def _failed_state() -> Any:
-    from optuna.trial import TrialState
-
-    return TrialState.FAIL

@@ -212,7 +212,13 @@ def test_every_family_can_be_drawn_and_carried_out() -> None:
     drawn = [suggested(Drawn(family=family.name), 20) for family in FAMILIES]
     for family, candidate in zip(FAMILIES, drawn, strict=True):
         assert set(family.ranges) | set(family.choices) == candidate.fault.keys() - {"name"}
-    for candidate in (*drawn, *fixed):
+    chosen = [
+        Candidate({**candidate.fault, key: choice})
+        for family, candidate in zip(FAMILIES, drawn, strict=True)
+        for key, choices in family.choices.items()
+        for choice in choices
+    ]
+    for candidate in (*drawn, *chosen, *fixed):
         faults = candidate.faults(2, ())
         experiment = Experiment.parse({**SETTING, "name": "x", "faults": faults})
         experiment.checked_task()
