@@ -41,15 +41,11 @@ from hqde_fl.rules.near_duplicates import near_duplicate_groups
 from hqde_fl.rules.results import Decision, Measured, State
 from hqde_fl.rules.trusted import saturated_agreement, trust
 
-FAR_RATIO = 4.0, 2.5
-"""An update farther from the geometric median than this many median distances is an outlier: where
-data are unequal, and where they are alike."""
+FAR_RATIO = 2.5
+"""An update farther from the geometric median than this many median distances is an outlier."""
 
 UNALIKE, ALIKE = 0.2, 0.35
 """Agreement of clients' sums up to which data count as unequal, and from which on as alike."""
-
-MODERATE = 0.3, 0.8
-"""Agreement up to which, and from which on, the two bounds of ``FAR_RATIO`` hold."""
 
 UNALIKE_LENGTH = 2.5
 """An update's greatest length where data are unequal, in median lengths."""
@@ -196,8 +192,7 @@ class Robust(Rule):
         distances = geometry.squared_distances_to(weights).sqrt()
         ordered = distances.sort().values
         usual = float(ordered[m // 2])
-        unlike, like = FAR_RATIO
-        suspect |= distances > (unlike + (like - unlike) * _ramp(said.alike, *MODERATE)) * usual
+        suspect |= distances > FAR_RATIO * usual
         if int(suspect.sum()) > (m - 1) // 2:  # a majority is no outlier: the farthest go
             order = distances.masked_fill(~suspect, -1).argsort(descending=True)
             suspect = torch.zeros(m, dtype=torch.bool)
