@@ -286,7 +286,8 @@ def test_shell(block: Block, pages: dict[str, Page]) -> None:
             shell_commands.check(words, pages[block.page].folder)
 
 
-RULES = [b for b in BLOCKS if b.page in ("CONTRIBUTING.md", "docs/rules.md") and "(Rule)" in b.text]
+RULE_PAGES = ("docs/how-to/contribute-a-rule.md", "docs/rules.md")
+RULES = [b for b in BLOCKS if b.page in RULE_PAGES and "(Rule)" in b.text]
 
 
 @pytest.mark.parametrize("block", RULES, ids=str)
