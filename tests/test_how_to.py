@@ -40,7 +40,7 @@ FOLLOWED = sorted(path.stem for path in PAGES.glob("*.md") if path.stem not in N
 
 
 def copy_project(folder: Path) -> None:
-    """Copy the project into a folder, as ``make install`` leaves it: its environment is this one."""
+    """Copy the project into a folder, as ``make install`` leaves it, with this environment."""
     for path in ROOT.iterdir():
         if path.is_dir() and path.name[0] != "." and path.name not in LEFT_OUT:
             ignored = shutil.ignore_patterns("__pycache__")
