@@ -50,7 +50,7 @@ test: install ## run the tests, but for those below
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 # For one rule, in less than a minute; the pages with tables of all rules are among it.
-test-rule: install ## run what every rule has to pass, for one rule: make test-rule RULE=krum
+test-rule: install ## run what every rule has to pass for the one that RULE names, in a minute
 	$(if $(RULE),,$(error say which rule: make test-rule RULE=krum))
 	$(BIN)/python -m pytest -q tests/contracts/test_rules.py tests/contracts/test_filtering.py \
 		tests/contracts/test_rule_pages.py tests/hqde_fl/rules/test_influence.py \
