@@ -1,7 +1,7 @@
 # hqde-fl: everything runs in .venv, made by `make install`; with FLWR=1.42 in .venv-flwr-1.42.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-deploy test test-slow test-deployment test-drills test-soak test-zoo mutants lint lint-deploy sbom audit docs examples dist bench conformance published
+.PHONY: help install demo demo-deploy test test-rule test-slow test-deployment test-drills test-soak test-zoo mutants lint lint-deploy sbom audit docs examples dist bench conformance published
 
 # Which version of Flower, if not that in constraints.txt: its pins are in constraints-flwr-$(FLWR).txt.
 FLWR ?=
@@ -18,6 +18,9 @@ CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python)
 
 # More options for pytest: make test ARGS="tests/rules -k median"
 ARGS ?=
+
+# The rule of `make test-rule`, by its name in a file.
+RULE ?=
 
 # How long `make mutants` may take, and which sample of the mutants it draws.
 MINUTES ?= 30
@@ -45,6 +48,14 @@ demo-deploy: install ## run a demo on a SuperLink and four SuperNodes, with TLS,
 
 test: install ## run the tests, but for those below
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+# For one rule, in less than a minute; the pages with tables of all rules are among it.
+test-rule: install ## run what every rule has to pass for the one that RULE names, in a minute
+	$(if $(RULE),,$(error say which rule: make test-rule RULE=krum))
+	$(BIN)/python -m pytest -q tests/contracts/test_rules.py tests/contracts/test_filtering.py \
+		tests/contracts/test_rule_pages.py tests/hqde_fl/rules/test_influence.py \
+		tests/hqde_fl/rules/test_tolerance.py tests/hqde_fl/privacy/test_composition.py \
+		tests/simulations/console/test_reference.py -k "$(RULE) or every_rule or current" $(ARGS)
 
 test-slow: install ## start, kill and resume whole runs and sweeps on every engine (some minutes)
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadgroup $(ARGS)

@@ -20,9 +20,9 @@ sys.path.insert(0, str(ROOT))
 
 project = "hqde-fl"
 author = copyright = "the hqde-fl developers"
-release = version = re.findall(r'__version__ = "(.*)"', (ROOT / "hqde_fl/__init__.py").read_text())[
-    0
-]
+_version = re.search(r'__version__ = "(.*)"', (ROOT / "hqde_fl" / "__init__.py").read_text())
+assert _version is not None
+release = version = _version[1]
 
 extensions = [
     "myst_parser",

@@ -96,6 +96,8 @@ def _not_the_users() -> tuple[str, ...]:
     places = sysconfig.get_paths()
     installed = {places[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     installed |= {*site.getsitepackages(), site.getusersitepackages()}
+    # of an environment that this one is laid over, as `uv run --with` does
+    installed |= {place for place in sys.path if place.endswith(("site-packages", "dist-packages"))}
     return (*(f"{place}{os.sep}" for place in installed), *_own())
 
 

@@ -35,12 +35,6 @@ class Holdings:
         """Return the manifest with a digest that a node holds."""
         return self.manifests[digest]
 
-    def with_reply(
-        self, node: int, unchanged: Collection[str], claimed: str | None, sent: Mapping[str, Array]
-    ) -> Holdings:
-        """Return the holdings after the reply of a node; see ``with_replies``."""
-        return self.with_replies({node: (unchanged, claimed)}, sent)
-
     def with_replies(
         self, replies: Mapping[int, tuple[Collection[str], str | None]], sent: Mapping[str, Array]
     ) -> Holdings:

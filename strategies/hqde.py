@@ -53,8 +53,8 @@ StopFn = Callable[[int, Result], bool]
 class HQDEStrategy(FedAvg):
     """Federated learning with a robust rule; works with any Flower ``ClientApp``.
 
-    Every reply is screened before a rule sees it. A client whose reply is malformed is dropped for
-    the round, named and counted; it never stops the run.
+    Every reply is screened before a rule sees it. A client whose reply is malformed is rejected
+    for the round, named and counted; it never stops the run.
 
     Inside another strategy, whose ``start`` runs the rounds, callbacks are not called. (Flower's
     strategies for differential privacy aggregate nothing in a round with an error reply: every

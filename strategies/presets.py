@@ -97,7 +97,7 @@ def geometric_median(**options: Unpack[PresetOptions]) -> HQDEStrategy:
 def byzantine_filter(fraction: float = 1 / 3, **options: Unpack[PresetOptions]) -> HQDEStrategy:
     """Return a strategy with HQDE's filter.
 
-    It drops outliers, at most ``fraction`` of the updates, and takes the geometric median of the
+    It filters outliers, at most ``fraction`` of the updates, and takes the geometric median of the
     rest.
     """
     return _compose(ByzantineFilter(fraction=fraction), **options)

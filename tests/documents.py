@@ -19,7 +19,7 @@ PAGES = (
 
 FENCE = re.compile(r"^(\s*)(`{3,}|~{3,})(.*)$")
 INLINE_CODE = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
-FILE_NAME = re.compile(r"# ([\w.]+\.(?:py|toml))\n")
+FILE_NAME = re.compile(r"# ([\w./]+\.(?:py|toml))\n")
 """The first line of a code block that is a file."""
 HEADING = re.compile(r"^(#{1,6}) (.*?)\s*#*$")
 
@@ -130,6 +130,28 @@ def sections_of(page: str) -> tuple[Section, ...]:
         Section(page, place + 1, level, title, "\n".join(lines[place:end]))
         for (place, level, title), end in zip(starts, ends, strict=True)
     )
+
+
+def rows_of(page: str, title: str) -> list[list[str]]:
+    """Return the cells of all tables of a section, those of the sections below it left out."""
+    (section,) = (part for part in sections_of(page) if part.title == title)
+    lines = [line for line in section.text.splitlines() if line.startswith("|")]
+    tables = [re.split(r"(?<!\\) ?\| ?", line.strip("|").strip()) for line in lines]
+    return [
+        row
+        for row, after in zip(tables, [*tables[1:], [""]], strict=True)
+        if not set("".join(row)) <= set("-: ") and not (after[0] and set(after[0]) <= set("-:"))
+    ]
+
+
+def codes_in(cells: list[str]) -> list[str]:
+    """Return the pieces of inline code in some cells."""
+    return [code for cell in cells for code in re.findall(r"`([^`]+)`", cell)]
+
+
+def first_codes(page: str, title: str) -> list[str]:
+    """Return the pieces of inline code in the first column of a section's tables."""
+    return codes_in([row[0] for row in rows_of(page, title)])
 
 
 def slug_of(heading: str) -> str:

@@ -8,6 +8,7 @@ python            is executed, after the blocks before it on the page and in the
 toml              is read as an experiment, a sweep, or one of the other files in ``other_table``
 sh, console       each command is parsed by its own parser (``tests/shell_commands.py``)
 json              is parsed
+diff              nothing here: ``tests/test_how_to.py`` adds its lines to a copy of the project
 text, nginx       nothing: diagrams, formats and output
 none              as ``sh``; output below a Python block as ``text``
 ================  ==================================================================================
@@ -53,7 +54,7 @@ from tests.block_context import FILES, NAMES, REPLACED, TABLES
 from tests.documents import FILE_NAME, PAGES, ROOT, Block, blocks_of, lines_of
 
 SHELL = ("sh", "bash", "console")
-READ_ONLY = ("text", "nginx", "{toctree}", "{eval-rst}")
+READ_ONLY = ("text", "diff", "nginx", "{toctree}", "{eval-rst}")
 OPTIONAL = {"peft"}
 """Modules that the development environment leaves out; without them a block is skipped."""
 
@@ -144,6 +145,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Page]:
             (folder / "experiments").symlink_to(ROOT / "experiments")
         for block in blocks_of(page):
             if name := FILE_NAME.match(block.text):
+                (folder / name[1]).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name[1]).write_text(block.text)
         for file, content in FILES.get(page, {}).items():
             (folder / file).write_text(content)
@@ -284,7 +286,8 @@ def test_shell(block: Block, pages: dict[str, Page]) -> None:
             shell_commands.check(words, pages[block.page].folder)
 
 
-RULES = [b for b in BLOCKS if b.page in ("CONTRIBUTING.md", "docs/rules.md") and "(Rule)" in b.text]
+RULE_PAGES = ("docs/how-to/contribute-a-rule.md", "docs/rules.md")
+RULES = [b for b in BLOCKS if b.page in RULE_PAGES and "(Rule)" in b.text]
 
 
 @pytest.mark.parametrize("block", RULES, ids=str)

@@ -31,32 +31,10 @@ from hqde_fl.simulations.recording import file_names
 from hqde_fl.simulations.run import run_experiment
 from hqde_fl.simulations.sweep import Sweep, run_sweep
 from hqde_fl.strategies.callbacks import ClientRecord, RoundRecord
-from tests.documents import ROOT, sections_of
+from tests.documents import ROOT, codes_in, first_codes, rows_of, sections_of
 
 ERRORS, DIRECTORIES = "docs/errors.md", "docs/run-directory.md"
 PACKAGES = ("hqde_fl", "clients", "strategies", "simulations")
-
-
-def rows_of(page: str, title: str) -> list[list[str]]:
-    """Return the cells of all tables of a section, those of the sections below it left out."""
-    (section,) = (part for part in sections_of(page) if part.title == title)
-    lines = [line for line in section.text.splitlines() if line.startswith("|")]
-    tables = [re.split(r"(?<!\\) ?\| ?", line.strip("|").strip()) for line in lines]
-    return [
-        row
-        for row, after in zip(tables, [*tables[1:], [""]], strict=True)
-        if not set("".join(row)) <= set("-: ") and not (after[0] and set(after[0]) <= set("-:"))
-    ]
-
-
-def codes_in(cells: list[str]) -> list[str]:
-    """Return the pieces of inline code in some cells."""
-    return [code for cell in cells for code in re.findall(r"`([^`]+)`", cell)]
-
-
-def first_codes(page: str, title: str) -> list[str]:
-    """Return the pieces of inline code in the first column of a section's tables."""
-    return codes_in([row[0] for row in rows_of(page, title)])
 
 
 # --- errors.md ---------------------------------------------------------------------------------

@@ -307,24 +307,6 @@ def append_records(path: Path, records: Iterable[Record]) -> None:
         file.write(text)
 
 
-def read_new_records(path: Path, offset: int = 0) -> tuple[list[Record], int]:
-    """Return the records after an offset, and the offset of the first incomplete line.
-
-    A live view calls it with the offset that the last call returned. A file that is missing, or
-    shorter than ``offset`` because another one took its place, is read from its beginning.
-    """
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            start = file.seek(offset if offset <= size else 0)
-            data = file.read()
-    except FileNotFoundError:
-        return [], 0
-    complete = data[: data.rfind(b"\n") + 1]
-    records = map(from_line, complete.splitlines())
-    return [record for record in records if record is not None], start + len(complete)
-
-
 def read_records(path: Path) -> Iterator[Record]:
     """Yield the records of a file in order; none if there is no such file.
 

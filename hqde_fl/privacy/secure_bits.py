@@ -22,15 +22,6 @@ def secure_words(n: int) -> np.ndarray:
     return np.frombuffer(cipher.encryptor().update(bytes(8 * n)), dtype=np.uint64)
 
 
-def seeded_words(generator: np.random.Generator) -> Words:
-    """Return a source of the words that a seeded generator gives, for tests."""
-
-    def words(n: int) -> np.ndarray:
-        return generator.integers(0, 2**64, n, dtype=np.uint64)
-
-    return words
-
-
 def uniform(words: Words, n: int) -> np.ndarray:
     """Return (n,) float64 numbers that are uniform on the multiples of 2^-53 in [0, 1)."""
     return (words(n) >> np.uint64(11)) * 2.0**-53

@@ -124,7 +124,8 @@ class Rule(Aggregator):
 
     Concrete rules are final frozen dataclasses. They set ``gram`` if ``decide`` needs distances,
     ``tries_float32`` if a few digits of them often suffice, and ``scored`` if it needs the sum of
-    their own ``score``.
+    their own ``score``. What is always true is a class attribute without an annotation, as
+    ``scored = True``; what depends on a parameter overrides the property.
     """
 
     gram: ClassVar[bool] = False

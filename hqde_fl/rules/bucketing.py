@@ -26,6 +26,8 @@ class Bucketing(Rule):
         Updates in a bucket, >= 1.
     """
 
+    is_preaggregation = True
+
     s: int = 2
 
     def __post_init__(self) -> None:
@@ -39,11 +41,6 @@ class Bucketing(Rule):
     def output_rows(self, n: int) -> int:
         """Return the number of buckets, ceil(n / s)."""
         return -(-n // self.s)
-
-    @property
-    def is_preaggregation(self) -> bool:
-        """True: its output is rows for another rule."""
-        return True
 
     def breakdown(self, n: int) -> int:
         """Return n: a bucket without faulty clients stays honest; the next rule sets the bound."""

@@ -1,9 +1,9 @@
-"""HQDE's Byzantine filter: score every client, drop outliers, take the median of the rest.
+"""HQDE's Byzantine filter: score every client, filter outliers, take the median of the rest.
 
 The original divides by each coordinate's MAD, which explodes wherever the honest clients agree,
-measures distances without a scale, and drops a third of the clients even if none of them is
-faulty. Here every detector is one robust number for each client, and a client is dropped only if
-that number is an outlier among the clients' numbers:
+measures distances without a scale, and filters a third of the clients even if none of them is
+faulty. Here every detector is one robust number for each client, and a client is filtered only
+if that number is an outlier among the clients' numbers:
 
 * ``mad``: total distance from the coordinate-wise median over the total MAD,
   s_i = sum_j |x_ij - med_j| / sum_j MAD_j, so no single coordinate can blow it up;
@@ -12,8 +12,8 @@ that number is an outlier among the clients' numbers:
 * ``directions``: infinite for clients whose sum of updates over rounds opposes the others', or who
   push the same way in every round (``direction_memory.py``), zero for the others;
 * ``copies``: of updates that nearly coincide (``near_duplicates.py``) only the one in the middle is
-  kept: among copies with noise it is the original. The others are dropped as far as ``fraction``
-  allows after the outliers, and do not count where the centre is measured;
+  kept: among copies with noise it is the original. The others are filtered as far as
+  ``fraction`` allows after the outliers, and do not count where the centre is measured;
 * ``twins``: infinite for a client whose update nearly equals another's (see
   ``near_duplicates.py``), zero for the others. It finds attackers who send one update made for the
   cohort, however well that hides; and the honest client that they copy, if they copy one.
@@ -63,7 +63,7 @@ Detector = Literal["mad", "cosine", "euclidean", "directions", "copies", "twins"
 
 @dataclass(frozen=True)
 class ByzantineFilter(Rule):
-    """HQDE's filter: outliers (one third at most) dropped, geometric median of the rest.
+    """HQDE's filter: outliers (one third at most) filtered, geometric median of the rest.
 
     Tolerates ``fraction`` n. O(n^2 d) for the Gram matrix, one weighted sum; with the ``mad``
     detector two sorts of every coordinate, O(d n log n). Where the ``directions`` show that the
@@ -80,16 +80,16 @@ class ByzantineFilter(Rule):
         so that honest clients that nearly agree are not outliers by their last digits; up to twice
         that where ``directions`` show that the clients' data are unequal.
     fraction : float
-        At most this fraction of the cohort is dropped, the worst outliers first. Clients already
+        At most this fraction of the cohort is filtered, the worst outliers first. Clients already
         filtered this round count towards it. At most 1/2.
     gain, loss : float
         Reputation that a client gains in a round in which it is no outlier, and loses in one in
         which it is one. One that passes narrowly, above two thirds of an outlier's excess, loses a
         quarter of ``loss``. Reputation lies in [0, 1] and starts at 1; among equal outliers the
-        lower reputation is dropped first.
+        lower reputation is filtered first.
     gate : float
-        A client whose reputation is below this is dropped, outlier or not, until it has recovered;
-        within the same ``fraction``. 0 never drops.
+        A client whose reputation is below this is filtered, outlier or not, until it has
+        recovered; within the same ``fraction``. 0 never filters.
     detectors : tuple of "mad", "cosine", "euclidean", "directions", "copies", "twins"
         The scores to use; an outlier of any of them is an outlier.
     median : GeometricMedian
@@ -141,7 +141,7 @@ class ByzantineFilter(Rule):
         return 1
 
     def breakdown(self, n: int) -> int:
-        """Return the number of clients that may be dropped, less than half."""
+        """Return the number of clients that may be filtered, less than half."""
         return min(int(self.fraction * n + 1e-9), (n - 1) // 2)
 
     def score(self, tile: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class Clipping(Rule):
         The greatest length of an update, > 0.
     """
 
-    gram = True
+    gram = is_preaggregation = True
 
     c: float = 2.0
 
@@ -53,11 +53,6 @@ class Clipping(Rule):
     def output_rows(self, n: int) -> int:
         """Return n: every update keeps a row."""
         return n
-
-    @property
-    def is_preaggregation(self) -> bool:
-        """True: its output is rows for another rule."""
-        return True
 
     def breakdown(self, n: int) -> int:
         """Return n: no row stays longer than c; the next rule sets the bound."""
@@ -87,16 +82,11 @@ class ARC(Tolerant):
         Faulty clients to tolerate.
     """
 
-    gram = True
+    gram = is_preaggregation = True
 
     def output_rows(self, n: int) -> int:
         """Return n: every update keeps a row."""
         return n
-
-    @property
-    def is_preaggregation(self) -> bool:
-        """True: its output is rows for another rule."""
-        return True
 
     def composed_kappa(self, kappa: float, n: int, f: int) -> float | None:
         """Return kappa + 2 f / (n - 2f); None for another f than this rule's."""

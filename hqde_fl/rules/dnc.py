@@ -46,7 +46,7 @@ class DnC(Tolerant):
         return min(self.f, 1) if n >= max(4, self.minimum()) else 0
 
     def filters(self, n: int) -> bool:
-        """Return True if f > 0: the dropped updates are filtered."""
+        """Return True if f > 0: the updates that do not count are filtered."""
         return self.f > 0
 
     def decide(self, measured: Measured, cohort: Cohort, state: State) -> Decision:

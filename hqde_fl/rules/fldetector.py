@@ -82,16 +82,13 @@ class FLDetector(Rule):
         Rounds that are averaged, and steps in the L-BFGS memory, >= 1, by default 10.
     """
 
+    scored = True
+
     window: int = 10
 
     def __post_init__(self) -> None:
         if self.window < 1:
             raise ConfigError(f"FLDetector needs window >= 1, found {self.window}")
-
-    @property
-    def scored(self) -> bool:
-        """True: ``decide`` needs the sketches."""
-        return True
 
     @property
     def needs(self) -> frozenset[Need]:

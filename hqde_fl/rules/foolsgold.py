@@ -64,16 +64,13 @@ class FoolsGold(Rule):
         Steepness kappa of the logit, > 0, by default 1.
     """
 
+    scored = True
+
     confidence: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.confidence < float("inf"):
             raise ConfigError(f"FoolsGold needs a finite confidence > 0, found {self.confidence}")
-
-    @property
-    def scored(self) -> bool:
-        """True: ``decide`` needs the sketches."""
-        return True
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -101,6 +101,8 @@ class LASA(Rule):
         Fraction of magnitudes to leave out, in [0, 1).
     """
 
+    scored = True
+
     norm_bound: float = 2.0
     sign_bound: float = 1.0
     sparsity: float = 0.3
@@ -111,11 +113,6 @@ class LASA(Rule):
                 raise ConfigError(f"LASA needs {name} > 0, found {getattr(self, name)}")
         if not 0 <= self.sparsity < 1:
             raise ConfigError(f"LASA needs sparsity in [0, 1), found {self.sparsity}")
-
-    @property
-    def scored(self) -> bool:
-        """True: ``decide`` needs lengths and magnitudes."""
-        return True
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -25,16 +25,11 @@ class NNM(Tolerant):
         Faulty clients to tolerate.
     """
 
-    gram = True
+    gram = is_preaggregation = True
 
     def output_rows(self, n: int) -> int:
         """Return n: every update keeps a row."""
         return n
-
-    @property
-    def is_preaggregation(self) -> bool:
-        """True: its output is rows for another rule."""
-        return True
 
     def composed_kappa(self, kappa: float, n: int, f: int) -> float | None:
         """Return 8 f / (n - f) (kappa + 1); None for another f than this rule's."""

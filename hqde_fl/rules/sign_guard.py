@@ -32,7 +32,7 @@ class SignGuard(Rule):
         Bounds of a plausible norm, in median norms.
     """
 
-    gram = True
+    gram = scored = True
 
     low: float = 0.1
     high: float = 3.0
@@ -42,11 +42,6 @@ class SignGuard(Rule):
             raise ConfigError(
                 f"SignGuard needs 0 <= low < 1 < high, found low={self.low}, high={self.high}"
             )
-
-    @property
-    def scored(self) -> bool:
-        """True: ``decide`` needs the sign counts."""
-        return True
 
     def minimum(self, faulty: int = 0) -> int:
         """Return 1: one update is enough."""

@@ -21,7 +21,7 @@ from hqde_fl.rules.library_threads import one_library_thread
 from hqde_fl.updates import Columns, spans
 
 Combined = tuple[Tensor, Tensor | None]
-"""Columns of the result, and (1, n) counts of each row's contribution if these are counted."""
+"""Columns of the result, and (1, n) counts of how much each row counted, if these are asked for."""
 
 TILES_PER_STRIPE = 8
 """Tiles that are summed with each other before they meet those of other stripes."""

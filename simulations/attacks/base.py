@@ -37,7 +37,7 @@ class AttackerKnowledge:
     num_examples : Mapping[int, float]
         Client id -> claimed number of examples; 1 for clients that are missing.
     excluded : int
-        Number of further clients, whose replies the server drops.
+        Number of further clients, whose replies the server rejects.
     model : Tensor or None
         (d,) the global model.
     rule : Aggregator

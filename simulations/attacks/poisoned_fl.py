@@ -29,7 +29,7 @@ class PoisonedFL(Attack):
     """PoisonedFL: every weight is pushed in one random direction, fixed for the whole run.
 
     All attackers send g = c ||h|| k s. s are random signs, drawn once; h is the last global step;
-    k = |r| / ||r|| with r = h - (||h|| / ||g'||) g', where g' is the last malicious update: the
+    k = |r| / ||r|| with r = h - (||h|| / ||g'||) g', where g' is the attackers' last update: the
     magnitudes of what honest clients did in the last step. c is ``scale`` at first. Every ``every``
     rounds it is multiplied by ``decay``, but not below ``least``, if fewer than
     d / 2 + 2.326 sqrt(d / 4) signs of the total step since the last such test agree with s: chance
@@ -110,7 +110,7 @@ class PoisonedFL(Attack):
 
 
 def _magnitudes(step: Tensor, sent: Tensor) -> Tensor:
-    """Return ||h|| k: the magnitudes of a global step without the last malicious update's part."""
+    """Return ||h|| k: the magnitudes of a global step without the attackers' last update."""
     size, own = length(step), length(sent)
     rest = step - (size / own) * sent if own > 0 else step
     total = length(rest)

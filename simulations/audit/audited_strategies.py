@@ -42,7 +42,7 @@ NAMED: Mapping[str, Factory] = {
     "MultiKrum": lambda: MultiKrum(num_malicious_nodes=1, num_nodes_to_select=5),
     "Bulyan": lambda: Bulyan(num_malicious_nodes=1),
 }
-"""hqde-fl's presets, and Flower's strategies (capitalised) that expect one malicious node."""
+"""hqde-fl's presets, and Flower's strategies (capitalised) that expect one faulty client."""
 
 
 def build_strategy(name: str) -> Strategy:

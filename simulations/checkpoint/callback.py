@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 from hqde_fl.errors import CheckpointError
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.protocol.grid_protocols import KeepsContexts
-from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid
+from hqde_fl.simulations.attacks.attack_grid import AttackGrid
 from hqde_fl.simulations.checkpoint.resume import ResumePoint
 from hqde_fl.simulations.checkpoint.store import Snapshot, Store
 from hqde_fl.simulations.edges.edge_states import edge_states, restore_edges
@@ -67,7 +67,7 @@ class Checkpoints(Callback):
             self._store.forget_clients()
         elif point is not None:
             self._keeper.set_contexts(point.contexts)
-        if point is not None and isinstance(grid, AdversaryGrid):
+        if point is not None and isinstance(grid, AttackGrid):
             grid.memory = point.attack
         if point is not None and point.edges and edges is not None:
             restore_edges(edges, point.edges)
@@ -101,7 +101,7 @@ class Checkpoints(Callback):
             return
         started = time.monotonic()
         memory: Mapping[str, Any] = {}
-        if isinstance(self._grid, AdversaryGrid):
+        if isinstance(self._grid, AttackGrid):
             memory = self._grid.memory
         files = [ROUNDS, CLIENTS]
         files += [name for name in FURTHER_LINES if (self._run / name).exists()]

@@ -110,13 +110,6 @@ def describe(reference: str, *, meanings: bool = True) -> Description:
     return Description(docstring, parameters, ast.get_docstring(tree) or "", file)
 
 
-def names_in_tuple(reference: str) -> list[str]:
-    """Return the strings of the tuple or list that a module assigns to ``module:NAME``."""
-    module, _, name = reference.rpartition(":")
-    value = _assigned(module, name)
-    return [ast.literal_eval(entry) for entry in getattr(value, "elts", ())]
-
-
 def _parameters(
     module: str, node: ast.ClassDef, with_meanings: bool = True
 ) -> dict[str, Parameter]:

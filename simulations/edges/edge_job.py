@@ -19,7 +19,7 @@ from flwr.serverapp import Grid
 from hqde_fl.clients.initial_state import initial_roles
 from hqde_fl.errors import BoundError, RunError
 from hqde_fl.protocol.flower_internals import set_message_id
-from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid
+from hqde_fl.simulations.attacks.attack_grid import AttackGrid
 from hqde_fl.simulations.checkpoint import container
 from hqde_fl.simulations.checkpoint.store import TREE
 from hqde_fl.simulations.edges.surroundings import AttackedGroups
@@ -129,14 +129,14 @@ def serve_job(grid: Grid, experiment: Experiment, path: Path) -> None:
     edge = Edge(job.edge, parts.edges.settings, experiment.seed, roles)
     edge.strategy.state = None if job.state is None else job.state.without_holdings()
     nodes = AttackedGroups(parts)(parts.faults.supervise(guard(grid)), edge)
-    if isinstance(nodes, AdversaryGrid):
+    if isinstance(nodes, AttackGrid):
         nodes.memory = job.attack
     message = Message(job.content, 1, job.kind)
     set_message_id(message, path.name)
     _wait_for_nodes(nodes)
     exchange = edge.train if job.kind == MessageType.TRAIN else edge.evaluate
     reply = _run(exchange(message, nodes), nodes, edge)
-    memory = nodes.memory if isinstance(nodes, AdversaryGrid) else {}
+    memory = nodes.memory if isinstance(nodes, AttackGrid) else {}
     EdgeResult(
         reply.content if isinstance(reply, Message) and reply.has_content() else None,
         reply if isinstance(reply, str) else str(reply.error.reason) if reply.has_error() else "",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid
+from hqde_fl.simulations.attacks.attack_grid import AttackGrid
 from hqde_fl.simulations.engines.ray.packing import pack, unpack
 from hqde_fl.strategies.edges.edge_grid import EdgeGrid, EdgeState
 
@@ -19,7 +19,7 @@ def edge_states(grid: EdgeGrid) -> tuple[Mapping[str, Any], ...]:
         {
             SERVER: state.server,
             CONTEXT: pack(state.context),
-            ATTACK: group.memory if isinstance(group, AdversaryGrid) else {},
+            ATTACK: group.memory if isinstance(group, AttackGrid) else {},
         }
         for state, group in zip(grid.states(), grid.group_grids, strict=True)
     )
@@ -29,5 +29,5 @@ def restore_edges(grid: EdgeGrid, states: Sequence[Mapping[str, Any]]) -> None:
     """Give each edge the state in a checkpoint."""
     grid.restore([EdgeState(state[SERVER], unpack(state[CONTEXT])) for state in states])
     for state, group in zip(states, grid.group_grids, strict=True):
-        if isinstance(group, AdversaryGrid):
+        if isinstance(group, AttackGrid):
             group.memory = state[ATTACK]

@@ -17,8 +17,3 @@ def node_partitions(seed: int, partitions: int) -> dict[int, int]:
     for partition, node in enumerate(ids):  # a second dict would cost memory for each client
         ids[node] = partition
     return ids
-
-
-def node_ids(seed: int, partitions: int) -> list[int]:
-    """Return the node id of each partition, in order."""
-    return list(node_partitions(seed, partitions))

@@ -31,7 +31,7 @@ from hqde_fl.protocol.screening import Screening
 from hqde_fl.registry import Registry
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.attacks import ATTACKS, Attack
-from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid, Defence, KnownElsewhere
+from hqde_fl.simulations.attacks.attack_grid import AttackGrid, Defence, KnownElsewhere
 from hqde_fl.simulations.attacks.round_updates import SentModelOf
 from hqde_fl.simulations.engines.fault_error_grid import FaultErrorGrid
 from hqde_fl.simulations.experiment.components import build_component
@@ -279,7 +279,7 @@ class Faults:
         if self.attack is None:
             return grid
         index, attack = self.attack
-        return AdversaryGrid(
+        return AttackGrid(
             grid,
             attack,
             self.plan.choice_of(index),

@@ -109,11 +109,3 @@ def judge(
             return measure(model.load(state), examples, task)
 
     return confidence
-
-
-def hold_out(
-    task: Task, count: int, seeds: Seeds, measure: Measure = certainty
-) -> tuple[Task, HeldOut]:
-    """Set test examples aside as ``set_aside`` does, and return the task with ``judge`` of them."""
-    task, examples = set_aside(task, count, seeds)
-    return task, judge(task, examples, seeds, measure)

@@ -17,7 +17,7 @@ from hqde_fl.simulations.experiment.parts import Parts
 class HierarchyBound:
     """Bounds of a hierarchy: whatever so many faulty clients send, the model stays bounded.
 
-    An adversary who owns an edge owns its vote, so for edges there are two bounds: that of faulty
+    An attacker who owns an edge owns its vote, so for edges there are two bounds: that of faulty
     clients while no edge is hostile, and that of hostile edges.
 
     Parameters

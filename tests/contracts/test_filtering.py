@@ -11,7 +11,6 @@ from hqde_fl.rules import (
     CAF,
     MDA,
     NNM,
-    RULES,
     Adaptive,
     Aggregator,
     Bucketing,
@@ -20,42 +19,19 @@ from hqde_fl.rules import (
     Cohort,
     DnC,
     Entanglement,
-    GeometricMedian,
     Median,
     MoNNA,
     MultiKrum,
     Robust,
     SignGuard,
-    Superposition,
     Tree,
-    TrimmedMean,
     Voting,
     aggregate,
 )
 from hqde_fl.updates import Updates
-from tests.contracts.rule_examples import ALL, EXAMPLES, context_of
+from tests.contracts.rule_examples import ALL, context_of
 
 N, D, F = 12, 40, 2
-
-FILTERS = {
-    "adaptive",
-    "byzantine-filter",
-    "caf",
-    "dnc",
-    "entanglement",
-    "flame",
-    "fldetector",
-    "fltrust",
-    "foolsgold",
-    "lasa",
-    "mda",
-    "monna",
-    "multi-krum",
-    "robust",
-    "sign-guard",
-    "smea",
-}
-"""The names in ``EXAMPLES`` whose rules filter clients."""
 
 OTHERS = {
     "multi-krum, fewer": MultiKrum(F, m=4),
@@ -115,13 +91,6 @@ def ever_filters(rule: Aggregator) -> bool:
 def test_filters_is_true_for_rules_that_filter(name: str) -> None:
     rule = OTHERS[name] if name in OTHERS else ALL[name].make(F)
     assert rule.filters(N) == ever_filters(rule)
-
-
-def test_which_registered_rules_filter() -> None:
-    assert {name for name in RULES if EXAMPLES[name].make(F).filters(N)} == FILTERS
-    assert not any(
-        rule.filters(N) for rule in (GeometricMedian(), TrimmedMean(F), Superposition(), Tree())
-    )
 
 
 @pytest.mark.parametrize(("m", "expected"), [(0, True), (10, True), (9, False), (1, False)])

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hqde_fl import own_files
-from hqde_fl.code_origin import failure_text, is_failure, origin, origin_in_text
+from hqde_fl import code_origin, own_files
+from hqde_fl.code_origin import failure_text, is_failure, is_users, origin, origin_in_text
 from hqde_fl.errors import ConfigError, TaskError
 from hqde_fl.own_modules import import_attribute, own_code, searched_first
 from hqde_fl.simulations.console.interruption import Terminated
@@ -50,6 +50,18 @@ def test_the_last_frame_of_the_user_is_named(function, place, tmp_path: Path) ->
     assert origin(caught).startswith(place)
     if not isinstance(caught, SyntaxError):
         assert origin_in_text(text) == origin(caught).replace(", index 3", "")
+
+
+def test_packages_of_an_environment_below_are_not_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages = tmp_path / "lib" / "site-packages"
+    file = str(packages / "typer" / "main.py")
+    assert is_users(file)
+    monkeypatch.syspath_prepend(str(packages))
+    monkeypatch.setattr(code_origin, "_not_the_users", code_origin._not_the_users.__wrapped__)
+    assert not is_users(file)
+    assert is_users(str(tmp_path / "mine.py"))
 
 
 def test_a_text_without_a_file_of_the_user_has_no_place() -> None:

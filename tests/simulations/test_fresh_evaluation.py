@@ -16,7 +16,7 @@ from hqde_fl.clients.initial_state import initial_models, initial_state
 from hqde_fl.clients.task import Task
 from hqde_fl.protocol.records import to_record
 from hqde_fl.seeding import Seeds
-from hqde_fl.simulations.experiment.held_out import hold_out
+from hqde_fl.simulations.experiment.held_out import judge, set_aside
 from hqde_fl.simulations.server_app import evaluation
 
 
@@ -99,12 +99,12 @@ def test_held_out_examples_are_judged_by_the_model_of_the_run() -> None:
     task, seeds = Task(Features, examples, examples), Seeds(3)
     (model,) = initial_models(task, 1, seeds)
     expected = model.get_buffer("directions")
-    _, confidence = hold_out(task, 10, seeds, measure)
+    confidence = judge(*set_aside(task, 10, seeds), seeds, measure)
     assert confidence(model.state_dict()) == 1
 
 
 def test_held_out_examples_are_judged_by_a_fresh_model() -> None:
-    _, confidence = hold_out(TASK, 10, Seeds(0))
+    confidence = judge(*set_aside(TASK, 10, Seeds(0)), Seeds(0))
     state = Stateful().state_dict()
     first = confidence(state)
     assert 0 < first < 1

@@ -17,7 +17,7 @@ def test_nothing_is_held_at_first():
 
 
 def test_a_claim_that_the_server_finds_too_is_remembered():
-    after = Holdings().with_reply(1, {"a", "c"}, HELD.digest, SENT)
+    after = Holdings().with_replies({1: ({"a", "c"}, HELD.digest)}, SENT)
     assert after.digest_of(1) == HELD.digest
     assert after.manifest(after.digest_of(1)) == HELD
     assert after.digest_of(2) is None
@@ -31,25 +31,27 @@ def test_a_claim_that_the_server_finds_too_is_remembered():
 )
 def test_any_other_reply_ends_what_the_node_held(unchanged, claimed):
     holding = (
-        Holdings().with_reply(1, "ac", HELD.digest, SENT).with_reply(2, "ac", HELD.digest, SENT)
+        Holdings()
+        .with_replies({1: ("ac", HELD.digest)}, SENT)
+        .with_replies({2: ("ac", HELD.digest)}, SENT)
     )
-    after = holding.with_reply(1, set(unchanged), claimed, SENT)
+    after = holding.with_replies({1: (set(unchanged), claimed)}, SENT)
     assert after.digest_of(1) is None
     assert after.manifest(after.digest_of(2)) == HELD
 
 
 def test_a_digest_of_other_bits_is_not_believed():
     other = SENT | {"a": SENT["b"]}
-    assert Holdings().with_reply(1, "ac", HELD.digest, other) == Holdings()
+    assert Holdings().with_replies({1: ("ac", HELD.digest)}, other) == Holdings()
 
 
 def test_manifests_that_nobody_holds_are_forgotten():
     after = Holdings()
     for node in range(3):
-        after = after.with_reply(node, "ac", HELD.digest, SENT)
+        after = after.with_replies({node: ("ac", HELD.digest)}, SENT)
     assert len(after.manifests) == 1
     other = Manifest.of(SENT, "d")
-    after = after.with_reply(0, "d", other.digest, SENT)
+    after = after.with_replies({0: ("d", other.digest)}, SENT)
     assert set(after.manifests) == {HELD.digest, other.digest}
     for node in range(3):
         after = after.without(node)
@@ -57,8 +59,8 @@ def test_manifests_that_nobody_holds_are_forgotten():
 
 
 def test_the_same_claim_again_changes_nothing():
-    after = Holdings().with_reply(1, "ac", HELD.digest, SENT)
-    assert after.with_reply(1, "ac", HELD.digest, SENT) is after
+    after = Holdings().with_replies({1: ("ac", HELD.digest)}, SENT)
+    assert after.with_replies({1: ("ac", HELD.digest)}, SENT) is after
 
 
 def test_many_replies_are_as_one_after_the_other():
@@ -68,9 +70,9 @@ def test_many_replies_are_as_one_after_the_other():
         3: ("d", Manifest.of(SENT, "d").digest),
         4: ((), None),
     }
-    start = Holdings().with_reply(2, "ac", HELD.digest, SENT)
+    start = Holdings().with_replies({2: ("ac", HELD.digest)}, SENT)
     after = start
     for node, (unchanged, claimed) in replies.items():
-        after = after.with_reply(node, unchanged, claimed, SENT)
+        after = after.with_replies({node: (unchanged, claimed)}, SENT)
     assert start.with_replies(replies, SENT) == after
     assert set(after.digests) == {1, 3}

@@ -202,10 +202,6 @@ class ClientWorker:
         self._apps: OrderedDict[str, App] = OrderedDict()
         self._memory = np.empty(0, dtype=np.uint8)
 
-    def ping(self) -> int:
-        """Return the id of this process; Ray answers once the worker has started."""
-        return os.getpid()
-
     def run(
         self,
         key: str,

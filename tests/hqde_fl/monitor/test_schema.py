@@ -15,7 +15,6 @@ from hqde_fl.monitor.schema import (
     Stop,
     append_records,
     from_line,
-    read_new_records,
     read_records,
     to_line,
     to_mapping,
@@ -85,23 +84,6 @@ def test_a_line_that_a_killed_process_did_not_finish(tmp_path):
     append_records(path, RECORDS[2:])
     assert list(read_records(path)) == RECORDS
     assert path.read_text().count("\n") == len(RECORDS) + 1
-
-
-def test_a_live_view_reads_what_is_new(tmp_path):
-    path = tmp_path / "m"
-    assert read_new_records(path) == ([], 0)
-    append_records(path, RECORDS[:2])
-    records, offset = read_new_records(path)
-    assert records == RECORDS[:2]
-    line = to_line(RECORDS[2])
-    with path.open("a") as file:
-        file.write(line[:20])
-    assert read_new_records(path, offset) == ([], offset)
-    with path.open("a") as file:
-        file.write(line[20:])
-    assert read_new_records(path, offset)[0] == [RECORDS[2]]
-    path.write_text(to_line(RECORDS[3]))  # another file in its place
-    assert read_new_records(path, 10_000)[0] == [RECORDS[3]]
 
 
 def test_rounds_that_were_run_again_count_once():

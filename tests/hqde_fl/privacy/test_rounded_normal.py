@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from hqde_fl.privacy.rounded_normal import GRID_BITS, MAX_CHUNK, rounded_normal
-from hqde_fl.privacy.secure_bits import Words, secure_words, seeded_words, uniform
+from hqde_fl.privacy.secure_bits import Words, secure_words, uniform
 
 UNIT = 2.0**-GRID_BITS
 
@@ -21,8 +21,14 @@ def words_of(*values: int) -> Words:
     return words
 
 
+def seeded_words(seed: int) -> Words:
+    """Return a source of the words that a seeded generator gives."""
+    generator = np.random.default_rng(seed)
+    return lambda n: generator.integers(0, 2**64, n, dtype=np.uint64)
+
+
 def test_it_is_normal() -> None:
-    samples = rounded_normal(seeded_words(np.random.default_rng(1)), 200_000) * UNIT
+    samples = rounded_normal(seeded_words(1), 200_000) * UNIT
     assert abs(samples.mean()) < 0.01
     assert samples.var() == pytest.approx(1, abs=0.015)
     assert abs(stats.kurtosis(samples)) < 0.05
@@ -30,7 +36,7 @@ def test_it_is_normal() -> None:
 
 
 def test_the_tails_are_there() -> None:
-    samples = np.abs(rounded_normal(seeded_words(np.random.default_rng(2)), 400_000) * UNIT)
+    samples = np.abs(rounded_normal(seeded_words(2), 400_000) * UNIT)
     for deviations in (2.0, 3.0, 4.0):
         expected = 2 * stats.norm.sf(deviations) * len(samples)
         found = int((samples > deviations).sum())
@@ -41,8 +47,7 @@ def test_exact_comparisons_accept_what_floating_point_does() -> None:
     """With a margin of 1 every comparison is made in decimals."""
     for seed in range(3):
         fast, exact = (
-            rounded_normal(seeded_words(np.random.default_rng(seed)), 150, margin)
-            for margin in (2.0**-40, 1.0)
+            rounded_normal(seeded_words(seed), 150, margin) for margin in (2.0**-40, 1.0)
         )
         np.testing.assert_array_equal(fast, exact)
 
@@ -63,7 +68,7 @@ def test_more_bits_decide_what_64_cannot() -> None:
 
 
 def test_signs_are_fair_and_zero_is_no_special_case() -> None:
-    samples = rounded_normal(seeded_words(np.random.default_rng(3)), 100_000)
+    samples = rounded_normal(seeded_words(3), 100_000)
     positive = int((samples > 0).sum())
     assert abs(positive - 50_000) < 5 * np.sqrt(25_000)
     assert (samples % 2 == 0).mean() == pytest.approx(0.5, abs=0.01)  # all steps of the grid

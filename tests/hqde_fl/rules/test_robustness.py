@@ -1,4 +1,4 @@
-"""||F(x) - mean of S||^2 <= kappa var of S, for *every* S of n - f updates, against adversaries.
+"""||F(x) - mean of S||^2 <= kappa var of S, for *every* S of n - f updates, against attackers.
 
 No rule can do better than r = f / (n - 2f); what is checked is each rule's own constant.
 """

@@ -227,11 +227,11 @@ def test_nothing_is_tried_beyond_the_limit(draw):
 
 
 def test_the_rule_must_be_known():
-    from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid
+    from hqde_fl.simulations.attacks.attack_grid import AttackGrid
 
     for attack in (OptimalALIE(), OptimalIPM()):
         with pytest.raises(ConfigError, match="needs a defence that tells the rule"):
-            AdversaryGrid(None, attack, {1})
+            AttackGrid(None, attack, {1})
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)

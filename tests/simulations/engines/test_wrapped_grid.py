@@ -13,7 +13,7 @@ from hqde_fl.protocol.grid_protocols import KeepsContexts, KnowsPartitions
 from hqde_fl.protocol.reply_matching import with_nodes
 from hqde_fl.protocol.wrapped_grid import WrappedGrid
 from hqde_fl.simulations.attacks import IPM
-from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid
+from hqde_fl.simulations.attacks.attack_grid import AttackGrid
 from hqde_fl.simulations.engines.deployment.guarded_grid import GuardedGrid
 from hqde_fl.simulations.engines.fault_error_grid import FaultErrorGrid
 from hqde_fl.simulations.engines.flower_internals import HttpGrid
@@ -30,7 +30,7 @@ class Passing(WrappedGrid):
 WRAPPERS = [
     Passing,
     lambda grid: FaultErrorGrid(grid, lambda number: {}),
-    lambda grid: AdversaryGrid(grid, IPM(), frozenset()),
+    lambda grid: AttackGrid(grid, IPM(), frozenset()),
     lambda grid: Passing(Passing(grid)),
 ]
 

@@ -8,7 +8,7 @@ from hqde_fl.errors import ConfigError, TaskError
 from hqde_fl.own_files import load_file
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.experiment.experiment import Experiment
-from hqde_fl.simulations.experiment.held_out import hold_out
+from hqde_fl.simulations.experiment.held_out import judge, set_aside
 from hqde_fl.simulations.run import run_experiment
 
 HELD_OUT = ['strategy.rule={name="superposition", confidence="held-out"}', "strategy.held-out=60"]
@@ -17,7 +17,8 @@ REPORTED = ['strategy.rule={name="superposition", confidence="reported"}']
 
 def test_held_out_examples_are_not_in_the_test_set(tiny):
     task = tiny.load_task()
-    rest, confidence = hold_out(task, 60, Seeds(7))
+    rest, examples = set_aside(task, 60, Seeds(7))
+    confidence = judge(rest, examples, Seeds(7))
     whole, left = task.test().tensors[0], rest.test().tensors[0]
     assert len(left) == len(whole) - 60
     rows = {tuple(row.tolist()) for row in whole.flatten(1)}
@@ -27,7 +28,7 @@ def test_held_out_examples_are_not_in_the_test_set(tiny):
     broken = {name: torch.full_like(tensor, torch.nan) for name, tensor in state.items()}
     assert confidence(broken) == 0
     with pytest.raises(ConfigError, match=r"held-out must be < \d+ \(the test set\), found 9999"):
-        hold_out(task, 9999, Seeds(7))
+        set_aside(task, 9999, Seeds(7))
 
 
 @pytest.mark.parametrize("overrides", [HELD_OUT, REPORTED])

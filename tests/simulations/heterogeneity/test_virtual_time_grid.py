@@ -18,7 +18,7 @@ from hqde_fl.protocol.no_data import no_data
 from hqde_fl.protocol.wrapped_grid import WrappedGrid
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.attacks import IPM
-from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid
+from hqde_fl.simulations.attacks.attack_grid import AttackGrid
 from hqde_fl.simulations.engines.fault_error_grid import FaultErrorGrid
 from hqde_fl.simulations.engines.inline import InlineGrid
 from hqde_fl.simulations.heterogeneity.bandwidth import (
@@ -251,7 +251,7 @@ def test_drop_outs_have_their_rate_and_are_independent(probability: float) -> No
 
 def test_a_grid_around_keeps_the_virtual_time() -> None:
     grid = simulated(Clients(), ClientTimes(Slower()))
-    wrapped = AdversaryGrid(FaultErrorGrid(grid, lambda number: {}), IPM(), frozenset())
+    wrapped = AttackGrid(FaultErrorGrid(grid, lambda number: {}), IPM(), frozenset())
     assert isinstance(wrapped, KeepsVirtualTime)
     assert isinstance(wrapped, KnowsPartitions)
     assert isinstance(wrapped, KeepsContexts)

@@ -36,7 +36,7 @@ from hqde_fl.rules import (
 )
 from hqde_fl.selection import Candidates, Ensemble, Selection, Selector
 from hqde_fl.selection.base import State
-from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid
+from hqde_fl.simulations.attacks.attack_grid import AttackGrid
 from hqde_fl.simulations.attacks.ipm import IPM
 from hqde_fl.simulations.engines.inline import InlineGrid
 from hqde_fl.strategies.round.partial_work import scaled_to_mean_work
@@ -300,7 +300,7 @@ def test_flowers_wrappers_pass_parts_on() -> None:
 def test_colluding_attackers_know_what_the_rule_will_compare(parts: dict[int, float]) -> None:
     """The negative mean of the honest updates stays that, whatever parts of work there are."""
     attackers = [HOSTILE, 6]
-    delta, recorder = moved(Mean(), parts, AdversaryGrid(Clients(), IPM(1.0), attackers, seed=1))
+    delta, recorder = moved(Mean(), parts, AttackGrid(Clients(), IPM(1.0), attackers, seed=1))
     work = {c.partition: c.work for c in recorder.rounds[-1].clients}
     assert work == {client: parts.get(client, 1.0) for client in range(8)}
     full = torch.stack([STEPS * step(client) for client in range(8) if client not in attackers])

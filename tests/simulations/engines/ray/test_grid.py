@@ -17,7 +17,7 @@ from hqde_fl.monitor.schema import Metric, Span
 from hqde_fl.monitor.spans import CollectedRecords, recorded_by
 from hqde_fl.protocol.replies import read_once
 from hqde_fl.simulations.engines.inline import InlineGrid
-from hqde_fl.simulations.engines.node_ids import node_ids
+from hqde_fl.simulations.engines.node_ids import node_partitions
 from hqde_fl.simulations.engines.ray import dispatch
 from hqde_fl.simulations.engines.ray.grid import RayGrid
 from hqde_fl.simulations.engines.ray.pool import POOL
@@ -302,9 +302,9 @@ def test_what_cannot_be_met_is_an_error_that_says_what_there_is() -> None:
 
 
 def test_node_ids_are_the_same_for_any_population_and_distinct() -> None:
-    assert node_ids(5, 1000)[:10] == node_ids(5, 10)
-    assert len(set(node_ids(5, 100_000))) == 100_000
-    assert node_ids(5, 10) != node_ids(6, 10)
+    assert list(node_partitions(5, 1000))[:10] == list(node_partitions(5, 10))
+    assert len(node_partitions(5, 100_000)) == 100_000
+    assert node_partitions(5, 10).keys() != node_partitions(6, 10).keys()
 
 
 # It is the last one, as it ends the workers that the others share.

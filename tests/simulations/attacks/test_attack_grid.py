@@ -27,7 +27,7 @@ from hqde_fl.protocol.screening import Screening
 from hqde_fl.rules import CenteredClipping, Mean, Median
 from hqde_fl.seeding import Seeds
 from hqde_fl.simulations.attacks import ALIE, ATTACKS, IPM, Attack, Fang, Mimic
-from hqde_fl.simulations.attacks.adversary_grid import AdversaryGrid
+from hqde_fl.simulations.attacks.attack_grid import AttackGrid
 from hqde_fl.simulations.attacks.round_updates import RoundUpdates, sent_model_of
 from hqde_fl.simulations.engines.inline import InlineGrid
 from hqde_fl.simulations.server_app import evaluation
@@ -104,7 +104,7 @@ class Spy(Attack):
 def test_the_attackers_send_the_update_of_the_attack():
     honest = replies_of(inner := inline(), inner)
     inner = inline()
-    attacked = replies_of(AdversaryGrid(inner, IPM(epsilon=2.0), CHOSEN), inner)
+    attacked = replies_of(AttackGrid(inner, IPM(epsilon=2.0), CHOSEN), inner)
     assert sorted(attacked) == list(range(N))
     for partition in set(range(N)) - CHOSEN:
         assert attacked[partition].content["arrays"] == honest[partition].content["arrays"]
@@ -118,7 +118,7 @@ def test_attackers_come_last_and_honest_replies_are_unchanged():
     inner = inline()
     replies = list(inner.send_and_receive(messages := ask(inner)))
     inner.send_and_receive = lambda sent, timeout=None: iter(replies)
-    received = list(AdversaryGrid(inner, IPM(), CHOSEN).send_and_receive(messages))
+    received = list(AttackGrid(inner, IPM(), CHOSEN).send_and_receive(messages))
     assert all(any(reply is honest for honest in replies) for reply in received[: N - F])
     for reply in received[N - F :]:
         original = next(
@@ -134,7 +134,7 @@ def test_attackers_come_last_and_honest_replies_are_unchanged():
 def test_an_attack_knows_the_clients_and_the_rule():
     inner, spy = inline(), Spy()
     rule, state = Median(), {"0": {"x": 1}}
-    grid = AdversaryGrid(inner, spy, CHOSEN, defence=lambda member: (rule, state))
+    grid = AttackGrid(inner, spy, CHOSEN, defence=lambda member: (rule, state))
     replies = replies_of(grid, inner)
     honest, f, knowledge = spy.seen[0]
     assert (honest.shape, f) == ((N - F, 4810), F)
@@ -153,7 +153,7 @@ def test_an_attack_knows_the_clients_and_the_rule():
 
 def test_attackers_may_send_different_updates():
     inner = inline()
-    replies = replies_of(AdversaryGrid(inner, Spy(rows=True), CHOSEN), inner)
+    replies = replies_of(AttackGrid(inner, Spy(rows=True), CHOSEN), inner)
     for number, partition in enumerate(sorted(CHOSEN), 1):
         expected = torch.full((4810,), float(number))
         torch.testing.assert_close(delta_of(replies[partition]), expected)
@@ -161,11 +161,11 @@ def test_attackers_may_send_different_updates():
 
 def test_an_attacks_memory_is_kept_and_can_be_restored():
     inner, spy = inline(), Spy()
-    grid = AdversaryGrid(inner, spy, CHOSEN)
+    grid = AttackGrid(inner, spy, CHOSEN)
     for number in (1, 2):
         replies_of(grid, inner, number=number)
     assert [knowledge.memory for _, _, knowledge in spy.seen] == [{"rounds": 1}, {"rounds": 2}]
-    resumed = AdversaryGrid(inner, spy, CHOSEN)
+    resumed = AttackGrid(inner, spy, CHOSEN)
     resumed.memory = grid.memory
     replies_of(resumed, inner, number=3)
     assert resumed.memory == {"rounds": 3}
@@ -175,14 +175,14 @@ def test_an_attacks_memory_is_kept_and_can_be_restored():
 def test_other_messages_pass_unchanged(kind):
     inner, spy = inline(), Spy()
     expected = replies_of(inner, inner, kind=kind)
-    replies = replies_of(AdversaryGrid(inner, spy, CHOSEN), inner, kind=kind)
+    replies = replies_of(AttackGrid(inner, spy, CHOSEN), inner, kind=kind)
     assert {p: r.content for p, r in replies.items()} == {p: r.content for p, r in expected.items()}
     assert spy.seen == []
 
 
 def test_pushed_messages_pass_unchanged():
     inner, spy = inline(), Spy()
-    grid = AdversaryGrid(inner, spy, CHOSEN)
+    grid = AttackGrid(inner, spy, CHOSEN)
     replies = grid.pull_messages(grid.push_messages(ask(grid)))
     assert len(list(replies)) == N
     assert spy.seen == []
@@ -191,7 +191,7 @@ def test_pushed_messages_pass_unchanged():
 def test_the_attackers_follow_a_plan():
     plan = FaultPlan(N, Seeds(1), (2,), (FaultSchedule(start=2, stop=3, resample=True),))
     inner, spy = inline(), Spy()
-    grid = AdversaryGrid(inner, spy, plan.choice_of(0))
+    grid = AttackGrid(inner, spy, plan.choice_of(0))
     for number in range(1, 5):
         replies_of(grid, inner, number=number)
     attackers = [frozenset(knowledge.attackers) for _, _, knowledge in spy.seen]
@@ -202,7 +202,7 @@ def test_the_attackers_follow_a_plan():
 def test_a_round_without_attackers_or_without_honest_clients_passes_unchanged():
     inner, spy = inline(), Spy()
     nodes = inner.get_node_ids()
-    grid = AdversaryGrid(inner, spy, CHOSEN)
+    grid = AttackGrid(inner, spy, CHOSEN)
     for part in (set(range(N)) - CHOSEN, CHOSEN):
         replies = replies_of(grid, inner, nodes=[nodes[p] for p in part])
         assert sorted(replies) == sorted(part)
@@ -213,7 +213,7 @@ def test_clients_that_fail_or_are_rejected_are_excluded_from_the_attack():
     failing, attacker = sorted(set(range(N)) - CHOSEN)[:2], min(CHOSEN)
     mods = [only_for(Crash(), {failing[0], attacker}), only_for(NaN(), {failing[1]})]
     inner, spy = inline(*mods), Spy()
-    replies = replies_of(AdversaryGrid(inner, spy, CHOSEN), inner)
+    replies = replies_of(AttackGrid(inner, spy, CHOSEN), inner)
     _, f, knowledge = spy.seen[0]
     assert (f, knowledge.excluded) == (F - 1, 3)
     assert set(knowledge.honest) == set(range(N)) - CHOSEN - set(failing)
@@ -232,7 +232,7 @@ def test_late_replies_are_not_waited_for():
             assert timeout == 7.0
             yield from inner.send_and_receive(messages[:6])
 
-    grid = AdversaryGrid(Impatient(), spy, {0, 7})
+    grid = AttackGrid(Impatient(), spy, {0, 7})
     assert len(list(grid.send_and_receive(ask(grid), timeout=7.0))) == 6
     assert spy.seen[0][2].honest == (1, 2, 3, 4, 5)
 
@@ -247,7 +247,7 @@ def test_a_strategy_may_stop_reading_replies_early():
             closed.append(True)
 
     inner.send_and_receive = send_and_receive
-    replies = iter(AdversaryGrid(inner, Spy(), CHOSEN).send_and_receive(ask(inner)))
+    replies = iter(AttackGrid(inner, Spy(), CHOSEN).send_and_receive(ask(inner)))
     next(replies)
     replies.close()
     assert closed == [True]
@@ -267,17 +267,17 @@ class Anonymous:
 
 def test_partitions_are_known_if_the_inner_grid_knows_them():
     inner = inline()
-    grid = AdversaryGrid(inner, IPM(), CHOSEN)
+    grid = AttackGrid(inner, IPM(), CHOSEN)
     assert [grid.partition_of(node) for node in grid.get_node_ids()] == list(range(N))
     assert grid.run is inner.run
-    assert not hasattr(AdversaryGrid(Anonymous(inner), IPM(), CHOSEN), "partition_of")
+    assert not hasattr(AttackGrid(Anonymous(inner), IPM(), CHOSEN), "partition_of")
     assert grid.create_message(RecordDict(), "train", 5, "1").metadata.dst_node_id == 5
     grid.set_run(inner.run)
 
 
 def test_partitions_are_read_from_replies_to_the_identity_query():
     inner, spy = inline(), Spy()
-    grid = AdversaryGrid(Anonymous(inner), spy, CHOSEN)
+    grid = AttackGrid(Anonymous(inner), spy, CHOSEN)
     replies_of(grid, inner)
     assert spy.seen == []
     replies_of(grid, inner, kind="query.identity")
@@ -311,7 +311,7 @@ def test_full_weights_keep_dtypes_and_the_clients_other_entries():
 
 def test_packed_updates_are_decoded_as_by_the_server_and_packed_again():
     inner, spy, codec = inline(), Spy(), Quantized(6)
-    grid = AdversaryGrid(inner, spy, CHOSEN, seed=5)
+    grid = AttackGrid(inner, spy, CHOSEN, seed=5)
     messages = ask(inner)
     messages[0].content["config"]["codec"] = to_json(codec)  # one content for all
     replies = list(grid.send_and_receive(messages))
@@ -349,7 +349,7 @@ def federated(attack=None, *, rule=None, rounds=10, mods=(), plan=CHOSEN, member
     grid = inline(*mods, members=members)
     if attack is not None:
         defence = lambda member: (strategy.settings.aggregation.rule, strategy.state.models[0].rule)  # noqa: E731
-        grid = AdversaryGrid(grid, attack, plan, defence=defence)
+        grid = AttackGrid(grid, attack, plan, defence=defence)
     state = initial_state(TASK, members, Seeds(SEED))
     result = strategy.start(grid, to_record(state), rounds, evaluate_fn=evaluation(TASK, members))
     final = result.evaluate_metrics_serverapp[rounds]

@@ -1,6 +1,6 @@
 """A Grid that replaces the updates in the replies of colluding attackers.
 
-Attackers who know the honest updates exist in a simulation only. ``AdversaryGrid`` stands between
+Attackers who know the honest updates exist in a simulation only. ``AttackGrid`` stands between
 the Strategy and another Grid: it passes the honest replies to training messages on, and once all
 have arrived it replaces the arrays in the attackers' replies by those of the attack.
 """
@@ -42,7 +42,7 @@ Defence = Callable[[int], tuple[Aggregator, State]]
 
 
 @final
-class AdversaryGrid(PartitionAwareGrid):
+class AttackGrid(PartitionAwareGrid):
     """A Grid in which some clients collude.
 
     The attackers train honestly. Their replies keep their metrics (such as num-examples), and error
@@ -209,7 +209,7 @@ class AdversaryGrid(PartitionAwareGrid):
 
         ``waiting`` holds the attackers' partition ids and honest replies, which are returned as
         they are if no honest update is known; ``excluded`` counts the clients whose replies the
-        server drops; ``requested`` holds the part of its training that each client was asked for.
+        server rejects; ``requested`` holds the part of its training that each client was asked for.
         The attack sees updates for all of the training, as the rule does but for a common factor.
         Its new state is kept in ``memory``.
         """
