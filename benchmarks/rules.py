@@ -333,11 +333,11 @@ def page(about: dict[str, Any], rows: list[dict[str, Any]], verdicts: list[dict[
         "",
         *(part.replace("\n", " ") for part in (__doc__ or "").split("\n\n")[1:2]),
         "",
-        "[rules.md](rules.md#speed) explains the figures that miss their bound; the engines' "
-        "figures are in [engines.md](engines.md), the codecs' in [codecs.md](codecs.md), the "
-        "selectors' in [selection.md](selection.md), the monitor's in "
-        "[monitoring.md](monitoring.md), those of QUBO in [quantum.md](quantum.md), those of "
-        "privacy in [privacy.md](privacy.md).",
+        "[Speed](rules.md#speed) explains the figures that miss their bound; the engines' "
+        "figures are in [Engines](engines.md), the codecs' in [Codecs](codecs.md), the "
+        "selectors' in [Which clients train in a round](selection.md), the monitor's in "
+        "[Monitoring](monitoring.md), those of QUBO in [Quantum-inspired aggregation](quantum.md), "
+        "those of privacy in [Differential privacy](privacy.md).",
         "",
         "## Claims",
         "",
