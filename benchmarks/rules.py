@@ -57,8 +57,26 @@ MANY = 1000
 """Clients of the large parts."""
 PARTS = ("shapes", "thousand", "large", "trained", "memory")
 """What ``--only`` takes: all shapes up to n = 100, n = 1000 with d = 1e5, and as the text says."""
-OTHERS = "\n## Other benchmarks\n"
-"""Heading of the part of the page that is written by hand."""
+OTHERS = "\n## Secure aggregation\n"
+"""Heading with which the part of the page begins that is written by hand."""
+COLUMNS = """\
+n updates of d numbers; an empty cell was not measured.
+
+| column | seconds of |
+|---|---|
+| ours | the rule of hqde-fl on one (n, d) matrix |
+| floor | what no implementation can do without: a Gram matrix in float32 for rules on distances, \
+one read of the matrix for others |
+| gram64 | NumPy's Gram matrix in float64, `X @ X.T` |
+| byzfl | byzfl's rule on the same matrix |
+| rows | ours on a buffer for each client, as updates arrive |
+| Flower's arithmetic | Flower's rule on the same, without its messages |
+| whole | `HQDEStrategy.aggregate_train` on messages, with all screening |
+| Flower | Flower's `aggregate_train` on the same messages |
+| peak extra / updates | not seconds: the most memory beyond the updates, as a part of theirs |
+
+"(trained)": updates of clients that have trained; all others are independent normal numbers."""
+"""Explanation of the table of seconds."""
 Run = Callable[[], object]
 
 
@@ -315,11 +333,11 @@ def page(about: dict[str, Any], rows: list[dict[str, Any]], verdicts: list[dict[
         "",
         *(part.replace("\n", " ") for part in (__doc__ or "").split("\n\n")[1:2]),
         "",
-        "[rules.md](rules.md#speed) explains the figures that miss their bound; the engines' "
-        "figures are in [engines.md](engines.md), the codecs' in [codecs.md](codecs.md), the "
-        "selectors' in [selection.md](selection.md), the monitor's in "
-        "[monitoring.md](monitoring.md), those of QUBO in [quantum.md](quantum.md), those of "
-        "privacy in [privacy.md](privacy.md).",
+        "[Speed](rules.md#speed) explains the figures that miss their bound; the engines' "
+        "figures are in [Engines](engines.md), the codecs' in [Codecs](codecs.md), the "
+        "selectors' in [Which clients train in a round](selection.md), the monitor's in "
+        "[Monitoring](monitoring.md), those of QUBO in [Quantum-inspired aggregation](quantum.md), "
+        "those of privacy in [Differential privacy](privacy.md).",
         "",
         "## Claims",
         "",
@@ -332,6 +350,8 @@ def page(about: dict[str, Any], rows: list[dict[str, Any]], verdicts: list[dict[
         ),
         "",
         "## Seconds",
+        "",
+        COLUMNS,
         "",
         f"| rule | n | d | {titles} | peak extra / updates |",
         "|---|---:|---:" + "|---:" * 9 + "|",

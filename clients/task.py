@@ -101,7 +101,8 @@ class Task:
         also those in the outputs' ``logits``, with the classes on axis 1; a loss of your own gets
         the outputs as the model returns them.
     metrics : Mapping[str, Metric], default={"accuracy": accuracy}
-        Kebab-case name -> function (outputs, targets) -> mean over the batch. The name ``loss`` is
+        Kebab-case name -> function (outputs, targets) -> mean over the batch, or a dict of several:
+        its keys are then the metrics' names, and the function's own is not. The name ``loss`` is
         reserved. The default is no metric if ``classifier`` is false.
     collate : Callable, optional
         A list of examples -> a batch, of the same forms or with ``Arguments`` as inputs; for

@@ -1,4 +1,4 @@
-"""docs/errors.md and docs/run-directory.md say all that there is, and nothing that there is not."""
+"""Pages of reference say all that there is, and nothing that there is not."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from hqde_fl import errors
 from hqde_fl.errors import HQDEError
 from hqde_fl.monitor import schema
 from hqde_fl.monitor.task_counters import TaskCount
+from hqde_fl.simulations import catalogue
+from hqde_fl.simulations.attacks import Attack, AttackerKnowledge
 from hqde_fl.simulations.checkpoint.store import REFUSED
 from hqde_fl.simulations.console.command_line import Commands, app
 from hqde_fl.simulations.console.interruption import SIGNALS, exit_status
@@ -34,6 +36,7 @@ from hqde_fl.strategies.callbacks import ClientRecord, RoundRecord
 from tests.documents import ROOT, codes_in, first_codes, rows_of, sections_of
 
 ERRORS, DIRECTORIES = "docs/errors.md", "docs/run-directory.md"
+ATTACKS = "docs/attacks.md"
 PACKAGES = ("hqde_fl", "clients", "strategies", "simulations")
 
 
@@ -317,3 +320,30 @@ def test_every_file_of_a_federation_is_listed(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "node-0.tar.gz") as bundle:
         names = {Path(member.name).name for member in bundle.getmembers() if member.isfile()}
     assert names == set(of_node)
+
+
+# --- attacks.md --------------------------------------------------------------------------------
+
+
+def test_all_that_attackers_know_is_described():
+    """Every field and method of their knowledge, and nothing else."""
+    known = [field.name for field in fields(AttackerKnowledge)]
+    methods = [name for name in vars(AttackerKnowledge) if not name.startswith("_")]
+    named = first_codes(ATTACKS, "What attackers know")
+    assert sorted(named) == sorted(dict.fromkeys([*known, *methods]))
+
+
+def test_all_that_an_attack_implements_is_described():
+    named = first_codes(ATTACKS, "What it implements")
+    assert sorted(named) == sorted(name for name in vars(Attack) if not name.startswith("_"))
+
+
+def test_every_colluding_attack_has_a_row_with_its_parameters():
+    documented = {
+        name: set(codes_in([row[4]]))
+        for row in rows_of(ATTACKS, "Colluding attacks")
+        for name in codes_in([row[1]])
+    }
+    assert documented == {
+        name: set(catalogue.ATTACKS.parameters(name)) for name in catalogue.ATTACKS
+    }

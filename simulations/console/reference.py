@@ -15,7 +15,7 @@ INTRODUCTION = """\
 # Reference of the experiment file
 
 Made by `hqde-fl reference` from the code that checks the file. `hqde-fl explain NAME` prints one
-entry, [experiments.md](experiments.md) explains how to write experiments and sweeps.
+entry, [Experiments](experiments.md) explains how to write experiments and sweeps.
 
 Where a **name** stands, these are possible:
 
@@ -23,7 +23,7 @@ Where a **name** stands, these are possible:
   `rule = { name = "krum", f = 2 }`;
 * a class of your own: `module:Class`, or `FILE.py:Class` with a path relative to the experiment's
   file. Tasks and metrics are functions.
-  [experiments.md](experiments.md#parts-of-your-own) says what they must be;
+  [Parts of your own](experiments.md#parts-of-your-own) says what they must be;
 * a name that an installed package adds
   ([CONTRIBUTING.md](../CONTRIBUTING.md#parts-in-a-package-of-your-own)).
 
@@ -36,7 +36,7 @@ SWEEP = """\
 
 Lists of values for keys of the experiment: every combination is a run. `rule`, `attack`, `codec`,
 `partition` and `seeds` are short for `strategy.rule`, `faults`, `strategy.codec`,
-`clients.partition` and `seed`. See [experiments.md](experiments.md#writing-a-sweep).
+`clients.partition` and `seed`. See [Writing a sweep](experiments.md#writing-a-sweep).
 
 ```toml
 [sweep]

@@ -378,7 +378,8 @@ class MetricsSection(Section):
         Measure the distance of each aggregate from the mean of the honest updates.
     functions : tuple of str
         Further metrics of the task, functions (outputs, targets) -> mean over the batch, as
-        ``module:function`` or ``file.py:function``.
+        ``module:function`` or ``file.py:function``. A function that returns a dict makes a metric
+        of each of its keys, called as the key is.
     primary : str
         The metric that ranks runs and names the worst case; empty: the task's.
     target : float

@@ -22,7 +22,7 @@ from hqde_fl.errors import ConfigError, HQDEError
 from hqde_fl.own_modules import error_in, is_own
 from hqde_fl.rules import Aggregator, Cohort, RoundContext, aggregate
 from hqde_fl.selection import Candidates
-from hqde_fl.simulations.attacks import Attack
+from hqde_fl.simulations.attacks import Attack, AttackerKnowledge
 from hqde_fl.simulations.checkpoint.store import TREE
 from hqde_fl.simulations.experiment.faults import CLIENT, level_of
 from hqde_fl.simulations.experiment.parts import Parts
@@ -119,7 +119,10 @@ def _try_codec(key: str, codec: Codec, update: Tensor) -> None:
 
 def _try_attack(attack: Attack, honest: Tensor, attackers: int) -> None:
     with _trial("attack", attack):
-        forged = attack.craft(honest, attackers)
+        knowledge = AttackerKnowledge().completed(len(honest), attackers)
+        memory = attack.learn(Updates(honest), knowledge)
+        TREE.dump(memory)  # what a checkpoint cannot keep, too
+        forged = attack.craft(honest, attackers, replace(knowledge, memory=memory))
         if not isinstance(forged, Tensor) or forged.ndim != 2:
             _require(forged, (SIZE,))
         else:

@@ -88,12 +88,16 @@ class OwnSelector(Selector):
 
 @dataclass(frozen=True)
 class OwnAttack(Attack):
-    """All attackers send ones."""
+    """All attackers send ones, which they remember."""
 
     mistake: str = ""
 
+    def learn(self, honest: Any, knowledge: Any) -> Any:
+        assert len(knowledge.honest) == honest.shape[0]
+        return {"value": {1} if self.mistake == "memory" else 1}
+
     def forge(self, honest: Any, f: int, knowledge: Any) -> Any:
-        ones = torch.ones(honest.shape[1])
+        ones = knowledge.memory["value"] * torch.ones(honest.shape[1])
         return {"": ones, "short": ones[1:], "rows": ones.expand(f + 1, -1), "nothing": None}[
             self.mistake
         ]
@@ -161,6 +165,7 @@ def test_parts_that_work_pass(place: str, part: Any) -> None:
         ("selector", OwnSelector("work"), "to chosen clients, found 2.0 for client 0"),
         ("attack", OwnAttack("short"), r"must return a tensor \(4096,\), found"),
         ("attack", OwnAttack("rows"), r"must return a tensor \(1, 4096\), found"),
+        ("attack", OwnAttack("memory"), "set"),
         ("attack", OwnAttack("nothing"), r"must return a tensor \(4096,\), found"),
         ("server optimizer", OwnStep("sum"), r"must return a tensor \(4096,\), found"),
     ],
