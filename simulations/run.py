@@ -329,10 +329,12 @@ def _run_on_flower(attempt: _Attempt) -> None:
 def _run_deployed(attempt: _Attempt, superlink: str) -> None:
     """Run the experiment on real nodes; the SuperLink's processes write the run directory.
 
-    Raise ``ConfigError`` to resume a run on a SuperLink that keeps its directories on its own host.
+    Raise ``ConfigError`` to resume a run on a SuperLink that keeps its directories on its own host,
+    or one that still goes on in its SuperLink.
     """
     from hqde_fl.simulations.deploy.named_superlink import find
     from hqde_fl.simulations.engines.flower.engine import run_deployed
+    from hqde_fl.simulations.engines.flower.flower_run import unfinished_run
 
     experiment = attempt.experiment
     edges = experiment.parts.edges if experiment.edges.nodes else None
@@ -343,6 +345,12 @@ def _run_deployed(attempt: _Attempt, superlink: str) -> None:
         raise ConfigError(
             f"{superlink} keeps its run directories on its own host: resume there, with "
             "`flwr run` and --run-config 'resume=\"DIR\"'"
+        )
+    if attempt.resume and (run_id := unfinished_run(out, target.superlink.home)):
+        raise ConfigError(
+            f"{out}: run {run_id} still goes on in the SuperLink of {superlink}: `hqde-fl top "
+            f"{out}` shows it. Wait for its end, or stop it before you resume: "
+            f"FLWR_HOME={target.superlink.home} flwr stop {run_id}"
         )
     named = target.connection
     on_line = _named_run_lines(named, attempt.on_round) if named else _ignore
