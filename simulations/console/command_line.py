@@ -185,9 +185,6 @@ def run(
             superlink=superlink or "",
             resume=resume is not None,
         )
-    final = ", ".join(
-        f"{name} {value:.4f}" for name, value in sorted(result.final.items()) if value is not None
-    )
     if not (directory / ROUNDS).exists():
         place = (
             "below runs/ of the folder in which the SuperLink runs (of a unit: /var/lib/hqde-fl)"
@@ -199,7 +196,7 @@ def run(
         return
     if result.void_rounds:
         _say(console, result.void_rounds)
-    _say(console, f"final: {final or 'no metrics'}")
+    _say(console, f"final: {_final(directory)}")
     if (directory / REPORT).exists():
         _say(console, f"report: {_shown(directory / REPORT)}")
 
@@ -488,6 +485,20 @@ def _summary(experiment: Experiment) -> str:
     if experiment.strategy.codec["name"] != "identity":
         lines.insert(2, f"codec: {component_label(experiment.strategy.codec)}")
     return "\n".join(lines)
+
+
+def _final(directory: Path) -> str:
+    """Return a run's final metrics as text: the server's, or else the means of the clients'."""
+    from hqde_fl.simulations.recording.recorded_run import NO_METRICS, Run
+
+    run = Run.load(directory)
+    text = ", ".join(
+        f"{name} {'not finite' if value is None else format(value, '.4f')}"
+        for name, value in sorted((run.final or run.clients_final).items())
+    )
+    if not text:
+        return f"no metrics: {NO_METRICS}"
+    return text if run.final else f"{text} (means of the clients: the server has no test set)"
 
 
 def _shown(path: Path) -> str:

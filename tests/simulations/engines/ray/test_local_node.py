@@ -39,7 +39,7 @@ def test_a_run_that_asks_for_missing_gpus_is_refused(engine: str, tmp_path: Path
 
 def test_the_group_that_does_not_fit_is_named() -> None:
     fits, too_large = Resources(num_cpus=2, partitions="0-3"), Resources(num_cpus=3, partitions="4")
-    with pytest.raises(ConfigError, match="engine.resources of partitions 4: a client with"):
+    with pytest.raises(ConfigError, match=r"engine\.resources of partitions 4: a client with"):
         require_fit([fits, too_large])
 
 
