@@ -100,7 +100,9 @@ class Evaluation:
         """Ids of the nodes that lacked held entries."""
         return {node for node, why in self.excluded.items() if outcome_of(why) == MISSING}
 
-    def note(self, record: RoundRecord, metrics: Mapping[str, float], roster: Roster) -> RoundRecord:
+    def note(
+        self, record: RoundRecord, metrics: Mapping[str, float], roster: Roster
+    ) -> RoundRecord:
         """Return the record of a round with this evaluation's clients and their metrics."""
         excluded = {roster.identity(node): self.excluded[node] for node in self.excluded}
         return replace(
