@@ -150,6 +150,8 @@ def run_experiment(
     experiment.parts.heterogeneity.check_simulated(real_nodes=bool(superlink))
     experiment.edges.check_nodes(real_nodes=bool(superlink))
     experiment.clients.check_nodes(real_nodes=bool(superlink))
+    if not superlink:
+        check_resources(experiment)
     if experiment.folder is not None:
         search_in([experiment.folder])  # in the processes of the run as well
     flower = partial(_run_deployed, superlink=superlink) if superlink else _run_on_flower
@@ -210,6 +212,20 @@ def _is_complete(out: Path, experiment: Experiment, report: bool) -> bool:
 
         report_or_warn(Comparison.of(Run.load(out)), out)
     return True
+
+
+def check_resources(experiment: Experiment) -> None:
+    """Raise ``ConfigError`` if the engine cannot give the clients of a simulation what they ask."""
+    if experiment.engine.name == "inline":
+        return
+    from hqde_fl.simulations.engines.ray.local_node import require_fit
+
+    groups, address = experiment.parts.resources, ""
+    if experiment.engine.name == "ray":
+        address = experiment.engine.address
+    elif len(groups) > 1 or groups[0].partitions:
+        raise ConfigError("engine flower gives every client the same: one group without partitions")
+    require_fit(groups, address)
 
 
 def _run_inline(attempt: _Attempt) -> None:
@@ -292,15 +308,12 @@ def _serve(grid: Grid, attempt: _Attempt) -> None:
 def _run_on_flower(attempt: _Attempt) -> None:
     """Run the experiment in the processes of ``flwr run``, which write the run directory.
 
-    Raise ``ConfigError`` if its clients do not all get the same resources.
+    Its clients all get the same resources (``check_resources``).
     """
     from hqde_fl.simulations.engines.flower.engine import run_flower
 
     experiment, out = attempt.experiment, attempt.out
-    groups = experiment.parts.resources
-    if len(groups) > 1 or groups[0].partitions:
-        raise ConfigError("engine flower gives every client the same: one group without partitions")
-    resources = groups[0]
+    resources = experiment.parts.resources[0]
     with _closed_on_failure(out), follow_run(out, attempt.on_round, attempt.resume):
         run_flower(
             experiment.to_json(),
@@ -316,10 +329,12 @@ def _run_on_flower(attempt: _Attempt) -> None:
 def _run_deployed(attempt: _Attempt, superlink: str) -> None:
     """Run the experiment on real nodes; the SuperLink's processes write the run directory.
 
-    Raise ``ConfigError`` to resume a run on a SuperLink that keeps its directories on its own host.
+    Raise ``ConfigError`` to resume a run on a SuperLink that keeps its directories on its own host,
+    or one that still goes on in its SuperLink.
     """
     from hqde_fl.simulations.deploy.named_superlink import find
     from hqde_fl.simulations.engines.flower.engine import run_deployed
+    from hqde_fl.simulations.engines.flower.flower_run import unfinished_run
 
     experiment = attempt.experiment
     edges = experiment.parts.edges if experiment.edges.nodes else None
@@ -330,6 +345,12 @@ def _run_deployed(attempt: _Attempt, superlink: str) -> None:
         raise ConfigError(
             f"{superlink} keeps its run directories on its own host: resume there, with "
             "`flwr run` and --run-config 'resume=\"DIR\"'"
+        )
+    if attempt.resume and (run_id := unfinished_run(out, target.superlink.home)):
+        raise ConfigError(
+            f"{out}: run {run_id} still goes on in the SuperLink of {superlink}: `hqde-fl top "
+            f"{out}` shows it. Wait for its end, or stop it before you resume: "
+            f"FLWR_HOME={target.superlink.home} flwr stop {run_id}"
         )
     named = target.connection
     on_line = _named_run_lines(named, attempt.on_round) if named else _ignore

@@ -94,6 +94,12 @@ class RoundRecord:
     clients_train, clients_evaluate : Mapping[str, float]
         Means of the metrics that clients reported: of training, over the clients whose update the
         rule did not filter; of evaluation, over the clients whose reply passed screening.
+    evaluation_asked : int
+        Number of clients that were asked to evaluate the model.
+    evaluation_excluded : Mapping[int, str]
+        Client -> why its metrics are not in ``clients_evaluate``: ``late``, ``failed: ...``,
+        ``rejected: ...`` or ``missing: ...``, as of ``ClientRecord.reason``. Clients have their
+        partition ids, where known, else the node's.
     asked, kept, filtered, rejected, failed, late, missing, skipped : int
         Number of clients that were asked to train, and of those with each outcome.
     void : bool
@@ -134,6 +140,8 @@ class RoundRecord:
     server: Mapping[str, float] = field(default_factory=dict)
     clients_train: Mapping[str, float] = field(default_factory=dict)
     clients_evaluate: Mapping[str, float] = field(default_factory=dict)
+    evaluation_asked: int = 0
+    evaluation_excluded: Mapping[int, str] = field(default_factory=dict)
     asked: int = 0
     kept: int = 0
     filtered: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from logging import INFO, WARNING
 from typing import final
@@ -253,8 +253,8 @@ class HQDEStrategy(FedAvg):
         is returned if no reply passes screening.
         """
         limits = self.settings.communication.screening
-        metrics, lacking = self._evaluation.metrics(replies, limits, self._roster)
-        if lacking and self.state is not None:
+        metrics = self._evaluation.metrics(replies, limits, self._roster)
+        if (lacking := self._evaluation.lacking) and self.state is not None:
             self.state = self.state.without_holdings(lacking)
         return None if metrics is None else MetricRecord(dict(metrics))
 
@@ -353,9 +353,11 @@ class HQDEStrategy(FedAvg):
                         evaluated = self.aggregate_evaluate(
                             server_round, grid.send_and_receive(messages, timeout=deadline)
                         )
+                        means: Mapping[str, float] = {}
                         if evaluated is not None:
                             result.evaluate_metrics_clientapp[server_round] = evaluated
-                            record = replace(record, clients_evaluate=scalar_metrics(evaluated))
+                            means = scalar_metrics(evaluated)
+                        record = self._evaluation.note(record, means, self._roster)
                 report.finish_round(record, self.state, started)
             if should_stop is not None and should_stop(server_round, result):
                 log(INFO, "should_stop ended the run after round %d", server_round)

@@ -148,7 +148,7 @@ class Communication:
         Limits on the content of a reply; by default those of ``Screening()``.
     deadline : float
         Seconds that a round waits for replies, in (0, ``threading.TIMEOUT_MAX``], by default 3600;
-        later replies are late.
+        later replies are late. The evaluation that follows has as many again.
     """
 
     codec: Codec = field(default_factory=Identity)

@@ -150,7 +150,7 @@ def run(
     from hqde_fl.simulations.experiment.own_modules import add_folder_of
     from hqde_fl.simulations.experiment.warnings import require_none, warnings_of
     from hqde_fl.simulations.recording.file_names import REPORT, ROUNDS
-    from hqde_fl.simulations.run import run_experiment
+    from hqde_fl.simulations.run import check_resources, run_experiment
 
     overrides = _overrides(set_, engine, ray_address, seed, data_dir)
     add_folder_of(file, stored_folders(resume))
@@ -170,6 +170,8 @@ def run(
     if dry_run:
         experiment.parts.heterogeneity.check_simulated(real_nodes=bool(superlink))
         experiment.edges.check_nodes(real_nodes=bool(superlink))
+        if not superlink:
+            check_resources(experiment)
         task = experiment.checked_task(test=not superlink, clients=not superlink)
         from hqde_fl.simulations.console.cost import cost_text
 
@@ -187,9 +189,6 @@ def run(
             superlink=superlink or "",
             resume=resume is not None,
         )
-    final = ", ".join(
-        f"{name} {value:.4f}" for name, value in sorted(result.final.items()) if value is not None
-    )
     if not (directory / ROUNDS).exists():
         place = (
             "below runs/ of the folder in which the SuperLink runs (of a unit: /var/lib/hqde-fl)"
@@ -201,7 +200,7 @@ def run(
         return
     if result.void_rounds:
         _say(console, result.void_rounds)
-    _say(console, f"final: {final or 'no metrics'}")
+    _say(console, f"final: {_final(directory)}")
     if (directory / REPORT).exists():
         _say(console, f"report: {_shown(directory / REPORT)}")
 
@@ -463,7 +462,11 @@ def _status(end: KeyboardInterrupt | Terminated) -> int:
 
 def _summary(experiment: Experiment) -> str:
     """Return lines with an experiment's task, clients, rule, codec (unless identity) and faults."""
-    from hqde_fl.simulations.experiment.display_names import component_label, faults_label
+    from hqde_fl.simulations.experiment.display_names import (
+        NO_FAULTS,
+        component_label,
+        faults_label,
+    )
     from hqde_fl.simulations.report.number_text import client_list_text
 
     clients = experiment.clients
@@ -471,12 +474,14 @@ def _summary(experiment: Experiment) -> str:
     own = ":" in str(experiment.task["name"])  # a task that may divide its data by itself
     division = None if own and clients.partition == {"name": "iid"} else clients.partition
     cohort = "whoever is registered" if clients.registered else f"{clients.count} clients"
+    acting = faults_label(experiment.faults)
     lines = [
         f"{experiment.name}: {component_label(experiment.task)}, {cohort}, "
         + (f"{component_label(division)}, " if division else "")
         + f"{experiment.rounds} rounds, seed {experiment.seed}, engine {experiment.engine.name}",
         f"rule: {component_label(experiment.strategy.rule)}",
-        f"faults: {faults_label(experiment.faults)}" + (f", clients {faulty}" if faulty else ""),
+        (acting if acting == NO_FAULTS else f"faults: {acting}")
+        + (f", clients {faulty}" if faulty else ""),
     ]
     if (secure := experiment.parts.aggregation.secure_aggregation) is not None:
         text = f"secure aggregation: buckets of {secure.bucket}, threshold {secure.threshold}"
@@ -484,6 +489,20 @@ def _summary(experiment: Experiment) -> str:
     if experiment.strategy.codec["name"] != "identity":
         lines.insert(2, f"codec: {component_label(experiment.strategy.codec)}")
     return "\n".join(lines)
+
+
+def _final(directory: Path) -> str:
+    """Return a run's final metrics as text: the server's, or else the means of the clients'."""
+    from hqde_fl.simulations.recording.recorded_run import NO_METRICS, Run
+
+    run = Run.load(directory)
+    text = ", ".join(
+        f"{name} {'not finite' if value is None else format(value, '.4f')}"
+        for name, value in sorted((run.final or run.clients_final).items())
+    )
+    if not text:
+        return f"no metrics: {NO_METRICS}"
+    return text if run.final else f"{text} (means of the clients: the server has no test set)"
 
 
 def _shown(path: Path) -> str:

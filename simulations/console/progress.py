@@ -47,6 +47,9 @@ def describe(line: Mapping[str, Any], rounds: int) -> str:
         for name in NOT_KEPT:
             if line[name]:
                 parts.append(f"{name} {line[name]}")
+        if excluded := line.get("evaluation-excluded"):
+            asked = line["evaluation-asked"]
+            parts.append(f"evaluated {asked - len(excluded)}/{asked}")
         if line["f-used"] is not None and line["f-used"] < line["f"]:
             parts.append(f"f {line['f-used']} of {line['f']}")
     if (virtual := line.get("virtual-time")) is not None:

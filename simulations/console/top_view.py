@@ -96,6 +96,10 @@ def view(run: LiveRun, now: float, room: Room) -> RenderableType:
         return Text(f"waiting for a run in {_safe(str(run.path))}", style=DIM)
     head = [_title(run, now), *_notices(run, now), *_progress(run, now, room)]
     head += [*_metrics(run, room), *_rounds(run)]
+    if room.height is None:  # what is printed once need not fit into a screen
+        for line in head:
+            if isinstance(line, Text):
+                line.no_wrap, line.overflow = False, "fold"
     tables = [_flying(run, now), _problems(run, room), _hosts(run, now, room)]
     rows = _fair_rows([len(table.rows) for table in tables], room, used=len(head))
     parts: list[RenderableType] = list(head)
@@ -245,6 +249,8 @@ def _rounds(run: LiveRun) -> list[RenderableType]:
         if last.get("note"):
             text.append(f"; model kept: {_safe(str(last['note']))}", style="yellow")
         lines.append(_one_line(text))
+    elif run.status == "running":
+        lines.append(_one_line(Text("no round has ended yet", style=DIM)))
     phases = run.phases
     if (total := sum(phases.values())) > 0:
         parts = [f"{name} {100 * value / total:.0f} %" for name, value in phases.items()]

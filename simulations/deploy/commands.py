@@ -43,7 +43,12 @@ def init(
         list[str] | None,
         typer.Option(metavar="NAME", help="Name or address of the SuperLink; may be repeated."),
     ] = None,
-    port: Annotated[int, typer.Option(help="Its port on other hosts.")] = 9092,
+    port: Annotated[
+        int,
+        typer.Option(
+            help="Its port where a unit or `nodes start` starts it; `nodes up` has its own."
+        ),
+    ] = 9092,
 ) -> None:
     """Make an authority, the SuperLink's certificate and the nodes' keys."""
     from hqde_fl.simulations.deploy.federation import FederationDirectory
@@ -69,9 +74,12 @@ def init(
 def up(
     directory: Directory,
     count: Annotated[int | None, typer.Option(help="How many nodes; default all.")] = None,
-    port: Annotated[int, typer.Option(help="The SuperLink's port; 0 for a free one.")] = 0,
+    port: Annotated[
+        int,
+        typer.Option(help="The SuperLink's port, not that of `nodes init`; 0: as before, or free."),
+    ] = 0,
     listen: Annotated[
-        str, typer.Option(help="Where it listens; 0.0.0.0 for sites elsewhere.")
+        str, typer.Option(help="Address where it listens, with --port; 0.0.0.0 for other hosts.")
     ] = "127.0.0.1",
 ) -> None:
     """Start a SuperLink and nodes on this machine, and keep them running until ``down``."""
@@ -141,6 +149,8 @@ def status(
         else:
             times = {} if run is None else status_tables.times_of_run(run, None)
             well = all([_show_here(federation.path, times), *_edges(federation)])
+            if run is None:
+                typer.echo("rounds and times of the nodes: --run DIR, with DIR of a run")
     if not well:
         raise typer.Exit(1)
 

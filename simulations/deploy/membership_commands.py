@@ -43,7 +43,10 @@ def add(
         bool, typer.Option("--key-at-site", help="Make no key: the site makes its own.")
     ] = False,
     here: Annotated[
-        bool, typer.Option("--here", help="`nodes up` starts the node on this machine.")
+        bool,
+        typer.Option(
+            "--here", help="It runs on this machine: `nodes up` starts it, at once if it is up."
+        ),
     ] = False,
     superlink: SuperLinkName = "",
 ) -> None:
@@ -79,6 +82,7 @@ def add(
 def revoke(directory: Directory, name: Name, superlink: SuperLinkName = "") -> None:
     """Remove a site; the SuperLink refuses its next message."""
     from hqde_fl.simulations.deploy import membership
+    from hqde_fl.simulations.deploy.federation import REVOKED
 
     federation = _load(directory)
     with interruptible():
@@ -87,6 +91,11 @@ def revoke(directory: Directory, name: Name, superlink: SuperLinkName = "") -> N
             federation = membership.revoke(federation, name)
         done = "was revoked before; up to date" if before else "revoked"
         typer.echo(f"{name}: {done}{_synchronised(federation, superlink)}")
+    if not before:
+        typer.echo(
+            f"deleted: {federation.path / name}, with its private key if it was here; its public "
+            f"key is in {federation.path / REVOKED}"
+        )
 
 
 @app.command()
@@ -173,7 +182,14 @@ def renew(
     with interruptible():
         federation = federation.renew(host or ())
     path = federation.superlink / "server.crt"
-    typer.echo(f"{path}: valid until {valid_until(path):%Y-%m-%d}, {', '.join(federation.hosts)}")
+    typer.echo(
+        f"renewed {path} and server.key: valid until {valid_until(path):%Y-%m-%d}, "
+        f"{', '.join(federation.hosts)}"
+    )
+    typer.echo(
+        "a SuperLink of `nodes up` has it; on another host copy server.key, then server.crt, into "
+        "its folder"
+    )
 
 
 def _load(directory: Path) -> FederationDirectory:

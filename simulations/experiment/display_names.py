@@ -24,6 +24,9 @@ PARTS = (
 CLIENT_KEYS = ("clients", "count", "fraction")
 """Keys of a fault, of which one tells the clients that have it."""
 
+NO_FAULTS = "no faults"
+"""The label of an empty list of faults."""
+
 
 def value_label(key: str, value: Any, *, brief: bool = False) -> str:
     """Label the value of a key: ``trimmed-mean (f=3)``, ``3 sign-flip``, ``alpha=0.5``.
@@ -71,7 +74,7 @@ def faults_label(faults: Sequence[Mapping[str, Any]], *, brief: bool = False) ->
             name = component_label(fault, drop=["count", "fraction"])
             who = f"{number:.0%}" if "fraction" in fault else f"{number}"
             labels.append(f"{who} {display_name(str(fault['name'])) if brief else name}")
-    return " + ".join(labels) or "no faults"
+    return " + ".join(labels) or NO_FAULTS
 
 
 def _count_or_fraction(fault: Mapping[str, Any]) -> Any:
@@ -91,7 +94,7 @@ def attack_label(value: Any, *, brief: bool = False) -> str:
         table = {"name": attack} if isinstance(attack, str) else attack
         brief_name = display_name(str(table["name"]))
         labels.append(brief_name if brief else component_label(table))
-    return " + ".join(labels) or "no faults"
+    return " + ".join(labels) or NO_FAULTS
 
 
 def axis_labels(key: str, values: Sequence[Any]) -> list[str]:

@@ -49,9 +49,9 @@ class ClientsSection(Section):
     count : int
         The number of clients. ``"registered"`` is short for ``registered = true``.
     registered : bool
-        On real nodes, whoever is registered and online trains: a round waits for no more clients
-        than the rule and the quorum need. ``count`` is then the number that the experiment is
-        checked for.
+        On real nodes, whoever is registered and online trains: a round begins when as many are
+        online as the rule and the quorum need, and waits for the replies of all that it asked.
+        ``count`` is then the number that the experiment is checked for.
     without : list
         Partition ids of clients that never take part. They are left out after the clients of a
         round were chosen, so that the others take part, train and draw random numbers as with them.
@@ -209,8 +209,9 @@ class StrategySection(Section):
         The least number of accepted replies, >= 0: with fewer the model is kept. 0: as many as the
         rule needs.
     deadline : float
-        Seconds that a round waits for replies, > 0; later replies are late. Virtual seconds where
-        ``clients.speed`` or ``clients.bandwidth`` is set.
+        Seconds that a round waits for replies, > 0; later replies are late. The evaluation by
+        clients that follows has as many again. Virtual seconds where ``clients.speed`` or
+        ``clients.bandwidth`` is set.
     rule : Component
         The aggregation rule.
     codec : Component

@@ -17,6 +17,8 @@ MODEL, REPORT = "model.safetensors", "report.html"
 BEST_MODEL = "best.safetensors"
 """The best model by the metric of ``[stopping]``; it is there only if that is followed."""
 
+NODES = "nodes.json"
+"""On real nodes: partition id -> id and name of its node."""
 RESERVE = ".reserve"
 """A file that keeps room on the disk, while a run goes on, for the record of how it ends."""
 

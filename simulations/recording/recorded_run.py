@@ -12,11 +12,14 @@ from hqde_fl.clients.objective import Objective
 from hqde_fl.errors import ConfigError, HQDEError
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.detection import Detection
-from hqde_fl.simulations.recording.file_names import CLIENTS, ROUNDS
+from hqde_fl.simulations.recording.file_names import CLIENTS, NODES, ROUNDS
 from hqde_fl.simulations.recording.manifest import read_manifest
 from hqde_fl.simulations.recording.strict_json import parse_json
 from hqde_fl.strategies.outcomes import FILTERED
 from hqde_fl.strategies.void_rounds import void_summary
+
+NO_METRICS = "the server has no test set, and no client reported any"
+"""Why a run has no final metrics."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,16 @@ class Run:
     def faulty(self) -> dict[int, str]:
         """Partition id -> name of its earliest fault, for clients faulty in any round."""
         return {int(client): name for client, name in self.manifest["faulty"].items()}
+
+    @cached_property
+    def sites(self) -> dict[int, str]:
+        """Partition id -> name of its node, of real nodes that have a name; empty without any."""
+        try:
+            table = dict(parse_json((self.path / NODES).read_bytes()) or {})
+            names = {int(number): str(entry["name"]) for number, entry in table.items()}
+        except (OSError, ValueError, TypeError, KeyError):
+            return {}
+        return {number: name for number, name in names.items() if name}
 
     @cached_property
     def filters(self) -> bool:

@@ -42,6 +42,7 @@ from hqde_fl.simulations.report.outcome_grid import OutcomeGrid, outcome_grid
 from hqde_fl.simulations.report.phase_drawings import phase_colour
 from hqde_fl.simulations.report.pool_view import pool_view
 from hqde_fl.simulations.report.run_view import carried_bytes, run_panels, tile_metrics
+from hqde_fl.simulations.report.sites_view import MAX_SITES, site_rows, turnarounds
 from hqde_fl.simulations.report.sweep_view import sweep_view
 from hqde_fl.simulations.report.tree_view import tree_view
 
@@ -129,6 +130,9 @@ def render(comparison: Comparison) -> str:
             shared,
             run=first,
             tiles=tile_metrics(first),
+            sites=site_rows(first),
+            max_sites=MAX_SITES,
+            turnarounds=turnarounds(first),
             panels=[*run_panels(first), *edge_panels(first)],
             levels=link_levels(first),
             tree=tree_view(first),

@@ -18,6 +18,9 @@ UNUSED = "unused"
 
 SHOWN_OUTCOMES = (KEPT, *NOT_KEPT, UNUSED)
 
+MAX_NAME = 15
+"""Characters at most of a client's name beside the grid."""
+
 _LABEL_WIDTH, _BAR_WIDTH, _TOP, _LINE_HEIGHT = 104, 138, 22, 19
 
 
@@ -57,7 +60,7 @@ class GridLine:
     y : float
         Its place, in pixels.
     label : str
-        The client's partition id, or its node id if that is unknown.
+        The client's partition id, or its node id if that is unknown; the name of a real node.
     fault : str or None
         The name of its fault, or None if the client is honest.
     influence : float
@@ -131,7 +134,8 @@ def outcome_grid(run: Run, room: float) -> OutcomeGrid | None:
     influence = _mean_influences(run)
     sleeping = any(not client["fault"] and _key(client) in run.faulty for client in run.clients)
     lines = tuple(
-        GridLine(y, str(key), run.faulty.get(key), influence[key]) for key, y in places.items()
+        GridLine(y, shorten(run.sites.get(key, str(key))), run.faulty.get(key), influence[key])
+        for key, y in places.items()
     )
     cells = tuple(
         GridCell(
@@ -142,7 +146,7 @@ def outcome_grid(run: Run, room: float) -> OutcomeGrid | None:
             opacity=min(1.0, 0.25 + 0.5 * (client["influence"] or 0.0) * cohort)
             if client["kept"]
             else 1.0,
-            title=_title(client, run.faulty.get(_key(client))),
+            title=_title(client, run.faulty.get(_key(client)), run.sites.get(_key(client))),
             marked=sleeping and bool(client["fault"]),
         )
         for client in run.clients
@@ -164,6 +168,11 @@ def outcome_grid(run: Run, room: float) -> OutcomeGrid | None:
         ),
         sleeping=sleeping,
     )
+
+
+def shorten(name: str) -> str:
+    """Return a name that has room beside the grid: its end is left out if it is long."""
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
 
 
 def _shown_outcome(client: Mapping[str, Any]) -> str:
@@ -188,8 +197,9 @@ def _mean_influences(run: Run) -> dict[int, float]:
     return {key: fmean(own) if own else 0.0 for key, own in influences.items()}
 
 
-def _title(client: Mapping[str, Any], fault: str | None) -> str:
+def _title(client: Mapping[str, Any], fault: str | None, site: str | None) -> str:
     acting = client["fault"] or (f"{fault}, not in this round" if fault else None)
-    name = f"client {_key(client)}" + (f" ({acting})" if acting else "")
+    name = f"client {_key(client)}" + (f" {site}" if site else "")
+    name += f" ({acting})" if acting else ""
     text = f"kept, influence {client['influence']:.3f}" if client["kept"] else client["reason"]
     return f"round {client['round']}, {name}: {text or 'not used'}"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hqde_fl.protocol.message_size import ROLES_AND_OTHER
-from hqde_fl.simulations.recording.recorded_run import Run
+from hqde_fl.simulations.recording.recorded_run import NO_METRICS, Run
 from hqde_fl.simulations.report.charts import (
     Series,
     bar_chart,
@@ -132,9 +132,24 @@ def _client_metrics(
 
 
 def tile_metrics(run: Run) -> list[tuple[str, float | None]]:
-    """Return the final server metrics that tiles show: the primary one, and the loss."""
+    """Return the text and the value of each final metric that tiles show.
+
+    They are the server's primary metric and loss, or without a test set the clients' means of
+    these, or a text that says that there is none.
+    """
     names = dict.fromkeys((run.objective.primary, "loss"))
-    return [(name, run.final.get(name)) for name in names]
+    if run.final or not run.rounds:
+        return [_tile(f"final {name}", run.final.get(name)) for name in names]
+    means = run.clients_final
+    own = [f"{kind}-{name}" for kind in ("eval", "train") for name in names]
+    shown = [
+        _tile(f"final {name}, mean of the clients", means[name]) for name in own if name in means
+    ]
+    return shown or [(f"no final metrics: {NO_METRICS}", None)]
+
+
+def _tile(text: str, value: float | None) -> tuple[str, float | None]:
+    return text + ": not finite" * (value is None), value
 
 
 def _points(run: Run, name: str) -> list[tuple[int, float | None]]:

@@ -138,6 +138,7 @@ class Sweep:
         analysis = _with_axis_names(analysis, axes, source)
         analysis.line_axis([axis for axis in axes if axis.name != SEED])
         _refuse_swept(overrides, axes)
+        _check_name(document, source)
         choices = [list(zip(axis.values, axis.labels, strict=True)) for axis in axes]
         cells: list[Cell] = []
         reduced: dict[str, Experiment] = {}
@@ -223,6 +224,16 @@ def _require_validation(cells: Sequence[Cell], source: str) -> None:
         task = cell.experiment.task
         if not is_own(task["name"]) and not task.get("validation"):
             raise ConfigError(f"{source}: {needs_validation('[sweep] choose')}")
+
+
+def _check_name(document: Mapping[str, Any], source: str) -> None:
+    """Raise ``ConfigError`` if the sweep's name is none, which is not the fault of any cell."""
+    try:
+        name = document.get("name", "sweep")
+        if not str(name).startswith("$"):  # else each cell has its own
+            Experiment.parse({"name": name})
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
 
 
 def _refuse_swept(overrides: Sequence[str], axes: Sequence[Axis]) -> None:

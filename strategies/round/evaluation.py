@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import final
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType
 
 from hqde_fl.protocol.message_roles import role_config
 from hqde_fl.protocol.screening import Screening
+from hqde_fl.strategies.callbacks import RoundRecord
 from hqde_fl.strategies.metrics import mean_metrics, spread_metrics
+from hqde_fl.strategies.outcomes import MISSING, outcome_of
 from hqde_fl.strategies.roster import Roster
 from hqde_fl.strategies.round.look_alikes import note_look_alikes
 from hqde_fl.strategies.round.outgoing import address, leave_out_held
@@ -26,10 +29,16 @@ class Evaluation:
     ----------
     messages : Sequence[Message]
         The evaluation messages; empty if no client is asked.
+
+    Attributes
+    ----------
+    excluded : dict[int, str]
+        Node id -> why its metrics do not count, once ``metrics`` has read the replies.
     """
 
     def __init__(self, messages: Sequence[Message] = ()) -> None:
         self.messages = list(messages)
+        self.excluded: dict[int, str] = {}
 
     @classmethod
     def address(
@@ -72,16 +81,33 @@ class Evaluation:
 
     def metrics(
         self, replies: Iterable[Message], limits: Screening, roster: Roster
-    ) -> tuple[dict[str, float] | None, set[int]]:
-        """Return the clients' metrics, and the nodes that lacked held entries.
+    ) -> dict[str, float] | None:
+        """Return the clients' metrics, and keep in ``excluded`` why others are not among them.
 
         They are the mean of each metric and its spread over the clients; None if no reply passes
         screening.
         """
         noted = noted_reports(replies, self.messages, roster)
-        reports, lacking = screen_reports(noted, self.messages, limits)
+        reports, self.excluded = screen_reports(noted, self.messages, limits)
         note_look_alikes(reports)
         if not reports:
-            return None, lacking
+            return None
         ordered = [reports[node] for node in roster.order(reports)]
-        return mean_metrics(ordered) | spread_metrics(ordered), lacking
+        return mean_metrics(ordered) | spread_metrics(ordered)
+
+    @property
+    def lacking(self) -> set[int]:
+        """Ids of the nodes that lacked held entries."""
+        return {node for node, why in self.excluded.items() if outcome_of(why) == MISSING}
+
+    def note(
+        self, record: RoundRecord, metrics: Mapping[str, float], roster: Roster
+    ) -> RoundRecord:
+        """Return the record of a round with this evaluation's clients and their metrics."""
+        excluded = {roster.identity(node): self.excluded[node] for node in self.excluded}
+        return replace(
+            record,
+            clients_evaluate=metrics,
+            evaluation_asked=len(self.messages),
+            evaluation_excluded=dict(sorted(excluded.items())),
+        )

@@ -29,7 +29,7 @@ from hqde_fl.protocol.screening import (
 )
 from hqde_fl.protocol.spent_epsilon import reported_epsilon
 from hqde_fl.strategies.clients_model import version_held
-from hqde_fl.strategies.outcomes import MISSING
+from hqde_fl.strategies.outcomes import FAILED, LATE, MISSING, REJECTED
 from hqde_fl.strategies.round.block_screening import BlockScreening
 from hqde_fl.strategies.round.error_reasons import last_line
 from hqde_fl.strategies.round.member_screening import screen_members
@@ -274,7 +274,7 @@ class ScreenedReplies:
 
 def screen_reports(
     replies: Iterable[Message], messages: Sequence[Message], limits: Screening
-) -> tuple[dict[int, Mapping[str, float]], set[int]]:
+) -> tuple[dict[int, Mapping[str, float]], dict[int, str]]:
     """Screen the replies to a round's evaluation messages.
 
     Parameters
@@ -290,12 +290,14 @@ def screen_reports(
     -------
     dict[int, Mapping[str, float]]
         Node id -> its metrics, for the nodes with a single reply that passed.
-    set[int]
-        Ids of the nodes that lacked a part of the model which they were not sent.
+    dict[int, str]
+        Node id -> why it has no such reply, for all other nodes; ``missing: ...`` if it lacked a
+        part of the model which it was not sent.
     """
     matcher = ReplyMatcher(messages)
     reports: dict[int, Mapping[str, float]] = {}
-    seen, lacking = set[int](), set[int]()
+    excluded = {message.metadata.dst_node_id: LATE for message in messages}
+    seen = set[int]()
     for reply in replies:
         node = matcher.source(reply)
         if node is None:
@@ -307,21 +309,23 @@ def screen_reports(
             reports.pop(node, None)
             screened = Rejected("duplicate reply")
         elif reply.has_error():
-            log(INFO, "evaluation on node %d failed: %s", node, last_line(reply.error.reason))
+            excluded[node] = f"{FAILED}: {last_line(reply.error.reason)}"
+            log(INFO, "evaluation on node %d %s", node, excluded[node])
             seen.add(node)
             continue
         elif reason := matcher.envelope_error(reply, node):
             screened = Rejected(reason)
         elif reply.has_content() and lacks_entries(reply.content):
-            log(INFO, "evaluation on node %d: %s: needs the model in full", node, MISSING)
+            excluded[node] = f"{MISSING}: needs the model in full"
+            log(INFO, "evaluation on node %d: %s", node, excluded[node])
             seen.add(node)
-            lacking.add(node)
             continue
         else:
             screened = screen_evaluation(reply, limits)
         seen.add(node)
         if isinstance(screened, Rejected):
-            log(INFO, "evaluation of node %d rejected: %s", node, screened.reason)
+            excluded[node] = f"{REJECTED}: {screened.reason}"
+            log(INFO, "evaluation of node %d %s", node, excluded[node])
         else:
             reports[node] = screened
-    return reports, lacking
+    return reports, {node: why for node, why in excluded.items() if node not in reports}

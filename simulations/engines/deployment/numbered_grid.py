@@ -19,9 +19,7 @@ from hqde_fl.protocol.node_numbers import with_number
 from hqde_fl.protocol.partition_claims import IDENTITY, claimed_partition
 from hqde_fl.protocol.wrapped_grid import WrappedGrid, contents_restored
 from hqde_fl.simulations.recording.atomic_files import replace_file
-
-NODES = "nodes.json"
-"""Name of the file in the run directory: partition -> id and name of its node."""
+from hqde_fl.simulations.recording.file_names import NODES
 
 
 @final

@@ -21,7 +21,7 @@ from hqde_fl.errors import RunError
 from hqde_fl.private_files import private
 from hqde_fl.simulations.engines.flower.app_writer import APP_NAME, write_app
 from hqde_fl.simulations.engines.flower.carried_files import CarriedFiles
-from hqde_fl.simulations.engines.flower.run_watch import RunWatch
+from hqde_fl.simulations.engines.flower.run_watch import RunWatch, is_finished
 from hqde_fl.simulations.engines.flower.superlink import SuperLink
 
 LOG_FILE = "flower.log"
@@ -40,6 +40,26 @@ def started_run(line: str) -> str:
     """Return the id of the run that ``flwr run`` says in a line to have started; "" if in none."""
     match = _STARTED.search(line)
     return match[1] if match else ""
+
+
+def unfinished_run(out: Path, home: Path) -> str:
+    """Return the id of the run in ``out`` if it still goes on in its SuperLink; "" if not.
+
+    A killed ``hqde-fl run`` leaves its run to the SuperLink. A SuperLink that does not answer, or
+    does not know the run, counts as not running it.
+
+    Parameters
+    ----------
+    out : Path
+        The run directory, with the log of ``flwr run``.
+    home : Path
+        The ``FLWR_HOME`` in whose configuration the SuperLink is the default one.
+    """
+    try:
+        started = _STARTED.findall((out / LOG_FILE).read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return ""
+    return started[-1] if started and is_finished(home, "", int(started[-1])) is False else ""
 
 
 class FlowerRun:

@@ -36,13 +36,12 @@ class RunWatch:
     """
 
     def __init__(self, home: Path, connection: str, end: Callable[[], None]) -> None:
-        self._entry = _entry(home, connection)
-        self._root = home
+        self._home, self._connection = home, connection
         self._end, self._over = end, threading.Event()
 
     def start(self, run_id: str) -> None:
         """Begin to watch a run; nothing happens if its SuperLink's address is not known."""
-        if "address" in self._entry:
+        if "address" in _entry(self._home, self._connection):
             threading.Thread(
                 target=self._watch, args=(int(run_id),), daemon=True, name="run"
             ).start()
@@ -54,7 +53,7 @@ class RunWatch:
     def _watch(self, run_id: int) -> None:
         answered = time.monotonic()
         while not self._over.wait(POLL_SECONDS):
-            finished = self._finished(run_id)
+            finished = is_finished(self._home, self._connection, run_id)
             now = time.monotonic()
             if finished is not None:
                 answered = now
@@ -63,19 +62,31 @@ class RunWatch:
                     self._end()
                 return
 
-    def _finished(self, run_id: int) -> bool | None:
-        """Return True if the run has ended, False if not; None if the SuperLink does not say."""
-        root = self._entry.get("root-certificates")
-        try:
-            with control_client(
-                str(self._entry["address"]),
-                None if root is None else (self._root / str(root)).read_bytes(),
-                insecure=bool(self._entry.get("insecure", False)),
-            ) as client:
-                answer = client.ListRuns(ListRunsRequest(run_id=run_id))
-            return bool(answer.run_dict[run_id].status.status == "finished")
-        except Exception:  # of Flower, of its HTTP library, of TLS: it may answer later
-            return None
+
+def is_finished(home: Path, connection: str, run_id: int) -> bool | None:
+    """Return True if a run has ended, False if not; None if the SuperLink does not say.
+
+    Parameters
+    ----------
+    home : Path
+        The ``FLWR_HOME`` whose configuration has the SuperLink's address.
+    connection : str
+        The SuperLink's name there; empty for the default one.
+    run_id : int
+        Flower's id of the run.
+    """
+    entry = _entry(home, connection)
+    try:
+        root = entry.get("root-certificates")
+        with control_client(
+            str(entry["address"]),
+            None if root is None else (home / str(root)).read_bytes(),
+            insecure=bool(entry.get("insecure", False)),
+        ) as client:
+            answer = client.ListRuns(ListRunsRequest(run_id=run_id))
+        return bool(answer.run_dict[run_id].status.status == "finished")
+    except Exception:  # of Flower, of its HTTP library, of TLS: it may answer later
+        return None
 
 
 def _entry(home: Path, connection: str) -> dict[str, object]:

@@ -179,9 +179,7 @@ class Dispatcher:
             if not self.waiting:
                 self._say_why()
             return []
-        if self._running:
-            self._told = False
-        elif not self._told:  # others may hold what the cluster has
+        if not self._running and not self._told:  # others may hold what the cluster has
             timeout = PATIENCE if timeout is None else min(timeout, PATIENCE)
         ready, _ = ray.wait(waiting, num_returns=1, timeout=timeout, fetch_local=False)
         if not ready and timeout == PATIENCE:
@@ -219,7 +217,10 @@ class Dispatcher:
             self.pool.grow(wanted)
 
     def _say_why(self) -> None:
-        """Warn that clients wait for a worker, with what one asks for and what there is; once."""
+        """Warn that clients wait for a worker, with what one asks for and what there is.
+
+        It is said once in a run: a slow machine may let every round wait.
+        """
         calls = [*self._alone, *(call for queue in self._queues.values() for call in queue)]
         if calls and not self._told:
             self._told = True

@@ -163,15 +163,16 @@ def prepare(
     over = threading.Event()
 
     def begin() -> None:
-        with suppress(RunError, ConfigError):
-            try:
-                with _CONNECTING:
-                    if not ray.is_initialized():
-                        _announced.append(_connect(address, runtime_env))
-                        if is_private(address or os.environ.get("RAY_ADDRESS", "")):
-                            POOL.start_workers(resources, workers, modules)
-            finally:
-                over.set()
+        try:
+            with suppress(RunError, ConfigError), _CONNECTING:
+                if not ray.is_initialized():
+                    _announced.append(_connect(address, runtime_env))
+                    if is_private(address or os.environ.get("RAY_ADDRESS", "")):
+                        POOL.start_workers(resources, workers, modules)
+            connected = ray.is_initialized()  # also where no worker fits
+        finally:
+            over.set()
+        if connected:
             threading.Event().wait()  # Linux ends Ray's processes with the thread that started them
 
     if not ray.is_initialized():

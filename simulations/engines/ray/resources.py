@@ -120,9 +120,10 @@ def allocate(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> Allo
         gpus = 1 / max(clients_per_gpu) if clients_per_gpu else 0.0
     allocation = Allocation(resources.num_cpus, gpus, resources.memory_fraction)
     if not any(allocation.fits(node) for node in nodes):
+        of = f" of partitions {resources.partitions}" if resources.partitions else ""
         raise ConfigError(
-            f"a client with num-cpus = {allocation.num_cpus:g}, num-gpus = {allocation.num_gpus:g} "
-            f"fits on no node of the cluster, which has {listed(nodes)}"
+            f"engine.resources{of}: a client with num-cpus = {allocation.num_cpus:g}, num-gpus = "
+            f"{allocation.num_gpus:g} fits on no node of the cluster, which has {listed(nodes)}"
         )
     return allocation
 

@@ -15,6 +15,7 @@ from hqde_fl.errors import RunError
 from hqde_fl.simulations.console import command_line, entry
 from hqde_fl.simulations.recording.manifest import read_manifest
 from hqde_fl.simulations.recording.recorded_run import Run
+from hqde_fl.strategies.callbacks import RoundRecord
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -183,6 +184,24 @@ def test_a_run_whose_report_cannot_be_written_has_succeeded(invoke, tiny_file, m
     assert "report:" not in result.stdout
     assert "`hqde-fl report" in caplog.text
     assert read_manifest(Path("run"))["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("means", "expected"),
+    [
+        (
+            {"eval-accuracy": 0.75, "eval-loss": float("nan")},
+            "eval-accuracy 0.7500, eval-loss not finite (means of the clients: the server has no "
+            "test set)",
+        ),
+        ({}, "no metrics: the server has no test set, and no client reported any"),
+    ],
+)
+def test_the_final_metrics_without_a_test_set_are_those_of_the_clients(
+    means, expected, tiny, record, tmp_path
+):
+    record(tmp_path / "run", tiny, [RoundRecord(round=1, clients_evaluate=means)])
+    assert command_line._final(tmp_path / "run") == expected
 
 
 def test_a_full_disk_is_recorded_and_the_message_says_how_to_go_on(

@@ -38,6 +38,12 @@ def test_a_round_in_one_line():
 def test_without_a_server_metric_the_clients_are_quoted():
     line = round_line(RoundRecord(round=1, clients_evaluate={"eval-accuracy": 0.5}, asked=1))
     assert "eval-accuracy 0.5000" in describe(line, 1)
+    assert "evaluated" not in describe(line, 1)
+
+
+def test_clients_that_are_not_in_the_evaluation_are_counted():
+    record = RoundRecord(round=1, evaluation_asked=3, evaluation_excluded={2: "late"})
+    assert "  evaluated 2/3  " in describe(round_line(record), 1)
 
 
 def test_plain_lines_where_there_is_no_terminal():

@@ -166,6 +166,19 @@ def test_a_run_of_which_nothing_is_recorded_yet(tmp_path, tiny, record):
     assert "round 0 of 2" in once(tmp_path / "run")
 
 
+def test_before_its_first_round_has_ended_a_run_says_so(tmp_path, tiny, record):
+    path = record(tmp_path / "run", tiny, [RoundRecord(round=0)]).path
+    assert "no round has ended yet" not in once(path)
+    write_manifest(path, {**read_manifest(path), "status": "running"})
+    assert "no round has ended yet" in once(path)
+
+
+def test_what_is_printed_once_is_not_cut(tmp_path, tiny, record):
+    server = {f"metric-{number}": 0.5 for number in range(20)}
+    text = once(record(tmp_path / "run", tiny, [RoundRecord(round=0, server=server)]).path)
+    assert all(name in text for name in server)
+
+
 @pytest.mark.parametrize("width", [20, 40, 79, 200])
 @pytest.mark.parametrize("height", [5, 24, 50])
 def test_a_view_fits_the_terminal(begun, width, height):

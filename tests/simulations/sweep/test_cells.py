@@ -43,6 +43,15 @@ def test_variables_reach_rules_and_attacks_and_cells_without_faults_collapse(fil
     )
 
 
+def test_a_wrong_name_is_not_the_fault_of_a_cell(file):
+    text = 'name = "my sweep"\n[sweep]\nseeds = [1, 2]\n'
+    with pytest.raises(ConfigError, match="name needs") as caught:
+        Sweep.load(file(text))
+    assert "cell" not in str(caught.value)
+    named = Sweep.load(file('name = "$label"\n[sweep]\nlabel = ["a", "b"]\n'))
+    assert [cell.experiment.name for cell in named.cells] == ["a", "b"]
+
+
 @pytest.mark.parametrize("name", ["seed", "seeds"])
 def test_the_seed_is_set_and_can_be_referred_to(file, name):
     text = f"""

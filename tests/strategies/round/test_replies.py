@@ -157,6 +157,8 @@ class BadRepliesFirst(InlineGrid):
         if sent[0].metadata.message_type != self.kind:
             return replies
         first, *others = replies
+        if self.wrong == "late":
+            return others
         if self.wrong == "stranger":
             stranger = Message(first.content, reply_to=first)
             stranger.metadata.__dict__.update(_src_node_id=99, _reply_to_message_id="unknown")
@@ -196,6 +198,25 @@ def test_evaluations_after_a_bad_reply_still_count(wrong: str) -> None:
     assert recorder.rounds[1].clients_evaluate["eval-loss"] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "excluded"),
+    [
+        ("late", {0: "late"}),
+        ("error", {0: "failed: no"}),
+        ("duplicate", {0: "rejected: duplicate reply"}),
+        ("stranger", {}),
+    ],
+)
+def test_who_is_not_in_an_evaluation_is_recorded_with_the_reason(
+    wrong: str, excluded: dict[int, str]
+) -> None:
+    recorder = Recorder()
+    strategy = strategy_with(recorder, fraction_evaluate=1.0)
+    strategy.start(BadRepliesFirst(wrong, "evaluate"), to_record(MODEL), 1)
+    assert recorder.rounds[1].evaluation_asked == 6
+    assert recorder.rounds[1].evaluation_excluded == excluded
+
+
 def test_an_evaluation_without_the_model_counts_for_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -211,5 +232,6 @@ def test_an_evaluation_without_the_model_counts_for_nothing(
     with caplog.at_level(logging.INFO, "flwr"):
         strategy.start(federation(None, 3, [lacking]), to_record(MODEL), 1)
     assert recorder.rounds[1].clients_evaluate["eval-loss"] == pytest.approx(2.0)
+    assert recorder.rounds[1].evaluation_excluded == {0: "missing: needs the model in full"}
     assert "missing: needs the model in full" in caplog.text
     assert "rejected" not in caplog.text

@@ -16,7 +16,8 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from hqde_fl.protocol.node_numbers import NUMBER, numbered
 from hqde_fl.protocol.partition_claims import IDENTITY
-from hqde_fl.simulations.engines.deployment.numbered_grid import NODES, NumberedGrid
+from hqde_fl.simulations.engines.deployment.numbered_grid import NumberedGrid
+from hqde_fl.simulations.recording.file_names import NODES
 from hqde_fl.strategies.roster import Roster
 
 
