@@ -126,7 +126,9 @@ def test_every_command_is_listed_and_those_that_exit_with_1() -> None:
     listed = codes_in([row[0] for row in rows])
     commands = command_functions()
     assert sorted(listed) == sorted(commands)
-    own = {code for row in rows if row[1].strip() for code in codes_in(row[:1])}
+    assert all(row[1].strip() for row in rows)
+    own = {code for row in rows if row[1].strip() != "never" for code in codes_in(row[:1])}
+    own.remove("nodes start")  # it becomes another program
     exits = {name for name, call in commands.items() if "Exit(1)" in inspect.getsource(call)}
     assert own == exits | {"run", "replay"}
 

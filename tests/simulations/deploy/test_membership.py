@@ -183,7 +183,9 @@ def test_the_commands_say_what_to_do_next(federation: FederationDirectory) -> No
         "with its private key" in run.invoke(app, ["nodes", "bundle", directory, "clinic"]).stdout
     )
     assert "without a private" in run.invoke(app, ["nodes", "bundle", directory, "ward"]).stdout
-    assert "clinic: revoked" in run.invoke(app, ["nodes", "revoke", directory, "clinic"]).stdout
+    said = run.invoke(app, ["nodes", "revoke", directory, "clinic"]).stdout
+    assert "clinic: revoked" in said
+    assert f"its public key is in {Path(directory).resolve() / 'revoked'}" in said
     again = run.invoke(app, ["nodes", "revoke", directory, "clinic"])
     assert again.exit_code == 0
     refused = run.invoke(app, ["nodes", "register", directory])
