@@ -138,7 +138,6 @@ class Sweep:
         analysis = _with_axis_names(analysis, axes, source)
         analysis.line_axis([axis for axis in axes if axis.name != SEED])
         _refuse_swept(overrides, axes)
-        _check_name(document, source)
         choices = [list(zip(axis.values, axis.labels, strict=True)) for axis in axes]
         cells: list[Cell] = []
         reduced: dict[str, Experiment] = {}
@@ -148,6 +147,7 @@ class Sweep:
                 changed = document_at(document, axes, [value for value, _ in chosen], defaults)
                 experiment = _without_unused_faults(Experiment.parse(changed), reduced)
             except ConfigError as error:
+                _check_name(document, source)
                 raise ConfigError(f"{source}: cell {', '.join(labels)}: {error}") from None
             cells.append(Cell(labels, experiment, key_of(experiment)))
         if analysis.choose:
