@@ -88,11 +88,12 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--quick", action="store_true", help="two rules, half a minute each")
     parser.add_argument("--minutes", type=float, default=15.0, help="of search for a rule")
+    parser.add_argument("--budget", type=int, default=10_000, help="candidates for a rule, at most")
     parser.add_argument("--only", nargs="+", choices=RULES, help="only these rules")
     parser.add_argument("--out", type=Path, help="directory of the searches, to go on with them")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    settings = SearchSettings(budget=10_000, minutes=options.minutes)
+    settings = SearchSettings(budget=options.budget, minutes=options.minutes)
     if options.quick:
         settings = SearchSettings(12, 0.5, training_seeds=(1,), held_out_seeds=(11, 12))
     names = options.only or (QUICK if options.quick else tuple(RULES))
