@@ -21,8 +21,8 @@ CLIENTS, ATTACKERS = 10, (0, 1, 2)
 ROOT_EXAMPLES = 100
 """Examples of the server, for rules that train on some."""
 
-OURS = ("byzantine-filter", "robust", "adaptive", "entanglement", "superposition")
-"""Rules of this project; all others are from papers."""
+OURS = ("byzantine-filter", "robust", "adaptive", "entanglement", "superposition", "voting")
+"""Rules of this project and of HQDE; all others are from papers."""
 
 Table = dict[str, Any]
 

@@ -114,7 +114,9 @@ def summary(outcome: SearchOutcome, held_out: tuple[int, ...]) -> list[str]:
     lines = [
         f"{outcome.candidates} attacks tried, the fixed ones included, {outcome.failed} of them "
         f"failed; measured on {len(held_out)} held-out seeds",
-        f"without attackers: {fmean(outcome.clean):.3f}" if outcome.clean else "",
+        f"without attackers, on the held-out seeds: {fmean(outcome.clean):.3f}"
+        if outcome.clean
+        else "",
         *(f"left out, a run on a held-out seed failed: {label}" for label in outcome.left_out),
         _not_finite(outcome),
         _comparison(outcome),
