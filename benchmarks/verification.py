@@ -127,7 +127,7 @@ def main() -> int:
         run_experiment(Experiment.parse({**EXPERIMENT, "rounds": 2}), Path(folder) / "warm-up")
         _, cpu, wall = timed(lambda: run_experiment(experiment, long, report=False))
         trials = [timed(lambda: verified(long, spots)) for _ in range(3)]
-        found = [finding for findings, _, _ in trials for finding in findings]
+        differences = [finding for findings, _, _ in trials for finding in findings]
         verified_cpu, verified_wall = (median(trial[i] for trial in trials) for i in (1, 2))
         if options.quick:
             experiment = Experiment.parse({**EXPERIMENT, "rounds": 60})
@@ -142,7 +142,7 @@ def main() -> int:
     rows = [
         {"what": f"run, {length} rounds", "cpu": cpu, "wall": wall, "findings": 0},
         {"what": f"verify --spot {spots}", "cpu": verified_cpu, "wall": verified_wall}
-        | {"findings": len(found)},
+        | {"findings": len(differences)},
         {"what": f"three of {rounds} rounds forged", "findings": len(lines)},
         {"what": f"and the chain made anew, --spot {rounds}", "findings": len(computed)},
     ]
@@ -161,7 +161,7 @@ def main() -> int:
             upper=True,
         ),
         check("44 of 500 rounds show one of 50 forged", chance, 0.99),
-        check("findings in the run itself", len(found), 0, upper=True),
+        check("findings in the run itself", len(differences), 0, upper=True),
         check("three forged rounds found by the chain", len(lines & {*forged}), 3),
         check("three forged rounds found, the chain made anew", len(computed & {*forged}), 3),
         check("replay without nobody has the run's chain", float(same == replayed), 1),

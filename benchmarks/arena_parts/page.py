@@ -36,8 +36,9 @@ def rules_table(rows: Iterable[Mapping[str, Any]]) -> str:
     ]
     for row in rows:
         low, high = row["interval"]
+        clean = "" if row["clean"] is None else f"{row['clean']:.3f}"
         lines.append(
-            f"| {row['rule']} | {row['clean']:.3f} | {row['mean']:.3f} | {row['worst']:.3f} "
+            f"| {row['rule']} | {clean} | {row['mean']:.3f} | {row['worst']:.3f} "
             f"| {row['worst at']} | {row['mean regret']:.3f} [{low:.3f}, {high:.3f}] "
             f"| {row['greatest regret']:.3f} | {row['within .03']:.2f} | {row['best']:.2f} |"
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
+from hqde_fl.simulations.statistics.regret import best_on_other_seeds
 from hqde_fl.simulations.statistics.samples import Sample
 
 DROPPED = 0.15
@@ -93,15 +94,10 @@ def best_of_group(table: Table, rules: Iterable[str]) -> dict[Condition, dict[in
     Only conditions in which one of them has all seeds, of which there are two or more.
     """
     group = set(rules)
-    found = {}
+    best = {}
     for condition, values in table.items():
         seeds = set().union(*values.values())
-        whole = {r: own for r, own in values.items() if r in group and own.keys() == seeds}
-        if len(seeds) > 1 and whole:
-            found[condition] = {
-                seed: max(whole.values(), key=lambda own: fmean(own[s] for s in seeds - {seed}))[
-                    seed
-                ]
-                for seed in seeds
-            }
-    return found
+        own = best_on_other_seeds({r: values[r] for r in group & values.keys()})
+        if own.keys() == seeds:
+            best[condition] = own
+    return best

@@ -92,8 +92,9 @@ def own_family(text: str) -> AttackFamily:
     try:
         table = tomllib.loads(f"a = {text}")["a"] if text.startswith("{") else {"name": text}
     except tomllib.TOMLDecodeError as error:
-        found = f"found {text!r}: {error}"
-        raise ConfigError(f"--also must be a name or a TOML table, {found}") from None
+        raise ConfigError(
+            f"--also must be a name or a TOML table, found {text!r}: {error}"
+        ) from None
     name = table.pop("name", None)
     if not isinstance(name, str):
         raise ConfigError(f"--also must have a name, found {text!r}")

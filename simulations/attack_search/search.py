@@ -26,6 +26,7 @@ from hqde_fl.simulations.attack_search.families import FAMILIES, AttackFamily
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.recording.atomic_files import replace_file
 from hqde_fl.simulations.recording.directory_lock import directory_lock
+from hqde_fl.simulations.recording.strict_json import to_json_value
 from hqde_fl.simulations.statistics.samples import Sample
 
 OUTCOME, FOUND = "attack-search.json", "found.toml"
@@ -200,7 +201,7 @@ def attack_search(
         search.run(study, experiment.rounds, jobs)
         outcome = search.outcome(fixed, str(experiment.parts.rule))
     difference = outcome.difference
-    table = _finite_numbers(asdict(outcome)) | {
+    table = to_json_value(asdict(outcome)) | {
         "settings": asdict(settings),
         "f": f,
         "difference": difference and {"mean": difference.mean, "interval": difference.interval},
@@ -229,15 +230,6 @@ def _toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return json.dumps(value)
-
-
-def _finite_numbers(value: Any) -> Any:
-    """Return a value of dicts, lists and numbers with None for infinities, which JSON lacks."""
-    if isinstance(value, dict):
-        return {key: _finite_numbers(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite_numbers(entry) for entry in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def _study(seed: int) -> Any:

@@ -27,7 +27,7 @@ Damage = Callable[[float], float]
 """Position t on the line -> squared distance of the rule's result from the honest mean."""
 
 Goal = Literal["distance", "opposite"]
-"""What counts as damage: the squared distance of the rule's result from the honest mean, or how far
+"""The measure of damage: the squared distance of the rule's result from the honest mean, or how far
 the result goes against it, the inner product of mean - result and mean."""
 
 ON_UPDATES = ("combine", "added_rows", "second_score", "finish")
@@ -76,7 +76,7 @@ def damage_in(
     knowledge : AttackerKnowledge
         The clients, the rule and its state.
     goal : str
-        What counts as damage.
+        The measure of damage.
     """
     cohort, order = knowledge.cohort()
 

@@ -48,8 +48,8 @@ class OptimalPush(Attack):
     Parameters
     ----------
     goal : str, default="opposite"
-        What damage is: ``"opposite"``, how far the rule's result goes against the honest mean, or
-        ``"distance"``, how far it is from that mean.
+        The measure of damage: ``"opposite"``, how far the rule's result goes against the honest
+        mean, or ``"distance"``, how far it is from that mean.
     limit : float, default=10.0
         Largest |a|, |b| and |c|, > 0; against plain averaging a is the limit.
     tries : int, default=96

@@ -15,7 +15,7 @@ MAX_SITES = 50
 
 @dataclass(frozen=True)
 class SiteRow:
-    """What one site did in a run.
+    """A site in the table of those that took part: its name, its rounds and its times.
 
     Parameters
     ----------
@@ -40,10 +40,6 @@ class SiteRow:
 
 def site_rows(run: Run) -> list[SiteRow]:
     """Return the named nodes that were asked to train, in the order of their numbers."""
-    lines: dict[int, list[Mapping[str, Any]]] = {}
-    for client in run.clients:
-        if client["partition"] in run.sites:
-            lines.setdefault(client["partition"], []).append(client)
     return [
         SiteRow(
             number,
@@ -53,17 +49,24 @@ def site_rows(run: Run) -> list[SiteRow]:
             _mean(own, "seconds"),
             _mean(own, "turnaround-seconds"),
         )
-        for number, own in sorted(lines.items())
+        for number, own in sorted(_by_partition(run).items())
+        if number in run.sites
     ]
 
 
 def turnarounds(run: Run) -> dict[int, float]:
     """Return partition id -> mean seconds from the message to the reply, where it is known."""
+    means = {n: _mean(own, "turnaround-seconds") for n, own in _by_partition(run).items()}
+    return {number: mean for number, mean in means.items() if mean is not None}
+
+
+def _by_partition(run: Run) -> dict[int, list[Mapping[str, Any]]]:
+    """Return partition id -> its lines of ``clients.jsonl``, of partitions that are known."""
     lines: dict[int, list[Mapping[str, Any]]] = {}
     for client in run.clients:
-        lines.setdefault(client["partition"], []).append(client)
-    means = {number: _mean(own, "turnaround-seconds") for number, own in lines.items()}
-    return {number: mean for number, mean in means.items() if mean is not None}
+        if client["partition"] is not None:
+            lines.setdefault(client["partition"], []).append(client)
+    return lines
 
 
 def _mean(lines: Sequence[Mapping[str, Any]], key: str) -> float | None:

@@ -76,7 +76,7 @@ class Analysis:
 
     @property
     def method(self) -> Method:
-        """How 95 % intervals are computed."""
+        """The way in which 95 % intervals are computed: ``interval``, or by default ``t``."""
         return self.interval or "t"
 
     @classmethod

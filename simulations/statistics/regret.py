@@ -34,6 +34,33 @@ def regrets(
     dict
         Empty with fewer than two seeds, or if no rule has all of them.
     """
+    sign = 1.0 if higher_is_better else -1.0
+    best = best_on_other_seeds(values, higher_is_better=higher_is_better)
+    return {
+        rule: {seed: sign * (best[seed] - found[seed]) for seed in sorted(found)}
+        for rule, found in values.items()
+        if best
+    }
+
+
+def best_on_other_seeds(
+    values: Mapping[Rule, Mapping[int, float]], *, higher_is_better: bool = True
+) -> dict[int, float]:
+    """Return seed -> value of the rule that has the best mean over the other seeds.
+
+    Parameters
+    ----------
+    values : Mapping
+        Rule -> seed -> final metric, under one condition. Only rules that have all seeds can be
+        best.
+    higher_is_better : bool
+        The direction of the metric.
+
+    Returns
+    -------
+    dict
+        Empty with fewer than two seeds, or if no rule has all of them.
+    """
     seeds = set().union(*values.values()) if values else set()
     whole = [rule for rule, found in values.items() if found.keys() == seeds]
     if len(seeds) < 2 or not whole:
@@ -43,7 +70,4 @@ def regrets(
     for seed in seeds:
         means = {r: sign * fmean(values[r][other] for other in seeds - {seed}) for r in whole}
         best[seed] = values[max(whole, key=lambda rule: (means[rule], str(rule)))][seed]
-    return {
-        rule: {seed: sign * (best[seed] - found[seed]) for seed in sorted(found)}
-        for rule, found in values.items()
-    }
+    return best

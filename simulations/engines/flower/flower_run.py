@@ -21,7 +21,7 @@ from hqde_fl.errors import RunError
 from hqde_fl.private_files import private
 from hqde_fl.simulations.engines.flower.app_writer import APP_NAME, write_app
 from hqde_fl.simulations.engines.flower.carried_files import CarriedFiles
-from hqde_fl.simulations.engines.flower.run_watch import RunWatch, is_finished
+from hqde_fl.simulations.engines.flower.run_watch import RunWatch, is_finished, superlink_entry
 from hqde_fl.simulations.engines.flower.superlink import SuperLink
 
 LOG_FILE = "flower.log"
@@ -59,7 +59,10 @@ def unfinished_run(out: Path, home: Path) -> str:
         started = _STARTED.findall((out / LOG_FILE).read_text(encoding="utf-8", errors="replace"))
     except OSError:
         return ""
-    return started[-1] if started and is_finished(home, "", int(started[-1])) is False else ""
+    if not started:
+        return ""
+    goes_on = is_finished(home, superlink_entry(home), int(started[-1])) is False
+    return started[-1] if goes_on else ""
 
 
 class FlowerRun:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hqde_fl.simulations.engines.flower.control_client import control_client
@@ -36,12 +36,12 @@ class RunWatch:
     """
 
     def __init__(self, home: Path, connection: str, end: Callable[[], None]) -> None:
-        self._home, self._connection = home, connection
+        self._home, self._entry = home, superlink_entry(home, connection)
         self._end, self._over = end, threading.Event()
 
     def start(self, run_id: str) -> None:
         """Begin to watch a run; nothing happens if its SuperLink's address is not known."""
-        if "address" in _entry(self._home, self._connection):
+        if "address" in self._entry:
             threading.Thread(
                 target=self._watch, args=(int(run_id),), daemon=True, name="run"
             ).start()
@@ -53,7 +53,7 @@ class RunWatch:
     def _watch(self, run_id: int) -> None:
         answered = time.monotonic()
         while not self._over.wait(POLL_SECONDS):
-            finished = is_finished(self._home, self._connection, run_id)
+            finished = is_finished(self._home, self._entry, run_id)
             now = time.monotonic()
             if finished is not None:
                 answered = now
@@ -63,19 +63,18 @@ class RunWatch:
                 return
 
 
-def is_finished(home: Path, connection: str, run_id: int) -> bool | None:
+def is_finished(home: Path, entry: Mapping[str, object], run_id: int) -> bool | None:
     """Return True if a run has ended, False if not; None if the SuperLink does not say.
 
     Parameters
     ----------
     home : Path
-        The ``FLWR_HOME`` whose configuration has the SuperLink's address.
-    connection : str
-        The SuperLink's name there; empty for the default one.
+        The ``FLWR_HOME``, to which the certificate's path is relative.
+    entry : Mapping
+        The SuperLink's entry in the configuration there, as of ``superlink_entry``.
     run_id : int
         Flower's id of the run.
     """
-    entry = _entry(home, connection)
     try:
         root = entry.get("root-certificates")
         with control_client(
@@ -89,7 +88,7 @@ def is_finished(home: Path, connection: str, run_id: int) -> bool | None:
         return None
 
 
-def _entry(home: Path, connection: str) -> dict[str, object]:
+def superlink_entry(home: Path, connection: str = "") -> dict[str, object]:
     """Return a SuperLink's entry in the configuration; empty if there is none that can be used."""
     try:
         table = tomllib.loads((home / "config.toml").read_text(encoding="utf-8"))["superlink"]

@@ -37,5 +37,5 @@ def local_node() -> dict[str, float]:
     """Return the CPUs and GPUs that a Ray started by this process would have, by Ray's names."""
     from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 
-    found = ResourceAndLabelSpec().resolve(is_head=True, node_ip_address="127.0.0.1")
-    return {"CPU": float(found.num_cpus or 0), "GPU": float(found.num_gpus or 0)}
+    node = ResourceAndLabelSpec().resolve(is_head=True, node_ip_address="127.0.0.1")
+    return {"CPU": float(node.num_cpus or 0), "GPU": float(node.num_gpus or 0)}

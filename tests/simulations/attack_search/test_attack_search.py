@@ -411,8 +411,8 @@ def test_an_attack_that_fails_on_a_held_out_seed_is_left_out(
     whole: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluation, "CellWorker", FailsFor)
-    found = json.loads(whole.outcome.found.faults)[0]["scale"]
-    monkeypatch.setattr(FailsFor, "broken", (found,))
+    scale = json.loads(whole.outcome.found.faults)[0]["scale"]
+    monkeypatch.setattr(FailsFor, "broken", (scale,))
     next_worst = search(tmp_path)
     assert next_worst.left_out == (whole.outcome.found.label,)
     assert next_worst.found.label != whole.outcome.found.label

@@ -244,8 +244,8 @@ def test_damage_may_be_how_far_the_result_goes_against_the_honest_mean(draw, rul
     for a, b in ((0.0, 0.0), (1.5, 0.0), (0.0, 2.0), (-3.0, 1.0)):
         result = outcome(rule, rows, mean - a * mean - b * std, state).delta
         expected = float((mean - result) @ mean)
-        found = damage(span.mean() - a * span.mean() - b * span.row(0))
-        assert found == pytest.approx(expected, rel=1e-6, abs=1e-9)
+        tried = damage(span.mean() - a * span.mean() - b * span.row(0))
+        assert tried == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
 def against_the_mean(rule, rows, sent):
@@ -256,10 +256,10 @@ def against_the_mean(rule, rows, sent):
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_the_optimal_push_goes_further_against_the_mean_than_fixed_attacks(draw, rule):
     rows = draw(1, common=0.5)
-    found = against_the_mean(rule, rows, OptimalPush().craft(rows, 3, knowledge_for(rule)))
+    push = against_the_mean(rule, rows, OptimalPush().craft(rows, 3, knowledge_for(rule)))
     fixed = (IPM(), IPM(epsilon=0.1), IPM(epsilon=3.0), ALIE(z=1.5))
     others = [against_the_mean(rule, rows, attack.craft(rows, 3)) for attack in fixed]
-    assert found >= max(others) - 1e-6 * abs(max(others))
+    assert push >= max(others) - 1e-6 * abs(max(others))
 
 
 def test_the_optimal_push_finds_more_than_a_line_search_along_the_mean(draw):

@@ -1,4 +1,4 @@
-"""What clients ask for is compared with this machine before anything is started."""
+"""The resources of clients are compared with this machine before anything is started."""
 
 from __future__ import annotations
 
