@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import logging
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,3 +14,16 @@ def pytest_collection_finish() -> None:
     """Leave the thousands of collected tests out of garbage collections, which they would slow."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def levels_of_the_logs() -> Iterator[None]:
+    """Fail a test after which less is logged than before: a later one would miss its line."""
+    flower, root = logging.getLogger("flwr"), logging.getLogger()
+    before = root.manager.disable, flower.level, flower.disabled
+    yield
+    after = root.manager.disable, flower.level, flower.disabled
+    logging.disable(before[0])
+    flower.setLevel(before[1])
+    flower.disabled = before[2]
+    assert after == before, "the test changed what is logged and did not change it back"

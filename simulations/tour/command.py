@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hqde_fl.simulations.tour.stop import Visited
+
+
+@contextmanager
+def errors_alone_are_logged() -> Iterator[None]:
+    """Keep warnings, too, out of every log while the block lasts: the stops provoke some."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def visit() -> Iterator[Visited]:
@@ -32,17 +45,15 @@ def tour(
     ] = Path("tour.html"),
 ) -> None:
     """Show every component of HQDE at work for a moment: a line and a figure each, and a page."""
-    import logging
-
     from hqde_fl.simulations.recording.atomic_files import replace_file
     from hqde_fl.simulations.tour.page import tour_page
 
-    logging.disable(logging.WARNING)
     began, visited = time.monotonic(), []
-    for number, one in enumerate(visit(), start=1):
-        visited.append(one)
-        typer.echo(f"{number:>2}  {one.stop.title}: {one.stop.happens}")
-        typer.echo(f"      {one.text} ({one.seconds:.1f} s)")
+    with errors_alone_are_logged():
+        for number, one in enumerate(visit(), start=1):
+            visited.append(one)
+            typer.echo(f"{number:>2}  {one.stop.title}: {one.stop.happens}")
+            typer.echo(f"      {one.text} ({one.seconds:.1f} s)")
     seconds = time.monotonic() - began
     replace_file(out, tour_page(visited, seconds).encode())
     typer.echo(f"{len(visited)} stops in {seconds:.0f} s; page: {out}")
