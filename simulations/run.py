@@ -147,9 +147,7 @@ def run_experiment(
         executor.check()
     if superlink and experiment.engine.name != "flower":
         raise ConfigError(f"a SuperLink needs engine flower, found {experiment.engine.name}")
-    experiment.parts.heterogeneity.check_simulated(real_nodes=bool(superlink))
-    experiment.edges.check_nodes(real_nodes=bool(superlink))
-    experiment.clients.check_nodes(real_nodes=bool(superlink))
+    experiment.check_nodes(real_nodes=bool(superlink))
     if not superlink:
         check_resources(experiment)
     if experiment.folder is not None:

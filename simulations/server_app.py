@@ -182,10 +182,7 @@ def serve(
     if experiment.strategy.held_out or experiment.strategy.root_examples:
         experiment.parts.faults.check_task(task)
     guarded = guard(grid)
-    real = isinstance(guarded, GuardedGrid)
-    experiment.parts.heterogeneity.check_simulated(real_nodes=real)
-    experiment.edges.check_nodes(real_nodes=real)
-    experiment.clients.check_nodes(real_nodes=real)
+    experiment.check_nodes(real_nodes=isinstance(guarded, GuardedGrid))
     with exclusive(out):
         if point is None and resume and (out / MANIFEST).exists():
             point = reopen(out, experiment)

@@ -65,6 +65,7 @@ def attack_search(
     Families, strengths, who attacks and when. A search that was interrupted goes on in its
     directory.
     """
+    from hqde_fl.simulations.attack_search.evaluation import RESULTS
     from hqde_fl.simulations.attack_search.families import FAMILIES, own_family
     from hqde_fl.simulations.attack_search.search import FOUND, SearchSettings
     from hqde_fl.simulations.attack_search.search import attack_search as search
@@ -72,6 +73,7 @@ def attack_search(
     from hqde_fl.simulations.console.integer_list import integer_list
     from hqde_fl.simulations.console.progress import quiet_flower
     from hqde_fl.simulations.experiment.own_modules import add_folder_of
+    from hqde_fl.simulations.recording.recorded_run import read_lines
 
     add_folder_of(file)
     training = integer_list(seeds, "--seeds", SEEDS)
@@ -80,8 +82,14 @@ def attack_search(
     )
     experiment = searched_experiment(rule, file, set_ or (), f)
     own = require_attacks(experiment, [own_family(text) for text in also or ()], f)
+    told = experiment.strategy.rule.get("f", f)
+    if told != f:
+        typer.echo(f"warning: the rule is told f = {told}, and {f} attack (--attackers)", err=True)
     directory = out or Path("runs") / f"attack-search-{experiment.name}"
     console = Console()
+    if known := len(read_lines(directory / RESULTS)):
+        text = f"{directory} has {known} runs already: those of this search are not run again"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with (
         interruptible(),
@@ -117,11 +125,23 @@ def summary(outcome: SearchOutcome, held_out: tuple[int, ...]) -> list[str]:
         f"without attackers, on the held-out seeds: {fmean(outcome.clean):.3f}"
         if outcome.clean
         else "",
+        _ties(outcome),
         *(f"left out, a run on a held-out seed failed: {label}" for label in outcome.left_out),
         _not_finite(outcome),
         _comparison(outcome),
     ]
     return list(filter(None, lines))
+
+
+def _ties(outcome: SearchOutcome) -> str:
+    """Return how many attacks are as bad as the one found; empty if none is."""
+    if not outcome.tied:
+        return ""
+    others = "1 other" if len(outcome.tied) == 1 else f"{len(outcome.tied)} others"
+    return (
+        f"as bad on the training seeds as the attack found: {others}, such as {outcome.tied[0]}; "
+        "the one tried first is shown"
+    )
 
 
 def _not_finite(outcome: SearchOutcome) -> str:

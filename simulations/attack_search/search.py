@@ -123,6 +123,8 @@ class SearchOutcome:
         The worst attack on the training seeds, which may be a fixed one.
     found_faults : tuple[dict, ...]
         The ``[[faults]]`` of the attack found, under the first held-out seed.
+    tied : tuple[str, ...]
+        Other attacks, in words, that left as much on the training seeds as the one found.
     left_out : tuple[str, ...]
         The attacks, in words, that are left out because a run on a held-out seed failed.
     candidates, failed : int
@@ -136,6 +138,7 @@ class SearchOutcome:
     fixed: tuple[AttackScores, ...]
     found: AttackScores
     found_faults: tuple[dict[str, Any], ...]
+    tied: tuple[str, ...]
     left_out: tuple[str, ...]
     candidates: int
     failed: int
@@ -313,6 +316,7 @@ class _Search:
             raise RunError(
                 "every attack had a run that failed on a held-out seed: runs.jsonl has its error"
             )
+        value = self._tried[candidate.key][0]
         return SearchOutcome(
             rule,
             self._evaluator.metric,
@@ -321,6 +325,7 @@ class _Search:
             tuple(sorted(measured, key=lambda each: self._sign * fmean(each.training))),
             found,
             tuple(self._evaluator.faults(candidate, seeds[0])),
+            tuple(each.label for other, each in ranked if other == value and each != candidate),
             tuple(dict.fromkeys(left_out)),
             self.candidates,
             self.failed,

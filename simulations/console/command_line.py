@@ -168,8 +168,7 @@ def run(
         if not (logged and warning == experiment.parts.warning):
             _complain(f"warning: {warning}")
     if dry_run:
-        experiment.parts.heterogeneity.check_simulated(real_nodes=bool(superlink))
-        experiment.edges.check_nodes(real_nodes=bool(superlink))
+        experiment.check_nodes(real_nodes=bool(superlink))
         if not superlink:
             check_resources(experiment)
         task = experiment.checked_task(test=not superlink, clients=not superlink)

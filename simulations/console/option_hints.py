@@ -10,6 +10,10 @@ CUTOFF = 0.6
 """Least similarity, in [0, 1], of an option that is suggested; the dashes do not count."""
 
 
+SET_ELSEWHERE = {"attack-search": ("engine", "its runs are on engine inline, --jobs at once")}
+"""By command: a section of the experiment that it sets by itself, and how."""
+
+
 class PlainHelp(click.HelpFormatter):
     r"""Writes help with ``[required]`` where typer writes ``\[required]``, as for rich's markup."""
 
@@ -46,6 +50,9 @@ def unknown_option(error: click.NoSuchOption) -> click.UsageError:
         from hqde_fl.simulations.experiment.experiment import Experiment
 
         keys = known_keys(Experiment)
+        section, how = SET_ELSEWHERE.get(str(error.ctx and error.ctx.command.name), ("", ""))
+        if name == section:
+            return click.UsageError(f"No such option '--{name}': {how}", error.ctx)
         if key := next((key for key in keys if name in (key, key.rpartition(".")[2])), None):
             return click.UsageError(f"No such option '--{name}': use --set {key}=...", error.ctx)
     near = [

@@ -132,7 +132,7 @@ class Experiment(Section):
 
     name: str = Field("experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(0, ge=0)
-    rounds: int = Field(10, ge=1)
+    rounds: int = Field(10, ge=1, le=1_000_000)
     task: Component = Field({"name": "digits"})
     clients: ClientsSection = ClientsSection()
     strategy: StrategySection = StrategySection()
@@ -436,6 +436,12 @@ class Experiment(Section):
             check_finite(task, *losses)
         self.parts.faults.check_task(task)
         return task
+
+    def check_nodes(self, *, real_nodes: bool) -> None:
+        """Raise ``ConfigError`` if a part needs real nodes, or simulated ones, in vain."""
+        self.parts.heterogeneity.check_simulated(real_nodes=real_nodes)
+        self.edges.check_nodes(real_nodes=real_nodes)
+        self.clients.check_nodes(real_nodes=real_nodes)
 
     def try_parts(self) -> None:
         """Raise ``ConfigError`` if a part of the user's own fails on a few random numbers.

@@ -133,10 +133,10 @@ class ClientsSection(Section):
         The clients that drop out of a round: a probability, or a component; nobody if empty.
     """
 
-    count: int = Field(10, ge=1)
+    count: int = Field(10, ge=1, le=1_000_000)
     registered: bool = False
     without: tuple[int, ...] = Field((), strict=False)
-    members: int = Ensemble.members
+    members: int = Field(Ensemble.members, le=1_000_000)
     assignment: Assignment = Ensemble.assignment
     members_per_client: int = Ensemble.members_per_client
     mode: Mode = Ensemble.mode

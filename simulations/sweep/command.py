@@ -107,11 +107,14 @@ def show_plan(
             estimate = from_finished(list(finished.values()), missing, earlier)
         if estimate is not None:
             text += f"; about {duration_text(estimate.seconds / jobs)} with --jobs {jobs}"
-            text += f" on as many free cores ({estimate.source})"
+            source = estimate.source if probe else f"{estimate.source} in {earlier}"
+            text += f" on as many free cores ({source})"
         elif probe:
             text += "; their time cannot be estimated: cells fail"
         else:
-            text += "; their time is unknown: no cell has finished (--probe times a few rounds)"
+            place = earlier or f"{RUNS}/{sweep.name}-TIME"
+            text += f"; their time is unknown: no cell has finished in {place} (--probe times a "
+            text += "few rounds)"
     _say(console, text)
 
 

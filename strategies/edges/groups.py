@@ -108,14 +108,13 @@ class Groups:
             raise ConfigError(
                 f"edges.groups must have partition ids in [0, {count - 1}], found {unknown[0]}"
             )
-        groups = self.clients(count)
-        if missing := sorted(set(range(count)).difference(*groups)):
-            raise ConfigError(f"each client needs an edge, found none for client {missing[0]}")
-        if empty := [edge for edge, group in enumerate(groups) if not group]:
+        if self.edges > count:
             raise ConfigError(
                 f"each of {self.edges} edges needs at least 1 of {count} clients, "
-                f"found none for edge {empty[0]}"
+                f"found none for edge {count}"
             )
+        if missing := sorted(set(range(count)).difference(*self.clients(count))):
+            raise ConfigError(f"each client needs an edge, found none for client {missing[0]}")
 
 
 def _is_whole(value: object) -> TypeGuard[int]:

@@ -106,7 +106,8 @@ TRIED = [
     (name, engine)
     for name in FAULTS
     for engine in ENGINES
-    if not (name.startswith("clock") and engine == "ray")  # Ray's programs hang with libfaketime
+    # Ray's programs, which Flower's simulation starts as well, hang with libfaketime
+    if not (name.startswith("clock") and engine != "inline")
 ]
 
 
@@ -179,9 +180,12 @@ def test_a_full_disk_loses_no_recorded_round(
     if done.returncode == 0:  # there was room for all, or for all but the report
         assert before == expected
         return
-    assert "hqde-fl run --resume" in done.stderr
+    assert "cannot be written: No space left on device" in done.stderr
     assert json.loads((copy / "manifest.json").read_text())["status"] == "failed"
     assert before == expected[: len(before)]
+    assert ("hqde-fl run --resume" in done.stderr) == any((copy / "checkpoint").glob("*"))
+    if not before:  # not even the initial model is there: nothing to go on from
+        return
     shutil.move(copy, disk / "run")
     again = call("run", "--resume", disk / "run", cwd=tmp_path)
     assert again.returncode == 0, again.stderr

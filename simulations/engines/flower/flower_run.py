@@ -29,6 +29,7 @@ LOG_FILE = "flower.log"
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _COMPLETED = "finished:completed"
+_SILENT = "No heartbeat received"  # in the details of a run whose server was not heard of
 _PREFIX = "Simulation failed with exception: "
 _TAIL = 8  # lines quoted when Flower itself gives no reason
 _STARTED = re.compile(r"Successfully started run (\d+)")
@@ -148,6 +149,11 @@ class FlowerRun:
         status, details = self._outcome()
         if status != _COMPLETED:
             reason = details or "\n".join(self._tail) or "Flower gave no reason"
+            if _SILENT in details:
+                reason += (
+                    ": the process of the run's server was killed or got no CPU, or the machine "
+                    "slept or its clock jumped; --resume goes on after the last checkpoint"
+                )
             raise RunError(f"flwr run ended {status}: {reason}\n(its log: {self._out / LOG_FILE})")
 
     def await_submission(self, process: subprocess.Popen[str], file: TextIO) -> None:

@@ -442,6 +442,26 @@ def test_a_search_that_found_nothing_says_so(tmp_path: Path) -> None:
     )
 
 
+def test_attacks_as_bad_as_the_one_found_are_counted(whole: Searched) -> None:
+    assert whole.outcome.tied == ()
+    said = summary(replace(whole.outcome, tied=("zero", "mimic")), SETTINGS.held_out_seeds)
+    assert said[2] == (
+        "as bad on the training seeds as the attack found: 2 others, such as zero; the one tried "
+        "first is shown"
+    )
+
+
+def test_a_directory_with_runs_and_another_f_are_said(
+    whole: Searched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "optuna", None)
+    words = ["attack-search", "{ name = 'krum', f = 1 }", "--out", str(whole.out)]
+    result = CliRunner().invoke(command_line.app, words)
+    assert result.stderr.startswith("warning: the rule is told f = 1, and 2 attack (--attackers)\n")
+    runs = len((whole.out / "runs.jsonl").read_text().splitlines())
+    assert f"has {runs} runs already: those of this search are not run again" in result.stdout
+
+
 def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     with pytest.raises(ConfigError, match=r"pip install 'hqde-fl\[search\]'"):

@@ -111,8 +111,8 @@ def test_a_dry_run_checks_and_writes_nothing(invoke, tiny_file, tmp_path):
     ]
     assert lines[1].endswith("same as seed=1, no faults #1")
     assert lines[-1] == (
-        "4 cells, 2 of them different, 2 to run; their time is unknown: no cell has finished "
-        "(--probe times a few rounds)"
+        "4 cells, 2 of them different, 2 to run; their time is unknown: no cell has finished in "
+        "runs/tiny-TIME (--probe times a few rounds)"
     )
     probed = invoke("sweep", study, "--dry-run", "--probe").stdout.splitlines()[-1]
     assert probed.startswith("4 cells, 2 of them different, 2 to run; about ")
@@ -350,6 +350,11 @@ def test_an_unknown_option_is_answered_by_what_to_write(invoke, tiny_file, optio
     result = invoke("run", tiny_file, option)
     assert result.exit_code == 2
     assert result.stderr.rstrip().endswith(hint)
+
+
+def test_a_search_says_on_which_engine_it_runs(invoke):
+    stderr = invoke("attack-search", "mean", "--engine", "ray").stderr
+    assert stderr.rstrip().endswith("its runs are on engine inline, --jobs at once")
 
 
 def test_a_task_of_the_users_own_is_not_said_to_be_divided_by_the_default(invoke, tiny_file):

@@ -50,7 +50,7 @@ def test_a_plan_estimates_from_an_earlier_sweep(file, recorded, tmp_path, monkey
     sweep, text = Sweep.load(file(ROBUST)), io.StringIO()
     command.show_plan(sweep, Console(file=text, width=200), None)
     assert text.getvalue().endswith(
-        "is unknown: no cell has finished (--probe times a few rounds)\n"
+        f"no cell has finished in runs/{sweep.name}-TIME (--probe times a few rounds)\n"
     )
     out = tmp_path / "runs" / f"{sweep.name}-20260101-000000"
     run_sweep(sweep, out, report=False)
@@ -61,7 +61,7 @@ def test_a_plan_estimates_from_an_earlier_sweep(file, recorded, tmp_path, monkey
         command.show_plan(sweep, Console(file=text, width=200), given)
         last = text.getvalue().splitlines()[-1]
         assert last.startswith("16 cells, 12 of them different, 12 to run; about 6 min with")
-        assert last.endswith("(from 12 finished cells)")
+        assert last.endswith(f"(from 12 finished cells in {given or out.relative_to(tmp_path)})")
 
 
 def test_the_newest_sweep_of_a_name_is_resumed(tmp_path, monkeypatch):
