@@ -11,6 +11,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+from hqde_fl.private_files import private
 from hqde_fl.simulations.recording.comparison import Comparison
 from hqde_fl.simulations.report.charts import (
     MAX_LABEL_LINE,
@@ -219,6 +220,9 @@ def _save(figure: Figure, path: Path) -> list[Path]:
     pdf, png = path.with_name(f"{path.name}.pdf"), path.with_name(f"{path.name}.png")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # drawn as a box
-        figure.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
-        figure.savefig(png, dpi=PNG_DPI, metadata={"Software": None})
+        dates = {"CreationDate": None, "Creator": None, "Producer": None}
+        with open(pdf, "wb", opener=private) as file:
+            figure.savefig(file, format="pdf", metadata=dates)
+        with open(png, "wb", opener=private) as file:
+            figure.savefig(file, format="png", dpi=PNG_DPI, metadata={"Software": None})
     return [pdf, png]

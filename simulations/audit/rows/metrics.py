@@ -145,5 +145,17 @@ ROWS = (
         "",
         with_metric("<script>alert(1)</script>", 1.0),
     ),
+    CatalogueRow(
+        "look-alike-metric",
+        "names a metric accuracy with a Cyrillic letter",
+        "",
+        with_metric("\N{CYRILLIC SMALL LETTER A}ccuracy", 1.0),
+    ),
+    CatalogueRow(
+        "formula-as-metric",
+        "names a metric like a formula of a spreadsheet",
+        "",
+        with_metric("=1+1", 1.0),
+    ),
     CatalogueRow("empty-metric-name", "names a metric nothing", "rejected: ", with_metric("", 1.0)),
 )

@@ -1,3 +1,5 @@
+import stat
+
 import pytest
 
 from hqde_fl.simulations.report import write_report
@@ -25,5 +27,6 @@ def test_the_figures_of_a_sweep_are_the_same_every_time(tmp_path, robust):
     assert figures == [f"{name}.{kind}" for name in FIGURES for kind in ("pdf", "png")]
     assert (tmp_path / "figures" / f"{WORST}.pdf").read_bytes().startswith(b"%PDF")
     before = {path: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in before} == {0o600}
     write_figures(robust, tmp_path)
     assert {path: path.read_bytes() for path in (tmp_path / "figures").iterdir()} == before
