@@ -21,6 +21,7 @@ from logging import ERROR
 from hqde_fl.protocol.flower_internals import log
 from hqde_fl.simulations.deploy.clientapp_forks import forked_clientapps
 from hqde_fl.simulations.deploy.free_port import free_port
+from hqde_fl.simulations.deploy.late_replies import send_late_replies
 from hqde_fl.simulations.deploy.server_log import start_server_log
 from hqde_fl.simulations.engines.flower_internals import flower_supernode
 
@@ -43,6 +44,7 @@ def main() -> None:
     """
     sys.argv[:] = ["flower-supernode", *with_free_port(sys.argv[1:])]
     start_server_log("supernode")
+    send_late_replies()
     with forked_clientapps():
         flower_supernode()
     log(ERROR, "the SuperNode has lost its SuperLink, and ends so that it is started again")

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from flwr.supercore.primitives.asymmetric import public_key_to_bytes
     from flwr.superlink.cli import flower_superlink
     from flwr.superlink.grid import HttpGrid
+    from flwr.supernode import start_client_internal
     from flwr.supernode.cli import flower_supernode, flwr_clientapp
     from flwr.supernode.fleet_http_client import FleetHttpClient
     from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
@@ -69,6 +70,7 @@ _LAZY = {
     "RuntimeVersionHttpInterceptor": "flwr.supercore.interceptors.http.runtime_version",
     "flower_superlink": "flwr.superlink.cli",
     "sql_mixin": "flwr.supercore.sql_mixin",
+    "start_client_internal": "flwr.supernode.start_client_internal",
     "flower_supernode": "flwr.supernode.cli",
     "flwr_clientapp": "flwr.supernode.cli",
     "public_key_to_bytes": "flwr.supercore.primitives.asymmetric",
@@ -115,6 +117,7 @@ __all__ = [
     "recorddict_from_proto",
     "recorddict_to_proto",
     "sql_mixin",
+    "start_client_internal",
 ]
 
 

@@ -131,6 +131,9 @@ PINS = {
     "recorddict_from_proto": Pin("clients on the inline engine", "recorddict_proto"),
     "recorddict_to_proto": Pin("clients on the inline engine", "recorddict"),
     "sql_mixin": Pin("how long a SuperLink waits for a locked database", has="SQLITE_PRAGMAS"),
+    "start_client_internal": Pin(
+        "a node's late replies", has="_pull_and_store_message _push_messages"
+    ),
     "set_message_id": Pin("matching replies on the inline and Ray engines", "message key"),
 }
 
