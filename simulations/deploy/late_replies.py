@@ -3,7 +3,8 @@
 Flower's SuperNode looks for replies only after it has received a message, and then sends the first
 that it finds. The ClientApp of a run that was broken off can end late, with an error as its reply.
 Where that is sent in place of the awaited one, each later reply of the node waits for the next
-message: the run takes the node for silent, round after round.
+message: the run takes the node for silent, round after round. Likewise it only then notices that a
+ClientApp was killed, whose error is a reply, too.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ def _or_late_reply(pull: Any) -> Any:
 
 
 def _has_reply(state: Any) -> bool:
+    state.get_messages_legacy(run_ids=())  # none, but ClientApps that are not heard of have failed
     with state.lock_msg_store:
         return any(
             entry.message.metadata.reply_to_message_id and not entry.is_retrieved

@@ -48,3 +48,13 @@ def test_a_late_reply_is_sent_once(supernode: Any) -> None:
     assert pulled(supernode, state) is not None
     assert list(state.get_messages_legacy(is_reply=True)) == [reply]
     assert pulled(supernode, state) is None
+
+
+def test_without_a_message_it_is_noticed_which_clientapps_are_not_heard_of(
+    supernode: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = NodeStateFactory(objectstore_factory=ObjectStoreFactory()).state()
+    noticed = []
+    monkeypatch.setattr(state, "_cleanup_expired_task_tokens_locked", lambda: noticed.append(True))
+    pulled(supernode, state)
+    assert noticed
