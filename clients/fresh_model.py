@@ -48,6 +48,11 @@ class FreshModel:
         self._is_unused = False  # True while the one copy is known to be as it was built
         self._keep(build())
 
+    @property
+    def trained_bytes(self) -> int:
+        """The bytes of the parameters that are trained."""
+        return sum(p.nbytes for p, requires_grad, _ in self._parameters if requires_grad)
+
     def _keep(self, model: nn.Module) -> None:
         """Keep a model just built, of which copies are made."""
         self._pristine = model

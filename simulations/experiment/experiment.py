@@ -49,6 +49,7 @@ from hqde_fl.simulations.experiment.honest_division import (
     check_honest_division,
     divided_among_honest,
 )
+from hqde_fl.simulations.experiment.memory_check import require_memory
 from hqde_fl.simulations.experiment.metrics import metric_functions, with_metrics
 from hqde_fl.simulations.experiment.overrides import name_of, read_toml, with_overrides
 from hqde_fl.simulations.experiment.parts import Parts, build_parts
@@ -395,7 +396,8 @@ class Experiment(Section):
             If a part of the user's own fails on random numbers: which one, and how. If the model
             cannot be built, or has an entry that cannot be carried: its name. If the task's code
             raises an exception or returns what it must not: which part, and where. If a fault
-            cannot act on this task: its name, and what it needs.
+            cannot act on this task: its name, and what it needs. If this machine, which is to
+            simulate, has too little memory for the model.
         """
         with before_the_run():
             task = self.load_task()
@@ -408,6 +410,8 @@ class Experiment(Section):
         parts = self.parts
         self.try_parts()
         model = check_model(task, parts.seeds)
+        if clients and not self.engine.address:
+            require_memory(self.engine.name, model.trained_bytes)
         if (plan := parts.plan) is not None:
             check_calibration(plan, self.rounds)
             with parameters_of("strategy"):
