@@ -16,7 +16,7 @@ from hqde_fl.simulations.tour.stop import Visited
 
 @contextmanager
 def errors_alone_are_logged() -> Iterator[None]:
-    """Keep warnings, too, out of every log while the block lasts: the stops provoke some."""
+    """Log nothing below an error while the block lasts: the stops provoke warnings."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
