@@ -18,7 +18,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def levels_of_the_logs() -> Iterator[None]:
-    """Fail a test after which less is logged than before: a later one would miss its line."""
+    """Fail a test that leaves the logs changed: a later one would miss a line that it looks for."""
     flower, root = logging.getLogger("flwr"), logging.getLogger()
     before = root.manager.disable, flower.level, flower.disabled
     yield

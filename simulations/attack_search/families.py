@@ -78,6 +78,32 @@ class AttackFamily:
         return table
 
 
+def named_table(text: str, argument: str) -> dict[str, Any]:
+    """Return the table of a part that an argument of the command line gives.
+
+    Parameters
+    ----------
+    text : str
+        The part's name, or an inline TOML table.
+    argument : str
+        The argument, for the error.
+
+    Raises
+    ------
+    ConfigError
+        If the table is not TOML.
+    """
+    if not text.startswith("{"):
+        return {"name": text}
+    try:
+        table: dict[str, Any] = tomllib.loads(f"part = {text}")["part"]
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f"{argument} must be a name or a TOML table, found {text!r}: {error}"
+        ) from None
+    return table
+
+
 def own_family(text: str) -> AttackFamily:
     """Return the family that an option describes: an attack's name, or a TOML table of one.
 
@@ -89,12 +115,7 @@ def own_family(text: str) -> AttackFamily:
     ConfigError
         If the text is neither.
     """
-    try:
-        table = tomllib.loads(f"a = {text}")["a"] if text.startswith("{") else {"name": text}
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(
-            f"--also must be a name or a TOML table, found {text!r}: {error}"
-        ) from None
+    table = named_table(text, "--also")
     name = table.pop("name", None)
     if not isinstance(name, str):
         raise ConfigError(f"--also must have a name, found {text!r}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hqde_fl.errors import ConfigError
 from hqde_fl.simulations.attack_search.candidates import fixed_candidates
-from hqde_fl.simulations.attack_search.families import FAMILIES, AttackFamily
+from hqde_fl.simulations.attack_search.families import FAMILIES, AttackFamily, named_table
 from hqde_fl.simulations.experiment.experiment import Experiment
 from hqde_fl.simulations.experiment.overrides import read_toml
 from hqde_fl.simulations.experiment.shipped import experiment_file_of
@@ -51,10 +50,7 @@ def searched_experiment(
     """
     from hqde_fl.catalogue import RULES
 
-    try:
-        table = tomllib.loads(f"rule = {rule}")["rule"] if rule.startswith("{") else {"name": rule}
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"RULE must be a name or a TOML table, found {rule!r}: {error}") from None
+    table = named_table(rule, "RULE")
     name = table.get("name")
     if "f" not in table and isinstance(name, str) and "f" in RULES.parameters(name):
         table = {**table, "f": f}

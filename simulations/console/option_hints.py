@@ -8,8 +8,6 @@ import click
 
 CUTOFF = 0.6
 """Least similarity, in [0, 1], of an option that is suggested; the dashes do not count."""
-
-
 SET_ELSEWHERE = {"attack-search": ("engine", "its runs are on engine inline, --jobs at once")}
 """By command: a section of the experiment that it sets by itself, and how."""
 
